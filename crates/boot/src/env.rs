@@ -1,0 +1,192 @@
+//! Settings from the environment, all problems reported at once.
+
+use std::{collections::HashMap, fmt::Display, str::FromStr, time::Duration};
+
+use crate::Secret;
+
+/// Where settings come from: the process's environment, or a map in a test.
+pub trait Env {
+    /// The value of `name`, if it is set and UTF-8.
+    fn get(&self, name: &str) -> Option<String>;
+}
+
+/// The environment of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessEnv;
+
+impl Env for ProcessEnv {
+    fn get(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+}
+
+impl Env for HashMap<String, String> {
+    fn get(&self, name: &str) -> Option<String> {
+        Self::get(self, name).cloned()
+    }
+}
+
+/// Reads settings and collects what is wrong with them, so that one start tells all of it.
+///
+/// An empty value is an absent one: that is what a compose file makes of an unset variable.
+pub struct Settings<'a> {
+    env: &'a dyn Env,
+    problems: Vec<String>,
+}
+
+/// Settings that do not parse.
+#[derive(Debug, PartialEq, Eq)]
+pub struct InvalidSettings {
+    /// One line for each, beginning with the name of the variable.
+    pub problems: Vec<String>,
+}
+
+impl std::fmt::Display for InvalidSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "invalid settings:")?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for InvalidSettings {}
+
+impl std::fmt::Debug for Settings<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").field("problems", &self.problems).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Settings<'a> {
+    /// Reads from `env`.
+    #[must_use]
+    pub fn new(env: &'a dyn Env) -> Self {
+        Self { env, problems: Vec::new() }
+    }
+
+    /// The text of `name`.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.env.get(name).filter(|value| !value.is_empty())
+    }
+
+    /// The value of `name` as `T`.
+    pub fn optional<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
+        let text = self.text(name)?;
+        text.trim().parse().map_err(|error| self.problem(name, &format!("{error}"))).ok()
+    }
+
+    /// The value of `name` as `T`, or `default`.
+    pub fn or<T: FromStr<Err: Display>>(&mut self, name: &str, default: T) -> T {
+        self.optional(name).unwrap_or(default)
+    }
+
+    /// Whether `name` is `1` or `true`; absent, `0` and `false` are no.
+    pub fn flag(&mut self, name: &str) -> bool {
+        match self.text(name).as_deref().map(str::trim) {
+            None | Some("0" | "false" | "no" | "off") => false,
+            Some("1" | "true" | "yes" | "on") => true,
+            Some(_) => {
+                self.problem(name, "use 1 or 0");
+                false
+            }
+        }
+    }
+
+    /// A time in whole seconds, from 1 to a year.
+    pub fn seconds(&mut self, name: &str, default: u64) -> Duration {
+        const YEAR: u64 = 365 * 24 * 3600;
+        let seconds: u64 = self.or(name, default);
+        if !(1..=YEAR).contains(&seconds) {
+            self.problem(name, "must be a number of seconds from 1 to 31536000");
+        }
+        Duration::from_secs(seconds.clamp(1, YEAR))
+    }
+
+    /// Names separated by commas; `None` if there are none.
+    #[must_use]
+    pub fn list(&self, name: &str) -> Option<Vec<String>> {
+        let text = self.text(name)?;
+        let list: Vec<_> = text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(str::to_owned)
+            .collect();
+        (!list.is_empty()).then_some(list)
+    }
+
+    /// A secret: the content of the file that `file` names, or else the value of `value`.
+    pub fn secret(&mut self, file: &str, value: &str) -> Option<Secret> {
+        if let Some(path) = self.text(file) {
+            return match std::fs::read_to_string(&path) {
+                Ok(text) if !text.trim().is_empty() => Some(Secret::new(text.trim().to_owned())),
+                Ok(_) => {
+                    self.problem(file, &format!("{path} is empty"));
+                    None
+                }
+                Err(error) => {
+                    self.problem(file, &format!("cannot read {path}: {error}"));
+                    None
+                }
+            };
+        }
+        self.text(value).map(|text| Secret::new(text.trim().to_owned()))
+    }
+
+    /// Notes that `name` is wrong. `why` must not repeat the value of a secret.
+    pub fn problem(&mut self, name: &str, why: &str) {
+        self.problems.push(format!("{name}: {why}"));
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// If anything was wrong.
+    pub fn finish(self) -> Result<(), InvalidSettings> {
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(InvalidSettings { problems: self.problems })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_problems_are_told_at_once_and_no_secret() {
+        let env: HashMap<String, String> = [
+            ("PORT", "x"),
+            ("FLAG", "maybe"),
+            ("WAIT", "0"),
+            ("TOKEN_FILE", "/nonexistent"),
+            ("TOKEN", "s3cret"),
+            ("EMPTY", ""),
+            ("LIST", " a, ,b "),
+        ]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into();
+        let mut settings = Settings::new(&env);
+        assert_eq!(settings.or("PORT", 5000_u16), 5000);
+        assert!(!settings.flag("FLAG"));
+        settings.seconds("WAIT", 5);
+        assert!(settings.secret("TOKEN_FILE", "TOKEN").is_none());
+        assert_eq!(settings.or("EMPTY", 7), 7);
+        assert_eq!(settings.list("LIST").unwrap(), ["a", "b"]);
+        assert_eq!(settings.list("EMPTY"), None);
+        let error = settings.finish().unwrap_err();
+        let names: Vec<_> = error.problems.iter().map(|p| p.split(':').next().unwrap()).collect();
+        assert_eq!(names, ["PORT", "FLAG", "WAIT", "TOKEN_FILE"]);
+        assert!(!error.to_string().contains("s3cret"));
+    }
+
+    #[test]
+    fn a_secret_never_prints() {
+        let env: HashMap<String, String> = [("T".to_owned(), "s3cret\n".to_owned())].into();
+        let secret = Settings::new(&env).secret("F", "T").unwrap();
+        assert_eq!(format!("{secret:?} {secret}"), "*** ***");
+        assert_eq!(secret.expose(), "s3cret");
+    }
+}

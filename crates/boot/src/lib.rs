@@ -1,0 +1,14 @@
+//! How a binary starts: its settings read from the environment in one go, its secrets kept out of
+//! every print, its logs set up, and the exit codes it may end with.
+
+mod env;
+mod exit;
+mod logging;
+mod policy;
+mod secret;
+
+pub use env::{Env, InvalidSettings, ProcessEnv, Settings};
+pub use exit::Exit;
+pub use logging::{LogFormat, Logging};
+pub use policy::read_policy;
+pub use secret::Secret;

@@ -1,0 +1,57 @@
+//! The thread that forks.
+//!
+//! A parent-death signal is sent when the *thread* that forked ends, not when its process does. A
+//! worker of the runtime, or of its blocking pool, may end long before the process; this one does not.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{OnceLock, mpsc},
+    thread,
+};
+
+use tokio::{process::Command, runtime::Handle, sync::oneshot};
+
+use crate::{Child, owned};
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// The way to the thread. It is never closed, so the thread never ends.
+static SPAWNER: OnceLock<mpsc::Sender<Task>> = OnceLock::new();
+
+/// Spawns `command` from the thread that lives as long as the process. The child's pipes belong to the
+/// caller's runtime.
+pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
+    let runtime = Handle::current();
+    let (sender, receiver) = oneshot::channel();
+    let task = move || {
+        let _context = runtime.enter();
+        let mut owned = owned::lock();
+        let spawned = command.spawn().and_then(Child::new);
+        if let Ok(child) = &spawned {
+            owned.insert(child.id());
+        }
+        drop(owned);
+        // Nobody waits any more: the child is dropped here, and killed thereby.
+        let _ = sender.send(spawned);
+    };
+    let gone = |_| io::Error::other("the spawning thread did not answer");
+    thread()?.send(Box::new(task)).map_err(|_| io::Error::other("the spawning thread is gone"))?;
+    receiver.await.map_err(gone)?
+}
+
+fn thread() -> io::Result<&'static mpsc::Sender<Task>> {
+    if let Some(sender) = SPAWNER.get() {
+        return Ok(sender);
+    }
+    let (sender, receiver) = mpsc::channel::<Task>();
+    // Its owner is the process: it is meant never to be joined.
+    thread::Builder::new().name("spawner".into()).spawn(move || {
+        for task in receiver {
+            // A panic (a runtime without an I/O driver) must not end the thread: every child would die.
+            let _ = catch_unwind(AssertUnwindSafe(task));
+        }
+    })?;
+    // Of two threads made at the same moment one is never given a task, and ends as its sender drops.
+    Ok(SPAWNER.get_or_init(|| sender))
+}

@@ -1,0 +1,32 @@
+//! What this process is to others.
+
+use std::io;
+
+/// Makes this process the parent of every process below it whose own parent ends, so that none can
+/// leave by forking twice. Children do not inherit this.
+///
+/// Elsewhere than on Linux it does nothing.
+///
+/// # Errors
+/// If the kernel does not know of it (before Linux 3.4).
+pub fn become_subreaper() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_child_subreaper(true)?;
+    Ok(())
+}
+
+/// Hides `/proc/<pid>/environ` and the memory of this process from other processes of the same user,
+/// such as an agent that looks for the secrets its own environment does not have.
+///
+/// The kernel gives this process's files in `/proc` to root thereby, so that, unless it is root, it
+/// cannot list its own `/proc/self/fd` any more either. Children begin without this.
+///
+/// Elsewhere than on Linux it does nothing.
+///
+/// # Errors
+/// As `prctl(2)` has it; there is no case known.
+pub fn hide_environment() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_dumpable(false)?;
+    Ok(())
+}

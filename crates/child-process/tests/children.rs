@@ -1,0 +1,379 @@
+//! Real children: what they inherit, how they end, and that nothing of them is left.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
+
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::process::ExitStatusExt as _,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use child_process::{
+    Child, Guest, Pid, Signal, become_subreaper, descendants, kill_descendants,
+    kill_descendants_now, reap_adopted,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::ChildStdout,
+    sync::{Mutex, MutexGuard},
+};
+
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// These tests share one process, and a sweep spares nobody.
+async fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::const_new(());
+    let guard = ONE.lock().await;
+    become_subreaper().unwrap();
+    guard
+}
+
+fn shell(script: &str) -> Guest {
+    Guest::new("bash").args(["-c", script]).env("PATH", PATH).stdout(Stdio::piped())
+}
+
+async fn output(guest: Guest) -> String {
+    let mut child = guest.spawn().await.unwrap();
+    let mut text = String::new();
+    child.take_stdout().unwrap().read_to_string(&mut text).await.unwrap();
+    child.wait().await.unwrap();
+    text
+}
+
+/// A shell that says `ready` first, and the lines it says after.
+async fn ready(script: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = shell(script).spawn().await.unwrap();
+    let mut lines = BufReader::new(child.take_stdout().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("ready"));
+    (child, lines)
+}
+
+/// The state and the parent of a process, if it is there.
+fn stat(pid: Pid) -> Option<(char, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+fn is_alive(pid: Pid) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != 'Z')
+}
+
+fn zombies() -> Vec<Pid> {
+    let all = descendants(Pid::this());
+    all.into_iter().filter(|pid| stat(*pid).is_some_and(|(state, _)| state == 'Z')).collect()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what} did not come about");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+/// Reads a pid that another process is writing.
+async fn pid_in(path: &Path) -> Pid {
+    let read = || fs::read_to_string(path).ok()?.strip_suffix('\n')?.parse::<i32>().ok();
+    until("a pid in the file", || read().is_some()).await;
+    Pid::from_raw(read().unwrap())
+}
+
+#[tokio::test]
+async fn the_environment_is_what_was_given() {
+    let _alone = alone().await;
+    // The shell's own come with it; nothing of the test's environment does.
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    let env = output(Guest::new("/usr/bin/env").env("A", "1").stdout(Stdio::piped())).await;
+    assert_eq!(env, "A=1\n");
+}
+
+#[tokio::test]
+async fn it_leads_a_group_of_its_own_and_works_where_it_is_told() {
+    let _alone = alone().await;
+    let directory = tempfile::tempdir().unwrap();
+    let script = "echo $$; cut -d' ' -f5 /proc/$$/stat; pwd -P; readlink /proc/$$/fd/0";
+    let text = output(shell(script).cwd(directory.path())).await;
+    let [pid, group, cwd, stdin] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    assert_eq!(pid, group);
+    assert_eq!(Path::new(cwd), directory.path().canonicalize().unwrap());
+    assert_eq!(stdin, "/dev/null");
+}
+
+#[tokio::test]
+async fn a_secret_comes_by_descriptor_and_is_in_no_environment() {
+    let _alone = alone().await;
+    let script = "cat /proc/self/fd/$KEY; echo; cat /proc/self/fd/$KEY; \
+                  grep -c s3cret /proc/$$/environ /proc/$$/cmdline; cd /proc/$$/fd; echo *";
+    // Not in the script, which is in the command line.
+    let script = script.replace("s3cret", "s3c[r]et");
+    let guest = shell(&script).secret("KEY", b"s3cret").unwrap();
+    // One of ours that is not closed on exec by itself.
+    let leak = fs::File::open("/dev/null").unwrap();
+    nix::fcntl::fcntl(&leak, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+    let text = output(guest.pass_fd("OTHER", fs::File::open("/dev/null").unwrap().into())).await;
+    let lines: Vec<_> = text.lines().collect();
+    // Read once to its end; a second reader finds nothing, and does not wait.
+    assert_eq!(lines[0], "s3cret");
+    assert!(lines[1].ends_with("environ:0") && lines[2].ends_with("cmdline:0"), "{text}");
+    // 0, 1, 2, the two handed over, and the directory being listed; bash keeps its own above.
+    let fds = lines[3].split(' ').filter(|fd| fd.parse::<u32>().unwrap() < 250);
+    assert_eq!(fds.count(), 6, "{text}");
+}
+
+#[tokio::test]
+async fn a_secret_too_long_for_a_pipe_is_an_error() {
+    assert!(shell("").secret("KEY", &[b'x'; 60_000]).is_ok());
+    assert!(shell("").secret("KEY", &[b'x'; 2_000_000]).is_err());
+}
+
+#[tokio::test]
+async fn what_cannot_be_spawned_is_an_error_that_says_why() {
+    let _alone = alone().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    for (guest, kind) in [
+        (Guest::new("/nonexistent"), std::io::ErrorKind::NotFound),
+        (Guest::new("no-such-program").env("PATH", PATH), std::io::ErrorKind::NotFound),
+        (Guest::new(&file), std::io::ErrorKind::PermissionDenied),
+        (Guest::new("/bin/true").cwd("/nonexistent"), std::io::ErrorKind::NotFound),
+        // The steps between fork and exec must not get in the way of the report.
+        (
+            Guest::new("/nonexistent")
+                .secret("KEY", b"x")
+                .unwrap()
+                .die_with_parent(Signal::SIGKILL),
+            std::io::ErrorKind::NotFound,
+        ),
+    ] {
+        assert_eq!(guest.spawn().await.unwrap_err().kind(), kind);
+    }
+    assert!(zombies().is_empty());
+}
+
+#[tokio::test]
+async fn signals_reach_one_or_the_group_and_none_after_the_end() {
+    let _alone = alone().await;
+    let (mut child, mut lines) =
+        ready("trap 'echo got' TERM; sleep 300 & echo ready; wait; wait").await;
+    child.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("got"));
+    assert_eq!(descendants(child.id()).len(), 1);
+    child.signal_group(Signal::SIGKILL).unwrap();
+    assert_eq!(child.wait().await.unwrap().signal(), Some(9));
+    assert_eq!(child.wait().await.unwrap().signal(), Some(9), "it may be asked again");
+    for result in [child.signal(Signal::SIGKILL), child.signal_group(Signal::SIGKILL)] {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(nix::libc::ESRCH));
+    }
+    assert!(kill_descendants(&[], soon()).await.is_empty());
+}
+
+#[tokio::test]
+async fn dropped_it_is_killed_with_its_group() {
+    let _alone = alone().await;
+    let (child, _lines) = ready("sleep 300 & echo ready; wait").await;
+    let pid = child.id();
+    let below = descendants(pid);
+    assert_eq!(below.len(), 1);
+    drop(child);
+    until("the end of both", || !is_alive(pid) && !is_alive(below[0])).await;
+    assert!(kill_descendants(&[], soon()).await.is_empty());
+    assert!(descendants(Pid::this()).is_empty(), "reaped as well");
+}
+
+#[tokio::test]
+async fn dropped_while_it_is_being_spawned_it_is_gone_too() {
+    let _alone = alone().await;
+    for _ in 0..50 {
+        tokio::select! {
+            biased;
+            _ = shell("sleep 300").spawn() => {}
+            () = std::future::ready(()) => {}
+        }
+    }
+    // The spawning thread takes its tasks in order: with this one, the others are done.
+    output(shell("true")).await;
+    until("the end of all", || descendants(Pid::this()).iter().all(|pid| !is_alive(*pid))).await;
+    assert!(kill_descendants(&[], soon()).await.is_empty());
+}
+
+#[tokio::test]
+async fn no_descendant_gets_away() {
+    let _alone = alone().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    let script = r"
+        trap '' TERM INT HUP
+        setsid nohup bash -c 'echo $$ > nohup; sleep 300 & wait' > /dev/null 2>&1 &
+        ( setsid bash -c '( trap : TERM; echo $BASHPID > daemon; exec -a \) sleep 300 ) &' & ) &
+        ( trap '' TERM; echo $BASHPID > deaf; while :; do sleep 300; done ) &
+        echo ready
+        wait";
+    let mut child = shell(script).cwd(directory.path()).spawn().await.unwrap();
+    let (nohup, daemon, deaf) =
+        (pid_in(&file("nohup")).await, pid_in(&file("daemon")).await, pid_in(&file("deaf")).await);
+    until("the daemon's adoption", || {
+        stat(daemon).is_some_and(|(_, ppid)| Pid::from_raw(ppid) == Pid::this())
+    })
+    .await;
+    // The group alone does not do it: that is why there is a sweep.
+    child.signal_group(Signal::SIGKILL).unwrap();
+    child.wait().await.unwrap();
+    assert!(is_alive(nohup) && is_alive(daemon));
+
+    assert!(kill_descendants(&[], soon()).await.is_empty());
+    for pid in [nohup, daemon, deaf] {
+        assert!(!is_alive(pid), "{pid}");
+    }
+    assert_eq!(descendants(Pid::this()), [], "no zombie either");
+}
+
+#[tokio::test]
+async fn the_excepted_are_spared_with_all_below_them() {
+    let _alone = alone().await;
+    let (mut kept, _kept_lines) = ready("sleep 300 & echo ready; wait").await;
+    let (mut lost, _lost_lines) = ready("sleep 300 & echo ready; wait").await;
+    let below = descendants(kept.id());
+    assert!(kill_descendants(&[kept.id()], soon()).await.is_empty());
+    assert_eq!(lost.wait().await.unwrap().signal(), Some(9), "tokio reaps its own");
+    assert!(is_alive(kept.id()) && is_alive(below[0]));
+    assert!(kill_descendants_now(&[], Duration::from_secs(10)).is_empty());
+    assert_eq!(kept.wait().await.unwrap().signal(), Some(9));
+    assert_eq!(descendants(Pid::this()), []);
+}
+
+#[tokio::test]
+async fn adopted_zombies_are_reaped_and_tokios_are_left_to_it() {
+    let _alone = alone().await;
+    let (mut child, _lines) =
+        ready("for i in 1 2 3; do (sleep 0.1 &); done; echo ready; exec sleep 300").await;
+    until("three adopted zombies", || zombies().len() == 3).await;
+    let mut short = shell("exit 7").spawn().await.unwrap();
+    until("a fourth that is a child's", || zombies().len() == 4).await;
+    reap_adopted();
+    assert_eq!(zombies(), [short.id()]);
+    assert_eq!(short.wait().await.unwrap().code(), Some(7));
+    assert!(is_alive(child.id()));
+    child.signal(Signal::SIGKILL).unwrap();
+    child.wait().await.unwrap();
+    assert_eq!(descendants(Pid::this()), []);
+}
+
+#[tokio::test]
+async fn standard_input_reaches_the_child_and_ends() {
+    let _alone = alone().await;
+    let mut child = shell("cat; echo end").stdin(Stdio::piped()).spawn().await.unwrap();
+    let mut stdin = child.take_stdin().unwrap();
+    stdin.write_all(b"hello\n").await.unwrap();
+    drop(stdin);
+    let mut text = String::new();
+    child.take_stdout().unwrap().read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "hello\nend\n");
+    assert!(child.wait().await.unwrap().success());
+}
+
+/// Runs a test of this file in a process of its own.
+async fn helper(name: &str, directory: &Path) -> Child {
+    let mut child = Guest::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"])
+        .env("PATH", PATH)
+        .env("HELPER_DIRECTORY", directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .await
+        .unwrap();
+    // Read and thrown away, so that the helper never waits for a reader.
+    let mut stdout = child.take_stdout().unwrap();
+    tokio::spawn(async move { tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await });
+    child
+}
+
+fn helper_directory() -> std::path::PathBuf {
+    std::env::var_os("HELPER_DIRECTORY").expect("run by another test only").into()
+}
+
+#[tokio::test]
+async fn a_child_dies_with_its_parent() {
+    let _alone = alone().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut helper = helper("helper_with_two_children", directory.path()).await;
+    let armed = pid_in(&directory.path().join("armed")).await;
+    let unarmed = pid_in(&directory.path().join("unarmed")).await;
+    // The thread that asked for them has ended, and so has its runtime: they live on.
+    until("the helper's word", || directory.path().join("thread-ended").exists()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(is_alive(armed) && is_alive(unarmed));
+
+    helper.signal(Signal::SIGKILL).unwrap();
+    helper.wait().await.unwrap();
+    until("the end of the armed child", || !is_alive(armed)).await;
+    assert!(is_alive(unarmed), "else this test could not fail");
+    assert!(kill_descendants(&[], soon()).await.is_empty());
+    assert_eq!(descendants(Pid::this()), []);
+}
+
+#[test]
+#[ignore = "a helper process of another test"]
+fn helper_with_two_children() {
+    let directory = helper_directory();
+    let started = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let script = "trap '' HUP; echo $$ > ${NAME}; exec sleep 300";
+            let guest = |name| shell(script).env("NAME", name).cwd(helper_directory());
+            let armed = guest("armed").die_with_parent(Signal::SIGKILL).spawn().await.unwrap();
+            (armed, guest("unarmed").spawn().await.unwrap())
+        })
+    });
+    let _children = started.join().unwrap();
+    fs::write(directory.join("thread-ended"), "").unwrap();
+    std::thread::sleep(Duration::from_secs(300));
+}
+
+#[tokio::test]
+async fn a_hidden_environment_cannot_be_read() {
+    let _alone = alone().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut helper = helper("helper_that_hides", directory.path()).await;
+    let pid = pid_in(&directory.path().join("hidden")).await;
+    // The files belong to root then, whoever runs the process. Root itself may read them.
+    let owner = |name: &str| {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(format!("/proc/{pid}/{name}")).unwrap().uid()
+    };
+    let mut text = Vec::new();
+    let read = fs::File::open(format!("/proc/{pid}/environ"))
+        .and_then(|mut file| file.read_to_end(&mut text));
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(owner("environ"), 0);
+    } else {
+        assert!(read.is_err() && owner("environ") == 0, "{read:?}");
+    }
+    // Its children begin without it: an agent may look at itself.
+    let child = pid_in(&directory.path().join("child")).await;
+    assert_eq!(fs::read_to_string(directory.path().join("dumpable")).unwrap().trim(), "0");
+    assert!(fs::read_dir(format!("/proc/{child}/fd")).is_ok());
+    helper.signal(Signal::SIGKILL).unwrap();
+    helper.wait().await.unwrap();
+    assert!(kill_descendants(&[], soon()).await.is_empty());
+}
+
+#[tokio::test]
+#[ignore = "a helper process of another test"]
+async fn helper_that_hides() {
+    let directory = helper_directory();
+    child_process::hide_environment().unwrap();
+    let dumpable = nix::sys::prctl::get_dumpable().unwrap();
+    fs::write(directory.join("dumpable"), format!("{}\n", i32::from(dumpable))).unwrap();
+    let _child = shell("echo $$ > child; exec sleep 300").cwd(&directory).spawn().await.unwrap();
+    fs::write(directory.join("hidden"), format!("{}\n", std::process::id())).unwrap();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+}

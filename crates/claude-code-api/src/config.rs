@@ -1,0 +1,185 @@
+//! What the operator sets.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use boot::Settings;
+use contract::Policy;
+
+use crate::{Credential, Patience, read_limits};
+
+/// Where programs are looked for if `PATH` is not set.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How agents are run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The CLI: `CLAUDE_BIN`, else `claude` as found on the `PATH`. `None`: there is none.
+    pub claude_bin: Option<PathBuf>,
+    /// What it shows to the Messages API. `None`: it will say that it is not logged in.
+    pub credential: Option<Credential>,
+    /// `ANTHROPIC_BASE_URL`, passed on.
+    pub base_url: Option<String>,
+    /// `IS_SANDBOX`: this machine is there for agents, so one may run as root without asking.
+    pub is_sandbox: bool,
+    /// `TRUST_REPOSITORY_SETTINGS`: the repository's own hooks, servers and settings are obeyed. They run
+    /// programs and can send the credential elsewhere.
+    pub trust_repository_settings: bool,
+    /// What callers may ask for.
+    pub policy: Policy,
+    /// How long things may take.
+    pub patience: Patience,
+    /// The agent's `PATH`: this process's own.
+    pub path: String,
+    /// `TMPDIR`: where each agent gets a private directory, which should be on this machine's own disk.
+    pub temporary: PathBuf,
+}
+
+impl Config {
+    /// Reads the settings of this service.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let path = settings.text("PATH").unwrap_or_else(|| DEFAULT_PATH.to_owned());
+        let claude_bin = match settings.text("CLAUDE_BIN") {
+            // The agent works elsewhere, so the path must not be relative.
+            Some(file) if file.contains('/') => {
+                Some(std::path::absolute(&file).unwrap_or_else(|_| file.into()))
+            }
+            Some(name) => find(&name, &path).or_else(|| Some(name.into())),
+            None => find("claude", &path),
+        };
+        Self {
+            claude_bin,
+            credential: Credential::read(settings),
+            base_url: base_url(settings),
+            is_sandbox: settings.flag("IS_SANDBOX"),
+            trust_repository_settings: settings.flag("TRUST_REPOSITORY_SETTINGS"),
+            policy: Policy { limits: read_limits(settings), ..Policy::default() },
+            patience: Patience {
+                silence: settings.seconds("SILENCE_TIMEOUT_SECONDS", 900),
+                ..Patience::default()
+            },
+            path,
+            temporary: settings.text("TMPDIR").map_or_else(|| "/tmp".into(), PathBuf::from),
+        }
+    }
+
+    /// What a replica says at its start about jobs that are bound to fail, and what to do. It starts
+    /// nevertheless: it can answer, and each job says the same.
+    #[must_use]
+    pub fn preflight(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        match &self.claude_bin {
+            None => said.push(no_agent("it is not on the PATH")),
+            Some(file) if !is_executable(file) => {
+                said.push(no_agent(&format!("{} is not an executable file", file.display())));
+            }
+            Some(_) => {}
+        }
+        match &self.credential {
+            None => said.push(
+                "there is no credential for the Messages API: set CLAUDE_CODE_CREDENTIALS_SECRET or \
+                 CLAUDE_CODE_CREDENTIALS_JSON"
+                    .to_owned(),
+            ),
+            Some(credential) if credential.is_expired() => said.push(
+                "the OAuth token has expired: set a long-lived one (claude setup-token) or an API key"
+                    .to_owned(),
+            ),
+            Some(_) => {}
+        }
+        if nix::unistd::geteuid().is_root() && !self.is_sandbox {
+            said.push(REFUSES_ROOT.to_owned());
+        }
+        said
+    }
+}
+
+/// Why root needs to say more, for the log and for callers.
+pub(crate) const REFUSES_ROOT: &str = "the Claude Code CLI does not skip permissions as root: run this service \
+    as another user, or set IS_SANDBOX=1 if this machine is a sandbox";
+
+/// A sentence on a missing CLI.
+pub(crate) fn no_agent(why: &str) -> String {
+    format!(
+        "the Claude Code CLI cannot be started ({why}): install it with `npm install -g \
+         @anthropic-ai/claude-code`, or set CLAUDE_BIN to where it is"
+    )
+}
+
+fn base_url(settings: &mut Settings<'_>) -> Option<String> {
+    let url = settings.text("ANTHROPIC_BASE_URL")?;
+    if !url.starts_with("http://") && !url.starts_with("https://") {
+        settings.problem("ANTHROPIC_BASE_URL", "must begin with http:// or https://");
+    }
+    Some(url)
+}
+
+fn find(name: &str, path: &str) -> Option<PathBuf> {
+    path.split(':')
+        .filter(|directory| directory.starts_with('/'))
+        .map(|directory| Path::new(directory).join(name))
+        .find(|file| is_executable(file))
+}
+
+fn is_executable(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> (Config, Vec<String>) {
+        let env: HashMap<_, _> =
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let mut settings = Settings::new(&env);
+        let config = Config::read(&mut settings);
+        (config, settings.finish().err().map(|error| error.problems).unwrap_or_default())
+    }
+
+    #[test]
+    fn the_cli_is_found_on_the_path_or_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("claude");
+        fs::write(&file, "").unwrap();
+        let path = format!("relative:/nonexistent:{}", directory.path().display());
+        let bin = |pairs: &[(&str, &str)]| read(pairs).0.claude_bin;
+        assert_eq!(bin(&[("PATH", &path)]), None, "it is not executable");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(bin(&[("PATH", &path)]), Some(file));
+        assert_eq!(bin(&[("PATH", &path), ("CLAUDE_BIN", "/x/y")]), Some("/x/y".into()));
+        let named = bin(&[("PATH", &path), ("CLAUDE_BIN", "./y")]).unwrap();
+        assert!(named.is_absolute() && named.ends_with("y"));
+    }
+
+    #[test]
+    fn the_start_tells_what_is_missing_and_what_to_do() {
+        let (config, problems) = read(&[("PATH", "/nonexistent")]);
+        assert!(problems.is_empty());
+        let said = config.preflight();
+        assert!(said[0].contains("npm install -g @anthropic-ai/claude-code"), "{said:?}");
+        assert!(said[1].contains("CLAUDE_CODE_CREDENTIALS_SECRET"), "{said:?}");
+        let about_root = said.iter().any(|line| line.contains("IS_SANDBOX=1"));
+        assert_eq!(about_root, nix::unistd::geteuid().is_root());
+
+        let (config, _) =
+            read(&[("CLAUDE_BIN", "/bin/sh"), ("ANTHROPIC_API_KEY", "k"), ("IS_SANDBOX", "1")]);
+        assert_eq!(config.preflight(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        let (config, problems) = read(&[
+            ("ANTHROPIC_BASE_URL", "api.example.org"),
+            ("IS_SANDBOX", "perhaps"),
+            ("SILENCE_TIMEOUT_SECONDS", "x"),
+        ]);
+        assert_eq!(config.patience, Patience::default());
+        assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+}

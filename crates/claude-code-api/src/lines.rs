@@ -1,0 +1,169 @@
+//! Bytes to lines.
+
+use std::mem;
+
+/// The longest line that is held. The CLI's longest are tool results, of which it cuts off what is over a
+/// few megabytes.
+pub(crate) const MAX_LINE: usize = 16 * 1024 * 1024;
+
+/// How much is kept of a line that is too long.
+const EXCERPT: usize = 512;
+
+/// One line, without its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    Whole(Vec<u8>),
+    /// Over the cap: how it begins, and how many bytes there were.
+    TooLong {
+        begin: Vec<u8>,
+        bytes: usize,
+    },
+}
+
+/// Cuts a stream of bytes at `\n`, and there alone: U+2028, U+0085 and their like may stand in a line.
+/// Holds one read and one line at most, and of a line that is too long only the beginning.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    max: usize,
+    buffer: Vec<u8>,
+    /// Where in `buffer` the next line begins.
+    start: usize,
+    /// From where on `buffer` is not known to hold no `\n`.
+    scanned: usize,
+    /// How much of the line was thrown away already.
+    dropped: usize,
+}
+
+impl Lines {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, buffer: Vec::new(), start: 0, scanned: 0, dropped: 0 }
+    }
+
+    /// Where to read into. Call [`next`](Self::next) until it gives nothing before reading more.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// The next whole line.
+    pub(crate) fn next(&mut self) -> Option<Line> {
+        let unscanned = self.buffer.get(self.scanned..).unwrap_or_default();
+        let Some(found) = memchr::memchr(b'\n', unscanned) else {
+            // Once a read, not once a line: a read holds many.
+            self.buffer.drain(..self.start);
+            self.start = 0;
+            self.drop_excess();
+            self.scanned = self.buffer.len();
+            return None;
+        };
+        let end = self.scanned + found;
+        let line = self.buffer.get(self.start..end).unwrap_or_default().to_vec();
+        self.start = end + 1;
+        self.scanned = self.start;
+        Some(self.finish(line))
+    }
+
+    /// What is left at the end of the stream, if anything: a line whose end is missing.
+    pub(crate) fn last(&mut self) -> Option<Line> {
+        let line = self.buffer.split_off(self.start);
+        *self = Self { dropped: self.dropped, ..Self::new(self.max) };
+        (!line.is_empty() || self.dropped > 0).then(|| self.finish(line))
+    }
+
+    fn drop_excess(&mut self) {
+        if self.buffer.len() > self.max || self.dropped > 0 {
+            let keep = self.buffer.len().min(EXCERPT);
+            self.dropped += self.buffer.len() - keep;
+            self.buffer.truncate(keep);
+        }
+        // A long line is rare, and its memory is not kept for the next.
+        if self.buffer.capacity() > 1024 * 1024 && self.buffer.len() < 64 * 1024 {
+            self.buffer.shrink_to(64 * 1024);
+        }
+    }
+
+    fn finish(&mut self, mut line: Vec<u8>) -> Line {
+        let dropped = mem::take(&mut self.dropped);
+        if dropped == 0 && line.len() <= self.max {
+            return Line::Whole(line);
+        }
+        let bytes = dropped + line.len();
+        line.truncate(EXCERPT);
+        Line::TooLong { begin: line, bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cut(max: usize, chunks: &[&[u8]]) -> Vec<Line> {
+        let mut lines = Lines::new(max);
+        let mut found = Vec::new();
+        for chunk in chunks {
+            lines.buffer().extend_from_slice(chunk);
+            found.extend(std::iter::from_fn(|| lines.next()));
+        }
+        found.extend(lines.last());
+        found
+    }
+
+    fn whole(line: &[u8]) -> Line {
+        Line::Whole(line.to_vec())
+    }
+
+    #[test]
+    fn only_a_line_feed_ends_a_line() {
+        let text = "a\u{2028}b\u{85}c\rd\u{b}e\n\nf\n".as_bytes();
+        let expected = ["a\u{2028}b\u{85}c\rd\u{b}e", "", "f"].map(|line| whole(line.as_bytes()));
+        assert_eq!(cut(100, &[text]), expected);
+        assert_eq!(cut(100, &[b"a\nb"]), [whole(b"a"), whole(b"b")]);
+        assert_eq!(cut(100, &[b""]), []);
+    }
+
+    #[test]
+    fn a_line_too_long_is_not_held() {
+        let mut lines = Lines::new(1000);
+        for _ in 0..1000 {
+            lines.buffer().extend_from_slice(&[b'x'; 900]);
+            assert_eq!(lines.next(), None);
+            assert!(lines.buffer().len() <= 1000 && lines.buffer().capacity() < 2_000_000);
+        }
+        lines.buffer().extend_from_slice(b"\nnext\n");
+        let begin = vec![b'x'; EXCERPT];
+        assert_eq!(lines.next(), Some(Line::TooLong { begin, bytes: 900_000 }));
+        assert_eq!(lines.next(), Some(whole(b"next")));
+        assert_eq!((lines.next(), lines.last()), (None, None));
+    }
+
+    #[test]
+    fn the_cap_is_the_same_however_the_bytes_come() {
+        let (fits, over) = (vec![b'x'; 600], vec![b'x'; 601]);
+        let too_long = Line::TooLong { begin: vec![b'x'; EXCERPT], bytes: 601 };
+        assert_eq!(cut(600, &[&fits, b"\n"]), [whole(&fits)]);
+        let ended = [&over[..], b"\n"].concat();
+        for chunks in [&[&ended[..]][..], &[&over, b"\n"], &[&over]] {
+            assert_eq!(cut(600, chunks), std::slice::from_ref(&too_long));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_do_not_matter(
+            lines in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..20),
+            sizes in proptest::collection::vec(1_usize..50, 1..50),
+        ) {
+            let bytes = lines.join(&b'\n');
+            let mut chunks = Vec::new();
+            let mut rest = bytes.as_slice();
+            for size in sizes.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (chunk, more) = rest.split_at((*size).min(rest.len()));
+                chunks.push(chunk);
+                rest = more;
+            }
+            prop_assert_eq!(cut(20, &chunks), cut(20, &[&bytes]));
+        }
+    }
+}

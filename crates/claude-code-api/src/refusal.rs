@@ -1,0 +1,33 @@
+//! A job that ends before, or without, an agent.
+
+use contract::{AgentSummary, Code, Ending, SessionId};
+
+/// Why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{sentence}")]
+pub(crate) struct Refusal {
+    pub(crate) code: Code,
+    /// One sentence for the caller.
+    pub(crate) sentence: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: Code, sentence: impl Into<String>) -> Self {
+        Self { code, sentence: sentence.into() }
+    }
+
+    /// A fault of the machine, told to the caller without its paths.
+    pub(crate) fn io(what: &str, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        let code = match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::DiskFull,
+            _ => Code::Internal,
+        };
+        Self::new(code, format!("failed to {what}: {error}"))
+    }
+
+    pub(crate) fn ending(&self, session: SessionId) -> Ending {
+        let summary = AgentSummary { session_id: Some(session), ..AgentSummary::default() };
+        Ending::agent_failure(self.code, &self.sentence, &summary)
+    }
+}

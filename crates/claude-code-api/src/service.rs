@@ -1,0 +1,76 @@
+//! The agent's run as a service.
+
+use std::sync::Arc;
+
+use boot::{Exit, Settings};
+use contract::{Code, ExecuteRequest, Policy, RequestError};
+use futures_util::Stream;
+use oneshot::{JobContext, JobService, Step};
+use serde_json::{Map, Value};
+use workspace::Workspace;
+
+use crate::{Config, execute, kill_now};
+
+/// The service.
+#[derive(Debug)]
+pub struct ClaudeCodeApi {
+    config: Arc<Config>,
+}
+
+impl ClaudeCodeApi {
+    /// Reads its settings.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        Self { config: Arc::new(Config::read(settings)) }
+    }
+}
+
+impl JobService for ClaudeCodeApi {
+    type Request = ExecuteRequest;
+
+    fn policy(&self) -> &Policy {
+        &self.config.policy
+    }
+
+    fn check(&self, workspace: &Workspace, request: &ExecuteRequest) -> Result<(), RequestError> {
+        let Some(path) = &request.workspace else { return Ok(()) };
+        workspace.resolve(path).map(drop).map_err(|why| RequestError {
+            code: Code::InvalidField,
+            message: format!("'workspace': {why}"),
+            field: Some("workspace"),
+        })
+    }
+
+    fn run(
+        &self,
+        context: JobContext,
+        request: ExecuteRequest,
+    ) -> impl Stream<Item = Step> + Send + 'static {
+        execute(Arc::clone(&self.config), context, request)
+    }
+
+    fn health(&self, workspace: &Workspace) -> Map<String, Value> {
+        Map::from_iter([("workspace".to_owned(), workspace.root_text().into())])
+    }
+
+    fn preflight(&self) -> Vec<String> {
+        self.config.preflight()
+    }
+
+    fn kill_now(&self) {
+        kill_now();
+    }
+}
+
+/// One replica, from its environment to its exit. The whole of its `main`.
+#[must_use]
+pub fn main() -> Exit {
+    // The agent's tools hide in sessions of their own; whatever they leave behind comes back to this process.
+    // And the agent runs as the same user: it must not read the credential out of this process's environment.
+    let guarded =
+        child_process::become_subreaper().and_then(|()| child_process::hide_environment());
+    if let Err(error) = guarded {
+        eprintln!("claude-code-api: cannot guard this process against its agent: {error}");
+        return Exit::Failed;
+    }
+    oneshot::main(ClaudeCodeApi::read)
+}

@@ -1,0 +1,13 @@
+//! Jobs as callers run them, with real processes.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails loudly"
+)]
+
+mod bench;
+mod misbehaviour;
+mod real_cli;
+mod stopping;

@@ -1,0 +1,368 @@
+//! Agents that do not behave, as real processes.
+
+use std::{fs, os::unix::fs::symlink, time::Duration};
+
+use claude_code_api::Patience;
+use contract::SessionId;
+use futures_util::StreamExt as _;
+use oneshot::Step;
+use serde_json::json;
+use testkit::is_alive;
+
+use crate::bench::{Bench, SECRET};
+
+/// As the CLI does it, if all goes well.
+const GOOD: &str = "prompt; init; result; idle; closed";
+
+#[tokio::test]
+async fn a_good_agent_succeeds() {
+    let bench =
+        Bench::new("prompt; init; echo \"$PROMPT\" > prompt; result; idle; closed; echo >closed")
+            .await;
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), None, "{}", outcome.error());
+    assert_eq!(
+        outcome.kinds(),
+        ["session_state_changed", "init", "success", "session_state_changed"]
+    );
+    let end = &outcome.ending;
+    assert_eq!(
+        (&end["result"], &end["costUsd"], &end["numTurns"], &end["durationMs"], &end["usage"]),
+        (&json!("done"), &json!(0.5), &json!(1), &json!(7), &json!({"output_tokens": 5}))
+    );
+    let app = bench.app();
+    assert_eq!(outcome.connected["workspace"], app.to_str().unwrap());
+    assert_eq!(
+        (&outcome.connected["resuming"], &outcome.connected["resumedFrom"]),
+        (&json!(false), &json!(null))
+    );
+    let prompt: serde_json::Value = serde_json::from_str(&bench.read("prompt")).unwrap();
+    assert_eq!(prompt["message"]["content"], "do it");
+    assert!(app.join("closed").exists(), "it was left to exit by itself");
+    assert!(outcome.took < Duration::from_secs(2), "nothing was waited for: {:?}", outcome.took);
+}
+
+#[tokio::test]
+async fn without_a_workspace_it_gets_one_of_its_own() {
+    let mut bench = Bench::new("").await;
+    bench.workspace = None;
+    let outcome = bench.run().await;
+    let workspace = outcome.connected["workspace"].as_str().unwrap();
+    let expected = format!("/jobs/{}/work", outcome.connected["jobId"].as_str().unwrap());
+    assert!(workspace.ends_with(&expected) && fs::metadata(workspace).unwrap().is_dir());
+    // There is no script in it.
+    assert_eq!(outcome.code(), Some("agent_failed"));
+    assert!(outcome.error().contains("script: No such file"), "{}", outcome.error());
+}
+
+#[tokio::test]
+async fn a_prompt_with_a_slash_is_no_command_and_a_long_one_comes_whole() {
+    let mut bench = Bench::new(&format!("{GOOD}; echo \"$PROMPT\" > prompt")).await;
+    for (prompt, content) in
+        [("/clear", "\n/clear".to_owned()), (&"x".repeat(1_000_000), "x".repeat(1_000_000))]
+    {
+        bench.prompt = prompt.to_owned();
+        assert_eq!(bench.run().await.code(), None);
+        let line: serde_json::Value = serde_json::from_str(&bench.read("prompt")).unwrap();
+        assert_eq!(line["message"]["content"], content);
+    }
+}
+
+#[tokio::test]
+async fn arguments_and_environment_are_what_they_should_be() {
+    let bench = Bench::new(&format!(
+        "printf '%s\\n' \"$@\" > args; tr '\\0' '\\n' < /proc/$$/environ | sort > env; \
+         cat /proc/self/fd/$CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR > key; stat -c %a $HOME/.. > mode; \
+         ls -d $HOME $CLAUDE_CONFIG_DIR $TMPDIR > /dev/null && {GOOD}"
+    ))
+    .await;
+    fs::write(bench.app().join("CLAUDE.md"), "use tabs").unwrap();
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), None, "{}", outcome.error());
+    let session = outcome.session().to_string();
+    let args = bench.read("args").replace(&session, "<session>");
+    insta::assert_snapshot!(args, @r"
+    -p
+    --input-format
+    stream-json
+    --output-format
+    stream-json
+    --permission-mode
+    bypassPermissions
+    --setting-sources
+
+    --append-system-prompt
+    # Instructions of this repository (CLAUDE.md)
+
+    use tabs
+
+    --session-id
+    <session>
+    --verbose
+    --strict-mcp-config
+    ");
+    let env = bench.read("env");
+    let names: Vec<_> = env.lines().map(|line| line.split('=').next().unwrap()).collect();
+    insta::assert_snapshot!(names.join(" "), @"CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR CLAUDE_CODE_DISABLE_ATTACHMENTS CLAUDE_CODE_DISABLE_AUTO_MEMORY CLAUDE_CODE_DISABLE_BACKGROUND_TASKS CLAUDE_CODE_DISABLE_CRON CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS CLAUDE_CODE_MAX_RETRIES CLAUDE_CODE_TMPDIR CLAUDE_CONFIG_DIR DISABLE_AUTOUPDATER DISABLE_ERROR_REPORTING DISABLE_TELEMETRY HOME IS_SANDBOX LANG PATH TMPDIR");
+    assert!(!env.contains(SECRET));
+    assert_eq!((bench.read("key"), bench.read("mode")), (SECRET.to_owned(), "700".to_owned()));
+}
+
+#[tokio::test]
+async fn instructions_outside_the_workspace_are_not_read() {
+    let bench = Bench::new(&format!("printf '%s\\n' \"$@\" > args; {GOOD}")).await;
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("file"), "out-of-bounds").unwrap();
+    symlink(outside.path().join("file"), bench.app().join("CLAUDE.md")).unwrap();
+    assert_eq!(bench.run().await.code(), None);
+    let args = bench.read("args");
+    assert!(!args.contains("out-of-bounds") && !args.contains("--append-system-prompt"), "{args}");
+}
+
+#[tokio::test]
+async fn it_never_exits_after_its_result() {
+    let mut bench =
+        Bench::new("trap '' TERM; prompt; init; result; idle; while :; do sleep 1; done").await;
+    bench.config.patience.exit = Duration::from_millis(300);
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), None, "{}", outcome.error());
+    assert!(outcome.took > Duration::from_millis(1300), "SIGTERM had its time: {:?}", outcome.took);
+    assert!(outcome.took < Duration::from_secs(4), "{:?}", outcome.took);
+}
+
+#[tokio::test]
+async fn it_does_not_say_that_it_is_idle() {
+    let mut bench = Bench::new("prompt; init; result; closed; echo > closed").await;
+    bench.config.patience.idle = Duration::from_millis(200);
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), None);
+    assert!(bench.app().join("closed").exists());
+    assert!(outcome.took > Duration::from_millis(200));
+}
+
+#[tokio::test]
+async fn it_goes_on_after_a_result_and_the_last_one_counts() {
+    let second =
+        r#"echo '{"type":"result","subtype":"success","is_error":false,"result":"second"}'"#;
+    let busy = r#"echo '{"type":"system","subtype":"session_state_changed","state":"running"}'"#;
+    let bench = Bench::new(&format!(
+        "prompt; init; result; {busy}; sleep 0.3; {second}; idle; closed; echo '{{\"type\":\"late\"}}'"
+    ))
+    .await;
+    let mut bench = bench;
+    bench.config.patience.idle = Duration::from_millis(100);
+    let outcome = bench.run().await;
+    assert_eq!(outcome.ending["result"], "second");
+    assert_eq!(outcome.kinds().last(), Some(&"late"), "{:?}", outcome.kinds());
+}
+
+#[tokio::test]
+async fn it_closes_its_output_and_lives_on() {
+    for (script, code) in [
+        ("prompt; init; exec >&-; sleep 300", Some("agent_no_result")),
+        ("prompt; init; result; exec >&-; sleep 300", None),
+    ] {
+        let mut bench = Bench::new(script).await;
+        bench.config.patience.exit = Duration::from_millis(200);
+        let outcome = bench.run().await;
+        assert_eq!(outcome.code(), code, "{}", outcome.error());
+        assert!(outcome.took < Duration::from_secs(4), "{:?}", outcome.took);
+    }
+}
+
+#[tokio::test]
+async fn it_exits_without_a_result() {
+    for (script, code, part) in [
+        ("prompt; init; echo hint >&2", "agent_no_result", "without a result: hint"),
+        ("exit 0", "agent_no_result", "without a result"),
+        ("prompt; init; echo one >&2; echo two >&2; exit 3", "agent_failed", "code 3: one | two"),
+        ("prompt; init; kill -SEGV $$", "agent_failed", "signal 11"),
+        (
+            "echo \"bad key $(cat /proc/self/fd/$CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR)\" >&2; exit 1",
+            "agent_failed",
+            "bad key ***",
+        ),
+        (
+            "prompt; init; printf '{\"type\":\"result\",\"is_error\":false'",
+            "agent_no_result",
+            "without",
+        ),
+        (
+            "prompt; init; result; exit 1",
+            "agent_failed",
+            "finished its work, but it exited with code 1",
+        ),
+        ("echo 'node: No such file' >&2; exit 127", "agent_not_found", "npm install -g"),
+        (
+            "head -c 3000000 /dev/zero | tr '\\0' x >&2; echo last >&2; exit 1",
+            "agent_failed",
+            "code 1",
+        ),
+    ] {
+        let outcome = Bench::new(script).await.run().await;
+        assert_eq!(outcome.code(), Some(code), "{script}: {}", outcome.error());
+        assert!(outcome.error().contains(part), "{script}: {}", outcome.error());
+        assert!(outcome.error().len() < 2000);
+    }
+}
+
+#[tokio::test]
+async fn a_result_without_the_end_of_its_line_counts() {
+    let outcome = Bench::new("prompt; init; printf %s \"$(result)\"").await.run().await;
+    assert_eq!(outcome.code(), None, "{}", outcome.error());
+}
+
+#[tokio::test]
+async fn it_cannot_be_started() {
+    let mut bench = Bench::new(GOOD).await;
+    let file = bench.root.path().join("not-executable");
+    fs::write(&file, "#!/bin/sh\n").unwrap();
+    for bin in [None, Some("/nonexistent".into()), Some(file), Some(bench.app())] {
+        bench.config.claude_bin = bin.clone();
+        let outcome = bench.run().await;
+        assert_eq!(outcome.code(), Some("agent_not_found"), "{bin:?}: {}", outcome.error());
+        assert!(outcome.error().contains("npm install -g @anthropic-ai/claude-code"));
+        assert!(outcome.error().contains("CLAUDE_BIN"));
+    }
+}
+
+#[tokio::test]
+async fn root_needs_a_sandbox_to_skip_permissions() {
+    let mut bench = Bench::new(&format!("echo > ran; {GOOD}")).await;
+    bench.config.is_sandbox = false;
+    let outcome = bench.run().await;
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(outcome.code(), Some("agent_refuses_root"));
+        assert!(outcome.error().contains("IS_SANDBOX=1"));
+        assert!(!bench.app().join("ran").exists(), "it was not even started");
+    } else {
+        assert_eq!(outcome.code(), None);
+    }
+    bench.options.dangerously_skip_permissions = false;
+    assert_eq!(bench.run().await.code(), None);
+}
+
+#[tokio::test]
+async fn a_workspace_or_a_session_that_is_not_there() {
+    let mut bench = Bench::new(GOOD).await;
+    bench.workspace = Some("gone");
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), Some("workspace_gone"), "{}", outcome.error());
+    bench.workspace = Some("app");
+    let session = SessionId::new();
+    bench.options.resume_session_id = Some(session);
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), Some("session_not_found"), "{}", outcome.error());
+    assert_eq!(outcome.session(), session);
+    assert_eq!(outcome.connected["resuming"], true);
+}
+
+#[tokio::test]
+async fn output_that_is_not_what_it_should_be_is_shown_and_does_no_harm() {
+    let bench = Bench::new(
+        "prompt; init; printf 'warning: \\xff\\xfe\\n[1]\\n\\n{\"type\":\"x\",\"s\":\"\u{85}\u{2028}\"}\\n'; \
+         head -c 100000000 /dev/zero | tr '\\0' x; echo; result; idle; closed",
+    )
+    .await;
+    let before = resident();
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), None, "{}", outcome.error());
+    let unparsed: Vec<_> =
+        outcome.messages.iter().filter(|m| m["subtype"] == "unparsed_line").collect();
+    assert_eq!(unparsed.len(), 3, "{:?}", outcome.kinds());
+    assert_eq!(unparsed[0]["excerpt"], "warning: \u{fffd}\u{fffd}");
+    assert_eq!(unparsed[1]["excerpt"], "[1]");
+    assert_eq!(
+        (&unparsed[2]["reason"], &unparsed[2]["bytes"]),
+        (&json!("too long"), &json!(100_000_000))
+    );
+    assert!(outcome.messages.iter().any(|m| m["s"] == "\u{85}\u{2028}"));
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 60_000, "a line of 100 MB costs {grown} kB");
+}
+
+#[tokio::test]
+async fn a_million_lines_cost_no_memory() {
+    let bench = Bench::new(
+        "prompt; init; yes '{\"type\":\"assistant\",\"n\":1}' | head -n 1000000; result; idle; closed",
+    )
+    .await;
+    let mut steps = bench.start();
+    let (mut lines, mut before, mut most) = (0_u32, 0, 0);
+    let mut end = None;
+    while let Some(step) = steps.next().await {
+        match step {
+            Step::Event(_) => lines += 1,
+            Step::End(ending) => end = Some(ending),
+        }
+        if lines == 10_000 {
+            before = resident();
+        } else if lines % 100_000 == 0 {
+            most = most.max(resident());
+        }
+    }
+    assert!(end.unwrap().code.is_none());
+    assert_eq!(lines, 1_000_005);
+    assert!(most < before + 10_000, "from {before} kB to {most} kB");
+}
+
+#[tokio::test]
+async fn a_reader_who_is_late_loses_nothing_and_holds_the_agent() {
+    let bench = Bench::new(
+        "prompt; init; for i in {1..20}; do head -c 100000 /dev/zero | tr '\\0' x | sed 's/.*/{\"x\":\"&\"}/'; \
+         echo; echo $i > written; done; result; idle; closed",
+    )
+    .await;
+    let mut steps = bench.start();
+    let mut events = 0;
+    while let Some(step) = steps.next().await {
+        events += 1;
+        if events == 3 {
+            // Not read from: it fills its pipe, and then it waits.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let written = fs::read_to_string(bench.app().join("written")).unwrap_or_default();
+            assert!(written.trim().parse().unwrap_or(0) <= 3, "{written}");
+        }
+        if let Step::End(ending) = step {
+            assert_eq!(ending.code, None);
+        }
+    }
+    assert_eq!(events, 26);
+}
+
+#[tokio::test]
+async fn background_processes_are_gone_after_a_success() {
+    let bench = Bench::new(&format!(
+        "prompt; setsid nohup bash -c 'echo $$ > daemon; sleep 300' & (setsid sleep 300 &) ; \
+         while ! [ -s daemon ]; do sleep 0.01; done; init; result; idle; closed; {}",
+        "(exec sleep 300) &" // holds the pipes
+    ))
+    .await;
+    // `run` sees to it that nothing is left, and nothing of it was waited for.
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), None, "{}", outcome.error());
+    assert!(!is_alive(bench.read("daemon").parse().unwrap()));
+    assert!(outcome.took < Duration::from_secs(3), "{:?}", outcome.took);
+}
+
+#[tokio::test]
+async fn silence_ends_it() {
+    let mut bench =
+        Bench::new("prompt; init; for i in 1 2 3; do sleep 0.3; echo . >&2; done; sleep 300").await;
+    bench.config.patience = Patience { silence: Duration::from_millis(600), ..Patience::default() };
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), Some("silence"));
+    assert!(outcome.error().contains("SILENCE_TIMEOUT_SECONDS"), "{}", outcome.error());
+    assert!(
+        outcome.took > Duration::from_millis(1500),
+        "what it says on stderr counts: {:?}",
+        outcome.took
+    );
+}
+
+/// Memory of this process, in kB.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}

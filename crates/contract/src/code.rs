@@ -1,0 +1,121 @@
+//! The machine-readable reasons.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why something was refused or failed; a caller may match on it, so names never change.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Code { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Code {
+            /// Every code there is.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The name on the wire.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// The code of that name, or `None` for a name this version does not know.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The body is not JSON.
+    InvalidJson = "invalid_json",
+    /// A field is missing, of the wrong type or out of bounds.
+    InvalidField = "invalid_field",
+    /// This replica already has a job.
+    Busy = "busy",
+    /// The gateway's queue holds as many jobs as it may.
+    QueueFull = "queue_full",
+    /// No replica became free within the longest wait.
+    QueueTimeout = "queue_timeout",
+    /// Another process has taken this job.
+    Claimed = "claimed",
+    /// No such path, job or session.
+    NotFound = "not_found",
+    /// The path exists, the method does not.
+    MethodNotAllowed = "method_not_allowed",
+    /// The body's `Content-Type` is not JSON.
+    UnsupportedMediaType = "unsupported_media_type",
+    /// The body is over the limit.
+    BodyTooLarge = "body_too_large",
+    /// A credential is missing or wrong.
+    Unauthorized = "unauthorized",
+    /// The repository has no such branch.
+    BranchNotFound = "branch_not_found",
+    /// The repository has no commit.
+    EmptyRepository = "empty_repository",
+    /// The git host refused the credentials, or wants some.
+    AuthenticationFailed = "authentication_failed",
+    /// The git host does not answer, or has no such repository.
+    RepositoryUnreachable = "repository_unreachable",
+    /// The git host stopped sending.
+    RemoteStalled = "remote_stalled",
+    /// The directory exists and is not a clone.
+    NotARepository = "not_a_repository",
+    /// The directory is a clone of another repository.
+    DifferentRepository = "different_repository",
+    /// The checkout and the remote branch have both moved on.
+    Diverged = "diverged",
+    /// Incoming commits touch files with local changes.
+    CheckoutConflict = "checkout_conflict",
+    /// Repository URLs of this scheme are not allowed.
+    SchemeNotAllowed = "scheme_not_allowed",
+    /// The Claude Code CLI is not installed or cannot be started.
+    AgentNotFound = "agent_not_found",
+    /// The CLI does not run without permissions as root unless told that it is in a sandbox.
+    AgentRefusesRoot = "agent_refuses_root",
+    /// The agent ended badly.
+    AgentFailed = "agent_failed",
+    /// The agent exited without a result.
+    AgentNoResult = "agent_no_result",
+    /// The Messages API answered with an error.
+    AgentApiError = "agent_api_error",
+    /// No such session to resume.
+    SessionNotFound = "session_not_found",
+    /// The session's workspace is not there any more.
+    WorkspaceGone = "workspace_gone",
+    /// A caller cancelled the job, or its parent ended.
+    Cancelled = "cancelled",
+    /// The job ran longer than it may.
+    Deadline = "deadline",
+    /// The agent printed nothing for too long.
+    Silence = "silence",
+    /// The replica was told to stop.
+    Terminated = "terminated",
+    /// The replica that ran the job died.
+    ReplicaLost = "replica_lost",
+    /// The volume is full.
+    DiskFull = "disk_full",
+    /// A fault of this software.
+    Internal = "internal",
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_same_in_serde_and_in_as_str() {
+        for code in Code::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), serde_json::json!(code.as_str()));
+            assert_eq!(Code::from_name(code.as_str()), Some(*code));
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What the services say, and how a job ends.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    BranchName, Code, EventLine, JobId, JobState, Prompt, RepoUrl, Service, SessionId, Timestamp,
+};
+
+/// An event of a pull.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
+#[expect(missing_docs, reason = "the fields are those of the contract, by name")]
+pub enum PullEvent<'a> {
+    /// The first event.
+    Connected { job_id: JobId, repo_url: &'a RepoUrl, target_path: &'a str },
+    /// Something for people to read.
+    Message { message: &'a str, timestamp: Timestamp },
+    /// How far the transfer is. `received` and `total` are objects or files, `bytes` are bytes.
+    Progress { stage: &'a str, received: u64, total: u64, bytes: u64, timestamp: Timestamp },
+    /// The checkout is there.
+    Completed {
+        job_id: JobId,
+        target_path: &'a str,
+        timestamp: Timestamp,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        branch: Option<&'a BranchName>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        commit: Option<&'a str>,
+    },
+    /// It is not.
+    Error { error: &'a str, timestamp: Timestamp, code: Code },
+}
+
+/// What is known of an agent's run at its end.
+#[derive(Debug, Default, Clone)]
+pub struct AgentSummary {
+    /// The session the agent ran in.
+    pub session_id: Option<SessionId>,
+    /// The agent's last words.
+    pub result: Option<String>,
+    /// US dollars.
+    pub cost_usd: Option<f64>,
+    /// Turns taken.
+    pub num_turns: Option<u64>,
+    /// Milliseconds.
+    pub duration_ms: Option<u64>,
+    /// The CLI's own account of tokens, untouched.
+    pub usage: Option<Box<RawValue>>,
+}
+
+/// An event of an agent's run.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
+#[expect(missing_docs, reason = "the fields are those of the contract, by name")]
+pub enum ExecuteEvent<'a> {
+    /// The first event. `session_id` is the one given to the CLI.
+    Connected {
+        session_id: SessionId,
+        resuming: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resumed_from: Option<SessionId>,
+        job_id: JobId,
+        workspace: &'a str,
+    },
+    /// A message of the CLI, whole and untouched.
+    Message { content: &'a RawValue, timestamp: Timestamp },
+    /// The agent did its work.
+    Completed {
+        timestamp: Timestamp,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        session_id: Option<SessionId>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cost_usd: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        num_turns: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        duration_ms: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        usage: Option<&'a RawValue>,
+    },
+    /// It did not.
+    Error {
+        error: &'a str,
+        timestamp: Timestamp,
+        code: Code,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        session_id: Option<SessionId>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cost_usd: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        num_turns: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        duration_ms: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        usage: Option<&'a RawValue>,
+    },
+}
+
+/// An event of a workflow.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are those of the contract, by name")]
+pub enum WorkflowEvent<'a> {
+    /// Step 1 begins.
+    #[serde(rename = "workflow_started", rename_all = "camelCase")]
+    PullStarted {
+        workflow_id: JobId,
+        step: u8,
+        step_name: &'a str,
+        prompt: &'a Prompt,
+        repo_url: &'a RepoUrl,
+        timestamp: Timestamp,
+    },
+    /// Something for people to read.
+    Message { message: &'a str, timestamp: Timestamp },
+    /// An event of the pull, whole.
+    PullProgress { data: &'a RawValue, timestamp: Timestamp },
+    /// The pull is done.
+    #[serde(rename_all = "camelCase")]
+    WorkflowStepComplete {
+        step: u8,
+        step_name: &'a str,
+        target_path: &'a str,
+        timestamp: Timestamp,
+    },
+    /// Step 2 begins.
+    #[serde(rename = "workflow_started", rename_all = "camelCase")]
+    ExecuteStarted {
+        workflow_id: JobId,
+        step: u8,
+        step_name: &'a str,
+        prompt: &'a Prompt,
+        workspace: &'a str,
+        timestamp: Timestamp,
+    },
+    /// Both steps went well.
+    #[serde(rename_all = "camelCase")]
+    WorkflowComplete { workflow_id: JobId, timestamp: Timestamp },
+    /// One did not.
+    #[serde(rename_all = "camelCase")]
+    WorkflowError {
+        workflow_id: JobId,
+        error: &'a str,
+        timestamp: Timestamp,
+        code: Code,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        step: Option<u8>,
+    },
+}
+
+/// Where a job stands in the gateway's queue. Sent when it changes; in no journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename = "queued", rename_all = "camelCase")]
+pub struct Queued {
+    /// The service whose replica it waits for.
+    pub service: Service,
+    /// From 1.
+    pub position: usize,
+    /// What it waits for, if not for a replica alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
+    /// When it was so.
+    pub timestamp: Timestamp,
+}
+
+/// How a job ends: its terminal event and what a listing says of it.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// The terminal event.
+    pub event: EventLine,
+    /// [`Succeeded`](JobState::Succeeded), [`Failed`](JobState::Failed) or [`Cancelled`](JobState::Cancelled).
+    pub state: JobState,
+    /// Why it failed.
+    pub code: Option<Code>,
+    /// Why it failed, for people.
+    pub error: Option<String>,
+}
+
+impl Ending {
+    /// A job that did what it was for; `event` is its terminal event.
+    pub fn success<T: Serialize>(event: &T) -> Self {
+        Self {
+            event: EventLine::encode(event),
+            state: JobState::Succeeded,
+            code: None,
+            error: None,
+        }
+    }
+
+    /// A job of `service` that failed, or was cancelled if `code` says so.
+    #[must_use]
+    pub fn failure(service: Service, job: JobId, code: Code, error: &str) -> Self {
+        match service {
+            Service::Workflow => Self::workflow_failure(job, None, code, error),
+            Service::Pull => {
+                let event = PullEvent::Error { error, timestamp: Timestamp::now(), code };
+                Self::failed(EventLine::encode(&event), code, error)
+            }
+            Service::Claude => Self::agent_failure(code, error, &AgentSummary::default()),
+        }
+    }
+
+    /// A workflow that failed in `step` (1: pull, 2: execute), or outside both.
+    #[must_use]
+    pub fn workflow_failure(workflow_id: JobId, step: Option<u8>, code: Code, error: &str) -> Self {
+        let event = WorkflowEvent::WorkflowError {
+            workflow_id,
+            error,
+            timestamp: Timestamp::now(),
+            code,
+            step,
+        };
+        Self::failed(EventLine::encode(&event), code, error)
+    }
+
+    /// An agent's run that failed, with what is known of it.
+    #[must_use]
+    pub fn agent_failure(code: Code, error: &str, summary: &AgentSummary) -> Self {
+        let event = ExecuteEvent::Error {
+            error,
+            timestamp: Timestamp::now(),
+            code,
+            session_id: summary.session_id,
+            result: summary.result.as_deref(),
+            cost_usd: summary.cost_usd,
+            num_turns: summary.num_turns,
+            duration_ms: summary.duration_ms,
+            usage: summary.usage.as_deref(),
+        };
+        Self::failed(EventLine::encode(&event), code, error)
+    }
+
+    /// An agent's run that went well.
+    #[must_use]
+    pub fn agent_success(summary: &AgentSummary) -> Self {
+        Self::success(&ExecuteEvent::Completed {
+            timestamp: Timestamp::now(),
+            session_id: summary.session_id,
+            result: summary.result.as_deref(),
+            cost_usd: summary.cost_usd,
+            num_turns: summary.num_turns,
+            duration_ms: summary.duration_ms,
+            usage: summary.usage.as_deref(),
+        })
+    }
+
+    fn failed(event: EventLine, code: Code, error: &str) -> Self {
+        let state = if code == Code::Cancelled { JobState::Cancelled } else { JobState::Failed };
+        Self { event, state, code: Some(code), error: Some(error.to_owned()) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! The JSON of every event, whole.
+
+use super::*;
+use crate::Policy;
+
+fn json<T: Serialize>(event: &T) -> String {
+    String::from_utf8(EventLine::encode(event).into_bytes()).unwrap()
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_millisecond(1_769_860_800_120)
+}
+
+fn job() -> JobId {
+    "019b0000-0000-7000-8000-000000000001".parse().unwrap()
+}
+
+fn session() -> SessionId {
+    "5ccfa640-c6db-4838-93a9-c1d8e2383074".parse().unwrap()
+}
+
+#[test]
+fn pull_events() {
+    let repo_url = RepoUrl::parse("https://user:secret@h/r.git", &Policy::default()).unwrap();
+    let branch = BranchName::parse("main").unwrap();
+    let events = [
+        json(&PullEvent::Connected {
+            job_id: job(),
+            repo_url: &repo_url,
+            target_path: "/workspace/r",
+        }),
+        json(&PullEvent::Message { message: "Cloning", timestamp: now() }),
+        json(&PullEvent::Progress {
+            stage: "receiving",
+            received: 1,
+            total: 2,
+            bytes: 3,
+            timestamp: now(),
+        }),
+        json(&PullEvent::Completed {
+            job_id: job(),
+            target_path: "/workspace/r",
+            timestamp: now(),
+            branch: Some(&branch),
+            commit: Some("abc"),
+        }),
+        json(&PullEvent::Error { error: "no", timestamp: now(), code: Code::BranchNotFound }),
+    ];
+    insta::assert_snapshot!(events.join("\n"), @r#"
+    {"type":"connected","jobId":"019b0000-0000-7000-8000-000000000001","repoUrl":"https://h/r.git","targetPath":"/workspace/r"}
+    {"type":"message","message":"Cloning","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"progress","stage":"receiving","received":1,"total":2,"bytes":3,"timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"completed","jobId":"019b0000-0000-7000-8000-000000000001","targetPath":"/workspace/r","timestamp":"2026-01-31T12:00:00.120Z","branch":"main","commit":"abc"}
+    {"type":"error","error":"no","timestamp":"2026-01-31T12:00:00.120Z","code":"branch_not_found"}
+    "#);
+}
+
+#[test]
+fn execute_events() {
+    let content: Box<RawValue> =
+        serde_json::from_str(r#"{"type":"assistant",  "kept": 1.0}"#).unwrap();
+    let usage: Box<RawValue> = serde_json::from_str(r#"{"input_tokens":1}"#).unwrap();
+    let events = [
+        json(&ExecuteEvent::Connected {
+            session_id: session(),
+            resuming: true,
+            resumed_from: Some(session()),
+            job_id: job(),
+            workspace: "/workspace/r",
+        }),
+        json(&ExecuteEvent::Message { content: &content, timestamp: now() }),
+        json(&ExecuteEvent::Completed {
+            timestamp: now(),
+            session_id: Some(session()),
+            result: Some("done"),
+            cost_usd: Some(0.5),
+            num_turns: Some(2),
+            duration_ms: Some(3),
+            usage: Some(&usage),
+        }),
+        json(&ExecuteEvent::Error {
+            error: "no",
+            timestamp: now(),
+            code: Code::AgentApiError,
+            session_id: None,
+            result: None,
+            cost_usd: None,
+            num_turns: None,
+            duration_ms: None,
+            usage: None,
+        }),
+    ];
+    insta::assert_snapshot!(events.join("\n"), @r#"
+    {"type":"connected","sessionId":"5ccfa640-c6db-4838-93a9-c1d8e2383074","resuming":true,"resumedFrom":"5ccfa640-c6db-4838-93a9-c1d8e2383074","jobId":"019b0000-0000-7000-8000-000000000001","workspace":"/workspace/r"}
+    {"type":"message","content":{"type":"assistant",  "kept": 1.0},"timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"completed","timestamp":"2026-01-31T12:00:00.120Z","sessionId":"5ccfa640-c6db-4838-93a9-c1d8e2383074","result":"done","costUsd":0.5,"numTurns":2,"durationMs":3,"usage":{"input_tokens":1}}
+    {"type":"error","error":"no","timestamp":"2026-01-31T12:00:00.120Z","code":"agent_api_error"}
+    "#);
+}
+
+#[test]
+fn workflow_events() {
+    let prompt = Prompt::parse("Add a README").unwrap();
+    let repo_url = RepoUrl::parse("https://h/r.git", &Policy::default()).unwrap();
+    let data: Box<RawValue> = serde_json::from_str(r#"{"type":"completed"}"#).unwrap();
+    let step_name = "pull_repository";
+    let events = [
+        json(&WorkflowEvent::PullStarted {
+            workflow_id: job(),
+            step: 1,
+            step_name,
+            prompt: &prompt,
+            repo_url: &repo_url,
+            timestamp: now(),
+        }),
+        json(&WorkflowEvent::Message { message: "Pulling", timestamp: now() }),
+        json(&WorkflowEvent::PullProgress { data: &data, timestamp: now() }),
+        json(&WorkflowEvent::WorkflowStepComplete {
+            step: 1,
+            step_name,
+            target_path: "/workspace/r",
+            timestamp: now(),
+        }),
+        json(&WorkflowEvent::ExecuteStarted {
+            workflow_id: job(),
+            step: 2,
+            step_name: "execute_claude_code",
+            prompt: &prompt,
+            workspace: "/workspace/r",
+            timestamp: now(),
+        }),
+        json(&WorkflowEvent::WorkflowComplete { workflow_id: job(), timestamp: now() }),
+        json(&WorkflowEvent::WorkflowError {
+            workflow_id: job(),
+            error: "no",
+            timestamp: now(),
+            code: Code::Cancelled,
+            step: Some(2),
+        }),
+        json(&Queued {
+            service: Service::Workflow,
+            position: 1,
+            waiting_for: None,
+            timestamp: now(),
+        }),
+        json(&Queued {
+            service: Service::Pull,
+            position: 2,
+            waiting_for: Some("x".into()),
+            timestamp: now(),
+        }),
+    ];
+    insta::assert_snapshot!(events.join("\n"), @r#"
+    {"type":"workflow_started","workflowId":"019b0000-0000-7000-8000-000000000001","step":1,"stepName":"pull_repository","prompt":"Add a README","repoUrl":"https://h/r.git","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"message","message":"Pulling","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"pull_progress","data":{"type":"completed"},"timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"workflow_step_complete","step":1,"stepName":"pull_repository","targetPath":"/workspace/r","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"workflow_started","workflowId":"019b0000-0000-7000-8000-000000000001","step":2,"stepName":"execute_claude_code","prompt":"Add a README","workspace":"/workspace/r","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"workflow_complete","workflowId":"019b0000-0000-7000-8000-000000000001","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"workflow_error","workflowId":"019b0000-0000-7000-8000-000000000001","error":"no","timestamp":"2026-01-31T12:00:00.120Z","code":"cancelled","step":2}
+    {"type":"queued","service":"workflow-api","position":1,"timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"queued","service":"github-pull-api","position":2,"waitingFor":"x","timestamp":"2026-01-31T12:00:00.120Z"}
+    "#);
+}
+
+#[test]
+fn a_failure_is_the_terminal_event_of_its_own_service() {
+    for service in Service::ALL {
+        let ending = Ending::failure(service, job(), Code::ReplicaLost, "lost");
+        let kind =
+            ending.event.peek::<serde_json::Value>().unwrap()["type"].as_str().unwrap().to_owned();
+        assert!(service.is_terminal(&kind), "{service}: {kind}");
+        assert_eq!((ending.state, ending.code), (JobState::Failed, Some(Code::ReplicaLost)));
+        assert_eq!(
+            Ending::failure(service, job(), Code::Cancelled, "x").state,
+            JobState::Cancelled
+        );
+    }
+}

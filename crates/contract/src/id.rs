@@ -1,0 +1,106 @@
+//! Identifiers.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+macro_rules! id {
+    ($(#[doc = $doc:literal])+ $name:ident, $new:expr, $check:expr, $what:literal) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A fresh one.
+            #[must_use]
+            #[expect(clippy::new_without_default, reason = "two calls give two values")]
+            pub fn new() -> Self {
+                Self($new)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            /// Takes the hyphenated form in lower case, the only one that is ever written.
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let id = Uuid::try_parse(text).map_err(|_| InvalidId($what))?;
+                let check: fn(&Uuid) -> bool = $check;
+                if id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) != text || !check(&id) {
+                    return Err(InvalidId($what));
+                }
+                Ok(Self(id))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0.hyphenated(), f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0.hyphenated(), f)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+/// The text is not an identifier of the kind asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not {0}")]
+pub struct InvalidId(&'static str);
+
+id!(
+    /// A job. `UUIDv7`, so that a listing in order of names is a listing in order of time.
+    JobId, Uuid::now_v7(), |id| id.get_version_num() == 7, "a job id (a UUIDv7 in lower case)"
+);
+id!(
+    /// One life of one replica: a restarted replica is another one.
+    ReplicaId, Uuid::now_v7(), |_| true, "a replica id (a UUID in lower case)"
+);
+id!(
+    /// A Claude session. `UUIDv4`, as the CLI makes them.
+    SessionId, Uuid::new_v4(), |_| true, "a session id (a UUID in lower case)"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_written_form_is_read() {
+        let id = JobId::new();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in [
+            String::new(),
+            id.to_string().to_uppercase(),
+            id.to_string().replace('-', ""),
+            format!("{{{id}}}"),
+            "../../etc/passwd".into(),
+            Uuid::new_v4().to_string(),
+        ] {
+            assert!(bad.parse::<JobId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ids_sort_by_time() {
+        let ids: Vec<_> = (0..1000).map(|_| JobId::new().to_string()).collect();
+        assert!(ids.is_sorted());
+    }
+}

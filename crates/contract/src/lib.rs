@@ -1,0 +1,36 @@
+//! The wire contract as types: requests, events, errors and codes.
+//!
+//! Everything a caller, a replica or a tool reads or writes is declared here once, and parsed
+//! here once: past [`JobRequest::parse`] a value cannot be wrong any more.
+//! What only passes through a service (the CLI's messages, a pull event inside `pull_progress`)
+//! is carried as raw JSON and never encoded again.
+//!
+//! *Architecture invariant:* this crate knows nothing of tokio, hyper or files.
+
+mod code;
+mod event;
+mod fields;
+mod id;
+mod job;
+mod line;
+mod policy;
+mod repo_url;
+mod request;
+mod service;
+mod timestamp;
+mod values;
+
+pub use code::Code;
+pub use event::{AgentSummary, Ending, ExecuteEvent, PullEvent, Queued, WorkflowEvent};
+pub use id::{JobId, ReplicaId, SessionId};
+pub use job::{JobList, JobState, JobView, Repo, RepoList};
+pub use line::{EventLine, LineError};
+pub use policy::{FileRepositories, Limits, Policy};
+pub use repo_url::{RepoUrl, Scheme};
+pub use request::{
+    ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Origin, PullRequest, RequestError,
+    Secrets, WorkflowRequest,
+};
+pub use service::Service;
+pub use timestamp::Timestamp;
+pub use values::{BranchName, DirectoryName, Prompt, WorkspacePath};

@@ -1,0 +1,156 @@
+//! One event, encoded: the unit of the journal and of an SSE `data:` line.
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+/// A JSON object on one line, safe in every framing it meets.
+///
+/// It holds no line break of any kind: not only the bytes `\n` and `\r`, which valid JSON keeps out
+/// of strings, but also U+0085, U+2028 and U+2029, which JSON allows raw and on which common
+/// clients split lines (Python's `str.splitlines`). Those are written as `\u` escapes, which leaves
+/// the value the same.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EventLine(Vec<u8>);
+
+/// The bytes are not one JSON object.
+#[derive(Debug, thiserror::Error)]
+#[error("not a JSON object on one line")]
+pub struct LineError;
+
+impl EventLine {
+    /// Encodes `event`.
+    ///
+    /// # Panics
+    /// Never for the event types of this crate, which always serialize to an object; a foreign type
+    /// that does not becomes an `internal` error event.
+    pub fn encode<T: Serialize>(event: &T) -> Self {
+        match serde_json::to_vec(event) {
+            Ok(json) => Self(escape_line_breaks(json)),
+            Err(_) => {
+                Self(br#"{"type":"error","error":"encoding failed","code":"internal"}"#.to_vec())
+            }
+        }
+    }
+
+    /// Takes a line as it came from elsewhere, checked to be one whole JSON object.
+    ///
+    /// # Errors
+    /// [`LineError`] if it is anything else.
+    pub fn from_json(json: Vec<u8>) -> Result<Self, LineError> {
+        let raw: &RawValue = serde_json::from_slice(&json).map_err(|_| LineError)?;
+        // `RawValue` keeps inner white space: a pretty-printed object would hold line breaks.
+        if !raw.get().starts_with('{')
+            || memchr::memchr2(b'\n', b'\r', raw.get().as_bytes()).is_some()
+        {
+            return Err(LineError);
+        }
+        let trimmed = raw.get().len() == json.len();
+        let json = if trimmed { json } else { raw.get().as_bytes().to_vec() };
+        Ok(Self(escape_line_breaks(json)))
+    }
+
+    /// The JSON, without a line break at its end.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The JSON, owned.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// Reads the fields a relay needs, whatever else the event holds.
+    ///
+    /// # Errors
+    /// If a field that `T` requires is missing or of another type.
+    pub fn peek<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.0)
+    }
+
+    /// The JSON, to stand inside another event without being encoded again.
+    ///
+    /// # Errors
+    /// Never for a line made by this type.
+    pub fn to_raw(&self) -> Result<&RawValue, LineError> {
+        serde_json::from_slice(&self.0).map_err(|_| LineError)
+    }
+}
+
+impl std::fmt::Debug for EventLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// In valid JSON these sequences stand only inside strings, so bytes may be replaced without parsing.
+fn escape_line_breaks(json: Vec<u8>) -> Vec<u8> {
+    const BREAKS: [(&[u8], &[u8]); 3] = [
+        ("\u{85}".as_bytes(), br"\u0085"),
+        ("\u{2028}".as_bytes(), br"\u2028"),
+        ("\u{2029}".as_bytes(), br"\u2029"),
+    ];
+    let mut json = json;
+    for (raw, escaped) in BREAKS {
+        let finder = memchr::memmem::Finder::new(raw);
+        if finder.find(&json).is_none() {
+            continue;
+        }
+        let mut out = Vec::with_capacity(json.len() + 64);
+        let mut rest = json.as_slice();
+        while let Some(at) = finder.find(rest) {
+            let (before, after) = rest.split_at(at);
+            out.extend_from_slice(before);
+            out.extend_from_slice(escaped);
+            rest = after.get(raw.len()..).unwrap_or_default();
+        }
+        out.extend_from_slice(rest);
+        json = out;
+    }
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn every_line_break_is_escaped() {
+        let text = "a\nb\rc\0d\u{85}e\u{2028}f\u{2029}g\u{b}h\u{c}i\u{1c}j🦀";
+        let line = EventLine::encode(&json!({"type": "message", "content": text}));
+        let bytes = std::str::from_utf8(line.as_bytes()).unwrap();
+        assert_eq!(bytes.lines().count(), 1);
+        for raw in ['\n', '\r', '\0', '\u{85}', '\u{2028}', '\u{2029}', '\u{b}', '\u{c}', '\u{1c}']
+        {
+            assert!(!bytes.contains(raw), "{raw:?}");
+        }
+        assert_eq!(line.peek::<Value>().unwrap()["content"], text);
+    }
+
+    #[test]
+    fn only_whole_objects_on_one_line_are_taken() {
+        for good in [r#"{"a":1}"#, "  {\"a\":1} ", "{}"] {
+            assert!(EventLine::from_json(good.into()).is_ok(), "{good}");
+        }
+        for bad in ["", "[]", "1", "{", "{\"a\":1}{", "{\n\"a\":1}", "{\"a\":\"\n\"}", "\"{}\""] {
+            assert!(EventLine::from_json(bad.into()).is_err(), "{bad}");
+        }
+        assert!(EventLine::from_json(vec![b'{', b'"', 0xff, b'"', b':', b'1', b'}']).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_string_survives(text in any::<String>()) {
+            let line = EventLine::encode(&json!({"t": text}));
+            prop_assert!(!line.as_bytes().contains(&b'\n'));
+            let value: Value = line.peek().unwrap();
+            prop_assert_eq!(value["t"].as_str().unwrap(), &text);
+            let again = EventLine::from_json(line.as_bytes().to_vec()).unwrap();
+            prop_assert_eq!(again, line);
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Repository URLs, allowed by scheme, with their credentials kept out of sight.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+use url::Url;
+
+use crate::{Code, DirectoryName, Policy, policy::FileRepositories};
+
+/// How a repository is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// `http://`
+    Http,
+    /// `https://`
+    Https,
+    /// `ssh://` or `user@host:path`
+    Ssh,
+    /// `git://`
+    Git,
+    /// `file://` or a plain absolute path
+    File,
+}
+
+/// Where a repository is. Printing or serializing one leaves out its user and password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RepoUrl {
+    scheme: Scheme,
+    /// Without credentials (an ssh user is not one: it is part of the address).
+    address: String,
+    /// Lower case, with its port if it is not the scheme's own; empty for files.
+    host: String,
+    /// Without slashes at its ends and without `.git`.
+    path: String,
+    user: Option<String>,
+    password: Option<String>,
+}
+
+impl RepoUrl {
+    /// The longest URL, in bytes.
+    pub const MAX_BYTES: usize = 4096;
+
+    /// Parses a URL as a caller gave it.
+    ///
+    /// # Errors
+    /// [`Code::SchemeNotAllowed`] or [`Code::InvalidField`] with a sentence for the caller.
+    pub fn parse(text: &str, policy: &Policy) -> Result<Self, (Code, String)> {
+        let invalid = |why: &str| Err((Code::InvalidField, why.to_owned()));
+        if text.is_empty() || text.len() > Self::MAX_BYTES {
+            return invalid(
+                "give the URL of a git repository, like https://github.com/user/repo.git",
+            );
+        }
+        if text.starts_with('-') {
+            return invalid("a repository URL does not begin with '-'");
+        }
+        // `transport::address` makes git run a program of that name.
+        if let Some((helper, _)) = text.split_once("::")
+            && helper.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+        {
+            return Err(not_allowed(&format!("{helper}::")));
+        }
+        if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return invalid("a repository URL holds no spaces and no control characters");
+        }
+        let url = if text.contains("://") {
+            Self::from_url(text)?
+        } else if text.starts_with('/') {
+            Self::from_file(text)
+        } else {
+            Self::from_scp(text)?
+        };
+        if url.scheme == Scheme::File && policy.file_repositories == FileRepositories::Refused {
+            return Err(not_allowed("file"));
+        }
+        Ok(url)
+    }
+
+    fn from_url(text: &str) -> Result<Self, (Code, String)> {
+        let invalid = |why: &str| (Code::InvalidField, why.to_owned());
+        let url = Url::parse(text)
+            .map_err(|error| (Code::InvalidField, format!("not a URL: {error}")))?;
+        let scheme = match url.scheme() {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            "ssh" | "git+ssh" | "ssh+git" => Scheme::Ssh,
+            "git" => Scheme::Git,
+            "file" => return Ok(Self::from_file(url.path())),
+            other => return Err(not_allowed(other)),
+        };
+        let host = url
+            .host_str()
+            .filter(|host| !host.is_empty())
+            .ok_or_else(|| invalid("the URL names no host"))?;
+        // A host that begins with '-' becomes an option of ssh.
+        if host.starts_with('-') || url.username().starts_with('-') {
+            return Err(invalid("a host or user does not begin with '-'"));
+        }
+        let path = trim_path(url.path());
+        if path.is_empty() {
+            return Err(invalid("the URL names no repository, only a host"));
+        }
+        let default_port = match scheme {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+            Scheme::Ssh => 22,
+            Scheme::Git | Scheme::File => 9418,
+        };
+        let host = match url.port() {
+            Some(port) if port != default_port => format!("{}:{port}", host.to_ascii_lowercase()),
+            _ => host.to_ascii_lowercase(),
+        };
+        let decode = |part: &str| {
+            let decoded = percent_encoding::percent_decode_str(part).decode_utf8_lossy();
+            (!decoded.is_empty()).then(|| decoded.into_owned())
+        };
+        let user = decode(url.username());
+        let password = url.password().and_then(decode);
+        if user.iter().chain(&password).any(|part| part.contains(|c: char| c.is_control())) {
+            return Err(invalid("credentials hold no control characters"));
+        }
+        let mut bare = url.clone();
+        bare.set_fragment(None);
+        // Both setters fail only for URLs without a host, which are refused above.
+        let _ = bare.set_password(None);
+        if scheme != Scheme::Ssh {
+            let _ = bare.set_username("");
+        }
+        Ok(Self { scheme, address: bare.to_string(), host, path, user, password })
+    }
+
+    fn from_file(path: &str) -> Self {
+        Self {
+            scheme: Scheme::File,
+            address: path.to_owned(),
+            host: String::new(),
+            path: trim_path(path),
+            user: None,
+            password: None,
+        }
+    }
+
+    /// `user@host:path`, git's short form of ssh.
+    fn from_scp(text: &str) -> Result<Self, (Code, String)> {
+        let parts = text.split_once(':').filter(|(before, path)| {
+            !before.is_empty()
+                && !before.contains('/')
+                && !path.is_empty()
+                && !path.starts_with(['-', '/', ':'])
+        });
+        let Some((before, path)) = parts else {
+            return Err(match text.split_once(':') {
+                None => not_allowed("file"),
+                Some(_) => (
+                    Code::InvalidField,
+                    "not a repository URL: use https://host/path or user@host:path".into(),
+                ),
+            });
+        };
+        let (user, host) =
+            before.split_once('@').map_or((None, before), |(user, host)| (Some(user), host));
+        let plain = |s: &str| {
+            !s.is_empty()
+                && !s.starts_with(['-', '.'])
+                && s.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+        };
+        if !plain(host) || user.is_some_and(|user| !plain(user)) || trim_path(path).is_empty() {
+            return Err((
+                Code::InvalidField,
+                "not a repository URL: use https://host/path or user@host:path".into(),
+            ));
+        }
+        Ok(Self {
+            scheme: Scheme::Ssh,
+            address: text.to_owned(),
+            host: host.to_ascii_lowercase(),
+            path: trim_path(path),
+            user: user.map(str::to_owned),
+            password: None,
+        })
+    }
+
+    /// How the repository is reached.
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The URL without credentials: for git, for disks, for people.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The host in lower case, with its port if it is not the scheme's own; empty for a file.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// User and password given in the URL. For the host of this URL alone; never to be printed.
+    #[must_use]
+    pub fn credentials(&self) -> (Option<&str>, Option<&str>) {
+        (self.user.as_deref(), self.password.as_deref())
+    }
+
+    /// Whether the URL holds anything that [`address`](Self::address) leaves out.
+    #[must_use]
+    pub fn has_secret(&self) -> bool {
+        self.password.is_some() || (self.user.is_some() && self.scheme != Scheme::Ssh)
+    }
+
+    /// The URL as it was given, credentials included: to hand it on in a request, never to a disk or a log.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        if !self.has_secret() {
+            return self.address.clone();
+        }
+        let Ok(mut url) = Url::parse(&self.address) else { return self.address.clone() };
+        let _ = url.set_username(self.user.as_deref().unwrap_or_default());
+        let _ = url.set_password(self.password.as_deref());
+        url.to_string()
+    }
+
+    /// Names the mirror of this repository: the scheme counts, because plain HTTP can be tampered with
+    /// and must not fill what HTTPS is served from.
+    #[must_use]
+    pub fn mirror_key(&self) -> String {
+        format!("{:?} {}/{}", self.scheme, self.host, self.path)
+    }
+
+    /// Whether both name the same repository, however it is reached.
+    #[must_use]
+    pub fn is_same_repository(&self, other: &Self) -> bool {
+        self.host == other.host && self.path == other.path
+    }
+
+    /// The directory a clone goes to when the caller names none.
+    #[must_use]
+    pub fn directory_name(&self) -> DirectoryName {
+        DirectoryName::from_repository(self.path.rsplit('/').next().unwrap_or_default())
+    }
+}
+
+fn not_allowed(scheme: &str) -> (Code, String) {
+    (
+        Code::SchemeNotAllowed,
+        format!(
+            "repositories of scheme '{scheme}' are not allowed here: use https, http, ssh or git"
+        ),
+    )
+}
+
+fn trim_path(path: &str) -> String {
+    let path = path.trim_matches('/');
+    path.strip_suffix(".git").unwrap_or(path).trim_end_matches('/').to_owned()
+}
+
+impl fmt::Display for RepoUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)
+    }
+}
+
+impl fmt::Debug for RepoUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "RepoUrl({}{})",
+            self.address,
+            if self.has_secret() { ", with credentials" } else { "" }
+        )
+    }
+}
+
+impl Serialize for RepoUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<RepoUrl, (Code, String)> {
+        RepoUrl::parse(text, &Policy::default())
+    }
+
+    #[test]
+    fn allowed() {
+        for (text, host, path, name) in [
+            ("https://github.com/User/repo.git", "github.com", "User/repo", "repo"),
+            ("https://GitHub.com:443/User/repo/", "github.com", "User/repo", "repo"),
+            ("http://127.0.0.1:8080/a/b.git", "127.0.0.1:8080", "a/b", "b"),
+            ("ssh://git@host:2222/x.git", "host:2222", "x", "x"),
+            ("git@github.com:user/repo.git", "github.com", "user/repo", "repo"),
+            ("git://host/x", "host", "x", "x"),
+        ] {
+            let url = parse(text).unwrap();
+            assert_eq!(
+                (url.host(), url.path.as_str(), url.directory_name().as_str()),
+                (host, path, name)
+            );
+            assert_eq!(url.address().trim_end_matches('/').len() <= text.len(), true);
+        }
+    }
+
+    #[test]
+    fn refused() {
+        for (text, code) in [
+            ("file:///etc", Code::SchemeNotAllowed),
+            ("/etc", Code::SchemeNotAllowed),
+            ("relative/path", Code::SchemeNotAllowed),
+            ("ext::sh -c id", Code::SchemeNotAllowed),
+            ("fd::17", Code::SchemeNotAllowed),
+            ("ftp://host/x", Code::SchemeNotAllowed),
+            ("javascript://x/y", Code::SchemeNotAllowed),
+            ("--upload-pack=touch /tmp/x", Code::InvalidField),
+            ("-x", Code::InvalidField),
+            ("", Code::InvalidField),
+            ("https://", Code::InvalidField),
+            ("https://github.com", Code::InvalidField),
+            ("https://host/a b", Code::InvalidField),
+            ("https://host/a\0b", Code::InvalidField),
+            ("ssh://-oProxyCommand=x/y", Code::InvalidField),
+            ("-oProxyCommand=x@host:y", Code::InvalidField),
+            ("git@-host:y", Code::InvalidField),
+            ("git@host:-y", Code::InvalidField),
+        ] {
+            let (got, sentence) = parse(text).expect_err(text);
+            assert_eq!(got, code, "{text}: {sentence}");
+        }
+        assert!(parse(&format!("https://h/{}", "x".repeat(5000))).is_err());
+    }
+
+    #[test]
+    fn files_only_if_allowed() {
+        let policy = Policy { file_repositories: FileRepositories::Allowed, ..Policy::default() };
+        for text in ["file:///srv/repo.git", "/srv/repo.git"] {
+            let url = RepoUrl::parse(text, &policy).unwrap();
+            assert_eq!((url.scheme(), url.address()), (Scheme::File, "/srv/repo.git"));
+        }
+    }
+
+    #[test]
+    fn credentials_are_used_and_never_shown() {
+        let url = parse("https://user:p%40ss+w@host/repo.git").unwrap();
+        assert_eq!(url.credentials(), (Some("user"), Some("p@ss+w")));
+        for shown in [
+            url.to_string(),
+            format!("{url:?}"),
+            serde_json::to_string(&url).unwrap(),
+            url.mirror_key(),
+        ] {
+            assert!(!shown.contains("ss") && !shown.contains("user"), "{shown}");
+        }
+        let again = parse(&url.expose()).unwrap();
+        assert_eq!(again, url);
+        assert!(url.has_secret());
+        assert!(parse("https://token@host/repo.git").unwrap().has_secret());
+        assert!(!parse("git@host:repo.git").unwrap().has_secret());
+    }
+
+    #[test]
+    fn the_same_repository_by_another_way() {
+        let https = parse("https://github.com/u/r.git").unwrap();
+        let ssh = parse("git@github.com:u/r").unwrap();
+        assert!(https.is_same_repository(&ssh));
+        assert_ne!(https.mirror_key(), ssh.mirror_key());
+        assert!(!https.is_same_repository(&parse("https://github.com/u/R").unwrap()));
+    }
+}

@@ -1,0 +1,306 @@
+//! Strings from callers, parsed: what is inside one of these types is safe to use as what it says.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+macro_rules! text {
+    ($(#[doc = $doc:literal])+ $name:ident) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+    };
+}
+
+text!(
+    /// What the agent is asked to do: not empty, not only white space.
+    Prompt
+);
+text!(
+    /// The name of a shared checkout: one path component that cannot be an option, a hidden name
+    /// or one of ours.
+    DirectoryName
+);
+text!(
+    /// A branch name by git's own rules (`git check-ref-format --branch`), not beginning with `-`.
+    BranchName
+);
+text!(
+    /// A path beneath the workspace, relative to it: no `..`, no `.git`, no `.stack`, no empty part.
+    WorkspacePath
+);
+
+impl Prompt {
+    /// # Errors
+    /// A sentence for the caller.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Err("say what the agent is to do".into());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl DirectoryName {
+    /// The longest name, in bytes: what common file systems take.
+    pub const MAX_BYTES: usize = 255;
+
+    /// # Errors
+    /// A sentence for the caller.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if text.is_empty() || !text.chars().all(allowed) {
+            return Err("use one name of letters, digits, '.', '_' and '-'".into());
+        }
+        if text.len() > Self::MAX_BYTES {
+            return Err(format!("use at most {} characters", Self::MAX_BYTES));
+        }
+        if text.starts_with(['.', '-']) {
+            return Err("a name may not begin with '.' or '-'".into());
+        }
+        // Refused in every case: on a volume that folds case it is the same directory.
+        if text.eq_ignore_ascii_case("jobs") {
+            return Err("'jobs' is taken: use another name".into());
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// A name made to fit from whatever the last part of a repository's URL is.
+    #[must_use]
+    pub fn from_repository(name: &str) -> Self {
+        let fitted: String = name
+            .chars()
+            .map(
+                |c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' },
+            )
+            .take(100)
+            .collect();
+        let fitted = fitted.trim_start_matches(['.', '-']);
+        Self::parse(fitted).unwrap_or_else(|_| Self("repository".into()))
+    }
+}
+
+impl BranchName {
+    /// # Errors
+    /// A sentence for the caller.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let error = || Err("not a branch name that git accepts".to_owned());
+        if text.is_empty()
+            || text.len() > 244
+            || text.starts_with('-')
+            || text == "@"
+            || text == "HEAD"
+        {
+            return error();
+        }
+        let bad =
+            |c: char| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\');
+        if text.chars().any(bad)
+            || text.contains("..")
+            || text.contains("@{")
+            || text.ends_with('.')
+        {
+            return error();
+        }
+        let bad_part = |part: &str| {
+            part.is_empty()
+                || part.starts_with('.')
+                // git locks a ref beside it under this name
+                || part.get(part.len().saturating_sub(5)..) == Some(".lock")
+        };
+        if text.split('/').any(bad_part) {
+            return error();
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl WorkspacePath {
+    /// Parses a path as a caller gave it: relative to the workspace, or absolute beneath `root`.
+    ///
+    /// Symbolic links are another matter: who opens the path resolves it beneath a directory handle.
+    ///
+    /// # Errors
+    /// A sentence for the caller.
+    pub fn parse(text: &str, root: &str) -> Result<Self, String> {
+        if text.len() > 4000 || text.contains(|c: char| c.is_control()) {
+            return Err("not a path".into());
+        }
+        let relative = if text.starts_with('/') {
+            let root = root.trim_end_matches('/');
+            text.strip_prefix(root)
+                .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+                .ok_or_else(|| format!("an absolute path must be beneath {root}"))?
+        } else {
+            text
+        };
+        let mut parts = Vec::new();
+        for part in relative.split('/') {
+            match part {
+                "" | "." => {}
+                ".." => return Err("'..' is not allowed".into()),
+                // Whatever the case: on a volume that folds case it is the same directory.
+                part if part.eq_ignore_ascii_case(".git")
+                    || part.eq_ignore_ascii_case(".stack") =>
+                {
+                    return Err(format!("'{part}' is not a workspace"));
+                }
+                part if part.len() > 255 => {
+                    return Err("a part of the path is longer than 255 bytes".into());
+                }
+                part => parts.push(part),
+            }
+        }
+        if parts.is_empty() || parts == ["jobs"] {
+            return Err("name a directory beneath the workspace, not the whole of it".into());
+        }
+        Ok(Self(parts.join("/")))
+    }
+
+    /// The shared checkout it lies in, unless it lies in a job's own directory.
+    #[must_use]
+    pub fn directory(&self) -> Option<DirectoryName> {
+        DirectoryName::parse(self.0.split('/').next()?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_names() {
+        for good in ["a", "my-app_2.0", &"x".repeat(255), "jobs2", "a..b"] {
+            assert!(DirectoryName::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "/etc",
+            ".git",
+            ".stack",
+            "jobs",
+            "Jobs",
+            "a/b",
+            "a\0b",
+            "-rf",
+            "é",
+            "a b",
+            "a\n",
+            &"x".repeat(256),
+            &"x".repeat(5000),
+        ] {
+            assert!(DirectoryName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn any_repository_name_is_made_to_fit() {
+        for (name, fitted) in [
+            ("app", "app"),
+            ("my app", "my-app"),
+            ("..", "repository"),
+            ("-x", "x"),
+            ("jobs", "repository"),
+            ("é", "repository"),
+            (".git", "git"),
+            ("", "repository"),
+        ] {
+            assert_eq!(DirectoryName::from_repository(name).as_str(), fitted);
+        }
+    }
+
+    #[test]
+    fn branch_names() {
+        for good in ["main", "feature/x", "v1.0", "a@b", "ü"] {
+            assert!(BranchName::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "-d",
+            "--upload-pack=x",
+            "a..b",
+            "a b",
+            "a~1",
+            "a^",
+            "a:b",
+            "/a",
+            "a/",
+            "a//b",
+            ".a",
+            "a/.b",
+            "a.lock",
+            "a.lock/b",
+            "a.",
+            "@",
+            "HEAD",
+            "a@{1}",
+            "a\0",
+            "a\\b",
+            "refs?*",
+        ] {
+            assert!(BranchName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn workspace_paths() {
+        for (given, path) in [
+            ("app", "app"),
+            ("/workspace/app", "app"),
+            ("jobs/x/app", "jobs/x/app"),
+            ("./app//src/", "app/src"),
+            ("/workspace//app", "app"),
+        ] {
+            assert_eq!(WorkspacePath::parse(given, "/workspace").unwrap().as_str(), path);
+        }
+        for bad in [
+            "",
+            "/",
+            ".",
+            "/workspace",
+            "/workspace/",
+            "/workspacex/app",
+            "/etc",
+            "../x",
+            "a/../../b",
+            "app/.git",
+            ".stack/jobs",
+            "app/.GIT/hooks",
+            "a\0b",
+            "jobs",
+            &"x".repeat(256),
+        ] {
+            assert!(WorkspacePath::parse(bad, "/workspace").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_shared_checkout_of_a_path() {
+        let directory = |path| WorkspacePath::parse(path, "/w").unwrap().directory();
+        assert_eq!(directory("app/src").unwrap().as_str(), "app");
+        assert_eq!(directory("jobs/x/app"), None);
+    }
+}

@@ -1,0 +1,65 @@
+//! The gateway's settings.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use boot::Settings;
+use contract::{Policy, Service};
+use web::Cors;
+
+/// Where the gateway listens, and how long it lets callers wait.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `BIND_ADDRESS`
+    pub bind: IpAddr,
+    /// `PORT_WORKFLOW`, `PORT_PULL`, `PORT_CLAUDE`
+    pub ports: [u16; 3],
+    /// `WORKSPACE_DIR`
+    pub workspace: PathBuf,
+    /// `QUEUE_LIMIT`: how many jobs of one service may wait.
+    pub queue_limit: usize,
+    /// `QUEUE_WAIT_SECONDS`: how long a job may wait.
+    pub queue_wait: Duration,
+    /// What callers may ask for.
+    pub policy: Policy,
+    /// `CORS_ALLOW_ORIGIN`
+    pub cors: Cors,
+}
+
+impl Config {
+    /// Reads the settings.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let port = |settings: &mut Settings<'_>, service: Service| {
+            let name = match service {
+                Service::Workflow => "PORT_WORKFLOW",
+                Service::Pull => "PORT_PULL",
+                Service::Claude => "PORT_CLAUDE",
+            };
+            settings.or(name, service.default_port())
+        };
+        Self {
+            bind: settings.or("BIND_ADDRESS", IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            ports: Service::ALL.map(|service| port(settings, service)),
+            workspace: settings.text("WORKSPACE_DIR").unwrap_or_else(|| "/workspace".into()).into(),
+            queue_limit: settings.or("QUEUE_LIMIT", 1000),
+            queue_wait: settings.seconds("QUEUE_WAIT_SECONDS", 600),
+            policy: boot::read_policy(settings),
+            cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default()),
+        }
+    }
+
+    /// Where the port of `service` is served.
+    #[must_use]
+    pub fn address(&self, service: Service) -> SocketAddr {
+        let [workflow, pull, claude] = self.ports;
+        let port = match service {
+            Service::Workflow => workflow,
+            Service::Pull => pull,
+            Service::Claude => claude,
+        };
+        SocketAddr::new(self.bind, port)
+    }
+}

@@ -1,0 +1,254 @@
+//! Handing jobs to replicas.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use contract::{Code, Service};
+use http::{Method, StatusCode};
+use serde::Deserialize;
+use tokio::time::Instant;
+use web::{AskError, ask};
+use workspace::{Replica, Replicas};
+
+use crate::{
+    state::{Shared, blocking},
+    ticket::{Refused, Stage, Ticket},
+};
+
+/// A replica on the same network takes a connection at once or never: one that was killed while idle may
+/// leave an address that does not even refuse.
+const CONNECT_TIME: Duration = Duration::from_secs(1);
+/// How long a replica may take to claim a job.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
+/// How long a replica that failed is left alone, if it is still announced.
+const SHUN_TIME: Duration = Duration::from_secs(1);
+/// How often a checkout is asked for that a job outside this gateway works in.
+const ELSEWHERE_TIME: Duration = Duration::from_millis(500);
+
+/// Hands out the jobs of one service for as long as the gateway lives.
+pub(crate) async fn run(shared: Arc<Shared>, service: Service) {
+    let replicas = Replicas::new(&shared.workspace, service);
+    let mut registry = replicas.watch();
+    loop {
+        let work = shared.work.notified();
+        tokio::pin!(work);
+        // Registered before the look, so that nothing that comes in between is missed.
+        work.as_mut().enable();
+        let look = replicas.clone();
+        match blocking(move || look.idle()).await {
+            Ok(idle) => pass(&shared, service, idle),
+            Err(error) => {
+                tracing::error!(%service, error = &error as &dyn std::error::Error, "cannot read the registry");
+            }
+        }
+        drop_the_done(&shared, service).await;
+        tokio::select! {
+            () = registry.changed() => {}
+            () = work => {}
+        }
+    }
+}
+
+/// Pairs idle replicas with jobs until there are no more of one or the other.
+fn pass(shared: &Arc<Shared>, service: Service, idle: Vec<Replica>) {
+    let now = Instant::now();
+    let mut books = shared.books();
+    books.shunned.retain(|_, until| *until > now);
+    let mut idle: std::collections::VecDeque<_> = idle
+        .into_iter()
+        .filter(|replica| {
+            !books.sent.contains(&replica.id) && !books.shunned.contains_key(&replica.id)
+        })
+        .collect();
+    while let Some(replica) = idle.pop_front() {
+        let draining = shared.is_draining();
+        let Some(ticket) = books.queue.next(service, |ticket| !draining || ticket.parent.is_some())
+        else {
+            idle.push_front(replica);
+            break;
+        };
+        books.sent.insert(replica.id);
+        books.dispatching.insert(ticket.job.id(), Arc::clone(&ticket));
+        shared.tasks.spawn(dispatch(Arc::clone(shared), ticket, replica));
+    }
+    books.idle.insert(service, idle.len());
+    for (index, ticket) in books.queue.of(service).enumerate() {
+        let waiting_for = books.queue.blocked_by(ticket).map(|holder| {
+            let directory = ticket.directory.as_ref().map_or("", |name| name.as_str());
+            format!("job {holder} to be done in directory '{directory}'")
+        });
+        ticket.set(Stage::Waiting { position: index + 1, waiting_for });
+    }
+}
+
+/// Ends jobs whose wait is over without a replica.
+async fn drop_the_done(shared: &Arc<Shared>, service: Service) {
+    let now = Instant::now();
+    let tickets: Vec<_> = shared.books().queue.of(service).cloned().collect();
+    for ticket in tickets {
+        let id = ticket.job.id();
+        if ticket.is_forsaken(now) {
+            shared
+                .end_waiting(
+                    id,
+                    Code::Cancelled,
+                    "nobody came back for this job after the gateway restarted",
+                )
+                .await;
+        } else if ticket.parent.is_none()
+            && now.duration_since(ticket.since) >= shared.config.queue_wait
+        {
+            let seconds = shared.config.queue_wait.as_secs();
+            let sentence = format!(
+                "no replica became free within {seconds} s: try again later, or add replicas"
+            );
+            shared.end_waiting(id, Code::QueueTimeout, &sentence).await;
+        } else if ticket.parent.is_some() {
+            // The end of a workflow cancels its jobs through the volume.
+            let job = ticket.job.clone();
+            if blocking(move || job.is_cancel_requested()).await {
+                shared
+                    .end_waiting(
+                        id,
+                        Code::Cancelled,
+                        "the workflow that asked for this job has ended",
+                    )
+                    .await;
+            }
+        }
+    }
+}
+
+/// What became of a dispatch.
+enum Verdict {
+    /// A replica has the job, this one or another.
+    Taken,
+    /// The replica is not there or not idle; the job has its place still.
+    TryAnother,
+    /// A job outside this gateway works in the checkout.
+    DirectoryBusy,
+    /// The replica looked at the job and said no.
+    Refused(Code, String, Refused),
+}
+
+async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: Replica) {
+    let verdict = hand_over(&ticket, &replica).await;
+    let id = ticket.job.id();
+    {
+        let mut books = shared.books();
+        books.sent.remove(&replica.id);
+        match &verdict {
+            Verdict::TryAnother => {
+                books.shunned.insert(replica.id, Instant::now() + SHUN_TIME);
+                books.put_back(&ticket);
+            }
+            Verdict::Taken | Verdict::Refused(..) => {
+                books.dispatching.remove(&id);
+            }
+            Verdict::DirectoryBusy => {}
+        }
+    }
+    match verdict {
+        Verdict::Taken => {
+            tracing::info!(service = %ticket.service, job = %id, replica = %replica.id, "taken");
+            shared.taken(&ticket);
+        }
+        Verdict::TryAnother => {
+            tracing::debug!(job = %id, replica = %replica.id, "not taken");
+        }
+        Verdict::DirectoryBusy => {
+            // The turn stays with this job while it waits, so that no later one overtakes it.
+            let directory = ticket.directory.as_ref().map_or("", |name| name.as_str());
+            let waiting_for =
+                Some(format!("a job outside this gateway to be done in directory '{directory}'"));
+            ticket.set(Stage::Waiting { position: 1, waiting_for });
+            // Nobody can tell when it is done: it is not in this gateway's books.
+            tokio::time::sleep(ELSEWHERE_TIME).await;
+            shared.books().put_back(&ticket);
+        }
+        Verdict::Refused(code, sentence, refused) => {
+            shared.refuse(&ticket, code, &sentence, refused).await;
+        }
+    }
+    shared.work.notify_waiters();
+}
+
+async fn hand_over(ticket: &Ticket, replica: &Replica) -> Verdict {
+    let job = ticket.job.clone();
+    let body = match &ticket.secret_body {
+        Some(body) => body.clone(),
+        None => match blocking(move || job.record()).await {
+            Ok(record) => Bytes::from(String::from(Box::<str>::from(record.request.body))),
+            Err(error) => {
+                tracing::error!(job = %ticket.job.id(), error = &error as &dyn std::error::Error, "cannot read a job");
+                return internal("the job's record cannot be read");
+            }
+        },
+    };
+    let mut headers = vec![
+        ("content-type", "application/json".to_owned()),
+        ("prefer", "respond-async".to_owned()),
+        (web::header::JOB_ID, ticket.job.id().to_string()),
+        (web::header::REPLICA_ID, replica.id.to_string()),
+    ];
+    headers.extend(ticket.parent.map(|parent| (web::header::PARENT_JOB_ID, parent.to_string())));
+    let base = replica.address.into();
+    let asked = async {
+        let answer =
+            ask(&base, Method::POST, ticket.service.job_path(), &headers, body, CONNECT_TIME)
+                .await?;
+        let status = answer.status;
+        Ok::<_, AskError>((status, answer.bytes(64 * 1024).await.unwrap_or_default()))
+    };
+    match tokio::time::timeout(ANSWER_TIME, asked).await {
+        Ok(Ok((status, body))) => judge(ticket, status, body).await,
+        Ok(Err(AskError::Connect(..))) => Verdict::TryAnother,
+        // It may or may not have taken the job before it went silent; the volume knows.
+        Ok(Err(_)) | Err(_) => taken_or_try_another(ticket).await,
+    }
+}
+
+async fn judge(ticket: &Ticket, status: StatusCode, body: Vec<u8>) -> Verdict {
+    #[derive(Deserialize)]
+    struct Error {
+        error: String,
+        code: String,
+        field: Option<String>,
+    }
+    let error = serde_json::from_slice::<Error>(&body).ok();
+    match status {
+        StatusCode::ACCEPTED => Verdict::Taken,
+        StatusCode::CONFLICT => taken_or_try_another(ticket).await,
+        StatusCode::SERVICE_UNAVAILABLE
+            if error.as_ref().is_some_and(|error| error.field.is_some()) =>
+        {
+            Verdict::DirectoryBusy
+        }
+        StatusCode::MISDIRECTED_REQUEST | StatusCode::SERVICE_UNAVAILABLE => Verdict::TryAnother,
+        _ => match error {
+            Some(Error { error, code, .. }) => {
+                let code = Code::from_name(&code).unwrap_or(Code::Internal);
+                Verdict::Refused(code, error, Refused { status, body: body.into() })
+            }
+            None => internal("a replica gave an answer that makes no sense"),
+        },
+    }
+}
+
+async fn taken_or_try_another(ticket: &Ticket) -> Verdict {
+    let job = ticket.job.clone();
+    match blocking(move || job.taken()).await {
+        Ok(Some(_)) => Verdict::Taken,
+        Ok(None) | Err(_) => Verdict::TryAnother,
+    }
+}
+
+fn internal(sentence: &str) -> Verdict {
+    let error = contract::RequestError::new(Code::Internal, sentence);
+    let body = serde_json::to_vec(&error.body()).unwrap_or_default().into();
+    Verdict::Refused(
+        Code::Internal,
+        error.message,
+        Refused { status: StatusCode::INTERNAL_SERVER_ERROR, body },
+    )
+}

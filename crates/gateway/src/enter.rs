@@ -1,0 +1,188 @@
+//! A request becomes a job in the queue.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use contract::{
+    Code, ExecuteRequest, JobId, JobRequest, JobState, PullRequest, RequestError, Secrets, Service,
+    WorkflowRequest,
+};
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use web::{BODY_LIMIT, Body, Ids};
+use workspace::{Job, JobRecord, NewJob};
+
+use crate::{
+    state::{Shared, blocking},
+    stream,
+    ticket::{Stage, Ticket},
+};
+
+/// `POST` of a job.
+pub(crate) async fn enter(
+    shared: &Arc<Shared>,
+    service: Service,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, web::Refusal> {
+    let refuse = |error: RequestError| Box::new(web::error(&error));
+    let headers = request.headers().clone();
+    let id = web::job_id(&headers, web::header::JOB_ID).map_err(refuse)?;
+    let parent = web::job_id(&headers, web::header::PARENT_JOB_ID).map_err(refuse)?;
+    let body = web::read_json_body(request, BODY_LIMIT).await.map_err(refuse)?;
+    let id = id.unwrap_or_else(JobId::new);
+    let named = match service {
+        Service::Workflow => describe::<WorkflowRequest>(shared, &body, id, parent),
+        Service::Pull => describe::<PullRequest>(shared, &body, id, parent),
+        Service::Claude => describe::<ExecuteRequest>(shared, &body, id, parent),
+    };
+    let (mut record, secret_body) = named.map_err(refuse)?;
+    record.gateway = Some(shared.id);
+    let entered = queue(shared, record, secret_body).await.map_err(refuse)?;
+    answer(shared, entered, &headers).await
+}
+
+fn describe<R: JobRequest>(
+    shared: &Shared,
+    body: &[u8],
+    id: JobId,
+    parent: Option<JobId>,
+) -> Result<(JobRecord, Option<Bytes>), RequestError> {
+    let request = R::parse(body, shared.workspace.root_text(), &shared.config.policy)?;
+    let record = JobRecord::of(&request, id, parent);
+    let secret_body =
+        record.request.credentials_withheld.then(|| Bytes::from(request.to_body(Secrets::Exposed)));
+    Ok((record, secret_body))
+}
+
+/// A job that is in the queue now, or was known already.
+enum Entered {
+    Queued(Arc<Ticket>),
+    Known(Job),
+}
+
+async fn queue(
+    shared: &Arc<Shared>,
+    record: JobRecord,
+    secret_body: Option<Bytes>,
+) -> Result<Entered, RequestError> {
+    let (service, parent) = (record.service, record.parent);
+    if shared.is_stopping() || (shared.is_draining() && parent.is_none()) {
+        let sentence = "the stack is being stopped: send the request again later";
+        return Err(RequestError::new(Code::Terminated, sentence));
+    }
+    if parent.is_none() && is_full(shared, service) {
+        let limit = shared.config.queue_limit;
+        let sentence = format!("{limit} jobs are waiting already: try again later");
+        return Err(RequestError::new(Code::QueueFull, sentence));
+    }
+    let workspace = shared.workspace.clone();
+    let created = blocking(move || create(&workspace, record)).await?;
+    let (job, record) = match created {
+        Created::Known(job) => return Ok(Entered::Known(job)),
+        Created::New(job, record) => (job, record),
+    };
+    let ticket = Arc::new(Ticket::new(job, &record, secret_body, None));
+    shared.books().queue.insert(Arc::clone(&ticket));
+    shared.work.notify_waiters();
+    Ok(Entered::Queued(ticket))
+}
+
+enum Created {
+    New(Job, JobRecord),
+    Known(Job),
+}
+
+fn create(workspace: &workspace::Workspace, record: JobRecord) -> Result<Created, RequestError> {
+    if let Some(parent) = record.parent {
+        // Only a running workflow may ask for jobs in its own name: they pass the queue's limits.
+        let running =
+            Job::open(workspace, parent).and_then(|job| job.view().ok()).is_some_and(|view| {
+                view.service == Service::Workflow && view.state == JobState::Running
+            });
+        if !running {
+            return Err(RequestError::new(
+                Code::NotFound,
+                "the workflow that this job is for is not running",
+            ));
+        }
+    }
+    match Job::create(workspace, &record) {
+        Ok(NewJob::Created(job)) => Ok(Created::New(job, record)),
+        // A caller that heard no answer asks a second time: it gets the same job, if it asks for the same.
+        Ok(NewJob::Exists(job)) => match job.record() {
+            Ok(known)
+                if known.service == record.service
+                    && known.request.body.get() == record.request.body.get() =>
+            {
+                Ok(Created::Known(job))
+            }
+            _ => Err(RequestError::new(
+                Code::Claimed,
+                "this job id belongs to another request: use a fresh one",
+            )),
+        },
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot name a job");
+            Err(if error.is_disk_full() {
+                RequestError::new(
+                    Code::DiskFull,
+                    "the workspace is full: make room, then send the request again",
+                )
+            } else {
+                RequestError::new(
+                    Code::Internal,
+                    "the workspace cannot be written: see the gateway's log",
+                )
+            })
+        }
+    }
+}
+
+/// Whether as many jobs wait as may. Those that an idle replica is there for do not wait.
+fn is_full(shared: &Shared, service: Service) -> bool {
+    let books = shared.books();
+    let idle = books.idle.get(&service).copied().unwrap_or_default();
+    let waiting = books.queue.of(service).filter(|ticket| ticket.parent.is_none()).count();
+    waiting >= shared.config.queue_limit.saturating_add(idle)
+}
+
+/// The stream, or the refusal of a job that ended before its caller heard anything.
+async fn answer(
+    shared: &Arc<Shared>,
+    entered: Entered,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, web::Refusal> {
+    let ids = web::ids_wanted(headers);
+    let ticket = match entered {
+        Entered::Known(job) => match shared.ticket(job.id()) {
+            Some(ticket) => ticket,
+            None => return Ok(web::event_stream(job.id(), stream::journal(job, 0, ids))),
+        },
+        Entered::Queued(ticket) => ticket,
+    };
+    // From here on the caller's leaving is noticed, also while it waits for the head of the answer.
+    let viewer = stream::Viewer::new(shared, &ticket);
+    let mut stage = ticket.stage();
+    let told = stage.wait_for(|stage| *stage != Stage::Fresh).await.map(|stage| stage.clone());
+    match told {
+        Ok(Stage::Refused(refused)) => {
+            drop(viewer);
+            let mut response = web::json(refused.status, &());
+            *response.body_mut() = web::full(refused.body);
+            Err(Box::new(response))
+        }
+        _ => Ok(web::event_stream(ticket.job.id(), stream::from_queue(ticket, viewer, 0, ids))),
+    }
+}
+
+/// `GET /api/jobs/:id/events`.
+pub(crate) fn events(shared: &Arc<Shared>, job: Job, after: u64) -> Response<Body> {
+    let id = job.id();
+    match shared.ticket(id) {
+        Some(ticket) => {
+            let viewer = stream::Viewer::new(shared, &ticket);
+            web::event_stream(id, stream::from_queue(ticket, viewer, after, Ids::Sent))
+        }
+        None => web::event_stream(id, stream::journal(job, after, Ids::Sent)),
+    }
+}

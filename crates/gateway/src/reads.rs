@@ -1,0 +1,186 @@
+//! What is answered without a replica, at once, however busy they are.
+
+use std::sync::Arc;
+
+use contract::{Code, Ending, JobId, JobList, JobState, JobView, RequestError, Service, Timestamp};
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+use web::Body;
+use workspace::{Job, Replicas, Workspace};
+
+use crate::state::{Shared, blocking};
+
+/// The most jobs on one page of a listing.
+const MOST: usize = 1000;
+
+pub(crate) fn health(shared: &Shared, service: Service) -> Value {
+    let mut body = json!({"status": "ok", "timestamp": Timestamp::now()});
+    match service {
+        Service::Pull | Service::Claude => body["workspace"] = shared.workspace.root_text().into(),
+        Service::Workflow => {
+            let at = |service| format!("http://{}", shared.config.address(service));
+            body["services"] =
+                json!({"githubPullApi": at(Service::Pull), "claudeCodeApi": at(Service::Claude)});
+        }
+    }
+    body
+}
+
+pub(crate) async fn status(shared: &Arc<Shared>, service: Service) -> Result<Value, RequestError> {
+    let replicas = Replicas::new(&shared.workspace, service);
+    let announced = blocking(move || replicas.idle()).await.map_err(|error| unreadable(&error))?;
+    let books = shared.books();
+    // A replica that a job is on its way to is not idle any more.
+    let idle = announced.iter().filter(|replica| !books.sent.contains(&replica.id)).count();
+    let dispatching = books.dispatching.values().filter(|ticket| ticket.service == service).count();
+    let busy = dispatching + books.running.values().filter(|running| **running == service).count();
+    Ok(json!({
+        "status": if idle > 0 { "idle" } else { "busy" },
+        "timestamp": Timestamp::now(),
+        "replicas": {"idle": idle, "busy": busy},
+        "queue": {"depth": books.queue.of(service).count()},
+    }))
+}
+
+pub(crate) async fn repos(shared: &Arc<Shared>) -> Result<Value, RequestError> {
+    let workspace = shared.workspace.clone();
+    let repos = blocking(move || workspace.repos()).await.map_err(|error| unreadable(&error))?;
+    Ok(json!(repos))
+}
+
+/// Which jobs a listing is of.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Listing {
+    limit: usize,
+    cursor: Option<JobId>,
+    state: Option<JobState>,
+}
+
+impl Listing {
+    pub(crate) fn parse(query: &str) -> Result<Self, RequestError> {
+        let invalid = |what: String| RequestError::new(Code::InvalidField, what);
+        let mut listing = Self { limit: 50, cursor: None, state: None };
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match name.as_ref() {
+                "limit" => {
+                    listing.limit =
+                        value
+                            .parse()
+                            .ok()
+                            .filter(|limit| (1..=MOST).contains(limit))
+                            .ok_or_else(|| invalid(format!("'limit' must be from 1 to {MOST}")))?;
+                }
+                "cursor" => {
+                    let cursor = value
+                        .parse()
+                        .map_err(|_| invalid("'cursor' must be the 'next' of a page".into()))?;
+                    listing.cursor = Some(cursor);
+                }
+                "state" => {
+                    let state = JobState::from_name(&value).ok_or_else(|| {
+                        invalid(
+                            "'state' must be queued, running, succeeded, failed or cancelled"
+                                .into(),
+                        )
+                    })?;
+                    listing.state = Some(state);
+                }
+                _ => {}
+            }
+        }
+        Ok(listing)
+    }
+}
+
+pub(crate) async fn jobs(shared: &Arc<Shared>, listing: Listing) -> Result<JobList, RequestError> {
+    let workspace = shared.workspace.clone();
+    blocking(move || list(&workspace, &listing)).await.map_err(|error| unreadable(&error))
+}
+
+fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> {
+    let mut jobs = Vec::new();
+    let mut next = None;
+    for id in Job::list(workspace)?.into_iter().rev() {
+        if listing.cursor.is_some_and(|cursor| id >= cursor) {
+            continue;
+        }
+        let Some(job) = Job::open(workspace, id) else { continue };
+        let view = match job.view() {
+            Ok(view) => view,
+            Err(error) => {
+                tracing::warn!(job = %id, error = &error as &dyn std::error::Error, "cannot read a job");
+                continue;
+            }
+        };
+        if listing.state.is_some_and(|state| view.state != state) {
+            continue;
+        }
+        if jobs.len() == listing.limit {
+            // There is one more: the page ends before it.
+            next = jobs.last().map(|view: &JobView| view.job_id.to_string());
+            break;
+        }
+        jobs.push(view);
+    }
+    Ok(JobList { count: jobs.len(), jobs, next })
+}
+
+pub(crate) fn find(shared: &Shared, id: &str) -> Result<Job, RequestError> {
+    id.parse()
+        .ok()
+        .and_then(|id| Job::open(&shared.workspace, id))
+        .ok_or_else(|| RequestError::new(Code::NotFound, "no such job: GET /api/jobs lists them"))
+}
+
+pub(crate) async fn view(job: Job) -> Result<JobView, RequestError> {
+    blocking(move || job.view()).await.map_err(|error| unreadable(&error))
+}
+
+pub(crate) async fn cancel(shared: &Arc<Shared>, job: Job) -> Result<Response<Body>, RequestError> {
+    let id = job.id();
+    let before = view(job.clone()).await?;
+    if before.state.has_ended() {
+        return Ok(web::json(StatusCode::OK, &json!({"jobId": id, "state": before.state})));
+    }
+    let ask = job.clone();
+    blocking(move || ask.request_cancel()).await.map_err(|error| unreadable(&error))?;
+    shared.end_waiting(id, Code::Cancelled, "the job was cancelled before a replica took it").await;
+    let end = job.clone();
+    let by = format!("gateway {}", shared.id);
+    // It may wait in no queue: its gateway is gone.
+    if shared.ticket(id).is_none() {
+        let ending = Ending::failure(
+            before.service,
+            id,
+            Code::Cancelled,
+            "the job was cancelled before a replica took it",
+        );
+        blocking(move || end.end_unclaimed(&by, ending))
+            .await
+            .map_err(|error| unreadable(&error))?;
+    }
+    let after = view(job).await?;
+    Ok(web::json(StatusCode::ACCEPTED, &json!({"jobId": id, "state": after.state})))
+}
+
+fn unreadable(error: &workspace::Error) -> RequestError {
+    tracing::error!(error = error as &dyn std::error::Error, "cannot use the workspace");
+    RequestError::new(Code::Internal, "the workspace cannot be used: see the gateway's log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listings() {
+        let id = JobId::new();
+        let listing =
+            Listing::parse(&format!("limit=7&state=running&cursor={id}&unknown=1")).unwrap();
+        assert_eq!(listing, Listing { limit: 7, cursor: Some(id), state: Some(JobState::Running) });
+        assert_eq!(Listing::parse("").unwrap(), Listing { limit: 50, cursor: None, state: None });
+        for bad in ["limit=0", "limit=1001", "limit=x", "limit=-1", "cursor=../x", "state=lost"] {
+            assert!(Listing::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

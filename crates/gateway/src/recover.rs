@@ -1,0 +1,95 @@
+//! What a gateway finds on the volume when it starts.
+
+use std::sync::Arc;
+
+use contract::{Code, DirectoryName};
+use tokio::time::Instant;
+use workspace::{Job, JobRecord, Lease};
+
+use crate::{
+    state::{Shared, blocking},
+    ticket::{RETURN_TIME, Ticket},
+};
+
+/// Takes up the jobs that no gateway looks after: those that run are watched, those that wait are queued
+/// again, in their old order.
+pub(crate) async fn recover(shared: &Arc<Shared>) -> workspace::Result<()> {
+    let workspace = shared.workspace.clone();
+    let unfinished = blocking(move || {
+        let mut unfinished = Vec::new();
+        for id in Job::list(&workspace)? {
+            let Some(job) = Job::open(&workspace, id) else { continue };
+            // One unreadable job must not keep all others from being served.
+            match look(&job) {
+                Ok(Some(found)) => unfinished.push((job, found)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(job = %id, error = &error as &dyn std::error::Error, "cannot read a job");
+                }
+            }
+        }
+        Ok::<_, workspace::Error>(unfinished)
+    })
+    .await?;
+    let expected = Instant::now() + RETURN_TIME;
+    let (mut running, mut waiting) = (0, 0);
+    for (job, found) in unfinished {
+        let ticket = Arc::new(Ticket::new(job.clone(), &found.record, None, Some(expected)));
+        if found.taken {
+            running += 1;
+            shared.books().queue.take_turn(&ticket);
+            shared.look_after(job, found.record.service);
+            continue;
+        }
+        if found.elsewhere {
+            continue;
+        }
+        waiting += 1;
+        if found.record.request.credentials_withheld {
+            let sentence = "the gateway restarted while this job waited, and the credentials in its URL are never \
+                            written down: send it again";
+            shared.end(&ticket, Code::AuthenticationFailed, sentence).await;
+        } else {
+            shared.books().queue.insert(ticket);
+        }
+    }
+    if running + waiting > 0 {
+        tracing::info!(running, waiting, "took up jobs from before");
+    }
+    Ok(())
+}
+
+struct Found {
+    record: JobRecord,
+    taken: bool,
+    /// Whether it waits in the queue of another gateway that lives.
+    elsewhere: bool,
+}
+
+fn look(job: &Job) -> workspace::Result<Option<Found>> {
+    if job.outcome()?.is_some() {
+        return Ok(None);
+    }
+    let mut record = job.record()?;
+    let taken = job.taken()?.is_some();
+    // A workflow's jobs work in its turn, not in one of their own.
+    if record.parent.is_some() && parent_has_turn(job, &record) {
+        record.directory = record.directory.filter(|_| !taken);
+    }
+    let gateway = record.gateway.map(|id| job.workspace().gateway(id));
+    let elsewhere = match gateway {
+        Some(path) => Lease::is_held(&path)?,
+        None => false,
+    };
+    Ok(Some(Found { record, taken, elsewhere }))
+}
+
+fn parent_has_turn(job: &Job, record: &JobRecord) -> bool {
+    let directory =
+        |record: &JobRecord| record.directory.clone().map(|name: DirectoryName| name.to_string());
+    record
+        .parent
+        .and_then(|parent| Job::open(job.workspace(), parent))
+        .and_then(|parent| parent.record().ok())
+        .is_some_and(|parent| directory(&parent) == directory(record))
+}

@@ -1,0 +1,192 @@
+//! From settings to a gateway that runs, and to its end.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
+
+use boot::{Exit, Logging, ProcessEnv, Settings};
+use contract::Service;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
+use web::Server;
+
+use crate::{Config, dispatch, front, recover, state::Shared};
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("use the workspace")]
+    Workspace(#[from] workspace::Error),
+    #[error("listen on {0}: {1}; set PORT_WORKFLOW, PORT_PULL, PORT_CLAUDE or BIND_ADDRESS")]
+    Listen(SocketAddr, io::Error),
+}
+
+/// A gateway that serves. Dropping it closes its listeners and cuts its streams; jobs go on.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    servers: Vec<Server>,
+    _dispatchers: Vec<AbortOnDropHandle<()>>,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("id", &self.shared.id).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// Takes up what it finds on the volume, then listens.
+    ///
+    /// # Errors
+    /// If the volume cannot be used or a port is taken.
+    pub async fn start(config: Config) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Self::open(config).await?)
+    }
+
+    async fn open(config: Config) -> Result<Self, StartError> {
+        // The ports first: who cannot have them should not take up anybody's jobs.
+        let mut listeners = Vec::new();
+        for service in Service::ALL {
+            let address = config.address(service);
+            let listener =
+                web::bind(address).map_err(|error| StartError::Listen(address, error))?;
+            listeners.push((service, listener, address));
+        }
+        let shared = Arc::new(Shared::open(config)?);
+        recover::recover(&shared).await?;
+        let dispatchers = Service::ALL.map(|service| {
+            AbortOnDropHandle::new(tokio::spawn(dispatch::run(Arc::clone(&shared), service)))
+        });
+        let mut servers = Vec::new();
+        for (service, listener, address) in listeners {
+            let handler = Arc::clone(&shared);
+            let server = Server::start(listener, move |request| {
+                front::answer(Arc::clone(&handler), service, request)
+            })
+            .map_err(|error| StartError::Listen(address, error))?;
+            tracing::info!(%service, address = %server.address(), "listening");
+            servers.push(server);
+        }
+        Ok(Self { shared, servers, _dispatchers: dispatchers.into() })
+    }
+
+    /// Where the port of `service` is.
+    #[must_use]
+    pub fn address(&self, service: Service) -> Option<SocketAddr> {
+        let at = Service::ALL.iter().position(|other| *other == service)?;
+        self.servers.get(at).map(Server::address)
+    }
+
+    /// Takes no more jobs, but those that running workflows ask for.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Closes the listeners, cuts the streams and leaves. Jobs go on without it.
+    pub async fn stop(mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        for server in &mut self.servers {
+            server.close_listener().await;
+        }
+    }
+}
+
+/// Runs the gateway, from its environment to its exit. The whole of its `main`.
+pub fn main() -> Exit {
+    let env = ProcessEnv;
+    let mut settings = Settings::new(&env);
+    let logging = Logging::read(&mut settings);
+    let config = Config::read(&mut settings);
+    if let Err(error) = settings.finish() {
+        eprintln!("gateway: {error}");
+        return Exit::Usage;
+    }
+    logging.init();
+    raise_file_limit();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("gateway: cannot start threads: {error}");
+            return Exit::Failed;
+        }
+    };
+    let exit = runtime.block_on(async {
+        let mut signals = match Signals::listen() {
+            Ok(signals) => signals,
+            Err(error) => {
+                tracing::error!(%error, "cannot listen to signals");
+                return Exit::Failed;
+            }
+        };
+        let gateway = match Gateway::open(config).await {
+            Ok(gateway) => gateway,
+            Err(error) => {
+                let mut text = format!("cannot start: {error}");
+                let mut cause = std::error::Error::source(&error);
+                while let Some(error) = cause {
+                    text = format!("{text}: {error}");
+                    cause = error.source();
+                }
+                tracing::error!("{text}");
+                return Exit::Unavailable;
+            }
+        };
+        while signals.next().await == Order::Drain {
+            tracing::info!("draining: no more jobs are taken");
+            gateway.drain();
+        }
+        tracing::info!("stopping: jobs go on, callers may come back");
+        gateway.stop().await;
+        Exit::Ok
+    });
+    runtime.shutdown_background();
+    exit
+}
+
+/// What a gateway is told from outside.
+#[derive(Debug, PartialEq, Eq)]
+enum Order {
+    /// SIGUSR1: take no more jobs, but those of running workflows.
+    Drain,
+    /// SIGTERM, SIGINT, SIGHUP.
+    Stop,
+}
+
+struct Signals {
+    drain: Signal,
+    stop: [Signal; 3],
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let stop = [
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
+        ];
+        Ok(Self { drain: signal(SignalKind::user_defined1())?, stop })
+    }
+
+    async fn next(&mut self) -> Order {
+        let [terminate, interrupt, hangup] = &mut self.stop;
+        tokio::select! {
+            _ = terminate.recv() => Order::Stop,
+            _ = interrupt.recv() => Order::Stop,
+            _ = hangup.recv() => Order::Stop,
+            _ = self.drain.recv() => Order::Drain,
+        }
+    }
+}
+
+/// Each caller costs a socket, and mostly an open journal: as many as the system lets this process have.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, "cannot raise the limit of open files");
+    }
+}

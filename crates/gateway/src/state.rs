@@ -1,0 +1,228 @@
+//! What the gateway knows while it runs; all of it can be read back from the volume.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use contract::{Code, DirectoryName, Ending, JobId, ReplicaId, Service};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::task::TaskTracker;
+use workspace::{Job, Lease, Outcome, Workspace};
+
+use crate::{
+    Config,
+    queue::{Queue, Queued},
+    ticket::{Refused, Stage, Ticket},
+};
+
+/// Everything the gateway's tasks share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) workspace: Workspace,
+    pub(crate) id: ReplicaId,
+    /// Held as long as this gateway lives.
+    _lease: Lease,
+    books: Mutex<Books>,
+    /// Wakes the dispatchers.
+    pub(crate) work: Notify,
+    pub(crate) stopping: AtomicBool,
+    /// Whether only the jobs of running workflows are still taken and handed out.
+    pub(crate) draining: AtomicBool,
+    /// Dispatches and job watches under way; they end with the process.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// What changes.
+pub(crate) struct Books {
+    pub(crate) queue: Queue<Ticket>,
+    /// Jobs that are being handed to a replica.
+    pub(crate) dispatching: HashMap<JobId, Arc<Ticket>>,
+    /// Replicas that a job is on its way to.
+    pub(crate) sent: HashSet<ReplicaId>,
+    /// Replicas that did not answer, and until when they are left alone.
+    pub(crate) shunned: HashMap<ReplicaId, Instant>,
+    /// How many replicas of each service were idle at the last look.
+    pub(crate) idle: HashMap<Service, usize>,
+    /// Jobs that run and are being watched, by service.
+    pub(crate) running: HashMap<JobId, Service>,
+}
+
+impl Books {
+    /// Gives a job its old place back that no replica has taken.
+    pub(crate) fn put_back(&mut self, ticket: &Arc<Ticket>) {
+        self.dispatching.remove(&ticket.job.id());
+        self.queue.end_turn(ticket.job.id());
+        self.queue.insert(Arc::clone(ticket));
+    }
+}
+
+impl Queued for Ticket {
+    fn id(&self) -> JobId {
+        self.job.id()
+    }
+    fn service(&self) -> Service {
+        self.service
+    }
+    fn parent(&self) -> Option<JobId> {
+        self.parent
+    }
+    fn directory(&self) -> Option<&DirectoryName> {
+        self.directory.as_ref()
+    }
+}
+
+impl Shared {
+    pub(crate) fn open(config: Config) -> workspace::Result<Self> {
+        let workspace = Workspace::open(&config.workspace)?;
+        let id = ReplicaId::new();
+        let path = workspace.gateway(id);
+        let lease = Lease::try_acquire(&path)?.ok_or_else(|| workspace::Error::Io {
+            operation: "lock",
+            path,
+            source: std::io::Error::other("a fresh id is taken"),
+        })?;
+        let books = Books {
+            queue: Queue::new(),
+            dispatching: HashMap::new(),
+            sent: HashSet::new(),
+            shunned: HashMap::new(),
+            idle: HashMap::new(),
+            running: HashMap::new(),
+        };
+        Ok(Self {
+            config,
+            workspace,
+            id,
+            _lease: lease,
+            books: Mutex::new(books),
+            work: Notify::new(),
+            stopping: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
+        // Every change is a few assignments; a panic between two of them leaves nothing unusable.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ticket of a job that has not been taken yet.
+    pub(crate) fn ticket(&self, id: JobId) -> Option<Arc<Ticket>> {
+        let books = self.books();
+        books.queue.get(id).or_else(|| books.dispatching.get(&id)).cloned()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Ends a job that waits. Nothing happens if a replica has it, or is about to.
+    pub(crate) async fn end_waiting(self: &Arc<Self>, id: JobId, code: Code, sentence: &str) {
+        let Some(ticket) = self.books().queue.remove(id) else { return };
+        self.work.notify_waiters();
+        self.end(&ticket, code, sentence).await;
+    }
+
+    /// Ends a job that no replica has taken. If one has after all, it is watched instead.
+    pub(crate) async fn end(self: &Arc<Self>, ticket: &Arc<Ticket>, code: Code, sentence: &str) {
+        let error = contract::RequestError::new(code, sentence);
+        let answer = web::error(&error);
+        let body = serde_json::to_vec(&error.body()).unwrap_or_default();
+        self.refuse(ticket, code, sentence, Refused { status: answer.status(), body: body.into() })
+            .await;
+    }
+
+    /// [`end`](Self::end), with the answer for a caller who has heard nothing yet.
+    pub(crate) async fn refuse(
+        self: &Arc<Self>,
+        ticket: &Arc<Ticket>,
+        code: Code,
+        sentence: &str,
+        refused: Refused,
+    ) {
+        let ending = Ending::failure(ticket.service, ticket.job.id(), code, sentence);
+        let (job, by) = (ticket.job.clone(), format!("gateway {}", self.id));
+        match blocking(move || job.end_unclaimed(&by, ending)).await {
+            Ok(Some(_)) => {
+                tracing::info!(job = %ticket.job.id(), %code, sentence, "ends without having run");
+                self.books().queue.end_turn(ticket.job.id());
+                ticket.set(Stage::Refused(refused));
+                self.work.notify_waiters();
+            }
+            Ok(None) => self.taken(ticket),
+            Err(error) => {
+                tracing::error!(job = %ticket.job.id(), error = &error as &dyn std::error::Error, "cannot end a job");
+                // It waits on: somebody will try again.
+                self.books().put_back(ticket);
+            }
+        }
+    }
+
+    /// A replica has the job: its callers read the journal now, and this gateway sees that it ends.
+    pub(crate) fn taken(self: &Arc<Self>, ticket: &Arc<Ticket>) {
+        self.look_after(ticket.job.clone(), ticket.service);
+        ticket.set(Stage::Taken);
+    }
+
+    /// Watches a job that runs until it has ended, however it ends; then its turn is over.
+    pub(crate) fn look_after(self: &Arc<Self>, job: Job, service: Service) {
+        self.books().running.insert(job.id(), service);
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let id = job.id();
+            let outcome = ended(job).await;
+            tracing::info!(%service, job = %id, state = outcome.state.as_str(), "ended");
+            {
+                let mut books = shared.books();
+                books.running.remove(&id);
+                books.queue.end_turn(id);
+            }
+            shared.work.notify_waiters();
+        });
+    }
+}
+
+/// Waits until a job that has been taken is over; ends it if its process is gone.
+async fn ended(job: Job) -> Outcome {
+    let mut watch = job.workspace().watcher().watch(&job.directory());
+    let mut settle = Instant::now();
+    loop {
+        let look = job.clone();
+        // A busy journal wakes this often; its process is looked after only now and then.
+        let probe = settle <= Instant::now();
+        if probe {
+            settle = Instant::now() + std::time::Duration::from_millis(500);
+        }
+        match blocking(move || if probe { look.settle() } else { look.outcome() }).await {
+            Ok(Some(outcome)) => return outcome,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(job = %job.id(), error = &error as &dyn std::error::Error, "cannot look after a job");
+                // Its files may be gone for good; a look every poll is all that is left to do.
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        }
+        watch.changed().await;
+    }
+}
+
+/// File access off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

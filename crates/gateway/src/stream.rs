@@ -1,0 +1,92 @@
+//! What a caller reads: its place in the queue, then the journal.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use contract::{Code, EventLine, Queued, Timestamp};
+use futures_util::{Stream, StreamExt};
+use web::Ids;
+use workspace::Job;
+
+use crate::{
+    state::Shared,
+    ticket::{Stage, Ticket},
+};
+
+/// Somebody who watches a job that has not been taken. When the last one leaves, so does the job.
+pub(crate) struct Viewer {
+    shared: Arc<Shared>,
+    ticket: Arc<Ticket>,
+}
+
+impl Viewer {
+    pub(crate) fn new(shared: &Arc<Shared>, ticket: &Arc<Ticket>) -> Self {
+        ticket.viewer_came();
+        Self { shared: Arc::clone(shared), ticket: Arc::clone(ticket) }
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        // The jobs of a workflow end with it. A gateway that stops has sent its callers away itself.
+        if !self.ticket.viewer_left() || self.ticket.parent.is_some() || self.shared.is_stopping() {
+            return;
+        }
+        let (shared, id) = (Arc::clone(&self.shared), self.ticket.job.id());
+        if matches!(*self.ticket.stage().borrow(), Stage::Fresh | Stage::Waiting { .. }) {
+            self.shared.tasks.spawn(async move {
+                shared
+                    .end_waiting(id, Code::Cancelled, "the caller left before a replica was free")
+                    .await;
+            });
+        }
+    }
+}
+
+/// The events of a job from the journal.
+pub(crate) fn journal(
+    job: Job,
+    after: u64,
+    ids: Ids,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    workspace::follow(job, after).map(move |entry| {
+        let entry = entry.map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot read a journal");
+            io::Error::other(error)
+        })?;
+        Ok(web::frame((ids == Ids::Sent).then_some(entry.id), &entry.json))
+    })
+}
+
+/// The events of a job that may still wait: its place whenever it changes, then the journal.
+pub(crate) fn from_queue(
+    ticket: Arc<Ticket>,
+    viewer: Viewer,
+    after: u64,
+    ids: Ids,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    async_stream::stream! {
+        let mut stage = ticket.stage();
+        loop {
+            let now = stage.borrow_and_update().clone();
+            match now {
+                Stage::Fresh => {}
+                Stage::Waiting { position, waiting_for } => {
+                    let queued =
+                        Queued { service: ticket.service, position, waiting_for, timestamp: Timestamp::now() };
+                    // In no journal, so it has no id to come back to.
+                    yield Ok(web::frame(None, EventLine::encode(&queued).as_bytes()));
+                }
+                Stage::Taken | Stage::Refused(_) => break,
+            }
+            if stage.changed().await.is_err() {
+                break;
+            }
+        }
+        drop(viewer);
+        let mut events = Box::pin(journal(ticket.job.clone(), after, ids));
+        while let Some(event) = events.next().await {
+            yield event;
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One job's place in the queue, and what its callers see of it.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use contract::{DirectoryName, JobId, Service};
+use tokio::{sync::watch, time::Instant};
+use workspace::Job;
+
+/// How long a caller has to come back for a job that waited while the gateway was restarted.
+pub(crate) const RETURN_TIME: Duration = Duration::from_secs(15);
+
+/// Where a job that this gateway looks after stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Stage {
+    /// Just named; if a replica is idle, nobody will ever hear that it waited.
+    Fresh,
+    /// It has to wait.
+    Waiting {
+        /// From 1.
+        position: usize,
+        /// What it waits for besides a replica.
+        waiting_for: Option<String>,
+    },
+    /// A replica has taken it: the journal says the rest.
+    Taken,
+    /// It ended without having been run. The journal has its terminal event; a caller who has heard nothing
+    /// yet gets this answer instead.
+    Refused(Refused),
+}
+
+/// The answer to a job that was refused before it ran.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Refused {
+    pub(crate) status: http::StatusCode,
+    /// JSON, as the replica wrote it.
+    pub(crate) body: Bytes,
+}
+
+/// A job that this gateway looks after until a replica has it.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(crate) job: Job,
+    pub(crate) service: Service,
+    pub(crate) parent: Option<JobId>,
+    /// The shared checkout whose turn it needs.
+    pub(crate) directory: Option<DirectoryName>,
+    /// The body, if it holds credentials: those are on no disk.
+    pub(crate) secret_body: Option<Bytes>,
+    pub(crate) since: Instant,
+    /// Until when somebody must have come to see it; `None` if somebody has been here.
+    pub(crate) expected: Option<Instant>,
+    viewers: AtomicUsize,
+    stage: watch::Sender<Stage>,
+}
+
+impl Ticket {
+    pub(crate) fn new(
+        job: Job,
+        record: &workspace::JobRecord,
+        secret_body: Option<Bytes>,
+        expected: Option<Instant>,
+    ) -> Self {
+        Self {
+            job,
+            service: record.service,
+            parent: record.parent,
+            directory: record.directory.clone(),
+            secret_body,
+            since: Instant::now(),
+            expected,
+            viewers: AtomicUsize::new(0),
+            stage: watch::Sender::new(Stage::Fresh),
+        }
+    }
+
+    pub(crate) fn stage(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
+    }
+
+    pub(crate) fn set(&self, stage: Stage) {
+        self.stage.send_if_modified(|current| {
+            // What is over stays over.
+            let changes = *current != stage && !matches!(current, Stage::Taken | Stage::Refused(_));
+            if changes {
+                *current = stage;
+            }
+            changes
+        });
+    }
+
+    pub(crate) fn viewer_came(&self) {
+        self.viewers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether nobody is left.
+    pub(crate) fn viewer_left(&self) -> bool {
+        self.viewers.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+
+    /// Whether its caller is not coming any more. The jobs of a workflow need none.
+    pub(crate) fn is_forsaken(&self, now: Instant) -> bool {
+        self.parent.is_none()
+            && self.expected.is_some_and(|until| now > until)
+            && self.viewers.load(Ordering::SeqCst) == 0
+    }
+}

@@ -1,0 +1,115 @@
+//! What an operator sets.
+
+use std::{path::PathBuf, time::Duration};
+
+use boot::{Secret, Settings};
+use contract::Policy;
+
+/// The settings of a pull.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What callers may ask for.
+    pub policy: Policy,
+    /// For the hosts of [`credential_hosts`](Self::credential_hosts), where a URL has no credentials.
+    pub token: Option<Secret>,
+    /// The hosts the token is for, each with its port if that is not the scheme's own.
+    pub credential_hosts: Vec<String>,
+    /// The private key for ssh. Without it there is no ssh.
+    pub ssh_key_file: Option<PathBuf>,
+    /// The host keys ssh believes, in OpenSSH's format. Without it there is no ssh.
+    pub ssh_known_hosts_file: Option<PathBuf>,
+    /// How long a git host may be silent.
+    pub stall: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            token: None,
+            credential_hosts: vec!["github.com".into()],
+            ssh_key_file: None,
+            ssh_known_hosts_file: None,
+            stall: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the settings; what is wrong with them is noted in `settings`.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let mut config = Self { policy: boot::read_policy(settings), ..Self::default() };
+        config.token = settings.secret("GITHUB_TOKEN_SECRET", "GITHUB_TOKEN");
+        if let Some(hosts) = settings.list("GIT_CREDENTIAL_HOSTS") {
+            config.credential_hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        }
+        config.ssh_key_file = file(settings, "SSH_KEY_FILE");
+        config.ssh_known_hosts_file = file(settings, "SSH_KNOWN_HOSTS_FILE");
+        config.stall = settings.seconds("GIT_STALL_SECONDS", config.stall.as_secs());
+        config
+    }
+}
+
+/// A path to a file that can be read now: a typing error is told at the start, not by a job.
+fn file(settings: &mut Settings<'_>, name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(settings.text(name)?);
+    if let Err(error) = std::fs::File::open(&path) {
+        settings.problem(name, &format!("cannot read {}: {error}", path.display()));
+    }
+    Some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use contract::FileRepositories;
+
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> (Config, Result<(), boot::InvalidSettings>) {
+        let env: HashMap<String, String> =
+            variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let mut settings = Settings::new(&env);
+        let config = Config::read(&mut settings);
+        (config, settings.finish())
+    }
+
+    #[test]
+    fn defaults() {
+        let (config, problems) = read(&[]);
+        assert_eq!(problems, Ok(()));
+        assert_eq!(config.policy.file_repositories, FileRepositories::Refused);
+        assert_eq!(config.credential_hosts, ["github.com"]);
+        assert_eq!(config.stall, Duration::from_secs(60));
+        assert!(config.token.is_none());
+    }
+
+    #[test]
+    fn the_file_of_the_token_comes_before_its_value() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "from-file\n").unwrap();
+        let (config, problems) = read(&[
+            ("GITHUB_TOKEN_SECRET", file.path().to_str().unwrap()),
+            ("GITHUB_TOKEN", "from-variable"),
+            ("GIT_CREDENTIAL_HOSTS", "Git.Example.com:8443, github.com"),
+            ("ALLOW_FILE_REPOSITORIES", "1"),
+            ("GIT_STALL_SECONDS", "5"),
+        ]);
+        assert_eq!(problems, Ok(()));
+        assert_eq!(config.token.as_ref().map(Secret::expose), Some("from-file"));
+        assert_eq!(config.credential_hosts, ["git.example.com:8443", "github.com"]);
+        assert_eq!(config.policy.file_repositories, FileRepositories::Allowed);
+        assert_eq!(config.stall, Duration::from_secs(5));
+        assert!(!format!("{config:?}").contains("from-"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let (_, problems) =
+            read(&[("SSH_KEY_FILE", "/nonexistent"), ("GIT_STALL_SECONDS", "soon")]);
+        let problems = problems.unwrap_err().problems;
+        assert!(problems[0].starts_with("SSH_KEY_FILE: cannot read"), "{problems:?}");
+        assert!(problems[1].starts_with("GIT_STALL_SECONDS: "), "{problems:?}");
+    }
+}

@@ -1,0 +1,55 @@
+//! The pull as a service.
+
+use std::sync::Arc;
+
+use boot::{Exit, Settings};
+use contract::{Policy, PullRequest};
+use futures_util::Stream;
+use oneshot::{JobContext, JobService, Read, Step};
+use serde_json::{Map, Value, json};
+use workspace::Workspace;
+
+use crate::{Config, pull};
+
+/// The service.
+#[derive(Debug)]
+pub struct GithubPullApi {
+    config: Arc<Config>,
+}
+
+impl GithubPullApi {
+    /// Reads its settings.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        Self { config: Arc::new(Config::read(settings)) }
+    }
+}
+
+impl JobService for GithubPullApi {
+    type Request = PullRequest;
+
+    fn policy(&self) -> &Policy {
+        &self.config.policy
+    }
+
+    fn run(
+        &self,
+        context: JobContext,
+        request: PullRequest,
+    ) -> impl Stream<Item = Step> + Send + 'static {
+        pull(Arc::clone(&self.config), context, request)
+    }
+
+    fn health(&self, workspace: &Workspace) -> Map<String, Value> {
+        Map::from_iter([("workspace".to_owned(), workspace.root_text().into())])
+    }
+
+    fn reads(&self) -> &'static [Read] {
+        &[Read { path: "/api/repos", answer: |workspace| Ok(json!(workspace.repos()?)) }]
+    }
+}
+
+/// One replica, from its environment to its exit. The whole of its `main`.
+#[must_use]
+pub fn main() -> Exit {
+    oneshot::main(GithubPullApi::read)
+}

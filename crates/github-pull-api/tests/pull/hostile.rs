@@ -1,0 +1,189 @@
+//! Checkouts that somebody tampered with.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+};
+
+use contract::Code;
+use testkit::GitServer;
+
+use crate::support::{Scene, files, git, snapshot};
+
+async fn cloned() -> (GitServer, Scene) {
+    let server = GitServer::start().await;
+    server.create_repo("app", &[("a", "1\n"), ("d/c", "1\n")]);
+    let scene = Scene::new();
+    scene.pull(&server.url("app")).await.commit();
+    (server, scene)
+}
+
+#[tokio::test]
+async fn the_configuration_of_a_checkout_is_not_obeyed() {
+    let (server, scene) = cloned().await;
+    server.create_repo("evil", &[("a", "evil\n")]);
+    let outside = tempfile::tempdir().unwrap();
+    let outside_path = outside.path().to_str().unwrap();
+    let target = scene.path("repo");
+    let script = outside.path().join("run");
+    fs::write(&script, format!("#!/bin/sh\ntouch {outside_path}/executed\ncat\n")).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = script.to_str().unwrap();
+    fs::write(outside.path().join("included"), "[core]\n\tbare = true\n").unwrap();
+    for (key, value) in [
+        ("core.worktree", outside_path),
+        ("core.fsmonitor", script),
+        ("core.hooksPath", outside_path),
+        ("core.sshCommand", script),
+        ("core.attributesFile", script),
+        ("core.autocrlf", "true"),
+        ("credential.helper", script),
+        ("filter.evil.smudge", script),
+        ("filter.evil.clean", script),
+        ("filter.evil.required", "true"),
+        ("include.path", &format!("{outside_path}/included")),
+        ("http.proxy", "http://127.0.0.1:1"),
+        ("remote.origin.uploadpack", script),
+        ("extensions.worktreeConfig", "true"),
+    ] {
+        git(&target, &["config", "--file", ".git/config", key, value]);
+    }
+    let instead = format!("url.{}.insteadOf", server.url("evil"));
+    git(&target, &["config", "--file", ".git/config", &instead, &server.url("app")]);
+    fs::write(
+        target.join(".git/config.worktree"),
+        format!("[core]\n\tworktree = {outside_path}\n"),
+    )
+    .unwrap();
+    fs::create_dir_all(target.join(".git/hooks")).unwrap();
+    for hook in ["post-checkout", "post-merge", "reference-transaction", "post-index-change"] {
+        symlink(script, target.join(".git/hooks").join(hook)).unwrap();
+    }
+    let config = fs::read(target.join(".git/config")).unwrap();
+    let seen = server.requests("evil");
+
+    let commit =
+        server.commit("app", "main", &[("a", "2\n"), (".gitattributes", "* filter=evil\n")]);
+    assert_eq!(scene.pull(&server.url("app")).await.commit(), commit);
+    let commit = server.commit("app", "main", &[("a", "3\n"), ("new", "x\n")]);
+    assert_eq!(scene.pull(&server.url("app")).await.commit(), commit);
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "3\n");
+    assert_eq!(fs::read_to_string(target.join("new")).unwrap(), "x\n");
+    assert_eq!(server.requests("evil"), seen, "insteadOf was obeyed");
+    let mut left: Vec<_> = files(outside.path());
+    left.sort();
+    assert_eq!(left, [outside.path().join("included"), outside.path().join("run")]);
+    assert_eq!(fs::read(target.join(".git/config")).unwrap(), config, "it is the owner's");
+}
+
+#[tokio::test]
+async fn what_leads_git_elsewhere_makes_it_no_clone_of_ours() {
+    type Tamper = fn(&Path, &Path);
+    fn move_out(git: &Path, outside: &Path, name: &str) {
+        let moved = outside.join("moved");
+        fs::rename(git.join(name), &moved).unwrap();
+        symlink(moved, git.join(name)).unwrap();
+    }
+    let kinds: [(&str, Tamper); 13] = [
+        ("objects/info/alternates", |git, outside| {
+            fs::create_dir_all(git.join("objects/info")).unwrap();
+            fs::write(git.join("objects/info/alternates"), outside.to_str().unwrap()).unwrap();
+        }),
+        ("commondir", |git, outside| {
+            fs::write(git.join("commondir"), outside.to_str().unwrap()).unwrap();
+        }),
+        ("reftable", |git, _| fs::create_dir(git.join("reftable")).unwrap()),
+        ("HEAD", |git, outside| move_out(git, outside, "HEAD")),
+        ("config", |git, outside| move_out(git, outside, "config")),
+        ("index", |git, outside| move_out(git, outside, "index")),
+        ("packed-refs", |git, outside| move_out(git, outside, "packed-refs")),
+        ("objects", |git, outside| move_out(git, outside, "objects")),
+        ("objects/pack", |git, outside| move_out(git, outside, "objects/pack")),
+        ("refs", |git, outside| move_out(git, outside, "refs")),
+        ("refs/heads", |git, outside| move_out(git, outside, "refs/heads")),
+        ("refs/heads/main", |git, outside| move_out(git, outside, "refs/heads/main")),
+        ("HEAD", |git, _| fs::remove_file(git.join("HEAD")).unwrap()),
+    ];
+    for (name, tamper) in kinds {
+        let (server, scene) = cloned().await;
+        let outside = tempfile::tempdir().unwrap();
+        server.commit("app", "main", &[("a", "2\n")]);
+        tamper(&scene.path("repo/.git"), outside.path());
+        let before = (snapshot(&scene.path("repo")), snapshot(outside.path()));
+        let outcome = scene.pull(&server.url("app")).await;
+        let sentence = outcome.failed(Code::NotARepository);
+        assert!(sentence.contains(&format!(".git/{name}")), "{name}: {sentence}");
+        assert!((snapshot(&scene.path("repo")), snapshot(outside.path())) == before, "{name}");
+        scene.assert_clean();
+    }
+}
+
+#[tokio::test]
+async fn links_in_the_place_of_the_target_or_its_git() {
+    let (server, scene) = cloned().await;
+    let url = server.url("app");
+    let elsewhere = scene.path("elsewhere");
+    fs::rename(scene.path("repo"), &elsewhere).unwrap();
+    let before = snapshot(&elsewhere);
+    server.commit("app", "main", &[("a", "2\n")]);
+
+    symlink(&elsewhere, scene.path("repo")).unwrap();
+    scene.pull(&url).await.failed(Code::NotARepository);
+    fs::remove_file(scene.path("repo")).unwrap();
+    symlink("/nonexistent", scene.path("repo")).unwrap();
+    scene.pull(&url).await.failed(Code::NotARepository);
+    fs::remove_file(scene.path("repo")).unwrap();
+    fs::write(scene.path("repo"), "").unwrap();
+    scene.pull(&url).await.failed(Code::NotARepository);
+    fs::remove_file(scene.path("repo")).unwrap();
+
+    fs::create_dir(scene.path("repo")).unwrap();
+    symlink(elsewhere.join(".git"), scene.path("repo/.git")).unwrap();
+    scene.pull(&url).await.failed(Code::NotARepository);
+    fs::remove_file(scene.path("repo/.git")).unwrap();
+    let link = format!("gitdir: {}\n", elsewhere.join(".git").display());
+    fs::write(scene.path("repo/.git"), link).unwrap();
+    scene.pull(&url).await.failed(Code::NotARepository);
+    assert!(snapshot(&elsewhere) == before);
+    scene.assert_clean();
+}
+
+#[tokio::test]
+async fn nothing_is_written_through_a_link_in_the_checkout() {
+    let (server, scene) = cloned().await;
+    let outside = tempfile::tempdir().unwrap();
+    let target = scene.path("repo");
+    fs::remove_dir_all(target.join("d")).unwrap();
+    symlink(outside.path(), target.join("d")).unwrap();
+    symlink(outside.path(), target.join("e")).unwrap();
+    for incoming in ["d/c", "d/new", "e/new"] {
+        server.commit("app", "main", &[(incoming, "2\n")]);
+        let before = snapshot(&target);
+        scene.pull(&server.url("app")).await.failed(Code::CheckoutConflict);
+        assert!(snapshot(&target) == before);
+        assert_eq!(files(outside.path()).len(), 0, "{incoming}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_checkout_is_told_from_a_broken_mirror() {
+    let (server, scene) = cloned().await;
+    let target = scene.path("repo");
+    for (name, content) in [
+        ("HEAD", "nonsense"),
+        ("HEAD", "ref: ../../../etc/passwd"),
+        ("index", "DIRC nonsense"),
+        ("refs/heads/main", "1111111111111111111111111111111111111111\n"),
+    ] {
+        server.commit("app", "main", &[("a", name)]);
+        let path = target.join(".git").join(name);
+        let good = fs::read(&path).unwrap();
+        fs::write(&path, content).unwrap();
+        let before = snapshot(&target);
+        scene.pull(&server.url("app")).await.failed(Code::NotARepository);
+        assert!(snapshot(&target) == before, "{name}");
+        fs::write(&path, good).unwrap();
+    }
+    scene.pull(&server.url("app")).await.commit();
+}

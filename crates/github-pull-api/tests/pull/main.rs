@@ -1,0 +1,17 @@
+//! Pulls of real repositories over smart HTTP, into a real workspace.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests fail loudly and run real git"
+)]
+
+mod clone;
+mod full;
+mod hostile;
+mod mirror;
+mod remote;
+mod stop;
+mod support;
+mod update;

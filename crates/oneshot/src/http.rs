@@ -1,0 +1,116 @@
+//! A replica's routes.
+
+use std::{io, sync::Arc};
+
+use contract::{Code, JobRequest, RequestError, Timestamp};
+use futures_util::{Stream, StreamExt};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use web::{BODY_LIMIT, Body, Ids};
+use workspace::Job;
+
+use crate::{JobService, replica::Replica};
+
+impl<S: JobService> Replica<S> {
+    /// Answers one request.
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let cors = self.config.cors.clone();
+        if let Some(preflight) = cors.preflight(request.method(), request.headers()) {
+            return preflight;
+        }
+        cors.mark(self.route(request).await)
+    }
+
+    async fn route(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let reading = matches!(*request.method(), Method::GET | Method::HEAD);
+        let path = request.uri().path();
+        if path == S::Request::SERVICE.job_path() {
+            return match *request.method() {
+                Method::POST => self.take(request).await.unwrap_or_else(|refusal| *refusal),
+                _ => web::method_not_allowed("POST"),
+            };
+        }
+        let read = self.service.reads().iter().find(|read| read.path == path);
+        match (path, read) {
+            ("/health" | "/status", _) | (_, Some(_)) if !reading => {
+                web::method_not_allowed("GET, HEAD")
+            }
+            ("/health", _) => {
+                let mut body = self.service.health(&self.workspace);
+                body.insert("status".into(), "ok".into());
+                body.insert("timestamp".into(), json!(Timestamp::now()));
+                web::json(StatusCode::OK, &body)
+            }
+            ("/status", _) => {
+                let status = if self.is_idle().await { "idle" } else { "busy" };
+                web::json(StatusCode::OK, &json!({"status": status, "timestamp": Timestamp::now()}))
+            }
+            (_, Some(read)) => {
+                let (answer, workspace) = (read.answer, self.workspace.clone());
+                let value: Option<Value> = tokio::task::spawn_blocking(move || answer(&workspace))
+                    .await
+                    .ok()
+                    .and_then(Result::ok);
+                match value {
+                    Some(value) => web::json(StatusCode::OK, &value),
+                    None => web::error(&RequestError::new(
+                        Code::Internal,
+                        "the workspace cannot be read",
+                    )),
+                }
+            }
+            _ => web::no_such_path(&self.routes()),
+        }
+    }
+
+    fn routes(&self) -> String {
+        let reads: String =
+            self.service.reads().iter().map(|read| format!(", GET {}", read.path)).collect();
+        format!("POST {}, GET /health, GET /status{reads}", S::Request::SERVICE.job_path())
+    }
+
+    async fn take(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, web::Refusal> {
+        let headers = request.headers().clone();
+        if let Some(meant_for) = headers.get(web::header::REPLICA_ID)
+            && meant_for.as_bytes() != self.config.id.to_string().as_bytes()
+        {
+            let error =
+                RequestError::new(Code::Busy, "this is another replica than the one you mean");
+            let mut response = web::error(&error);
+            *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+            return Err(Box::new(response));
+        }
+        let refuse = |error: RequestError| Box::new(web::error(&error));
+        if !self.is_idle().await {
+            return Err(refuse(busy()));
+        }
+        let body = web::read_json_body(request, BODY_LIMIT).await.map_err(refuse)?;
+        let parsed = S::Request::parse(&body, self.workspace.root_text(), self.service.policy())
+            .map_err(refuse)?;
+        let job = self.accept(&headers, parsed).await.map_err(refuse)?;
+        if headers.get("prefer").is_some_and(|value| value == "respond-async") {
+            return Ok(web::json(StatusCode::ACCEPTED, &json!({"jobId": job.id()})));
+        }
+        Ok(web::event_stream(job.id(), frames(job, web::ids_wanted(&headers))))
+    }
+}
+
+/// The answer to a second job.
+pub(crate) fn busy() -> RequestError {
+    RequestError::new(
+        Code::Busy,
+        "this replica has a job already: send the request again, or through the gateway",
+    )
+}
+
+/// A job's events as bytes, from its beginning.
+fn frames(job: Job, ids: Ids) -> impl Stream<Item = io::Result<bytes::Bytes>> + Send + 'static {
+    workspace::follow(job, 0).map(move |entry| {
+        let entry = entry.map_err(io::Error::other)?;
+        Ok(web::frame((ids == Ids::Sent).then_some(entry.id), &entry.json))
+    })
+}

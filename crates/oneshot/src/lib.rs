@@ -1,0 +1,25 @@
+//! The server that serves one job and exits.
+//!
+//! A service is a [`JobService`]: one function from a validated request to a stream of [`Step`]s. Everything
+//! around it is here: the slot that is taken once, the claim, the journal, the stream that callers read,
+//! the registry entry, the deadline, the ways to stop, the exit.
+//!
+//! Routes of every replica: `GET /health`, `GET /status`, the service's `POST` path, and the reads it names.
+//!
+//! *Architecture invariant:* this crate knows nothing of git, of Claude, or of what the job does.
+
+mod config;
+mod http;
+mod job;
+mod orders;
+mod replica;
+mod run;
+mod service;
+mod start;
+
+pub use config::ReplicaConfig;
+pub use job::{Deadline, JobContext, Pause, Step, Stop, StopReason};
+pub use orders::{Order, Orders};
+pub use replica::serve;
+pub use service::{JobService, Read};
+pub use start::main;

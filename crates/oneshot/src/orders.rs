@@ -1,0 +1,41 @@
+//! What a replica is told from outside, as signals.
+
+use std::io;
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+/// An order to a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// SIGTERM or SIGINT. First: leave when idle, or after the job. Second: leave now.
+    Leave,
+    /// SIGHUP, which is also what a replica gets whose parent dies: end the job and leave.
+    HangUp,
+}
+
+/// Where orders come from: signals, or a test.
+pub type Orders = mpsc::UnboundedReceiver<Order>;
+
+/// The signals of this process, as orders.
+///
+/// # Errors
+/// If the handlers cannot be installed.
+pub(crate) fn from_signals() -> io::Result<Orders> {
+    let (sender, orders) = mpsc::unbounded_channel();
+    for (kind, order) in [
+        (SignalKind::terminate(), Order::Leave),
+        (SignalKind::interrupt(), Order::Leave),
+        (SignalKind::hangup(), Order::HangUp),
+    ] {
+        let mut signals = signal(kind)?;
+        let sender = sender.clone();
+        // Ends with the process: there is no moment at which a replica stops listening to signals.
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() && sender.send(order).is_ok() {}
+        });
+    }
+    Ok(orders)
+}

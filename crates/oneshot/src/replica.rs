@@ -1,0 +1,304 @@
+//! One replica, from its announcement to its exit.
+
+use std::{sync::Arc, time::Duration};
+
+use boot::Exit;
+use contract::{Code, Ending, JobId, JobRequest, Origin, RequestError, Service};
+use http::HeaderMap;
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::task::AbortOnDropHandle;
+use web::Server;
+use workspace::{ClaimedJob, Job, JobRecord, Lease, NewJob, Registration, Workspace};
+
+use crate::{
+    Deadline, JobContext, JobService, Order, Orders, ReplicaConfig, Stop, StopReason,
+    http::busy,
+    run::{drive, end_of_grace, watch},
+};
+
+/// How long readers have, after the job's end, to take what is left of their stream. Who needs longer comes
+/// back to the journal.
+const FLUSH_TIME: Duration = Duration::from_secs(10);
+/// How long to wait before leaving when the start failed, so that a replica that cannot start does not spin.
+const FAILED_START: Duration = Duration::from_secs(1);
+
+/// What a replica is doing. There is no way back to `Idle`.
+enum Phase {
+    Idle(Registration),
+    Busy,
+    Leaving,
+}
+
+/// A job, taken and not begun.
+struct Taken<R> {
+    claimed: ClaimedJob,
+    request: R,
+    parent: Option<JobId>,
+    /// Held until the job is over; a workflow holds it for its children.
+    turn: Option<Lease>,
+}
+
+pub(crate) struct Replica<S: JobService> {
+    pub(crate) service: S,
+    pub(crate) config: ReplicaConfig,
+    pub(crate) workspace: Workspace,
+    phase: Mutex<Phase>,
+    taken: mpsc::UnboundedSender<Taken<S::Request>>,
+}
+
+/// Serves one job of `service`, or leaves when told to.
+pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, orders: Orders) -> Exit {
+    let name = S::Request::SERVICE;
+    for missing in service.preflight() {
+        tracing::warn!("{missing}");
+    }
+    match start(service, config).await {
+        Ok((replica, server, taken)) => {
+            tracing::info!(service = %name, replica = %replica.config.id, address = %server.address(), "ready");
+            live(replica, server, taken, orders).await
+        }
+        Err(error) => {
+            tracing::error!("{name} cannot start: {error}");
+            tokio::time::sleep(FAILED_START).await;
+            Exit::Unavailable
+        }
+    }
+}
+
+type Started<S> =
+    (Arc<Replica<S>>, Server, mpsc::UnboundedReceiver<Taken<<S as JobService>::Request>>);
+
+async fn start<S: JobService>(service: S, config: ReplicaConfig) -> Result<Started<S>, String> {
+    let workspace = Workspace::open(&config.workspace).map_err(|error| describe(&error))?;
+    let listener = web::bind(config.bind).map_err(|error| {
+        format!("cannot listen on {}: {error}; set PORT or BIND_ADDRESS", config.bind)
+    })?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let advertised = config.advertised(address);
+    let (sender, taken) = mpsc::unbounded_channel();
+    let (id, volume) = (config.id, workspace.clone());
+    let registration =
+        blocking(move || Registration::announce(&volume, S::Request::SERVICE, id, advertised))
+            .await
+            .map_err(|error| describe(&error))?;
+    let phase = Mutex::new(Phase::Idle(registration));
+    let replica = Arc::new(Replica { service, config, workspace, phase, taken: sender });
+    let handler = Arc::clone(&replica);
+    let server = Server::start(listener, move |request| Arc::clone(&handler).answer(request))
+        .map_err(|error| error.to_string())?;
+    Ok((replica, server, taken))
+}
+
+/// An error with all its causes, on one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(format!("failed to {error}"), |text, cause| format!("{text}: {cause}"))
+}
+
+async fn live<S: JobService>(
+    replica: Arc<Replica<S>>,
+    server: Server,
+    mut taken: mpsc::UnboundedReceiver<Taken<S::Request>>,
+    mut orders: Orders,
+) -> Exit {
+    let job = tokio::select! {
+        biased;
+        Some(job) = taken.recv() => job,
+        Some(_) = orders.recv() => {
+            replica.leave().await;
+            // Between the order and the lock a job may have come in.
+            match taken.try_recv() {
+                Ok(job) => job,
+                Err(_) => {
+                    server.finish(FLUSH_TIME).await;
+                    return Exit::Ok;
+                }
+            }
+        }
+    };
+    run(&replica, server, job, orders).await
+}
+
+async fn run<S: JobService>(
+    replica: &Replica<S>,
+    mut server: Server,
+    taken: Taken<S::Request>,
+    mut orders: Orders,
+) -> Exit {
+    let name = S::Request::SERVICE;
+    let Taken { mut claimed, request, parent, turn } = taken;
+    let id = claimed.job().id();
+    let limit =
+        request.timeout_seconds().unwrap_or(replica.service.policy().limits.job_timeout_seconds);
+    let context = JobContext {
+        id,
+        parent,
+        workspace: replica.workspace.clone(),
+        stop: Stop::default(),
+        deadline: Deadline::new(Duration::from_secs(limit)),
+    };
+    let _watching =
+        AbortOnDropHandle::new(tokio::spawn(watch(claimed.job().clone(), context.clone())));
+    tracing::info!(service = %name, job = %id, "begins");
+    let steps = replica.service.run(context.clone(), request);
+    let mut grace = None;
+    let mut killed = false;
+    let ending = {
+        let mut job = std::pin::pin!(drive(name, &mut claimed, &context, steps));
+        loop {
+            tokio::select! {
+                biased;
+                ending = &mut job => break ending,
+                Some(order) = orders.recv() => match (order, &grace) {
+                    (Order::HangUp, _) => context.stop.request(StopReason::Terminated),
+                    (Order::Leave, None) => {
+                        tracing::info!(job = %id, "told to leave: after this job");
+                        let stop = context.stop.clone();
+                        grace = Some(AbortOnDropHandle::new(tokio::spawn(end_of_grace(replica.config.grace, stop))));
+                    }
+                    (Order::Leave, Some(_)) => {
+                        replica.service.kill_now();
+                        killed = true;
+                        let reason = StopReason::Terminated;
+                        break Ending::failure(name, id, reason.code(), reason.sentence());
+                    }
+                },
+            }
+        }
+    };
+    match ending.code {
+        None => tracing::info!(service = %name, job = %id, "ends well"),
+        Some(code) => {
+            tracing::info!(service = %name, job = %id, %code, error = ending.error.as_deref(), "ends");
+        }
+    }
+    // In this order: whoever reads the terminal event finds this replica gone, and the directory free.
+    server.close_listener().await;
+    drop(turn);
+    let written = blocking(move || claimed.finish(ending)).await;
+    if killed {
+        return Exit::Killed;
+    }
+    server.finish(FLUSH_TIME).await;
+    match written {
+        Ok(_) => Exit::Ok,
+        Err(error) => {
+            tracing::error!(job = %id, "{}", describe(&error));
+            Exit::Failed
+        }
+    }
+}
+
+impl<S: JobService> Replica<S> {
+    pub(crate) async fn is_idle(&self) -> bool {
+        matches!(*self.phase.lock().await, Phase::Idle(_))
+    }
+
+    async fn leave(&self) {
+        let mut phase = self.phase.lock().await;
+        if let Phase::Idle(_) = *phase {
+            // Dropping the registration withdraws it.
+            *phase = Phase::Leaving;
+        }
+    }
+
+    /// Takes the job and the slot, or refuses and stays as it was.
+    pub(crate) async fn accept(
+        &self,
+        headers: &HeaderMap,
+        request: S::Request,
+    ) -> Result<Job, RequestError> {
+        // Held from the look at the slot until it is taken: a second request waits here and then finds it gone.
+        let mut phase = self.phase.lock().await;
+        if !matches!(*phase, Phase::Idle(_)) {
+            return Err(busy());
+        }
+        let parent = web::job_id(headers, web::header::PARENT_JOB_ID)?;
+        let id = web::job_id(headers, web::header::JOB_ID)?;
+        let by = self.config.id.to_string();
+        let workspace = self.workspace.clone();
+        // The check belongs to the service, which stays where it is.
+        tokio::task::block_in_place(|| self.service.check(&workspace, &request))?;
+        let turn_name =
+            request.directory(if parent.is_some() { Origin::Workflow } else { Origin::Caller });
+        let record = JobRecord::of(&request, id.unwrap_or_else(JobId::new), parent);
+        let (claimed, turn) = blocking(move || {
+            let turn = match turn_name {
+                Some(name) if !parent_holds(&workspace, parent, name.as_str()) => {
+                    match Lease::try_acquire(&workspace.turn(&name)) {
+                        Ok(Some(turn)) => Some(turn),
+                        Ok(None) => return Err(directory_busy(name.as_str())),
+                        Err(error) => return Err(unusable(&error)),
+                    }
+                }
+                _ => None,
+            };
+            let job = match Job::create(&workspace, &record).map_err(|error| unusable(&error))? {
+                NewJob::Created(job) => job,
+                NewJob::Exists(job) => job,
+            };
+            match job.claim(&by) {
+                Ok(Some(claimed)) => Ok((claimed, turn)),
+                Ok(None) => Err(RequestError::new(
+                    Code::Claimed,
+                    "this job has been taken already: follow its events",
+                )),
+                Err(error) => Err(unusable(&error)),
+            }
+        })
+        .await?;
+        let job = claimed.job().clone();
+        if let Phase::Idle(registration) = std::mem::replace(&mut *phase, Phase::Busy) {
+            registration.withdraw();
+        }
+        // The receiver lives as long as the replica: whoever holds it is waiting for just this.
+        let _ = self.taken.send(Taken { claimed, request, parent, turn });
+        Ok(job)
+    }
+}
+
+/// Whether the workflow that asks for this job has the directory's turn already.
+fn parent_holds(workspace: &Workspace, parent: Option<JobId>, directory: &str) -> bool {
+    parent
+        .and_then(|parent| Job::open(workspace, parent))
+        .and_then(|parent| parent.record().ok())
+        .is_some_and(|record| {
+            record.service == Service::Workflow
+                && record.directory.is_some_and(|name| name.as_str() == directory)
+        })
+}
+
+fn directory_busy(directory: &str) -> RequestError {
+    RequestError {
+        code: Code::Busy,
+        message: format!(
+            "another job works in '{directory}': send the request again when it is done"
+        ),
+        field: Some("directory"),
+    }
+}
+
+fn unusable(error: &workspace::Error) -> RequestError {
+    tracing::error!("{}", describe(error));
+    if error.is_disk_full() {
+        RequestError::new(
+            Code::DiskFull,
+            "the workspace is full: make room, then send the request again",
+        )
+    } else {
+        RequestError::new(Code::Internal, "the workspace cannot be used: see the replica's log")
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

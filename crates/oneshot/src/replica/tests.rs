@@ -1,0 +1,298 @@
+use std::net::Ipv4Addr;
+
+use contract::{ExecuteRequest, Policy, ReplicaId};
+use futures_util::{Stream, StreamExt};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinHandle};
+use web::{Answer, BaseUrl, ask};
+use workspace::Replicas;
+
+use super::*;
+use crate::Step;
+
+/// A service whose job says one thing, waits at a gate, says another, and ends.
+struct Gated {
+    gate: watch::Receiver<bool>,
+    policy: Policy,
+}
+
+impl JobService for Gated {
+    type Request = ExecuteRequest;
+
+    fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    fn run(
+        &self,
+        context: JobContext,
+        request: ExecuteRequest,
+    ) -> impl Stream<Item = Step> + Send + 'static {
+        let mut gate = self.gate.clone();
+        async_stream::stream! {
+            let say = |text: &str| Step::Event(contract::EventLine::encode(&json!({"type": "message", "content": text})));
+            yield say(request.prompt.as_str());
+            assert_ne!(request.prompt.as_str(), "panic");
+            let open = async { gate.wait_for(|open| *open).await.is_ok() };
+            let stopped = tokio::select! {
+                _ = open => None,
+                reason = context.stop.requested() => Some(reason),
+            };
+            yield say("after");
+            yield Step::End(match stopped {
+                Some(reason) => Ending::failure(Service::Claude, context.id, reason.code(), reason.sentence()),
+                None => Ending::success(&json!({"type": "completed"})),
+            });
+        }
+    }
+}
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    workspace: Workspace,
+    base: BaseUrl,
+    gate: watch::Sender<bool>,
+    orders: mpsc::UnboundedSender<Order>,
+    id: ReplicaId,
+    exit: JoinHandle<Exit>,
+}
+
+impl Bench {
+    async fn start(grace: Option<Duration>, policy: Policy) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let (gate, gates) = watch::channel(false);
+        let (orders, received) = mpsc::unbounded_channel();
+        let config = ReplicaConfig {
+            bind: (Ipv4Addr::LOCALHOST, 0).into(),
+            advertise: None,
+            workspace: dir.path().to_owned(),
+            grace,
+            cors: web::Cors::default(),
+            id: ReplicaId::new(),
+        };
+        let id = config.id;
+        let exit = tokio::spawn(serve(Gated { gate: gates, policy }, config, received));
+        let replicas = Replicas::new(&workspace, Service::Claude);
+        let mut watch = replicas.watch();
+        let base = loop {
+            match replicas.idle().unwrap().first() {
+                Some(replica) => break replica.address.into(),
+                None => watch.changed().await,
+            }
+        };
+        Self { _dir: dir, workspace, base, gate, orders, id, exit }
+    }
+
+    async fn idle() -> Self {
+        Self::start(None, Policy::default()).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: &str,
+    ) -> Answer {
+        let body = body.to_owned().into();
+        ask(&self.base, method, path, headers, body, Duration::from_secs(5)).await.unwrap()
+    }
+
+    async fn execute(&self, prompt: &str, extra: &[(&'static str, String)]) -> Answer {
+        let mut headers = vec![("content-type", "application/json".to_owned())];
+        headers.extend_from_slice(extra);
+        self.ask(Method::POST, "/api/execute", &headers, &json!({"prompt": prompt}).to_string())
+            .await
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let answer = self.ask(Method::GET, path, &[], "").await;
+        serde_json::from_slice(&answer.bytes(10_000).await.unwrap()).unwrap()
+    }
+}
+
+async fn events(answer: Answer) -> Vec<Value> {
+    assert_eq!(answer.status, StatusCode::OK);
+    answer
+        .events()
+        .map(|frame| serde_json::from_slice(&frame.unwrap().data).unwrap())
+        .collect()
+        .await
+}
+
+fn contents(events: &[Value]) -> Vec<&str> {
+    events
+        .iter()
+        .map(|event| event["content"].as_str().or(event["type"].as_str()).unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_job_and_out() {
+    let bench = Bench::idle().await;
+    assert_eq!(bench.get("/status").await["status"], "idle");
+    let answer = bench.execute("first", &[]).await;
+    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+    let job: JobId = answer.header("x-job-id").unwrap().parse().unwrap();
+    let mut frames = Box::pin(answer.events());
+    assert!(frames.next().await.unwrap().unwrap().id.is_none(), "ids are for who asks for them");
+    assert_eq!(bench.get("/status").await["status"], "busy");
+    assert_eq!(bench.get("/health").await["status"], "ok");
+    assert!(!Replicas::new(&bench.workspace, Service::Claude).contains(bench.id));
+    let second = bench.execute("second", &[]).await;
+    assert_eq!(second.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(second.header("retry-after"), Some("1"));
+    bench.gate.send(true).unwrap();
+    frames.next().await.unwrap().unwrap();
+    frames.next().await.unwrap().unwrap();
+    // The terminal event has been read: the door is shut already.
+    let error = ask(&bench.base, Method::GET, "/health", &[], "".into(), Duration::from_secs(5))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, web::AskError::Connect(..)), "{error}");
+    assert!(frames.next().await.is_none());
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+    let view = Job::open(&bench.workspace, job).unwrap().view().unwrap();
+    assert_eq!(view.state, contract::JobState::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_does_not_stop_the_job() {
+    let bench = Bench::idle().await;
+    let answer = bench.execute("first", &[]).await;
+    let job: JobId = answer.header("x-job-id").unwrap().parse().unwrap();
+    drop(answer);
+    bench.gate.send(true).unwrap();
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+    let job = Job::open(&bench.workspace, job).unwrap();
+    let entries: Vec<_> = workspace::follow(job, 0).collect().await;
+    assert_eq!(entries.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_uses_nothing_up() {
+    let bench = Bench::idle().await;
+    let json_type = [("content-type", "application/json".to_owned())];
+    for (method, path, headers, body, status) in [
+        (Method::POST, "/api/execute", &json_type[..], "", StatusCode::BAD_REQUEST),
+        (Method::POST, "/api/execute", &json_type, "{", StatusCode::BAD_REQUEST),
+        (Method::POST, "/api/execute", &json_type, r#"{"prompt":""}"#, StatusCode::BAD_REQUEST),
+        (
+            Method::POST,
+            "/api/execute",
+            &[],
+            r#"{"prompt":"x"}"#,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ),
+        (Method::GET, "/api/execute", &[], "", StatusCode::METHOD_NOT_ALLOWED),
+        (Method::DELETE, "/health", &[], "", StatusCode::METHOD_NOT_ALLOWED),
+        (Method::GET, "/none", &[], "", StatusCode::NOT_FOUND),
+        (Method::HEAD, "/health", &[], "", StatusCode::OK),
+    ] {
+        let answer = bench.ask(method.clone(), path, headers, body).await;
+        assert_eq!(answer.status, status, "{method} {path} {body}");
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            assert!(answer.header("allow").is_some());
+        }
+    }
+    let misdirected =
+        bench.execute("x", &[(web::header::REPLICA_ID, ReplicaId::new().to_string())]).await;
+    assert_eq!(misdirected.status, StatusCode::MISDIRECTED_REQUEST);
+    let large = "x".repeat(2 << 20);
+    assert_eq!(bench.execute(&large, &[]).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(Replicas::new(&bench.workspace, Service::Claude).contains(bench.id));
+    assert!(Job::list(&bench.workspace).unwrap().is_empty());
+    bench.orders.send(Order::Leave).unwrap();
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_taken_is_refused_and_the_replica_stays_idle() {
+    let bench = Bench::idle().await;
+    let request = ExecuteRequest::parse(br#"{"prompt":"x"}"#, "/w", &Policy::default()).unwrap();
+    let record = JobRecord::of(&request, JobId::new(), None);
+    let (NewJob::Created(job) | NewJob::Exists(job)) =
+        Job::create(&bench.workspace, &record).unwrap();
+    let taken = job.claim("another").unwrap().unwrap();
+    let name = [(web::header::JOB_ID, job.id().to_string())];
+    assert_eq!(bench.execute("x", &name).await.status, StatusCode::CONFLICT);
+    assert!(Replicas::new(&bench.workspace, Service::Claude).contains(bench.id));
+    drop(taken);
+    bench.gate.send(true).unwrap();
+    let later = [("prefer", "respond-async".to_owned())];
+    assert_eq!(bench.execute("y", &later).await.status, StatusCode::ACCEPTED);
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_leave_it_finishes_its_job_or_ends_it_when_grace_is_over() {
+    for (grace, last) in [(None, "completed"), (Some(Duration::from_millis(50)), "error")] {
+        let bench = Bench::start(grace, Policy::default()).await;
+        let answer = bench.execute("first", &[]).await;
+        bench.orders.send(Order::Leave).unwrap();
+        if grace.is_none() {
+            bench.gate.send(true).unwrap();
+        }
+        let events = events(answer).await;
+        assert_eq!(contents(&events), ["first", "after", last]);
+        if grace.is_some() {
+            assert_eq!(events[2]["code"], "terminated");
+        }
+        assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_order_kills_and_the_job_is_ended_all_the_same() {
+    let bench = Bench::idle().await;
+    let answer = bench.execute("first", &[]).await;
+    let job: JobId = answer.header("x-job-id").unwrap().parse().unwrap();
+    bench.orders.send(Order::Leave).unwrap();
+    bench.orders.send(Order::Leave).unwrap();
+    assert_eq!(bench.exit.await.unwrap(), Exit::Killed);
+    let outcome = Job::open(&bench.workspace, job).unwrap().outcome().unwrap().unwrap();
+    assert_eq!(outcome.code, Some(Code::Terminated));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_and_deadline_end_a_job_with_their_codes() {
+    let mut policy = Policy::default();
+    let bench = Bench::start(None, policy.clone()).await;
+    let answer = bench.execute("first", &[]).await;
+    let job: JobId = answer.header("x-job-id").unwrap().parse().unwrap();
+    Job::open(&bench.workspace, job).unwrap().request_cancel().unwrap();
+    assert_eq!(events(answer).await[2]["code"], "cancelled");
+    policy.limits.job_timeout_seconds = 1;
+    let bench = Bench::start(None, policy).await;
+    let answer = bench.execute("first", &[]).await;
+    assert_eq!(events(answer).await[2]["code"], "deadline");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_panics_ends_with_an_error() {
+    let bench = Bench::idle().await;
+    let events = events(bench.execute("panic", &[]).await).await;
+    assert_eq!(contents(&events), ["panic", "error"]);
+    assert_eq!(events[1]["code"], "internal");
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_in_use_is_refused_unless_the_workflow_has_it() {
+    let bench = Bench::idle().await;
+    let name = contract::DirectoryName::parse("app").unwrap();
+    let turn = Lease::try_acquire(&bench.workspace.turn(&name)).unwrap().unwrap();
+    let body = json!({"prompt": "x", "workspace": "app"}).to_string();
+    let headers = [("content-type", "application/json".to_owned())];
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    let error: Value = serde_json::from_slice(&answer.bytes(1000).await.unwrap()).unwrap();
+    assert_eq!(error["field"], "directory");
+    drop(turn);
+    bench.gate.send(true).unwrap();
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
+    assert_eq!(contents(&events(answer).await), ["x", "after", "completed"]);
+    assert!(Lease::try_acquire(&bench.workspace.turn(&name)).unwrap().is_some());
+}

@@ -1,0 +1,49 @@
+//! From an environment to an exit code.
+
+use std::future::Future;
+
+use boot::{Exit, Logging, ProcessEnv, Settings};
+use contract::JobRequest;
+
+use crate::{JobService, ReplicaConfig, orders, replica};
+
+/// Runs one replica of the service that `read` makes of its settings, from start to exit. The whole of a
+/// service's `main`.
+pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
+    let env = ProcessEnv;
+    let mut settings = Settings::new(&env);
+    let logging = Logging::read(&mut settings);
+    let config = ReplicaConfig::read(&mut settings, S::Request::SERVICE);
+    let service = read(&mut settings);
+    if let Err(error) = settings.finish() {
+        eprintln!("{}: {error}", S::Request::SERVICE);
+        return Exit::Usage;
+    }
+    logging.init();
+    run(async move {
+        let orders = match orders::from_signals() {
+            Ok(orders) => orders,
+            Err(error) => {
+                tracing::error!(%error, "cannot listen to signals");
+                return Exit::Failed;
+            }
+        };
+        replica::serve(service, config, orders).await
+    })
+}
+
+/// Two workers are enough for one job: one may be busy with a file while the other answers.
+fn run(replica: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => {
+            let exit = runtime.block_on(replica);
+            // Work that cannot be interrupted (a git transfer that hangs) dies with the process.
+            runtime.shutdown_background();
+            exit
+        }
+        Err(error) => {
+            eprintln!("cannot start threads: {error}");
+            Exit::Failed
+        }
+    }
+}

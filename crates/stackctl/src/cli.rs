@@ -1,0 +1,95 @@
+//! The command line.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use contract::Service;
+
+/// Coding-agent jobs over HTTP, on your own machines.
+#[derive(Debug, Parser)]
+#[command(name = "stackctl", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Up(UpOptions),
+    /// Run one part of the stack in this process; `up` and the container images use it
+    Serve {
+        /// Which part
+        service: Part,
+    },
+}
+
+/// Run the whole stack on this machine, without Docker
+///
+/// Starts a gateway and the replicas behind it, restarts each replica after its one job, and prints all logs.
+/// Ctrl-C once lets running jobs finish; twice kills them.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  stackctl up --workspace ./workspace --claude 5
+  curl -N http://127.0.0.1:5000/api/workflow -H 'Content-Type: application/json' \\
+    -d '{\"prompt\": \"Add a README\", \"repoUrl\": \"https://github.com/user/repo.git\"}'
+
+Settings come from the environment: ANTHROPIC_API_KEY, GITHUB_TOKEN, CLAUDE_BIN and more; see the README.")]
+pub(crate) struct UpOptions {
+    /// The shared volume: checkouts, journals, sessions
+    #[arg(long, env = "WORKSPACE_DIR", default_value = "./workspace")]
+    pub(crate) workspace: PathBuf,
+    /// How many workflows may run at once
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = replicas())]
+    pub(crate) workflow: u16,
+    /// How many pulls may run at once
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = replicas())]
+    pub(crate) pull: u16,
+    /// How many agents may run at once
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = replicas())]
+    pub(crate) claude: u16,
+    /// Where workflows are posted
+    #[arg(long, value_name = "PORT", default_value_t = Service::Workflow.default_port())]
+    pub(crate) port_workflow: u16,
+    /// Where pulls are posted
+    #[arg(long, value_name = "PORT", default_value_t = Service::Pull.default_port())]
+    pub(crate) port_pull: u16,
+    /// Where agent runs are posted
+    #[arg(long, value_name = "PORT", default_value_t = Service::Claude.default_port())]
+    pub(crate) port_claude: u16,
+    /// The address to listen on; anything but loopback lets others on the network run agents here
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub(crate) bind: IpAddr,
+}
+
+fn replicas() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(0..=1000)
+}
+
+/// A part of the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    Gateway,
+    WorkflowApi,
+    GithubPullApi,
+    ClaudeCodeApi,
+}
+
+impl Part {
+    pub(crate) fn name(self) -> &'static str {
+        match self.service() {
+            Some(service) => service.name(),
+            None => "gateway",
+        }
+    }
+
+    /// The service whose replica it is; none for the gateway.
+    pub(crate) fn service(self) -> Option<Service> {
+        match self {
+            Self::Gateway => None,
+            Self::WorkflowApi => Some(Service::Workflow),
+            Self::GithubPullApi => Some(Service::Pull),
+            Self::ClaudeCodeApi => Some(Service::Claude),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Asking another service: one connection a request, nothing pooled, so that a replica's exit is never
+//! somebody's stale connection.
+
+use std::{fmt, io, str::FromStr, time::Duration};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, task::JoinHandle};
+use url::Url;
+
+use crate::{Decoder, Frame, FrameError};
+
+/// The largest event that is taken from another service, in bytes.
+const EVENT_LIMIT: usize = 64 << 20;
+
+/// Where a service is: `http://host[:port][/prefix]`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BaseUrl {
+    host: String,
+    port: u16,
+    prefix: String,
+}
+
+impl FromStr for BaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
+        if url.scheme() != "http" {
+            return Err("use a URL that begins with http://".into());
+        }
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+            return Err("use a URL without credentials and without a query".into());
+        }
+        let host = url.host_str().ok_or("the URL names no host")?.to_owned();
+        let prefix = url.path().trim_end_matches('/').to_owned();
+        Ok(Self { host, port: url.port_or_known_default().unwrap_or(80), prefix })
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}:{}{}", self.host, self.port, self.prefix)
+    }
+}
+
+impl fmt::Debug for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<std::net::SocketAddr> for BaseUrl {
+    fn from(address: std::net::SocketAddr) -> Self {
+        let host = match address {
+            std::net::SocketAddr::V4(v4) => v4.ip().to_string(),
+            std::net::SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+        };
+        Self { host, port: address.port(), prefix: String::new() }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody took the connection: the request has certainly not been seen.
+    #[error("connect to {0}")]
+    Connect(String, #[source] io::Error),
+    /// The connection broke before the head of an answer came: the request may have been seen.
+    #[error("read the answer of {0}")]
+    Broken(String, #[source] hyper::Error),
+    /// The answer's body broke off.
+    #[error("read the answer's body")]
+    Body(#[source] hyper::Error),
+    /// The answer's body is longer than expected.
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(usize),
+    /// The stream of events is not one.
+    #[error("read the stream of events")]
+    Frame(#[from] FrameError),
+    /// A header cannot be sent.
+    #[error("send a header")]
+    Header(#[from] http::Error),
+}
+
+/// The head of an answer, and its body to come.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    body: Incoming,
+    connection: Connection,
+}
+
+/// The task that drives the connection ends with whoever reads from it.
+#[derive(Debug)]
+struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Sends one request and waits for the head of the answer. `connect_within` bounds the connection's making
+/// alone: an idle replica that was killed leaves an address that does not answer at all.
+///
+/// # Errors
+/// If there is no answer.
+pub async fn ask(
+    base: &BaseUrl,
+    method: Method,
+    path: &str,
+    headers: &[(&'static str, String)],
+    body: Bytes,
+    connect_within: Duration,
+) -> Result<Answer, AskError> {
+    let target = format!("{}:{}", base.host, base.port);
+    let connect = TcpStream::connect(&target);
+    let stream = tokio::time::timeout(connect_within, connect)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|error| AskError::Connect(target.clone(), error))?;
+    let _ = stream.set_nodelay(true);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| AskError::Broken(target.clone(), error))?;
+    let connection = Connection(tokio::spawn(async move {
+        // Its error reaches the reader through the body.
+        let _ = connection.await;
+    }));
+    let mut request = Request::builder()
+        .method(method)
+        .uri(format!("{}{path}", base.prefix))
+        .header(header::HOST, &target)
+        .body(Full::new(body))?;
+    for (name, value) in headers {
+        let value = HeaderValue::from_str(value).map_err(http::Error::from)?;
+        request.headers_mut().insert(HeaderName::from_static(name), value);
+    }
+    let response =
+        sender.send_request(request).await.map_err(|error| AskError::Broken(target, error))?;
+    let (head, body) = response.into_parts();
+    Ok(Answer { status: head.status, headers: head.headers, body, connection })
+}
+
+impl Answer {
+    /// A header's value, if it is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The whole body, of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// If it breaks off or is longer.
+    pub async fn bytes(mut self, limit: usize) -> Result<Vec<u8>, AskError> {
+        let mut content = Vec::new();
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame.map_err(AskError::Body)?.into_data() {
+                if content.len() + data.len() > limit {
+                    return Err(AskError::TooLong(limit));
+                }
+                content.extend_from_slice(&data);
+            }
+        }
+        Ok(content)
+    }
+
+    /// The body as a stream of events; it ends with the body, whether that was the end or not.
+    pub fn events(self) -> impl Stream<Item = Result<Frame, AskError>> + Send + 'static {
+        struct State {
+            body: Incoming,
+            decoder: Decoder,
+            ready: std::collections::VecDeque<Frame>,
+            failed: bool,
+            _connection: Connection,
+        }
+        let state = State {
+            body: self.body,
+            decoder: Decoder::new(EVENT_LIMIT),
+            ready: std::collections::VecDeque::new(),
+            failed: false,
+            _connection: self.connection,
+        };
+        futures_util::stream::unfold(state, |mut state| async move {
+            loop {
+                if let Some(frame) = state.ready.pop_front() {
+                    return Some((Ok(frame), state));
+                }
+                if state.failed {
+                    return None;
+                }
+                let error = match state.body.frame().await? {
+                    Ok(frame) => {
+                        let Ok(data) = frame.into_data() else { continue };
+                        let mut frames = Vec::new();
+                        let result = state.decoder.push(&data, &mut frames);
+                        state.ready.extend(frames);
+                        match result {
+                            Ok(()) => continue,
+                            Err(error) => error.into(),
+                        }
+                    }
+                    Err(error) => AskError::Body(error),
+                };
+                state.failed = true;
+                return Some((Err(error), state));
+            }
+        })
+    }
+}

@@ -1,0 +1,66 @@
+//! Cross-origin requests: refused by browsers unless the operator allows an origin.
+
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+
+use crate::{Body, empty};
+
+/// Which web pages may call this service from a browser (`CORS_ALLOW_ORIGIN`). By default none: a page that
+/// could would run agents with the operator's credentials.
+#[derive(Clone, Debug, Default)]
+pub struct Cors {
+    origin: Option<HeaderValue>,
+}
+
+impl std::str::FromStr for Cors {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plausible = text == "*" || text.starts_with("http://") || text.starts_with("https://");
+        match HeaderValue::from_str(text) {
+            Ok(origin) if plausible => Ok(Self { origin: Some(origin) }),
+            _ => Err("use * or one origin, like https://app.example.com"),
+        }
+    }
+}
+
+impl Cors {
+    /// The answer to a preflight request, if this is one and an origin is allowed.
+    #[must_use]
+    pub fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<Response<Body>> {
+        if self.origin.is_none()
+            || method != Method::OPTIONS
+            || !headers.contains_key("access-control-request-method")
+        {
+            return None;
+        }
+        let mut response = empty(StatusCode::NO_CONTENT);
+        let own = response.headers_mut();
+        own.insert(
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static("GET, POST, DELETE, HEAD"),
+        );
+        let wanted = HeaderValue::from_static(
+            "Content-Type, Accept, Authorization, Last-Event-ID, X-Job-Id",
+        );
+        own.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted);
+        own.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
+        Some(self.mark(response))
+    }
+
+    /// Adds the headers that let a page read the answer.
+    #[must_use]
+    pub fn mark(&self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(origin) = &self.origin {
+            let headers = response.headers_mut();
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            headers.insert(
+                header::ACCESS_CONTROL_EXPOSE_HEADERS,
+                HeaderValue::from_static("X-Job-Id, Retry-After"),
+            );
+            if origin != "*" {
+                headers.append(header::VARY, HeaderValue::from_static("Origin"));
+            }
+        }
+        response
+    }
+}

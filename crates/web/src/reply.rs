@@ -1,0 +1,155 @@
+//! Answers.
+
+use std::{convert::Infallible, io, time::Duration};
+
+use bytes::Bytes;
+use contract::{Code, JobId, RequestError};
+use futures_util::{Stream, StreamExt};
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::Frame;
+use serde::Serialize;
+
+/// The body of any answer.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// After this much silence a stream carries a comment, so that nobody on the way takes it for dead.
+const PING: Duration = Duration::from_secs(15);
+
+/// An answer that says no: boxed, because it is the rare side of many results.
+pub type Refusal = Box<Response<Body>>;
+
+/// The one place that chooses the status of an error.
+fn status(code: Code) -> StatusCode {
+    match code {
+        Code::InvalidJson | Code::InvalidField | Code::SchemeNotAllowed => StatusCode::BAD_REQUEST,
+        Code::Unauthorized => StatusCode::UNAUTHORIZED,
+        Code::NotFound | Code::SessionNotFound => StatusCode::NOT_FOUND,
+        Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Code::Deadline => StatusCode::REQUEST_TIMEOUT,
+        Code::Claimed | Code::WorkspaceGone => StatusCode::CONFLICT,
+        Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Code::Busy | Code::QueueFull | Code::QueueTimeout | Code::Terminated => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        Code::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// A JSON answer.
+pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = Response::new(full(body.into()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A body that is all there.
+#[must_use]
+pub fn full(body: Bytes) -> Body {
+    Full::from(body).map_err(never).boxed_unsync()
+}
+
+/// An answer without a body.
+#[must_use]
+pub fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Empty::new().map_err(never).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
+
+/// A refusal, as JSON, with the status that belongs to its code.
+#[must_use]
+pub fn error(error: &RequestError) -> Response<Body> {
+    let status = status(error.code);
+    let mut response = json(status, &error.body());
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// 404 for a path that is not among `routes`.
+#[must_use]
+pub fn no_such_path(routes: &str) -> Response<Body> {
+    error(&RequestError::new(Code::NotFound, format!("no such path; there are: {routes}")))
+}
+
+/// 405 for a path that knows only the methods of `allow`.
+#[must_use]
+pub fn method_not_allowed(allow: &'static str) -> Response<Body> {
+    let mut response =
+        error(&RequestError::new(Code::MethodNotAllowed, format!("use {allow} on this path")));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+/// A stream of events. It is not kept alive after its end.
+pub fn event_stream(
+    job: JobId,
+    frames: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> Response<Body> {
+    let frames = with_pings(frames).map(|frame| frame.map(Frame::data));
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    if let Ok(job) = HeaderValue::from_str(&job.to_string()) {
+        headers.insert(crate::header::JOB_ID, job);
+    }
+    response
+}
+
+fn with_pings(
+    frames: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    futures_util::stream::unfold(Box::pin(frames), |mut frames| async move {
+        match tokio::time::timeout(PING, frames.next()).await {
+            Ok(frame) => Some((frame?, frames)),
+            Err(_) => Some((Ok(Bytes::from_static(b": ping\n\n")), frames)),
+        }
+    })
+}
+
+fn never(never: Infallible) -> io::Error {
+    match never {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_filled_with_comments_of_their_own() {
+        let frames = async_frames();
+        let response = event_stream(JobId::new(), frames);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, ": ping\n\n: ping\n\ndata: {}\n\n");
+    }
+
+    fn async_frames() -> impl Stream<Item = io::Result<Bytes>> {
+        futures_util::stream::once(async {
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            Ok(crate::frame(None, b"{}"))
+        })
+    }
+
+    #[test]
+    fn every_code_has_a_status_that_is_an_error() {
+        for code in Code::ALL {
+            let response = error(&RequestError::new(*code, "x"));
+            assert!(
+                response.status().is_client_error() || response.status().is_server_error(),
+                "{code}"
+            );
+        }
+    }
+}

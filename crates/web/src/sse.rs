@@ -1,0 +1,203 @@
+//! Server-Sent Events as bytes, both ways.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// One event as bytes. `json` must hold no line break, which is what [`contract::EventLine`] is for.
+#[must_use]
+pub fn frame(id: Option<u64>, json: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(json.len() + 40);
+    if let Some(id) = id {
+        out.put_slice(b"id: ");
+        out.put_slice(id.to_string().as_bytes());
+        out.put_u8(b'\n');
+    }
+    out.put_slice(b"data: ");
+    out.put_slice(json);
+    out.put_slice(b"\n\n");
+    out.freeze()
+}
+
+/// One event, as it was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Its `id:`, if it had one.
+    pub id: Option<String>,
+    /// Its `data:`, the lines joined by line feeds.
+    pub data: Vec<u8>,
+}
+
+/// A stream that is not what it says.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum FrameError {
+    /// An event of more bytes than anyone should hold.
+    #[error("an event is longer than {0} bytes")]
+    TooLong(usize),
+}
+
+/// Parses a stream of events by the rules of the HTML standard (section 9.2.6), however it is cut into
+/// chunks.
+#[derive(Debug)]
+pub struct Decoder {
+    limit: usize,
+    line: Vec<u8>,
+    data: Vec<u8>,
+    has_data: bool,
+    id: Option<String>,
+    after_cr: bool,
+}
+
+impl Decoder {
+    /// A parser that takes events of at most `limit` bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            line: Vec::new(),
+            data: Vec::new(),
+            has_data: false,
+            id: None,
+            after_cr: false,
+        }
+    }
+
+    /// Takes the next bytes and appends the events they complete to `frames`.
+    ///
+    /// # Errors
+    /// If an event is too long; the stream is of no use then.
+    pub fn push(&mut self, mut bytes: &[u8], frames: &mut Vec<Frame>) -> Result<(), FrameError> {
+        while let [first, rest @ ..] = bytes {
+            if std::mem::take(&mut self.after_cr) && *first == b'\n' {
+                bytes = rest;
+                continue;
+            }
+            let Some(at) = memchr::memchr2(b'\n', b'\r', bytes) else {
+                self.extend(bytes)?;
+                break;
+            };
+            let (line, end) = bytes.split_at(at);
+            self.extend(line)?;
+            self.after_cr = end.first() == Some(&b'\r');
+            bytes = end.get(1..).unwrap_or_default();
+            self.end_line(frames);
+        }
+        Ok(())
+    }
+
+    fn extend(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
+        if self.line.len() + self.data.len() + bytes.len() > self.limit {
+            return Err(FrameError::TooLong(self.limit));
+        }
+        self.line.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn end_line(&mut self, frames: &mut Vec<Frame>) {
+        let line = std::mem::take(&mut self.line);
+        if line.is_empty() {
+            let data = std::mem::take(&mut self.data);
+            let id = self.id.take();
+            if std::mem::take(&mut self.has_data) {
+                frames.push(Frame { id, data });
+            }
+            return;
+        }
+        let (field, value) = match memchr::memchr(b':', &line) {
+            Some(at) => {
+                let (field, value) = line.split_at(at);
+                let value = value.get(1..).unwrap_or_default();
+                (field, value.strip_prefix(b" ").unwrap_or(value))
+            }
+            None => (line.as_slice(), [].as_slice()),
+        };
+        match field {
+            b"data" if self.has_data => {
+                self.data.push(b'\n');
+                self.data.extend_from_slice(value);
+            }
+            b"data" => {
+                self.has_data = true;
+                if self.data.is_empty() && value.len() + 6 == line.len() {
+                    // The common case, one line: its bytes are moved down, not copied.
+                    let mut line = line;
+                    line.drain(..6);
+                    self.data = line;
+                } else {
+                    self.data.extend_from_slice(value);
+                }
+            }
+            b"id" if !value.contains(&0) => self.id = String::from_utf8(value.to_vec()).ok(),
+            // Comments (an empty field name) and fields nobody here uses.
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decode(chunks: &[&[u8]]) -> Vec<Frame> {
+        let mut decoder = Decoder::new(1 << 20);
+        let mut frames = Vec::new();
+        for chunk in chunks {
+            decoder.push(chunk, &mut frames).unwrap();
+        }
+        frames
+    }
+
+    #[test]
+    fn what_others_write() {
+        for (text, expected) in [
+            ("data: {}\n\n", vec![(None, "{}")]),
+            ("data:{}\r\n\r\n", vec![(None, "{}")]),
+            ("data: a\rdata: b\r\r", vec![(None, "a\nb")]),
+            (": ping\n\nid: 7\ndata: x\n\n", vec![(Some("7"), "x")]),
+            ("event: e\nretry: 1\ndata: x\n\ndata: y\n\n", vec![(None, "x"), (None, "y")]),
+            ("id: 1\n\n\n\ndata: \n\n", vec![(None, "")]),
+            ("data\n\n", vec![(None, "")]),
+            ("data: cut off\n", vec![]),
+        ] {
+            let frames = decode(&[text.as_bytes()]);
+            let got: Vec<_> = frames
+                .iter()
+                .map(|frame| (frame.id.as_deref(), std::str::from_utf8(&frame.data).unwrap()))
+                .collect();
+            assert_eq!(got, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_endless_event_is_refused() {
+        let mut decoder = Decoder::new(100);
+        let mut frames = Vec::new();
+        let error = (0..100).find_map(|_| decoder.push(b"data: xxxx", &mut frames).err());
+        assert_eq!(error, Some(FrameError::TooLong(100)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_gives_the_same_events(
+            texts in proptest::collection::vec("[^\r\n]{0,40}", 0..6),
+            ids in any::<bool>(),
+            cuts in proptest::collection::vec(0_usize..400, 0..12),
+        ) {
+            let whole: Vec<u8> = texts
+                .iter()
+                .enumerate()
+                .flat_map(|(n, text)| frame(ids.then_some(n as u64), text.as_bytes()).to_vec())
+                .collect();
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(whole.len())).collect();
+            cuts.extend([0, whole.len()]);
+            cuts.sort_unstable();
+            let chunks: Vec<_> = cuts.windows(2).map(|pair| &whole[pair[0]..pair[1]]).collect();
+            let expected: Vec<_> = texts
+                .iter()
+                .enumerate()
+                .map(|(n, text)| Frame { id: ids.then(|| n.to_string()), data: text.as_bytes().to_vec() })
+                .collect();
+            prop_assert_eq!(decode(&chunks), expected);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! One job of another service: asked for, read, and taken up again when its stream breaks off.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use contract::{Code, EventLine, JobId, Service};
+use futures_util::{Stream, StreamExt};
+use http::{Method, StatusCode};
+use oneshot::{Deadline, Pause};
+use serde::Deserialize;
+use tokio::time::Instant;
+use web::{Answer, AskError, BaseUrl, ask};
+use workspace::{Job, Workspace};
+
+/// How long a connection to a service may take to be made.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// How long to wait before asking again; doubled each time up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A job that a workflow asks another service for.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) id: JobId,
+    pub(crate) parent: JobId,
+    pub(crate) service: Service,
+    pub(crate) base: BaseUrl,
+    pub(crate) body: Bytes,
+    pub(crate) workspace: Workspace,
+    /// The workflow's own deadline, which stands still while its job waits.
+    pub(crate) deadline: Deadline,
+    pub(crate) patience: Duration,
+}
+
+/// An event of a child.
+#[derive(Debug)]
+pub(crate) struct ChildEvent {
+    pub(crate) line: EventLine,
+    pub(crate) head: Head,
+}
+
+/// The fields of a child's event that the workflow looks at.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Head {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    #[serde(default)]
+    pub(crate) target_path: Option<String>,
+    #[serde(default)]
+    pub(crate) error: Option<String>,
+    #[serde(default)]
+    pub(crate) code: Option<String>,
+}
+
+/// Why a child has no terminal event.
+#[derive(Debug)]
+pub(crate) struct ChildFailure {
+    pub(crate) code: Code,
+    pub(crate) sentence: String,
+}
+
+impl Child {
+    /// The child's events; the last is its terminal event, or the stream ends with a failure.
+    pub(crate) fn events(
+        self,
+    ) -> impl Stream<Item = Result<ChildEvent, ChildFailure>> + Send + 'static {
+        async_stream::stream! {
+            // Until it has been heard of, it waits.
+            let mut waiting = Some(self.deadline.pause());
+            let mut seen = Seen::default();
+            match self.open().await {
+                Err(failure) => {
+                    yield Err(failure);
+                    return;
+                }
+                Ok(Opened::Taken) => {}
+                Ok(Opened::Stream(answer)) => {
+                    let mut frames = Box::pin(answer.events());
+                    while let Some(frame) = frames.next().await {
+                        let frame = match frame {
+                            Ok(frame) => frame,
+                            Err(error) => {
+                                tracing::info!(child = %self.id, %error, "a stream broke off");
+                                break;
+                            }
+                        };
+                        let event = match self.parse(frame.data) {
+                            Ok(event) => event,
+                            Err(failure) => {
+                                yield Err(failure);
+                                return;
+                            }
+                        };
+                        let ends = self.note(&event, &mut waiting);
+                        if event.head.kind != "queued" {
+                            seen.one(frame.id.as_deref());
+                        }
+                        yield Ok(event);
+                        if ends {
+                            return;
+                        }
+                    }
+                }
+            }
+            // What follows, the journal knows; a service without one cannot be asked twice.
+            let Some(job) = Job::open(&self.workspace, self.id) else {
+                yield Err(ChildFailure {
+                    code: Code::ReplicaLost,
+                    sentence: format!("the stream of {} broke off before its end", self.service),
+                });
+                return;
+            };
+            let mut entries = Box::pin(workspace::follow(job, seen.position()).skip(seen.to_skip()));
+            while let Some(entry) = entries.next().await {
+                let event = entry
+                    .map_err(|error| {
+                        tracing::error!(child = %self.id, error = &error as &dyn std::error::Error, "cannot read a journal");
+                        internal("the job's journal cannot be read")
+                    })
+                    .and_then(|entry| self.parse(entry.json.into()));
+                match event {
+                    Ok(event) => {
+                        let ends = self.note(&event, &mut waiting);
+                        yield Ok(event);
+                        if ends {
+                            return;
+                        }
+                    }
+                    Err(failure) => {
+                        yield Err(failure);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn parse(&self, data: Vec<u8>) -> Result<ChildEvent, ChildFailure> {
+        let nonsense = || internal(&format!("{} sent an event that makes no sense", self.service));
+        let line = EventLine::from_json(data).map_err(|_| nonsense())?;
+        let head: Head = line.peek().map_err(|_| nonsense())?;
+        // These are the workflow's own to say; a caller must be able to believe them.
+        if head.kind.starts_with("workflow_") {
+            return Err(nonsense());
+        }
+        Ok(ChildEvent { line, head })
+    }
+
+    /// Stops or restarts the workflow's clock; whether the event is the last.
+    fn note(&self, event: &ChildEvent, waiting: &mut Option<Pause>) -> bool {
+        if event.head.kind == "queued" {
+            waiting.get_or_insert_with(|| self.deadline.pause());
+        } else {
+            *waiting = None;
+        }
+        self.service.is_terminal(&event.head.kind)
+    }
+
+    /// Asks until somebody answers, or patience ends. Asking again is safe: the job has a name.
+    async fn open(&self) -> Result<Opened, ChildFailure> {
+        let give_up = Instant::now() + self.patience;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let sentence = match self.ask().await {
+                Ok(answer) if answer.status == StatusCode::OK => return Ok(Opened::Stream(answer)),
+                Ok(answer) => {
+                    let status = answer.status;
+                    let error = answer.bytes(64 * 1024).await.ok();
+                    let error =
+                        error.and_then(|body| serde_json::from_slice::<Refusal>(&body).ok());
+                    if status == StatusCode::CONFLICT
+                        && Job::open(&self.workspace, self.id).is_some()
+                    {
+                        return Ok(Opened::Taken);
+                    }
+                    let again = [
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        StatusCode::BAD_GATEWAY,
+                        StatusCode::GATEWAY_TIMEOUT,
+                        StatusCode::MISDIRECTED_REQUEST,
+                        StatusCode::TOO_MANY_REQUESTS,
+                    ];
+                    let sentence = error
+                        .as_ref()
+                        .map_or_else(|| status.to_string(), |error| error.error.clone());
+                    if !again.contains(&status) {
+                        let code = error
+                            .and_then(|error| Code::from_name(&error.code))
+                            .unwrap_or(Code::Internal);
+                        return Err(ChildFailure { code, sentence });
+                    }
+                    sentence
+                }
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+                    format!("failed to {error}{}", cause.unwrap_or_default())
+                }
+            };
+            if Instant::now() + pause > give_up {
+                return Err(ChildFailure {
+                    code: Code::QueueTimeout,
+                    sentence: format!(
+                        "{} did not take the job within {} s: {sentence}",
+                        self.service,
+                        self.patience.as_secs()
+                    ),
+                });
+            }
+            tracing::debug!(child = %self.id, sentence, "asking again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn ask(&self) -> Result<Answer, AskError> {
+        let headers = [
+            ("content-type", "application/json".to_owned()),
+            ("accept", "text/event-stream".to_owned()),
+            (web::header::JOB_ID, self.id.to_string()),
+            (web::header::PARENT_JOB_ID, self.parent.to_string()),
+        ];
+        ask(
+            &self.base,
+            Method::POST,
+            self.service.job_path(),
+            &headers,
+            self.body.clone(),
+            CONNECT_TIME,
+        )
+        .await
+    }
+}
+
+enum Opened {
+    Stream(Answer),
+    /// An earlier request was heard, though its answer was not.
+    Taken,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+    #[serde(default)]
+    code: String,
+}
+
+/// How much of a child's journal has been read: by id where the stream has ids, by count where it has none.
+#[derive(Debug, Default)]
+struct Seen {
+    id: Option<u64>,
+    since_id: usize,
+}
+
+impl Seen {
+    fn one(&mut self, id: Option<&str>) {
+        match id.and_then(|id| id.parse().ok()) {
+            Some(id) => (self.id, self.since_id) = (Some(id), 0),
+            None => self.since_id += 1,
+        }
+    }
+
+    fn position(&self) -> u64 {
+        self.id.unwrap_or(0)
+    }
+
+    fn to_skip(&self) -> usize {
+        self.since_id
+    }
+}
+
+pub(crate) fn internal(sentence: &str) -> ChildFailure {
+    ChildFailure { code: Code::Internal, sentence: sentence.to_owned() }
+}

@@ -1,0 +1,207 @@
+//! The two steps.
+
+use std::{sync::Arc, time::Duration};
+
+use contract::{
+    Code, Ending, EventLine, ExecuteRequest, JobId, JobRequest, PullRequest, Secrets, Service,
+    Timestamp, WorkflowEvent, WorkflowRequest, WorkspacePath,
+};
+use futures_util::{Stream, StreamExt};
+use oneshot::{JobContext, Step};
+use workspace::Job;
+
+use crate::{
+    Config,
+    child::{Child, ChildEvent, ChildFailure, internal},
+};
+
+const PULL: (u8, &str) = (1, "pull_repository");
+const EXECUTE: (u8, &str) = (2, "execute_claude_code");
+/// How long a child that was cancelled may take to say so.
+const CANCEL_TIME: Duration = Duration::from_secs(6);
+
+/// The workflow.
+pub(crate) fn run(
+    config: Arc<Config>,
+    context: JobContext,
+    request: WorkflowRequest,
+) -> impl Stream<Item = Step> + Send + 'static {
+    async_stream::stream! {
+        let id = context.id;
+        let (step, step_name) = PULL;
+        yield event(&WorkflowEvent::PullStarted {
+            workflow_id: id,
+            step,
+            step_name,
+            prompt: &request.prompt,
+            repo_url: &request.repo_url,
+            timestamp: Timestamp::now(),
+        });
+        yield message(&format!("Pulling {}", request.repo_url));
+        let pull = PullRequest {
+            repo_url: request.repo_url.clone(),
+            branch: request.branch.clone(),
+            directory: request.directory.clone(),
+        };
+        let body = pull.to_body(Secrets::Exposed);
+        let mut target = Err(internal("the pull ended without saying where"));
+        // A pull may be repeated, so the death of its replica is not the workflow's; a second one is.
+        for attempt in 0..2 {
+            let mut events = Box::pin(child(&config, &context, Service::Pull, body.clone()));
+            while let Some(next) = events.next().await {
+                match next {
+                    Ok(pulled) => {
+                        if let Ok(data) = pulled.line.to_raw() {
+                            yield event(&WorkflowEvent::PullProgress { data, timestamp: Timestamp::now() });
+                        }
+                        if Service::Pull.is_terminal(&pulled.head.kind) {
+                            target = target_of(&pulled, &context);
+                        }
+                    }
+                    Err(failure) => target = Err(failure),
+                }
+            }
+            match &target {
+                Err(ChildFailure { code: Code::ReplicaLost, .. })
+                    if attempt == 0 && context.stop.reason().is_none() =>
+                {
+                    yield message("The replica that pulled is gone: pulling again");
+                }
+                _ => break,
+            }
+        }
+        let (target_path, workspace) = match target {
+            Ok(target) => target,
+            Err(failure) => {
+                yield failed(&context, step, failure);
+                return;
+            }
+        };
+        yield event(&WorkflowEvent::WorkflowStepComplete {
+            step,
+            step_name,
+            target_path: &target_path,
+            timestamp: Timestamp::now(),
+        });
+        let (step, step_name) = EXECUTE;
+        yield event(&WorkflowEvent::ExecuteStarted {
+            workflow_id: id,
+            step,
+            step_name,
+            prompt: &request.prompt,
+            workspace: &target_path,
+            timestamp: Timestamp::now(),
+        });
+        yield message("Running Claude Code");
+        let execute = ExecuteRequest { prompt: request.prompt, workspace: Some(workspace), options: request.options };
+        let mut result = Err(internal("the agent ended without saying how"));
+        let mut events =
+            Box::pin(child(&config, &context, Service::Claude, execute.to_body(Secrets::Exposed)));
+        while let Some(next) = events.next().await {
+            match next {
+                Ok(done) => {
+                    if Service::Claude.is_terminal(&done.head.kind) {
+                        result = ended_well(&done);
+                    }
+                    yield Step::Event(done.line);
+                }
+                Err(failure) => result = Err(failure),
+            }
+        }
+        match result {
+            Ok(()) => {
+                let complete = WorkflowEvent::WorkflowComplete { workflow_id: id, timestamp: Timestamp::now() };
+                yield Step::End(Ending::success(&complete));
+            }
+            Err(failure) => yield failed(&context, step, failure),
+        }
+    }
+}
+
+/// A child's events; if the workflow is to stop, the child is cancelled and heard to its end.
+fn child(
+    config: &Config,
+    context: &JobContext,
+    service: Service,
+    body: Vec<u8>,
+) -> impl Stream<Item = Result<ChildEvent, ChildFailure>> + Send + 'static {
+    let base =
+        if service == Service::Pull { &config.github_pull_api } else { &config.claude_code_api };
+    let child = Child {
+        id: JobId::new(),
+        parent: context.id,
+        service,
+        base: base.clone(),
+        body: body.into(),
+        workspace: context.workspace.clone(),
+        deadline: context.deadline.clone(),
+        patience: config.upstream_wait,
+    };
+    let (id, workspace, stop) = (child.id, context.workspace.clone(), context.stop.clone());
+    async_stream::stream! {
+        let mut events = Box::pin(child.events());
+        loop {
+            let next = tokio::select! {
+                next = events.next() => next,
+                _ = stop.requested() => break,
+            };
+            match next {
+                Some(event) => yield event,
+                None => return,
+            }
+        }
+        if let Some(job) = Job::open(&workspace, id)
+            && let Err(error) = job.request_cancel()
+        {
+            tracing::error!(child = %id, error = &error as &dyn std::error::Error, "cannot cancel a job");
+        }
+        let until = tokio::time::Instant::now() + CANCEL_TIME;
+        while let Ok(Some(event)) = tokio::time::timeout_at(until, events.next()).await {
+            yield event;
+        }
+    }
+}
+
+fn event(event: &WorkflowEvent<'_>) -> Step {
+    Step::Event(EventLine::encode(event))
+}
+
+fn message(text: &str) -> Step {
+    event(&WorkflowEvent::Message { message: text, timestamp: Timestamp::now() })
+}
+
+/// A workflow that was told to stop ends for that reason, whatever its child made of it.
+fn failed(context: &JobContext, step: u8, failure: ChildFailure) -> Step {
+    let (code, sentence) = match context.stop.reason() {
+        Some(reason) => (reason.code(), reason.sentence().to_owned()),
+        None => (failure.code, failure.sentence),
+    };
+    Step::End(Ending::workflow_failure(context.id, Some(step), code, &sentence))
+}
+
+fn ended_well(event: &ChildEvent) -> Result<(), ChildFailure> {
+    if event.head.kind == "completed" {
+        return Ok(());
+    }
+    let code = event.head.code.as_deref().and_then(Code::from_name).unwrap_or(Code::Internal);
+    let sentence =
+        event.head.error.clone().unwrap_or_else(|| "the job failed without saying why".into());
+    Err(ChildFailure { code, sentence })
+}
+
+/// Where the checkout is: as the pull said it, and as the agent's workspace.
+fn target_of(
+    event: &ChildEvent,
+    context: &JobContext,
+) -> Result<(String, WorkspacePath), ChildFailure> {
+    ended_well(event)?;
+    let path = event
+        .head
+        .target_path
+        .clone()
+        .ok_or_else(|| internal("the pull did not say where the checkout is"))?;
+    let workspace = WorkspacePath::parse(&path, context.workspace.root_text()).map_err(|_| {
+        internal("the pull's checkout is not in this workspace: all services must share one volume")
+    })?;
+    Ok((path, workspace))
+}

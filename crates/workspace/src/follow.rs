@@ -1,0 +1,174 @@
+//! Reading a journal while it is being written: the one way in which anyone sees a job's events.
+
+use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::Stream;
+
+use crate::{Error, Job, Outcome, Result};
+
+/// How much is read at a time, in bytes.
+const CHUNK: usize = 64 * 1024;
+/// How often a quiet job's process is looked after.
+const SETTLE: Duration = Duration::from_millis(500);
+/// How long to wait for the rest of a journal that is shorter than its outcome says: a network file system
+/// shows a small new file before the end of a large old one.
+const SHORT_JOURNAL: Duration = Duration::from_secs(5);
+
+/// Where in a job's stream of events a reader stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// After the event of this id; 0 is the beginning.
+    After(u64),
+    /// After the terminal event: there is nothing more.
+    Ended,
+}
+
+/// One event, as it is read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it ends in the journal; the terminal event's is one more than that of the last before it.
+    pub id: u64,
+    /// The event: one JSON object without a line break.
+    pub json: Bytes,
+    /// Whether it ends the stream.
+    pub terminal: bool,
+}
+
+struct Follower {
+    job: Job,
+    file: Option<File>,
+    outcome: Option<Outcome>,
+    /// Where the next byte to read stands.
+    read: u64,
+    /// Where the next event begins: `read` less what waits in `pending`.
+    offset: u64,
+    pending: BytesMut,
+    /// How much of `pending` holds no line end.
+    searched: usize,
+}
+
+/// The events of `job` after the id `after` (0: all of them), to the terminal one. It may begin before the
+/// job does; it loses and repeats nothing, whatever moment it joins at.
+///
+/// A job whose process is gone is ended by whoever looks, so this always ends.
+pub fn follow(job: Job, after: u64) -> impl Stream<Item = Result<Entry>> + Send + 'static {
+    async_stream::try_stream! {
+        let mut watch = job.workspace().watcher().watch(&job.directory());
+        let mut follower = Follower {
+            job,
+            file: None,
+            outcome: None,
+            read: after,
+            offset: after,
+            pending: BytesMut::new(),
+            searched: 0,
+        };
+        let mut looked = tokio::time::Instant::now();
+        let mut short_since = None;
+        loop {
+            let progress;
+            (follower, progress) = blocking(move || {
+                let progress = follower.step();
+                (follower, progress)
+            })
+            .await;
+            let progress = progress?;
+            while let Some(entry) = follower.next_line() {
+                yield entry;
+            }
+            if progress == Progress::More {
+                short_since = None;
+                continue;
+            }
+            if let Some(outcome) = &follower.outcome {
+                let since = *short_since.get_or_insert_with(tokio::time::Instant::now);
+                if follower.offset >= outcome.journal_length || since.elapsed() > SHORT_JOURNAL {
+                    yield Entry {
+                        id: outcome.event_id(),
+                        json: outcome.event.as_bytes().to_vec().into(),
+                        terminal: true,
+                    };
+                    return;
+                }
+            }
+            watch.changed().await;
+            if follower.outcome.is_none() && looked.elapsed() >= SETTLE {
+                looked = tokio::time::Instant::now();
+                let job = follower.job.clone();
+                blocking(move || job.settle()).await?;
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    /// There may be more to read at once.
+    More,
+    /// Nothing new.
+    Nothing,
+}
+
+impl Follower {
+    fn step(&mut self) -> Result<Progress> {
+        // The outcome first: if it is not there yet, what is read next may be followed by more, and if it
+        // is, it says how far to read.
+        if self.outcome.is_none() {
+            self.outcome = self.job.outcome()?;
+        }
+        let limit = self.outcome.as_ref().map_or(u64::MAX, |outcome| outcome.journal_length);
+        let room =
+            usize::try_from(limit.saturating_sub(self.read)).unwrap_or(usize::MAX).min(CHUNK);
+        if room == 0 {
+            return Ok(Progress::Nothing);
+        }
+        let path = self.job.journal_path();
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => match File::open(&path) {
+                Ok(file) => none.insert(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Progress::Nothing);
+                }
+                Err(error) => return Err(Error::io("read the journal", path)(error)),
+            },
+        };
+        let held = self.pending.len();
+        self.pending.resize(held + room, 0);
+        let result = file.read_at(self.pending.get_mut(held..).unwrap_or_default(), self.read);
+        self.pending.truncate(held + result.as_ref().map_or(0, |read| *read));
+        let read = result.map_err(Error::io("read the journal", path))?;
+        self.read += read as u64;
+        Ok(if read == 0 { Progress::Nothing } else { Progress::More })
+    }
+
+    fn next_line(&mut self) -> Option<Entry> {
+        let unsearched = self.pending.get(self.searched..)?;
+        let Some(at) = memchr::memchr(b'\n', unsearched) else {
+            self.searched = self.pending.len();
+            return None;
+        };
+        let json = self.pending.split_to(self.searched + at).freeze();
+        self.pending.advance(1);
+        self.searched = 0;
+        self.offset += json.len() as u64 + 1;
+        Some(Entry { id: self.offset, json, terminal: false })
+    }
+}
+
+/// File access off the async threads: a network file system may take its time.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        // The task is never aborted, so this is its own panic, to be passed on.
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down; nobody reads on.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+use std::time::Instant;
+
+use contract::{Code, Ending, EventLine, JobId, Service, Timestamp};
+use futures_util::StreamExt;
+use proptest::prelude::*;
+use serde_json::{json, value::to_raw_value};
+
+use super::*;
+use crate::{JobRecord, JobRequest, NewJob, Workspace};
+
+fn job(workspace: &Workspace) -> Job {
+    let record = JobRecord {
+        job_id: JobId::new(),
+        service: Service::Claude,
+        parent: None,
+        directory: None,
+        repo_url: None,
+        created: Timestamp::now(),
+        gateway: None,
+        request: JobRequest {
+            body: to_raw_value(&json!({})).unwrap(),
+            credentials_withheld: false,
+        },
+    };
+    match Job::create(workspace, &record).unwrap() {
+        NewJob::Created(job) => job,
+        NewJob::Exists(_) => unreachable!(),
+    }
+}
+
+fn event(n: usize, size: usize) -> EventLine {
+    EventLine::encode(&json!({"type": "message", "n": n, "fill": "x".repeat(size)}))
+}
+
+fn ending(job: &Job) -> Ending {
+    Ending::failure(Service::Claude, job.id(), Code::Internal, "over")
+}
+
+async fn collect(job: Job, after: u64) -> Vec<Entry> {
+    follow(job, after).map(|entry| entry.unwrap()).collect().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_join_at_any_moment_see_every_event_once_and_in_order() {
+    const EVENTS: usize = 500;
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = Workspace::open(dir.path()).unwrap();
+    // Another handle has a watcher of its own: it stands for another process.
+    let other = Workspace::open(dir.path()).unwrap();
+    let job = job(&workspace);
+    let mut readers = tokio::task::JoinSet::new();
+    let mut claimed = None;
+    for n in 0..EVENTS {
+        if n % 25 == 0 {
+            for workspace in [&workspace, &other] {
+                readers.spawn(collect(Job::open(workspace, job.id()).unwrap(), 0));
+            }
+            tokio::task::yield_now().await;
+        }
+        if n == 50 {
+            claimed = job.claim("replica").unwrap();
+        }
+        if let Some(claimed) = &mut claimed {
+            claimed.append(&event(n, n * 37 % 5000)).unwrap();
+        }
+    }
+    claimed.unwrap().finish(ending(&job)).unwrap();
+    readers.spawn(collect(job.clone(), 0));
+    let mut seen: Vec<Vec<Entry>> = readers.join_all().await;
+    let first = seen.pop().unwrap();
+    assert_eq!(first.len(), EVENTS - 50 + 1);
+    assert!(first.windows(2).all(|pair| pair[0].id < pair[1].id));
+    assert_eq!(first.iter().filter(|entry| entry.terminal).count(), 1);
+    assert!(first.last().unwrap().terminal);
+    for other in seen {
+        assert_eq!(other, first);
+    }
+}
+
+#[tokio::test]
+async fn an_append_in_another_process_is_seen_promptly() {
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = Workspace::open(dir.path()).unwrap();
+    let other = Workspace::open(dir.path()).unwrap();
+    let job = job(&workspace);
+    let mut claimed = job.claim("replica").unwrap().unwrap();
+    let mut stream = Box::pin(follow(Job::open(&other, job.id()).unwrap(), 0));
+    let mut slowest = Duration::ZERO;
+    for n in 0..20 {
+        let start = Instant::now();
+        claimed.append(&event(n, 10)).unwrap();
+        stream.next().await.unwrap().unwrap();
+        slowest = slowest.max(start.elapsed());
+    }
+    // Well below the poll, or it is the poll that woke it.
+    assert!(slowest < Duration::from_millis(300), "{slowest:?}");
+}
+
+#[tokio::test]
+async fn a_follower_ends_a_job_whose_process_died() {
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = Workspace::open(dir.path()).unwrap();
+    let job = job(&workspace);
+    let mut claimed = job.claim("replica").unwrap().unwrap();
+    claimed.append(&event(0, 10)).unwrap();
+    drop(claimed);
+    let entries =
+        tokio::time::timeout(Duration::from_secs(5), collect(job.clone(), 0)).await.unwrap();
+    assert_eq!(entries.len(), 2);
+    assert_eq!(job.outcome().unwrap().unwrap().code, Some(Code::ReplicaLost));
+}
+
+#[tokio::test]
+async fn bytes_behind_the_outcome_do_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = Workspace::open(dir.path()).unwrap();
+    let job = job(&workspace);
+    let mut claimed = job.claim("replica").unwrap().unwrap();
+    claimed.append(&event(0, 10)).unwrap();
+    claimed.finish(ending(&job)).unwrap();
+    let before = collect(job.clone(), 0).await;
+    let mut file = std::fs::OpenOptions::new().append(true).open(job.journal_path()).unwrap();
+    io::Write::write_all(&mut file, b"{\"type\":\"late\"}\n").unwrap();
+    assert_eq!(collect(job, 0).await, before);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn coming_back_after_any_event_gives_exactly_the_rest(sizes in proptest::collection::vec(0_usize..100_000, 0..8)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let workspace = Workspace::open(dir.path()).unwrap();
+            let job = job(&workspace);
+            let mut claimed = job.claim("replica").unwrap().unwrap();
+            for (n, size) in sizes.iter().enumerate() {
+                claimed.append(&event(n, *size)).unwrap();
+            }
+            claimed.finish(ending(&job)).unwrap();
+            let all = collect(job.clone(), 0).await;
+            assert_eq!(all.len(), sizes.len() + 1);
+            for (n, entry) in all.iter().enumerate().take(sizes.len()) {
+                assert_eq!(collect(job.clone(), entry.id).await, all[n + 1..]);
+            }
+        });
+    }
+}

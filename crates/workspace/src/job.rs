@@ -1,0 +1,381 @@
+//! One job on the volume, from its name to its end.
+
+use std::{fs, io, path::PathBuf};
+
+use contract::{Code, Ending, EventLine, JobId, JobState, JobView, Service, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, JobRecord, Lease, Outcome, Result, Workspace,
+    journal::{self, Journal},
+    write::{Once, read_optional},
+};
+
+/// A job that may or may not have been taken, run or ended. Cheap to clone; all calls block briefly.
+#[derive(Clone, Debug)]
+pub struct Job {
+    workspace: Workspace,
+    id: JobId,
+}
+
+/// What became of naming a job.
+#[derive(Debug)]
+pub enum NewJob {
+    /// It is there now.
+    Created(Job),
+    /// It was there already, so nothing was changed: the caller asks a second time.
+    Exists(Job),
+}
+
+/// `claim`: who took a job, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// A replica's id, or the name of a service that only ended the job.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Whether the job was taken to be run, or only to be ended.
+    pub run: bool,
+}
+
+impl Job {
+    /// Names a job: from here on it is on the volume, waiting to be taken.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn create(workspace: &Workspace, record: &JobRecord) -> Result<NewJob> {
+        let job = Self { workspace: workspace.clone(), id: record.job_id };
+        if job.directory().exists() {
+            return Ok(NewJob::Exists(job));
+        }
+        // The parent learns of its child first: a name that leads nowhere does no harm, a child that its
+        // parent's end does not reach would.
+        if let Some(parent) = record.parent {
+            let children =
+                Self { workspace: workspace.clone(), id: parent }.directory().join("children");
+            fs::create_dir_all(&children).map_err(Error::io("create", &children))?;
+            let marker = children.join(record.job_id.to_string());
+            fs::write(&marker, "").map_err(Error::io("write", &marker))?;
+        }
+        let scratch = workspace.scratch();
+        let result = job.fill(&scratch, record);
+        if result.is_err() {
+            let _ = fs::remove_dir_all(&scratch);
+        }
+        result.map(|once| match once {
+            Once::Ours => NewJob::Created(job.clone()),
+            Once::Theirs => NewJob::Exists(job.clone()),
+        })
+    }
+
+    fn fill(&self, scratch: &std::path::Path, record: &JobRecord) -> Result<Once> {
+        let control = scratch.join("control");
+        fs::create_dir_all(&control).map_err(Error::io("create", &control))?;
+        let path = scratch.join("job.json");
+        let content = serde_json::to_vec(record)
+            .map_err(|source| Error::Malformed { path: path.clone(), source })?;
+        fs::write(&path, content).map_err(Error::io("write", &path))?;
+        // Fails if the directory exists, because it is not empty then.
+        match fs::rename(scratch, self.directory()) {
+            Ok(()) => Ok(Once::Ours),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
+                let _ = fs::remove_dir_all(scratch);
+                Ok(Once::Theirs)
+            }
+            Err(error) => Err(Error::io("create", self.directory())(error)),
+        }
+    }
+
+    /// The job of that id, if there is one.
+    #[must_use]
+    pub fn open(workspace: &Workspace, id: JobId) -> Option<Self> {
+        let job = Self { workspace: workspace.clone(), id };
+        job.directory().join("job.json").exists().then_some(job)
+    }
+
+    /// The ids of all jobs, oldest first.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn list(workspace: &Workspace) -> Result<Vec<JobId>> {
+        let jobs = workspace.jobs();
+        let entries = fs::read_dir(&jobs).map_err(Error::io("list", &jobs))?;
+        let mut ids: Vec<JobId> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// The job's id.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// The volume it is on.
+    #[must_use]
+    pub fn workspace(&self) -> &Workspace {
+        &self.workspace
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        self.workspace.jobs().join(self.id.to_string())
+    }
+
+    /// Where others ask something of it.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.directory().join("control")
+    }
+
+    pub(crate) fn journal_path(&self) -> PathBuf {
+        self.directory().join("events.ndjson")
+    }
+
+    fn lease_path(&self) -> PathBuf {
+        self.directory().join("lease")
+    }
+
+    /// What it was asked to do.
+    ///
+    /// # Errors
+    /// If `job.json` cannot be read or is not ours.
+    pub fn record(&self) -> Result<JobRecord> {
+        let path = self.directory().join("job.json");
+        let content = fs::read(&path).map_err(Error::io("read", &path))?;
+        serde_json::from_slice(&content).map_err(|source| Error::Malformed { path, source })
+    }
+
+    /// Who took it.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn taken(&self) -> Result<Option<Claim>> {
+        let path = self.directory().join("claim");
+        let Some(content) = read_optional(&path)? else { return Ok(None) };
+        serde_json::from_slice(&content)
+            .map(Some)
+            .map_err(|source| Error::Malformed { path, source })
+    }
+
+    /// How it ended.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn outcome(&self) -> Result<Option<Outcome>> {
+        let path = self.directory().join("outcome");
+        let Some(content) = read_optional(&path)? else { return Ok(None) };
+        Outcome::decode(&content).map(Some).map_err(|source| Error::Malformed { path, source })
+    }
+
+    /// Takes the job to run it: at most one call ever succeeds, whoever makes it. `None`: it is taken.
+    ///
+    /// # Errors
+    /// If the volume cannot be written; the job is not taken then.
+    pub fn claim(&self, by: &str) -> Result<Option<ClaimedJob>> {
+        self.take(by, true)
+    }
+
+    /// Ends a job that nobody has taken. `None`: somebody has, so it is theirs to end.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn end_unclaimed(&self, by: &str, ending: Ending) -> Result<Option<Outcome>> {
+        self.take(by, false)?.map(|claimed| claimed.finish(ending)).transpose()
+    }
+
+    fn take(&self, by: &str, run: bool) -> Result<Option<ClaimedJob>> {
+        // The lease first: a claim without a holder means a dead one.
+        let Some(lease) = Lease::try_acquire(&self.lease_path())? else { return Ok(None) };
+        let claim = Claim { by: by.to_owned(), at: Timestamp::now(), run };
+        let content = serde_json::to_vec(&claim).unwrap_or_default();
+        match self.workspace.put_once(&self.directory().join("claim"), &content)? {
+            Once::Theirs => Ok(None),
+            Once::Ours => {
+                let journal = Journal::create(self.journal_path())?;
+                self.workspace.watcher().wake(&self.directory());
+                Ok(Some(ClaimedJob { job: self.clone(), journal, _lease: lease }))
+            }
+        }
+    }
+
+    /// Ends the job as lost if the process that took it is gone; otherwise says how it ended, if it has.
+    ///
+    /// # Errors
+    /// If the volume cannot be read or written.
+    pub fn settle(&self) -> Result<Option<Outcome>> {
+        if let Some(outcome) = self.outcome()? {
+            return Ok(Some(outcome));
+        }
+        // Only claimed jobs are probed: a probe of an unclaimed one could keep a replica from taking it.
+        if self.taken()?.is_none() || Lease::is_held(&self.lease_path())? {
+            return Ok(None);
+        }
+        // Its process may have written the outcome between the two looks.
+        if let Some(outcome) = self.outcome()? {
+            return Ok(Some(outcome));
+        }
+        let record = self.record()?;
+        let sentence = match record.service {
+            Service::Claude => {
+                "the replica died while the agent ran: look at the checkout, then send the job again"
+            }
+            Service::Pull | Service::Workflow => {
+                "the replica died before the job was done: send the job again"
+            }
+        };
+        let ending = Ending::failure(record.service, self.id, Code::ReplicaLost, sentence);
+        let length = journal::whole_length(&self.journal_path())?;
+        tracing::warn!(job = %self.id, "the process that ran this job is gone");
+        self.close(ending, length).map(Some)
+    }
+
+    /// Writes the outcome, unless there is one; returns the one that counts.
+    fn close(&self, ending: Ending, journal_length: u64) -> Result<Outcome> {
+        let outcome = Outcome::new(ending, journal_length);
+        let path = self.directory().join("outcome");
+        let outcome = match self.workspace.put_once(&path, &outcome.encode())? {
+            Once::Ours => outcome,
+            Once::Theirs => self.outcome()?.unwrap_or(outcome),
+        };
+        self.workspace.watcher().wake(&self.directory());
+        for child in self.children() {
+            if let Some(child) = Self::open(&self.workspace, child)
+                && child.outcome()?.is_none()
+            {
+                child.request_cancel()?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// The jobs it asked for.
+    #[must_use]
+    pub fn children(&self) -> Vec<JobId> {
+        let entries = fs::read_dir(self.directory().join("children"));
+        entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
+    /// Asks whoever runs the job, now or later, to cancel it.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn request_cancel(&self) -> Result<()> {
+        let path = self.control().join("cancel");
+        fs::write(&path, "").map_err(Error::io("write", &path))?;
+        self.workspace.watcher().wake(&self.control());
+        Ok(())
+    }
+
+    /// Whether somebody has asked to cancel it.
+    #[must_use]
+    pub fn is_cancel_requested(&self) -> bool {
+        self.control().join("cancel").exists()
+    }
+
+    /// What a listing says of it; a job whose process is gone is ended first.
+    ///
+    /// # Errors
+    /// If the volume cannot be read or written.
+    pub fn view(&self) -> Result<JobView> {
+        let record = self.record()?;
+        let outcome = self.settle()?;
+        let claim = self.taken()?;
+        let state = match (&outcome, &claim) {
+            (Some(outcome), _) => outcome.state,
+            (None, Some(_)) => JobState::Running,
+            (None, None) => JobState::Queued,
+        };
+        let (ended, code, error) = match outcome {
+            Some(outcome) => (Some(outcome.ended), outcome.code, outcome.error),
+            None => (None, None, None),
+        };
+        Ok(JobView {
+            job_id: self.id,
+            service: record.service,
+            state,
+            parent: record.parent,
+            repo_url: record.repo_url,
+            created: record.created,
+            started: claim.filter(|claim| claim.run).map(|claim| claim.at),
+            ended,
+            code,
+            error,
+        })
+    }
+
+    /// Whether a stream may go on after the event of this id.
+    ///
+    /// # Errors
+    /// [`Error::UnknownEvent`] if this job never gave the id out.
+    pub fn check_position(&self, after: u64) -> Result<crate::Position> {
+        if let Some(outcome) = self.outcome()? {
+            if after == outcome.event_id() {
+                return Ok(crate::Position::Ended);
+            }
+            if after > outcome.journal_length {
+                return Err(Error::UnknownEvent(after));
+            }
+        }
+        if journal::is_boundary(&self.journal_path(), after)? {
+            Ok(crate::Position::After(after))
+        } else {
+            Err(Error::UnknownEvent(after))
+        }
+    }
+}
+
+/// A job that this process has taken, and the only one that may write its journal.
+#[derive(Debug)]
+pub struct ClaimedJob {
+    job: Job,
+    journal: Journal,
+    _lease: Lease,
+}
+
+impl ClaimedJob {
+    /// The job.
+    #[must_use]
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Appends one event; whoever follows the journal sees it now.
+    ///
+    /// # Errors
+    /// If the volume cannot be written; the event is not there then.
+    pub fn append(&mut self, event: &EventLine) -> Result<u64> {
+        let id = self.journal.append(event)?;
+        self.job.workspace.watcher().wake(&self.job.directory());
+        Ok(id)
+    }
+
+    /// Ends the job. Another may have ended it before: the outcome that counts is returned.
+    ///
+    /// # Errors
+    /// If the volume cannot be written; the job then ends as lost when this process does.
+    pub fn finish(self, ending: Ending) -> Result<Outcome> {
+        // Best effort: a full disk must not keep the outcome from being written.
+        if let Err(error) = self.journal.sync() {
+            tracing::warn!(job = %self.job.id, error = %error, "cannot flush the journal");
+        }
+        self.job.close(ending, self.journal.length())
+    }
+}
+
+#[cfg(test)]
+mod tests;

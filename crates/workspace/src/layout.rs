@@ -1,0 +1,266 @@
+//! Where everything is.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cap_std::{ambient_authority, fs::Dir};
+use contract::{
+    DirectoryName, JobId, ReplicaId, Repo, RepoList, Service, SessionId, Timestamp, WorkspacePath,
+};
+
+use crate::{Error, Result, Watcher};
+
+/// The volume, opened. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    root_text: String,
+    dir: Dir,
+    watcher: Watcher,
+}
+
+impl Workspace {
+    /// Opens the volume at `root` and makes the directories every service expects.
+    ///
+    /// # Errors
+    /// If `root` cannot be created, is not a directory, or has no UTF-8 name.
+    pub fn open(root: &Path) -> Result<Self> {
+        fs::create_dir_all(root).map_err(Error::io("create the workspace", root))?;
+        // The real path: the one the CLI sees, and the one that callers' absolute paths must begin with.
+        let root = root.canonicalize().map_err(Error::io("open the workspace", root))?;
+        let root_text = root.to_str().map(str::to_owned).ok_or_else(|| {
+            Error::io("open the workspace", &root)(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "its path is not UTF-8",
+            ))
+        })?;
+        let dir = Dir::open_ambient_dir(&root, ambient_authority())
+            .map_err(Error::io("open the workspace", &root))?;
+        let watcher = Watcher::new(&root);
+        let workspace = Self { inner: Arc::new(Inner { root, root_text, dir, watcher }) };
+        let mut directories = vec![
+            workspace.root().join("jobs"),
+            workspace.jobs(),
+            workspace.mirrors(),
+            workspace.checkouts(),
+            workspace.turns(),
+            workspace.gateways(),
+            workspace.sessions(),
+            workspace.temporary(),
+        ];
+        directories.extend(Service::ALL.map(|service| workspace.replicas(service)));
+        for directory in directories {
+            fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
+        }
+        Ok(workspace)
+    }
+
+    /// The real, absolute path of the volume.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// [`root`](Self::root) as text.
+    #[must_use]
+    pub fn root_text(&self) -> &str {
+        &self.inner.root_text
+    }
+
+    /// This process's eyes on the volume.
+    #[must_use]
+    pub fn watcher(&self) -> &Watcher {
+        &self.inner.watcher
+    }
+
+    fn stack(&self) -> PathBuf {
+        self.root().join(".stack")
+    }
+
+    pub(crate) fn jobs(&self) -> PathBuf {
+        self.stack().join("jobs")
+    }
+
+    pub(crate) fn replicas(&self, service: Service) -> PathBuf {
+        self.stack().join("replicas").join(service.name())
+    }
+
+    /// Bare mirrors of repositories, and their locks.
+    #[must_use]
+    pub fn mirrors(&self) -> PathBuf {
+        self.stack().join("mirrors")
+    }
+
+    /// What is known of each shared checkout, and its lock.
+    #[must_use]
+    pub fn checkouts(&self) -> PathBuf {
+        self.stack().join("checkouts")
+    }
+
+    fn gateways(&self) -> PathBuf {
+        self.stack().join("gateways")
+    }
+
+    /// The lock that a gateway holds as long as it lives: what stands in its queue is its own until then.
+    #[must_use]
+    pub fn gateway(&self, id: ReplicaId) -> PathBuf {
+        self.gateways().join(id.to_string())
+    }
+
+    fn turns(&self) -> PathBuf {
+        self.stack().join("turns")
+    }
+
+    /// The lock that the job holds whose turn it is on a shared checkout.
+    #[must_use]
+    pub fn turn(&self, name: &DirectoryName) -> PathBuf {
+        self.turns().join(name.as_str())
+    }
+
+    /// One directory for each Claude session.
+    #[must_use]
+    pub fn sessions(&self) -> PathBuf {
+        self.stack().join("sessions")
+    }
+
+    /// The directory of one session; it need not exist.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> PathBuf {
+        self.sessions().join(id.to_string())
+    }
+
+    /// Things in the making, on the same file system, so that a rename puts them in place. Each job makes
+    /// a directory of its own name here and removes it.
+    #[must_use]
+    pub fn temporary(&self) -> PathBuf {
+        self.stack().join("tmp")
+    }
+
+    /// A named, long-lived checkout.
+    #[must_use]
+    pub fn checkout(&self, name: &DirectoryName) -> PathBuf {
+        self.root().join(name.as_str())
+    }
+
+    /// Where a job keeps its own files; not made before somebody needs it.
+    #[must_use]
+    pub fn job_directory(&self, job: JobId) -> PathBuf {
+        self.root().join("jobs").join(job.to_string())
+    }
+
+    /// Resolves a caller's path to an existing directory beneath the volume and returns its real path
+    /// relative to it. Symbolic links are followed only where they stay beneath, and the path they lead to
+    /// is held to the same rules as the one given.
+    ///
+    /// # Errors
+    /// A sentence for the caller.
+    pub fn resolve(&self, path: &WorkspacePath) -> std::result::Result<WorkspacePath, String> {
+        let real =
+            self.inner.dir.canonicalize(path.as_str()).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => format!("'{path}' does not exist in the workspace"),
+                io::ErrorKind::PermissionDenied => format!("'{path}' leads out of the workspace"),
+                _ => format!("'{path}' cannot be opened: {error}"),
+            })?;
+        let real =
+            real.to_str().ok_or_else(|| format!("'{path}' leads to a name that is not UTF-8"))?;
+        let real = WorkspacePath::parse(real, self.root_text())
+            .map_err(|why| format!("'{path}' leads to '{real}': {why}"))?;
+        match self.inner.dir.metadata(real.as_str()) {
+            Ok(metadata) if metadata.is_dir() => Ok(real),
+            Ok(_) => Err(format!("'{path}' is not a directory")),
+            Err(error) => Err(format!("'{path}' cannot be opened: {error}")),
+        }
+    }
+
+    /// Opens a directory beneath the volume as a handle that no path leads out of.
+    ///
+    /// # Errors
+    /// If it is not there, not a directory, or a symbolic link leads out of the volume.
+    pub fn open_directory(&self, path: &WorkspacePath) -> Result<Dir> {
+        let full = self.root().join(path.as_str());
+        self.inner.dir.open_dir(path.as_str()).map_err(Error::io("open", full))
+    }
+
+    /// The shared checkouts, by name. Blocking.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn repos(&self) -> Result<RepoList> {
+        let mut repos = Vec::new();
+        let entries = self.inner.dir.entries().map_err(Error::io("list", self.root()))?;
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str().and_then(|name| DirectoryName::parse(name).ok()) else {
+                continue;
+            };
+            // A link is not one of ours, wherever it leads.
+            let Ok(metadata) = self.inner.dir.symlink_metadata(name.as_str()) else { continue };
+            if !metadata.is_dir() || !self.inner.dir.is_dir(format!("{name}/.git")) {
+                continue;
+            }
+            let modified = metadata
+                .modified()
+                .map_or(Timestamp::from_millisecond(0), |time| time.into_std().into());
+            let path = format!("{}/{name}", self.root_text());
+            repos.push(Repo { name: name.to_string(), path, modified });
+        }
+        repos.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(RepoList { count: repos.len(), repos })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn paths_stay_beneath_even_through_links() {
+        let outside = tempfile::tempdir().unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(root.path()).unwrap();
+        fs::create_dir_all(root.path().join("app/src")).unwrap();
+        fs::create_dir_all(root.path().join("app/.git/hooks")).unwrap();
+        fs::write(root.path().join("app/file"), "").unwrap();
+        symlink("src", root.path().join("app/inside")).unwrap();
+        symlink(outside.path(), root.path().join("app/absolute")).unwrap();
+        symlink("../..", root.path().join("app/up")).unwrap();
+        symlink("../.stack/jobs", root.path().join("app/stack")).unwrap();
+        symlink(".git/hooks", root.path().join("app/hooks")).unwrap();
+        symlink("loop", root.path().join("app/loop")).unwrap();
+        let resolve = |path: &str| {
+            let path = WorkspacePath::parse(path, workspace.root_text()).unwrap();
+            workspace.resolve(&path).map(|path| path.to_string())
+        };
+        assert_eq!(resolve("app/src").unwrap(), "app/src");
+        assert_eq!(resolve("app/inside").unwrap(), "app/src");
+        for bad in
+            ["app/absolute", "app/up", "app/stack", "app/hooks", "app/loop", "app/file", "app/none"]
+        {
+            assert!(resolve(bad).is_err(), "{bad}: {:?}", resolve(bad));
+        }
+    }
+
+    #[test]
+    fn repos_are_real_clones_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(root.path()).unwrap();
+        for directory in ["b/.git", "a/.git", "not-a-clone", ".hidden/.git", "jobs/x/.git"] {
+            fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        symlink("a", root.path().join("link")).unwrap();
+        let repos = workspace.repos().unwrap();
+        let names: Vec<_> = repos.repos.iter().map(|repo| repo.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(repos.count, 2);
+    }
+}

@@ -1,0 +1,29 @@
+//! The shared volume, seen through types.
+//!
+//! Everything the services tell each other goes through this crate: the journal of a job, the claim
+//! that says who took it, the outcome that says how it ended, the registry of idle replicas. Every
+//! file has one writer or is put in place whole, so the layout holds on any POSIX file system.
+//!
+//! *Architecture invariant:* this crate knows nothing of HTTP, of git or of Claude.
+
+mod error;
+mod follow;
+mod job;
+mod journal;
+mod layout;
+mod lock;
+mod outcome;
+mod record;
+mod registry;
+mod watch;
+mod write;
+
+pub use error::{Error, Result};
+pub use follow::{Entry, Position, follow};
+pub use job::{Claim, ClaimedJob, Job, NewJob};
+pub use layout::Workspace;
+pub use lock::Lease;
+pub use outcome::Outcome;
+pub use record::{JobRecord, JobRequest};
+pub use registry::{Registration, Replica, Replicas};
+pub use watch::Watcher;

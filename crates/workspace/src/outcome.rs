@@ -1,0 +1,76 @@
+//! How a job ended: `outcome`.
+
+use contract::{Code, Ending, EventLine, JobState, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// A job's end, as it stands on the volume. There is one or none, and it never changes.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The terminal event.
+    pub event: EventLine,
+    /// How many bytes of the journal it follows; whatever stands behind them does not count.
+    pub journal_length: u64,
+    /// How the job ended.
+    pub state: JobState,
+    /// Why it failed.
+    pub code: Option<Code>,
+    /// Why it failed, for people.
+    pub error: Option<String>,
+    /// When.
+    pub ended: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct File<'a> {
+    journal_length: u64,
+    state: JobState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code: Option<Code>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    ended: Timestamp,
+    #[serde(borrow)]
+    event: &'a RawValue,
+}
+
+impl Outcome {
+    pub(crate) fn new(ending: Ending, journal_length: u64) -> Self {
+        let Ending { event, state, code, error } = ending;
+        Self { event, journal_length, state, code, error, ended: Timestamp::now() }
+    }
+
+    /// The id of the terminal event: one past that of the last event in the journal.
+    #[must_use]
+    pub fn event_id(&self) -> u64 {
+        self.journal_length.saturating_add(1)
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let event = self.event.to_raw().unwrap_or(RawValue::NULL);
+        let file = File {
+            journal_length: self.journal_length,
+            state: self.state,
+            code: self.code,
+            error: self.error.clone(),
+            ended: self.ended,
+            event,
+        };
+        serde_json::to_vec(&file).unwrap_or_default()
+    }
+
+    pub(crate) fn decode(content: &[u8]) -> Result<Self, serde_json::Error> {
+        let file: File<'_> = serde_json::from_slice(content)?;
+        let event = EventLine::from_json(file.event.get().as_bytes().to_vec())
+            .map_err(serde::de::Error::custom)?;
+        Ok(Self {
+            event,
+            journal_length: file.journal_length,
+            state: file.state,
+            code: file.code,
+            error: file.error,
+            ended: file.ended,
+        })
+    }
+}

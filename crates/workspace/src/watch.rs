@@ -1,0 +1,253 @@
+//! Eyes on the volume: who waits for a change in a directory is woken at once when this process makes it,
+//! promptly when another does, and at the latest after a poll.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::watch;
+
+/// How often to look where the kernel tells of changes: it may miss some, and it never tells of a lock
+/// that has fallen free.
+const POLL_LOCAL: Duration = Duration::from_millis(500);
+/// How often to look where it does not (network file systems, or no inotify instances left).
+const POLL_REMOTE: Duration = Duration::from_millis(100);
+
+/// Watches directories of the volume. One for each process: inotify instances are few (128 a user on many
+/// machines), watches are many.
+#[derive(Debug)]
+pub struct Watcher {
+    shared: Arc<Shared>,
+    poll: Duration,
+}
+
+/// The kernel's watcher calls back from a thread of its own, and that thread also carries out what it is
+/// asked; so whoever asks it must not hold a lock that the callback waits for. Hence two locks: `kernel` is
+/// taken first and held while asking, `directories` only for the moment of a look.
+#[derive(Debug)]
+struct Shared {
+    kernel: Mutex<Kernel>,
+    directories: Mutex<HashMap<PathBuf, Watched>>,
+}
+
+#[derive(Debug)]
+enum Kernel {
+    /// Nobody has asked yet.
+    Unused,
+    Watching(RecommendedWatcher),
+    /// There is none to be had, so only polls remain.
+    Unavailable,
+}
+
+#[derive(Debug)]
+struct Watched {
+    changes: watch::Sender<u64>,
+    users: usize,
+}
+
+/// One directory, being watched.
+#[derive(Debug)]
+pub struct Watch {
+    shared: Arc<Shared>,
+    directory: PathBuf,
+    changes: watch::Receiver<u64>,
+    poll: Duration,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in another thread leaves what is inside as usable as it was.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watcher {
+    pub(crate) fn new(root: &Path) -> Self {
+        let (poll, kernel) = if is_remote(root) {
+            (POLL_REMOTE, Kernel::Unavailable)
+        } else {
+            (POLL_LOCAL, Kernel::Unused)
+        };
+        let shared = Shared { kernel: Mutex::new(kernel), directories: Mutex::new(HashMap::new()) };
+        Self { shared: Arc::new(shared), poll }
+    }
+
+    /// Begins to watch `directory`; a change after this call is never missed.
+    #[must_use]
+    pub fn watch(&self, directory: &Path) -> Watch {
+        let mut kernel = lock(&self.shared.kernel);
+        let (changes, is_new) = self.shared.subscribe(directory);
+        if matches!(*kernel, Kernel::Unused) {
+            *kernel = self.connect();
+        }
+        let told = match &mut *kernel {
+            Kernel::Watching(_) if !is_new => true,
+            Kernel::Watching(watcher) => {
+                watcher.watch(directory, RecursiveMode::NonRecursive).is_ok()
+            }
+            Kernel::Unused | Kernel::Unavailable => false,
+        };
+        let poll = if told { self.poll } else { POLL_REMOTE };
+        Watch { shared: Arc::clone(&self.shared), directory: directory.to_owned(), changes, poll }
+    }
+
+    fn connect(&self) -> Kernel {
+        // Weak: the kernel's watcher lives inside what it would otherwise keep alive.
+        let shared = Arc::downgrade(&self.shared);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let (Some(shared), Ok(event)) = (shared.upgrade(), event) else { return };
+            // Looking at a file is an event too; answering it by looking again would never end.
+            if matches!(event.kind, EventKind::Access(_)) {
+                return;
+            }
+            for path in &event.paths {
+                for directory in [Some(path.as_path()), path.parent()].into_iter().flatten() {
+                    shared.wake(directory);
+                }
+            }
+        });
+        watcher.map(Kernel::Watching).unwrap_or_else(|error| {
+            tracing::warn!(%error, "no inotify here: polling instead");
+            Kernel::Unavailable
+        })
+    }
+
+    /// Wakes whoever watches `directory` in this process.
+    pub fn wake(&self, directory: &Path) {
+        self.shared.wake(directory);
+    }
+}
+
+impl Shared {
+    /// A receiver of changes, and whether it is the first of this directory.
+    fn subscribe(&self, directory: &Path) -> (watch::Receiver<u64>, bool) {
+        let mut directories = lock(&self.directories);
+        if let Some(watched) = directories.get_mut(directory) {
+            watched.users += 1;
+            return (watched.changes.subscribe(), false);
+        }
+        let (sender, changes) = watch::channel(0);
+        directories.insert(directory.to_owned(), Watched { changes: sender, users: 1 });
+        (changes, true)
+    }
+
+    /// Whether that was the last user of this directory.
+    fn unsubscribe(&self, directory: &Path) -> bool {
+        let mut directories = lock(&self.directories);
+        let Some(watched) = directories.get_mut(directory) else { return false };
+        watched.users -= 1;
+        let last = watched.users == 0;
+        if last {
+            directories.remove(directory);
+        }
+        last
+    }
+
+    fn wake(&self, directory: &Path) {
+        if let Some(watched) = lock(&self.directories).get(directory) {
+            watched.changes.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+}
+
+impl Watch {
+    /// Waits until something has changed since the last call (or since the watch began), or until it is
+    /// time to look anyway.
+    pub async fn changed(&mut self) {
+        // The sender lives in the map for as long as this watch does, so the channel cannot close.
+        let _ = tokio::time::timeout(self.poll, self.changes.changed()).await;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut kernel = lock(&self.shared.kernel);
+        if self.shared.unsubscribe(&self.directory)
+            && let Kernel::Watching(watcher) = &mut *kernel
+        {
+            // Fails if the directory is gone, and its watch with it.
+            let _ = watcher.unwatch(&self.directory);
+        }
+    }
+}
+
+/// Whether changes made on other machines reach this directory without the kernel knowing.
+#[cfg(target_os = "linux")]
+fn is_remote(path: &Path) -> bool {
+    use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
+    statfs(path).is_ok_and(|stat| {
+        [NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, FUSE_SUPER_MAGIC].contains(&stat.filesystem_type())
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_remote(_: &Path) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_by_another_hand_wakes_and_a_look_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let watcher = Watcher::new(dir.path());
+        let mut watch = watcher.watch(dir.path());
+        let start = Instant::now();
+        std::fs::write(dir.path().join("x"), "1").unwrap();
+        watch.changed().await;
+        assert!(start.elapsed() < POLL_LOCAL, "{:?}", start.elapsed());
+        // The write is several events; let them all pass before looking.
+        while tokio::time::timeout(Duration::from_millis(100), watch.changes.changed())
+            .await
+            .is_ok()
+        {}
+        std::fs::read(dir.path().join("x")).unwrap();
+        assert!(
+            tokio::time::timeout(Duration::from_millis(200), watch.changes.changed())
+                .await
+                .is_err()
+        );
+    }
+
+    /// The kernel's watcher once waited for a lock that was held while asking it for one more watch.
+    #[test]
+    fn watches_come_and_go_while_files_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let watcher = Arc::new(Watcher::new(dir.path()));
+        let (done, finished) = std::sync::mpsc::channel();
+        for n in 0..4 {
+            let (watcher, done) = (Arc::clone(&watcher), done.clone());
+            let path = dir.path().join(n.to_string());
+            std::fs::create_dir(&path).unwrap();
+            std::thread::spawn(move || {
+                for round in 0..200 {
+                    let _watch = watcher.watch(&path);
+                    std::fs::write(path.join("x"), round.to_string()).unwrap();
+                }
+                done.send(()).unwrap();
+            });
+        }
+        for _ in 0..4 {
+            finished.recv_timeout(Duration::from_secs(30)).expect("a deadlock");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wake_within_the_process_is_kept_for_who_is_not_waiting_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let watcher = Watcher::new(dir.path());
+        let mut watches: Vec<_> = (0..3).map(|_| watcher.watch(dir.path())).collect();
+        watcher.wake(dir.path());
+        for watch in &mut watches {
+            assert!(watch.changes.has_changed().unwrap());
+        }
+        drop(watches);
+        assert!(lock(&watcher.shared.directories).is_empty());
+    }
+}

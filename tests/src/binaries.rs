@@ -1,0 +1,48 @@
+//! Where the binaries are that tests run, and what to do about a missing one.
+
+use std::{env, io::Write as _, path::PathBuf};
+
+/// The path of a binary of this workspace, as built beside the running test.
+///
+/// # Panics
+/// If it has not been built.
+#[must_use]
+pub fn target_binary(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("failed to find the running test's path");
+    let directory = test.parent().expect("an executable has a directory");
+    // `cargo test` puts tests in `target/<profile>/deps`, binaries one above.
+    let directory =
+        if directory.ends_with("deps") { directory.parent().unwrap() } else { directory };
+    let binary = directory.join(name);
+    assert!(
+        binary.is_file(),
+        "{} does not exist: run `cargo build --workspace` (with the test's profile) first",
+        binary.display()
+    );
+    binary
+}
+
+/// The path of `scripted-agent`, which stands in for the Claude CLI.
+///
+/// # Panics
+/// If it has not been built.
+#[must_use]
+pub fn scripted_agent() -> PathBuf {
+    target_binary("scripted-agent")
+}
+
+/// The real Claude CLI, if `CLAUDE_BIN_REAL` names it.
+#[must_use]
+pub fn real_claude() -> Option<PathBuf> {
+    env::var_os("CLAUDE_BIN_REAL").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// Notes on one line of standard error that `test` does not run, and why.
+///
+/// # Panics
+/// If `FORBID_SKIPS` is set, so that a machine which should have everything cannot hide a hole.
+pub fn skip(test: &str, why: &str) {
+    assert!(env::var_os("FORBID_SKIPS").is_none(), "skipping is forbidden here: {test}: {why}");
+    // Not `eprintln!`, which the test harness keeps back when the test passes.
+    writeln!(std::io::stderr(), "SKIPPED: {test}: {why}").expect("failed to write to stderr");
+}

@@ -1,0 +1,397 @@
+//! A git server: the real `git http-backend` behind hyper, with faults on demand.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    process::Stdio,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    process::{Child, ChildStdout, Command},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    git_repo::{BareRepos, Entry, ISOLATION, key},
+    host::{Body, Host, full, respond},
+};
+
+/// How much of a stalled response comes before the silence, if nothing else is asked for.
+const STALL_AFTER: usize = 8;
+
+/// What goes wrong with a repository's requests, from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Headers and eight bytes of the real response, and then nothing, for ever.
+    Stall,
+    /// So many bytes of each response, and then nothing, for ever.
+    StallAfter(usize),
+    /// This status, with a short text.
+    Status(u16),
+    /// So many bytes of each response, and then the connection is broken off.
+    CloseMidway(usize),
+    /// Each response takes so much longer to begin.
+    Delay(Duration),
+    /// 302 to the same request below this repository URL.
+    RedirectTo(String),
+}
+
+/// A git server on a free loopback port. Dropped, it is gone with its repositories.
+#[derive(Debug)]
+pub struct GitServer {
+    host: Host,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    root: TempDir,
+    repos: BareRepos,
+    records: Mutex<HashMap<String, Record>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Record {
+    requests: usize,
+    authorization: Vec<String>,
+    credentials: Option<String>,
+    fault: Option<Fault>,
+}
+
+impl GitServer {
+    /// Starts a server without repositories.
+    pub async fn start() -> Self {
+        let root = TempDir::new().expect("failed to make a temporary directory");
+        let repos = BareRepos::new(root.path().to_owned());
+        let shared = Arc::new(Shared { root, repos, records: Mutex::default() });
+        let of_host = Arc::clone(&shared);
+        let host = Host::start(move |request| Arc::clone(&of_host).serve(request));
+        Self { host, shared }
+    }
+
+    /// The URL of a repository. `name` and `name.git` are the same one, as on well-known hosts.
+    #[must_use]
+    pub fn url(&self, name: &str) -> String {
+        format!("http://{}/{}", self.host.address(), name.trim_start_matches('/'))
+    }
+
+    /// The URL with a user and a password in it.
+    #[must_use]
+    pub fn url_with_credentials(&self, name: &str, user: &str, password: &str) -> String {
+        format!("http://{user}:{password}@{}/{name}", self.host.address())
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.host.address()
+    }
+
+    /// The bare repository on disk.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.shared.repos.directory(name)
+    }
+
+    /// Creates a repository with one commit on `main`. Returns its id.
+    pub fn create_repo(&self, name: &str, files: &[(&str, &str)]) -> String {
+        self.shared.repos.init(name);
+        self.commit(name, "main", files)
+    }
+
+    /// Creates a repository without commits.
+    pub fn create_empty_repo(&self, name: &str) {
+        self.shared.repos.init(name);
+    }
+
+    /// Creates a repository with one commit of `files` files of `bytes_each` bytes that do not
+    /// compress. Returns the commit's id.
+    pub fn create_big_repo(&self, name: &str, files: usize, bytes_each: usize) -> String {
+        self.shared.repos.init(name);
+        self.shared.repos.commit_noise(name, files, bytes_each)
+    }
+
+    /// Adds a commit to `branch`, which starts at `main` if it is new. Returns its id.
+    pub fn commit(&self, name: &str, branch: &str, files: &[(&str, &str)]) -> String {
+        self.shared.repos.commit(name, branch, &as_files(files))
+    }
+
+    /// Adds a commit of one symbolic link. Returns its id.
+    pub fn commit_symlink(&self, name: &str, branch: &str, path: &str, target: &str) -> String {
+        self.shared.repos.commit(name, branch, &[(path, Entry::Symlink(target))])
+    }
+
+    /// Adds a commit of one executable file. Returns its id.
+    pub fn commit_executable(&self, name: &str, branch: &str, path: &str, text: &str) -> String {
+        self.shared.repos.commit(name, branch, &[(path, Entry::Executable(text))])
+    }
+
+    /// Rewrites history: puts another commit in the place of the branch's last. Returns its id.
+    pub fn force_commit(&self, name: &str, branch: &str, files: &[(&str, &str)]) -> String {
+        self.shared.repos.amend(name, branch, &as_files(files))
+    }
+
+    /// Takes a branch away.
+    pub fn delete_branch(&self, name: &str, branch: &str) {
+        self.shared.repos.delete_branch(name, branch);
+    }
+
+    /// The commit at the end of a branch.
+    #[must_use]
+    pub fn head(&self, name: &str, branch: &str) -> Option<String> {
+        self.shared.repos.resolve(name, branch)
+    }
+
+    /// From now on the repository answers 401 to anyone without this user and password, before any
+    /// fault.
+    pub fn set_auth(&self, name: &str, user: &str, password: &str) {
+        let expected = format!("Basic {}", base64(format!("{user}:{password}").as_bytes()));
+        self.shared.with_record(name, |record| record.credentials = Some(expected));
+    }
+
+    /// From now on the repository's requests go wrong so. The repository need not exist.
+    pub fn set_fault(&self, name: &str, fault: Fault) {
+        self.shared.with_record(name, |record| record.fault = Some(fault));
+    }
+
+    /// Requests that arrive from now on go well again.
+    pub fn clear_fault(&self, name: &str) {
+        self.shared.with_record(name, |record| record.fault = None);
+    }
+
+    /// How many requests for the repository arrived.
+    #[must_use]
+    pub fn requests(&self, name: &str) -> usize {
+        self.shared.with_record(name, |record| record.requests)
+    }
+
+    /// Every `Authorization` header that arrived for the repository, in order.
+    #[must_use]
+    pub fn seen_authorization(&self, name: &str) -> Vec<String> {
+        self.shared.with_record(name, |record| record.authorization.clone())
+    }
+}
+
+fn as_files<'a>(files: &[(&'a str, &'a str)]) -> Vec<(&'a str, Entry<'a>)> {
+    files.iter().map(|&(path, content)| (path, Entry::File(content))).collect()
+}
+
+impl Shared {
+    fn with_record<T>(&self, name: &str, act: impl FnOnce(&mut Record) -> T) -> T {
+        let mut records: MutexGuard<'_, _> =
+            self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        act(records.entry(key(name).to_owned()).or_default())
+    }
+
+    async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let Some((name, suffix)) = split_path(request.uri().path()) else {
+            return respond(StatusCode::NOT_FOUND, "text/plain", "not a git request\n");
+        };
+        let (name, suffix) = (name.to_owned(), suffix.to_owned());
+        let authorization = request.headers().get(header::AUTHORIZATION);
+        let authorization =
+            authorization.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let record = self.with_record(&name, |record| {
+            record.requests += 1;
+            record.authorization.extend(authorization.clone());
+            record.clone()
+        });
+        if record.credentials.is_some() && record.credentials != authorization {
+            let mut refusal = respond(StatusCode::UNAUTHORIZED, "text/plain", "who are you?\n");
+            let challenge = header::HeaderValue::from_static("Basic realm=\"testkit\"");
+            refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            return refusal;
+        }
+        let cut = match record.fault {
+            None => Cut::Never,
+            Some(Fault::Stall) => Cut::Stall(STALL_AFTER),
+            Some(Fault::StallAfter(bytes)) => Cut::Stall(bytes),
+            Some(Fault::CloseMidway(bytes)) => Cut::Close(bytes),
+            Some(Fault::Delay(delay)) => {
+                tokio::time::sleep(delay).await;
+                Cut::Never
+            }
+            Some(Fault::Status(status)) => {
+                let status = StatusCode::from_u16(status).expect("a fault's status is valid");
+                return respond(status, "text/plain", format!("fault: {status}\n"));
+            }
+            Some(Fault::RedirectTo(target)) => return redirect(&request, &target, &suffix),
+        };
+        self.run_backend(&name, &suffix, request, cut).await.unwrap_or_else(|error| {
+            let text = format!("failed to run git http-backend: {error}\n");
+            respond(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", text)
+        })
+    }
+
+    async fn run_backend(
+        &self,
+        name: &str,
+        suffix: &str,
+        request: Request<Incoming>,
+        cut: Cut,
+    ) -> io::Result<Response<Body>> {
+        let mut command = Command::new("git");
+        command.arg("http-backend").current_dir(self.root.path()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.envs(ISOLATION);
+        command.env("GIT_PROJECT_ROOT", self.root.path()).env("GIT_HTTP_EXPORT_ALL", "1");
+        command.env("PATH_INFO", format!("/{name}.git{suffix}"));
+        command.env("REQUEST_METHOD", request.method().as_str());
+        command.env("QUERY_STRING", request.uri().query().unwrap_or_default());
+        command.env("REMOTE_ADDR", "127.0.0.1");
+        for (variable, header) in [
+            ("CONTENT_TYPE", header::CONTENT_TYPE),
+            ("CONTENT_LENGTH", header::CONTENT_LENGTH),
+            ("HTTP_CONTENT_ENCODING", header::CONTENT_ENCODING),
+            ("HTTP_GIT_PROTOCOL", header::HeaderName::from_static("git-protocol")),
+        ] {
+            if let Some(value) = request.headers().get(header) {
+                command.env(variable, value.to_str().map_err(io::Error::other)?);
+            }
+        }
+        let mut child = command.spawn()?;
+        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        let mut body = request.into_body();
+        let feed = tokio::spawn(async move {
+            while let Some(Ok(frame)) = body.frame().await {
+                let Ok(data) = frame.into_data() else { continue };
+                // A backend that has read enough closes its end; its answer says why.
+                if stdin.write_all(&data).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        let response = read_cgi_headers(&mut stdout).await?;
+        let backend = Backend { stdout, cut, _child: child, _feed: AbortOnDropHandle::new(feed) };
+        let frames = stream::unfold(backend, Backend::next).map(|data| data.map(Frame::data));
+        response.body(StreamBody::new(frames).boxed_unsync()).map_err(io::Error::other)
+    }
+}
+
+/// Where a response ends before its end.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Never,
+    Stall(usize),
+    Close(usize),
+}
+
+/// The rest of a running backend's output; dropped, it kills the backend.
+struct Backend {
+    stdout: BufReader<ChildStdout>,
+    cut: Cut,
+    _child: Child,
+    _feed: AbortOnDropHandle<()>,
+}
+
+impl Backend {
+    async fn next(mut self) -> Option<(io::Result<Bytes>, Self)> {
+        let mut room = 64 * 1024;
+        match self.cut {
+            Cut::Never => {}
+            Cut::Stall(0) => std::future::pending().await,
+            Cut::Close(0) => return Some((Err(io::Error::other("broken off")), self)),
+            Cut::Stall(left) | Cut::Close(left) => room = room.min(left),
+        }
+        let mut buffer = vec![0; room];
+        let read = match self.stdout.read(&mut buffer).await {
+            Ok(0) => return None,
+            Ok(read) => read,
+            Err(error) => return Some((Err(error), self)),
+        };
+        buffer.truncate(read);
+        match &mut self.cut {
+            Cut::Never => {}
+            Cut::Stall(left) | Cut::Close(left) => *left -= read,
+        }
+        Some((Ok(buffer.into()), self))
+    }
+}
+
+async fn read_cgi_headers(
+    stdout: &mut BufReader<ChildStdout>,
+) -> io::Result<http::response::Builder> {
+    let mut response = Response::builder();
+    loop {
+        let mut line = String::new();
+        if stdout.read_line(&mut line).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let line = line.trim_end();
+        if line.is_empty() {
+            return Ok(response);
+        }
+        let (name, value) = line.split_once(": ").ok_or(io::ErrorKind::InvalidData)?;
+        response = if name == "Status" {
+            response.status(value.get(..3).unwrap_or_default())
+        } else {
+            response.header(name, value)
+        };
+    }
+}
+
+fn redirect(request: &Request<Incoming>, target: &str, suffix: &str) -> Response<Body> {
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    Response::builder()
+        .status(StatusCode::FOUND)
+        .header(header::LOCATION, format!("{}{suffix}{query}", target.trim_end_matches('/')))
+        .body(full("moved\n"))
+        .expect("a redirect's target is a URL")
+}
+
+/// Splits a request's path into the repository's name and what git asks of it.
+fn split_path(path: &str) -> Option<(&str, &str)> {
+    ["/info/refs", "/git-upload-pack", "/git-receive-pack", "/HEAD", "/objects/"]
+        .into_iter()
+        .find_map(|suffix| path.rfind(suffix))
+        .map(|at| path.split_at(at))
+        .map(|(name, suffix)| (key(name), suffix))
+        .filter(|(name, _)| !name.is_empty())
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().fold(0_u32, |group, &byte| group << 8 | u32::from(byte));
+        let group = group << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let letter = ALPHABET[(group >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_as_in_rfc_4648() {
+        let encoded =
+            ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|s| base64(s.as_bytes()));
+        assert_eq!(encoded, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
+    }
+
+    #[test]
+    fn paths_are_split_at_what_git_asks() {
+        assert_eq!(split_path("/a.git/info/refs"), Some(("a", "/info/refs")));
+        assert_eq!(split_path("/o/a/git-upload-pack"), Some(("o/a", "/git-upload-pack")));
+        assert_eq!(split_path("/a.git/objects/12/34"), Some(("a", "/objects/12/34")));
+        assert_eq!(split_path("/a.git"), None);
+        assert_eq!(split_path("/info/refs"), None);
+    }
+}

@@ -1,0 +1,45 @@
+//! The testkit: what this project's tests are made of.
+//!
+//! Everything here is real except the model. [`GitServer`] serves real repositories over smart
+//! HTTP, [`MockApi`] answers the real Claude CLI as the Messages API would, `scripted-agent` is a
+//! real process that stands in for that CLI, [`SseClient`] checks the wire contract on every
+//! response it reads, and [`Stack`] starts the whole stack with `stackctl up`.
+//!
+//! A helper that finds something wrong panics with a sentence that says what; none of them
+//! sleeps in the hope that something has happened by then, see [`wait_for`].
+//!
+//! *Architecture invariant:* nothing that ships depends on this crate.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test helper fails loudly, and starts real git and real processes"
+)]
+
+mod agent_messages;
+mod agent_script;
+mod binaries;
+mod git_repo;
+mod git_server;
+mod host;
+mod http_client;
+mod messages_api;
+mod mock_api;
+mod procfs;
+mod sse;
+mod sse_block;
+mod stack;
+mod wait;
+
+pub use agent_messages::{AgentMessages, Partial};
+pub use agent_script::{AgentScript, Flood, ResultStep, Spawn, Step};
+pub use binaries::{real_claude, scripted_agent, skip, target_binary};
+pub use git_server::{Fault, GitServer};
+pub use http_client::{http_json, raw_request};
+pub use mock_api::{MockApi, Recorded, Turn};
+pub use procfs::{ProcInfo, descendants, is_alive, processes_of_directory};
+pub use sse::{SseClient, SseEvent, SseRequest, SseResponse};
+pub use stack::{Stack, StackBuilder};
+pub use wait::wait_for;

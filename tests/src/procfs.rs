@@ -1,0 +1,132 @@
+//! Processes, as `/proc` tells of them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcInfo {
+    /// Its id.
+    pub pid: u32,
+    /// Its parent's.
+    pub ppid: u32,
+    /// `R`, `S`, `Z` and so on, as in proc(5).
+    pub state: char,
+    /// Its arguments, joined by spaces; the name in brackets if it has none.
+    pub cmdline: String,
+}
+
+/// Every process below `pid`, parents before children.
+#[must_use]
+pub fn descendants(pid: u32) -> Vec<ProcInfo> {
+    let all = processes();
+    let mut found: Vec<ProcInfo> = Vec::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        for child in all.iter().filter(|process| process.ppid == parent) {
+            parents.push(child.pid);
+            found.push(child.clone());
+        }
+    }
+    found
+}
+
+/// Whether there is such a process, and it is no zombie.
+#[must_use]
+pub fn is_alive(pid: u32) -> bool {
+    read(pid).is_some_and(|process| !matches!(process.state, 'Z' | 'X'))
+}
+
+/// Every process but this one that works in `directory`, or below it, or has its path in its
+/// arguments or its environment: what a stack on that workspace may have left behind, whoever its
+/// parent is now.
+#[must_use]
+pub fn processes_of_directory(directory: &Path) -> Vec<ProcInfo> {
+    let needle = directory.to_string_lossy();
+    let works_there = |process: &ProcInfo| {
+        fs::read_link(format!("/proc/{}/cwd", process.pid))
+            .is_ok_and(|cwd| without_deleted(cwd).starts_with(directory))
+    };
+    let was_told = |process: &ProcInfo| {
+        fs::read(format!("/proc/{}/environ", process.pid)).is_ok_and(|environment| {
+            memchr::memmem::find(&environment, needle.as_bytes()).is_some()
+        })
+    };
+    let mut all = processes();
+    all.retain(|process| {
+        process.pid != std::process::id()
+            && process.state != 'Z'
+            && (process.cmdline.contains(&*needle) || works_there(process) || was_told(process))
+    });
+    all
+}
+
+/// The kernel marks a directory that is gone.
+fn without_deleted(path: PathBuf) -> PathBuf {
+    path.to_str()
+        .and_then(|path| path.strip_suffix(" (deleted)"))
+        .map(PathBuf::from)
+        .unwrap_or(path)
+}
+
+fn processes() -> Vec<ProcInfo> {
+    fs::read_dir("/proc")
+        .expect("failed to read /proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(read)
+        .collect()
+}
+
+/// A process that ends in between is simply not there.
+fn read(pid: u32) -> Option<ProcInfo> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in brackets and may hold any character, brackets too.
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let ppid = fields.next()?.parse().ok()?;
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let arguments = String::from_utf8_lossy(&arguments);
+    let cmdline = arguments.trim_end_matches('\0').replace('\0', " ");
+    let cmdline = if cmdline.is_empty() { format!("[{name}]") } else { cmdline };
+    Some(ProcInfo { pid, ppid, state, cmdline })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn finds_children_and_grandchildren_until_they_are_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 61 & echo ready; wait"])
+            .current_dir(directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(shell.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+
+        let below = descendants(std::process::id());
+        assert!(below.iter().any(|process| process.pid == shell.id()), "{below:?}");
+        let sleep = descendants(shell.id());
+        let [sleep] = &*sleep else { panic!("{sleep:?}") };
+        assert_eq!(sleep.ppid, shell.id());
+        let there = processes_of_directory(directory.path());
+        assert_eq!(there.len(), 2, "{there:?}");
+
+        for pid in [shell.id(), sleep.pid] {
+            let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+        shell.wait().unwrap();
+        assert!(!is_alive(shell.id()));
+        assert!(is_alive(std::process::id()));
+    }
+}

@@ -1,0 +1,364 @@
+//! A whole stack, started with `stackctl up` as an operator starts it.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs::{self, File},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::{
+    binaries::{scripted_agent, target_binary},
+    http_client::exchange,
+    procfs::{ProcInfo, descendants, is_alive, processes_of_directory},
+    wait::wait_for,
+};
+
+/// How long a stack may take until every replica is idle.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a stack may take to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long killed processes may take to be gone.
+const KILL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a stack is to be.
+#[derive(Debug)]
+pub struct StackBuilder {
+    replicas: [usize; 3],
+    environment: BTreeMap<OsString, OsString>,
+    workspace: Option<PathBuf>,
+    arguments: Vec<OsString>,
+    binary: Option<PathBuf>,
+}
+
+impl Default for StackBuilder {
+    fn default() -> Self {
+        Self {
+            replicas: [1, 1, 1],
+            environment: BTreeMap::new(),
+            workspace: None,
+            arguments: Vec::new(),
+            binary: None,
+        }
+    }
+}
+
+impl StackBuilder {
+    /// So many replicas of each service; one of each if not said.
+    #[must_use]
+    pub fn replicas(mut self, workflow: usize, pull: usize, claude: usize) -> Self {
+        self.replicas = [workflow, pull, claude];
+        self
+    }
+
+    /// One more variable; it takes the place of a default of that name.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.insert(name.into(), value.into());
+        self
+    }
+
+    /// On this workspace, which outlives the stack; a fresh one if not said.
+    #[must_use]
+    pub fn workspace(mut self, workspace: impl Into<PathBuf>) -> Self {
+        self.workspace = Some(workspace.into());
+        self
+    }
+
+    /// One more argument of `stackctl up`.
+    #[must_use]
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// With this `stackctl`; the one beside the test if not said.
+    #[must_use]
+    pub fn binary(mut self, stackctl: impl Into<PathBuf>) -> Self {
+        self.binary = Some(stackctl.into());
+        self
+    }
+
+    /// Starts it, and waits until every replica is idle.
+    ///
+    /// # Panics
+    /// If a binary has not been built, or not all replicas are idle within a minute.
+    pub async fn start(self) -> Stack {
+        let stack = Stack::spawn(self);
+        stack.wait_until_idle().await;
+        stack
+    }
+}
+
+/// A running stack. Dropped, it is killed with everything it has started; if the test is
+/// panicking, its log is printed.
+#[derive(Debug)]
+pub struct Stack {
+    child: Child,
+    pid: u32,
+    replicas: [usize; 3],
+    ports: [u16; 3],
+    workspace: PathBuf,
+    log: PathBuf,
+    _directory: TempDir,
+}
+
+impl Stack {
+    /// What a stack is to be.
+    #[must_use]
+    pub fn builder() -> StackBuilder {
+        StackBuilder::default()
+    }
+
+    fn spawn(builder: StackBuilder) -> Self {
+        let directory = TempDir::new().expect("failed to make a temporary directory");
+        let workspace = builder.workspace.unwrap_or_else(|| directory.path().join("workspace"));
+        let home = directory.path().join("home");
+        for needed in [&workspace, &home] {
+            fs::create_dir_all(needed).expect("failed to make a directory");
+        }
+        let workspace = workspace.canonicalize().expect("the workspace exists");
+        let log = directory.path().join("stack.log");
+        let output = File::create(&log).expect("failed to create the log");
+        let ports = free_ports();
+        let mut command = Command::new(builder.binary.unwrap_or_else(|| target_binary("stackctl")));
+        command.arg("up").arg("--workspace").arg(&workspace);
+        for (service, (count, port)) in
+            ["workflow", "pull", "claude"].into_iter().zip(builder.replicas.into_iter().zip(ports))
+        {
+            command.arg(format!("--{service}")).arg(count.to_string());
+            command.arg(format!("--port-{service}")).arg(port.to_string());
+        }
+        command.args(builder.arguments).env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &home);
+        let defaults = [
+            ("CLAUDE_CODE_CREDENTIALS_JSON", r#"{"apiKey":"sk-ant-test-0123456789abcdef"}"#),
+            ("IS_SANDBOX", "1"),
+            ("LOG_LEVEL", "info"),
+        ];
+        command.envs(defaults);
+        if !builder.environment.contains_key(&OsString::from("CLAUDE_BIN")) {
+            command.env("CLAUDE_BIN", scripted_agent());
+        }
+        command.envs(builder.environment);
+        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
+        let child = command.kill_on_drop(true).spawn().expect("failed to run stackctl");
+        let pid = child.id().expect("it has not been waited for");
+        let replicas = builder.replicas;
+        Self { child, pid, replicas, ports, workspace, log, _directory: directory }
+    }
+
+    /// Waits until every service answers and all its replicas are idle.
+    ///
+    /// # Panics
+    /// If that takes more than a minute, or the stack ends.
+    pub async fn wait_until_idle(&self) {
+        for (port, count) in self.ports.into_iter().zip(self.replicas) {
+            let what = format!("{count} idle replicas at port {port}");
+            wait_for(&what, START_DEADLINE, || async move {
+                assert!(is_alive(self.pid), "stackctl has ended");
+                let health = get(port, "/health").await?;
+                let status = get(port, "/status").await?;
+                (health["status"] == "ok" && idle_replicas(&status) == Some(count)).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// The base URL of the workflow service, without a slash at its end.
+    #[must_use]
+    pub fn workflow_url(&self) -> String {
+        base_url(self.ports[0])
+    }
+
+    /// The base URL of the pull service.
+    #[must_use]
+    pub fn pull_url(&self) -> String {
+        base_url(self.ports[1])
+    }
+
+    /// The base URL of the claude service.
+    #[must_use]
+    pub fn claude_url(&self) -> String {
+        base_url(self.ports[2])
+    }
+
+    /// The shared volume, as a real path.
+    #[must_use]
+    pub fn workspace(&self) -> &Path {
+        &self.workspace
+    }
+
+    /// What the stack has written so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// The process of `stackctl up`.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Everything the stack has started and that still runs.
+    #[must_use]
+    pub fn descendants(&self) -> Vec<ProcInfo> {
+        descendants(self.pid)
+    }
+
+    /// The processes of one part, such as `claude-code-api` or `gateway`.
+    #[must_use]
+    pub fn processes_of(&self, part: &str) -> Vec<u32> {
+        let command = format!(" serve {part}");
+        let mut found = self.descendants();
+        found.retain(|process| process.state != 'Z' && process.cmdline.ends_with(&command));
+        found.into_iter().map(|process| process.pid).collect()
+    }
+
+    /// Sends a signal to `stackctl up` alone.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn signal(&self, signal: Signal) {
+        kill(pid_of(self.pid), signal).expect("stackctl runs until it is stopped");
+    }
+
+    /// Sends SIGTERM, waits for the end, and says how it ended.
+    ///
+    /// # Panics
+    /// As [`Self::ended`].
+    pub async fn stop(mut self) -> i32 {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    /// Waits for the end, and says how it ended. A stack killed by a signal counts as 128 and the
+    /// signal's number, as in a shell.
+    ///
+    /// # Panics
+    /// If it takes more than a minute, or leaves a process behind.
+    pub async fn ended(&mut self) -> i32 {
+        let status = tokio::time::timeout(STOP_DEADLINE, self.child.wait())
+            .await
+            .unwrap_or_else(|_| panic!("stackctl did not stop in {STOP_DEADLINE:?}"))
+            .expect("failed to wait for stackctl");
+        let left = processes_of_directory(&self.workspace);
+        assert!(left.is_empty(), "stackctl left processes behind: {left:#?}");
+        exit_code(status)
+    }
+
+    /// What is alive of the stack, parents first, so that none is there to start another child.
+    fn remaining(&self) -> Vec<u32> {
+        let mut found = Vec::new();
+        // Once `stackctl` has been waited for, its id may be another process's.
+        if self.child.id().is_some() {
+            found.push(self.pid);
+            found.extend(descendants(self.pid).into_iter().map(|process| process.pid));
+        }
+        // Whoever has lost its parent by now still has the workspace's path about it.
+        found.extend(processes_of_directory(&self.workspace).into_iter().map(|it| it.pid));
+        found.retain(|&pid| is_alive(pid));
+        found
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the stack ---\n{}--- end of the log ---", self.log());
+        }
+        let deadline = Instant::now() + KILL_DEADLINE;
+        loop {
+            let doomed = self.remaining();
+            if doomed.is_empty() || Instant::now() > deadline {
+                return;
+            }
+            for pid in doomed {
+                // One that has ended in between is what is wanted.
+                let _ended = kill(pid_of(pid), Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn pid_of(pid: u32) -> Pid {
+    Pid::from_raw(pid.cast_signed())
+}
+
+fn exit_code(status: ExitStatus) -> i32 {
+    let by_signal = || status.signal().map(|signal| 128 + signal);
+    status.code().or_else(by_signal).expect("it has ended")
+}
+
+fn base_url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+/// Ports nobody has at the moment. All are held until all are known, so that no two are alike.
+fn free_ports() -> [u16; 3] {
+    let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// The JSON of a 200; nothing as long as there is none.
+async fn get(port: u16, path: &str) -> Option<Value> {
+    use http_body_util::BodyExt as _;
+
+    let url = format!("{}{path}", base_url(port));
+    let answer = exchange(http::Method::GET, &url, http::HeaderMap::new(), None).await.ok()?;
+    if answer.response.status() != StatusCode::OK {
+        return None;
+    }
+    let body = answer.response.into_body().collect().await.ok()?.to_bytes();
+    serde_json::from_slice(&body).ok()
+}
+
+fn idle_replicas(status: &Value) -> Option<usize> {
+    status["replicas"]["idle"].as_u64()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ports_differ_and_are_free() {
+        let ports = free_ports();
+        assert!(ports[0] != ports[1] && ports[1] != ports[2] && ports[0] != ports[2]);
+        for port in ports {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_a_number_of_idle_replicas_counts() {
+        let status = json!({"status": "idle", "replicas": {"idle": 3, "busy": 0}});
+        assert_eq!(idle_replicas(&status), Some(3));
+        assert_eq!(idle_replicas(&json!({"status": "idle"})), None);
+    }
+
+    #[test]
+    fn a_signal_counts_as_in_a_shell() {
+        assert_eq!(exit_code(ExitStatus::from_raw(3 << 8)), 3);
+        assert_eq!(exit_code(ExitStatus::from_raw(9)), 137);
+    }
+}

@@ -1,0 +1,106 @@
+//! Cancelling, of jobs that wait, that run and that are over.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use testkit::{AgentScript, Fault, GitServer, Stack};
+
+use crate::support::{
+    Marks, agents, all_jobs, cancel, job, post_pull, post_workflow, registry, terminal, workflow,
+};
+
+/// The longest that a running job may take to end after it was cancelled.
+const END: Duration = Duration::from_secs(8);
+
+#[tokio::test]
+async fn a_job_that_waits_and_one_whose_agent_hides_its_children() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "a")]);
+    let stack = Stack::builder().start().await;
+    let marks = Marks::new();
+    // As the CLI's shell commands are, and deaf to everything but SIGKILL.
+    let script = AgentScript::new()
+        .spawn_in_new_session(&["sleep", "300"])
+        .spawn_in_new_session(&["sh", "-c", "trap '' TERM INT HUP; sleep 300 & wait"])
+        .touch(marks.path("began"))
+        .hang();
+    let mut running = post_workflow(&stack, &workflow(&git.url("app"), &script)).send().await;
+    let running_id = running.job_id();
+    marks.wait("began").await;
+
+    let never = AgentScript::new().log_run(marks.path("runs"));
+    let mut waiting = post_workflow(&stack, &workflow(&git.url("app"), &never)).send().await;
+    let waiting_id = waiting.job_id();
+    assert_eq!(waiting.next_event().await.unwrap().kind(), "queued");
+    let asked = Instant::now();
+    let answer = cancel(&stack, &waiting_id).await;
+    assert_eq!(answer, (202, json!({"jobId": waiting_id, "state": "cancelled"})));
+    let events = waiting.collect_all().await;
+    let [end] = &*events else { panic!("{events:?}") };
+    assert_eq!((end.kind(), &end.json["code"]), ("workflow_error", &json!("cancelled")));
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    let ended = job(&stack, &waiting_id).await;
+    assert_eq!((&ended["state"], &ended["code"]), (&json!("cancelled"), &json!("cancelled")));
+    assert!(ended["started"].is_null() && ended["ended"].is_string(), "{ended}");
+
+    assert!(agents(&stack).len() >= 4, "{:#?}", agents(&stack));
+    let asked = Instant::now();
+    let (status, answer) = cancel(&stack, &running_id).await;
+    assert_eq!((status, &answer["jobId"]), (202, &json!(running_id)));
+    assert!(["running", "cancelled"].contains(&answer["state"].as_str().unwrap()), "{answer}");
+    let events = running.collect_all().await;
+    let end = terminal(&events);
+    assert!(asked.elapsed() < END, "{:?}", asked.elapsed());
+    assert_eq!((&end["type"], &end["code"]), (&json!("workflow_error"), &json!("cancelled")));
+    assert_eq!(end["step"], 2, "{end}");
+    assert!(agents(&stack).is_empty(), "these are left: {:#?}", agents(&stack));
+
+    for job in all_jobs(&stack).await {
+        let expected = match (job["service"].as_str().unwrap(), job["parent"].as_str()) {
+            ("github-pull-api", Some(_)) => "succeeded",
+            _ => "cancelled",
+        };
+        assert_eq!(job["state"], expected, "{job}");
+    }
+    for id in [&waiting_id, &running_id] {
+        assert_eq!(cancel(&stack, id).await, (200, json!({"jobId": id, "state": "cancelled"})));
+    }
+    for id in ["019aa000-0000-7000-8000-000000000000", "x", ".."] {
+        let (status, answer) = cancel(&stack, id).await;
+        assert_eq!((status, &answer["code"]), (404, &json!("not_found")), "{id}: {answer}");
+    }
+    stack.wait_until_idle().await;
+    assert!(!marks.exists("runs"));
+    // The job that waited took no replica: two were used up for the one that ran, of each service one.
+    assert_eq!(stack.log().matches("workflow-api replica=").count(), 2, "{}", stack.log());
+    assert_eq!(registry(&stack, "workflow-api").len(), 1);
+}
+
+/// A pull that waits for a git host in silence ends as soon.
+#[tokio::test]
+async fn a_pull_in_the_middle_of_a_transfer() {
+    let git = GitServer::start().await;
+    git.create_big_repo("big", 20, 100_000);
+    git.set_fault("big", Fault::StallAfter(500_000));
+    let stack = Stack::builder().start().await;
+    let script = AgentScript::new();
+    let mut alone = post_pull(&stack, &json!({"repoUrl": git.url("big")})).send().await;
+    alone.next_of_kind("connected").await;
+    let mut flow = post_workflow(&stack, &workflow(&git.url("big"), &script)).send().await;
+    flow.next_of_kind("workflow_started").await;
+    for response in [&mut alone, &mut flow] {
+        let asked = Instant::now();
+        assert_eq!(cancel(&stack, &response.job_id()).await.0, 202);
+        let events = response.collect_all().await;
+        assert_eq!(terminal(&events)["code"], "cancelled");
+        assert!(asked.elapsed() < END, "{:?}", asked.elapsed());
+    }
+    let jobs = all_jobs(&stack).await;
+    assert!(jobs.iter().all(|job| job["state"] == "cancelled"), "{jobs:#?}");
+    assert!(!stack.workspace().join("big").exists(), "half a checkout was left");
+    git.clear_fault("big");
+    stack.wait_until_idle().await;
+    let again = post_workflow(&stack, &workflow(&git.url("big"), &script)).send().await;
+    let events = { again }.collect_all().await;
+    assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
+}

@@ -1,0 +1,183 @@
+//! What the tests here have in common.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    time::Duration,
+};
+
+use http::HeaderMap;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::{
+    AgentScript, ProcInfo, SseClient, SseEvent, SseRequest, Stack, http_json, is_alive, wait_for,
+};
+
+/// How long anything may take that has no bound of its own. It matters only when a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The body of a workflow.
+pub(crate) fn workflow(repo_url: &str, script: &AgentScript) -> Value {
+    json!({"repoUrl": repo_url, "prompt": script.prompt()})
+}
+
+/// The body of an agent's run.
+pub(crate) fn execute(script: &AgentScript) -> Value {
+    json!({"prompt": script.prompt()})
+}
+
+/// `POST /api/workflow`, as a browser's or an original caller's.
+pub(crate) fn post_workflow(stack: &Stack, body: &Value) -> SseRequest {
+    SseClient::post(&format!("{}/api/workflow", stack.workflow_url()), body)
+}
+
+/// `POST /api/pull`.
+pub(crate) fn post_pull(stack: &Stack, body: &Value) -> SseRequest {
+    SseClient::post(&format!("{}/api/pull", stack.pull_url()), body)
+}
+
+/// `POST /api/execute`.
+pub(crate) fn post_execute(stack: &Stack, body: &Value) -> SseRequest {
+    SseClient::post(&format!("{}/api/execute", stack.claude_url()), body)
+}
+
+/// `GET /api/jobs/:id/events`.
+pub(crate) fn events_of(stack: &Stack, id: &str, service: contract::Service) -> SseRequest {
+    SseClient::get(&format!("{}/api/jobs/{id}/events", stack.workflow_url())).service(service)
+}
+
+/// A GET of JSON.
+pub(crate) async fn get(url: &str) -> (u16, Value) {
+    let (status, _, body) = http_json("GET", url, None, &[]).await;
+    (status.as_u16(), body)
+}
+
+/// What `GET /api/jobs/:id` says.
+pub(crate) async fn job(stack: &Stack, id: &str) -> Value {
+    let (status, body) = get(&format!("{}/api/jobs/{id}", stack.workflow_url())).await;
+    assert_eq!(status, 200, "{body}");
+    body
+}
+
+/// Every job, newest first.
+pub(crate) async fn all_jobs(stack: &Stack) -> Vec<Value> {
+    let (status, body) = get(&format!("{}/api/jobs?limit=1000", stack.workflow_url())).await;
+    assert_eq!(status, 200, "{body}");
+    body["jobs"].as_array().unwrap().clone()
+}
+
+/// Waits until a job is in that state.
+pub(crate) async fn wait_for_state(stack: &Stack, id: &str, state: &str) -> Value {
+    wait_for(&format!("job {id} to be {state}"), PATIENCE, || async {
+        let job = job(stack, id).await;
+        (job["state"] == state).then_some(job)
+    })
+    .await
+}
+
+/// `POST /api/jobs/:id/cancel`.
+pub(crate) async fn cancel(stack: &Stack, id: &str) -> (u16, Value) {
+    let url = format!("{}/api/jobs/{id}/cancel", stack.workflow_url());
+    let (status, _, body) = http_json("POST", &url, None, &[]).await;
+    (status.as_u16(), body)
+}
+
+/// The last event, which is the terminal one of a whole stream.
+pub(crate) fn terminal(events: &[SseEvent]) -> &Value {
+    &events.last().expect("a stream has a terminal event").json
+}
+
+/// The events that stand in the journal: all but the waits.
+pub(crate) fn journalled(events: Vec<SseEvent>) -> Vec<SseEvent> {
+    events.into_iter().filter(|event| event.kind() != "queued").collect()
+}
+
+/// The value of a header that must be there.
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
+}
+
+/// The entries of a service's idle replicas, by id.
+pub(crate) fn registry(stack: &Stack, service: &str) -> BTreeMap<String, Value> {
+    let directory = stack.workspace().join(".stack/replicas").join(service);
+    let entry = |path: PathBuf| {
+        let id = path.file_stem()?.to_str()?.to_owned();
+        // It may be withdrawn in this moment.
+        Some((id, serde_json::from_slice(&fs::read(&path).ok()?).ok()?))
+    };
+    fs::read_dir(directory).unwrap().filter_map(|it| entry(it.unwrap().path())).collect()
+}
+
+/// The ids of all jobs that were ever named.
+pub(crate) fn named_jobs(stack: &Stack) -> BTreeSet<String> {
+    let jobs = fs::read_dir(stack.workspace().join(".stack/jobs")).unwrap();
+    jobs.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// The agents of a stack and what they have started, wherever these hide.
+pub(crate) fn agents(stack: &Stack) -> Vec<ProcInfo> {
+    let mut found = stack.descendants();
+    found.retain(|process| process.state != 'Z' && !process.cmdline.contains(" serve "));
+    found
+}
+
+/// The one process of a part that has one.
+pub(crate) fn process_of(stack: &Stack, part: &str) -> u32 {
+    let found = stack.processes_of(part);
+    let [pid] = *found else { panic!("{found:?} are processes of {part}") };
+    pid
+}
+
+/// Sends a signal to one process.
+pub(crate) fn send_signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process runs");
+}
+
+/// Waits until none of these runs any more.
+pub(crate) async fn wait_until_gone(pids: &[u32], deadline: Duration) {
+    wait_for(&format!("the end of {pids:?}"), deadline, || async {
+        pids.iter().all(|&pid| !is_alive(pid)).then_some(())
+    })
+    .await;
+}
+
+/// Files outside the workspace: where agents leave marks, and what they wait for.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    directory: TempDir,
+}
+
+impl Marks {
+    pub(crate) fn new() -> Self {
+        Self { directory: TempDir::new().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn exists(&self, name: &str) -> bool {
+        self.path(name).exists()
+    }
+
+    /// Lets go whoever waits for this file.
+    pub(crate) fn open(&self, name: &str) {
+        fs::write(self.path(name), "").unwrap();
+    }
+
+    /// Waits until somebody has made this file.
+    pub(crate) async fn wait(&self, name: &str) {
+        wait_for(name, PATIENCE, || async { self.exists(name).then_some(()) }).await;
+    }
+
+    /// The lines of this file; none if nobody has made it.
+    pub(crate) fn lines(&self, name: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.path(name)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}

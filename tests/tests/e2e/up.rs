@@ -1,0 +1,205 @@
+//! `stackctl up`: how it starts, how it stops, and what it leaves behind, which is nothing.
+
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tempfile::TempDir;
+use testkit::{
+    AgentScript, GitServer, SseResponse, Stack, descendants, processes_of_directory, target_binary,
+    wait_for,
+};
+use tokio::process::Command;
+
+use crate::support::{
+    Marks, PATIENCE, agents, all_jobs, execute, post_execute, post_workflow, registry, send_signal,
+    terminal, wait_until_gone, workflow,
+};
+
+/// A stack with a workflow whose agent waits for `gate`, with a child in a session of its own.
+async fn running(git: &GitServer, marks: &Marks, stack: &Stack) -> SseResponse {
+    git.create_repo("app", &[("a", "a")]);
+    let script = AgentScript::new()
+        .spawn_in_new_session(&["sleep", "300"])
+        .touch(marks.path("began"))
+        .wait_file(marks.path("gate"));
+    let request = post_workflow(stack, &workflow(&git.url("app"), &script)).allow_cut();
+    let response = request.send().await;
+    marks.wait("began").await;
+    response
+}
+
+fn pids(stack: &Stack) -> Vec<u32> {
+    let pids: Vec<_> = stack.descendants().into_iter().map(|process| process.pid).collect();
+    assert!(pids.len() >= 6, "a gateway, three replicas, an agent and its child: {pids:?}");
+    pids
+}
+
+#[tokio::test]
+async fn interrupted_once_it_lets_jobs_finish() {
+    let git = GitServer::start().await;
+    let marks = Marks::new();
+    let mut stack = Stack::builder().start().await;
+    let mut response = running(&git, &marks, &stack).await;
+    let pids = pids(&stack);
+    stack.signal(Signal::SIGINT);
+    wait_for("a word about it", PATIENCE, || async {
+        stack.log().contains("letting running jobs finish").then_some(())
+    })
+    .await;
+    // New jobs are refused, by whoever is still there to do it.
+    let url = format!("{}/api/workflow", stack.workflow_url());
+    wait_for("the gateway to take no more jobs", PATIENCE, || async {
+        let body = workflow(&git.url("app"), &AgentScript::new()).to_string();
+        let (status, headers, answer) =
+            testkit::http_json("POST", &url, Some(body.into()), &[]).await;
+        assert!(status == 503 || status == 200, "{answer}");
+        (status == 503 && answer["code"] == "terminated" && headers.contains_key("retry-after"))
+            .then_some(())
+    })
+    .await;
+    marks.open("gate");
+    let events = response.collect_all().await;
+    assert!(!response.ended_without_terminal(), "the stream was cut");
+    assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
+    assert_eq!(stack.ended().await, 0, "{}", stack.log());
+    wait_until_gone(&pids, Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn interrupted_twice_it_kills_everything() {
+    let git = GitServer::start().await;
+    let marks = Marks::new();
+    let mut stack = Stack::builder().start().await;
+    let mut response = running(&git, &marks, &stack).await;
+    let pids = pids(&stack);
+    stack.signal(Signal::SIGINT);
+    wait_for("a word about it", PATIENCE, || async {
+        stack.log().contains("once more to kill").then_some(())
+    })
+    .await;
+    let told = Instant::now();
+    stack.signal(Signal::SIGINT);
+    stack.ended().await;
+    assert!(told.elapsed() < Duration::from_secs(8), "it took {:?}", told.elapsed());
+    wait_until_gone(&pids, Duration::from_secs(1)).await;
+    response.collect_all().await;
+}
+
+#[tokio::test]
+async fn killed_it_takes_everything_with_it_and_the_next_one_settles_what_was_lost() {
+    let git = GitServer::start().await;
+    let marks = Marks::new();
+    let workspace = TempDir::new().unwrap();
+    let mut stack = Stack::builder().workspace(workspace.path()).start().await;
+    let mut response = running(&git, &marks, &stack).await;
+    let pids = pids(&stack);
+    stack.signal(Signal::SIGKILL);
+    wait_until_gone(&pids, Duration::from_secs(10)).await;
+    let left = processes_of_directory(&workspace.path().canonicalize().unwrap());
+    assert!(left.is_empty(), "{left:#?}");
+    assert_eq!(stack.ended().await, 137);
+    response.collect_all().await;
+    let id = response.job_id();
+
+    let next = Stack::builder().workspace(workspace.path()).start().await;
+    let jobs = all_jobs(&next).await;
+    assert_eq!(jobs.len(), 3, "{jobs:#?}");
+    for job in &jobs {
+        let code = job["code"].as_str();
+        let ended = match job["service"].as_str().unwrap() {
+            "github-pull-api" => job["state"] == "succeeded",
+            // Its replica may have had the time to say so itself.
+            _ => {
+                ["failed", "cancelled"].contains(&job["state"].as_str().unwrap())
+                    && ["replica_lost", "terminated", "cancelled"].contains(&code.unwrap())
+            }
+        };
+        assert!(ended, "{job}");
+    }
+    assert!(jobs.iter().any(|job| job["jobId"] == *id && job["state"] == "failed"), "{jobs:#?}");
+    // And it works, on the checkouts and mirrors that are there.
+    let body = workflow(&git.url("app"), &AgentScript::new());
+    let events = { post_workflow(&next, &body).send().await }.collect_all().await;
+    assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
+    next.wait_until_idle().await;
+    assert_eq!(next.stop().await, 0);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken() {
+    let workspace = TempDir::new().unwrap();
+    let holder = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = holder.local_addr().unwrap().port();
+    let flags = ["--port-workflow", "--port-pull", "--port-claude"];
+    for taken in flags {
+        let mut command = Command::new(target_binary("stackctl"));
+        command.arg("up").arg("--workspace").arg(workspace.path()).kill_on_drop(true);
+        for flag in flags {
+            let port = if flag == taken { port } else { 0 };
+            command.arg(flag).arg(port.to_string());
+        }
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{stderr}");
+        assert!(stderr.contains(&format!(":{port}")) && stderr.contains(taken), "{stderr}");
+        assert_eq!(stderr.matches("--port-").count(), 1, "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_is_killed_while_idle_is_replaced() {
+    let stack = Stack::builder().replicas(1, 1, 2).start().await;
+    for service in ["workflow-api", "github-pull-api", "claude-code-api"] {
+        let before = registry(&stack, service);
+        let (id, entry) = before.first_key_value().unwrap();
+        let pid = u32::try_from(entry["pid"].as_u64().unwrap()).unwrap();
+        assert!(descendants(stack.pid()).iter().any(|process| process.pid == pid));
+        send_signal(pid, Signal::SIGKILL);
+        wait_for("another replica in its place", PATIENCE, || async {
+            let now = registry(&stack, service);
+            (now.len() == before.len() && !now.contains_key(id)).then_some(())
+        })
+        .await;
+    }
+    stack.wait_until_idle().await;
+    // Nobody notices.
+    let events = post_execute(&stack, &execute(&AgentScript::new())).send().await;
+    assert_eq!(terminal(&{ events }.collect_all().await)["type"], "completed");
+}
+
+/// A job that comes in just after an idle replica was killed goes to another one.
+#[tokio::test]
+async fn callers_do_not_notice_idle_replicas_that_die() {
+    let stack = Stack::builder().replicas(1, 1, 2).start().await;
+    for _ in 0..5 {
+        stack.wait_until_idle().await;
+        let entries = registry(&stack, "claude-code-api");
+        let pid = entries.values().next().unwrap()["pid"].as_u64().unwrap();
+        send_signal(u32::try_from(pid).unwrap(), Signal::SIGKILL);
+        let mut response = post_execute(&stack, &execute(&AgentScript::new())).send().await;
+        assert_eq!(response.status, 200);
+        assert_eq!(terminal(&response.collect_all().await)["type"], "completed");
+    }
+    assert!(agents(&stack).is_empty(), "{:#?}", agents(&stack));
+}
+
+#[tokio::test]
+async fn a_cli_that_is_not_there() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "a")]);
+    let stack = Stack::builder().env("CLAUDE_BIN", "/nowhere/claude").start().await;
+    let warned = stack.log();
+    let warning = warned.lines().find(|line| line.contains("WARN")).unwrap_or_default();
+    assert!(warning.contains("/nowhere/claude") && warning.contains("CLAUDE_BIN"), "{warned}");
+    let body = workflow(&git.url("app"), &AgentScript::new());
+    let events = { post_workflow(&stack, &body).send().await }.collect_all().await;
+    let end = terminal(&events);
+    assert_eq!((&end["code"], &end["step"]), (&json!("agent_not_found"), &json!(2)), "{end}");
+    let error = end["error"].as_str().unwrap();
+    assert!(error.contains("CLAUDE_BIN") && error.contains("/nowhere/claude"), "{error}");
+    stack.wait_until_idle().await;
+}
