@@ -1,12 +1,14 @@
 //! How a binary starts: its settings read from the environment in one go, its secrets kept out of
 //! every print, its logs set up, and the exit codes it may end with.
 
+mod arguments;
 mod env;
 mod exit;
 mod logging;
 mod policy;
 mod secret;
 
+pub use arguments::answer_arguments;
 pub use env::{Env, InvalidSettings, ProcessEnv, Settings};
 pub use exit::Exit;
 pub use logging::{LogFormat, Logging};

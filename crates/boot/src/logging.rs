@@ -2,8 +2,12 @@
 
 use std::{fmt, io::IsTerminal, str::FromStr};
 
+use contract::Timestamp;
 use tracing_subscriber::{
-    EnvFilter, fmt::time::UtcTime, layer::SubscriberExt, util::SubscriberInitExt,
+    EnvFilter,
+    fmt::{format::Writer, time::FormatTime},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
 };
 
 use crate::Settings;
@@ -26,6 +30,15 @@ impl FromStr for LogFormat {
             "json" => Ok(Self::Json),
             _ => Err("use text or json"),
         }
+    }
+}
+
+/// Times in logs look as they do in events, so that one can be held against the other.
+struct Clock;
+
+impl FormatTime for Clock {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        write!(writer, "{}", Timestamp::now())
     }
 }
 
@@ -57,6 +70,7 @@ impl Logging {
                 .with(
                     tracing_subscriber::fmt::layer()
                         .json()
+                        .with_timer(Clock)
                         .flatten_event(true)
                         .with_writer(std::io::stderr),
                 )
@@ -64,7 +78,7 @@ impl Logging {
             LogFormat::Text => registry
                 .with(
                     tracing_subscriber::fmt::layer()
-                        .with_timer(UtcTime::rfc_3339())
+                        .with_timer(Clock)
                         .with_ansi(
                             std::io::stderr().is_terminal()
                                 && std::env::var_os("NO_COLOR").is_none(),

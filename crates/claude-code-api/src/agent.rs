@@ -26,6 +26,9 @@ use crate::{
 /// How much is read at once: what a pipe holds.
 const READ: usize = 64 * 1024;
 
+/// What a pipe can hold at most (`/proc/sys/fs/pipe-max-size`).
+const MAX_PIPE: usize = 1024 * 1024;
+
 /// How often processes that the agent has orphaned, and that have ended, are reaped.
 const REAP: Duration = Duration::from_secs(5);
 
@@ -47,6 +50,8 @@ pub(crate) struct Agent {
     began: bool,
     result: Option<RunResult>,
     exit: Option<Exit>,
+    /// What was read since the exit, in bytes.
+    drained: usize,
     sweep: Option<Pin<Box<dyn Future<Output = Vec<Pid>> + Send>>>,
     reap: Interval,
     is_over: bool,
@@ -126,6 +131,7 @@ impl Agent {
             began: false,
             result: None,
             exit: None,
+            drained: 0,
             sweep: None,
             reap,
             is_over: false,
@@ -175,19 +181,25 @@ impl Agent {
     }
 
     async fn event(&mut self, stop: &Stop) -> Event {
-        // Whether output that waits to be read speaks against the deadline, or must not hold it off.
-        let is_patient = self.phase <= Phase::Resulted;
+        // Whether output that waits to be read is looked at before the deadline, or cannot hold it off.
+        let is_patient = match self.phase {
+            Phase::Working | Phase::Resulted => true,
+            // A late reader loses nothing of what was in the pipe; a process that writes on and cannot be
+            // killed does not hold the end.
+            Phase::Exited => self.drained < MAX_PIPE,
+            Phase::Interrupting | Phase::Leaving | Phase::Terminating | Phase::Killing => false,
+        };
         tokio::select! {
-            // In this order, so that a flood of output cannot hold off a stop.
+            // In this order, so that a flood of output, from whomever, cannot hold off the rest.
             biased;
             _ = stop.requested(), if !self.is_told => Event::Stop,
             () = sleep_until(self.deadline), if !is_patient => Event::Late,
             () = self.input.write() => Event::Written,
-            read = read(&mut self.stdout, self.lines.buffer()) => Event::Stdout(read),
-            read = read(&mut self.stderr, self.tail.buffer()) => Event::Stderr(read),
             status = self.child.wait(), if self.phase != Phase::Exited => Event::Exited(status),
             left = swept(&mut self.sweep) => Event::Swept(left),
             _ = self.reap.tick() => Event::Reap,
+            read = read(&mut self.stdout, self.lines.buffer()) => Event::Stdout(read),
+            read = read(&mut self.stderr, self.tail.buffer()) => Event::Stderr(read),
             () = sleep_until(self.deadline), if is_patient => Event::Late,
         }
     }
@@ -195,20 +207,19 @@ impl Agent {
     /// Takes note of an event. Gives the message that had no end of its line, if the output ended with one.
     fn handle(&mut self, event: Event) -> Option<Message> {
         match event {
-            Event::Stdout(Ok(1..)) => self.refresh(),
+            Event::Stdout(Ok(bytes @ 1..)) => self.read(bytes),
             Event::Stdout(_) => {
                 self.stdout = None;
                 let last = self.lines.last().and_then(Message::read);
                 if self.phase < Phase::Leaving {
                     // It has nothing more to say, whatever it does.
-                    let is_hurried = self.is_told;
-                    self.leave(if is_hurried { self.patience.leave } else { self.patience.exit });
+                    self.leave(if self.is_told { self.patience.leave } else { self.patience.exit });
                 }
                 return last;
             }
             Event::Stderr(Ok(1..)) => {
                 self.tail.trim();
-                self.refresh();
+                self.read(0);
             }
             Event::Stderr(_) => self.stderr = None,
             Event::Written => {}
@@ -253,11 +264,12 @@ impl Agent {
         self.deadline = Instant::now() + lasts;
     }
 
-    /// There was output.
-    fn refresh(&mut self) {
+    /// There was output, so many bytes of it for the caller.
+    fn read(&mut self, bytes: usize) {
         match self.phase {
             Phase::Working => self.deadline = Instant::now() + self.patience.silence,
             Phase::Resulted => self.deadline = Instant::now() + self.patience.idle,
+            Phase::Exited => self.drained += bytes,
             _ => {}
         }
     }

@@ -150,6 +150,8 @@ impl RunResult {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(line: &[u8]) -> Message {
@@ -228,5 +230,24 @@ mod tests {
         };
         assert_eq!((state("idle"), state("running")), (State::Idle, State::Busy));
         assert!(matches!(read(br#"{"type":"system","subtype":"init"}"#).kind, Kind::Init));
+    }
+
+    proptest! {
+        /// Half of the characters are JSON's own, so that some of the lines parse.
+        #[test]
+        fn any_line_becomes_an_object_on_one_line(
+            line in proptest::collection::vec(
+                prop_oneof![any::<u8>(), proptest::sample::select(&b"{}[]:,\"\r\\ 1e"[..])],
+                0..30,
+            ),
+        ) {
+            if let Some(message) = Message::read(Line::Whole(line)) {
+                let text = message.content.get();
+                let is_on_one_line = !text.contains(['\n', '\r']);
+                prop_assert!(is_on_one_line);
+                let object = serde_json::from_str::<serde_json::Map<_, _>>(text);
+                prop_assert!(object.is_ok());
+            }
+        }
     }
 }

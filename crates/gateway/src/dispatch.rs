@@ -62,8 +62,8 @@ fn pass(shared: &Arc<Shared>, service: Service, idle: Vec<Replica>) {
         .collect();
     while let Some(replica) = idle.pop_front() {
         let draining = shared.is_draining();
-        let Some(ticket) = books.queue.next(service, |ticket| !draining || ticket.parent.is_some())
-        else {
+        let may_go = |ticket: &Ticket| ticket.is_wanted() && (!draining || ticket.parent.is_some());
+        let Some(ticket) = books.queue.next(service, may_go) else {
             idle.push_front(replica);
             break;
         };

@@ -3,5 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    gateway::main().into()
+    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    let about = env!("CARGO_PKG_DESCRIPTION");
+    boot::answer_arguments(name, about, version).unwrap_or_else(gateway::main).into()
 }

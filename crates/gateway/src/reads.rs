@@ -14,16 +14,18 @@ use crate::state::{Shared, blocking};
 const MOST: usize = 1000;
 
 pub(crate) fn health(shared: &Shared, service: Service) -> Value {
-    let mut body = json!({"status": "ok", "timestamp": Timestamp::now()});
+    let timestamp = Timestamp::now();
     match service {
-        Service::Pull | Service::Claude => body["workspace"] = shared.workspace.root_text().into(),
+        Service::Pull | Service::Claude => {
+            json!({"status": "ok", "timestamp": timestamp, "workspace": shared.workspace.root_text()})
+        }
         Service::Workflow => {
             let at = |service| format!("http://{}", shared.config.address(service));
-            body["services"] =
+            let services =
                 json!({"githubPullApi": at(Service::Pull), "claudeCodeApi": at(Service::Claude)});
+            json!({"status": "ok", "timestamp": timestamp, "services": services})
         }
     }
-    body
 }
 
 pub(crate) async fn status(shared: &Arc<Shared>, service: Service) -> Result<Value, RequestError> {

@@ -22,6 +22,10 @@ pub(crate) struct Viewer {
 impl Viewer {
     pub(crate) fn new(shared: &Arc<Shared>, ticket: &Arc<Ticket>) -> Self {
         ticket.viewer_came();
+        if ticket.expected.is_some() {
+            // It has waited for this.
+            shared.work.notify_waiters();
+        }
         Self { shared: Arc::clone(shared), ticket: Arc::clone(ticket) }
     }
 }

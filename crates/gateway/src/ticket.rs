@@ -101,6 +101,11 @@ impl Ticket {
         self.viewers.fetch_sub(1, Ordering::SeqCst) == 1
     }
 
+    /// Whether it may be run: one that waited while the gateway was restarted waits for its caller first.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.parent.is_some() || self.expected.is_none() || self.viewers.load(Ordering::SeqCst) > 0
+    }
+
     /// Whether its caller is not coming any more. The jobs of a workflow need none.
     pub(crate) fn is_forsaken(&self, now: Instant) -> bool {
         self.parent.is_none()

@@ -1,6 +1,6 @@
 //! Clones or updates one repository, and tells as it goes.
 //!
-//! [`pull`] is the job: a stream of steps that ends once. What talks to git is the module `git`,
+//! [`pull()`] is the job: a stream of steps that ends once. What talks to git is the module `git`,
 //! which runs on the blocking pool and knows nothing of streams; what a caller reads is made in
 //! `report` and `failure`.
 //!

@@ -3,5 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    workflow_api::main().into()
+    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    let about = env!("CARGO_PKG_DESCRIPTION");
+    boot::answer_arguments(name, about, version).unwrap_or_else(workflow_api::main).into()
 }

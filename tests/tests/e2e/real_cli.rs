@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{GitServer, MockApi, Stack, StackBuilder, Turn, real_claude, skip, wait_for};
 
-use crate::support::{Marks, PATIENCE, agents, cancel, post_execute, post_workflow, terminal};
+use crate::support::{
+    Marks, PATIENCE, agents, cancel, journalled, post_execute, post_workflow, terminal,
+};
 
 const KEY: &str = "sk-ant-test-0123456789abcdef";
 
@@ -114,8 +116,8 @@ async fn a_repository_and_its_agent_get_no_power_and_no_key() {
     let marks = Marks::new();
     let dump = marks.path("environment");
     let command = format!(
-        "env > {0}; for pid in $PPID $(ps -o ppid= -p $PPID); do tr '\\0' '\\n' < /proc/$pid/environ; \
-         tr '\\0' ' ' < /proc/$pid/cmdline; done >> {0} 2>&1; echo end >> {0}",
+        "(env; cd /proc/$PPID && tr '\\0' '\\n' < environ && tr '\\0' ' ' < cmdline; echo end) \
+         > {} 2>&1",
         dump.display()
     );
     let api = MockApi::start(vec![Turn::bash(&command), Turn::text("done")]).await;
@@ -181,7 +183,7 @@ async fn a_session_is_resumed_by_another_replica() {
         assert_eq!(response.status, 200);
         let events = response.collect_all().await;
         assert_eq!(terminal(&events)["type"], "completed", "{}", terminal(&events));
-        events[0].json.clone()
+        journalled(events)[0].json.clone()
     };
     let first = run(json!({"prompt": "The word is marmalade."})).await;
     let session = first["sessionId"].clone();

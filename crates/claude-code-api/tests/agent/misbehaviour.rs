@@ -331,6 +331,38 @@ async fn a_reader_who_is_late_loses_nothing_and_holds_the_agent() {
 }
 
 #[tokio::test]
+async fn a_late_reader_of_an_agent_that_has_exited_loses_nothing() {
+    // More than is read at once, and all of it in the pipe when the agent exits.
+    let mut bench = Bench::new(
+        "prompt; for i in {1..6}; do head -c 20000 /dev/zero | tr '\\0' x | sed 's/.*/{\"x\":\"&\"}/'; \
+         echo; done; result",
+    )
+    .await;
+    bench.config.patience.remains = Duration::from_millis(50);
+    let mut steps = bench.start();
+    let mut events = 0;
+    while let Some(step) = steps.next().await {
+        events += 1;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if let Step::End(ending) = step {
+            assert_eq!(ending.code, None, "{:?}", ending.error);
+        }
+    }
+    assert_eq!(events, 9);
+}
+
+#[tokio::test]
+async fn a_flood_from_below_does_not_hold_the_end() {
+    let flood = r#"while :; do echo "{\"type\":\"flood\"}"; done"#;
+    let bench =
+        Bench::new(&format!("(setsid bash -c '{flood}' &); prompt; init; result; idle; closed"))
+            .await;
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), None, "{}", outcome.error());
+    assert!(outcome.took < Duration::from_secs(3), "{:?}", outcome.took);
+}
+
+#[tokio::test]
 async fn background_processes_are_gone_after_a_success() {
     let bench = Bench::new(&format!(
         "prompt; setsid nohup bash -c 'echo $$ > daemon; sleep 300' & (setsid sleep 300 &) ; \

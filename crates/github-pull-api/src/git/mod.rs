@@ -131,7 +131,8 @@ pub(crate) fn run(job: &Job) -> Result<Done> {
             (Ok(None), _) => {}
             (Err(Failure::Damaged(what)), Freshness::Update) => {
                 tracing::warn!(job = %job.id, %what, "building the mirror anew");
-                return Err(Failure::Damaged(what));
+                job.message("The mirror is damaged: building it anew");
+                freshness = Freshness::Rebuild;
             }
             (Err(Failure::Damaged(what)), Freshness::Rebuild)
                 if matches!(found, Found::Checkout(_)) =>

@@ -1,10 +1,7 @@
 //! The logs of all parts on one terminal.
 
 use anstyle::{AnsiColor, Style};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::Part;
 
@@ -26,7 +23,7 @@ impl Output {
         let (lines, receiver) = mpsc::channel(1000);
         let plain = std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json");
         // A thread of its own, because writing to a terminal may block. It ends with the last sender.
-        let _: JoinHandle<()> = tokio::task::spawn_blocking(move || write(receiver, plain));
+        std::thread::spawn(move || write(receiver, plain));
         Self { lines }
     }
 
