@@ -23,11 +23,8 @@ use crate::{
     verdict::Exit,
 };
 
-/// How much is read at once: what a pipe holds.
+/// How much is read at once, at least: what a pipe holds, pipe(7).
 const READ: usize = 64 * 1024;
-
-/// What a pipe can hold at most (`/proc/sys/fs/pipe-max-size`).
-const MAX_PIPE: usize = 1024 * 1024;
 
 /// How often processes that the agent has orphaned, and that have ended, are reaped.
 const REAP: Duration = Duration::from_secs(5);
@@ -50,8 +47,6 @@ pub(crate) struct Agent {
     began: bool,
     result: Option<RunResult>,
     exit: Option<Exit>,
-    /// What was read since the exit, in bytes.
-    drained: usize,
     sweep: Option<Pin<Box<dyn Future<Output = Vec<Pid>> + Send>>>,
     reap: Interval,
     is_over: bool,
@@ -131,7 +126,6 @@ impl Agent {
             began: false,
             result: None,
             exit: None,
-            drained: 0,
             sweep: None,
             reap,
             is_over: false,
@@ -181,14 +175,9 @@ impl Agent {
     }
 
     async fn event(&mut self, stop: &Stop) -> Event {
-        // Whether output that waits to be read is looked at before the deadline, or cannot hold it off.
-        let is_patient = match self.phase {
-            Phase::Working | Phase::Resulted => true,
-            // A late reader loses nothing of what was in the pipe; a process that writes on and cannot be
-            // killed does not hold the end.
-            Phase::Exited => self.drained < MAX_PIPE,
-            Phase::Interrupting | Phase::Leaving | Phase::Terminating | Phase::Killing => false,
-        };
+        // Whether output that waits to be read is looked at before the deadline, or cannot hold it off. After
+        // the exit it need not: one read takes all that the pipe holds, and comes before the deadline has passed.
+        let is_patient = self.phase <= Phase::Resulted;
         tokio::select! {
             // In this order, so that a flood of output, from whomever, cannot hold off the rest.
             biased;
@@ -207,7 +196,7 @@ impl Agent {
     /// Takes note of an event. Gives the message that had no end of its line, if the output ended with one.
     fn handle(&mut self, event: Event) -> Option<Message> {
         match event {
-            Event::Stdout(Ok(bytes @ 1..)) => self.read(bytes),
+            Event::Stdout(Ok(1..)) => self.refresh(),
             Event::Stdout(_) => {
                 self.stdout = None;
                 let last = self.lines.last().and_then(Message::read);
@@ -219,7 +208,7 @@ impl Agent {
             }
             Event::Stderr(Ok(1..)) => {
                 self.tail.trim();
-                self.read(0);
+                self.refresh();
             }
             Event::Stderr(_) => self.stderr = None,
             Event::Written => {}
@@ -264,12 +253,11 @@ impl Agent {
         self.deadline = Instant::now() + lasts;
     }
 
-    /// There was output, so many bytes of it for the caller.
-    fn read(&mut self, bytes: usize) {
+    /// There was output.
+    fn refresh(&mut self) {
         match self.phase {
             Phase::Working => self.deadline = Instant::now() + self.patience.silence,
             Phase::Resulted => self.deadline = Instant::now() + self.patience.idle,
-            Phase::Exited => self.drained += bytes,
             _ => {}
         }
     }

@@ -89,11 +89,7 @@ async fn drop_the_done(shared: &Arc<Shared>, service: Service) {
         let id = ticket.job.id();
         if ticket.is_forsaken(now) {
             shared
-                .end_waiting(
-                    id,
-                    Code::Cancelled,
-                    "nobody came back for this job after the gateway restarted",
-                )
+                .end_waiting(id, Code::Cancelled, "the caller left before a replica was free")
                 .await;
         } else if ticket.parent.is_none()
             && now.duration_since(ticket.since) >= shared.config.queue_wait

@@ -15,7 +15,7 @@ use workspace::{Job, JobRecord, NewJob};
 use crate::{
     state::{Shared, blocking},
     stream,
-    ticket::{Stage, Ticket},
+    ticket::{Caller, Stage, Ticket},
 };
 
 /// `POST` of a job.
@@ -81,7 +81,7 @@ async fn queue(
         Created::Known(job) => return Ok(Entered::Known(job)),
         Created::New(job, record) => (job, record),
     };
-    let ticket = Arc::new(Ticket::new(job, &record, secret_body, None));
+    let ticket = Arc::new(Ticket::new(job, &record, secret_body, Caller::Here));
     shared.books().queue.insert(Arc::clone(&ticket));
     shared.work.notify_waiters();
     Ok(Entered::Queued(ticket))

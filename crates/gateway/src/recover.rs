@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use contract::{Code, DirectoryName};
-use tokio::time::Instant;
 use workspace::{Job, JobRecord, Lease};
 
 use crate::{
     state::{Shared, blocking},
-    ticket::{RETURN_TIME, Ticket},
+    ticket::{Caller, Ticket},
 };
 
 /// Takes up the jobs that no gateway looks after: those that run are watched, those that wait are queued
@@ -31,10 +30,9 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> workspace::Result<()> {
         Ok::<_, workspace::Error>(unfinished)
     })
     .await?;
-    let expected = Instant::now() + RETURN_TIME;
     let (mut running, mut waiting) = (0, 0);
     for (job, found) in unfinished {
-        let ticket = Arc::new(Ticket::new(job.clone(), &found.record, None, Some(expected)));
+        let ticket = Arc::new(Ticket::new(job.clone(), &found.record, None, Caller::Away));
         if found.taken {
             running += 1;
             shared.books().queue.take_turn(&ticket);

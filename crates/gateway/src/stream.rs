@@ -10,7 +10,7 @@ use workspace::Job;
 
 use crate::{
     state::Shared,
-    ticket::{Stage, Ticket},
+    ticket::{Caller, Stage, Ticket},
 };
 
 /// Somebody who watches a job that has not been taken. When the last one leaves, so does the job.
@@ -22,7 +22,7 @@ pub(crate) struct Viewer {
 impl Viewer {
     pub(crate) fn new(shared: &Arc<Shared>, ticket: &Arc<Ticket>) -> Self {
         ticket.viewer_came();
-        if ticket.expected.is_some() {
+        if ticket.caller == Caller::Away {
             // It has waited for this.
             shared.work.notify_waiters();
         }

@@ -10,8 +10,25 @@ use contract::{DirectoryName, JobId, Service};
 use tokio::{sync::watch, time::Instant};
 use workspace::Job;
 
-/// How long a caller has to come back for a job that waited while the gateway was restarted.
-pub(crate) const RETURN_TIME: Duration = Duration::from_secs(15);
+/// Where the caller of a job that waits is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// It has just asked.
+    Here,
+    /// It was cut off when the gateway ended, and may come back.
+    Away,
+}
+
+impl Caller {
+    /// How long a job may be without anyone who watches it.
+    const fn patience(self) -> Duration {
+        match self {
+            // Only until its caller is counted.
+            Self::Here => Duration::from_secs(1),
+            Self::Away => Duration::from_secs(15),
+        }
+    }
+}
 
 /// Where a job that this gateway looks after stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,8 +68,7 @@ pub(crate) struct Ticket {
     /// The body, if it holds credentials: those are on no disk.
     pub(crate) secret_body: Option<Bytes>,
     pub(crate) since: Instant,
-    /// Until when somebody must have come to see it; `None` if somebody has been here.
-    pub(crate) expected: Option<Instant>,
+    pub(crate) caller: Caller,
     viewers: AtomicUsize,
     stage: watch::Sender<Stage>,
 }
@@ -62,7 +78,7 @@ impl Ticket {
         job: Job,
         record: &workspace::JobRecord,
         secret_body: Option<Bytes>,
-        expected: Option<Instant>,
+        caller: Caller,
     ) -> Self {
         Self {
             job,
@@ -71,7 +87,7 @@ impl Ticket {
             directory: record.directory.clone(),
             secret_body,
             since: Instant::now(),
-            expected,
+            caller,
             viewers: AtomicUsize::new(0),
             stage: watch::Sender::new(Stage::Fresh),
         }
@@ -101,15 +117,17 @@ impl Ticket {
         self.viewers.fetch_sub(1, Ordering::SeqCst) == 1
     }
 
+    fn is_watched(&self) -> bool {
+        self.viewers.load(Ordering::SeqCst) > 0
+    }
+
     /// Whether it may be run: one that waited while the gateway was restarted waits for its caller first.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.parent.is_some() || self.expected.is_none() || self.viewers.load(Ordering::SeqCst) > 0
+        self.parent.is_some() || self.caller == Caller::Here || self.is_watched()
     }
 
     /// Whether its caller is not coming any more. The jobs of a workflow need none.
     pub(crate) fn is_forsaken(&self, now: Instant) -> bool {
-        self.parent.is_none()
-            && self.expected.is_some_and(|until| now > until)
-            && self.viewers.load(Ordering::SeqCst) == 0
+        self.parent.is_none() && !self.is_watched() && now > self.since + self.caller.patience()
     }
 }

@@ -1,6 +1,16 @@
 //! Serving: a listener and its connections, closed in that order.
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -130,7 +140,10 @@ async fn accept<H, F>(
         // Fails only on a connection that is gone already.
         let _ = stream.set_nodelay(true);
         let handler = Arc::clone(&handler);
+        let began = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&began);
         let service = service_fn(move |request| {
+            asked.store(true, Ordering::Relaxed);
             let answer = handler(request);
             async move { Ok::<_, Infallible>(answer.await) }
         });
@@ -144,6 +157,10 @@ async fn accept<H, F>(
             let result = tokio::select! {
                 result = connection.as_mut() => result,
                 () = drain.cancelled() => {
+                    if !began.load(Ordering::Relaxed) {
+                        // Nothing was ever asked here, so there is nothing to finish.
+                        return;
+                    }
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {
                         result = connection => result,

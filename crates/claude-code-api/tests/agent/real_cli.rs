@@ -38,7 +38,7 @@ async fn a_job_is_done_and_the_key_is_nowhere_to_be_found() {
     let api = MockApi::start(vec![
         Turn::bash("env; tr '\\0' '\\n' < /proc/$PPID/environ; tr '\\0' ' ' < /proc/$PPID/cmdline; echo seen"),
         Turn::bash("cat /proc/$PPID/fd/$CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR; ls -a $CLAUDE_CONFIG_DIR; echo there"),
-        Turn::bash("setsid nohup sleep 300 > /dev/null 2>&1 & echo made > file"),
+        Turn::bash("(setsid nohup sleep 300 > /dev/null 2>&1 &) ; echo made > file"),
         Turn::text("all done"),
     ])
     .await;
@@ -176,7 +176,7 @@ async fn a_session_whose_transcript_is_lost_is_not_found() {
 
 #[tokio::test]
 async fn a_stop_in_the_middle_of_a_tool_ends_all_of_it() {
-    let command = "sleep 300 & setsid nohup sleep 300 > /dev/null 2>&1 & touch begun; trap '' TERM; sleep 300; sleep 300";
+    let command = "sleep 300 & (setsid nohup sleep 300 > /dev/null 2>&1 &) ; touch begun; trap '' TERM; sleep 300; sleep 300";
     let api = MockApi::start(vec![Turn::bash(command)]).await;
     let Some(bench) = bench(&api).await else { return };
     let (stop, begun) = (bench.stop.clone(), bench.app().join("begun"));

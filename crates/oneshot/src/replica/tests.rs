@@ -296,3 +296,19 @@ async fn a_directory_in_use_is_refused_unless_the_workflow_has_it() {
     assert_eq!(contents(&events(answer).await), ["x", "after", "completed"]);
     assert!(Lease::try_acquire(&bench.workspace.turn(&name)).unwrap().is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_asks_nothing_does_not_keep_the_replica() {
+    let bench = Bench::idle().await;
+    let address = bench.base.to_string().replace("http://", "");
+    let silent = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let mut slow = tokio::net::TcpStream::connect(&address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut slow, b"GET /hea").await.unwrap();
+    // Answered, so both have been accepted.
+    bench.get("/health").await;
+    bench.gate.send(true).unwrap();
+    events(bench.execute("first", &[]).await).await;
+    let exit = tokio::time::timeout(FLUSH_TIME / 2, bench.exit).await;
+    assert_eq!(exit.unwrap().unwrap(), Exit::Ok);
+    drop((silent, slow));
+}
