@@ -96,6 +96,10 @@ impl RepoUrl {
         if host.starts_with('-') || url.username().starts_with('-') {
             return Err(invalid("a host or user does not begin with '-'"));
         }
+        // git hosts have no use for one, and a token in it would be shown wherever the URL is.
+        if url.query().is_some() {
+            return Err(invalid("a repository URL has no query: leave out everything from '?' on"));
+        }
         let path = trim_path(url.path());
         if path.is_empty() {
             return Err(invalid("the URL names no repository, only a host"));
@@ -321,6 +325,7 @@ mod tests {
             ("https://", Code::InvalidField),
             ("https://github.com", Code::InvalidField),
             ("https://host/a b", Code::InvalidField),
+            ("https://host/r.git?private_token=x", Code::InvalidField),
             ("https://host/a\0b", Code::InvalidField),
             ("ssh://-oProxyCommand=x/y", Code::InvalidField),
             ("-oProxyCommand=x@host:y", Code::InvalidField),

@@ -436,6 +436,7 @@ fn repo_url(fields: &Fields, policy: &Policy) -> Result<RepoUrl, RequestError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -575,5 +576,87 @@ mod tests {
         )
         .unwrap_err();
         assert!(!error.message.contains("secret"), "{}", error.message);
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_breaks_the_parser(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let policy = Policy::default();
+            let _ = WorkflowRequest::parse(&body, "/w", &policy);
+            let _ = ExecuteRequest::parse(&body, "/w", &policy);
+        }
+
+        #[test]
+        fn whatever_strings_are_taken_are_safe(
+            url in hostile(), branch in hostile(), directory in hostile(), workspace in hostile(),
+        ) {
+            let policy = Policy::default();
+            if let Ok(url) = RepoUrl::parse(&url, &policy) {
+                prop_assert!(!url.address().starts_with('-') && !url.host().starts_with('-'));
+                prop_assert!(!url.address().contains(|c: char| c.is_control() || c == ' '));
+                prop_assert!(!url.host().is_empty());
+                let again = RepoUrl::parse(&url.expose(), &policy);
+                prop_assert_eq!(again.map(|again| again == url), Ok(true));
+                prop_assert!(DirectoryName::parse(url.directory_name().as_str()).is_ok());
+            }
+            if let Ok(name) = BranchName::parse(&branch) {
+                prop_assert!(!name.as_str().starts_with('-') && !name.as_str().contains(".."));
+            }
+            if let Ok(name) = DirectoryName::parse(&directory) {
+                prop_assert!(!name.as_str().contains('/') && !name.as_str().starts_with(['.', '-']));
+            }
+            if let Ok(path) = WorkspacePath::parse(&workspace, "/w") {
+                let safe = |part: &str| !matches!(part, "" | "." | ".." | ".git" | ".stack");
+                prop_assert!(path.as_str().split('/').all(safe), "{path}");
+            }
+        }
+    }
+
+    /// Strings made of the pieces that break things.
+    fn hostile() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "a",
+            "repo",
+            "/",
+            "//",
+            "..",
+            ".",
+            "-",
+            "--upload-pack=x",
+            ":",
+            "::",
+            "@",
+            "https://",
+            "http://",
+            "ssh://",
+            "git://",
+            "file://",
+            "ext::",
+            "h",
+            "h.example",
+            "127.0.0.1",
+            "[::1]",
+            ":22",
+            ".git",
+            ".stack",
+            "%2e%2e",
+            "%00",
+            "\0",
+            "\n",
+            " ",
+            "~",
+            "^",
+            "?",
+            "#",
+            "*",
+            "é",
+            "user:pass@",
+            "/w",
+            "\\",
+            "jobs",
+            ".lock",
+            "@{",
+        ]);
+        proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
     }
 }

@@ -20,6 +20,7 @@ mod queue;
 mod reads;
 mod real_cli;
 mod refusals;
+mod secrets;
 mod support;
 mod turns;
 mod up;

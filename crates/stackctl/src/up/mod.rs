@@ -65,6 +65,8 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     child_process::become_subreaper()
         .context("cannot adopt the processes that replicas leave behind")?;
     let program = std::env::current_exe().context("cannot find my own program")?;
+    // The settings of all parts are in it, and the agent is a process of the same user.
+    child_process::hide_environment().context("cannot hide my environment from the agent")?;
     let output = Output::start();
     let environment = Arc::new(Environment::new(&options, &workspace));
     let (phase, phases) = watch::channel(Phase::Run);
