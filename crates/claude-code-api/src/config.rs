@@ -9,7 +9,7 @@ use std::{
 use boot::Settings;
 use contract::Policy;
 
-use crate::{Credential, Patience, read_limits};
+use crate::{Credential, Patience};
 
 /// Where programs are looked for if `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -56,7 +56,7 @@ impl Config {
             base_url: base_url(settings),
             is_sandbox: settings.flag("IS_SANDBOX"),
             trust_repository_settings: settings.flag("TRUST_REPOSITORY_SETTINGS"),
-            policy: Policy { limits: read_limits(settings), ..Policy::default() },
+            policy: boot::read_policy(settings),
             patience: Patience {
                 silence: settings.seconds("SILENCE_TIMEOUT_SECONDS", 900),
                 ..Patience::default()

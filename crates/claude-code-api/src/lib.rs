@@ -10,7 +10,7 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | `config`, `credential`, `limits` | what the operator sets |
+//! | `config`, `credential` | what the operator sets |
 //! | `invocation`, `instructions` | how the CLI is called |
 //! | `lines`, `message` | what it prints: bytes to lines to messages |
 //! | `agent`, `input`, `patience` | the running process, from the first line to the last descendant |
@@ -26,7 +26,6 @@ mod execute;
 mod input;
 mod instructions;
 mod invocation;
-mod limits;
 mod lines;
 mod message;
 mod patience;
@@ -40,6 +39,5 @@ mod verdict;
 pub use config::Config;
 pub use credential::Credential;
 pub use execute::{execute, kill_now};
-pub use limits::read_limits;
 pub use patience::Patience;
 pub use service::{ClaudeCodeApi, main};

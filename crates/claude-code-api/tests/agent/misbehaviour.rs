@@ -39,7 +39,7 @@ async fn a_good_agent_succeeds() {
     let prompt: serde_json::Value = serde_json::from_str(&bench.read("prompt")).unwrap();
     assert_eq!(prompt["message"]["content"], "do it");
     assert!(app.join("closed").exists(), "it was left to exit by itself");
-    assert!(outcome.took < Duration::from_secs(2), "nothing was waited for: {:?}", outcome.took);
+    assert!(outcome.took < Duration::from_secs(4), "nothing was waited for: {:?}", outcome.took);
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ async fn asked_to_stop_it_may_finish_its_sentence() {
     let control: serde_json::Value = serde_json::from_str(&bench.read("control")).unwrap();
     assert_eq!(control["request"]["subtype"], "interrupt");
     assert!(bench.app().join("closed").exists());
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 #[tokio::test]

@@ -46,7 +46,6 @@ const CLAUDE: &[&str] = &[
     "IS_SANDBOX",
     "TRUST_REPOSITORY_SETTINGS",
     "SILENCE_TIMEOUT_SECONDS",
-    "NODE_EXTRA_CA_CERTS",
 ];
 
 /// The settings of all parts: secrets go only to the part that uses them.
