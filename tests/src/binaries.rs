@@ -1,8 +1,21 @@
 //! Where the binaries are that tests run, and what to do about a missing one.
 
-use std::{env, io::Write as _, path::PathBuf};
+use std::{
+    env, fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-/// The path of a binary of this workspace, as built beside the running test.
+/// What makes a binary that is there and up to date.
+const BUILD: &str = "run `cargo build --workspace` (with the test's profile) first";
+
+/// Whether a binary that is out of date has been noted; once is enough.
+static NOTED: AtomicBool = AtomicBool::new(false);
+
+/// The path of a binary of this workspace, as built beside the running test. `cargo test --workspace`
+/// builds it too, `cargo test -p testkit` does not: one that is older than its sources is noted on
+/// standard error.
 ///
 /// # Panics
 /// If it has not been built.
@@ -14,12 +27,26 @@ pub fn target_binary(name: &str) -> PathBuf {
     let directory =
         if directory.ends_with("deps") { directory.parent().unwrap() } else { directory };
     let binary = directory.join(name);
-    assert!(
-        binary.is_file(),
-        "{} does not exist: run `cargo build --workspace` (with the test's profile) first",
-        binary.display()
-    );
+    assert!(binary.is_file(), "{} does not exist: {BUILD}", binary.display());
+    if let Some(source) = newer_source(&binary)
+        && !NOTED.swap(true, Ordering::Relaxed)
+    {
+        let (binary, source) = (binary.display(), source.display());
+        // Not `eprintln!`, which the test harness keeps back when the test passes.
+        let _unseen = writeln!(std::io::stderr(), "NOTE: {binary} is older than {source}: {BUILD}");
+    }
     binary
+}
+
+/// A source that was changed after the binary was linked, by the list that cargo leaves beside it.
+fn newer_source(binary: &Path) -> Option<PathBuf> {
+    let linked = fs::metadata(binary).ok()?.modified().ok()?;
+    let list = fs::read_to_string(binary.with_extension("d")).ok()?;
+    let sources = list.split_once(": ")?.1.split_whitespace().map(PathBuf::from);
+    let is_newer = |source: &PathBuf| {
+        fs::metadata(source).and_then(|it| it.modified()).is_ok_and(|changed| changed > linked)
+    };
+    { sources }.find(is_newer)
 }
 
 /// The path of `scripted-agent`, which stands in for the Claude CLI.

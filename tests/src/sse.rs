@@ -115,6 +115,17 @@ impl SseRequest {
     /// # Panics
     /// If there is no response, or a stream's headers are not as the contract has them.
     pub async fn send(self) -> SseResponse {
+        self.try_send().await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// [`send`](Self::send) to a server that may not be there.
+    ///
+    /// # Errors
+    /// If there is no connection, or it breaks off before the response's headers, in a sentence.
+    ///
+    /// # Panics
+    /// If there is no response in time, or a stream's headers are not as the contract has them.
+    pub async fn try_send(self) -> Result<SseResponse, String> {
         let what = format!("{} {}", self.method, self.url);
         let path = path_of(&self.url);
         let asks_for_ids =
@@ -128,13 +139,13 @@ impl SseRequest {
         let Exchange { response, connection } = tokio::time::timeout(self.patience, sent)
             .await
             .unwrap_or_else(|_| panic!("{what}: no response in {:?}", self.patience))
-            .unwrap_or_else(|error| panic!("{what} failed: {error}"));
+            .map_err(|error| format!("{what} failed: {error}"))?;
         let (parts, body) = response.into_parts();
         if parts.status == StatusCode::OK {
             check_headers(&what, &parts.headers);
             assert!(service.is_some(), "{what}: say which service's stream this is");
         }
-        SseResponse {
+        Ok(SseResponse {
             status: parts.status,
             headers: parts.headers,
             what,
@@ -149,7 +160,7 @@ impl SseRequest {
             last_id: None,
             pings: 0,
             _connection: connection,
-        }
+        })
     }
 }
 

@@ -1,9 +1,9 @@
 //! The gateway's routes.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use contract::{RequestError, Service};
-use http::{Method, Request, Response, StatusCode};
+use contract::{Code, RequestError, Service};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Serialize;
 use web::Body;
@@ -24,7 +24,33 @@ pub(crate) async fn answer(
     if let Some(preflight) = cors.preflight(request.method(), request.headers()) {
         return preflight;
     }
+    if let Err(error) = check_host(shared.config.bind, request.headers()) {
+        return web::error(&error);
+    }
     cors.mark(route(&shared, service, request).await)
+}
+
+/// On loopback, refuses requests that were meant for another name: a web page whose name is made to point here
+/// (DNS rebinding) passes for the same origin in its visitor's browser, and could run agents.
+fn check_host(bind: IpAddr, headers: &HeaderMap) -> Result<(), RequestError> {
+    let Some(host) = headers.get(http::header::HOST).filter(|_| bind.is_loopback()) else {
+        return Ok(());
+    };
+    let host = host.to_str().unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let is_local =
+        name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost");
+    if is_local || bare.parse::<IpAddr>().is_ok() {
+        return Ok(());
+    }
+    Err(RequestError::new(
+        Code::InvalidField,
+        "'Host': this stack listens on loopback only, so call it by localhost or by its IP address",
+    ))
 }
 
 async fn route(
@@ -94,8 +120,44 @@ fn events(
         // What a browser's EventSource takes as "do not come back".
         Ok(Position::Ended) => Ok(web::empty(StatusCode::NO_CONTENT)),
         Err(error) => Err(RequestError::new(
-            contract::Code::InvalidField,
+            Code::InvalidField,
             format!("'Last-Event-ID': {error}; leave it out to read from the beginning"),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_loopback_only_local_names_are_answered() {
+        let check = |bind: &str, host: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(http::header::HOST, http::HeaderValue::from_static(host));
+            check_host(bind.parse().unwrap(), &headers).is_ok()
+        };
+        for host in [
+            "localhost",
+            "LOCALHOST:5000",
+            "127.0.0.1:5000",
+            "[::1]:5000",
+            "10.0.0.7",
+            "stack.localhost:1",
+        ] {
+            assert!(check("127.0.0.1", host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:5000",
+            "127.0.0.1.evil.example:5000",
+            "localhost.evil",
+            ":",
+            "",
+        ] {
+            assert!(!check("127.0.0.1", host), "{host}");
+            assert!(check("0.0.0.0", host), "{host}");
+        }
+        assert!(check_host("127.0.0.1".parse().unwrap(), &HeaderMap::new()).is_ok());
     }
 }

@@ -10,10 +10,12 @@
 )]
 
 mod cancel;
+mod chaos;
 mod clients;
 mod direct;
 mod failures;
 mod gateway;
+mod limits;
 mod lost;
 mod main_path;
 mod queue;

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use testkit::{AgentScript, Fault, GitServer, SseEvent, SseResponse, Stack, wait_for};
 
 use crate::support::{
-    Marks, PATIENCE, all_jobs, events_of, execute, get, job, journalled, post_execute, post_pull,
-    post_workflow, registry, terminal, wait_for_state, workflow,
+    Marks, PATIENCE, all_jobs, events_of, execute, get, job, post_execute, post_pull,
+    post_workflow, registry, terminal, wait_for_state, without_waits, workflow,
 };
 
 /// How long a read may take while every replica is busy.
@@ -164,7 +164,7 @@ async fn a_stream_from_its_start_from_any_event_and_after_its_end() {
     }
     let posted = post_execute(&stack, &execute(&script)).accept_event_stream().send().await;
     let id = posted.job_id();
-    let posted = journalled({ posted }.collect_all().await);
+    let posted = without_waits({ posted }.collect_all().await);
     stack.wait_until_idle().await;
 
     let whole = events_of(&stack, &id, Service::Claude).send().await.collect_all().await;
@@ -221,7 +221,7 @@ async fn two_readers_of_a_running_job_read_the_same_bytes() {
     seen.extend(back);
     assert!(early.len() > 240, "{}", early.len());
     assert!(early == seen, "two readers have read different events");
-    assert!(journalled(posted.collect_all().await) == early);
+    assert!(without_waits(posted.collect_all().await) == early);
     wait_for("the job's end", PATIENCE, || async {
         (job(&stack, &id).await["state"] == "succeeded").then_some(())
     })

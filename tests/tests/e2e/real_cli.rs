@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use testkit::{GitServer, MockApi, Stack, StackBuilder, Turn, real_claude, skip, wait_for};
 
 use crate::support::{
-    Marks, PATIENCE, agents, cancel, journalled, post_execute, post_workflow, terminal,
+    Marks, PATIENCE, agents, cancel, post_execute, post_workflow, terminal, without_waits,
 };
 
 const KEY: &str = "sk-ant-test-0123456789abcdef";
@@ -183,7 +183,7 @@ async fn a_session_is_resumed_by_another_replica() {
         assert_eq!(response.status, 200);
         let events = response.collect_all().await;
         assert_eq!(terminal(&events)["type"], "completed", "{}", terminal(&events));
-        journalled(events)[0].json.clone()
+        without_waits(events)[0].json.clone()
     };
     let first = run(json!({"prompt": "The word is marmalade."})).await;
     let session = first["sessionId"].clone();

@@ -92,9 +92,13 @@ pub(crate) fn terminal(events: &[SseEvent]) -> &Value {
     &events.last().expect("a stream has a terminal event").json
 }
 
-/// The events that stand in the journal: all but the waits.
-pub(crate) fn journalled(events: Vec<SseEvent>) -> Vec<SseEvent> {
-    events.into_iter().filter(|event| event.kind() != "queued").collect()
+/// All events but the waits: a job's own, which are in no journal, and those of the jobs it asked for.
+pub(crate) fn without_waits(mut events: Vec<SseEvent>) -> Vec<SseEvent> {
+    events.retain(|event| {
+        event.kind() != "queued"
+            && !(event.kind() == "pull_progress" && event.json["data"]["type"] == "queued")
+    });
+    events
 }
 
 /// The value of a header that must be there.
