@@ -163,6 +163,13 @@ impl RepoUrl {
         };
         let (user, host) =
             before.split_once('@').map_or((None, before), |(user, host)| (Some(user), host));
+        // Somebody forgot the scheme: what stands before the '@' may be a token, so it is not repeated either.
+        if path.split('/').next().is_some_and(|first| first.contains('@')) {
+            return Err((
+                Code::InvalidField,
+                "not a repository URL: write the scheme, like https://".into(),
+            ));
+        }
         let plain = |s: &str| {
             !s.is_empty()
                 && !s.starts_with(['-', '.'])
@@ -326,6 +333,8 @@ mod tests {
             ("https://github.com", Code::InvalidField),
             ("https://host/a b", Code::InvalidField),
             ("https://host/r.git?private_token=x", Code::InvalidField),
+            ("oauth2:s3cret@github.com/user/repo.git", Code::InvalidField),
+            ("https:s3cret@github.com/user/repo.git", Code::InvalidField),
             ("https://host/a\0b", Code::InvalidField),
             ("ssh://-oProxyCommand=x/y", Code::InvalidField),
             ("-oProxyCommand=x@host:y", Code::InvalidField),
@@ -334,6 +343,7 @@ mod tests {
         ] {
             let (got, sentence) = parse(text).expect_err(text);
             assert_eq!(got, code, "{text}: {sentence}");
+            assert!(!sentence.contains("s3cret"), "{sentence}");
         }
         assert!(parse(&format!("https://h/{}", "x".repeat(5000))).is_err());
     }

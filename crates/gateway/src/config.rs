@@ -27,6 +27,8 @@ pub struct Config {
     pub policy: Policy,
     /// `CORS_ALLOW_ORIGIN`
     pub cors: Cors,
+    /// `DRAIN`: begin as if told to drain, because the stack was told so before this gateway was started.
+    pub drain: bool,
 }
 
 impl Config {
@@ -48,6 +50,7 @@ impl Config {
             queue_wait: settings.seconds("QUEUE_WAIT_SECONDS", 600),
             policy: boot::read_policy(settings),
             cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default()),
+            drain: settings.flag("DRAIN"),
         }
     }
 

@@ -12,6 +12,7 @@ use workspace::{Replica, Replicas};
 
 use crate::{
     state::{Shared, blocking},
+    stream::CALLER_LEFT,
     ticket::{Refused, Stage, Ticket},
 };
 
@@ -34,6 +35,7 @@ pub(crate) async fn run(shared: Arc<Shared>, service: Service) {
         tokio::pin!(work);
         // Registered before the look, so that nothing that comes in between is missed.
         work.as_mut().enable();
+        drop_the_done(&shared, service).await;
         let look = replicas.clone();
         match blocking(move || look.idle()).await {
             Ok(idle) => pass(&shared, service, idle),
@@ -41,7 +43,6 @@ pub(crate) async fn run(shared: Arc<Shared>, service: Service) {
                 tracing::error!(%service, error = &error as &dyn std::error::Error, "cannot read the registry");
             }
         }
-        drop_the_done(&shared, service).await;
         tokio::select! {
             () = registry.changed() => {}
             () = work => {}
@@ -83,36 +84,40 @@ fn pass(shared: &Arc<Shared>, service: Service, idle: Vec<Replica>) {
 
 /// Ends jobs whose wait is over without a replica.
 async fn drop_the_done(shared: &Arc<Shared>, service: Service) {
-    let now = Instant::now();
     let tickets: Vec<_> = shared.books().queue.of(service).cloned().collect();
     for ticket in tickets {
-        let id = ticket.job.id();
-        if ticket.is_forsaken(now) {
-            shared
-                .end_waiting(id, Code::Cancelled, "the caller left before a replica was free")
-                .await;
-        } else if ticket.parent.is_none()
-            && now.duration_since(ticket.since) >= shared.config.queue_wait
-        {
-            let seconds = shared.config.queue_wait.as_secs();
-            let sentence = format!(
-                "no replica became free within {seconds} s: try again later, or add replicas"
-            );
-            shared.end_waiting(id, Code::QueueTimeout, &sentence).await;
-        } else if ticket.parent.is_some() {
-            // The end of a workflow cancels its jobs through the volume.
-            let job = ticket.job.clone();
-            if blocking(move || job.is_cancel_requested()).await {
-                shared
-                    .end_waiting(
-                        id,
-                        Code::Cancelled,
-                        "the workflow that asked for this job has ended",
-                    )
-                    .await;
-            }
+        // A caller's cancel ends a waiting job itself; that of a workflow comes by the volume alone.
+        let looks_for_cancel = ticket.parent.is_some();
+        if let Some((code, sentence)) = is_over(shared, &ticket, looks_for_cancel).await {
+            shared.end_waiting(ticket.job.id(), code, &sentence).await;
         }
     }
+}
+
+/// Whether a job's wait is over without a replica, and why.
+async fn is_over(
+    shared: &Shared,
+    ticket: &Ticket,
+    looks_for_cancel: bool,
+) -> Option<(Code, String)> {
+    let now = Instant::now();
+    if ticket.is_forsaken(now) {
+        return Some((Code::Cancelled, CALLER_LEFT.to_owned()));
+    }
+    if ticket.parent.is_none() && now.duration_since(ticket.since) >= shared.config.queue_wait {
+        let seconds = shared.config.queue_wait.as_secs();
+        let sentence =
+            format!("no replica became free within {seconds} s: try again later, or add replicas");
+        return Some((Code::QueueTimeout, sentence));
+    }
+    let job = ticket.job.clone();
+    if looks_for_cancel && blocking(move || job.is_cancel_requested()).await {
+        return Some((
+            Code::Cancelled,
+            "the job was cancelled before a replica took it".to_owned(),
+        ));
+    }
+    None
 }
 
 /// What became of a dispatch.
@@ -136,7 +141,6 @@ async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: Replica) {
         match &verdict {
             Verdict::TryAnother => {
                 books.shunned.insert(replica.id, Instant::now() + SHUN_TIME);
-                books.put_back(&ticket);
             }
             Verdict::Taken | Verdict::Refused(..) => {
                 books.dispatching.remove(&id);
@@ -151,6 +155,7 @@ async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: Replica) {
         }
         Verdict::TryAnother => {
             tracing::debug!(job = %id, replica = %replica.id, "not taken");
+            put_back(&shared, &ticket).await;
         }
         Verdict::DirectoryBusy => {
             // The turn stays with this job while it waits, so that no later one overtakes it.
@@ -160,13 +165,24 @@ async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: Replica) {
             ticket.set(Stage::Waiting { position: 1, waiting_for });
             // Nobody can tell when it is done: it is not in this gateway's books.
             tokio::time::sleep(ELSEWHERE_TIME).await;
-            shared.books().put_back(&ticket);
+            put_back(&shared, &ticket).await;
         }
         Verdict::Refused(code, sentence, refused) => {
             shared.refuse(&ticket, code, &sentence, refused).await;
         }
     }
     shared.work.notify_waiters();
+}
+
+/// Gives a job its place back, unless its wait has ended while it was on its way.
+async fn put_back(shared: &Arc<Shared>, ticket: &Arc<Ticket>) {
+    match is_over(shared, ticket, true).await {
+        None => shared.books().put_back(ticket),
+        Some((code, sentence)) => {
+            shared.books().dispatching.remove(&ticket.job.id());
+            shared.end(ticket, code, &sentence).await;
+        }
+    }
 }
 
 async fn hand_over(ticket: &Ticket, replica: &Replica) -> Verdict {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use contract::{
-    Code, ExecuteRequest, JobId, JobRequest, JobState, PullRequest, RequestError, Secrets, Service,
+    Code, ExecuteRequest, JobId, JobRequest, PullRequest, RequestError, Secrets, Service,
     WorkflowRequest,
 };
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use web::{BODY_LIMIT, Body, Ids};
-use workspace::{Job, JobRecord, NewJob};
+use workspace::{EnterError, Job, JobRecord, NewJob};
 
 use crate::{
     state::{Shared, blocking},
@@ -65,65 +65,63 @@ async fn queue(
     record: JobRecord,
     secret_body: Option<Bytes>,
 ) -> Result<Entered, RequestError> {
-    let (service, parent) = (record.service, record.parent);
-    if shared.is_stopping() || (shared.is_draining() && parent.is_none()) {
-        let sentence = "the stack is being stopped: send the request again later";
-        return Err(RequestError::new(Code::Terminated, sentence));
-    }
-    if parent.is_none() && is_full(shared, service) {
-        let limit = shared.config.queue_limit;
-        let sentence = format!("{limit} jobs are waiting already: try again later");
-        return Err(RequestError::new(Code::QueueFull, sentence));
-    }
     let workspace = shared.workspace.clone();
-    let created = blocking(move || create(&workspace, record)).await?;
-    let (job, record) = match created {
-        Created::Known(job) => return Ok(Entered::Known(job)),
-        Created::New(job, record) => (job, record),
-    };
-    let ticket = Arc::new(Ticket::new(job, &record, secret_body, Caller::Here));
-    shared.books().queue.insert(Arc::clone(&ticket));
-    shared.work.notify_waiters();
-    Ok(Entered::Queued(ticket))
-}
-
-enum Created {
-    New(Job, JobRecord),
-    Known(Job),
-}
-
-fn create(workspace: &workspace::Workspace, record: JobRecord) -> Result<Created, RequestError> {
-    if let Some(parent) = record.parent {
-        // Only a running workflow may ask for jobs in its own name: they pass the queue's limits.
-        let running =
-            Job::open(workspace, parent).and_then(|job| job.view().ok()).is_some_and(|view| {
-                view.service == Service::Workflow && view.state == JobState::Running
-            });
-        if !running {
-            return Err(RequestError::new(
-                Code::NotFound,
-                "the workflow that this job is for is not running",
-            ));
+    let (id, parent) = (record.job_id, record.parent);
+    let known = blocking(move || Job::open(&workspace, id).is_some()).await;
+    if !known {
+        if shared.is_stopping() || (shared.is_draining() && parent.is_none()) {
+            let sentence = "the stack is being stopped: send the request again later";
+            return Err(RequestError::new(Code::Terminated, sentence));
+        }
+        // The jobs of a workflow that runs are bound by no limit: it would wait for itself.
+        if parent.is_none() && is_full(shared, record.service) {
+            let limit = shared.config.queue_limit;
+            let sentence = format!("{limit} jobs are waiting already: try again later");
+            return Err(RequestError::new(Code::QueueFull, sentence));
         }
     }
-    match Job::create(workspace, &record) {
-        Ok(NewJob::Created(job)) => Ok(Created::New(job, record)),
-        // A caller that heard no answer asks a second time: it gets the same job, if it asks for the same.
-        Ok(NewJob::Exists(job)) => match job.record() {
-            Ok(known)
-                if known.service == record.service
-                    && known.request.body.get() == record.request.body.get() =>
-            {
-                Ok(Created::Known(job))
-            }
-            _ => Err(RequestError::new(
-                Code::Claimed,
-                "this job id belongs to another request: use a fresh one",
-            )),
-        },
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot name a job");
-            Err(if error.is_disk_full() {
+    // In a task of its own: a caller that leaves now must not leave a job behind that is in nobody's queue.
+    let entering = Arc::clone(shared);
+    let task = shared.tasks.spawn(async move {
+        let workspace = entering.workspace.clone();
+        let (record, entered) = blocking(move || {
+            let entered = Job::enter(&workspace, &record);
+            (record, entered)
+        })
+        .await;
+        let job = match entered.map_err(|error| cannot_enter(&error))? {
+            NewJob::Exists(job) => return Ok(Entered::Known(job)),
+            NewJob::Created(job) => job,
+        };
+        let workspace = entering.workspace.clone();
+        let (record, in_parents_turn) = blocking(move || {
+            let in_parents_turn = record.works_in_parents_turn(&workspace);
+            (record, in_parents_turn)
+        })
+        .await;
+        let ticket =
+            Arc::new(Ticket::new(job, &record, in_parents_turn, secret_body, Caller::Here));
+        entering.books().queue.insert(Arc::clone(&ticket));
+        entering.work.notify_waiters();
+        Ok(Entered::Queued(ticket))
+    });
+    let failed =
+        || RequestError::new(Code::Internal, "the job could not be queued: see the gateway's log");
+    task.await.unwrap_or_else(|_| Err(failed()))
+}
+
+fn cannot_enter(error: &EnterError) -> RequestError {
+    match error {
+        EnterError::ParentEnded => {
+            RequestError::new(Code::NotFound, "the workflow that this job is for is not running")
+        }
+        EnterError::AnotherRequest => RequestError::new(
+            Code::Claimed,
+            "this job id belongs to another request: use a fresh one",
+        ),
+        EnterError::Volume(error) => {
+            tracing::error!(error = error as &dyn std::error::Error, "cannot name a job");
+            if error.is_disk_full() {
                 RequestError::new(
                     Code::DiskFull,
                     "the workspace is full: make room, then send the request again",
@@ -133,7 +131,7 @@ fn create(workspace: &workspace::Workspace, record: JobRecord) -> Result<Created
                     Code::Internal,
                     "the workspace cannot be written: see the gateway's log",
                 )
-            })
+            }
         }
     }
 }

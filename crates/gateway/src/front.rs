@@ -86,14 +86,14 @@ async fn route(
             Ok(listing) => reply(reads::jobs(shared, listing).await),
             Err(error) => web::error(&error),
         },
-        ["api", "jobs", id] => match reads::find(shared, id) {
+        ["api", "jobs", id] => match reads::find(shared, id).await {
             Ok(job) => reply(reads::view(job).await),
             Err(error) => web::error(&error),
         },
         ["api", "jobs", id, "events"] => {
-            events(shared, id, &request).unwrap_or_else(|error| web::error(&error))
+            events(shared, id, request.headers()).await.unwrap_or_else(|error| web::error(&error))
         }
-        ["api", "jobs", id, "cancel"] => match reads::find(shared, id) {
+        ["api", "jobs", id, "cancel"] => match reads::find(shared, id).await {
             Ok(job) => reads::cancel(shared, job).await.unwrap_or_else(|error| web::error(&error)),
             Err(error) => web::error(&error),
         },
@@ -108,21 +108,17 @@ fn reply<T: Serialize>(result: Result<T, RequestError>) -> Response<Body> {
     }
 }
 
-fn events(
+async fn events(
     shared: &Arc<Shared>,
     id: &str,
-    request: &Request<Incoming>,
+    headers: &HeaderMap,
 ) -> Result<Response<Body>, RequestError> {
-    let job = reads::find(shared, id)?;
-    let after = web::last_event_id(request.headers())?;
-    match job.check_position(after) {
-        Ok(Position::After(after)) => Ok(enter::events(shared, job, after)),
+    let job = reads::find(shared, id).await?;
+    let after = web::last_event_id(headers)?;
+    match reads::position(&job, after).await? {
+        Position::After(after) => Ok(enter::events(shared, job, after)),
         // What a browser's EventSource takes as "do not come back".
-        Ok(Position::Ended) => Ok(web::empty(StatusCode::NO_CONTENT)),
-        Err(error) => Err(RequestError::new(
-            Code::InvalidField,
-            format!("'Last-Event-ID': {error}; leave it out to read from the beginning"),
-        )),
+        Position::Ended => Ok(web::empty(StatusCode::NO_CONTENT)),
     }
 }
 

@@ -25,3 +25,4 @@ mod ticket;
 
 pub use config::Config;
 pub use start::{Gateway, main};
+pub use stream::CALLER_LEFT;

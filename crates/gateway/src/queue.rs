@@ -4,20 +4,23 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use contract::{DirectoryName, JobId, Service};
+use contract::{DirectoryName, JobId, Service, Timestamp};
 
-/// What the queue needs to know of a job. Ids are in order of time.
+/// What the queue needs to know of a job.
 pub(crate) trait Queued {
     fn id(&self) -> JobId;
+    /// When it was named: the order of the queue. Ids are no order, because callers may choose them.
+    fn created(&self) -> Timestamp;
     fn service(&self) -> Service;
-    fn parent(&self) -> Option<JobId>;
     fn directory(&self) -> Option<&DirectoryName>;
+    /// Whether the workflow that asks for it has the turn on `directory`.
+    fn in_parents_turn(&self) -> bool;
 }
 
 /// The queues of all services.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
-    /// In order of their ids.
+    /// In the order in which they were named.
     waiting: Vec<Arc<T>>,
     /// Whose turn it is on each shared checkout.
     turns: HashMap<DirectoryName, JobId>,
@@ -30,7 +33,7 @@ impl<T: Queued> Queue<T> {
 
     /// Puts a job in its place: a job that comes back after a failed dispatch is not the last.
     pub(crate) fn insert(&mut self, ticket: Arc<T>) {
-        let at = self.waiting.partition_point(|other| other.id() < ticket.id());
+        let at = self.waiting.partition_point(|other| place(&**other) < place(&*ticket));
         self.waiting.insert(at, ticket);
     }
 
@@ -62,7 +65,7 @@ impl<T: Queued> Queue<T> {
 
     /// Notes that the job works in its shared checkout, unless its workflow has the turn already.
     pub(crate) fn take_turn(&mut self, ticket: &T) {
-        if let Some(directory) = ticket.directory() {
+        if let Some(directory) = ticket.directory().filter(|_| !ticket.in_parents_turn()) {
             self.turns.entry(directory.clone()).or_insert_with(|| ticket.id());
         }
     }
@@ -75,16 +78,25 @@ impl<T: Queued> Queue<T> {
     /// The job that this one has to wait for: the one that works in its shared checkout, or one that came
     /// before it and wants the same.
     pub(crate) fn blocked_by(&self, ticket: &T) -> Option<JobId> {
+        // Its workflow holds the turn, perhaps outside this gateway's books.
+        if ticket.in_parents_turn() {
+            return None;
+        }
         let directory = ticket.directory()?;
         if let Some(holder) = self.turns.get(directory) {
-            return (Some(*holder) != ticket.parent() && *holder != ticket.id()).then_some(*holder);
+            return (*holder != ticket.id()).then_some(*holder);
         }
         self.waiting
             .iter()
-            .take_while(|other| other.id() < ticket.id())
+            .take_while(|other| place(&***other) < place(ticket))
             .find(|other| other.directory() == Some(directory))
             .map(|other| other.id())
     }
+}
+
+/// Where a job stands among others; of two that were named in the same moment the smaller id comes first.
+fn place(ticket: &impl Queued) -> (Timestamp, JobId) {
+    (ticket.created(), ticket.id())
 }
 
 #[cfg(test)]
@@ -94,8 +106,9 @@ mod tests {
     #[derive(Debug)]
     struct Job {
         id: JobId,
+        created: Timestamp,
         service: Service,
-        parent: Option<JobId>,
+        in_parents_turn: bool,
         directory: Option<DirectoryName>,
     }
 
@@ -106,23 +119,32 @@ mod tests {
         fn service(&self) -> Service {
             self.service
         }
-        fn parent(&self) -> Option<JobId> {
-            self.parent
+        fn created(&self) -> Timestamp {
+            self.created
+        }
+        fn in_parents_turn(&self) -> bool {
+            self.in_parents_turn
         }
         fn directory(&self) -> Option<&DirectoryName> {
             self.directory.as_ref()
         }
     }
 
-    fn job(service: Service, directory: Option<&str>, parent: Option<JobId>) -> Arc<Job> {
+    fn job(service: Service, directory: Option<&str>, in_parents_turn: bool) -> Arc<Job> {
         let directory = directory.map(|name| DirectoryName::parse(name).unwrap());
-        Arc::new(Job { id: JobId::new(), service, parent, directory })
+        Arc::new(Job {
+            id: JobId::new(),
+            created: Timestamp::now(),
+            service,
+            in_parents_turn,
+            directory,
+        })
     }
 
     #[test]
     fn first_come_first_served_within_a_service() {
         let mut queue = Queue::new();
-        let jobs: Vec<_> = (0..3).map(|_| job(Service::Workflow, None, None)).collect();
+        let jobs: Vec<_> = (0..3).map(|_| job(Service::Workflow, None, false)).collect();
         for job in [&jobs[2], &jobs[0], &jobs[1]] {
             queue.insert(Arc::clone(job));
         }
@@ -136,10 +158,10 @@ mod tests {
     #[test]
     fn jobs_on_one_directory_take_turns_and_others_pass() {
         let mut queue = Queue::new();
-        let first = job(Service::Workflow, Some("app"), None);
-        let second = job(Service::Workflow, Some("app"), None);
-        let other = job(Service::Workflow, Some("lib"), None);
-        let free = job(Service::Workflow, None, None);
+        let first = job(Service::Workflow, Some("app"), false);
+        let second = job(Service::Workflow, Some("app"), false);
+        let other = job(Service::Workflow, Some("lib"), false);
+        let free = job(Service::Workflow, None, false);
         for job in [&first, &second, &other, &free] {
             queue.insert(Arc::clone(job));
         }
@@ -155,14 +177,14 @@ mod tests {
     #[test]
     fn the_jobs_of_the_workflow_that_has_the_turn_pass() {
         let mut queue = Queue::new();
-        let workflow = job(Service::Workflow, Some("app"), None);
+        let workflow = job(Service::Workflow, Some("app"), false);
         queue.insert(Arc::clone(&workflow));
-        let later = job(Service::Pull, Some("app"), None);
+        let later = job(Service::Pull, Some("app"), false);
         queue.insert(Arc::clone(&later));
         // The first to come is the first in every service.
         assert!(queue.next(Service::Pull, |_| true).is_none());
         queue.next(Service::Workflow, |_| true).unwrap();
-        let child = job(Service::Pull, Some("app"), Some(workflow.id));
+        let child = job(Service::Pull, Some("app"), true);
         queue.insert(Arc::clone(&child));
         assert_eq!(queue.next(Service::Pull, |_| true).unwrap().id, child.id);
         assert!(queue.next(Service::Pull, |_| true).is_none());
@@ -176,10 +198,41 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_a_caller_chose_does_not_overtake() {
+        let mut queue = Queue::new();
+        let first = job(Service::Pull, None, false);
+        queue.insert(Arc::clone(&first));
+        let id = "00000000-0000-7000-8000-000000000001".parse().unwrap();
+        let created = Timestamp::from_millisecond(first.created.as_millisecond() + 1);
+        let service = Service::Pull;
+        queue.insert(Arc::new(Job {
+            id,
+            created,
+            service,
+            in_parents_turn: false,
+            directory: None,
+        }));
+        assert_eq!(queue.next(Service::Pull, |_| true).unwrap().id, first.id);
+    }
+
+    /// A workflow may have its turn from another gateway; a job of this one that waits for the same checkout
+    /// must not hold up the workflow's own.
+    #[test]
+    fn a_job_in_its_parents_turn_never_waits_for_one() {
+        let mut queue = Queue::new();
+        let waiting = job(Service::Claude, Some("app"), false);
+        queue.insert(Arc::clone(&waiting));
+        queue.take_turn(&*waiting);
+        let child = job(Service::Claude, Some("app"), true);
+        queue.insert(Arc::clone(&child));
+        assert_eq!(queue.blocked_by(&child), None);
+    }
+
+    #[test]
     fn a_job_that_comes_back_has_its_old_place_and_no_turn() {
         let mut queue = Queue::new();
-        let first = job(Service::Claude, Some("app"), None);
-        let second = job(Service::Claude, Some("app"), None);
+        let first = job(Service::Claude, Some("app"), false);
+        let second = job(Service::Claude, Some("app"), false);
         queue.insert(Arc::clone(&first));
         queue.insert(Arc::clone(&second));
         let taken = queue.next(Service::Claude, |_| true).unwrap();

@@ -6,7 +6,7 @@ use contract::{Code, Ending, JobId, JobList, JobState, JobView, RequestError, Se
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use web::Body;
-use workspace::{Job, Replicas, Workspace};
+use workspace::{Job, Position, Replicas, Workspace};
 
 use crate::state::{Shared, blocking};
 
@@ -127,18 +127,40 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
     Ok(JobList { count: jobs.len(), jobs, next })
 }
 
-pub(crate) fn find(shared: &Shared, id: &str) -> Result<Job, RequestError> {
-    id.parse()
-        .ok()
-        .and_then(|id| Job::open(&shared.workspace, id))
+pub(crate) async fn find(shared: &Shared, id: &str) -> Result<Job, RequestError> {
+    let workspace = shared.workspace.clone();
+    let id = id.parse().ok();
+    blocking(move || id.and_then(|id| Job::open(&workspace, id)))
+        .await
         .ok_or_else(|| RequestError::new(Code::NotFound, "no such job: GET /api/jobs lists them"))
+}
+
+/// Where a reader stands that has seen the event of id `after`.
+pub(crate) async fn position(job: &Job, after: u64) -> Result<Position, RequestError> {
+    let job = job.clone();
+    blocking(move || job.check_position(after)).await.map_err(|error| {
+        let sentence = format!("'Last-Event-ID': {error}; leave it out to read from the beginning");
+        RequestError::new(Code::InvalidField, sentence)
+    })
 }
 
 pub(crate) async fn view(job: Job) -> Result<JobView, RequestError> {
     blocking(move || job.view()).await.map_err(|error| unreadable(&error))
 }
 
+/// `POST /api/jobs/:id/cancel`, carried through even if the caller does not wait for the answer.
 pub(crate) async fn cancel(shared: &Arc<Shared>, job: Job) -> Result<Response<Body>, RequestError> {
+    let cancelling = shared.tasks.spawn({
+        let shared = Arc::clone(shared);
+        async move { cancel_it(&shared, job).await }
+    });
+    let failed = || {
+        RequestError::new(Code::Internal, "the job could not be cancelled: see the gateway's log")
+    };
+    cancelling.await.unwrap_or_else(|_| Err(failed()))
+}
+
+async fn cancel_it(shared: &Arc<Shared>, job: Job) -> Result<Response<Body>, RequestError> {
     let id = job.id();
     let before = view(job.clone()).await?;
     if before.state.has_ended() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use contract::{Code, DirectoryName};
+use contract::Code;
 use workspace::{Job, JobRecord, Lease};
 
 use crate::{
@@ -13,6 +13,8 @@ use crate::{
 /// Takes up the jobs that no gateway looks after: those that run are watched, those that wait are queued
 /// again, in their old order.
 pub(crate) async fn recover(shared: &Arc<Shared>) -> workspace::Result<()> {
+    let workspace = shared.workspace.clone();
+    blocking(move || workspace.forget_dead_gateways()).await;
     let workspace = shared.workspace.clone();
     let unfinished = blocking(move || {
         let mut unfinished = Vec::new();
@@ -32,7 +34,13 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> workspace::Result<()> {
     .await?;
     let (mut running, mut waiting) = (0, 0);
     for (job, found) in unfinished {
-        let ticket = Arc::new(Ticket::new(job.clone(), &found.record, None, Caller::Away));
+        let ticket = Arc::new(Ticket::new(
+            job.clone(),
+            &found.record,
+            found.in_parents_turn,
+            None,
+            Caller::Away,
+        ));
         if found.taken {
             running += 1;
             shared.books().queue.take_turn(&ticket);
@@ -60,6 +68,7 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> workspace::Result<()> {
 struct Found {
     record: JobRecord,
     taken: bool,
+    in_parents_turn: bool,
     /// Whether it waits in the queue of another gateway that lives.
     elsewhere: bool,
 }
@@ -68,26 +77,13 @@ fn look(job: &Job) -> workspace::Result<Option<Found>> {
     if job.outcome()?.is_some() {
         return Ok(None);
     }
-    let mut record = job.record()?;
+    let record = job.record()?;
     let taken = job.taken()?.is_some();
-    // A workflow's jobs work in its turn, not in one of their own.
-    if record.parent.is_some() && parent_has_turn(job, &record) {
-        record.directory = record.directory.filter(|_| !taken);
-    }
+    let in_parents_turn = record.works_in_parents_turn(job.workspace());
     let gateway = record.gateway.map(|id| job.workspace().gateway(id));
     let elsewhere = match gateway {
         Some(path) => Lease::is_held(&path)?,
         None => false,
     };
-    Ok(Some(Found { record, taken, elsewhere }))
-}
-
-fn parent_has_turn(job: &Job, record: &JobRecord) -> bool {
-    let directory =
-        |record: &JobRecord| record.directory.clone().map(|name: DirectoryName| name.to_string());
-    record
-        .parent
-        .and_then(|parent| Job::open(job.workspace(), parent))
-        .and_then(|parent| parent.record().ok())
-        .is_some_and(|parent| directory(&parent) == directory(record))
+    Ok(Some(Found { record, taken, in_parents_turn, elsewhere }))
 }

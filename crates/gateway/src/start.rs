@@ -104,7 +104,7 @@ pub fn main() -> Exit {
         return Exit::Usage;
     }
     logging.init();
-    raise_file_limit();
+    boot::raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -177,16 +177,5 @@ impl Signals {
             _ = hangup.recv() => Order::Stop,
             _ = self.drain.recv() => Order::Drain,
         }
-    }
-}
-
-/// Each caller costs a socket, and mostly an open journal: as many as the system lets this process have.
-fn raise_file_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!(%error, soft, "cannot raise the limit of open files");
     }
 }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use contract::{Code, DirectoryName, Ending, JobId, ReplicaId, Service};
+use contract::{Code, DirectoryName, Ending, JobId, ReplicaId, Service, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
 use workspace::{Job, Lease, Outcome, Workspace};
@@ -67,8 +67,11 @@ impl Queued for Ticket {
     fn service(&self) -> Service {
         self.service
     }
-    fn parent(&self) -> Option<JobId> {
-        self.parent
+    fn created(&self) -> Timestamp {
+        self.created
+    }
+    fn in_parents_turn(&self) -> bool {
+        self.in_parents_turn
     }
     fn directory(&self) -> Option<&DirectoryName> {
         self.directory.as_ref()
@@ -93,6 +96,7 @@ impl Shared {
             idle: HashMap::new(),
             running: HashMap::new(),
         };
+        let draining = AtomicBool::new(config.drain);
         Ok(Self {
             config,
             workspace,
@@ -101,7 +105,7 @@ impl Shared {
             books: Mutex::new(books),
             work: Notify::new(),
             stopping: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            draining,
             tasks: TaskTracker::new(),
         })
     }
@@ -129,7 +133,11 @@ impl Shared {
     pub(crate) async fn end_waiting(self: &Arc<Self>, id: JobId, code: Code, sentence: &str) {
         let Some(ticket) = self.books().queue.remove(id) else { return };
         self.work.notify_waiters();
-        self.end(&ticket, code, sentence).await;
+        // In a task of its own: who asks for this may leave, and the ticket is in nobody's hands but these.
+        let (shared, sentence) = (Arc::clone(self), sentence.to_owned());
+        let ending = self.tasks.spawn(async move { shared.end(&ticket, code, &sentence).await });
+        // It panics in a test or never.
+        let _ = ending.await;
     }
 
     /// Ends a job that no replica has taken. If one has after all, it is watched instead.
@@ -179,7 +187,15 @@ impl Shared {
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
             let id = job.id();
-            let outcome = ended(job).await;
+            let outcome = ended(job.clone()).await;
+            // A workflow that is lost leaves jobs behind that work in its checkout until they hear of it.
+            for child in job.children() {
+                if let Some(child) = Job::open(&shared.workspace, child)
+                    && child.taken().is_ok_and(|taken| taken.is_some())
+                {
+                    ended(child).await;
+                }
+            }
             tracing::info!(%service, job = %id, state = outcome.state.as_str(), "ended");
             {
                 let mut books = shared.books();

@@ -13,6 +13,10 @@ use crate::{
     ticket::{Caller, Stage, Ticket},
 };
 
+/// The error of a job whose last caller left before it began. A client whose connection broke while
+/// its job waited knows by it that asking once more repeats nothing.
+pub const CALLER_LEFT: &str = "the caller left before a replica was free";
+
 /// Somebody who watches a job that has not been taken. When the last one leaves, so does the job.
 pub(crate) struct Viewer {
     shared: Arc<Shared>,
@@ -36,12 +40,14 @@ impl Drop for Viewer {
         if !self.ticket.viewer_left() || self.ticket.parent.is_some() || self.shared.is_stopping() {
             return;
         }
+        // Who looked in may not have been the one who is to come back; the dispatcher counts the time.
+        if self.ticket.caller == Caller::Away {
+            return;
+        }
         let (shared, id) = (Arc::clone(&self.shared), self.ticket.job.id());
         if matches!(*self.ticket.stage().borrow(), Stage::Fresh | Stage::Waiting { .. }) {
             self.shared.tasks.spawn(async move {
-                shared
-                    .end_waiting(id, Code::Cancelled, "the caller left before a replica was free")
-                    .await;
+                shared.end_waiting(id, Code::Cancelled, CALLER_LEFT).await;
             });
         }
     }

@@ -1,12 +1,12 @@
 //! One job's place in the queue, and what its callers see of it.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use contract::{DirectoryName, JobId, Service};
+use contract::{DirectoryName, JobId, Service, Timestamp};
 use tokio::{sync::watch, time::Instant};
 use workspace::Job;
 
@@ -57,19 +57,30 @@ pub(crate) struct Refused {
     pub(crate) body: Bytes,
 }
 
+#[derive(Debug)]
+struct Viewers {
+    count: usize,
+    /// When the last one left, if none is there.
+    unwatched_since: Instant,
+}
+
 /// A job that this gateway looks after until a replica has it.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) job: Job,
     pub(crate) service: Service,
     pub(crate) parent: Option<JobId>,
-    /// The shared checkout whose turn it needs.
+    /// The shared checkout it works in.
     pub(crate) directory: Option<DirectoryName>,
+    /// Whether its workflow has the turn there, so that it need not wait for one.
+    pub(crate) in_parents_turn: bool,
+    /// When it was named, by the gateway's clock: ids may be the callers' own.
+    pub(crate) created: Timestamp,
     /// The body, if it holds credentials: those are on no disk.
     pub(crate) secret_body: Option<Bytes>,
     pub(crate) since: Instant,
     pub(crate) caller: Caller,
-    viewers: AtomicUsize,
+    viewers: Mutex<Viewers>,
     stage: watch::Sender<Stage>,
 }
 
@@ -77,6 +88,7 @@ impl Ticket {
     pub(crate) fn new(
         job: Job,
         record: &workspace::JobRecord,
+        in_parents_turn: bool,
         secret_body: Option<Bytes>,
         caller: Caller,
     ) -> Self {
@@ -85,10 +97,12 @@ impl Ticket {
             service: record.service,
             parent: record.parent,
             directory: record.directory.clone(),
+            in_parents_turn,
+            created: record.created,
             secret_body,
             since: Instant::now(),
             caller,
-            viewers: AtomicUsize::new(0),
+            viewers: Mutex::new(Viewers { count: 0, unwatched_since: Instant::now() }),
             stage: watch::Sender::new(Stage::Fresh),
         }
     }
@@ -108,17 +122,24 @@ impl Ticket {
         });
     }
 
+    fn viewers(&self) -> MutexGuard<'_, Viewers> {
+        self.viewers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn viewer_came(&self) {
-        self.viewers.fetch_add(1, Ordering::SeqCst);
+        self.viewers().count += 1;
     }
 
     /// Whether nobody is left.
     pub(crate) fn viewer_left(&self) -> bool {
-        self.viewers.fetch_sub(1, Ordering::SeqCst) == 1
+        let mut viewers = self.viewers();
+        viewers.count -= 1;
+        viewers.unwatched_since = Instant::now();
+        viewers.count == 0
     }
 
     fn is_watched(&self) -> bool {
-        self.viewers.load(Ordering::SeqCst) > 0
+        self.viewers().count > 0
     }
 
     /// Whether it may be run: one that waited while the gateway was restarted waits for its caller first.
@@ -128,6 +149,9 @@ impl Ticket {
 
     /// Whether its caller is not coming any more. The jobs of a workflow need none.
     pub(crate) fn is_forsaken(&self, now: Instant) -> bool {
-        self.parent.is_none() && !self.is_watched() && now > self.since + self.caller.patience()
+        let viewers = self.viewers();
+        self.parent.is_none()
+            && viewers.count == 0
+            && now > viewers.unwatched_since + self.caller.patience()
     }
 }

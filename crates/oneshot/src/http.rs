@@ -91,7 +91,15 @@ impl<S: JobService> Replica<S> {
         let body = web::read_json_body(request, BODY_LIMIT).await.map_err(refuse)?;
         let parsed = S::Request::parse(&body, self.workspace.root_text(), self.service.policy())
             .map_err(refuse)?;
-        let job = self.accept(&headers, parsed).await.map_err(refuse)?;
+        // In a task of its own: a caller that leaves now would otherwise take the claim down with it, and the job.
+        let (replica, named) = (Arc::clone(&self), headers.clone());
+        let accepting = tokio::spawn(async move { replica.accept(&named, parsed).await });
+        let job = accepting
+            .await
+            .unwrap_or_else(|_| {
+                Err(RequestError::new(Code::Internal, "the request could not be taken"))
+            })
+            .map_err(refuse)?;
         if headers.get("prefer").is_some_and(|value| value == "respond-async") {
             return Ok(web::json(StatusCode::ACCEPTED, &json!({"jobId": job.id()})));
         }

@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use boot::Exit;
-use contract::{Code, Ending, JobId, JobRequest, Origin, RequestError, Service};
+use contract::{Code, Ending, JobId, JobRequest, RequestError};
 use http::HeaderMap;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use web::Server;
-use workspace::{ClaimedJob, Job, JobRecord, Lease, NewJob, Registration, Workspace};
+use workspace::{ClaimedJob, EnterError, Job, JobRecord, Lease, NewJob, Registration, Workspace};
 
 use crate::{
     Deadline, JobContext, JobService, Order, Orders, ReplicaConfig, Stop, StopReason,
@@ -101,14 +101,14 @@ async fn live<S: JobService>(
     mut taken: mpsc::UnboundedReceiver<Taken<S::Request>>,
     mut orders: Orders,
 ) -> Exit {
-    let job = tokio::select! {
+    let (job, order) = tokio::select! {
         biased;
-        Some(job) = taken.recv() => job,
-        Some(_) = orders.recv() => {
+        Some(job) = taken.recv() => (job, None),
+        Some(order) = orders.recv() => {
             replica.leave().await;
-            // Between the order and the lock a job may have come in.
+            // Between the order and the lock a job may have come in; the order counts for it too.
             match taken.try_recv() {
-                Ok(job) => job,
+                Ok(job) => (job, Some(order)),
                 Err(_) => {
                     server.finish(FLUSH_TIME).await;
                     return Exit::Ok;
@@ -116,13 +116,14 @@ async fn live<S: JobService>(
             }
         }
     };
-    run(&replica, server, job, orders).await
+    run(&replica, server, job, order, orders).await
 }
 
 async fn run<S: JobService>(
     replica: &Replica<S>,
     mut server: Server,
     taken: Taken<S::Request>,
+    mut first: Option<Order>,
     mut orders: Orders,
 ) -> Exit {
     let name = S::Request::SERVICE;
@@ -149,7 +150,7 @@ async fn run<S: JobService>(
             tokio::select! {
                 biased;
                 ending = &mut job => break ending,
-                Some(order) = orders.recv() => match (order, &grace) {
+                Some(order) = next_order(&mut first, &mut orders) => match (order, &grace) {
                     (Order::HangUp, _) => context.stop.request(StopReason::Terminated),
                     (Order::Leave, None) => {
                         tracing::info!(job = %id, "told to leave: after this job");
@@ -189,6 +190,14 @@ async fn run<S: JobService>(
     }
 }
 
+/// The order that came before the job, then those that come.
+async fn next_order(first: &mut Option<Order>, orders: &mut Orders) -> Option<Order> {
+    match first.take() {
+        Some(order) => Some(order),
+        None => orders.recv().await,
+    }
+}
+
 impl<S: JobService> Replica<S> {
     pub(crate) async fn is_idle(&self) -> bool {
         matches!(*self.phase.lock().await, Phase::Idle(_))
@@ -219,12 +228,10 @@ impl<S: JobService> Replica<S> {
         let workspace = self.workspace.clone();
         // The check belongs to the service, which stays where it is.
         tokio::task::block_in_place(|| self.service.check(&workspace, &request))?;
-        let turn_name =
-            request.directory(if parent.is_some() { Origin::Workflow } else { Origin::Caller });
         let record = JobRecord::of(&request, id.unwrap_or_else(JobId::new), parent);
         let (claimed, turn) = blocking(move || {
-            let turn = match turn_name {
-                Some(name) if !parent_holds(&workspace, parent, name.as_str()) => {
+            let turn = match record.directory.clone() {
+                Some(name) if !record.works_in_parents_turn(&workspace) => {
                     match Lease::try_acquire(&workspace.turn(&name)) {
                         Ok(Some(turn)) => Some(turn),
                         Ok(None) => return Err(directory_busy(name.as_str())),
@@ -233,10 +240,8 @@ impl<S: JobService> Replica<S> {
                 }
                 _ => None,
             };
-            let job = match Job::create(&workspace, &record).map_err(|error| unusable(&error))? {
-                NewJob::Created(job) => job,
-                NewJob::Exists(job) => job,
-            };
+            let (NewJob::Created(job) | NewJob::Exists(job)) =
+                Job::enter(&workspace, &record).map_err(|error| cannot_enter(&error))?;
             match job.claim(&by) {
                 Ok(Some(claimed)) => Ok((claimed, turn)),
                 Ok(None) => Err(RequestError::new(
@@ -257,17 +262,6 @@ impl<S: JobService> Replica<S> {
     }
 }
 
-/// Whether the workflow that asks for this job has the directory's turn already.
-fn parent_holds(workspace: &Workspace, parent: Option<JobId>, directory: &str) -> bool {
-    parent
-        .and_then(|parent| Job::open(workspace, parent))
-        .and_then(|parent| parent.record().ok())
-        .is_some_and(|record| {
-            record.service == Service::Workflow
-                && record.directory.is_some_and(|name| name.as_str() == directory)
-        })
-}
-
 fn directory_busy(directory: &str) -> RequestError {
     RequestError {
         code: Code::Busy,
@@ -275,6 +269,19 @@ fn directory_busy(directory: &str) -> RequestError {
             "another job works in '{directory}': send the request again when it is done"
         ),
         field: Some("directory"),
+    }
+}
+
+fn cannot_enter(error: &EnterError) -> RequestError {
+    match error {
+        EnterError::ParentEnded => {
+            RequestError::new(Code::NotFound, "the workflow that this job is for is not running")
+        }
+        EnterError::AnotherRequest => RequestError::new(
+            Code::Claimed,
+            "this job id belongs to another request: use a fresh one",
+        ),
+        EnterError::Volume(error) => unusable(error),
     }
 }
 

@@ -82,6 +82,9 @@ pub enum AskError {
     /// The stream of events is not one.
     #[error("read the stream of events")]
     Frame(#[from] FrameError),
+    /// Not a byte came for longer than anyone should be silent.
+    #[error("nothing came for {} s", .0.as_secs())]
+    Silent(Duration),
     /// A header cannot be sent.
     #[error("send a header")]
     Header(#[from] http::Error),
@@ -176,6 +179,15 @@ impl Answer {
 
     /// The body as a stream of events; it ends with the body, whether that was the end or not.
     pub fn events(self) -> impl Stream<Item = Result<Frame, AskError>> + Send + 'static {
+        self.events_within(Duration::MAX)
+    }
+
+    /// As [`events`](Self::events), but a connection on which nothing comes for `silence`, not even a
+    /// comment, is taken for dead.
+    pub fn events_within(
+        self,
+        silence: Duration,
+    ) -> impl Stream<Item = Result<Frame, AskError>> + Send + 'static {
         struct State {
             body: Incoming,
             decoder: Decoder,
@@ -190,7 +202,7 @@ impl Answer {
             failed: false,
             _connection: self.connection,
         };
-        futures_util::stream::unfold(state, |mut state| async move {
+        futures_util::stream::unfold(state, move |mut state| async move {
             loop {
                 if let Some(frame) = state.ready.pop_front() {
                     return Some((Ok(frame), state));
@@ -198,7 +210,11 @@ impl Answer {
                 if state.failed {
                     return None;
                 }
-                let error = match state.body.frame().await? {
+                let next = match tokio::time::timeout(silence, state.body.frame()).await {
+                    Ok(next) => next?.map_err(AskError::Body),
+                    Err(_) => Err(AskError::Silent(silence)),
+                };
+                let error = match next {
                     Ok(frame) => {
                         let Ok(data) = frame.into_data() else { continue };
                         let mut frames = Vec::new();
@@ -209,7 +225,7 @@ impl Answer {
                             Err(error) => error.into(),
                         }
                     }
-                    Err(error) => AskError::Body(error),
+                    Err(error) => error,
                 };
                 state.failed = true;
                 return Some((Err(error), state));

@@ -1,6 +1,12 @@
 //! One job of another service: asked for, read, and taken up again when its stream breaks off.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use contract::{Code, EventLine, JobId, Service};
@@ -14,6 +20,10 @@ use workspace::{Job, Workspace};
 
 /// How long a connection to a service may take to be made.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// How long the head of an answer may take. The gateway sends it when it has looked for a replica.
+const HEAD_TIME: Duration = Duration::from_secs(40);
+/// Three comments of a stream of ours, missed: whoever sent them is gone without a word.
+const SILENCE: Duration = Duration::from_secs(50);
 /// How long to wait before asking again; doubled each time up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -30,6 +40,8 @@ pub(crate) struct Child {
     /// The workflow's own deadline, which stands still while its job waits.
     pub(crate) deadline: Deadline,
     pub(crate) patience: Duration,
+    /// Whether anybody has been asked for it.
+    pub(crate) began: Arc<AtomicBool>,
 }
 
 /// An event of a child.
@@ -76,7 +88,10 @@ impl Child {
                 }
                 Ok(Opened::Taken) => {}
                 Ok(Opened::Stream(answer)) => {
-                    let mut frames = Box::pin(answer.events());
+                    // Our own services are never silent for long; of others nobody knows.
+                    let ours = answer.header(web::header::JOB_ID).is_some();
+                    let silence = if ours { SILENCE } else { Duration::MAX };
+                    let mut frames = Box::pin(answer.events_within(silence));
                     while let Some(frame) = frames.next().await {
                         let frame = match frame {
                             Ok(frame) => frame,
@@ -162,6 +177,7 @@ impl Child {
         let give_up = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;
         loop {
+            self.began.store(true, Ordering::SeqCst);
             let sentence = match self.ask().await {
                 Ok(answer) if answer.status == StatusCode::OK => return Ok(Opened::Stream(answer)),
                 Ok(answer) => {
@@ -220,15 +236,15 @@ impl Child {
             (web::header::JOB_ID, self.id.to_string()),
             (web::header::PARENT_JOB_ID, self.parent.to_string()),
         ];
-        ask(
+        let asked = ask(
             &self.base,
             Method::POST,
             self.service.job_path(),
             &headers,
             self.body.clone(),
             CONNECT_TIME,
-        )
-        .await
+        );
+        tokio::time::timeout(HEAD_TIME, asked).await.unwrap_or(Err(AskError::Silent(HEAD_TIME)))
     }
 }
 

@@ -1,6 +1,9 @@
 //! The two steps.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use contract::{
     Code, Ending, EventLine, ExecuteRequest, JobId, JobRequest, PullRequest, Secrets, Service,
@@ -19,6 +22,8 @@ const PULL: (u8, &str) = (1, "pull_repository");
 const EXECUTE: (u8, &str) = (2, "execute_claude_code");
 /// How long a child that was cancelled may take to say so.
 const CANCEL_TIME: Duration = Duration::from_secs(6);
+/// How often a child is cancelled that may not be there yet.
+const CANCEL_TICK: Duration = Duration::from_millis(200);
 
 /// The workflow.
 pub(crate) fn run(
@@ -69,6 +74,10 @@ pub(crate) fn run(
                 }
                 _ => break,
             }
+        }
+        // A pull that was past its last step when the workflow was stopped has ended well all the same.
+        if context.stop.reason().is_some() {
+            target = Err(internal("the workflow was stopped"));
         }
         let (target_path, workspace) = match target {
             Ok(target) => target,
@@ -136,28 +145,48 @@ fn child(
         workspace: context.workspace.clone(),
         deadline: context.deadline.clone(),
         patience: config.upstream_wait,
+        began: Arc::default(),
     };
     let (id, workspace, stop) = (child.id, context.workspace.clone(), context.stop.clone());
+    let began = Arc::clone(&child.began);
     async_stream::stream! {
         let mut events = Box::pin(child.events());
         loop {
             let next = tokio::select! {
-                next = events.next() => next,
+                // A workflow that is to stop asks for nothing any more.
+                biased;
                 _ = stop.requested() => break,
+                next = events.next() => next,
             };
             match next {
                 Some(event) => yield event,
                 None => return,
             }
         }
-        if let Some(job) = Job::open(&workspace, id)
-            && let Err(error) = job.request_cancel()
-        {
-            tracing::error!(child = %id, error = &error as &dyn std::error::Error, "cannot cancel a job");
-        }
         let until = tokio::time::Instant::now() + CANCEL_TIME;
-        while let Ok(Some(event)) = tokio::time::timeout_at(until, events.next()).await {
-            yield event;
+        let mut asked = tokio::time::interval(CANCEL_TICK);
+        // The request for the job may be under way and the job not be named yet, so it is cancelled until it is
+        // heard to have ended; if it was never asked for, there is nothing to wait for.
+        loop {
+            let next = tokio::select! {
+                biased;
+                _ = asked.tick() => {
+                    match Job::open(&workspace, id).map(|job| job.request_cancel()) {
+                        Some(Ok(())) => {}
+                        Some(Err(error)) => {
+                            tracing::error!(child = %id, error = &error as &dyn std::error::Error, "cannot cancel a job");
+                        }
+                        None if !began.load(Ordering::SeqCst) => return,
+                        None => {}
+                    }
+                    continue;
+                }
+                next = tokio::time::timeout_at(until, events.next()) => next,
+            };
+            match next {
+                Ok(Some(event)) => yield event,
+                Ok(None) | Err(_) => return,
+            }
         }
     }
 }

@@ -27,6 +27,20 @@ pub enum NewJob {
     Exists(Job),
 }
 
+/// Why a request does not become a job.
+#[derive(Debug, thiserror::Error)]
+pub enum EnterError {
+    /// It names a parent that is no running workflow.
+    #[error("find the workflow that asks")]
+    ParentEnded,
+    /// Its id is taken by another request.
+    #[error("use the id of another request")]
+    AnotherRequest,
+    /// The volume cannot be used.
+    #[error(transparent)]
+    Volume(#[from] Error),
+}
+
 /// `claim`: who took a job, and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
@@ -53,7 +67,12 @@ impl Job {
         if let Some(parent) = record.parent {
             let children =
                 Self { workspace: workspace.clone(), id: parent }.directory().join("children");
-            fs::create_dir_all(&children).map_err(Error::io("create", &children))?;
+            match fs::create_dir(&children) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(Error::io("create", children)(error));
+                }
+                _ => {}
+            }
             let marker = children.join(record.job_id.to_string());
             fs::write(&marker, "").map_err(Error::io("write", &marker))?;
         }
@@ -62,10 +81,46 @@ impl Job {
         if result.is_err() {
             let _ = fs::remove_dir_all(&scratch);
         }
-        result.map(|once| match once {
-            Once::Ours => NewJob::Created(job.clone()),
-            Once::Theirs => NewJob::Exists(job.clone()),
+        let once = result?;
+        // The parent may have ended between the marker and here, and looked before the job was there. It writes
+        // its outcome before it looks, and this looks after the job is there: one of the two sees the other.
+        if let Some(parent) = record.parent
+            && (Self { workspace: workspace.clone(), id: parent }).outcome()?.is_some()
+        {
+            job.request_cancel()?;
+        }
+        Ok(match once {
+            Once::Ours => NewJob::Created(job),
+            Once::Theirs => NewJob::Exists(job),
         })
+    }
+
+    /// [`create`](Self::create) for a request from outside: its parent must be a workflow that runs, and a job
+    /// that is there already must be the same.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or with the volume.
+    pub fn enter(workspace: &Workspace, record: &JobRecord) -> Result<NewJob, EnterError> {
+        if let Some(parent) = record.parent {
+            // Only a running workflow may ask for jobs in its own name: they pass the limits of queues.
+            let runs =
+                Self::open(workspace, parent).and_then(|job| job.view().ok()).is_some_and(|view| {
+                    view.service == Service::Workflow && view.state == JobState::Running
+                });
+            if !runs {
+                return Err(EnterError::ParentEnded);
+            }
+        }
+        let new = Self::create(workspace, record)?;
+        if let NewJob::Exists(job) = &new {
+            let known = job.record()?;
+            if known.service != record.service
+                || known.request.body.get() != record.request.body.get()
+            {
+                return Err(EnterError::AnotherRequest);
+            }
+        }
+        Ok(new)
     }
 
     fn fill(&self, scratch: &std::path::Path, record: &JobRecord) -> Result<Once> {
@@ -249,10 +304,14 @@ impl Job {
         };
         self.workspace.watcher().wake(&self.directory());
         for child in self.children() {
-            if let Some(child) = Self::open(&self.workspace, child)
-                && child.outcome()?.is_none()
-            {
-                child.request_cancel()?;
+            let Some(child) = Self::open(&self.workspace, child) else { continue };
+            // One that cannot be reached must not save the others; its own deadline ends it.
+            let cancelled = child.outcome().and_then(|outcome| match outcome {
+                Some(_) => Ok(()),
+                None => child.request_cancel(),
+            });
+            if let Err(error) = cancelled {
+                tracing::error!(job = %child.id, error = &error as &dyn std::error::Error, "cannot cancel a job");
             }
         }
         Ok(outcome)

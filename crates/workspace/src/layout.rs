@@ -11,7 +11,7 @@ use contract::{
     DirectoryName, JobId, ReplicaId, Repo, RepoList, Service, SessionId, Timestamp, WorkspacePath,
 };
 
-use crate::{Error, Result, Watcher};
+use crate::{Error, Lease, Result, Watcher};
 
 /// The volume, opened. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -113,6 +113,16 @@ impl Workspace {
     #[must_use]
     pub fn gateway(&self, id: ReplicaId) -> PathBuf {
         self.gateways().join(id.to_string())
+    }
+
+    /// Removes the locks of gateways that are no more; what waited in their queues is anybody's anyway.
+    pub fn forget_dead_gateways(&self) {
+        for entry in fs::read_dir(self.gateways()).into_iter().flatten().flatten() {
+            // One that cannot be looked at is left to the next start.
+            if let Ok(false) = Lease::is_held(&entry.path()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     fn turns(&self) -> PathBuf {

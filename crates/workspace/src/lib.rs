@@ -20,7 +20,7 @@ mod write;
 
 pub use error::{Error, Result};
 pub use follow::{Entry, Position, follow};
-pub use job::{Claim, ClaimedJob, Job, NewJob};
+pub use job::{Claim, ClaimedJob, EnterError, Job, NewJob};
 pub use layout::Workspace;
 pub use lock::Lease;
 pub use outcome::Outcome;

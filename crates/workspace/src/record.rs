@@ -4,6 +4,8 @@ use contract::{DirectoryName, JobId, Origin, ReplicaId, RepoUrl, Secrets, Servic
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use crate::{Job, Workspace};
+
 /// The request of a job, as far as it may stand on a disk.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,6 +69,20 @@ impl JobRecord {
                 credentials_withheld: request.repo_url().is_some_and(RepoUrl::has_secret),
             },
         }
+    }
+}
+
+impl JobRecord {
+    /// Whether the workflow that asks for this job has the turn on its shared checkout: it holds it for its jobs.
+    #[must_use]
+    pub fn works_in_parents_turn(&self, workspace: &Workspace) -> bool {
+        let Some(directory) = &self.directory else { return false };
+        self.parent
+            .and_then(|parent| Job::open(workspace, parent))
+            .and_then(|parent| parent.record().ok())
+            .is_some_and(|parent| {
+                parent.service == Service::Workflow && parent.directory.as_ref() == Some(directory)
+            })
     }
 }
 

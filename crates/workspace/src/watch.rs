@@ -176,9 +176,13 @@ impl Drop for Watch {
 /// Whether changes made on other machines reach this directory without the kernel knowing.
 #[cfg(target_os = "linux")]
 fn is_remote(path: &Path) -> bool {
-    use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
-    statfs(path).is_ok_and(|stat| {
-        [NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, FUSE_SUPER_MAGIC].contains(&stat.filesystem_type())
+    /// From linux/magic.h: NFS, SMB (version 1, CIFS, version 2 and later), FUSE, 9p, Ceph.
+    const REMOTE: [u64; 7] =
+        [0x6969, 0x517B, 0xFF53_4D42, 0xFE53_4D42, 0x6573_5546, 0x0102_1997, 0x00C3_6400];
+    nix::sys::statfs::statfs(path).is_ok_and(|stat| {
+        // The kernel's type is signed on some machines and of 32 bits on others; the magic has 32.
+        let magic = u64::try_from(stat.filesystem_type().0 & 0xFFFF_FFFF).unwrap_or_default();
+        REMOTE.contains(&magic)
     })
 }
 

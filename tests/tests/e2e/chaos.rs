@@ -6,9 +6,9 @@ use contract::Service;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use testkit::{AgentScript, GitServer, SseClient, SseEvent, Stack, wait_for};
-use tokio::task::JoinSet;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet};
 
-use crate::support::{Marks, agents, all_jobs, events_of, terminal, workflow};
+use crate::support::{Marks, agents, all_jobs, events_of, execute, registry, terminal, workflow};
 
 const CALLERS: usize = 24;
 /// How long all of them may take; it matters only when the test fails.
@@ -149,4 +149,37 @@ async fn replicas_that_die_again_and_again_cost_only_their_own_jobs() {
     assert!(kinds.is_empty(), "other ends than a lost replica's: {kinds:?}");
     assert!(marks.lines("runs").len() <= CALLERS, "an agent was run twice");
     assert_eq!(stack.stop().await, 0);
+}
+
+/// A job whose caller hangs up, at whatever moment, is run or is cancelled: it is never taken by a
+/// replica that then does nothing about it, and never left in nobody's queue.
+#[tokio::test]
+async fn callers_who_hang_up_at_any_moment() {
+    let stack = Stack::builder().replicas(1, 1, 2).start().await;
+    let body = execute(&AgentScript::new()).to_string();
+    let head = "POST /api/execute HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    for moment in 0..80 {
+        let mut stream = wait_for("somebody who takes jobs", PATIENCE, || async {
+            let idle = registry(&stack, "claude-code-api");
+            let replica = idle.values().next()?["address"].as_str()?.to_owned();
+            let gateway = stack.claude_url().strip_prefix("http://")?.to_owned();
+            TcpStream::connect(if moment % 2 == 0 { gateway } else { replica }).await.ok()
+        })
+        .await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // Not to wait for anything: to hang up at another moment each time.
+        std::thread::sleep(Duration::from_micros(moment * 75));
+        drop(stream);
+    }
+    let jobs = wait_for("the end of all jobs", PATIENCE, || async {
+        let jobs = all_jobs(&stack).await;
+        jobs.iter().all(|job| job["ended"].is_string()).then_some(jobs)
+    })
+    .await;
+    let odd = |job: &&Value| !["succeeded", "cancelled"].contains(&job["state"].as_str().unwrap());
+    let odd: Vec<_> = jobs.iter().filter(odd).collect();
+    assert!(odd.is_empty(), "{} of {}: {odd:#?}", odd.len(), jobs.len());
+    assert!(jobs.len() > 10, "too few have come far enough: {}", jobs.len());
+    stack.wait_until_idle().await;
 }

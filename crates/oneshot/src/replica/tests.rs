@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use contract::{ExecuteRequest, Policy, ReplicaId};
+use contract::{ExecuteRequest, Policy, ReplicaId, Service};
 use futures_util::{Stream, StreamExt};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -311,4 +311,32 @@ async fn a_connection_that_asks_nothing_does_not_keep_the_replica() {
     let exit = tokio::time::timeout(FLUSH_TIME / 2, bench.exit).await;
     assert_eq!(exit.unwrap().unwrap(), Exit::Ok);
     drop((silent, slow));
+}
+
+/// A caller that was gone before the claim was written once took the claim down with it, and the job.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
+    for _ in 0..20 {
+        let bench = Bench::idle().await;
+        bench.gate.send(true).unwrap();
+        let address = bench.base.to_string().replace("http://", "");
+        let mut caller = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let body = r#"{"prompt":"first"}"#;
+        let head = "POST /api/execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+        let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+        tokio::io::AsyncWriteExt::write_all(&mut caller, request.as_bytes()).await.unwrap();
+        drop(caller);
+        // It may have left before it was heard; then the replica is idle still, and there is no job.
+        let heard = async {
+            while Job::list(&bench.workspace).unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_millis(300), heard).await.is_ok() {
+            assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+            let id = Job::list(&bench.workspace).unwrap()[0];
+            let outcome = Job::open(&bench.workspace, id).unwrap().settle().unwrap().unwrap();
+            assert_eq!(outcome.state, contract::JobState::Succeeded, "{:?}", outcome.error);
+        }
+    }
 }

@@ -64,6 +64,7 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     })?;
     child_process::become_subreaper()
         .context("cannot adopt the processes that replicas leave behind")?;
+    boot::raise_file_limit();
     let program = std::env::current_exe().context("cannot find my own program")?;
     // The settings of all parts are in it, and the agent is a process of the same user.
     child_process::hide_environment().context("cannot hide my environment from the agent")?;

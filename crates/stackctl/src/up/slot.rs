@@ -56,10 +56,22 @@ impl Slot {
     /// If it cannot be started at all.
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         let mut pause = FIRST_PAUSE;
+        let mut first = true;
         while *self.phases.borrow() < self.leaves_at() {
             let id = ReplicaId::new();
             let started = Instant::now();
-            let mut child = self.start(id).await?;
+            let mut child = match self.start(id).await {
+                Ok(child) => child,
+                // The very first start tells whether it can be started at all; later ones fail for want of
+                // something that comes back: processes, memory, the program while it is being rebuilt.
+                Err(error) if first => return Err(error),
+                Err(error) => {
+                    self.say(format!("{error:#}: trying again in {} ms", pause.as_millis())).await;
+                    self.rest(&mut pause).await;
+                    continue;
+                }
+            };
+            first = false;
             let status = self.live(&mut child).await;
             drop(child);
             // What it started is adopted by this process, in whatever group or session it hides.
@@ -77,15 +89,20 @@ impl Slot {
                 pause.as_millis()
             ))
             .await;
-            let mut phases = self.phases.clone();
-            let leaves_at = self.leaves_at();
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                _ = phases.wait_for(|phase| *phase >= leaves_at) => {}
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            self.rest(&mut pause).await;
         }
         Ok(())
+    }
+
+    /// Waits before the next start, each time twice as long, but not once the stack is past this part.
+    async fn rest(&self, pause: &mut Duration) {
+        let mut phases = self.phases.clone();
+        let leaves_at = self.leaves_at();
+        tokio::select! {
+            () = tokio::time::sleep(*pause) => {}
+            _ = phases.wait_for(|phase| *phase >= leaves_at) => {}
+        }
+        *pause = (*pause * 2).min(LONGEST_PAUSE);
     }
 
     fn leaves_at(&self) -> Phase {
@@ -107,6 +124,9 @@ impl Slot {
         for (name, value) in self.environment.of(self.part, id) {
             guest = guest.env(name, value);
         }
+        if self.part == Part::Gateway && *self.phases.borrow() > Phase::Run {
+            guest = guest.env("DRAIN", "1");
+        }
         guest.spawn().await.with_context(|| format!("cannot start {}", self.program.display()))
     }
 
@@ -123,7 +143,8 @@ impl Slot {
             });
         }
         let leaves_at = self.leaves_at();
-        let mut told = Phase::Run;
+        // What was said before its start is in its environment.
+        let mut told = *self.phases.borrow_and_update();
         let status = loop {
             let phase = *self.phases.borrow_and_update();
             if phase > told {
