@@ -93,10 +93,9 @@ async fn route(
         ["api", "jobs", id, "events"] => {
             events(shared, id, request.headers()).await.unwrap_or_else(|error| web::error(&error))
         }
-        ["api", "jobs", id, "cancel"] => match reads::find(shared, id).await {
-            Ok(job) => reads::cancel(shared, job).await.unwrap_or_else(|error| web::error(&error)),
-            Err(error) => web::error(&error),
-        },
+        ["api", "jobs", id, "cancel"] => {
+            reads::cancel(shared, id).await.unwrap_or_else(|error| web::error(&error))
+        }
         _ => web::no_such_path(&format!("POST {}, {ROUTES}", service.job_path())),
     }
 }

@@ -149,10 +149,12 @@ pub(crate) async fn view(job: Job) -> Result<JobView, RequestError> {
 }
 
 /// `POST /api/jobs/:id/cancel`, carried through even if the caller does not wait for the answer.
-pub(crate) async fn cancel(shared: &Arc<Shared>, job: Job) -> Result<Response<Body>, RequestError> {
-    let cancelling = shared.tasks.spawn({
-        let shared = Arc::clone(shared);
-        async move { cancel_it(&shared, job).await }
+pub(crate) async fn cancel(shared: &Arc<Shared>, id: &str) -> Result<Response<Body>, RequestError> {
+    let (shared, id) = (Arc::clone(shared), id.to_owned());
+    let tasks = shared.tasks.clone();
+    let cancelling = tasks.spawn(async move {
+        let job = find(&shared, &id).await?;
+        cancel_it(&shared, job).await
     });
     let failed = || {
         RequestError::new(Code::Internal, "the job could not be cancelled: see the gateway's log")

@@ -266,6 +266,15 @@ async fn head_and_malformed_requests_and_slow_ones() {
             assert!(!answer.starts_with(b"HTTP/1.1 2"), "20,000 headers were taken");
             assert_eq!(get(&format!("{base}/health")).await.1["status"], "ok");
         }
+        // A web page under a name that is made to point here must not pass for a local one.
+        let address = target.gateway.strip_prefix("http://").unwrap().parse().unwrap();
+        for (host, status) in [("evil.example", "400"), ("localhost", "200"), ("127.0.0.1", "200")]
+        {
+            let head = format!("GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            let answer = raw_request(address, head.as_bytes()).await;
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
+        }
     }
     for slow in slow {
         slow.await.unwrap();
@@ -277,7 +286,7 @@ async fn head_and_malformed_requests_and_slow_ones() {
 async fn cut_off(address: SocketAddr, path: &str) {
     let started = Instant::now();
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n");
+    let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let end = stream.read_to_end(&mut answer);

@@ -1,0 +1,106 @@
+//! Callers that leave at the worst moment: whatever they began is carried through or taken back.
+
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use contract::{JobState, JobView, Policy, Service};
+use futures_util::StreamExt;
+use gateway::{Config, Gateway};
+use http::Method;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+use workspace::{Job, Workspace};
+
+const BODY: &str = r#"{"repoUrl":"https://host.example/r.git"}"#;
+
+async fn gateway(dir: &std::path::Path) -> Gateway {
+    let config = Config {
+        bind: Ipv4Addr::LOCALHOST.into(),
+        ports: [0; 3],
+        workspace: dir.to_owned(),
+        queue_limit: 1000,
+        queue_wait: Duration::from_secs(600),
+        policy: Policy::default(),
+        cors: web::Cors::default(),
+        drain: false,
+    };
+    Gateway::start(config).await.unwrap()
+}
+
+/// Sends a request and is gone after a moment, before the answer if it can.
+async fn knock(address: SocketAddr, path: &str, body: &str, moment: Duration) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head =
+        format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n");
+    let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.unwrap();
+    tokio::time::sleep(moment).await;
+}
+
+async fn post(address: SocketAddr) -> web::Answer {
+    let headers = [("content-type", "application/json".to_owned())];
+    let base = address.into();
+    let within = Duration::from_secs(5);
+    let answer = web::ask(&base, Method::POST, "/api/pull", &headers, BODY.into(), within);
+    answer.await.unwrap()
+}
+
+fn views(workspace: &Workspace) -> Vec<JobView> {
+    let jobs = Job::list(workspace).unwrap();
+    jobs.into_iter().map(|id| Job::open(workspace, id).unwrap().view().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_while_its_job_is_being_named_leaves_none_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = Workspace::open(dir.path()).unwrap();
+    let gateway = gateway(dir.path()).await;
+    let address = gateway.address(Service::Pull).unwrap();
+    for n in 0..100 {
+        knock(address, "/api/pull", BODY, Duration::from_micros(n * 20)).await;
+    }
+    // One that stays is named after them, so those that were to be named have been.
+    let stays = post(address).await;
+    let mut events = Box::pin(stays.events());
+    events.next().await.unwrap().unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let waiting =
+            views(&workspace).iter().filter(|view| view.state == JobState::Queued).count();
+        if waiting == 1 {
+            break;
+        }
+        assert!(Instant::now() < until, "{waiting} jobs wait for callers that have left");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cancels_and_leaves_has_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = gateway(dir.path()).await;
+    let address = gateway.address(Service::Pull).unwrap();
+    let workspace = Workspace::open(dir.path()).unwrap();
+    for n in 0..20 {
+        let answer = post(address).await;
+        let id = answer.header("x-job-id").unwrap().to_owned();
+        let mut events = Box::pin(answer.events());
+        let queued = events.next().await.unwrap().unwrap();
+        assert!(String::from_utf8_lossy(&queued.data).contains("\"queued\""));
+        let job = Job::open(&workspace, id.parse().unwrap()).unwrap();
+        let path = format!("/api/jobs/{id}/cancel");
+        // One that leaves before it is heard has said nothing, and says it again.
+        let mut moment = Duration::from_micros(n * 50);
+        while !job.is_cancel_requested() {
+            knock(address, &path, "", moment).await;
+            moment += Duration::from_micros(200);
+        }
+        let rest =
+            async { events.by_ref().map(|frame| frame.unwrap().data).collect::<Vec<_>>().await };
+        let rest = tokio::time::timeout(Duration::from_secs(10), rest).await.unwrap();
+        assert!(String::from_utf8_lossy(rest.last().unwrap()).contains("\"cancelled\""));
+    }
+}
