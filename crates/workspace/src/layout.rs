@@ -119,7 +119,7 @@ impl Workspace {
     pub fn forget_dead_gateways(&self) {
         for entry in fs::read_dir(self.gateways()).into_iter().flatten().flatten() {
             // One that cannot be looked at is left to the next start.
-            if let Ok(false) = Lease::is_held(&entry.path()) {
+            if matches!(Lease::is_held(&entry.path()), Ok(false)) {
                 let _ = fs::remove_file(entry.path());
             }
         }
