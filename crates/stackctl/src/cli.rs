@@ -5,6 +5,8 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use contract::Service;
 
+use crate::client::{AttachOptions, CancelOptions, JobsOptions, RunOptions, ShowOptions};
+
 /// Coding-agent jobs over HTTP, on your own machines.
 #[derive(Debug, Parser)]
 #[command(name = "stackctl", version, propagate_version = true)]
@@ -16,6 +18,11 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Up(UpOptions),
+    Run(RunOptions),
+    Jobs(JobsOptions),
+    Show(ShowOptions),
+    Attach(AttachOptions),
+    Cancel(CancelOptions),
     /// Run one part of the stack in this process; `up` and the container images use it
     Serve {
         /// Which part

@@ -1,6 +1,7 @@
 //! `stackctl`: the operator's command.
 
 mod cli;
+mod client;
 mod serve;
 mod up;
 
@@ -13,6 +14,11 @@ use crate::cli::{Cli, Command};
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Up(options) => up::main(options),
+        Command::Run(options) => client::run(options),
+        Command::Jobs(options) => client::jobs(options),
+        Command::Show(options) => client::show(options),
+        Command::Attach(options) => client::attach(options),
+        Command::Cancel(options) => client::cancel(options),
         Command::Serve { service } => serve::main(service),
     }
 }

@@ -57,10 +57,16 @@ impl Slot {
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         let mut pause = FIRST_PAUSE;
         let mut first = true;
-        while *self.phases.borrow() < self.leaves_at() {
+        loop {
+            // Seen once for the whole life of the part: what is said after this, be it while it starts, it is
+            // told by a signal.
+            let phase = *self.phases.borrow_and_update();
+            if phase >= self.leaves_at() {
+                break;
+            }
             let id = ReplicaId::new();
             let started = Instant::now();
-            let mut child = match self.start(id).await {
+            let mut child = match self.start(id, phase).await {
                 Ok(child) => child,
                 // The very first start tells whether it can be started at all; later ones fail for want of
                 // something that comes back: processes, memory, the program while it is being rebuilt.
@@ -72,7 +78,7 @@ impl Slot {
                 }
             };
             first = false;
-            let status = self.live(&mut child).await;
+            let status = self.live(&mut child, phase).await;
             drop(child);
             // What it started is adopted by this process, in whatever group or session it hides.
             let _ = child_process::kill_adopted(Instant::now() + SWEEP_TIME).await;
@@ -113,7 +119,7 @@ impl Slot {
         }
     }
 
-    async fn start(&self, id: ReplicaId) -> anyhow::Result<Child> {
+    async fn start(&self, id: ReplicaId, phase: Phase) -> anyhow::Result<Child> {
         let mut guest = Guest::new(&self.program)
             .args(["serve", self.part.name()])
             .stdin(Stdio::null())
@@ -124,14 +130,14 @@ impl Slot {
         for (name, value) in self.environment.of(self.part, id) {
             guest = guest.env(name, value);
         }
-        if self.part == Part::Gateway && *self.phases.borrow() > Phase::Run {
+        if self.part == Part::Gateway && phase > Phase::Run {
             guest = guest.env("DRAIN", "1");
         }
         guest.spawn().await.with_context(|| format!("cannot start {}", self.program.display()))
     }
 
-    /// Passes on what the part logs and what it is told, until it ends.
-    async fn live(&mut self, child: &mut Child) -> Option<ExitStatus> {
+    /// Passes on what the part logs and what it is told, until it ends. It was `told` that much at its start.
+    async fn live(&mut self, child: &mut Child, mut told: Phase) -> Option<ExitStatus> {
         let mut logs = JoinSet::new();
         if let Some(stderr) = child.take_stderr() {
             let (output, part, number) = (self.output.clone(), self.part, self.number);
@@ -143,8 +149,6 @@ impl Slot {
             });
         }
         let leaves_at = self.leaves_at();
-        // What was said before its start is in its environment.
-        let mut told = *self.phases.borrow_and_update();
         let status = loop {
             let phase = *self.phases.borrow_and_update();
             if phase > told {

@@ -1,0 +1,234 @@
+//! What the agent says and does: the CLI's messages as lines.
+
+use serde_json::Value;
+
+use super::{Draw, LINE, Line, Role, Status, duration, one_line, text::clean, text_of};
+
+/// The longest summary of a tool's input or result, in characters.
+const SUMMARY: usize = 120;
+/// The longest name of a call before its result.
+const LABEL: usize = 40;
+/// How many lines of a tool's error are shown.
+const ERROR_LINES: usize = 3;
+
+/// What of the agent's run later lines depend on.
+#[derive(Debug, Default)]
+pub(super) struct Agent {
+    /// What paths are shown relative to; with a slash at its end.
+    workspace: Option<String>,
+    /// Calls whose result has not come.
+    calls: Vec<Call>,
+    /// The id of the call whose line came last, as long as nothing else has.
+    last_call: Option<String>,
+    last_words: String,
+    cost_usd: Option<f64>,
+    num_turns: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Call {
+    id: String,
+    label: String,
+    indent: usize,
+}
+
+impl Agent {
+    pub(super) fn connected(&mut self, workspace: &str) {
+        self.workspace = (!workspace.is_empty()).then(|| format!("{workspace}/"));
+    }
+
+    /// A message of the CLI.
+    pub(super) fn message(&mut self, message: &Value, out: &mut Vec<Draw>) {
+        // What a sub-agent does stands below the call that started it.
+        let nested = message.get("parent_tool_use_id").is_some_and(|parent| !parent.is_null());
+        let indent = 1 + usize::from(nested);
+        match text_of(message, "type") {
+            "assistant" => {
+                for block in blocks(message) {
+                    match text_of(block, "type") {
+                        "text" => self.words(text_of(block, "text"), indent, out),
+                        "tool_use" | "server_tool_use" => self.call(block, indent, out),
+                        _ => {}
+                    }
+                }
+            }
+            "user" => {
+                for block in blocks(message) {
+                    if text_of(block, "type") == "tool_result" {
+                        self.result(block, indent + 1, out);
+                    }
+                }
+            }
+            "system" => system(message, out),
+            _ => {}
+        }
+    }
+
+    /// The end of the run, from its `completed` or `error`.
+    pub(super) fn end(&mut self, event: &Value, out: &mut Vec<Draw>) {
+        self.cost_usd = event.get("costUsd").and_then(Value::as_f64);
+        self.num_turns = event.get("numTurns").and_then(Value::as_u64);
+        // The CLI's result is the last words again, as a rule.
+        let result = text_of(event, "result");
+        if text_of(event, "type") == "completed" && clean(result).trim() != self.last_words.trim() {
+            self.words(result, 1, out);
+        }
+    }
+
+    /// What the run cost, to stand behind other words.
+    pub(super) fn account(&self) -> String {
+        let turns = self.num_turns.map(|turns| match turns {
+            1 => "1 turn".to_owned(),
+            turns => format!("{turns} turns"),
+        });
+        let cost = self
+            .cost_usd
+            .map(|usd| if usd >= 1.0 { format!("${usd:.2}") } else { format!("${usd:.4}") });
+        let parts: Vec<_> = turns.into_iter().chain(cost).collect();
+        if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+    }
+
+    fn words(&mut self, words: &str, indent: usize, out: &mut Vec<Draw>) {
+        let words = clean(words);
+        // Nothing the agent says is left out, but for the empty lines around it.
+        for line in words.trim_end().trim_start_matches('\n').lines() {
+            push(out, Role::Words, indent, line.trim_end().to_owned());
+        }
+        self.last_call = None;
+        self.last_words = words;
+    }
+
+    fn call(&mut self, block: &Value, indent: usize, out: &mut Vec<Draw>) {
+        let name = one_line(text_of(block, "name"), 60);
+        let input = block.get("input").unwrap_or(&Value::Null);
+        let text = format!("{name} {}", self.summary(input)).trim_end().to_owned();
+        let id = text_of(block, "id").to_owned();
+        self.last_call = Some(id.clone());
+        self.calls.push(Call { id, label: one_line(&text, LABEL), indent });
+        push(out, Role::Tool, indent, format!("> {text}"));
+    }
+
+    /// The one field of a tool's input that says most about it.
+    fn summary(&self, input: &Value) -> String {
+        const TELLING: [&str; 10] = [
+            "command",
+            "file_path",
+            "notebook_path",
+            "path",
+            "pattern",
+            "url",
+            "query",
+            "description",
+            "skill",
+            "prompt",
+        ];
+        let Value::Object(fields) = input else { return String::new() };
+        let telling = TELLING.iter().find_map(|name| {
+            // A search is told by what it looks for, not by where.
+            let name =
+                if *name == "path" && fields.contains_key("pattern") { "pattern" } else { name };
+            fields.get(name)?.as_str()
+        });
+        let text = match telling {
+            Some(text) => self
+                .workspace
+                .as_ref()
+                .map_or(text, |root| text.strip_prefix(root.as_str()).unwrap_or(text)),
+            None if fields.is_empty() => "",
+            None => return one_line(&input.to_string(), SUMMARY),
+        };
+        one_line(text, SUMMARY)
+    }
+
+    fn result(&mut self, block: &Value, indent: usize, out: &mut Vec<Draw>) {
+        let id = text_of(block, "tool_use_id");
+        // Results of parallel calls come in any order, and say whose they are.
+        let parallel = self.calls.iter().filter(|call| call.indent + 1 == indent).count() > 1;
+        let place = self.calls.iter().position(|call| call.id == id);
+        let call = place.map(|place| self.calls.remove(place).label).unwrap_or_default();
+        let follows = self.last_call.take().is_some_and(|last| last == id);
+        let label = if follows && !parallel { String::new() } else { format!("{call}: ") };
+        let failed = block.get("is_error").and_then(Value::as_bool).unwrap_or_default();
+        let content = result_text(block.get("content").unwrap_or(&Value::Null));
+        let lines: Vec<_> = content.lines().filter(|line| !line.trim().is_empty()).collect();
+        let (role, shown) = if failed { (Role::Trouble, ERROR_LINES) } else { (Role::Detail, 1) };
+        if lines.is_empty() {
+            let nothing = if failed { "failed, and says nothing" } else { "(nothing)" };
+            push(out, role, indent, format!("{label}{nothing}"));
+        }
+        let left = lines.len().saturating_sub(shown);
+        for (number, line) in lines.iter().take(shown).enumerate() {
+            let label = if number == 0 { label.as_str() } else { "" };
+            let mut text = format!("{label}{}", one_line(line, SUMMARY));
+            if left > 0 && number + 1 == shown {
+                text.push_str(&format!(" (+{left} lines)"));
+            }
+            push(out, role, indent, text);
+        }
+    }
+}
+
+fn system(message: &Value, out: &mut Vec<Draw>) {
+    match text_of(message, "subtype") {
+        "init" => {
+            let model = one_line(text_of(message, "model"), 60);
+            if !model.is_empty() {
+                out.push(Draw::Status(Status::Working(format!("{model} is at work"))));
+            }
+        }
+        "api_retry" => {
+            let count = |name| message.get(name).and_then(Value::as_u64).unwrap_or_default();
+            let pause = message.get("retry_delay_ms").and_then(Value::as_f64).unwrap_or_default();
+            let error = match message.get("error_status").and_then(Value::as_u64) {
+                Some(status) => format!("answered {status}"),
+                None => "does not answer".to_owned(),
+            };
+            let text = format!(
+                "the model's API {error}: attempt {} of {} in {}",
+                count("attempt") + 1,
+                count("max_retries") + 1,
+                duration(pause as u64),
+            );
+            push(out, Role::Trouble, 1, text);
+        }
+        "unparsed_line" => {
+            let text = "the agent printed a line that is no message";
+            push(out, Role::Trouble, 1, text.to_owned());
+        }
+        "compact_boundary" => {
+            push(out, Role::Detail, 1, "the conversation was shortened".to_owned());
+        }
+        "model_fallback" => push(out, Role::Detail, 1, "another model takes over".to_owned()),
+        _ => {}
+    }
+}
+
+fn blocks(message: &Value) -> &[Value] {
+    let content = message.get("message").and_then(|message| message.get("content"));
+    content.and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// A tool's result as text: a string, or blocks of which only those of text are readable.
+fn result_text(content: &Value) -> String {
+    let text = match content {
+        Value::String(text) => clean(text),
+        Value::Array(blocks) => {
+            let texts: Vec<_> = blocks
+                .iter()
+                .map(|block| match text_of(block, "type") {
+                    "text" => clean(text_of(block, "text")),
+                    kind => format!("({kind})"),
+                })
+                .collect();
+            texts.join("\n")
+        }
+        _ => String::new(),
+    };
+    // The CLI's own mark, which says what the colour says.
+    text.replace("<tool_use_error>", "").replace("</tool_use_error>", "")
+}
+
+fn push(out: &mut Vec<Draw>, role: Role, indent: usize, text: String) {
+    let text = if role == Role::Words { text } else { one_line(&text, LINE) };
+    out.push(Draw::Line(Line { role, indent, text }));
+}

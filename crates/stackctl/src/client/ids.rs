@@ -1,0 +1,148 @@
+//! Job ids for people: as much of an id as no other job has.
+//!
+//! Ids begin with the time, so those of one day begin alike; what tells them apart fastest is their end.
+//! Listings show the last characters, and commands take a beginning or an end.
+
+use std::collections::HashMap;
+
+use contract::{JobId, JobView};
+
+use super::{
+    api::{Api, Listing},
+    error::ClientError,
+};
+
+/// How many characters of an id are shown, if these tell it from all others in sight.
+const SHORT: usize = 8;
+/// The fewest characters that are taken for an id: fewer are a slip more often than a choice.
+const FEWEST: usize = 3;
+/// How many ids an error names.
+const NAMED: usize = 5;
+
+/// The job that `given` stands for: a whole id, or the beginning or the end of one only.
+pub(crate) async fn resolve(api: &Api, given: &str) -> Result<JobView, ClientError> {
+    let given = given.trim().to_ascii_lowercase();
+    if let Ok(id) = given.parse() {
+        return api.job(id).await;
+    }
+    if given.len() < FEWEST || !given.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
+        return Err(ClientError::NotAnId(super::draw::one_line(&given, 80)));
+    }
+    pick(api.jobs(Listing::default()).await?, given)
+}
+
+fn pick(jobs: Vec<JobView>, given: String) -> Result<JobView, ClientError> {
+    let mut matching = jobs.into_iter().filter(|job| {
+        let id = job.job_id.to_string();
+        id.starts_with(&given) || id.ends_with(&given)
+    });
+    let Some(found) = matching.next() else { return Err(ClientError::NoSuchJob(given)) };
+    let others: Vec<_> = matching.map(|job| job.job_id.to_string()).collect();
+    if others.is_empty() {
+        return Ok(found);
+    }
+    let more = others.len().saturating_sub(NAMED - 1);
+    let mut matches: Vec<_> =
+        std::iter::once(found.job_id.to_string()).chain(others).take(NAMED).collect();
+    if more > 0 {
+        matches.push(format!("{more} more"));
+    }
+    Err(ClientError::Ambiguous { given, matches })
+}
+
+/// The end of an id that is shown when it is alone.
+pub(crate) fn short(id: JobId) -> String {
+    end_of(id, SHORT)
+}
+
+/// The ends of these ids, as long as it takes to tell them apart.
+pub(crate) fn shorten(ids: &[JobId]) -> Vec<String> {
+    let mut length = SHORT;
+    loop {
+        let ends: Vec<_> = ids.iter().map(|id| end_of(*id, length)).collect();
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        for end in &ends {
+            *seen.entry(end).or_default() += 1;
+        }
+        if seen.len() == ends.len() || length >= id_length(ids) {
+            return ends;
+        }
+        length += 2;
+    }
+}
+
+fn id_length(ids: &[JobId]) -> usize {
+    ids.first().map_or(0, |id| id.to_string().len())
+}
+
+fn end_of(id: JobId, length: usize) -> String {
+    let id = id.to_string();
+    id.get(id.len().saturating_sub(length)..).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::{JobState, Service, Timestamp};
+
+    use super::*;
+
+    const IDS: [&str; 4] = [
+        "019aa001-0000-7000-8000-00000000abcd",
+        "019aa001-0000-7000-8000-00010000abcd",
+        "019aa002-0000-7000-8000-0123456789ab",
+        "019bb000-0000-7000-8000-fedcba987654",
+    ];
+
+    fn jobs() -> Vec<JobView> {
+        let view = |id: &str| JobView {
+            job_id: id.parse().unwrap(),
+            service: Service::Workflow,
+            state: JobState::Running,
+            parent: None,
+            repo_url: None,
+            created: Timestamp::from_millisecond(0),
+            started: None,
+            ended: None,
+            code: None,
+            error: None,
+        };
+        IDS.map(view).into()
+    }
+
+    #[test]
+    fn a_beginning_or_an_end_that_one_job_has() {
+        for (given, index) in
+            [("019b", 3), ("019aa002", 2), ("89ab", 2), ("8000-fedcba987654", 3), (IDS[0], 0)]
+        {
+            let found = pick(jobs(), given.to_owned()).unwrap();
+            assert_eq!(found.job_id.to_string(), IDS[index], "{given}");
+        }
+    }
+
+    #[test]
+    fn what_several_or_none_have() {
+        let ambiguous = pick(jobs(), "abcd".to_owned()).unwrap_err();
+        assert_eq!(
+            ambiguous.to_string(),
+            format!("'abcd' may be any of {}, {}: give more of the id", IDS[0], IDS[1])
+        );
+        let many = pick([jobs(), jobs(), jobs(), jobs()].concat(), "019".to_owned())
+            .unwrap_err()
+            .to_string();
+        assert!(many.contains(", 11 more: give"), "{many}");
+        assert!(matches!(pick(jobs(), "ffff".to_owned()), Err(ClientError::NoSuchJob(_))));
+    }
+
+    #[test]
+    fn what_is_shown_tells_them_apart_and_finds_them_again() {
+        let ids = IDS.map(|id| id.parse().unwrap());
+        assert_eq!(shorten(&ids[1..3]), ["0000abcd", "456789ab"]);
+        let all = shorten(&ids);
+        assert_eq!(all, ["000000abcd", "010000abcd", "23456789ab", "dcba987654"]);
+        for (shown, id) in all.into_iter().zip(ids) {
+            assert_eq!(pick(jobs(), shown).unwrap().job_id, id);
+        }
+        assert!(shorten(&[]).is_empty());
+        assert_eq!(shorten(&[ids[0], ids[0]]).len(), 2);
+    }
+}

@@ -1,0 +1,93 @@
+//! Ctrl-C, and what to do about it.
+
+use std::io::{self, BufRead, IsTerminal, Write as _};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
+
+use super::error::ClientError;
+
+/// The signals that end a watch.
+pub(crate) struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+/// What came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interrupt {
+    /// Ctrl-C, most likely: somebody may be there to be asked.
+    Keyboard,
+    /// A program wants this one to end, or the terminal is gone.
+    Order,
+}
+
+/// What whoever pressed Ctrl-C wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// The end of the job.
+    Cancel,
+    /// The end of watching it.
+    Leave,
+    /// Nothing.
+    GoOn,
+}
+
+impl Interrupts {
+    pub(crate) fn listen() -> Result<Self, ClientError> {
+        let listen = |kind| signal(kind).map_err(ClientError::Signals);
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one; cancel safe.
+    pub(crate) async fn next(&mut self) -> Interrupt {
+        tokio::select! {
+            _ = self.interrupt.recv() => Interrupt::Keyboard,
+            _ = self.terminate.recv() => Interrupt::Order,
+            _ = self.hangup.recv() => Interrupt::Order,
+        }
+    }
+
+    /// Asks `question`. A second Ctrl-C is an answer too: to leave.
+    pub(crate) async fn ask(&mut self, question: &str) -> Wish {
+        let (answer, answered) = oneshot::channel();
+        let question = question.to_owned();
+        // A thread of its own: reading a terminal cannot be given up, and the runtime would wait for it.
+        std::thread::spawn(move || {
+            let _ = answer.send(ask_terminal(&question));
+        });
+        tokio::select! {
+            wish = answered => wish.unwrap_or(Wish::Leave),
+            _ = self.next() => Wish::Leave,
+        }
+    }
+}
+
+/// Whether somebody can be asked.
+pub(crate) fn somebody_is_there() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+fn ask_terminal(question: &str) -> Wish {
+    let mut lines = io::stdin().lock().lines();
+    loop {
+        let mut err = anstream::stderr();
+        if write!(err, "\n{question} ").and_then(|()| err.flush()).is_err() {
+            return Wish::Leave;
+        }
+        let Some(Ok(line)) = lines.next() else { return Wish::Leave };
+        match line.trim().to_ascii_lowercase().as_str() {
+            "c" | "cancel" => return Wish::Cancel,
+            "l" | "leave" => return Wish::Leave,
+            "" => return Wish::GoOn,
+            _ => {}
+        }
+    }
+}

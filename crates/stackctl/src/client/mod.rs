@@ -1,0 +1,58 @@
+//! The commands of whoever has jobs done: `run`, `attach`, `jobs`, `show`, `cancel`.
+//!
+//! They know the stack by its address alone, and use nothing but the wire contract: what they do, any program
+//! can do.
+
+mod api;
+mod draw;
+mod error;
+mod follow;
+mod ids;
+mod interrupt;
+mod jobs;
+mod options;
+mod render;
+mod run;
+mod watch;
+
+use std::process::ExitCode;
+
+use error::{ClientError, exit};
+pub(crate) use options::{AttachOptions, CancelOptions, JobsOptions, RunOptions, ShowOptions};
+
+/// `stackctl run`.
+pub(crate) fn run(options: RunOptions) -> ExitCode {
+    main(async move { Ok(run::run_workflow(&options).await?.exit_code()) })
+}
+
+/// `stackctl attach`.
+pub(crate) fn attach(options: AttachOptions) -> ExitCode {
+    main(async move { Ok(run::attach(&options).await?.exit_code()) })
+}
+
+/// `stackctl jobs`.
+pub(crate) fn jobs(options: JobsOptions) -> ExitCode {
+    main(async move { jobs::jobs(&options).await.map(|()| exit::COMPLETE) })
+}
+
+/// `stackctl show`.
+pub(crate) fn show(options: ShowOptions) -> ExitCode {
+    main(async move { jobs::show(&options).await.map(|()| exit::COMPLETE) })
+}
+
+/// `stackctl cancel`.
+pub(crate) fn cancel(options: CancelOptions) -> ExitCode {
+    main(async move { jobs::cancel(&options).await.map(|()| exit::COMPLETE) })
+}
+
+fn main(command: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
+    let result = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(command));
+    ExitCode::from(result.unwrap_or_else(|error| {
+        render::note(&format!("error: {error:#}"));
+        error.downcast_ref().map_or(exit::FAILED, ClientError::exit_code)
+    }))
+}

@@ -1,0 +1,70 @@
+//! Ctrl-C where nobody can be asked.
+
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use testkit::AgentScript;
+
+use crate::support::{PATIENCE, Running, Scene, id_of, ran, stackctl};
+
+#[tokio::test]
+async fn interrupted_it_leaves_a_running_job_alone_and_says_how_to_come_back() {
+    let scene = Scene::new().await;
+    let url = scene.url();
+    let run = Running::start(scene.run(&url, &scene.gated(), &[]));
+    run.says("began").await;
+    run.signal(Signal::SIGINT);
+    let said = run.ended().await;
+    assert_eq!(said.code, 130, "{said:?}");
+    let id = id_of(&scene.workflow_is("running").await);
+    let end = &id[id.len() - 8..];
+    let come_back = format!("`stackctl attach {end} --url {url}`");
+    assert!(said.stderr.contains(&come_back) && said.stderr.contains("cancel"), "{said:?}");
+
+    let attach = Running::start(stackctl(&url, &["attach", end]));
+    attach.says("began").await;
+    scene.open("gate");
+    let said = attach.ended().await;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains("  began\n  went on\n"), "{said:?}");
+}
+
+/// Nobody else waits for it, and it has not cost anything.
+#[tokio::test]
+async fn a_job_that_waits_is_given_up() {
+    let scene = Scene::new().await;
+    let url = scene.url();
+    let running = Running::start(scene.run(&url, &scene.gated(), &[]));
+    running.says("began").await;
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let never = AgentScript::new().log_run(scene.mark("never"));
+        let waiting = Running::start(scene.run(&url, &never, &[]));
+        waiting.says("Waiting: place 1 in the queue of workflow-api").await;
+        waiting.signal(signal);
+        let said = waiting.ended().await;
+        assert_eq!(said.code, 130, "{said:?}");
+        assert!(said.stdout.lines().last().unwrap().starts_with("Cancelled"), "{said:?}");
+        scene.workflow_is("cancelled").await;
+    }
+    scene.open("gate");
+    assert_eq!(running.ended().await.code, 0);
+    assert!(!scene.mark("never").exists());
+    assert_eq!(ran(&url, &["jobs"]).await.stdout.matches("cancelled").count(), 4);
+}
+
+/// As `head` does.
+#[tokio::test]
+async fn a_reader_who_has_seen_enough_leaves_the_job_alone() {
+    let scene = Scene::new().await;
+    let url = scene.url();
+    let mut command = scene.run(&url, &scene.gated().flood(5, 100), &[]);
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    scene.marked("began").await;
+    drop(run.stdout.take());
+    scene.open("gate");
+    let output = tokio::time::timeout(PATIENCE, run.wait_with_output()).await.unwrap().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("left the job running"), "{stderr}");
+    scene.workflow_is("succeeded").await;
+}

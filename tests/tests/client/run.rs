@@ -1,0 +1,144 @@
+//! From a command line to an exit code.
+
+use std::process::Stdio;
+
+use testkit::AgentScript;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::{Running, Scene, id_of, journalled, ran, stackctl};
+
+#[tokio::test]
+async fn piped_it_prints_plain_lines_and_attach_prints_them_again() {
+    let scene = Scene::new().await;
+    let hostile = "Two lines \u{1b}[31mof\u{1b}[0m\nwords.";
+    let script = AgentScript::new().say(hostile).write("new", "x");
+    let said = Running::start(scene.run(&scene.url(), &script, &[])).ended().await;
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{said:?}");
+    assert!(!said.stdout.contains('\u{1b}') && !said.stdout.contains('\r'), "{said:?}");
+
+    let id = id_of(&scene.workflow().await);
+    let lines: Vec<_> = said.stdout.lines().collect();
+    let [job, pulling, between @ .., running, one, two, done, end] = &*lines else {
+        panic!("{lines:#?}")
+    };
+    assert_eq!(*job, format!("Job {id}"));
+    assert_eq!(*pulling, format!("Pulling {}", scene.repo()));
+    let checkout = scene.stack.workspace().join("jobs").join(&id).join("app");
+    assert_eq!(*between.last().unwrap(), format!("  in {}", checkout.display()));
+    assert!(between.iter().all(|line| line.starts_with("  ")), "{between:#?}");
+    assert_eq!(
+        [*running, *one, *two, *done],
+        ["Running Claude Code", "  Two lines of", "  words.", "  Done."]
+    );
+    assert!(end.starts_with("Done after ") && end.ends_with(" s (1 turn, $0.0076)"), "{end}");
+
+    let again = ran(&scene.url(), &["attach", &id]).await;
+    assert_eq!((again.code, again.stdout), (0, said.stdout));
+    scene.stack.wait_until_idle().await;
+}
+
+#[tokio::test]
+async fn for_programs_it_passes_the_events_through() {
+    let scene = Scene::new().await;
+    let script = AgentScript::new().say("line\u{2028}separators\u{85}").flood(20, 1000);
+    let said = Running::start(scene.run(&scene.url(), &script, &["--json"])).ended().await;
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{said:?}");
+    let events = journalled(said.ndjson());
+    let id = id_of(&scene.workflow().await);
+    assert_eq!(events, scene.journal(&id).await);
+    let terminal = |event: &&serde_json::Value| {
+        ["workflow_complete", "workflow_error"].contains(&event["type"].as_str().unwrap())
+    };
+    assert_eq!(events.iter().filter(terminal).count(), 1);
+    assert_eq!(events.last().unwrap()["type"], "workflow_complete");
+
+    let again = ran(&scene.url(), &["attach", &id, "--json"]).await;
+    assert_eq!((again.code, again.ndjson()), (0, events));
+    let pull = scene.jobs().await.into_iter().find(|job| job["service"] == "github-pull-api");
+    let pull = ran(&scene.url(), &["attach", &id_of(&pull.unwrap())]).await;
+    assert_eq!(pull.code, 0, "{pull:?}");
+    assert!(pull.stdout.contains("\nDone after "), "{pull:?}");
+}
+
+#[tokio::test]
+async fn exit_codes_and_what_is_said_of_failures() {
+    let scene = Scene::new().await;
+    let url = scene.url();
+    let failing = AgentScript::new().say("trying").exit(3);
+    let said = Running::start(scene.run(&url, &failing, &[])).ended().await;
+    assert_eq!(said.code, 1, "{said:?}");
+    let last = said.stdout.lines().last().unwrap();
+    assert!(last.starts_with("Failed after ") && last.contains("(agent_"), "{last}");
+
+    let missing = scene.git.url("missing");
+    let said = ran(&url, &["run", "--repo", &missing, "--prompt", "x"]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    let last = said.stdout.lines().last().unwrap();
+    assert!(last.starts_with("The pull failed after "), "{last}");
+
+    let repo = scene.repo();
+    let refused: [(&[&str], &str); 3] = [
+        (&["run", "--repo", "ftp://x/y", "--prompt", "x"], "ftp"),
+        (&["run", "--repo", &repo, "--prompt", ""], "'prompt'"),
+        (&["run", "--repo", &repo, "--prompt", "x", "--directory", ".."], "'directory'"),
+    ];
+    for (arguments, why) in refused {
+        let said = ran(&url, arguments).await;
+        assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
+        assert!(said.stderr.starts_with("error: ") && said.stderr.contains(why), "{said:?}");
+    }
+    let jobs = scene.jobs().await.len();
+    for arguments in [["run", "--repo", &repo], ["run", "--prompt", "x"], ["rum", "--x", "y"]] {
+        let said = ran(&url, &arguments).await;
+        assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
+    }
+    assert_eq!(scene.jobs().await.len(), jobs);
+
+    let git = format!("http://{}", scene.git.address());
+    for (url, why) in [("http://127.0.0.1:1", "stackctl up"), (git.as_str(), "--url")] {
+        for arguments in [["run", "--repo=x", "--prompt=x"], ["jobs", "--all", "--limit=3"]] {
+            let said = ran(url, &arguments).await;
+            assert_eq!((said.code, said.stdout.as_str()), (3, ""), "{said:?}");
+            assert!(said.stderr.contains(why) && said.stderr.contains(url), "{said:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_prompt_may_come_from_standard_input_and_fields_from_flags() {
+    let scene = Scene::new().await;
+    let dump = scene.mark("dump");
+    let repo = scene.repo();
+    let arguments = [
+        "run",
+        "--repo",
+        &repo,
+        "--prompt",
+        "-",
+        "--directory",
+        "shared",
+        "--model",
+        "opus",
+        "--max-turns",
+        "7",
+        "--allowed-tools",
+        "Bash,Read",
+        "--append-system-prompt",
+        "- be brief",
+    ];
+    let mut command = stackctl(&scene.url(), &arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let prompt = AgentScript::new().env_dump(&dump).prompt();
+    child.stdin.take().unwrap().write_all(prompt.as_bytes()).await.unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let dump: serde_json::Value = serde_json::from_slice(&std::fs::read(dump).unwrap()).unwrap();
+    let argv: Vec<_> =
+        dump["argv"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
+    for (name, value) in [("--model", "opus"), ("--max-turns", "7"), ("--tools", "Bash,Read")] {
+        assert!(argv.windows(2).any(|pair| pair == [name, value]), "{name}: {argv:?}");
+    }
+    assert!(argv.iter().any(|it| it.contains("- be brief")), "{argv:?}");
+    assert!(scene.stack.workspace().join("shared/README.md").exists());
+}

@@ -1,0 +1,196 @@
+//! What the tests here have in common.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use contract::Service;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use testkit::{AgentScript, GitServer, SseClient, Stack, http_json, target_binary, wait_for};
+use tokio::process::{Child, Command};
+
+/// How long anything may take that has no bound of its own. It matters only when a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `stackctl` with these arguments, on the stack at `url`, in an environment with nothing of this one.
+pub(crate) fn stackctl(url: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(target_binary("stackctl"));
+    command.args(arguments).env_clear().env("STACK_URL", url).kill_on_drop(true);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// What a command that ended has said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Said {
+    /// The standard output as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The standard output as a JSON value a line.
+    pub(crate) fn ndjson(&self) -> Vec<Value> {
+        let parse =
+            |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        self.stdout.lines().map(parse).collect()
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) async fn ran(url: &str, arguments: &[&str]) -> Said {
+    Running::start(stackctl(url, arguments)).ended().await
+}
+
+/// A command that runs, with its output in files.
+pub(crate) struct Running {
+    child: Child,
+    directory: TempDir,
+}
+
+impl Running {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let directory = TempDir::new().unwrap();
+        let file = |name| File::create(directory.path().join(name)).unwrap();
+        command.stdout(file("stdout")).stderr(file("stderr"));
+        Self { child: command.spawn().unwrap(), directory }
+    }
+
+    fn read(&self, name: &str) -> String {
+        String::from_utf8(fs::read(self.directory.path().join(name)).unwrap()).unwrap()
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        self.read("stdout")
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        self.read("stderr")
+    }
+
+    /// Waits until it has said this, on either stream.
+    pub(crate) async fn says(&self, text: &str) {
+        wait_for(&format!("{text:?} to be said"), PATIENCE, || async {
+            (self.stdout().contains(text) || self.stderr().contains(text)).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = self.child.id().expect("it has not been waited for");
+        kill(Pid::from_raw(pid.cast_signed()), signal).expect("the command runs");
+    }
+
+    pub(crate) async fn ended(mut self) -> Said {
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let status =
+            status.unwrap_or_else(|_| panic!("no end: {} {}", self.stdout(), self.stderr()));
+        let code = status.unwrap().code().unwrap_or_else(|| panic!("killed: {}", self.stderr()));
+        Said { code, stdout: self.stdout(), stderr: self.stderr() }
+    }
+}
+
+/// A stack of one replica each, a git host with one small repository, and a place for marks.
+pub(crate) struct Scene {
+    pub(crate) stack: Stack,
+    pub(crate) git: GitServer,
+    marks: TempDir,
+}
+
+impl Scene {
+    pub(crate) async fn new() -> Self {
+        let git = GitServer::start().await;
+        git.create_repo("app", &[("README.md", "hello\n")]);
+        Self { stack: Stack::builder().start().await, git, marks: TempDir::new().unwrap() }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.stack.workflow_url()
+    }
+
+    pub(crate) fn repo(&self) -> String {
+        self.git.url("app")
+    }
+
+    /// `stackctl run` with this script, and more arguments.
+    pub(crate) fn run(&self, url: &str, script: &AgentScript, more: &[&str]) -> Command {
+        let (repo, prompt) = (self.repo(), script.prompt());
+        let arguments = [&["run", "--repo", &repo, "--prompt", &prompt], more].concat();
+        stackctl(url, &arguments)
+    }
+
+    pub(crate) fn mark(&self, name: &str) -> PathBuf {
+        self.marks.path().join(name)
+    }
+
+    /// Lets go whoever waits for this file.
+    pub(crate) fn open(&self, name: &str) {
+        fs::write(self.mark(name), "").unwrap();
+    }
+
+    /// Waits until an agent has made this file.
+    pub(crate) async fn marked(&self, name: &str) {
+        let path = self.mark(name);
+        wait_for(name, PATIENCE, || async { Path::exists(&path).then_some(()) }).await;
+    }
+
+    /// An agent that says `began`, and goes on when `gate` is opened.
+    pub(crate) fn gated(&self) -> AgentScript {
+        AgentScript::new()
+            .say("began")
+            .log_run(self.mark("began"))
+            .wait_file(self.mark("gate"))
+            .say("went on")
+    }
+
+    /// Every job, newest first.
+    pub(crate) async fn jobs(&self) -> Vec<Value> {
+        let url = format!("{}/api/jobs?limit=1000", self.url());
+        http_json("GET", &url, None, &[]).await.2["jobs"].as_array().unwrap().clone()
+    }
+
+    /// The newest workflow.
+    pub(crate) async fn workflow(&self) -> Value {
+        let jobs = self.jobs().await;
+        jobs.into_iter().find(|job| job["service"] == "workflow-api").expect("a workflow")
+    }
+
+    /// Waits until the newest workflow is in that state.
+    pub(crate) async fn workflow_is(&self, state: &str) -> Value {
+        wait_for(&format!("the workflow to be {state}"), PATIENCE, || async {
+            let job = self.workflow().await;
+            (job["state"] == state).then_some(job)
+        })
+        .await
+    }
+
+    /// The events of a job, as its journal holds them.
+    pub(crate) async fn journal(&self, id: &str) -> Vec<Value> {
+        let url = format!("{}/api/jobs/{id}/events", self.url());
+        let mut response = SseClient::get(&url).service(Service::Workflow).send().await;
+        response.collect_all().await.into_iter().map(|event| event.json).collect()
+    }
+}
+
+/// The id of a job.
+pub(crate) fn id_of(job: &Value) -> String {
+    job["jobId"].as_str().expect("a job has an id").to_owned()
+}
+
+/// The events that stand in a journal: all but the waits.
+pub(crate) fn journalled(events: Vec<Value>) -> Vec<Value> {
+    events.into_iter().filter(|event| event["type"] != "queued").collect()
+}

@@ -1,0 +1,163 @@
+//! What a person sees, and is asked, at a terminal.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    os::fd::OwnedFd,
+    process::Stdio,
+    sync::{Arc, Mutex},
+};
+
+use nix::{
+    pty::{Winsize, openpty},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use testkit::{AgentScript, wait_for};
+use tokio::{
+    process::{Child, Command},
+    task::JoinHandle,
+};
+
+use crate::support::{PATIENCE, Scene, id_of, ran};
+
+/// A command at a terminal of its own.
+struct Terminal {
+    child: Child,
+    keyboard: File,
+    screen: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Terminal {
+    fn start(mut command: Command) -> Self {
+        let size = Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(Some(&size), None).unwrap();
+        let end = || Stdio::from(pty.slave.try_clone().unwrap());
+        command.env("TERM", "xterm-256color").stdin(end()).stdout(end()).stderr(end());
+        let child = command.spawn().unwrap();
+        let copy = |end: &OwnedFd| File::from(end.try_clone().unwrap());
+        let (mut output, keyboard) = (copy(&pty.master), copy(&pty.master));
+        let screen = Arc::new(Mutex::new(Vec::new()));
+        let drawn = Arc::clone(&screen);
+        // It ends when the last process at the terminal does.
+        let reader = tokio::task::spawn_blocking(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = output.read(&mut buffer) {
+                drawn.lock().unwrap().extend_from_slice(&buffer[..read]);
+            }
+        });
+        Self { child, keyboard, screen, reader }
+    }
+
+    fn screen(&self) -> String {
+        screen_of(&self.screen)
+    }
+
+    async fn shows(&self, text: &str) {
+        wait_for(&format!("{text:?} on the screen"), PATIENCE, || async {
+            self.screen().contains(text).then_some(())
+        })
+        .await;
+    }
+
+    /// As the terminal's driver does on Ctrl-C.
+    fn interrupt(&self) {
+        let pid = self.child.id().expect("it has not been waited for");
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGINT).unwrap();
+    }
+
+    fn types(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    async fn ended(mut self) -> (i32, String) {
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("no end: {}", self.screen())).unwrap();
+        let code = status.code().expect("an exit code");
+        self.reader.await.unwrap();
+        (code, screen_of(&self.screen))
+    }
+}
+
+fn screen_of(screen: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&screen.lock().unwrap()).into_owned()
+}
+
+#[tokio::test]
+async fn bars_and_colours_and_neither_if_not_wanted() {
+    let scene = Scene::new().await;
+    scene.git.create_big_repo("app2", 200, 5000);
+    let script = AgentScript::new().say("hello").sleep_ms(300);
+    for (no_color, repo) in [(false, "app2"), (true, "app")] {
+        let prompt = script.prompt();
+        let url = scene.git.url(repo);
+        let arguments = ["run", "--repo", &url, "--prompt", &prompt];
+        let mut command = crate::support::stackctl(&scene.url(), &arguments);
+        if no_color {
+            command.env("NO_COLOR", "1");
+        }
+        let (code, screen) = Terminal::start(command).ended().await;
+        assert_eq!(code, 0, "{screen}");
+        assert!(screen.contains("hello") && screen.contains("is at work"), "{screen}");
+        assert_eq!(screen.contains("\u{1b}[32m"), !no_color, "{screen:?}");
+        if !no_color {
+            assert!(screen.contains("receiving  █") || screen.contains("checkout   █"), "{screen}");
+        }
+    }
+}
+
+const QUESTION: &str = "[c]ancel the job, [l]eave it running, or Enter to go on watching:";
+
+#[tokio::test]
+async fn ctrl_c_asks_and_does_what_is_answered() {
+    let scene = Scene::new().await;
+    let url = scene.url();
+    let mut terminal = Terminal::start(scene.run(&url, &scene.gated(), &[]));
+    terminal.shows("began").await;
+    let id = id_of(&scene.workflow().await);
+    terminal.interrupt();
+    terminal.shows(QUESTION).await;
+    terminal.types("what?\n\n");
+    // Asked again after an answer that is none; then it goes on.
+    wait_for("the question again", PATIENCE, || async {
+        (terminal.screen().matches(QUESTION).count() == 2).then_some(())
+    })
+    .await;
+    terminal.interrupt();
+    wait_for("a third time", PATIENCE, || async {
+        (terminal.screen().matches(QUESTION).count() == 3).then_some(())
+    })
+    .await;
+    terminal.types("l\n");
+    let (code, screen) = terminal.ended().await;
+    assert_eq!(code, 130, "{screen}");
+    let end = &id[id.len() - 8..];
+    assert!(screen.contains(&format!("stackctl attach {end}")), "{screen}");
+    assert_eq!(scene.workflow().await["state"], "running");
+
+    let mut terminal = Terminal::start(crate::support::stackctl(&url, &["attach", end]));
+    terminal.shows("began").await;
+    terminal.interrupt();
+    terminal.shows(QUESTION).await;
+    terminal.types("c\n");
+    let (code, screen) = terminal.ended().await;
+    assert_eq!(code, 130, "{screen}");
+    assert!(screen.contains("Cancelled after "), "{screen}");
+    assert!(ran(&url, &["show", end]).await.stdout.contains("cancelled"));
+}
+
+#[tokio::test]
+async fn ctrl_c_twice_leaves() {
+    let scene = Scene::new().await;
+    let terminal = Terminal::start(scene.run(&scene.url(), &scene.gated(), &[]));
+    terminal.shows("began").await;
+    terminal.interrupt();
+    terminal.shows(QUESTION).await;
+    terminal.interrupt();
+    let (code, screen) = terminal.ended().await;
+    assert_eq!(code, 130, "{screen}");
+    assert!(screen.contains("left the job running"), "{screen}");
+    scene.open("gate");
+    scene.workflow_is("succeeded").await;
+}
