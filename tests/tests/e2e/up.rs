@@ -75,7 +75,7 @@ async fn interrupted_once_it_lets_jobs_finish() {
 /// Whoever is just being started when the word comes hears it too.
 #[tokio::test]
 async fn interrupted_while_replicas_are_starting() {
-    for round in 0..10 {
+    for round in 0..16 {
         let mut stack = Stack::builder().replicas(1, 1, 4).start().await;
         let mut responses = Vec::new();
         for _ in 0..4 {
@@ -85,7 +85,7 @@ async fn interrupted_while_replicas_are_starting() {
             assert_eq!(terminal(&response.collect_all().await)["type"], "completed");
         }
         // Not to wait for anything: their successors start now, and each round interrupts another moment.
-        tokio::time::sleep(Duration::from_millis(4 * round)).await;
+        tokio::time::sleep(Duration::from_millis(3 * round)).await;
         stack.signal(Signal::SIGINT);
         assert_eq!(stack.ended().await, 0, "{}", stack.log());
     }
