@@ -10,7 +10,7 @@ use contract::{
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use web::{BODY_LIMIT, Body, Ids};
-use workspace::{EnterError, Job, JobRecord, NewJob};
+use workspace::{Job, JobRecord, NewJob};
 
 use crate::{
     state::{Shared, blocking},
@@ -89,7 +89,7 @@ async fn queue(
             (record, entered)
         })
         .await;
-        let job = match entered.map_err(|error| cannot_enter(&error))? {
+        let job = match entered.map_err(|error| error.refusal())? {
             NewJob::Exists(job) => return Ok(Entered::Known(job)),
             NewJob::Created(job) => job,
         };
@@ -108,32 +108,6 @@ async fn queue(
     let failed =
         || RequestError::new(Code::Internal, "the job could not be queued: see the gateway's log");
     task.await.unwrap_or_else(|_| Err(failed()))
-}
-
-fn cannot_enter(error: &EnterError) -> RequestError {
-    match error {
-        EnterError::ParentEnded => {
-            RequestError::new(Code::NotFound, "the workflow that this job is for is not running")
-        }
-        EnterError::AnotherRequest => RequestError::new(
-            Code::Claimed,
-            "this job id belongs to another request: use a fresh one",
-        ),
-        EnterError::Volume(error) => {
-            tracing::error!(error = error as &dyn std::error::Error, "cannot name a job");
-            if error.is_disk_full() {
-                RequestError::new(
-                    Code::DiskFull,
-                    "the workspace is full: make room, then send the request again",
-                )
-            } else {
-                RequestError::new(
-                    Code::Internal,
-                    "the workspace cannot be written: see the gateway's log",
-                )
-            }
-        }
-    }
 }
 
 /// Whether as many jobs wait as may. Those that an idle replica is there for do not wait.

@@ -30,7 +30,7 @@ pub(crate) fn health(shared: &Shared, service: Service) -> Value {
 
 pub(crate) async fn status(shared: &Arc<Shared>, service: Service) -> Result<Value, RequestError> {
     let replicas = Replicas::new(&shared.workspace, service);
-    let announced = blocking(move || replicas.idle()).await.map_err(|error| unreadable(&error))?;
+    let announced = blocking(move || replicas.idle()).await.map_err(|error| error.refusal())?;
     let books = shared.books();
     // A replica that a job is on its way to is not idle any more.
     let idle = announced.iter().filter(|replica| !books.sent.contains(&replica.id)).count();
@@ -46,7 +46,7 @@ pub(crate) async fn status(shared: &Arc<Shared>, service: Service) -> Result<Val
 
 pub(crate) async fn repos(shared: &Arc<Shared>) -> Result<Value, RequestError> {
     let workspace = shared.workspace.clone();
-    let repos = blocking(move || workspace.repos()).await.map_err(|error| unreadable(&error))?;
+    let repos = blocking(move || workspace.repos()).await.map_err(|error| error.refusal())?;
     Ok(json!(repos))
 }
 
@@ -96,7 +96,7 @@ impl Listing {
 
 pub(crate) async fn jobs(shared: &Arc<Shared>, listing: Listing) -> Result<JobList, RequestError> {
     let workspace = shared.workspace.clone();
-    blocking(move || list(&workspace, &listing)).await.map_err(|error| unreadable(&error))
+    blocking(move || list(&workspace, &listing)).await.map_err(|error| error.refusal())
 }
 
 fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> {
@@ -145,7 +145,7 @@ pub(crate) async fn position(job: &Job, after: u64) -> Result<Position, RequestE
 }
 
 pub(crate) async fn view(job: Job) -> Result<JobView, RequestError> {
-    blocking(move || job.view()).await.map_err(|error| unreadable(&error))
+    blocking(move || job.view()).await.map_err(|error| error.refusal())
 }
 
 /// `POST /api/jobs/:id/cancel`, carried through even if the caller does not wait for the answer.
@@ -169,7 +169,7 @@ async fn cancel_it(shared: &Arc<Shared>, job: Job) -> Result<Response<Body>, Req
         return Ok(web::json(StatusCode::OK, &json!({"jobId": id, "state": before.state})));
     }
     let ask = job.clone();
-    blocking(move || ask.request_cancel()).await.map_err(|error| unreadable(&error))?;
+    blocking(move || ask.request_cancel()).await.map_err(|error| error.refusal())?;
     shared.end_waiting(id, Code::Cancelled, "the job was cancelled before a replica took it").await;
     let end = job.clone();
     let by = format!("gateway {}", shared.id);
@@ -181,17 +181,10 @@ async fn cancel_it(shared: &Arc<Shared>, job: Job) -> Result<Response<Body>, Req
             Code::Cancelled,
             "the job was cancelled before a replica took it",
         );
-        blocking(move || end.end_unclaimed(&by, ending))
-            .await
-            .map_err(|error| unreadable(&error))?;
+        blocking(move || end.end_unclaimed(&by, ending)).await.map_err(|error| error.refusal())?;
     }
     let after = view(job).await?;
     Ok(web::json(StatusCode::ACCEPTED, &json!({"jobId": id, "state": after.state})))
-}
-
-fn unreadable(error: &workspace::Error) -> RequestError {
-    tracing::error!(error = error as &dyn std::error::Error, "cannot use the workspace");
-    RequestError::new(Code::Internal, "the workspace cannot be used: see the gateway's log")
 }
 
 #[cfg(test)]

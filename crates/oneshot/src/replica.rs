@@ -8,7 +8,7 @@ use http::HeaderMap;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use web::Server;
-use workspace::{ClaimedJob, EnterError, Job, JobRecord, Lease, NewJob, Registration, Workspace};
+use workspace::{ClaimedJob, Job, JobRecord, Lease, NewJob, Registration, Workspace};
 
 use crate::{
     Deadline, JobContext, JobService, Order, Orders, ReplicaConfig, Stop, StopReason,
@@ -235,20 +235,20 @@ impl<S: JobService> Replica<S> {
                     match Lease::try_acquire(&workspace.turn(&name)) {
                         Ok(Some(turn)) => Some(turn),
                         Ok(None) => return Err(directory_busy(name.as_str())),
-                        Err(error) => return Err(unusable(&error)),
+                        Err(error) => return Err(error.refusal()),
                     }
                 }
                 _ => None,
             };
             let (NewJob::Created(job) | NewJob::Exists(job)) =
-                Job::enter(&workspace, &record).map_err(|error| cannot_enter(&error))?;
+                Job::enter(&workspace, &record).map_err(|error| error.refusal())?;
             match job.claim(&by) {
                 Ok(Some(claimed)) => Ok((claimed, turn)),
                 Ok(None) => Err(RequestError::new(
                     Code::Claimed,
                     "this job has been taken already: follow its events",
                 )),
-                Err(error) => Err(unusable(&error)),
+                Err(error) => Err(error.refusal()),
             }
         })
         .await?;
@@ -269,31 +269,6 @@ fn directory_busy(directory: &str) -> RequestError {
             "another job works in '{directory}': send the request again when it is done"
         ),
         field: Some("directory"),
-    }
-}
-
-fn cannot_enter(error: &EnterError) -> RequestError {
-    match error {
-        EnterError::ParentEnded => {
-            RequestError::new(Code::NotFound, "the workflow that this job is for is not running")
-        }
-        EnterError::AnotherRequest => RequestError::new(
-            Code::Claimed,
-            "this job id belongs to another request: use a fresh one",
-        ),
-        EnterError::Volume(error) => unusable(error),
-    }
-}
-
-fn unusable(error: &workspace::Error) -> RequestError {
-    tracing::error!("{}", describe(error));
-    if error.is_disk_full() {
-        RequestError::new(
-            Code::DiskFull,
-            "the workspace is full: make room, then send the request again",
-        )
-    } else {
-        RequestError::new(Code::Internal, "the workspace cannot be used: see the replica's log")
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use contract::{Code, RequestError};
+
 /// Shorthand.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -45,6 +47,20 @@ impl Error {
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Io { source, .. }
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+
+    /// What a caller is told whose request cannot be written down; the rest goes to the log.
+    #[must_use]
+    pub fn refusal(&self) -> RequestError {
+        tracing::error!(error = self as &dyn std::error::Error, "cannot use the workspace");
+        if self.is_disk_full() {
+            RequestError::new(
+                Code::DiskFull,
+                "the workspace is full: make room, then send the request again",
+            )
+        } else {
+            RequestError::new(Code::Internal, "the workspace cannot be used: see the log")
+        }
     }
 
     /// Whether the file asked for is not there.

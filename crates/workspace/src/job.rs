@@ -2,7 +2,9 @@
 
 use std::{fs, io, path::PathBuf};
 
-use contract::{Code, Ending, EventLine, JobId, JobState, JobView, Service, Timestamp};
+use contract::{
+    Code, Ending, EventLine, JobId, JobState, JobView, RequestError, Service, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -39,6 +41,24 @@ pub enum EnterError {
     /// The volume cannot be used.
     #[error(transparent)]
     Volume(#[from] Error),
+}
+
+impl EnterError {
+    /// What the caller is told; what is wrong with the volume is for the log.
+    #[must_use]
+    pub fn refusal(&self) -> RequestError {
+        match self {
+            Self::ParentEnded => RequestError::new(
+                Code::NotFound,
+                "the workflow that this job is for is not running",
+            ),
+            Self::AnotherRequest => RequestError::new(
+                Code::Claimed,
+                "this job id belongs to another request: use a fresh one",
+            ),
+            Self::Volume(error) => error.refusal(),
+        }
+    }
 }
 
 /// `claim`: who took a job, and when.

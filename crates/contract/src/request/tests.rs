@@ -1,0 +1,215 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn workflow(body: &serde_json::Value) -> Result<WorkflowRequest, RequestError> {
+    WorkflowRequest::parse(body.to_string().as_bytes(), "/w", &Policy::default())
+}
+
+#[test]
+fn the_smallest_and_the_largest_request() {
+    let smallest = workflow(&json!({"prompt": "x", "repoUrl": "https://h/r.git"})).unwrap();
+    assert_eq!(
+        (smallest.branch, smallest.directory, smallest.options),
+        (None, None, ExecuteOptions::default())
+    );
+    let largest = workflow(&json!({
+        "prompt": "x", "repoUrl": "https://h/r.git", "branch": "main", "directory": "app", "unknown": [1],
+        "dangerouslySkipPermissions": false, "resumeSessionId": "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6",
+        "model": "sonnet", "maxTurns": 5, "maxBudgetUsd": 1.5, "appendSystemPrompt": "be kind",
+        "allowedTools": ["Bash", "Read"], "timeoutSeconds": 60, "workspace": null,
+    }))
+    .unwrap();
+    let execute =
+        ExecuteRequest { prompt: largest.prompt, workspace: None, options: largest.options };
+    let again = ExecuteRequest::parse(&execute.to_body(Secrets::Exposed), "/w", &Policy::default())
+        .unwrap();
+    assert_eq!(again, execute);
+}
+
+#[test]
+fn null_means_absent() {
+    let error = workflow(&json!({"prompt": null, "repoUrl": "https://h/r.git"})).unwrap_err();
+    assert_eq!(error.field, Some("prompt"));
+    assert!(workflow(&json!({"prompt": "x", "repoUrl": "https://h/r", "branch": null})).is_ok());
+}
+
+#[test]
+fn each_bad_field_is_named() {
+    let good = json!({"prompt": "x", "repoUrl": "https://h/r.git"});
+    for (field, value) in [
+        ("prompt", json!("")),
+        ("prompt", json!(" \n")),
+        ("prompt", json!(7)),
+        ("prompt", json!(["x"])),
+        ("repoUrl", json!("file:///etc")),
+        ("repoUrl", json!(1)),
+        ("repoUrl", json!("ext::sh -c id")),
+        ("repoUrl", json!("--upload-pack=x")),
+        ("branch", json!("--x")),
+        ("branch", json!(true)),
+        ("directory", json!("../x")),
+        ("directory", json!("/etc")),
+        ("directory", json!("a\0")),
+        ("directory", json!("x".repeat(5000))),
+        ("directory", json!({})),
+        ("dangerouslySkipPermissions", json!("yes")),
+        ("resumeSessionId", json!("../x")),
+        ("model", json!("--x")),
+        ("model", json!("a b")),
+        ("maxTurns", json!(0)),
+        ("maxTurns", json!(-1)),
+        ("maxTurns", json!(1.5)),
+        ("maxTurns", json!(5_000_000_000_u64)),
+        ("maxBudgetUsd", json!(0)),
+        ("maxBudgetUsd", json!(-1)),
+        ("maxBudgetUsd", json!("1")),
+        ("appendSystemPrompt", json!("\0")),
+        ("appendSystemPrompt", json!("x".repeat(30_000))),
+        ("allowedTools", json!([])),
+        ("allowedTools", json!(["--x"])),
+        ("allowedTools", json!(["Bash", 1])),
+        ("allowedTools", json!("Bash")),
+        ("timeoutSeconds", json!(0)),
+        ("timeoutSeconds", json!(3601)),
+    ] {
+        let mut body = good.clone();
+        body[field] = value.clone();
+        let error = workflow(&body).expect_err(&format!("{field}: {value}"));
+        assert_eq!(error.field, Some(field), "{value}");
+        assert!(error.message.starts_with(&format!("'{field}': ")), "{}", error.message);
+    }
+}
+
+#[test]
+fn bodies_that_are_no_objects() {
+    for body in ["", "  ", "x", "[]", "\"x\"", "{", "null", "{\"prompt\":\"\u{0}\"}"] {
+        let error = WorkflowRequest::parse(body.as_bytes(), "/w", &Policy::default()).unwrap_err();
+        assert_eq!(error.code, Code::InvalidJson, "{body}");
+    }
+}
+
+#[test]
+fn configuration_bounds_the_options() {
+    let policy = Policy {
+        limits: Limits {
+            max_turns: Some(3),
+            max_budget_usd: Some(2.0),
+            models: Some(vec!["sonnet".into()]),
+            tools: Some(vec!["Read".into()]),
+            ..Limits::default()
+        },
+        ..Policy::default()
+    };
+    for (field, value) in [
+        ("maxTurns", json!(4)),
+        ("maxBudgetUsd", json!(2.5)),
+        ("model", json!("opus")),
+        ("allowedTools", json!(["Bash"])),
+    ] {
+        let body = json!({"prompt": "x", field: value}).to_string();
+        let error = ExecuteRequest::parse(body.as_bytes(), "/w", &policy).unwrap_err();
+        assert_eq!(error.field, Some(field));
+    }
+    let body = json!({"prompt": "x", "maxTurns": 3, "model": "sonnet", "allowedTools": ["Read"]})
+        .to_string();
+    assert!(ExecuteRequest::parse(body.as_bytes(), "/w", &policy).is_ok());
+}
+
+#[test]
+fn a_pull_keeps_its_credentials_only_in_its_body() {
+    let body = br#"{"repoUrl": "https://user:secret@h/r.git"}"#;
+    let pull = PullRequest::parse(body, "/w", &Policy::default()).unwrap();
+    assert!(!format!("{pull:?}").contains("secret"));
+    assert_eq!(
+        PullRequest::parse(&pull.to_body(Secrets::Exposed), "/w", &Policy::default()).unwrap(),
+        pull
+    );
+    let error =
+        PullRequest::parse(br#"{"repoUrl": "https://user:secret@h"}"#, "/w", &Policy::default())
+            .unwrap_err();
+    assert!(!error.message.contains("secret"), "{}", error.message);
+}
+
+proptest! {
+    #[test]
+    fn no_body_breaks_the_parser(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let policy = Policy::default();
+        let _ = WorkflowRequest::parse(&body, "/w", &policy);
+        let _ = ExecuteRequest::parse(&body, "/w", &policy);
+    }
+
+    #[test]
+    fn whatever_strings_are_taken_are_safe(
+        url in hostile(), branch in hostile(), directory in hostile(), workspace in hostile(),
+    ) {
+        let policy = Policy::default();
+        if let Ok(url) = RepoUrl::parse(&url, &policy) {
+            prop_assert!(!url.address().starts_with('-') && !url.host().starts_with('-'));
+            prop_assert!(!url.address().contains(|c: char| c.is_control() || c == ' '));
+            prop_assert!(!url.host().is_empty());
+            let again = RepoUrl::parse(&url.expose(), &policy);
+            prop_assert_eq!(again.map(|again| again == url), Ok(true));
+            prop_assert!(DirectoryName::parse(url.directory_name().as_str()).is_ok());
+        }
+        if let Ok(name) = BranchName::parse(&branch) {
+            prop_assert!(!name.as_str().starts_with('-') && !name.as_str().contains(".."));
+        }
+        if let Ok(name) = DirectoryName::parse(&directory) {
+            prop_assert!(!name.as_str().contains('/') && !name.as_str().starts_with(['.', '-']));
+        }
+        if let Ok(path) = WorkspacePath::parse(&workspace, "/w") {
+            let safe = |part: &str| !matches!(part, "" | "." | ".." | ".git" | ".stack");
+            prop_assert!(path.as_str().split('/').all(safe), "{path}");
+        }
+    }
+}
+
+/// Strings made of the pieces that break things.
+fn hostile() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "a",
+        "repo",
+        "/",
+        "//",
+        "..",
+        ".",
+        "-",
+        "--upload-pack=x",
+        ":",
+        "::",
+        "@",
+        "https://",
+        "http://",
+        "ssh://",
+        "git://",
+        "file://",
+        "ext::",
+        "h",
+        "h.example",
+        "127.0.0.1",
+        "[::1]",
+        ":22",
+        ".git",
+        ".stack",
+        "%2e%2e",
+        "%00",
+        "\0",
+        "\n",
+        " ",
+        "~",
+        "^",
+        "?",
+        "#",
+        "*",
+        "é",
+        "user:pass@",
+        "/w",
+        "\\",
+        "jobs",
+        ".lock",
+        "@{",
+    ]);
+    proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+}
