@@ -1,15 +1,23 @@
 //! The command line.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{ffi::OsString, net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use contract::Service;
 
 use crate::client::{AttachOptions, CancelOptions, JobsOptions, RunOptions, ShowOptions};
 
+const EXAMPLES: &str = "\
+Examples:
+  stackctl demo                      see everything at work, without a key
+  stackctl doctor                    what this machine lacks
+  stackctl up                        the whole stack on this machine
+  stackctl run --repo https://github.com/user/repo.git --prompt 'Add a README'
+  stackctl jobs                      what ran and what runs";
+
 /// Coding-agent jobs over HTTP, on your own machines.
 #[derive(Debug, Parser)]
-#[command(name = "stackctl", version, propagate_version = true)]
+#[command(name = "stackctl", version, propagate_version = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -23,6 +31,15 @@ pub(crate) enum Command {
     Show(ShowOptions),
     Attach(AttachOptions),
     Cancel(CancelOptions),
+    Demo(DemoOptions),
+    Doctor(DoctorOptions),
+    Completions(CompletionsOptions),
+    /// Stand in for the Claude Code CLI, with its command line; `demo` uses it
+    #[command(hide = true, disable_help_flag = true, disable_version_flag = true)]
+    RehearsalAgent {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Run one part of the stack in this process; `up` and the container images use it
     Serve {
         /// Which part
@@ -71,6 +88,62 @@ pub(crate) struct UpOptions {
 
 fn replicas() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(0..=1000)
+}
+
+/// Show everything at work, without a key and without a network
+///
+/// Makes a sample repository, serves it over HTTP, starts a stack in a temporary directory, runs one workflow
+/// through it with an agent that calls no model, and shows what the agent changed. Then everything is gone again.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_help = "\
+Examples:
+  stackctl demo
+  ANTHROPIC_API_KEY=sk-ant-… stackctl demo --real --prompt 'Write tests for hello.py'
+
+Exit codes: 0 shown, 1 something failed, 130 interrupted.")]
+pub(crate) struct DemoOptions {
+    /// With the Claude Code CLI and a credential from the environment, which is paid work
+    #[arg(long)]
+    pub(crate) real: bool,
+    /// Keep the stack running until Ctrl-C
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// What the agent is to do
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) prompt: Option<String>,
+}
+
+/// Tell what this machine has for `stackctl up`, and what it lacks
+///
+/// Takes the options of `up`, and looks for what a stack with these needs. Nothing is changed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  stackctl doctor
+  stackctl doctor --claude 20 --workspace /srv/workspace --net
+
+Exit codes: 0 everything that `up` needs is here, 1 something is missing.")]
+pub(crate) struct DoctorOptions {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Also ask the network: git hosts and the Messages API
+    #[arg(long)]
+    pub(crate) net: bool,
+    #[command(flatten)]
+    pub(crate) up: UpOptions,
+}
+
+/// Print the completions of a shell
+#[derive(Clone, Copy, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  stackctl completions bash > ~/.local/share/bash-completion/completions/stackctl
+  stackctl completions zsh > ~/.zfunc/_stackctl
+  stackctl completions fish > ~/.config/fish/completions/stackctl.fish")]
+pub(crate) struct CompletionsOptions {
+    /// Which shell
+    pub(crate) shell: clap_complete::Shell,
 }
 
 /// A part of the stack.

@@ -2,6 +2,10 @@
 
 mod cli;
 mod client;
+mod completions;
+mod demo;
+mod doctor;
+mod rehearsal;
 mod serve;
 mod up;
 
@@ -12,6 +16,10 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    if rehearsal::is_called(args.next().as_deref()) {
+        return rehearsal::main(args);
+    }
     match Cli::parse().command {
         Command::Up(options) => up::main(options),
         Command::Run(options) => client::run(options),
@@ -19,6 +27,10 @@ fn main() -> ExitCode {
         Command::Show(options) => client::show(options),
         Command::Attach(options) => client::attach(options),
         Command::Cancel(options) => client::cancel(options),
+        Command::Demo(options) => demo::main(options),
+        Command::Doctor(options) => doctor::main(options),
+        Command::Completions(options) => completions::main(options),
+        Command::RehearsalAgent { args } => rehearsal::main(args),
         Command::Serve { service } => serve::main(service),
     }
 }

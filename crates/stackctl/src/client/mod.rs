@@ -18,7 +18,12 @@ mod watch;
 use std::process::ExitCode;
 
 use error::{ClientError, exit};
-pub(crate) use options::{AttachOptions, CancelOptions, JobsOptions, RunOptions, ShowOptions};
+pub(crate) use options::{
+    AgentOptions, AttachOptions, CancelOptions, JobsOptions, RetryOptions, RunOptions, ShowOptions,
+    StackOptions,
+};
+pub(crate) use run::run_workflow;
+pub(crate) use watch::End;
 
 /// `stackctl run`.
 pub(crate) fn run(options: RunOptions) -> ExitCode {

@@ -48,6 +48,11 @@ const CLAUDE: &[&str] = &[
     "SILENCE_TIMEOUT_SECONDS",
 ];
 
+/// The variables that some part gets to see.
+pub(crate) fn passed() -> Vec<&'static str> {
+    [COMMON, GATEWAY, PULL, CLAUDE].concat()
+}
+
 /// The settings of all parts: secrets go only to the part that uses them.
 pub(crate) struct Environment {
     workspace: String,

@@ -25,6 +25,7 @@ use workspace::{Replicas, Workspace};
 
 use crate::cli::{Part, UpOptions};
 use environment::Environment;
+pub(crate) use environment::passed;
 use output::Output;
 use slot::{Phase, Slot};
 

@@ -1,0 +1,202 @@
+//! What so many replicas need of the kernel: memory, open files, inotify.
+
+use super::{
+    files::{Files, number},
+    finding::Finding,
+};
+
+const MIB: u64 = 1 << 20;
+/// What an agent takes at work, as measured with the Claude Code CLI.
+const AGENT: u64 = 300 * MIB;
+/// What one process of the stack itself takes.
+const REPLICA: u64 = 16 * MIB;
+
+/// How many replicas there are to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counts {
+    pub(super) workflow: u16,
+    pub(super) pull: u16,
+    pub(super) claude: u16,
+}
+
+impl Counts {
+    /// All processes of the stack but the agents: the replicas, the gateway and `up`.
+    fn processes(self) -> u64 {
+        [self.workflow, self.pull, self.claude].into_iter().map(u64::from).sum::<u64>() + 2
+    }
+}
+
+pub(super) fn memory(files: &dyn Files, counts: Counts) -> Finding {
+    const NAME: &str = "memory";
+    let Some(available) = available_memory(files) else {
+        return Finding::unknown(NAME, "how much is free cannot be seen here");
+    };
+    let stack = counts.processes() * REPLICA;
+    let needed = stack + u64::from(counts.claude) * AGENT;
+    let found = format!(
+        "{} MiB free, {} MiB wanted by {} agents at once",
+        available / MIB,
+        needed / MIB,
+        counts.claude
+    );
+    if available >= needed {
+        return Finding::ok(NAME, found);
+    }
+    match available.saturating_sub(stack) / AGENT {
+        0 => Finding::missing(NAME, found, "free some memory: ps -eo rss,comm --sort=-rss | head"),
+        fit => Finding::advice(NAME, found, format!("stackctl up --claude {fit}")),
+    }
+}
+
+/// What the machine has free, and what this process's control group may still take.
+fn available_memory(files: &dyn Files) -> Option<u64> {
+    let meminfo = files.read("/proc/meminfo")?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let group = files.read("/proc/self/cgroup").unwrap_or_default();
+    let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let directory = format!("/sys/fs/cgroup{}", group.trim_end_matches('/'));
+    // A group without a bound says "max", which is no number.
+    let bound = number(files, &format!("{directory}/memory.max"));
+    let used = number(files, &format!("{directory}/memory.current"));
+    let left = bound.map(|bound| bound.saturating_sub(used.unwrap_or(0)));
+    Some((kib * 1024).min(left.unwrap_or(u64::MAX)))
+}
+
+/// `soft` and `hard` are this process's bounds.
+pub(super) fn open_files(soft: u64, hard: u64, counts: Counts) -> Finding {
+    const NAME: &str = "open files";
+    // `up` has a pipe and a descriptor of each child; the gateway has callers too.
+    let needed = 256 + 4 * counts.processes();
+    let found = format!("{soft} allowed, {needed} wanted");
+    if soft >= needed {
+        Finding::ok(NAME, found)
+    } else if hard >= needed {
+        Finding::missing(NAME, found, format!("ulimit -n {needed}"))
+    } else {
+        Finding::missing(
+            NAME,
+            format!("{found}, {hard} at most"),
+            format!(
+                "echo \"$USER - nofile {needed}\" | sudo tee -a /etc/security/limits.conf, and log in again"
+            ),
+        )
+    }
+}
+
+/// `used` is how many instances this user has already.
+pub(super) fn inotify(files: &dyn Files, used: u64, counts: Counts) -> Finding {
+    const NAME: &str = "inotify";
+    const INSTANCES: &str = "/proc/sys/fs/inotify/max_user_instances";
+    const WATCHES: &str = "/proc/sys/fs/inotify/max_user_watches";
+    let (Some(instances), Some(watches)) = (number(files, INSTANCES), number(files, WATCHES))
+    else {
+        return Finding::unknown(NAME, "its bounds cannot be seen here");
+    };
+    // One instance a process; watches on the registry, on each job and on what it waits for.
+    let (more_instances, more_watches) = (counts.processes(), 256 + 16 * counts.processes());
+    let found = format!(
+        "{} of {instances} instances free, {more_instances} wanted; {watches} watches, {more_watches} wanted",
+        instances.saturating_sub(used)
+    );
+    let mut mend = Vec::new();
+    if instances < used + more_instances {
+        let enough = (used + more_instances).next_power_of_two().max(512);
+        mend.push(format!("fs.inotify.max_user_instances={enough}"));
+    }
+    if watches < more_watches {
+        mend.push(format!(
+            "fs.inotify.max_user_watches={}",
+            more_watches.next_power_of_two().max(65536)
+        ));
+    }
+    if mend.is_empty() {
+        Finding::ok(NAME, found)
+    } else {
+        let found = format!("{found}; without, files are looked at ten times a second");
+        Finding::advice(NAME, found, format!("sudo sysctl -w {}", mend.join(" ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::finding::State::{Advice, Missing, Ok as Fine, Unknown},
+        *,
+    };
+
+    const COUNTS: Counts = Counts { workflow: 5, pull: 3, claude: 3 };
+
+    #[test]
+    fn memory_for_all_some_or_no_agents() {
+        let of = |kib: &str| {
+            let text = format!("MemTotal: 9 kB\nMemAvailable:   {kib} kB\n");
+            memory(&[("/proc/meminfo", &*text)], COUNTS)
+        };
+        assert_eq!(
+            of("2000000"),
+            Finding::ok("memory", "1953 MiB free, 1108 MiB wanted by 3 agents at once")
+        );
+        assert_eq!(
+            (of("1000000").state, of("1000000").mend.unwrap()),
+            (Advice, "stackctl up --claude 2".into())
+        );
+        assert_eq!(of("300000").state, Missing);
+        assert_eq!(memory(&[], COUNTS).state, Unknown);
+    }
+
+    #[test]
+    fn memory_that_a_control_group_bounds() {
+        let of = |max: &str| {
+            memory(
+                &[
+                    ("/proc/meminfo", "MemAvailable: 20000000 kB"),
+                    ("/proc/self/cgroup", "0::/user.slice/a.scope\n"),
+                    ("/sys/fs/cgroup/user.slice/a.scope/memory.max", max),
+                    ("/sys/fs/cgroup/user.slice/a.scope/memory.current", "104857600\n"),
+                ],
+                COUNTS,
+            )
+        };
+        assert!(of("1073741824\n").found.starts_with("924 MiB free"));
+        assert_eq!(of("1073741824\n").state, Advice);
+        assert_eq!(of("max\n").state, Fine);
+    }
+
+    #[test]
+    fn open_files_against_the_counts() {
+        assert_eq!(
+            open_files(1024, 4096, COUNTS),
+            Finding::ok("open files", "1024 allowed, 308 wanted")
+        );
+        assert_eq!(open_files(256, 4096, COUNTS).mend.unwrap(), "ulimit -n 308");
+        let finding = open_files(256, 256, COUNTS);
+        assert_eq!(finding.state, Missing);
+        assert!(finding.mend.unwrap().contains("limits.conf"));
+        let many = Counts { workflow: 400, pull: 3, claude: 3 };
+        assert_eq!(open_files(1024, 4096, many).state, Missing);
+    }
+
+    #[test]
+    fn inotify_against_the_counts() {
+        let of = |instances: &str, watches: &str, used| {
+            let files = [
+                ("/proc/sys/fs/inotify/max_user_instances", instances),
+                ("/proc/sys/fs/inotify/max_user_watches", watches),
+            ];
+            inotify(&files, used, COUNTS)
+        };
+        assert_eq!(of("128\n", "65536\n", 100).state, Fine);
+        let few = of("128\n", "65536\n", 120);
+        assert_eq!(
+            (few.state, few.mend.unwrap()),
+            (Advice, "sudo sysctl -w fs.inotify.max_user_instances=512".into())
+        );
+        let both = of("10", "10", 0).mend.unwrap();
+        assert!(
+            both.contains("max_user_instances=512 fs.inotify.max_user_watches=65536"),
+            "{both}"
+        );
+        assert_eq!(inotify(&[], 0, COUNTS).state, Unknown);
+    }
+}

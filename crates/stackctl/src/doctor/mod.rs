@@ -1,0 +1,248 @@
+//! `stackctl doctor`: what this machine has for a stack, and what it lacks.
+//!
+//! Looking and judging are apart: what is looked at becomes a value (`Cli`, `Volume`, `Port`, the text of a file),
+//! and a function without side effects makes a finding of it.
+//!
+//! *Architecture invariant:* nothing here changes the machine, and no secret is printed.
+
+mod agent;
+mod files;
+mod finding;
+mod limits;
+mod net;
+mod swarm;
+mod volume;
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    process::ExitCode,
+    time::SystemTime,
+};
+
+use boot::{Env, ProcessEnv, Settings};
+use nix::sys::resource::{Resource, getrlimit};
+use serde::Serialize;
+
+use crate::{
+    cli::{DoctorOptions, UpOptions},
+    up,
+};
+use agent::{CREDENTIALS, Cli};
+use files::RealFiles;
+use finding::{Finding, State};
+use limits::Counts;
+use net::{Host, Port};
+use swarm::Docker;
+use volume::Volume;
+
+pub(crate) fn main(options: DoctorOptions) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            anstream::eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let report = Report::new(runtime.block_on(look(&options)));
+    let printed = if options.json { report.json() } else { report.text() };
+    match printed {
+        Ok(()) if report.ok => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// All findings, in the order in which they are of use.
+async fn look(options: &DoctorOptions) -> Vec<Finding> {
+    let up = &options.up;
+    let (config, pull, problems) = settings(&Passed(&ProcessEnv));
+    let is_about_credential =
+        |problem: &&String| CREDENTIALS.iter().any(|name| problem.starts_with(name));
+    let (credential_problems, problems): (Vec<_>, Vec<_>) =
+        problems.iter().partition(is_about_credential);
+    let source =
+        CREDENTIALS.into_iter().find(|name| Settings::new(&ProcessEnv).text(name).is_some());
+    let counts = Counts { workflow: up.workflow, pull: up.pull, claude: up.claude };
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
+    let volume = Volume::look(&up.workspace);
+    let docker_host = ProcessEnv.get("DOCKER_HOST");
+    let problems: Vec<_> = problems.into_iter().cloned().collect();
+    let mut findings = vec![
+        agent::cli(&Cli::look(&config).await),
+        agent::credential(
+            config.credential.as_ref(),
+            source,
+            credential_problems.first().map(|problem| problem.as_str()),
+            SystemTime::now(),
+        ),
+        agent::user(nix::unistd::geteuid().as_raw(), config.is_sandbox),
+        agent::settings(&problems),
+        net::ports(&Port::look(up.bind, ports(up))),
+        volume::workspace(&volume),
+        volume::disk(&volume),
+        volume::temporary(&config.temporary, &volume::try_temporary(&config.temporary)),
+        limits::memory(&RealFiles, counts),
+        limits::open_files(soft, hard, counts),
+        limits::inotify(&RealFiles, inotify_instances(), counts),
+        swarm::landlock(&RealFiles),
+        swarm::docker(&Docker::look(docker_host.as_deref().filter(|host| !host.is_empty()))),
+        swarm::ipvs(&RealFiles),
+    ];
+    if options.net {
+        let hosts = pull.credential_hosts.iter().map(|host| Host::git(host));
+        for host in hosts.chain([Host::messages_api(config.base_url.as_deref())]) {
+            findings.push(net::reachability(&host, &host.reach().await));
+        }
+    }
+    findings
+}
+
+fn ports(up: &UpOptions) -> [(&'static str, u16); 3] {
+    [
+        ("--port-workflow", up.port_workflow),
+        ("--port-pull", up.port_pull),
+        ("--port-claude", up.port_claude),
+    ]
+}
+
+/// What of an environment reaches the parts of a stack.
+struct Passed<'a>(&'a dyn Env);
+
+impl Env for Passed<'_> {
+    fn get(&self, name: &str) -> Option<String> {
+        if up::passed().contains(&name) { self.0.get(name) } else { None }
+    }
+}
+
+/// The settings of all parts, and what is wrong with them, each problem once.
+fn settings(env: &dyn Env) -> (claude_code_api::Config, github_pull_api::Config, Vec<String>) {
+    let mut settings = Settings::new(env);
+    let claude = claude_code_api::Config::read(&mut settings);
+    let pull = github_pull_api::Config::read(&mut settings);
+    gateway::Config::read(&mut settings);
+    oneshot::ReplicaConfig::read(&mut settings, contract::Service::Claude);
+    boot::Logging::read(&mut settings);
+    let mut problems = settings.finish().err().map(|error| error.problems).unwrap_or_default();
+    problems.sort();
+    problems.dedup();
+    (claude, pull, problems)
+}
+
+/// How many inotify instances the processes of this user have, as far as they can be seen.
+fn inotify_instances() -> u64 {
+    let links = |process: fs::DirEntry| -> Option<usize> {
+        let descriptors = fs::read_dir(process.path().join("fd")).ok()?.flatten();
+        let is_instance = |fd: &fs::DirEntry| {
+            fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:inotify")
+        };
+        Some(descriptors.filter(is_instance).count())
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(links).map(|count| u64::try_from(count).unwrap_or(0)).sum()
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Whether `up` and its jobs would work.
+    ok: bool,
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    fn new(findings: Vec<Finding>) -> Self {
+        Self { ok: !findings.iter().any(|finding| finding.state == State::Missing), findings }
+    }
+
+    fn json(&self) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        io::stdout().write_all(&text)
+    }
+
+    fn text(&self) -> io::Result<()> {
+        let mut stream = anstream::stdout();
+        for finding in &self.findings {
+            writeln!(stream, "{}", finding.text())?;
+        }
+        writeln!(stream, "\n{}", self.verdict())
+    }
+
+    fn verdict(&self) -> String {
+        let missing = |finding: &&Finding| finding.state == State::Missing;
+        let names: Vec<_> = self.findings.iter().filter(missing).map(|it| it.name).collect();
+        match &*names {
+            [] => "Everything is here: `stackctl up` will work.".to_owned(),
+            names => {
+                let demo = ["Claude Code CLI", "credential", "user"];
+                let hint = if names.iter().all(|name| demo.contains(name)) {
+                    " `stackctl demo` works without."
+                } else {
+                    ""
+                };
+                format!("For `stackctl up` something is missing: {}.{hint}", names.join(", "))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_fails() {
+        let (ok, advice) = (Finding::ok("a", "x"), Finding::advice("b", "x", "y"));
+        let (unknown, missing) =
+            (Finding::unknown("c", "x"), Finding::missing("credential", "x", "y"));
+        let fine = Report::new(vec![ok.clone(), advice, unknown]);
+        assert!(fine.ok);
+        assert_eq!(fine.verdict(), "Everything is here: `stackctl up` will work.");
+        let bad = Report::new(vec![ok, missing.clone()]);
+        assert!(!bad.ok);
+        assert_eq!(
+            bad.verdict(),
+            "For `stackctl up` something is missing: credential. `stackctl demo` works without."
+        );
+        let worse = Report::new(vec![missing, Finding::missing("ports", "x", "y")]);
+        assert!(worse.verdict().ends_with("credential, ports."));
+    }
+
+    #[test]
+    fn settings_are_those_that_reach_a_part() {
+        let env: HashMap<String, String> = [
+            ("QUEUE_LIMIT", "many"),
+            ("GIT_STALL_SECONDS", "soon"),
+            ("JOB_TIMEOUT_SECONDS", "0"),
+            ("LOG_FORMAT", "xml"),
+            ("CLAUDE_CODE_CREDENTIALS_JSON", "s3cret"),
+            // `up` sets these itself.
+            ("PORT_WORKFLOW", "x"),
+            ("WORKSPACE_DIR", "x"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        let (_, _, problems) = settings(&Passed(&env));
+        let names: Vec<_> = problems.iter().map(|it| it.split(':').next().unwrap()).collect();
+        let expected = [
+            "CLAUDE_CODE_CREDENTIALS_JSON",
+            "GIT_STALL_SECONDS",
+            "JOB_TIMEOUT_SECONDS",
+            "LOG_FORMAT",
+            "QUEUE_LIMIT",
+        ];
+        assert_eq!(names, expected);
+        assert!(!problems.concat().contains("s3cret"));
+    }
+
+    #[tokio::test]
+    async fn this_machine_is_looked_at() {
+        use clap::Parser as _;
+        let command = crate::cli::Cli::parse_from(["stackctl", "doctor", "--claude", "1"]).command;
+        let crate::cli::Command::Doctor(options) = command else { panic!("{command:?}") };
+        let findings = look(&options).await;
+        assert_eq!(findings.len(), 14, "{findings:#?}");
+        assert!(inotify_instances() < 1_000_000);
+    }
+}

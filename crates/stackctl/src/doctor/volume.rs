@@ -1,0 +1,198 @@
+//! Whether the workspace's file system can do what the stack relies on: it is tried, in a directory that is
+//! taken away again.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
+
+use super::finding::Finding;
+
+const GIB: u64 = 1 << 30;
+/// Below this, a few clones fill the disk.
+const LITTLE: u64 = 2 * GIB;
+
+/// What was tried, and how it went.
+#[derive(Debug)]
+pub(super) struct Volume {
+    /// What is to be the workspace.
+    pub(super) path: PathBuf,
+    /// Making a file there.
+    pub(super) write: io::Result<()>,
+    /// `link(2)`, which makes sure that a job starts and ends once.
+    pub(super) link: io::Result<()>,
+    /// `flock(2)`, which tells that a process is gone.
+    pub(super) lock: io::Result<()>,
+    pub(super) place: Place,
+    /// For others than root, in bytes; none if it cannot be seen.
+    pub(super) free: Option<u64>,
+}
+
+/// Where the files are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Local,
+    /// The kernel does not tell of others' changes.
+    Network,
+}
+
+impl Volume {
+    /// Tries it. What is not there yet is tried in the directory in which it would be made.
+    pub(super) fn look(path: &Path) -> Self {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let there = path.ancestors().find(|path| path.exists()).unwrap_or(&path);
+        let remote = [NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, FUSE_SUPER_MAGIC];
+        let is_remote = statfs(there).is_ok_and(|it| remote.contains(&it.filesystem_type()));
+        let free = nix::sys::statvfs::statvfs(there)
+            .ok()
+            .map(|it| it.blocks_available().saturating_mul(it.fragment_size()));
+        let scratch = tempfile::Builder::new().prefix(".stackctl-doctor-").tempdir_in(there);
+        let (write, link, lock) = match &scratch {
+            Ok(scratch) => attempts(scratch.path()),
+            // Its own words name the scratch directory, which is nobody's concern.
+            Err(error) => (Err(error.kind().into()), Ok(()), Ok(())),
+        };
+        let place = if is_remote { Place::Network } else { Place::Local };
+        Self { write, link, lock, place, free, path }
+    }
+}
+
+fn attempts(directory: &Path) -> (io::Result<()>, io::Result<()>, io::Result<()>) {
+    let file = directory.join("file");
+    let write = fs::write(&file, "x");
+    let link = fs::hard_link(&file, directory.join("link")).and_then(|()| {
+        match fs::hard_link(&file, directory.join("link")) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => Err(io::Error::other("the same name can be taken twice")),
+        }
+    });
+    let lock = File::open(&file).and_then(|first| {
+        first.try_lock()?;
+        match File::open(&file)?.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(()),
+            Err(TryLockError::Error(error)) => Err(error),
+            Ok(()) => Err(io::Error::other("two hold the same lock")),
+        }
+    });
+    (write, link, lock)
+}
+
+pub(super) fn workspace(volume: &Volume) -> Finding {
+    const NAME: &str = "workspace";
+    const ELSEWHERE: &str = "stackctl up --workspace /var/tmp/workspace";
+    let path = volume.path.display();
+    let lack = [
+        (&volume.write, "cannot be written"),
+        (&volume.link, "knows no hard links"),
+        (&volume.lock, "knows no locks"),
+    ]
+    .into_iter()
+    .find_map(|(attempt, what)| Some((attempt.as_ref().err()?, what)));
+    match (lack, volume.place) {
+        (Some((error, what)), _) => {
+            Finding::missing(NAME, format!("{path} {what}: {error}"), ELSEWHERE)
+        }
+        (None, Place::Network) => Finding::advice(
+            NAME,
+            format!("{path} is on a network, so changes are looked for ten times a second"),
+            ELSEWHERE,
+        ),
+        (None, Place::Local) => Finding::ok(NAME, format!("{path}: can be written, links, locks")),
+    }
+}
+
+pub(super) fn disk(volume: &Volume) -> Finding {
+    const NAME: &str = "disk";
+    let Some(free) = volume.free else {
+        return Finding::unknown(NAME, "how much is free cannot be seen here");
+    };
+    let found = format!("{} GiB free for the workspace", free / GIB);
+    if free >= LITTLE {
+        Finding::ok(NAME, found)
+    } else {
+        Finding::advice(NAME, found, "free some: du -xh --max-depth=2 / | sort -h | tail")
+    }
+}
+
+/// Each agent gets a private directory there.
+pub(super) fn temporary(directory: &Path, attempt: &io::Result<()>) -> Finding {
+    const NAME: &str = "temporary files";
+    match attempt {
+        Ok(()) => Finding::ok(NAME, format!("{} can be written", directory.display())),
+        Err(error) => Finding::missing(
+            NAME,
+            format!("{} cannot be written: {error}", directory.display()),
+            "export TMPDIR=/var/tmp",
+        ),
+    }
+}
+
+/// Makes a directory there, and takes it away again.
+pub(super) fn try_temporary(directory: &Path) -> io::Result<()> {
+    tempfile::tempdir_in(directory).and_then(tempfile::TempDir::close)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::finding::State::{Advice, Missing, Ok as Fine, Unknown},
+        *,
+    };
+
+    fn volume() -> Volume {
+        let (path, place) = ("/w".into(), Place::Local);
+        Volume { path, write: Ok(()), link: Ok(()), lock: Ok(()), place, free: Some(3 * GIB) }
+    }
+
+    fn failed() -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    #[test]
+    fn a_file_system_that_lacks_something() {
+        assert_eq!(workspace(&volume()).state, Fine);
+        for (volume, word) in [
+            (Volume { write: failed(), ..volume() }, "written"),
+            (Volume { link: failed(), ..volume() }, "hard links"),
+            (Volume { lock: failed(), ..volume() }, "locks"),
+        ] {
+            let finding = workspace(&volume);
+            assert_eq!(finding.state, Missing);
+            assert!(finding.found.contains(word), "{}", finding.found);
+            assert!(finding.mend.unwrap().contains("--workspace"));
+        }
+        assert_eq!(workspace(&Volume { place: Place::Network, ..volume() }).state, Advice);
+    }
+
+    #[test]
+    fn a_disk_that_is_almost_full() {
+        assert_eq!(disk(&volume()), Finding::ok("disk", "3 GiB free for the workspace"));
+        assert_eq!(disk(&Volume { free: Some(GIB), ..volume() }).state, Advice);
+        assert_eq!(disk(&Volume { free: None, ..volume() }).state, Unknown);
+    }
+
+    #[test]
+    fn this_machines_own_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let volume = Volume::look(&directory.path().join("not/yet/there"));
+        assert_eq!(workspace(&volume).state, Fine, "{volume:?}");
+        assert!(volume.free.is_some());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert_eq!(workspace(&Volume::look(&file.join("below"))).state, Missing);
+    }
+
+    #[test]
+    fn temporary_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let there = try_temporary(directory.path());
+        assert_eq!(temporary(directory.path(), &there).state, Fine);
+        let gone = directory.path().join("gone");
+        assert_eq!(temporary(&gone, &try_temporary(&gone)).state, Missing);
+    }
+}
