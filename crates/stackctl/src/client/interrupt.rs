@@ -11,6 +11,11 @@ use super::error::ClientError;
 
 /// The signals that end a watch.
 pub(crate) struct Interrupts {
+    /// None: whoever watches is ended by others.
+    signals: Option<Signals>,
+}
+
+struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -39,19 +44,28 @@ pub(crate) enum Wish {
 impl Interrupts {
     pub(crate) fn listen() -> Result<Self, ClientError> {
         let listen = |kind| signal(kind).map_err(ClientError::Signals);
-        Ok(Self {
+        let signals = Signals {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             hangup: listen(SignalKind::hangup())?,
-        })
+        };
+        Ok(Self { signals: Some(signals) })
+    }
+
+    /// For a watch inside something that hears signals itself, and ends the watch by dropping it.
+    pub(crate) fn heard_elsewhere() -> Self {
+        Self { signals: None }
     }
 
     /// The next one; cancel safe.
     pub(crate) async fn next(&mut self) -> Interrupt {
+        let Some(Signals { interrupt, terminate, hangup }) = &mut self.signals else {
+            return std::future::pending().await;
+        };
         tokio::select! {
-            _ = self.interrupt.recv() => Interrupt::Keyboard,
-            _ = self.terminate.recv() => Interrupt::Order,
-            _ = self.hangup.recv() => Interrupt::Order,
+            _ = interrupt.recv() => Interrupt::Keyboard,
+            _ = terminate.recv() => Interrupt::Order,
+            _ = hangup.recv() => Interrupt::Order,
         }
     }
 

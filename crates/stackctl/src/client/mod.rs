@@ -18,6 +18,7 @@ mod watch;
 use std::process::ExitCode;
 
 use error::{ClientError, exit};
+pub(crate) use interrupt::Interrupts;
 pub(crate) use options::{
     AgentOptions, AttachOptions, CancelOptions, JobsOptions, RetryOptions, RunOptions, ShowOptions,
     StackOptions,
@@ -27,7 +28,7 @@ pub(crate) use watch::End;
 
 /// `stackctl run`.
 pub(crate) fn run(options: RunOptions) -> ExitCode {
-    main(async move { Ok(run::run_workflow(&options).await?.exit_code()) })
+    main(async move { Ok(run::run_workflow(&options, Interrupts::listen()?).await?.exit_code()) })
 }
 
 /// `stackctl attach`.

@@ -13,15 +13,19 @@ use super::{
     error::ClientError,
     follow::Start,
     ids,
+    interrupt::Interrupts,
     options::{AttachOptions, RunOptions},
     watch::{Outcome, Watch, watch},
 };
 
-/// Posts a workflow and shows it to its end, as `stackctl run` does. It listens to Ctrl-C itself.
+/// Posts a workflow and shows it to its end, as `stackctl run` does.
 ///
 /// # Errors
 /// If the stack refuses the workflow or cannot be reached; a failed workflow is an [`Outcome`].
-pub(crate) async fn run_workflow(options: &RunOptions) -> anyhow::Result<Outcome> {
+pub(crate) async fn run_workflow(
+    options: &RunOptions,
+    interrupts: Interrupts,
+) -> anyhow::Result<Outcome> {
     let body = body(options, prompt(&options.prompt)?);
     let watched = watch(Watch {
         api: Api::new(options.stack.url.clone()),
@@ -29,6 +33,7 @@ pub(crate) async fn run_workflow(options: &RunOptions) -> anyhow::Result<Outcome
         start: Start::Post(body.to_string().into()),
         patience: Duration::from_secs(options.retry.retry_seconds),
         json: options.stack.json,
+        interrupts,
     });
     Ok(watched.await?)
 }
@@ -43,6 +48,7 @@ pub(crate) async fn attach(options: &AttachOptions) -> anyhow::Result<Outcome> {
         start: Start::Known(job.job_id),
         patience: Duration::from_secs(options.retry.retry_seconds),
         json: options.stack.json,
+        interrupts: Interrupts::listen()?,
     });
     Ok(watched.await?)
 }

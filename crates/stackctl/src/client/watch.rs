@@ -58,6 +58,7 @@ pub(crate) struct Watch {
     pub(crate) start: Start,
     pub(crate) patience: Duration,
     pub(crate) json: bool,
+    pub(crate) interrupts: Interrupts,
 }
 
 /// Watches a job to its end, or until the person who watches has seen enough.
@@ -65,7 +66,7 @@ pub(crate) struct Watch {
 /// # Errors
 /// If the stack refuses it, or is not there for too long.
 pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
-    let mut interrupts = Interrupts::listen()?;
+    let mut interrupts = watch.interrupts;
     let ours = matches!(watch.start, Start::Post(_));
     let mut watcher = Watcher {
         api: watch.api.clone(),

@@ -71,7 +71,6 @@ async fn demo(options: &DemoOptions) -> anyhow::Result<Shown> {
     let cast = Cast::choose(options)?;
     let mut stage = Stage::new(program)?;
     let played = tokio::select! {
-        // First, because the workflow in the play hears of the same signal, and would ask what to do.
         biased;
         () = interrupts.next() => Ok(None),
         played = play(&mut stage, cast) => played,
@@ -208,7 +207,7 @@ async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<Served>> {
         budget.unwrap_or_default()
     ));
     let outcome = tokio::select! {
-        outcome = client::run_workflow(&run) => outcome?,
+        outcome = client::run_workflow(&run, client::Interrupts::heard_elsewhere()) => outcome?,
         () = stage.stack_ended() => anyhow::bail!("the stack ended under the workflow"),
     };
     match outcome.end {
