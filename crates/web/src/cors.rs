@@ -64,3 +64,44 @@ impl Cors {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preflight(cors: &Cors) -> Option<Response<Body>> {
+        let mut headers = HeaderMap::new();
+        headers.insert("access-control-request-method", HeaderValue::from_static("POST"));
+        cors.preflight(&Method::OPTIONS, &headers)
+    }
+
+    #[test]
+    fn off_by_default() {
+        let cors = Cors::default();
+        assert!(preflight(&cors).is_none());
+        assert!(cors.mark(empty(StatusCode::OK)).headers().is_empty());
+    }
+
+    #[test]
+    fn an_allowed_origin_may_ask_and_read() {
+        for origin in ["*", "https://app.example.com"] {
+            let cors: Cors = origin.parse().unwrap();
+            let preflight = preflight(&cors).unwrap();
+            assert_eq!(preflight.status(), StatusCode::NO_CONTENT);
+            assert_eq!(preflight.headers()["access-control-allow-origin"], origin);
+            assert!(
+                preflight.headers()["access-control-allow-headers"]
+                    .to_str()
+                    .unwrap()
+                    .contains("Content-Type")
+            );
+            let answer = cors.mark(empty(StatusCode::OK));
+            assert_eq!(answer.headers()["access-control-allow-origin"], origin);
+            assert_eq!(answer.headers().contains_key("vary"), origin != "*");
+            assert!(cors.preflight(&Method::OPTIONS, &HeaderMap::new()).is_none(), "no preflight");
+        }
+        for bad in ["app.example.com", "javascript:x", "https://a\nb"] {
+            assert!(bad.parse::<Cors>().is_err(), "{bad}");
+        }
+    }
+}
