@@ -8,10 +8,10 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 use web::{AskError, ask};
-use workspace::{Replica, Replicas};
+use workspace::{Replica, Replicas, blocking};
 
 use crate::{
-    state::{Shared, blocking},
+    state::Shared,
     stream::CALLER_LEFT,
     ticket::{Refused, Stage, Ticket},
 };

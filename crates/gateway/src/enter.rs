@@ -10,10 +10,10 @@ use contract::{
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use web::{BODY_LIMIT, Body, Ids};
-use workspace::{Job, JobRecord, NewJob};
+use workspace::{Job, JobRecord, NewJob, blocking};
 
 use crate::{
-    state::{Shared, blocking},
+    state::Shared,
     stream,
     ticket::{Caller, Stage, Ticket},
 };

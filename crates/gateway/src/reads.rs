@@ -6,9 +6,9 @@ use contract::{Code, Ending, JobId, JobList, JobState, JobView, RequestError, Se
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use web::Body;
-use workspace::{Job, Position, Replicas, Workspace};
+use workspace::{Job, Position, Replicas, Workspace, blocking};
 
-use crate::state::{Shared, blocking};
+use crate::state::Shared;
 
 /// The most jobs on one page of a listing.
 const MOST: usize = 1000;

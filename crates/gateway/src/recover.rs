@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use contract::Code;
-use workspace::{Job, JobRecord, Lease};
+use workspace::{Job, JobRecord, Lease, blocking};
 
 use crate::{
-    state::{Shared, blocking},
+    state::Shared,
     ticket::{Caller, Ticket},
 };
 

@@ -11,7 +11,7 @@ use std::{
 use contract::{Code, DirectoryName, Ending, JobId, ReplicaId, Service, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
-use workspace::{Job, Lease, Outcome, Workspace};
+use workspace::{Job, Lease, Outcome, Workspace, blocking};
 
 use crate::{
     Config,
@@ -228,17 +228,5 @@ async fn ended(job: Job) -> Outcome {
             }
         }
         watch.changed().await;
-    }
-}
-
-/// File access off the async threads.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down.
-            Err(_) => std::future::pending().await,
-        },
     }
 }

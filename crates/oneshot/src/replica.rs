@@ -8,7 +8,7 @@ use http::HeaderMap;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use web::Server;
-use workspace::{ClaimedJob, Job, JobRecord, Lease, NewJob, Registration, Workspace};
+use workspace::{ClaimedJob, Job, JobRecord, Lease, NewJob, Registration, Workspace, blocking};
 
 use crate::{
     Deadline, JobContext, JobService, Order, Orders, ReplicaConfig, Stop, StopReason,
@@ -269,16 +269,6 @@ fn directory_busy(directory: &str) -> RequestError {
             "another job works in '{directory}': send the request again when it is done"
         ),
         field: Some("directory"),
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::Stream;
 
-use crate::{Error, Job, Outcome, Result};
+use crate::{Error, Job, Outcome, Result, blocking};
 
 /// How much is read at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -154,19 +154,6 @@ impl Follower {
         self.searched = 0;
         self.offset += json.len() as u64 + 1;
         Some(Entry { id: self.offset, json, terminal: false })
-    }
-}
-
-/// File access off the async threads: a network file system may take its time.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        // The task is never aborted, so this is its own panic, to be passed on.
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down; nobody reads on.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 
