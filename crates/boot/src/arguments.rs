@@ -1,18 +1,30 @@
 //! The command line of a service, which has no more than help and a version: its settings are in the
 //! environment.
 
-use crate::Exit;
+use crate::{Exit, Probe, healthcheck::healthcheck};
 
-/// Answers `--help` and `--version`, and refuses everything else. `None`: there is nothing on the command
-/// line, and the service may start.
+/// Answers `--help`, `--version` and `healthcheck`, and refuses everything else. `None`: there is nothing on
+/// the command line, and the service may start.
 #[must_use]
-pub fn answer_arguments(name: &str, about: &str, version: &str) -> Option<Exit> {
-    let first = std::env::args().nth(1)?;
+pub fn answer_arguments(name: &str, about: &str, version: &str, probe: Probe) -> Option<Exit> {
+    let mut arguments = std::env::args().skip(1);
+    let first = arguments.next()?;
+    let second = arguments.next();
     match first.as_str() {
+        "healthcheck" => match second.as_deref() {
+            None => Some(healthcheck(probe, false)),
+            Some("--hold") => Some(healthcheck(probe, true)),
+            Some(other) => {
+                eprintln!("{name}: healthcheck takes --hold or nothing, not {other}");
+                Some(Exit::Usage)
+            }
+        },
         "-h" | "--help" => {
             println!(
                 "{name} {version}\n{about}.\n\nIts settings come from the environment: WORKSPACE_DIR, PORT, BIND_ADDRESS, \
                  LOG_LEVEL and more; the README has the table.\n\nExample:\n  WORKSPACE_DIR=./workspace LOG_LEVEL=debug {name}\n\n\
+                 `{name} healthcheck` asks the one that runs in this container whether it is well; with --hold, a probe that \
+                 finds it so takes its time, which is for container engines.\n\n\
                  Exit codes: 0 done, 64 wrong settings, 69 no port or no workspace, 70 a fault of its own, 143 killed."
             );
             Some(Exit::Ok)

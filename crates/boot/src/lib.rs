@@ -4,6 +4,7 @@
 mod arguments;
 mod env;
 mod exit;
+mod healthcheck;
 mod limits;
 mod logging;
 mod policy;
@@ -12,6 +13,7 @@ mod secret;
 pub use arguments::answer_arguments;
 pub use env::{Env, InvalidSettings, ProcessEnv, Settings};
 pub use exit::Exit;
+pub use healthcheck::{Closed, Probe};
 pub use limits::raise_file_limit;
 pub use logging::{LogFormat, Logging};
 pub use policy::read_policy;

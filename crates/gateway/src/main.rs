@@ -2,8 +2,16 @@
 
 use std::process::ExitCode;
 
+use boot::{Closed, Probe};
+use contract::Service;
+
 fn main() -> ExitCode {
     let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
     let about = env!("CARGO_PKG_DESCRIPTION");
-    boot::answer_arguments(name, about, version).unwrap_or_else(gateway::main).into()
+    let probe = Probe {
+        port_variable: "PORT_WORKFLOW",
+        default_port: Service::Workflow.default_port(),
+        closed: Closed::Ill,
+    };
+    boot::answer_arguments(name, about, version, probe).unwrap_or_else(gateway::main).into()
 }

@@ -1,0 +1,207 @@
+//! What a container engine asks to know whether a service is well: the service's own program, with the
+//! argument `healthcheck`.
+//!
+//! A probe that fails takes the container's job with it, so it fails only for what a restart mends: a
+//! process that takes connections and does not answer them, however long it is given. A machine under
+//! load, a job that runs and a replica that finishes are none of that. A process that is gone needs no
+//! probe: its container is gone too.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use crate::{Env, Exit, ProcessEnv, Settings};
+
+/// How long an answer may take. With the engine's retries, a process is silent for minutes before it is
+/// taken for stuck.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// How long a probe of a healthy process lasts when it is told to hold.
+const HOLD_TIME: Duration = Duration::from_secs(25);
+/// A process younger than this is told to be well at once: something may be waiting for the news.
+const YOUNG: Duration = Duration::from_secs(15);
+
+/// What is probed.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// The variable that holds the port, such as `PORT`.
+    pub port_variable: &'static str,
+    /// The port if it holds none.
+    pub default_port: u16,
+    /// What it means that nothing listens there.
+    pub closed: Closed,
+}
+
+/// What a closed port means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Its process starts or finishes, and bounds both by itself: a replica.
+    Well,
+    /// It does not serve: a gateway.
+    Ill,
+}
+
+/// How a probe was answered.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Well,
+    Closed,
+    Ill(String),
+}
+
+/// Probes the service in this container. With `hold`, the probe of a process that has been up for a while
+/// and is well takes 25 s: engines begin each probe a fixed time after the last one ended, and the first
+/// one that time after the start, so this alone makes the first early and the others rare.
+pub(crate) fn healthcheck(probe: Probe, hold: bool) -> Exit {
+    let address = match address(&ProcessEnv, probe) {
+        Ok(address) => address,
+        Err(error) => {
+            eprintln!("{error}");
+            return Exit::Failed;
+        }
+    };
+    match (ask(address, ANSWER_TIME), probe.closed) {
+        (Answer::Well, _) => println!("{address} answers"),
+        (Answer::Closed, Closed::Well) => {
+            println!("{address} is closed: the replica starts, or has done its job");
+        }
+        (Answer::Closed, Closed::Ill) => {
+            eprintln!("{address} is closed: the service does not listen (yet?)");
+            return Exit::Failed;
+        }
+        (Answer::Ill(why), _) => {
+            eprintln!("{address}: {why}");
+            return Exit::Failed;
+        }
+    }
+    if hold && main_process_age().is_some_and(|age| age > YOUNG) {
+        thread::sleep(HOLD_TIME);
+    }
+    Exit::Ok
+}
+
+fn address(env: &dyn Env, probe: Probe) -> Result<SocketAddr, crate::InvalidSettings> {
+    let mut settings = Settings::new(env);
+    let bind = settings.or("BIND_ADDRESS", IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let port = settings.or(probe.port_variable, probe.default_port);
+    settings.finish()?;
+    let host = match bind {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    };
+    Ok(SocketAddr::new(host, port))
+}
+
+fn ask(address: SocketAddr, patience: Duration) -> Answer {
+    match exchange(address, patience) {
+        Ok(head) if head.starts_with(b"HTTP/1.1 200 ") => Answer::Well,
+        Ok(head) => Answer::Ill(format!("unexpected: {}", String::from_utf8_lossy(&head))),
+        // Reset is what a listener's queue gets when the listener closes: the same, a moment earlier.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+            ) =>
+        {
+            Answer::Closed
+        }
+        Err(error) => Answer::Ill(format!("no answer within {} s: {error}", patience.as_secs())),
+    }
+}
+
+/// The first bytes of the answer to `GET /health`.
+fn exchange(address: SocketAddr, patience: Duration) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut head = Vec::new();
+    stream.take(64).read_to_end(&mut head)?;
+    if head.is_empty() {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
+    Ok(head)
+}
+
+/// How long the container's first process has been up.
+fn main_process_age() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/1/stat").ok()?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    age(&stat, &uptime)
+}
+
+/// `stat` as of proc_pid_stat(5): the name in brackets may hold anything, so fields are counted behind it.
+fn age(stat: &str, uptime: &str) -> Option<Duration> {
+    /// Linux tells times to programs in hundredths of a second, whatever the kernel counts in.
+    const TICKS: u64 = 100;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let start: u64 = fields.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    let uptime: f64 = uptime.split_ascii_whitespace().next()?.parse().ok()?;
+    let uptime = Duration::try_from_secs_f64(uptime).ok()?;
+    Some(uptime.saturating_sub(Duration::from_millis(start.saturating_mul(1000 / TICKS))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, net::TcpListener};
+
+    use super::*;
+
+    const PROBE: Probe = Probe { port_variable: "PORT", default_port: 4000, closed: Closed::Well };
+
+    /// A server that answers its one caller with `answer`, or holds the connection open without a word.
+    fn server(answer: Option<&'static str>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 200];
+            let read = stream.read(&mut request).unwrap();
+            assert!(request[..read].starts_with(b"GET /health HTTP/1.1\r\n"));
+            match answer {
+                Some(answer) => stream.write_all(answer.as_bytes()).unwrap(),
+                // Until the caller gives up.
+                None => drop(stream.read(&mut request)),
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn an_answer_no_listener_and_no_answer_are_three_things() {
+        let ask = |address| ask(address, Duration::from_millis(300));
+        assert_eq!(ask(server(Some("HTTP/1.1 200 OK\r\n\r\n{}"))), Answer::Well);
+        assert!(matches!(ask(server(Some("HTTP/1.1 500 Oh\r\n\r\n"))), Answer::Ill(_)));
+        assert_eq!(ask(server(Some(""))), Answer::Closed, "a listener that closed in between");
+        assert!(matches!(ask(server(None)), Answer::Ill(why) if why.starts_with("no answer")));
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(ask(free), Answer::Closed);
+    }
+
+    #[test]
+    fn the_port_is_the_services_own() {
+        let at = |pairs: &[(&str, &str)]| {
+            let env: HashMap<_, _> =
+                pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            address(&env, PROBE).map(|address| address.to_string()).map_err(|e| e.problems.len())
+        };
+        assert_eq!(at(&[]), Ok("127.0.0.1:4000".into()));
+        assert_eq!(at(&[("PORT", "1"), ("BIND_ADDRESS", "::")]), Ok("[::1]:1".into()));
+        assert_eq!(at(&[("BIND_ADDRESS", "10.0.0.1")]), Ok("10.0.0.1:4000".into()));
+        assert_eq!(at(&[("PORT", "x"), ("BIND_ADDRESS", "y")]), Err(2));
+    }
+
+    #[test]
+    fn the_age_of_a_process() {
+        let stat = "1 (a) b) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 1000 200";
+        assert_eq!(age(stat, "200.45 99.0\n"), Some(Duration::from_millis(77_000)));
+        assert_eq!(age(stat, "1.0 1.0"), Some(Duration::ZERO));
+        assert_eq!(age("1 (a) S 0", "1.0"), None);
+        assert!(main_process_age().is_some());
+    }
+}
