@@ -1,7 +1,7 @@
 //! The settings every replica has.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -10,13 +10,15 @@ use boot::Settings;
 use contract::{ReplicaId, Service};
 use web::Cors;
 
+use crate::Advertise;
+
 /// Where a replica listens and works, and how it stops.
 #[derive(Clone, Debug)]
 pub struct ReplicaConfig {
     /// `BIND_ADDRESS` and `PORT`; port 0 is any free one.
     pub bind: SocketAddr,
-    /// `ADVERTISE_ADDRESS`: the address by which the gateway reaches this replica.
-    pub advertise: Option<IpAddr>,
+    /// `ADVERTISE_ADDRESS` or `ADVERTISE_TOWARDS`: the address by which the gateway reaches this replica.
+    pub advertise: Advertise,
     /// `WORKSPACE_DIR`
     pub workspace: PathBuf,
     /// `GRACE_SECONDS`: how long a job goes on after the replica is told to stop. `None`: until its own
@@ -36,32 +38,11 @@ impl ReplicaConfig {
         let grace = settings.text("GRACE_SECONDS").map(|_| settings.seconds("GRACE_SECONDS", 1));
         Self {
             bind: SocketAddr::new(address, port),
-            advertise: settings.optional("ADVERTISE_ADDRESS"),
+            advertise: Advertise::read(settings),
             workspace: settings.text("WORKSPACE_DIR").unwrap_or_else(|| "/workspace".into()).into(),
             grace,
             cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default()),
             id: settings.optional("REPLICA_ID").unwrap_or_else(ReplicaId::new),
         }
     }
-
-    /// What the registry says: the address others reach `bound` by.
-    #[must_use]
-    pub fn advertised(&self, bound: SocketAddr) -> SocketAddr {
-        let address = self.advertise.unwrap_or_else(|| {
-            if bound.ip().is_unspecified() {
-                source_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
-            } else {
-                bound.ip()
-            }
-        });
-        SocketAddr::new(address, bound.port())
-    }
-}
-
-/// The address this machine speaks from. Connecting a UDP socket sends nothing; it only picks a route.
-/// 192.0.2.1 is reserved for documentation (RFC 5737), so the route is the default one.
-fn source_address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
 }

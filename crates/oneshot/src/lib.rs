@@ -8,6 +8,7 @@
 //!
 //! *Architecture invariant:* this crate knows nothing of git, of Claude, or of what the job does.
 
+mod advertise;
 mod config;
 mod http;
 mod job;
@@ -17,6 +18,7 @@ mod run;
 mod service;
 mod start;
 
+pub use advertise::Advertise;
 pub use config::ReplicaConfig;
 pub use job::{Deadline, JobContext, Pause, Step, Stop, StopReason};
 pub use orders::{Order, Orders};

@@ -1,6 +1,10 @@
 //! One replica, from its announcement to its exit.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use boot::Exit;
 use contract::{Code, Ending, JobId, JobRequest, RequestError};
@@ -47,12 +51,17 @@ pub(crate) struct Replica<S: JobService> {
 }
 
 /// Serves one job of `service`, or leaves when told to.
-pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, orders: Orders) -> Exit {
+pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, mut orders: Orders) -> Exit {
     let name = S::Request::SERVICE;
     for missing in service.preflight() {
         tracing::warn!("{missing}");
     }
-    match start(service, config).await {
+    // It may have to wait, and must not keep whoever stops it waiting.
+    let host = tokio::select! {
+        host = config.advertise.find(config.bind.ip()) => host,
+        Some(_) = orders.recv() => return Exit::Ok,
+    };
+    match start(service, config, host).await {
         Ok((replica, server, taken)) => {
             tracing::info!(service = %name, replica = %replica.config.id, address = %server.address(), "ready");
             live(replica, server, taken, orders).await
@@ -68,13 +77,17 @@ pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, orders: Ord
 type Started<S> =
     (Arc<Replica<S>>, Server, mpsc::UnboundedReceiver<Taken<<S as JobService>::Request>>);
 
-async fn start<S: JobService>(service: S, config: ReplicaConfig) -> Result<Started<S>, String> {
+async fn start<S: JobService>(
+    service: S,
+    config: ReplicaConfig,
+    host: IpAddr,
+) -> Result<Started<S>, String> {
     let workspace = Workspace::open(&config.workspace).map_err(|error| describe(&error))?;
     let listener = web::bind(config.bind).map_err(|error| {
         format!("cannot listen on {}: {error}; set PORT or BIND_ADDRESS", config.bind)
     })?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let advertised = config.advertised(address);
+    let advertised = SocketAddr::new(host, address.port());
     let (sender, taken) = mpsc::unbounded_channel();
     let (id, volume) = (config.id, workspace.clone());
     let registration =

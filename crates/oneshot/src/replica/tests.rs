@@ -66,7 +66,7 @@ impl Bench {
         let (orders, received) = mpsc::unbounded_channel();
         let config = ReplicaConfig {
             bind: (Ipv4Addr::LOCALHOST, 0).into(),
-            advertise: None,
+            advertise: crate::Advertise::default(),
             workspace: dir.path().to_owned(),
             grace,
             cors: web::Cors::default(),

@@ -1,0 +1,163 @@
+//! The address by which a gateway reaches this replica.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use boot::Settings;
+use tokio::time::Instant;
+
+/// How long to wait before a name is looked up again; doubled each time up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often it is said that a name is not there yet.
+const REMIND: Duration = Duration::from_secs(30);
+/// The port that a route is asked for; any will do, nothing is sent.
+const DISCARD: u16 = 9;
+
+/// How a replica learns its own address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Advertise {
+    /// `ADVERTISE_ADDRESS`: it is told.
+    Address(IpAddr),
+    /// `ADVERTISE_TOWARDS`: the address it speaks from to the host of this name. A container has one for each
+    /// of its networks, and only one of them is the gateway's.
+    Towards(String),
+    /// Neither: the address it speaks from to the world.
+    #[default]
+    DefaultRoute,
+}
+
+impl Advertise {
+    /// Reads the settings.
+    pub(crate) fn read(settings: &mut Settings<'_>) -> Self {
+        let address = settings.optional("ADVERTISE_ADDRESS");
+        let towards = settings.text("ADVERTISE_TOWARDS").map(|name| name.trim().to_owned());
+        match (address, towards) {
+            (Some(address), _) => Self::Address(address),
+            (None, Some(name)) => {
+                if !is_host(&name) {
+                    settings.problem(
+                        "ADVERTISE_TOWARDS",
+                        "must be the name of a host, such as gateway",
+                    );
+                }
+                Self::Towards(name)
+            }
+            (None, None) => Self::DefaultRoute,
+        }
+    }
+
+    /// The address, for a replica that listens on `bind`. Waits as long as a host's name is not known: a
+    /// stack's parts start in any order, and a replica that gave up would only be started again.
+    pub(crate) async fn find(&self, bind: IpAddr) -> IpAddr {
+        match self {
+            Self::Address(address) => *address,
+            _ if !bind.is_unspecified() => bind,
+            Self::Towards(name) => towards(name, bind).await,
+            Self::DefaultRoute => source_address((Ipv4Addr::new(192, 0, 2, 1), DISCARD).into())
+                .unwrap_or(Ipv4Addr::LOCALHOST.into()),
+        }
+    }
+}
+
+fn is_host(name: &str) -> bool {
+    let is_label = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && name.len() <= 253 && !name.starts_with('-') && name.chars().all(is_label)
+}
+
+async fn towards(name: &str, bind: IpAddr) -> IpAddr {
+    let mut pause = FIRST_PAUSE;
+    let mut said: Option<Instant> = None;
+    loop {
+        match look_up(name, bind).await {
+            Ok(address) => {
+                if said.is_some() {
+                    tracing::info!(host = name, %address, "found");
+                }
+                return address;
+            }
+            Err(error) if said.is_none_or(|at| at.elapsed() >= REMIND) => {
+                tracing::warn!(host = name, %error, "waiting for the host of ADVERTISE_TOWARDS, usually the gateway");
+                said = Some(Instant::now());
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The address this machine speaks from to the host, of a family in which the replica listens.
+async fn look_up(name: &str, bind: IpAddr) -> io::Result<IpAddr> {
+    let mut error = io::Error::other("it has no address of the family that BIND_ADDRESS is of");
+    for host in tokio::net::lookup_host((name, DISCARD)).await? {
+        if host.is_ipv4() == bind.is_ipv4() {
+            match source_address(host) {
+                Ok(address) => return Ok(address),
+                Err(refused) => error = refused,
+            }
+        }
+    }
+    Err(error)
+}
+
+/// The address this machine speaks from to `host`. Connecting a UDP socket sends nothing; it only picks a
+/// route. 192.0.2.1, which stands for the world, is reserved for documentation (RFC 5737).
+fn source_address(host: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr =
+        if host.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(host)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Advertise, Vec<String>> {
+        let env: HashMap<_, _> =
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let mut settings = Settings::new(&env);
+        let advertise = Advertise::read(&mut settings);
+        settings.finish().map(|()| advertise).map_err(|error| error.problems)
+    }
+
+    #[test]
+    fn what_is_told_goes_before_what_is_found() {
+        let (address, towards) =
+            (("ADVERTISE_ADDRESS", "10.0.0.9"), ("ADVERTISE_TOWARDS", " gateway "));
+        assert_eq!(read(&[]), Ok(Advertise::DefaultRoute));
+        assert_eq!(read(&[towards]), Ok(Advertise::Towards("gateway".into())));
+        assert_eq!(read(&[address, towards]), Ok(Advertise::Address([10, 0, 0, 9].into())));
+        for bad in ["http://gateway", "gateway:5000", "a b", "-x", "ü", &"x".repeat(254)] {
+            let problems = read(&[("ADVERTISE_TOWARDS", bad)]).unwrap_err();
+            assert!(problems[0].starts_with("ADVERTISE_TOWARDS: "), "{problems:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_address_is_the_one_of_the_network_that_the_host_is_in() {
+        let towards = |name: &str| Advertise::Towards(name.into());
+        assert_eq!(towards("localhost").find(ANY).await, IpAddr::from([127, 0, 0, 1]));
+        let bind = IpAddr::from([127, 0, 0, 7]);
+        assert_eq!(towards("localhost").find(bind).await, bind, "nothing else listens");
+        let told = Advertise::Address([10, 0, 0, 9].into());
+        assert_eq!(told.find(bind).await, IpAddr::from([10, 0, 0, 9]));
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_not_there_is_waited_for() {
+        // "invalid" has no hosts (RFC 2606).
+        let towards = Advertise::Towards("gateway.invalid".into());
+        let found = tokio::time::timeout(Duration::from_millis(500), towards.find(ANY)).await;
+        assert!(found.is_err(), "{found:?}");
+    }
+}
