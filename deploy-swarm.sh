@@ -273,47 +273,78 @@ check_nodes() {
 readonly SHARES=(
     'GATEWAY 1 0.1 64M' 'WORKFLOW 5 0.25 256M' 'PULL 3 0.25 256M' 'CLAUDE 3 0.5 512M')
 
-fit_reservations() {
-    local there kind plan share prefix replicas cpu memory default name line own=no lines=()
-    there=$(nodes | xargs docker node inspect --format \
+# What all nodes have that take tasks: CPUs and megabytes.
+capacity() {
+    nodes | xargs docker node inspect --format \
         '{{.Status.State}} {{.Spec.Availability}} {{.Description.Resources.NanoCPUs}} {{.Description.Resources.MemoryBytes}}' \
-        | awk '$1 == "ready" && $2 == "active" {cpu += $3 / 1e9; memory += $4 / 1048576} END {printf "%.2f %d", cpu, memory}')
-    for kind in CPU MEMORY; do
-        lines=() own=no
-        for share in "${SHARES[@]}"; do
-            read -r prefix replicas cpu memory <<<"$share"
-            [[ $kind == CPU ]] && default=$cpu || default=$memory
-            name=${prefix}_${kind}_RESERVATION
-            [[ -z ${!name-} ]] || own=yes
-            line=${prefix}_REPLICAS
-            lines+=("$name ${!line:-$replicas} ${!name:-$default}")
-        done
-        # Nine tenths of what is there: the rest is the machine's.
-        plan=$(printf '%s\n' "${lines[@]}" | awk -v kind="$kind" -v there="$there" '
-            function number(text) {
-                if (kind == "CPU") return text + 0
-                if (text ~ /[gG][bB]?$/) return text * 1024
-                if (text ~ /[mM][bB]?$/) return text + 0
-                if (text ~ /[kK][bB]?$/) return text / 1024
-                return text / 1048576
+        | awk '$1 == "ready" && $2 == "active" {cpu += $3 / 1e9; memory += $4 / 1048576} END {printf "%.2f %d", cpu, memory}'
+}
+
+# One line for each service: the setting's name, how many replicas there may be at once, what each reserves.
+reservations() { # KIND EXTRA
+    local share prefix replicas cpu memory name count
+    for share in "${SHARES[@]}"; do
+        read -r prefix replicas cpu memory <<<"$share"
+        name=${prefix}_$1_RESERVATION
+        count=${prefix}_REPLICAS
+        [[ $1 == CPU ]] || cpu=$memory
+        replicas=${!count:-$replicas}
+        [[ $prefix == GATEWAY ]] || replicas=$((replicas + $2))
+        printf '%s %s %s\n' "$name" "$replicas" "${!name:-$cpu}"
+    done
+}
+
+# Smaller reservations, if those read do not fit into nine tenths of what is there; the rest is the machine's.
+plan_reservations() { # KIND CAPACITY
+    awk -v kind="$1" -v there="$2" '
+        function number(text) {
+            if (kind == "CPU") return text + 0
+            if (text ~ /[gG][bB]?$/) return text * 1024
+            if (text ~ /[mM][bB]?$/) return text + 0
+            if (text ~ /[kK][bB]?$/) return text / 1024
+            return text / 1048576
+        }
+        { name[NR] = $1; want[NR] = number($3); sum += $2 * number($3) }
+        END {
+            split(there, have, " "); room = 0.9 * (kind == "CPU" ? have[1] : have[2])
+            if (sum <= room) exit
+            for (i = 1; i <= NR; i++) {
+                fit = want[i] * room / sum
+                if (kind == "CPU") { fit = int(fit * 100) / 100; if (fit < 0.01) fit = 0.01; printf "%s=%.2f\n", name[i], fit }
+                else { fit = int(fit); if (fit < 6) fit = 6; printf "%s=%dM\n", name[i], fit }
             }
-            { name[NR] = $1; want[NR] = number($3); sum += $2 * number($3) }
-            END {
-                split(there, have, " "); room = 0.9 * (kind == "CPU" ? have[1] : have[2])
-                if (sum <= room) exit
-                for (i = 1; i <= NR; i++) {
-                    fit = want[i] * room / sum
-                    if (kind == "CPU") { fit = int(fit * 100) / 100; if (fit < 0.01) fit = 0.01; printf "%s=%.2f\n", name[i], fit }
-                    else { fit = int(fit); if (fit < 6) fit = 6; printf "%s=%dM\n", name[i], fit }
-                }
-            }')
+        }'
+}
+
+fit_reservations() {
+    local there kind plan share line own extra=0
+    for share in "${SHARES[@]}" UPDATE_PARALLELISM; do
+        line=${share%% *}
+        [[ $share == UPDATE_PARALLELISM ]] || line+=_REPLICAS
+        [[ ${!line-} =~ ^[0-9]{0,5}$ ]] || die "$USAGE" "$line: give a number"
+    done
+    there=$(capacity)
+    # start-first needs room for new replicas beside the old ones, or the update waits for ever.
+    [[ ${UPDATE_ORDER:-start-first} != start-first ]] || extra=${UPDATE_PARALLELISM:-1}
+    for kind in CPU MEMORY; do
+        plan=$(reservations "$kind" "$extra" | plan_reservations "$kind" "$there")
         [[ -n $plan ]] || continue
-        if [[ $own == yes ]]; then
+        own=no
+        for share in "${SHARES[@]}"; do
+            line=${share%% *}_${kind}_RESERVATION
+            [[ -z ${!line-} ]] || own=yes
+        done
+        if [[ $own == no ]]; then
+            note "the swarm has ${there% *} CPUs and ${there#* } MB: replicas reserve less than usual (${plan//$'\n'/, })"
+            while IFS= read -r line; do export "${line?}"; done <<<"$plan"
+        elif [[ -z ${UPDATE_ORDER-} && -z $(reservations "$kind" 0 | plan_reservations "$kind" "$there") ]]; then
+            note "the reservations leave no room for new replicas beside old ones: updates go stop-first, one job's end after another"
+            export UPDATE_ORDER=stop-first
+            extra=0
+        else
             die "$USAGE" "the swarm has ${there% *} CPUs and ${there#* } MB, less than all replicas together reserve" \
                 "lower *_${kind}_RESERVATION or *_REPLICAS in .env"
         fi
-        note "the swarm has ${there% *} CPUs and ${there#* } MB: replicas reserve less than usual (${plan//$'\n'/, })"
-        while IFS= read -r line; do export "${line?}"; done <<<"$plan"
     done
 }
 
@@ -523,12 +554,12 @@ deploy() {
     print_next
 }
 
-# The containers of some services that are still there, on all nodes: a task is gone when it says so itself.
+# How many tasks of some services still run, on all nodes. Without a filter: one that is to go, but has not
+# gone yet, is neither "running" nor "shutdown" to `--filter desired-state`.
 tasks_left() { # SERVICE...
     local name
     for name in "$@"; do
-        docker service ps --filter desired-state=shutdown --filter desired-state=running \
-            --format '{{.CurrentState}}' "$name" 2>/dev/null || true
+        docker service ps --format '{{.CurrentState}}' "$name" 2>/dev/null || true
     done | grep -c -E '^(Running|Starting|Preparing|Ready|New|Pending|Assigned|Accepted)' || true
 }
 

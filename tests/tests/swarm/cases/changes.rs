@@ -1,0 +1,135 @@
+//! What an operator does to a stack that works.
+
+use std::{sync::Arc, time::Duration};
+
+use contract::Service;
+use serde_json::json;
+use testkit::{SseClient, wait_for};
+
+use crate::{
+    bench::{ANSWER, Bench, KEY, PATIENCE, STACK},
+    command::say,
+    load::{Load, unequal},
+};
+
+pub(crate) async fn scaled_up_and_down_under_load(bench: Arc<Bench>) {
+    let load = Load::start(&bench, unequal(30));
+    let scale = |count: u8| {
+        bench.engine.docker(&[
+            "service",
+            "scale",
+            "--detach",
+            &format!("{STACK}_workflow-api={count}"),
+        ]);
+    };
+    scale(10);
+    wait_for("ten workflow replicas", PATIENCE, || async {
+        (bench.containers("workflow-api").len() >= 10).then_some(())
+    })
+    .await;
+    // While they work: it takes the highest slots, busy or not.
+    scale(3);
+    let ends = load.ends().await;
+    ends.all_complete();
+    bench.wait_for_idle([3, 3, 3]).await;
+    say(&format!("scaled to 10 and to 3 under thirty callers: nothing lost, {:.1?}", ends.took));
+    scale(5);
+    bench.wait_until_idle().await;
+    bench.check_one_job_each();
+}
+
+/// Every container of every service is replaced, the gateway too.
+pub(crate) async fn updated_under_load(bench: Arc<Bench>) {
+    let before = bench.containers("gateway");
+    let load = Load::start(&bench, unequal(40));
+    bench.settings().insert("LOG_LEVEL", "debug".into());
+    let deploying = Arc::clone(&bench);
+    let said =
+        tokio::task::spawn_blocking(move || deploying.deploy(&["--no-build"])).await.unwrap();
+    assert!(!said.contains("rolled back"), "{said}");
+    let ends = load.ends().await;
+    let cuts: usize = ends.all.iter().map(|end| end.cuts).sum();
+    say(&format!(
+        "updated under forty callers: {:?} after {:.1?}, {cuts} streams taken up again",
+        ends.kinds(),
+        ends.took
+    ));
+    ends.all_complete();
+    bench.wait_until_idle().await;
+    bench.check_one_job_each();
+    let after = bench.containers("gateway");
+    assert!(after.len() == 1 && after != before, "the gateway was not replaced");
+    for part in ["gateway", "workflow-api", "github-pull-api", "claude-code-api"] {
+        for id in bench.containers(part) {
+            let environment = bench.engine.docker(&["exec", &id, "env"]);
+            assert!(environment.contains("LOG_LEVEL=debug"), "{part} has the old settings");
+        }
+    }
+}
+
+/// With the image as it is built for operators, before a mock of the Messages API.
+pub(crate) async fn the_real_cli(bench: Arc<Bench>) {
+    let agent = bench.settings().remove("CLAUDE_CODE_API_IMAGE");
+    bench.deploy(&["--no-build"]);
+    bench.wait_until_idle().await;
+    let url = format!("{}/api/workflow", bench.url(Service::Workflow));
+    let body = json!({"repoUrl": bench.repository(), "prompt": "look around", "model": "sonnet"});
+    let events =
+        { SseClient::post(&url, &body).patience(PATIENCE).send().await }.collect_all().await;
+    let completed = &events[events.len() - 2].json;
+    assert_eq!(
+        (events.last().unwrap().kind(), &completed["result"]),
+        ("workflow_complete", &json!(ANSWER)),
+        "{completed}"
+    );
+    assert!(bench.api.turns().iter().any(|turn| turn.api_key.as_deref() == Some(KEY)));
+    if let Some(agent) = agent {
+        bench.settings().insert("CLAUDE_CODE_API_IMAGE", agent);
+    }
+    bench.deploy(&["--no-build"]);
+    bench.wait_until_idle().await;
+}
+
+pub(crate) async fn a_credential_is_rotated(bench: Arc<Bench>) {
+    let secrets = || {
+        let list = bench.engine.docker(&["secret", "ls", "--format", "{{.Name}}"]);
+        let mut names: Vec<_> = list.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    let before = secrets();
+    assert_eq!(before.len(), 2, "{before:?}");
+    bench.settings().remove("ANTHROPIC_API_KEY");
+    bench.settings().insert("CLAUDE_CODE_OAUTH_TOKEN", "another-token".into());
+    bench.deploy(&["--no-build"]);
+    let after = secrets();
+    assert!(
+        after.len() == 2 && after[0] != before[0] && after[1] == before[1],
+        "{before:?} {after:?}"
+    );
+    bench.wait_until_idle().await;
+    for id in bench.containers("claude-code-api") {
+        let content = bench.engine.docker(&["exec", &id, "cat", "/run/secrets/claude_credentials"]);
+        assert_eq!(content, r#"{"claudeAiOauth": {"accessToken": "another-token"}}"#);
+    }
+}
+
+/// Jobs that run go on to their end; the volume stays.
+pub(crate) async fn taken_away(bench: Arc<Bench>) {
+    let url = format!("{}/api/workflow", bench.url(Service::Workflow));
+    let prompt = testkit::AgentScript::new().sleep_ms(8000).prompt();
+    let body = json!({"repoUrl": bench.repository(), "prompt": prompt});
+    let mut response = SseClient::post(&url, &body).allow_cut().patience(PATIENCE).send().await;
+    // It has come as far as its agent.
+    response.next_of_kind("workflow_step_complete").await;
+    let leaving = Arc::clone(&bench);
+    let down = tokio::task::spawn_blocking(move || leaving.deploy(&["--down"]));
+    let events = response.collect_all().await;
+    assert_eq!(events.last().unwrap().kind(), "workflow_complete");
+    let said =
+        tokio::time::timeout(Duration::from_secs(120), down).await.expect("it ends").unwrap();
+    assert!(said.contains("is still there"), "{said}");
+    assert_eq!(bench.engine.docker(&["service", "ls", "--quiet"]), "");
+    assert_eq!(bench.engine.docker(&["secret", "ls", "--quiet"]), "");
+    assert!(bench.volume().join(".stack/jobs").is_dir());
+}

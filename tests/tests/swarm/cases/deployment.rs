@@ -1,0 +1,120 @@
+//! What has been deployed.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::{
+    bench::{Bench, KEY, STACK, TOKEN},
+    command::say,
+    images,
+};
+
+const PARTS: [&str; 4] = ["gateway", "workflow-api", "github-pull-api", "claude-code-api"];
+
+pub(crate) async fn images_are_small_and_labelled(bench: Arc<Bench>) {
+    for part in PARTS {
+        let name = format!("workflow-stack/{part}");
+        let above = images::size(&bench.engine, &name) - bench.base_size;
+        say(&format!("{name}: {:.1} MB above its base", to_mb(above)));
+        assert!(part == "claude-code-api" || above < 40_000_000, "{name} is too big");
+        let image = bench.inspect(&name);
+        let config = &image["Config"];
+        assert_eq!(config["User"], "1001:1001", "{name}");
+        assert_eq!(config["Entrypoint"], json!([format!("/usr/local/bin/{part}")]));
+        let label = |label: &str| &config["Labels"][format!("org.opencontainers.image.{label}")];
+        assert_eq!(label("title"), &json!(name.replace('/', " ")));
+        assert_eq!(label("licenses"), "MIT OR Apache-2.0");
+        assert_eq!(label("revision").as_str().unwrap().len(), 40, "{}", label("revision"));
+    }
+    for tool in ["git", "rg", "bash"] {
+        let image = "workflow-stack/claude-code-api";
+        bench.engine.docker(&["run", "--rm", "--entrypoint", tool, image, "--version"]);
+    }
+    let cli =
+        ["run", "--rm", "--entrypoint", "claude", "workflow-stack/claude-code-api", "--version"];
+    let version = include_str!("../../../claude-code.version").trim();
+    assert!(bench.engine.docker(&cli).starts_with(version), "the CLI is not {version}");
+    let node =
+        ["run", "--rm", "--entrypoint", "node", "workflow-stack/claude-code-api", "--version"];
+    assert!(!bench.engine.try_docker(&node).status.success(), "there is a node in the image");
+}
+
+fn to_mb(bytes: u64) -> f64 {
+    f64::from(u32::try_from(bytes / 1000).unwrap()) / 1000.0
+}
+
+pub(crate) async fn deploying_again_changes_nothing(bench: Arc<Bench>) {
+    let containers = || {
+        let mut all: Vec<_> = PARTS.iter().flat_map(|part| bench.containers(part)).collect();
+        all.sort();
+        all
+    };
+    let before = containers();
+    assert_eq!(before.len(), 12);
+    let said = bench.deploy(&["--no-build"]);
+    for url in [":15000/api/workflow", ":14000/api/pull", ":13000/api/execute"] {
+        assert!(said.contains(url), "{said}");
+    }
+    assert!(!said.contains(KEY) && !said.contains(TOKEN), "{said}");
+    assert_eq!(containers(), before, "containers were replaced");
+    for id in before {
+        let container = bench.inspect(&id);
+        let host = &container["HostConfig"];
+        assert_eq!(
+            (&host["ReadonlyRootfs"], &host["CapDrop"], &host["CapAdd"]),
+            (&json!(true), &json!(["ALL"]), &json!(null)),
+            "{}",
+            container["Name"]
+        );
+        assert!(
+            container["Config"]["Image"].as_str().unwrap().starts_with("sha256:"),
+            "not pinned"
+        );
+    }
+}
+
+pub(crate) async fn secrets_are_where_they_belong(bench: Arc<Bench>) {
+    for (part, expected) in [
+        ("gateway", &[][..]),
+        ("workflow-api", &[]),
+        ("github-pull-api", &["git_token"]),
+        ("claude-code-api", &["claude_credentials"]),
+    ] {
+        let ids = bench.containers(part);
+        assert!(!ids.is_empty(), "{part}");
+        let service = bench.inspect(&format!("{STACK}_{part}"));
+        let secrets = &service["Spec"]["TaskTemplate"]["ContainerSpec"]["Secrets"];
+        let names: Vec<_> = secrets
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|secret| secret["File"]["Name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, expected, "{part}");
+        for id in ids {
+            let ls = bench.engine.try_docker(&["exec", &id, "ls", "/run/secrets"]);
+            let there = String::from_utf8_lossy(&ls.stdout).into_owned();
+            assert_eq!(there.split_whitespace().collect::<Vec<_>>(), expected, "in {part}");
+            let environment = bench.engine.docker(&["exec", &id, "env"]);
+            let inspected = bench.inspect(&id).to_string();
+            for secret in [KEY, TOKEN] {
+                assert!(
+                    !environment.contains(secret) && !inspected.contains(secret),
+                    "{part} shows a secret"
+                );
+            }
+        }
+        assert!(!service.to_string().contains(KEY) && !service.to_string().contains(TOKEN));
+    }
+    // What they say on the volume and in their logs.
+    let volume = bench.volume();
+    for secret in [KEY, TOKEN] {
+        let found = crate::command::output("grep", &["-rlF", secret, volume.to_str().unwrap()]);
+        assert_eq!(found.status.code(), Some(1), "{}", String::from_utf8_lossy(&found.stdout));
+        for part in PARTS {
+            let logs = bench.engine.try_docker(&["service", "logs", &format!("{STACK}_{part}")]);
+            assert!(!String::from_utf8_lossy(&logs.stdout).contains(secret), "{part}'s log");
+        }
+    }
+}

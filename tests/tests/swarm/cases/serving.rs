@@ -1,0 +1,89 @@
+//! Jobs, many at once.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use contract::Service;
+use testkit::SseClient;
+
+use crate::{
+    bench::Bench,
+    command::say,
+    events::Events,
+    load::{Load, unequal},
+};
+
+/// The load test that the stack's documents describe.
+pub(crate) async fn ten_at_once(bench: Arc<Bench>) {
+    let ends = Load::start(&bench, unequal(10)).ends().await;
+    ends.all_complete();
+    assert!(ends.all.iter().all(|end| end.cuts == 0), "a stream broke off");
+    say(&format!("ten at once: {:.1?}", ends.took));
+    bench.wait_until_idle().await;
+    bench.check_one_job_each();
+}
+
+pub(crate) async fn sixty_unequal_ones(bench: Arc<Bench>) {
+    let jobs_before = bench.claims().len();
+    let [gateway] = &bench.containers("gateway")[..] else { panic!("one gateway") };
+    let gateway = bench.inspect(gateway)["State"]["Pid"].as_u64().unwrap();
+    let gateway = [u32::try_from(gateway).unwrap()];
+    let engine = bench.engine.pids();
+    let (of_gateway, of_engine) = (cpu_time(&gateway), cpu_time(&engine));
+    let events = Events::record(&bench.engine);
+    let ends = Load::start(&bench, unequal(60)).ends().await;
+    let (of_gateway, of_engine) = (
+        cpu_time(&gateway).saturating_sub(of_gateway),
+        cpu_time(&engine).saturating_sub(of_engine),
+    );
+    ends.all_complete();
+    assert!(ends.all.iter().all(|end| end.cuts == 0), "a stream broke off");
+    bench.wait_until_idle().await;
+    assert_eq!(bench.claims().len() - jobs_before, 180, "three jobs a workflow, each taken once");
+    bench.check_one_job_each();
+    let dead = events.dead_times();
+    say(&format!(
+        "sixty at once: {:.1?}, {:.1} job ends a second; the engine's dead time between two containers of a slot: \
+         p50 {:.2?}, p90 {:.2?}, max {:.2?} of {}; processor time: {of_gateway:.1?} the gateway, {of_engine:.1?} the engine",
+        ends.took,
+        180.0 / ends.took.as_secs_f64(),
+        dead.percentile(50),
+        dead.percentile(90),
+        dead.percentile(100),
+        dead.count(),
+    ));
+    say(&format!(
+        "the gateway alone, from a request to its job's first event on an idle stack: {:.1?}",
+        hand_over(&bench).await
+    ));
+}
+
+/// The shortest of three: what it takes when nothing has to be waited for.
+async fn hand_over(bench: &Arc<Bench>) -> Duration {
+    let mut shortest = Duration::MAX;
+    for _ in 0..3 {
+        bench.wait_until_idle().await;
+        let body = serde_json::json!({"repoUrl": bench.repository()});
+        let url = format!("{}/api/pull", bench.url(Service::Pull));
+        let started = std::time::Instant::now();
+        let mut response = SseClient::post(&url, &body).send().await;
+        response.next_of_kind("connected").await;
+        shortest = shortest.min(started.elapsed());
+        response.collect_all().await;
+    }
+    shortest
+}
+
+/// What processes have used, in hundredths of a second, by proc_pid_stat(5).
+fn cpu_time(pids: &[u32]) -> Duration {
+    let ticks = |pid: &u32| -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum()
+    };
+    Duration::from_millis(10 * pids.iter().map(ticks).sum::<u64>())
+}

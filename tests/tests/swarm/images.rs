@@ -1,0 +1,145 @@
+//! The images that the product's images are built from, where no registry has them; and the one with the
+//! scripted agent.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    command::{run, say, shell, text},
+    engine::Engine,
+};
+
+const SLIM: &str = "workflow-stack-test/slim";
+const TOOLS: &str = "workflow-stack-test/tools";
+const AGENT: &str = "workflow-stack-test/agent";
+/// The release that the product's base images are of.
+const RELEASE: &str = "bookworm";
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The settings of the deployment that name base images: none where a registry has the usual ones.
+pub(crate) fn base_images(engine: &Engine) -> Vec<(&'static str, String)> {
+    // Refused at once where there is no way to a registry.
+    if engine.try_docker(&["pull", "--quiet", "debian:bookworm-slim"]).status.success() {
+        say("base images: from the registry");
+        return Vec::new();
+    }
+    for (name, make) in [(SLIM, make_slim as fn(&Engine)), (TOOLS, make_tools)] {
+        let started = Instant::now();
+        if !engine.try_docker(&["image", "inspect", name]).status.success() {
+            make(engine);
+            say(&format!("no registry answers: made {name} in {:.0?}", started.elapsed()));
+        }
+    }
+    vec![
+        ("BUILD_IMAGE", TOOLS.into()),
+        ("NODE_IMAGE", TOOLS.into()),
+        ("RUNTIME_IMAGE", SLIM.into()),
+    ]
+}
+
+/// The size of the base of the three small images.
+pub(crate) fn base_size(engine: &Engine, settings: &[(&'static str, String)]) -> u64 {
+    let name = settings.iter().find(|(name, _)| *name == "RUNTIME_IMAGE");
+    let name = name.map_or("debian:bookworm-slim", |(_, image)| image);
+    size(engine, name)
+}
+
+/// The size of an image in bytes.
+pub(crate) fn size(engine: &Engine, image: &str) -> u64 {
+    engine.docker(&["image", "inspect", "--format", "{{.Size}}", image]).parse().unwrap()
+}
+
+fn make_slim(engine: &Engine) {
+    let directory = TempDir::new().unwrap();
+    let root = directory.path().join("root");
+    shell(
+        "debootstrap --variant=minbase \"$1\" \"$2\" http://deb.debian.org/debian",
+        &[OsStr::new(RELEASE), root.as_os_str()],
+    );
+    // This machine's certificates: the way to the package registries may lead through a proxy of its own.
+    let certificates = env::var_os("SSL_CERT_FILE").unwrap_or_else(|| CERTIFICATES.into());
+    let inside = root.join(CERTIFICATES.trim_start_matches('/'));
+    fs::create_dir_all(inside.parent().unwrap()).unwrap();
+    fs::copy(certificates, inside).expect("this machine has certificates");
+    shell(
+        "rm -rf \"$1\"/var/cache/apt/archives/*.deb \"$1\"/var/lib/apt/lists/* \"$1\"/usr/share/{doc,man,locale}; \
+         tar -C \"$1\" -c . | docker --host \"$2\" import - \"$3\"",
+        &[root.as_os_str(), OsStr::new(engine.host()), OsStr::new(SLIM)],
+    );
+}
+
+/// A C compiler, and this machine's own Rust and npm.
+fn make_tools(engine: &Engine) {
+    let rust = PathBuf::from(run("rustc", &["--print", "sysroot"]));
+    let verbose = run("rustc", &["-vV"]);
+    let target = verbose.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+    let host = OsStr::new(engine.host());
+    shell(
+        "cd \"$1\" && tar -c bin/cargo bin/rustc lib/*.so* \"lib/rustlib/$2\" | docker --host \"$3\" import - workflow-stack-test/rust",
+        &[rust.as_os_str(), OsStr::new(target), host],
+    );
+    let node = Path::new(&run("bash", &["-c", "realpath \"$(command -v node)\""])).to_owned();
+    let prefix = node.parent().and_then(Path::parent).expect("node is in some bin");
+    assert!(prefix.join("lib/node_modules/npm").is_dir(), "npm is not beside {}", node.display());
+    shell(
+        "cd \"$1\" && tar -c bin/node lib/node_modules/npm | docker --host \"$2\" import - workflow-stack-test/node",
+        &[prefix.as_os_str(), host],
+    );
+    build(
+        engine,
+        TOOLS,
+        &format!(
+            "FROM {SLIM}\n\
+         RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev make perl libstdc++6 && rm -rf /var/lib/apt/lists/*\n\
+         COPY --from=workflow-stack-test/rust / /usr/local/\n\
+         COPY --from=workflow-stack-test/node / /usr/local/\n\
+         RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm && cargo --version && npm --version\n\
+         ENV CARGO_HTTP_CAINFO={CERTIFICATES} NODE_EXTRA_CA_CERTS={CERTIFICATES} npm_config_cafile={CERTIFICATES}\n"
+        ),
+    );
+}
+
+/// The claude image with the scripted agent in place of the CLI.
+pub(crate) fn agent_image(engine: &Engine) -> String {
+    let directory = TempDir::new().unwrap();
+    fs::copy(testkit::scripted_agent(), directory.path().join("scripted-agent")).unwrap();
+    let dockerfile = "FROM workflow-stack/claude-code-api\n\
+        COPY scripted-agent /usr/local/bin/scripted-agent\n\
+        ENV CLAUDE_BIN=/usr/local/bin/scripted-agent\n";
+    fs::write(directory.path().join("Dockerfile"), dockerfile).unwrap();
+    let path = directory.path().to_str().unwrap();
+    engine.docker(&["build", "--quiet", "--tag", AGENT, path]);
+    // It was built for this machine, whose C library may be newer than the image's.
+    engine.docker(&[
+        "run",
+        "--rm",
+        "--entrypoint",
+        "/usr/local/bin/scripted-agent",
+        AGENT,
+        "--version",
+    ]);
+    AGENT.to_owned()
+}
+
+/// Builds an image that needs no files.
+fn build(engine: &Engine, name: &str, dockerfile: &str) {
+    let mut child = Command::new("docker")
+        .args(["--host", engine.host(), "build", "--quiet", "--tag", name, "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("docker is there");
+    child.stdin.take().unwrap().write_all(dockerfile.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    text(&format!("docker build {name}"), &output);
+}

@@ -1,0 +1,84 @@
+//! The stack on a real Docker engine, deployed with the real script.
+//!
+//! One test, because what it needs takes minutes: an engine of its own (in a network namespace of its own, so
+//! that neither an engine that runs here already nor anybody's ports are touched), base images where no
+//! registry answers, the four images, a swarm. The cases run one after the other on that one stack; all run,
+//! whichever fails.
+//!
+//! Runs as root with `SWARM_TESTS=1`, or where nothing may be skipped. `SWARM_TEST_DATA` names a directory for
+//! the engine's images, if they are to be found elsewhere than in the build directory at the next run.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "helpers of tests fail loudly, and start real programs"
+)]
+
+mod bench;
+mod cases;
+mod command;
+mod engine;
+mod events;
+mod forward;
+mod images;
+mod load;
+mod network;
+
+use std::{sync::Arc, time::Instant};
+
+use bench::Bench;
+use command::say;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_stack_on_a_real_engine() {
+    if let Some(why) = engine::why_not() {
+        testkit::skip("the_stack_on_a_real_engine", &why);
+        return;
+    }
+    let bench = Arc::new(Bench::set_up().await);
+    let mut failed = Vec::new();
+    // Each case gets the stack as it should be: 5/3/3, idle, with the scripted agent.
+    macro_rules! run {
+        ($($case:ident)*) => {$(
+            let name = stringify!($case);
+            if bench.is_asked_for(name) {
+                let started = Instant::now();
+                // In a task, so that a case that panics fails alone.
+                let done = tokio::spawn(cases::$case(Arc::clone(&bench))).await;
+                let took = started.elapsed();
+                match done {
+                    Ok(()) => say(&format!("{name}: ok after {took:.1?}")),
+                    Err(error) => {
+                        say(&format!("{name}: FAILED after {took:.1?}: {}", what_was_said(error)));
+                        bench.show_state();
+                        failed.push(name);
+                    }
+                }
+            }
+        )*};
+    }
+    run! {
+        images_are_small_and_labelled
+        deploying_again_changes_nothing
+        ten_at_once
+        sixty_unequal_ones
+        secrets_are_where_they_belong
+        health_checks_stay_green_through_a_busy_minute
+        scaled_up_and_down_under_load
+        containers_and_the_gateway_killed_at_random
+        updated_under_load
+        the_real_cli
+        a_credential_is_rotated
+        taken_away
+    }
+    assert!(failed.is_empty(), "failed: {failed:?}");
+}
+
+/// Why a case failed; what it printed itself is kept back until all are done.
+fn what_was_said(error: tokio::task::JoinError) -> String {
+    let Ok(panic) = error.try_into_panic() else { return "it was stopped".into() };
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no text").to_owned()
+}
