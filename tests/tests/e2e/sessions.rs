@@ -4,11 +4,12 @@ use std::{fs, path::Path, process::Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{AgentScript, SseClient, SseRequest, Stack, http_json, skip};
+use testkit::{AgentScript, GitServer, SseClient, SseEvent, SseRequest, Stack, http_json, skip};
 use tokio::process::Command;
 
 use crate::support::{
-    Marks, execute, post_execute, process_of, send_signal, terminal, without_waits,
+    Marks, execute, post_execute, post_workflow, process_of, send_signal, terminal, without_waits,
+    workflow,
 };
 
 async fn ask(stack: &Stack, method: &str, path: &str) -> (u16, Value) {
@@ -204,4 +205,31 @@ async fn unknown_sessions_are_refused_and_use_nothing_up() {
     let (status, _, error) = http_json("POST", &url, Some(body.into()), &headers).await;
     assert_eq!((status.as_u16(), &error["field"]), (400, &json!("resumeSessionId")));
     assert_eq!(process_of(&stack, "claude-code-api"), replica);
+}
+
+/// A workflow has the session's turn for its agent, as it has the checkout's.
+#[tokio::test]
+async fn a_workflow_goes_on_with_a_session_in_another_checkout() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "a")]);
+    let stack = Stack::builder().start().await;
+    let session_of = |events: &[SseEvent]| {
+        let connected = events.iter().find(|event| event.json["sessionId"].is_string()).unwrap();
+        connected.json.clone()
+    };
+    let mut body = workflow(&git.url("app"), &AgentScript::new().say("first"));
+    body["directory"] = "shared".into();
+    let events = post_workflow(&stack, &body).send().await.collect_all().await;
+    let first = session_of(&events);
+    assert_eq!(first["resuming"], false);
+
+    let mut body = workflow(&git.url("app"), &AgentScript::new().say("second"));
+    body["resumeSessionId"] = first["sessionId"].clone();
+    let events = post_workflow(&stack, &body).send().await.collect_all().await;
+    assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
+    let second = session_of(&events);
+    assert_eq!((&second["sessionId"], &second["resuming"]), (&first["sessionId"], &json!(true)));
+    assert_ne!(second["workspace"], first["workspace"], "it has a checkout of its own");
+    let path = format!("/api/sessions/{}", first["sessionId"].as_str().unwrap());
+    assert_eq!(ask(&stack, "GET", &path).await.1["workspace"], second["workspace"]);
 }
