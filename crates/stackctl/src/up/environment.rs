@@ -123,3 +123,6 @@ impl Environment {
         vars
     }
 }
+
+#[cfg(test)]
+mod tests;
