@@ -51,6 +51,19 @@ const COMMANDS: &[(&str, Does)] = &[
         Shows(r#""type":"workflow_complete""#),
     ),
     ("curl -X POST localhost:5000/api/jobs/$ID/cancel", Cancels),
+    ("curl -X POST localhost:3000/api/sessions", Shows(r#""sessionId":"#)),
+    (
+        "curl -N localhost:3000/api/stream/$SESSION -H 'Content-Type: application/json' \
+         -d '{\"prompt\": \"Look around\"}'",
+        Shows(r#""type":"completed""#),
+    ),
+    (
+        "curl -N localhost:3000/api/stream/$SESSION -H 'Content-Type: application/json' \
+         -d '{\"prompt\": \"Now write it down\"}'",
+        Shows(r#""resuming":true"#),
+    ),
+    ("curl localhost:3000/api/sessions", Shows(r#""sessions":[{"#)),
+    ("curl -X DELETE localhost:3000/api/sessions/$SESSION", Shows("Session deleted")),
     ("cargo stack doctor", Shows("`stackctl up` will work.")),
     ("cargo stack completions bash", Shows("complete -F _stackctl")),
     ("npm install -g @anthropic-ai/claude-code", Nothing("it installs a program")),
@@ -74,10 +87,11 @@ async fn every_command_does_what_it_is_to_do() {
     }
     let scene = Scene::new().await;
     let done = scene.done().await;
+    let session = scene.session().await;
     for (command, does) in COMMANDS {
         match does {
             Shows(text) => {
-                let said = run(&scene, command, &done).await;
+                let said = run(&scene, command, &done, &session).await;
                 assert_eq!(said.code, 0, "{command}: {said:?}");
                 assert!(said.stdout.contains(text), "{command}: {said:?}");
                 if command.contains("$LAST") {
@@ -87,7 +101,7 @@ async fn every_command_does_what_it_is_to_do() {
             Serves => serve(&scene, command).await,
             Cancels => {
                 let job = scene.endless().await;
-                let said = run(&scene, command, &job).await;
+                let said = run(&scene, command, &job, &session).await;
                 assert_eq!(said.code, 0, "{command}: {said:?}");
                 scene.job_leaves(&job, "running").await;
                 assert_eq!(scene.job(&job).await["state"], "cancelled", "{command}");
@@ -97,11 +111,11 @@ async fn every_command_does_what_it_is_to_do() {
     }
 }
 
-/// Runs a command to its end. `job` is the job it speaks of, if it speaks of one.
-async fn run(scene: &Scene, command: &str, job: &str) -> Said {
+/// Runs a command to its end. `job` and `session` are what it speaks of, if it speaks of them.
+async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> Said {
     let short = &job[job.len() - 8..];
     let mut shell = scene.program("bash", &["-c", &scene.localized(command, short)]);
-    shell.env("ID", job);
+    shell.env("ID", job).env("SESSION", session);
     if command.contains("$LAST") {
         // The last event but one, so that there is something after it and something before it.
         let events = scene.events(job).await;
@@ -145,7 +159,8 @@ async fn every_flag_is_known() {
     let scene = Scene::new().await;
     let mut help = String::new();
     for command in ["up", "run", "jobs", "show", "attach", "cancel", "demo", "doctor"] {
-        help.push_str(&run(&scene, &format!("stackctl {command} --help"), "00000000").await.stdout);
+        let shell = scene.program("stackctl", &[command, "--help"]);
+        help.push_str(&scene.start(shell).ended().await.stdout);
     }
     let known: BTreeSet<_> = help
         .split(|c: char| !(c.is_alphanumeric() || c == '-'))

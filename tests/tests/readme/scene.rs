@@ -24,6 +24,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// What the page says, and what is there instead.
 const REPOSITORY: &str = "https://github.com/user/repo.git";
 const WORKFLOWS: &str = "localhost:5000";
+const PULLS: &str = "localhost:4000";
+const AGENTS: &str = "localhost:3000";
 const SHORT_ID: &str = "7c3e91d2";
 const KEY: &str = "sk-ant-…";
 
@@ -75,11 +77,11 @@ impl Scene {
 
     /// A text of the page, with what is there instead of what it names.
     pub(crate) fn localized(&self, text: &str, short_id: &str) -> String {
-        let url = self.stack.workflow_url();
-        let (_, address) = url.split_once("://").unwrap();
-        let port = address.rsplit_once(':').unwrap().1;
+        let address = |url: String| format!("localhost:{}", url.rsplit_once(':').unwrap().1);
         text.replace(REPOSITORY, &self.git.url("repo.git"))
-            .replace(WORKFLOWS, &format!("localhost:{port}"))
+            .replace(WORKFLOWS, &address(self.stack.workflow_url()))
+            .replace(PULLS, &address(self.stack.pull_url()))
+            .replace(AGENTS, &address(self.stack.claude_url()))
             .replace(SHORT_ID, short_id)
             .replace(KEY, "sk-ant-test-0123456789abcdef")
     }
@@ -134,6 +136,14 @@ impl Scene {
     /// A workflow that goes on until somebody cancels it.
     pub(crate) async fn endless(&self) -> String {
         self.workflow("slow").await
+    }
+
+    /// A session that nobody has used.
+    pub(crate) async fn session(&self) -> String {
+        let url = format!("{}/api/sessions", self.stack.claude_url());
+        let (status, _, answer) = http_json("POST", &url, None, &[]).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["sessionId"].as_str().unwrap().to_owned()
     }
 
     /// The events of a job: their ids and what they are.
