@@ -39,6 +39,12 @@ const PORTS: [(Service, &str, u16); 3] = [
     (Service::Claude, "CLAUDE_PORT", 13_000),
 ];
 
+/// The published port of a service.
+pub(crate) fn url_of(service: Service) -> String {
+    let (_, _, port) = PORTS.iter().find(|(it, ..)| *it == service).unwrap();
+    format!("http://{ENGINE}:{port}")
+}
+
 /// Everything the cases need.
 #[derive(Debug)]
 pub(crate) struct Bench {
@@ -89,11 +95,6 @@ impl Bench {
         bench
     }
 
-    /// Whether a case is to run: all, or those that `SWARM_TEST_CASES` names.
-    pub(crate) fn is_asked_for(&self, case: &str) -> bool {
-        env::var("SWARM_TEST_CASES").map_or(true, |cases| cases.split(',').any(|name| name == case))
-    }
-
     pub(crate) fn settings(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,12 +117,6 @@ impl Bench {
         command.env("HOME", self.directory.path()).env("DOCKER_HOST", self.engine.host());
         let output = command.output().expect("bash is there");
         command::text("deploy-swarm.sh", &output)
-    }
-
-    /// The published port of a service.
-    pub(crate) fn url(&self, service: Service) -> String {
-        let (_, _, port) = PORTS.iter().find(|(it, ..)| *it == service).unwrap();
-        format!("http://{ENGINE}:{port}")
     }
 
     /// The URL of the sample repository, as replicas reach it.
@@ -150,7 +145,7 @@ impl Bench {
     /// What `GET /status` says; nothing while no gateway answers.
     pub(crate) async fn status(&self, service: Service) -> Option<Value> {
         // In a task: a gateway that is not there makes the helper panic.
-        let url = format!("{}/status", self.url(service));
+        let url = format!("{}/status", url_of(service));
         let asked = tokio::spawn(async move { http_json("GET", &url, None, &[]).await }).await;
         asked.ok().map(|(_, _, status)| status)
     }

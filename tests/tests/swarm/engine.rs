@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     fs::File,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -141,6 +142,29 @@ impl Engine {
     /// Runs `docker`, and returns what it prints.
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
         text(&format!("docker {}", arguments.join(" ")), &self.try_docker(arguments))
+    }
+
+    /// Runs `docker` with settings in its environment.
+    pub(crate) fn docker_with(&self, settings: &[(&str, &str)], arguments: &[&str]) -> String {
+        let mut command = std::process::Command::new("docker");
+        command.args(["--host", self.host()]).args(arguments).envs(settings.iter().copied());
+        let output = command.stdin(Stdio::null()).output().expect("docker is there");
+        text(&format!("docker {}", arguments.join(" ")), &output)
+    }
+
+    /// Runs `docker`, which reads `input`.
+    pub(crate) fn docker_reads(&self, input: &str, arguments: &[&str]) -> String {
+        let mut child = std::process::Command::new("docker")
+            .args(["--host", self.host()])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("docker is there");
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        text(&format!("docker {}", arguments.join(" ")), &output)
     }
 
     /// Runs `docker`, however it ends.

@@ -5,16 +5,14 @@ use std::{
     env,
     ffi::OsStr,
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     time::Instant,
 };
 
 use tempfile::TempDir;
 
 use crate::{
-    command::{run, say, shell, text},
+    command::{run, say, shell},
     engine::Engine,
 };
 
@@ -32,18 +30,16 @@ pub(crate) fn base_images(engine: &Engine) -> Vec<(&'static str, String)> {
         say("base images: from the registry");
         return Vec::new();
     }
-    for (name, make) in [(SLIM, make_slim as fn(&Engine)), (TOOLS, make_tools)] {
+    // Those of an earlier run will do, as long as the compiler is the same.
+    let tools = format!("{TOOLS}:{}", run("rustc", &["--version"]).replace([' ', '(', ')'], "_"));
+    for (name, make) in [(SLIM, make_slim as fn(&Engine, &str)), (&tools, make_tools)] {
         let started = Instant::now();
         if !engine.try_docker(&["image", "inspect", name]).status.success() {
-            make(engine);
+            make(engine, name);
             say(&format!("no registry answers: made {name} in {:.0?}", started.elapsed()));
         }
     }
-    vec![
-        ("BUILD_IMAGE", TOOLS.into()),
-        ("NODE_IMAGE", TOOLS.into()),
-        ("RUNTIME_IMAGE", SLIM.into()),
-    ]
+    vec![("BUILD_IMAGE", tools.clone()), ("NODE_IMAGE", tools), ("RUNTIME_IMAGE", SLIM.into())]
 }
 
 /// The size of the base of the three small images.
@@ -58,7 +54,7 @@ pub(crate) fn size(engine: &Engine, image: &str) -> u64 {
     engine.docker(&["image", "inspect", "--format", "{{.Size}}", image]).parse().unwrap()
 }
 
-fn make_slim(engine: &Engine) {
+fn make_slim(engine: &Engine, name: &str) {
     let directory = TempDir::new().unwrap();
     let root = directory.path().join("root");
     shell(
@@ -73,12 +69,12 @@ fn make_slim(engine: &Engine) {
     shell(
         "rm -rf \"$1\"/var/cache/apt/archives/*.deb \"$1\"/var/lib/apt/lists/* \"$1\"/usr/share/{doc,man,locale}; \
          tar -C \"$1\" -c . | docker --host \"$2\" import - \"$3\"",
-        &[root.as_os_str(), OsStr::new(engine.host()), OsStr::new(SLIM)],
+        &[root.as_os_str(), OsStr::new(engine.host()), OsStr::new(name)],
     );
 }
 
 /// A C compiler, and this machine's own Rust and npm.
-fn make_tools(engine: &Engine) {
+fn make_tools(engine: &Engine, name: &str) {
     let rust = PathBuf::from(run("rustc", &["--print", "sysroot"]));
     let verbose = run("rustc", &["-vV"]);
     let target = verbose.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
@@ -94,18 +90,15 @@ fn make_tools(engine: &Engine) {
         "cd \"$1\" && tar -c bin/node lib/node_modules/npm | docker --host \"$2\" import - workflow-stack-test/node",
         &[prefix.as_os_str(), host],
     );
-    build(
-        engine,
-        TOOLS,
-        &format!(
-            "FROM {SLIM}\n\
+    let dockerfile = format!(
+        "FROM {SLIM}\n\
          RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev make perl libstdc++6 && rm -rf /var/lib/apt/lists/*\n\
          COPY --from=workflow-stack-test/rust / /usr/local/\n\
          COPY --from=workflow-stack-test/node / /usr/local/\n\
          RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm && cargo --version && npm --version\n\
          ENV CARGO_HTTP_CAINFO={CERTIFICATES} NODE_EXTRA_CA_CERTS={CERTIFICATES} npm_config_cafile={CERTIFICATES}\n"
-        ),
     );
+    engine.docker_reads(&dockerfile, &["build", "--quiet", "--tag", name, "-"]);
 }
 
 /// The claude image with the scripted agent in place of the CLI.
@@ -128,18 +121,4 @@ pub(crate) fn agent_image(engine: &Engine) -> String {
         "--version",
     ]);
     AGENT.to_owned()
-}
-
-/// Builds an image that needs no files.
-fn build(engine: &Engine, name: &str, dockerfile: &str) {
-    let mut child = Command::new("docker")
-        .args(["--host", engine.host(), "build", "--quiet", "--tag", name, "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("docker is there");
-    child.stdin.take().unwrap().write_all(dockerfile.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    text(&format!("docker build {name}"), &output);
 }

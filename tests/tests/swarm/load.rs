@@ -12,7 +12,7 @@ use testkit::{AgentScript, SseClient};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::bench::{Bench, PATIENCE};
+use crate::bench::{Bench, PATIENCE, url_of};
 
 /// How long a caller goes on asking a gateway that is not there.
 const AWAY: Duration = Duration::from_secs(60);
@@ -91,7 +91,7 @@ pub(crate) fn unequal(count: u64) -> impl Iterator<Item = u64> {
 /// Asks for one workflow under a name of its own, so that asking again is safe, until its end is heard.
 async fn call(bench: Arc<Bench>, work: u64) -> End {
     let job = Uuid::now_v7().to_string();
-    let url = format!("{}/api/workflow", bench.url(Service::Workflow));
+    let url = format!("{}/api/workflow", url_of(Service::Workflow));
     let prompt = AgentScript::new().sleep_ms(work).prompt();
     let body = json!({"repoUrl": bench.repository(), "prompt": prompt});
     let mut heard = Instant::now();

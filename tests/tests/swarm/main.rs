@@ -43,7 +43,7 @@ async fn the_stack_on_a_real_engine() {
     macro_rules! run {
         ($($case:ident)*) => {$(
             let name = stringify!($case);
-            if bench.is_asked_for(name) {
+            if is_asked_for(name) {
                 let started = Instant::now();
                 // In a task, so that a case that panics fails alone.
                 let done = tokio::spawn(cases::$case(Arc::clone(&bench))).await;
@@ -72,6 +72,7 @@ async fn the_stack_on_a_real_engine() {
         the_real_cli
         a_credential_is_rotated
         taken_away
+        the_agent_service_alone
     }
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
@@ -81,4 +82,10 @@ fn what_was_said(error: tokio::task::JoinError) -> String {
     let Ok(panic) = error.try_into_panic() else { return "it was stopped".into() };
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no text").to_owned()
+}
+
+/// Whether a case is to run: all, or those that `SWARM_TEST_CASES` names.
+fn is_asked_for(case: &str) -> bool {
+    std::env::var("SWARM_TEST_CASES")
+        .map_or(true, |cases| cases.split(',').any(|name| name == case))
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use testkit::{SseClient, wait_for};
 
 use crate::{
-    bench::{ANSWER, Bench, KEY, PATIENCE, STACK},
+    bench::{ANSWER, Bench, KEY, PATIENCE, STACK, url_of},
     command::say,
     load::{Load, unequal},
 };
@@ -72,7 +72,7 @@ pub(crate) async fn the_real_cli(bench: Arc<Bench>) {
     let agent = bench.settings().remove("CLAUDE_CODE_API_IMAGE");
     bench.deploy(&["--no-build"]);
     bench.wait_until_idle().await;
-    let url = format!("{}/api/workflow", bench.url(Service::Workflow));
+    let url = format!("{}/api/workflow", url_of(Service::Workflow));
     let body = json!({"repoUrl": bench.repository(), "prompt": "look around", "model": "sonnet"});
     let events =
         { SseClient::post(&url, &body).patience(PATIENCE).send().await }.collect_all().await;
@@ -116,7 +116,7 @@ pub(crate) async fn a_credential_is_rotated(bench: Arc<Bench>) {
 
 /// Jobs that run go on to their end; the volume stays.
 pub(crate) async fn taken_away(bench: Arc<Bench>) {
-    let url = format!("{}/api/workflow", bench.url(Service::Workflow));
+    let url = format!("{}/api/workflow", url_of(Service::Workflow));
     let prompt = testkit::AgentScript::new().sleep_ms(8000).prompt();
     let body = json!({"repoUrl": bench.repository(), "prompt": prompt});
     let mut response = SseClient::post(&url, &body).allow_cut().patience(PATIENCE).send().await;
@@ -132,4 +132,47 @@ pub(crate) async fn taken_away(bench: Arc<Bench>) {
     assert_eq!(bench.engine.docker(&["service", "ls", "--quiet"]), "");
     assert_eq!(bench.engine.docker(&["secret", "ls", "--quiet"]), "");
     assert!(bench.volume().join(".stack/jobs").is_dir());
+}
+
+/// `docker/claude-only.yml`, with the commands in its head: five agents at once behind one port. Runs when the
+/// whole stack has left its ports.
+pub(crate) async fn the_agent_service_alone(bench: Arc<Bench>) {
+    const ALONE: &str = "wstest-claude";
+    let secret = "claude_credentials";
+    bench
+        .engine
+        .docker_reads(&json!({"apiKey": KEY}).to_string(), &["secret", "create", secret, "-"]);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker/claude-only.yml");
+    let settings = [
+        ("CLAUDE_CODE_API_IMAGE", "workflow-stack-test/agent"),
+        ("CLAUDE_PORT", "13000"),
+        ("CLAUDE_CPU_RESERVATION", "0.1"),
+        ("PUBLISH_MODE", "host"),
+        ("GATEWAY_ENDPOINT_MODE", "dnsrr"),
+    ];
+    let deploy = ["stack", "deploy", "--detach", "-c", file, "--resolve-image", "never", ALONE];
+    bench.engine.docker_with(&settings, &deploy);
+    let idle = json!({"idle": 5, "busy": 0});
+    let is_idle = || async {
+        let status = bench.status(Service::Claude).await?;
+        (status["replicas"] == idle).then_some(())
+    };
+    wait_for("five idle agents", PATIENCE, is_idle).await;
+    let url = format!("{}/api/execute", url_of(Service::Claude));
+    let mut callers = tokio::task::JoinSet::new();
+    for time in unequal(12) {
+        let prompt = testkit::AgentScript::new().sleep_ms(time).prompt();
+        let request = SseClient::post(&url, &json!({"prompt": prompt})).patience(PATIENCE);
+        callers.spawn(async move {
+            let events = { request.send().await }.collect_all().await;
+            events.last().unwrap().kind().to_owned()
+        });
+    }
+    assert_eq!(callers.join_all().await, ["completed"; 12]);
+    wait_for("five idle agents again", PATIENCE, is_idle).await;
+    bench.engine.docker(&["stack", "rm", ALONE]);
+    wait_for("its containers to go", PATIENCE, || async {
+        bench.engine.docker(&["ps", "--quiet"]).is_empty().then_some(())
+    })
+    .await;
 }

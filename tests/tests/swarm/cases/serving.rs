@@ -6,7 +6,7 @@ use contract::Service;
 use testkit::SseClient;
 
 use crate::{
-    bench::Bench,
+    bench::{Bench, url_of},
     command::say,
     events::Events,
     load::{Load, unequal},
@@ -63,7 +63,7 @@ async fn hand_over(bench: &Arc<Bench>) -> Duration {
     for _ in 0..3 {
         bench.wait_until_idle().await;
         let body = serde_json::json!({"repoUrl": bench.repository()});
-        let url = format!("{}/api/pull", bench.url(Service::Pull));
+        let url = format!("{}/api/pull", url_of(Service::Pull));
         let started = std::time::Instant::now();
         let mut response = SseClient::post(&url, &body).send().await;
         response.next_of_kind("connected").await;
