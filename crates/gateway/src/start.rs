@@ -102,7 +102,7 @@ pub fn main() -> Exit {
     let config = Config::read(&mut settings);
     if let Err(error) = settings.finish() {
         eprintln!("gateway: {error}");
-        return Exit::Usage;
+        return Exit::Usage.unhurried();
     }
     logging.init();
     boot::raise_file_limit();
@@ -131,7 +131,7 @@ pub fn main() -> Exit {
                     cause = error.source();
                 }
                 tracing::error!("{text}");
-                return Exit::Unavailable;
+                return Exit::Unavailable.unhurried();
             }
         };
         while signals.next().await == Order::Drain {

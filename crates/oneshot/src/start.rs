@@ -17,7 +17,7 @@ pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
     let service = read(&mut settings);
     if let Err(error) = settings.finish() {
         eprintln!("{}: {error}", S::Request::SERVICE);
-        return Exit::Usage;
+        return Exit::Usage.unhurried();
     }
     logging.init();
     run(async move {
