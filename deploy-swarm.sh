@@ -2,6 +2,11 @@
 # Deploys the stack to Docker Swarm: ./deploy-swarm.sh --help
 set -euo pipefail
 
+if ((BASH_VERSINFO[0] < 4)); then
+    echo "deploy-swarm.sh: this bash is too old ($BASH_VERSION): it needs 4 or newer (macOS: brew install bash)" >&2
+    exit 3
+fi
+
 readonly OK=0 FAILED=1 USAGE=2 LACKING=3 NOT_CONVERGED=4
 readonly PARTS=(gateway workflow-api github-pull-api claude-code-api)
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -161,6 +166,14 @@ load_settings() {
     done < <(known_settings)
 }
 
+# A longer job needs a longer grace, in both places.
+derive_grace() {
+    [[ -n ${JOB_TIMEOUT_SECONDS-} ]] || return 0
+    [[ $JOB_TIMEOUT_SECONDS =~ ^[1-9][0-9]{0,7}$ ]] || die "$USAGE" "JOB_TIMEOUT_SECONDS: give a number of seconds"
+    export GRACE_SECONDS=${GRACE_SECONDS:-$((JOB_TIMEOUT_SECONDS + 60))}
+    export STOP_GRACE_PERIOD=${STOP_GRACE_PERIOD:-$((JOB_TIMEOUT_SECONDS + 100))s}
+}
+
 # The content of the file that one setting names.
 secret_file() { # NAME
     local path=${FROM_FILE[$1]}
@@ -206,6 +219,7 @@ git_token() {
 # --- the machine
 
 check_docker() {
+    command -v sha256sum >/dev/null || die "$LACKING" "there is no sha256sum here" "install it: coreutils (macOS: brew install coreutils)"
     command -v docker >/dev/null || die "$LACKING" "there is no docker here" \
         "install the engine: https://docs.docker.com/engine/install (Debian, Ubuntu: sudo apt-get install docker.io)"
     local why
@@ -448,6 +462,8 @@ deploy_stack() {
     local arguments
     mapfile -t arguments < <(files)
     [[ -z $REGISTRY ]] || arguments+=(--with-registry-auth)
+    # Newer clients ask for it to be said; older ones do not know it.
+    if docker stack deploy --help 2>/dev/null | grep -q -- --detach; then arguments+=(--detach=true); fi
     # never: the images are pinned already, and no registry knows an image ID.
     docker stack deploy "${arguments[@]}" --prune --resolve-image never "$STACK" \
         || die "$FAILED" "docker stack deploy failed"
@@ -526,6 +542,7 @@ deploy() {
     local credentials token
     # Everything that can be wrong with settings first: nothing is changed before they are right.
     load_settings
+    derive_grace
     credentials=$(claude_credentials) || exit
     token=$(git_token) || exit
     check_docker
@@ -608,4 +625,8 @@ main() {
 }
 
 # Sourced, it only defines its functions.
-if [[ ${BASH_SOURCE[0]} == "$0" ]]; then main "$@"; fi
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+    main "$@"
+    # Here, so that nothing is read any more from a file that may have changed meanwhile.
+    exit
+fi

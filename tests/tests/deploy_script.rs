@@ -271,6 +271,7 @@ fn reservations_fit_the_machine_or_are_refused() {
     let tight = "WORKFLOW_CPU_RESERVATION=0.1\nPULL_CPU_RESERVATION=0.1\nCLAUDE_CPU_RESERVATION=0.3\nGATEWAY_CPU_RESERVATION=0.1\nMORE=\n";
     run(tight).is(1, &["updates go stop-first"]);
     run("CLAUDE_REPLICAS=many\n").is(2, &["CLAUDE_REPLICAS: give a number"]);
+    run("JOB_TIMEOUT_SECONDS=1h\n").is(2, &["JOB_TIMEOUT_SECONDS: give a number"]);
     run("PUBLISH_MODE=both\n").is(2, &["PUBLISH_MODE: host or ingress, not both"]);
 }
 

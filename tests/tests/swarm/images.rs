@@ -18,7 +18,8 @@ use crate::{
 
 const SLIM: &str = "workflow-stack-test/slim";
 const TOOLS: &str = "workflow-stack-test/tools";
-const AGENT: &str = "workflow-stack-test/agent";
+/// The claude image with the scripted agent.
+pub(crate) const AGENT: &str = "workflow-stack-test/agent";
 /// The release that the product's base images are of.
 const RELEASE: &str = "bookworm";
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";

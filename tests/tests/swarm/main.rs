@@ -73,6 +73,7 @@ async fn the_stack_on_a_real_engine() {
         a_credential_is_rotated
         taken_away
         the_agent_service_alone
+        one_engine_without_swarm
     }
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
