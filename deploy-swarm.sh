@@ -124,7 +124,9 @@ read_env_file() { # FILE
         if [[ $value == \"*\" || $value == \'*\' ]] && ((${#value} > 1)); then
             value=${value:1:${#value}-2}
         elif [[ $value == [\"\']* ]]; then
-            die "$USAGE" "$file, line $number: $name begins with a quote that does not end; a value is one line"
+            die "$USAGE" "$file, line $number: $name begins with a quote that does not end its line; comments have lines of their own"
+        elif [[ $value =~ ^(|.*[^[:space:]])[[:space:]]+#.*$ ]]; then
+            value=${BASH_REMATCH[1]}
         fi
         if ! grep -qx -- "$name" <<<"$known"; then
             note "$file, line $number: $name is no setting of the stack, and is left alone"
@@ -332,11 +334,11 @@ plan_reservations() { # KIND CAPACITY
 
 fit_reservations() {
     local there kind plan share line own extra=0
-    for share in "${SHARES[@]}" UPDATE_PARALLELISM; do
-        line=${share%% *}
-        [[ $share == UPDATE_PARALLELISM ]] || line+=_REPLICAS
+    for share in "${SHARES[@]}"; do
+        line=${share%% *}_REPLICAS
         [[ ${!line-} =~ ^[0-9]{0,5}$ ]] || die "$USAGE" "$line: give a number"
     done
+    [[ ${UPDATE_PARALLELISM:-1} =~ ^[1-9][0-9]{0,3}$ ]] || die "$USAGE" "UPDATE_PARALLELISM: give a number from 1"
     there=$(capacity)
     # start-first needs room for new replicas beside the old ones, or the update waits for ever.
     [[ ${UPDATE_ORDER:-start-first} != start-first ]] || extra=${UPDATE_PARALLELISM:-1}
@@ -399,6 +401,7 @@ build_images() {
         [[ -z ${!name-} ]] || arguments+=(--build-arg "$name=${!name}")
     done
     arguments+=(--build-arg "REVISION=$(git -C "$ROOT" rev-parse HEAD 2>/dev/null || echo unknown)")
+    arguments+=(--build-arg "VERSION=$(grep -m 1 '^version = ' "$ROOT/Cargo.toml" | cut -d '"' -f 2)")
     for part in "${PARTS[@]}"; do
         variable=$(image_variable "$part")
         if [[ -n ${!variable-} ]]; then

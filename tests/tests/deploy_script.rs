@@ -4,6 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "helpers of tests fail loudly, and start the real script"
 )]
@@ -40,9 +41,13 @@ impl Machine {
         let stack = directory.path().join("stack");
         fs::create_dir_all(stack.join("docker")).unwrap();
         fs::create_dir_all(directory.path().join("bin")).unwrap();
-        for file in
-            ["deploy-swarm.sh", "swarm.yml", "docker/swarm.nfs.yml", "docker/swarm.git-token.yml"]
-        {
+        for file in [
+            "Cargo.toml",
+            "deploy-swarm.sh",
+            "swarm.yml",
+            "docker/swarm.nfs.yml",
+            "docker/swarm.git-token.yml",
+        ] {
             fs::copy(root.join(file), stack.join(file)).unwrap();
         }
         Self { directory }
@@ -270,6 +275,7 @@ fn reservations_fit_the_machine_or_are_refused() {
     // Room for the replicas, and none for new ones beside them.
     let tight = "WORKFLOW_CPU_RESERVATION=0.1\nPULL_CPU_RESERVATION=0.1\nCLAUDE_CPU_RESERVATION=0.3\nGATEWAY_CPU_RESERVATION=0.1\nMORE=\n";
     run(tight).is(1, &["updates go stop-first"]);
+    run("CLAUDE_REPLICAS=1   # a comment\n").is(1, &["cannot be built"]);
     run("CLAUDE_REPLICAS=many\n").is(2, &["CLAUDE_REPLICAS: give a number"]);
     run("JOB_TIMEOUT_SECONDS=1h\n").is(2, &["JOB_TIMEOUT_SECONDS: give a number"]);
     run("PUBLISH_MODE=both\n").is(2, &["PUBLISH_MODE: host or ingress, not both"]);
@@ -313,4 +319,20 @@ fn taking_away_what_is_not_there_is_no_error() {
     let no_swarm = "version*) echo 1;;\n*ControlAvailable*) echo false;;";
     Machine::with_docker(no_swarm).run(&["--down"]).is(3, &["no manager of a swarm"]);
     Machine::bare().run(&["--down"]).is(3, &["there is no docker here"]);
+}
+
+/// The image, the tests and what the CLI's stand-in says are of one version.
+#[test]
+fn the_image_has_the_cli_that_is_tested() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let version = fs::read_to_string(root.join("claude-code.version")).unwrap();
+    for file in ["package.json", "package-lock.json"] {
+        let path = root.join("../docker/claude-cli").join(file);
+        let json: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        let wanted = match file {
+            "package.json" => &json["dependencies"]["@anthropic-ai/claude-code"],
+            _ => &json["packages"]["node_modules/@anthropic-ai/claude-code"]["version"],
+        };
+        assert_eq!(wanted, version.trim(), "docker/claude-cli/{file}");
+    }
 }

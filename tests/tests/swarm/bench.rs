@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long anything may take that has no bound of its own. It matters only when a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 pub(crate) const STACK: &str = "wstest";
 /// The credential of the first deployment.
 pub(crate) const KEY: &str = "sk-ant-test-0123456789abcdef";

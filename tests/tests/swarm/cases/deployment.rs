@@ -25,6 +25,7 @@ pub(crate) async fn images_are_small_and_labelled(bench: Arc<Bench>) {
         let label = |label: &str| &config["Labels"][format!("org.opencontainers.image.{label}")];
         assert_eq!(label("title"), &json!(name.replace('/', " ")));
         assert_eq!(label("licenses"), "MIT OR Apache-2.0");
+        assert_eq!(label("version"), env!("CARGO_PKG_VERSION"));
         assert_eq!(label("revision").as_str().unwrap().len(), 40, "{}", label("revision"));
     }
     for tool in ["git", "rg", "bash"] {
