@@ -421,3 +421,24 @@ async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
         }
     }
 }
+
+#[tokio::test]
+async fn told_to_leave_while_it_waits_for_its_gateway_it_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_gate, gate) = watch::channel(false);
+    let (orders, received) = mpsc::unbounded_channel();
+    let config = ReplicaConfig {
+        bind: (Ipv4Addr::UNSPECIFIED, 0).into(),
+        // "invalid" has no hosts (RFC 2606).
+        advertise: crate::Advertise::Towards("gateway.invalid".into()),
+        workspace: dir.path().to_owned(),
+        grace: None,
+        journal_limit: 1000,
+        cors: web::Cors::default(),
+        id: ReplicaId::new(),
+    };
+    let exit = tokio::spawn(serve(Gated { gate, policy: Policy::default() }, config, received));
+    orders.send(Order::Leave).unwrap();
+    assert_eq!(exit.await.unwrap(), Exit::Ok);
+    assert!(!dir.path().join(".stack").exists(), "it has not touched the volume");
+}
