@@ -1,7 +1,10 @@
 //! The command line of a service, which has no more than help and a version: its settings are in the
 //! environment.
 
-use crate::{Exit, Probe, healthcheck::healthcheck};
+use crate::{
+    Exit, Probe,
+    healthcheck::{Pace, healthcheck},
+};
 
 /// Answers `--help`, `--version` and `healthcheck`, and refuses everything else. `None`: there is nothing on
 /// the command line, and the service may start.
@@ -12,8 +15,8 @@ pub fn answer_arguments(name: &str, about: &str, version: &str, probe: Probe) ->
     let second = arguments.next();
     match first.as_str() {
         "healthcheck" => match second.as_deref() {
-            None => Some(healthcheck(probe, false)),
-            Some("--hold") => Some(healthcheck(probe, true)),
+            None => Some(healthcheck(probe, Pace::AtOnce)),
+            Some("--hold") => Some(healthcheck(probe, Pace::Held)),
             Some(other) => {
                 eprintln!("{name}: healthcheck takes --hold or nothing, not {other}");
                 Some(Exit::Usage)

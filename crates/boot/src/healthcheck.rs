@@ -43,6 +43,15 @@ pub enum Closed {
     Ill,
 }
 
+/// How long a probe of a process that is well may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// As long as the answer.
+    AtOnce,
+    /// 25 s, if the process has been up for a while.
+    Held,
+}
+
 /// How a probe was answered.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
@@ -51,10 +60,9 @@ enum Answer {
     Ill(String),
 }
 
-/// Probes the service in this container. With `hold`, the probe of a process that has been up for a while
-/// and is well takes 25 s: engines begin each probe a fixed time after the last one ended, and the first
-/// one that time after the start, so this alone makes the first early and the others rare.
-pub(crate) fn healthcheck(probe: Probe, hold: bool) -> Exit {
+/// Probes the service in this container. Engines begin each probe a fixed time after the last one ended, and
+/// the first one that time after the start, so holding later ones alone makes the first early and them rare.
+pub(crate) fn healthcheck(probe: Probe, pace: Pace) -> Exit {
     let address = match address(&ProcessEnv, probe) {
         Ok(address) => address,
         Err(error) => {
@@ -76,7 +84,7 @@ pub(crate) fn healthcheck(probe: Probe, hold: bool) -> Exit {
             return Exit::Failed;
         }
     }
-    if hold && main_process_age().is_some_and(|age| age > YOUNG) {
+    if pace == Pace::Held && main_process_age().is_some_and(|age| age > YOUNG) {
         thread::sleep(HOLD_TIME);
     }
     Exit::Ok
