@@ -5,7 +5,9 @@ use std::{ffi::OsString, net::IpAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use contract::Service;
 
-use crate::client::{AttachOptions, CancelOptions, JobsOptions, RunOptions, ShowOptions};
+use crate::client::{
+    AttachOptions, CancelOptions, JobsOptions, LoadOptions, RunOptions, ShowOptions,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,6 +33,7 @@ pub(crate) enum Command {
     Show(ShowOptions),
     Attach(AttachOptions),
     Cancel(CancelOptions),
+    Load(LoadOptions),
     Demo(DemoOptions),
     Doctor(DoctorOptions),
     Completions(CompletionsOptions),

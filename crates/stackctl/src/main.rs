@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Show(options) => client::show(options),
         Command::Attach(options) => client::attach(options),
         Command::Cancel(options) => client::cancel(options),
+        Command::Load(options) => client::load(options),
         Command::Demo(options) => demo::main(options),
         Command::Doctor(options) => doctor::main(options),
         Command::Completions(options) => completions::main(options),

@@ -30,7 +30,7 @@ pub(crate) enum ClientError {
     NotAStack { url: BaseUrl, what: String },
     /// The answer says what to do.
     #[error("{sentence}")]
-    Refused { status: StatusCode, sentence: String },
+    Refused { status: StatusCode, code: Option<String>, sentence: String },
     #[error(
         "{url} has not answered for {seconds} s; the job goes on without a watcher, come back with `{come_back}`"
     )]
@@ -47,6 +47,8 @@ pub(crate) enum ClientError {
     Answer(#[source] serde_json::Error),
     #[error("failed to print")]
     Output(#[source] std::io::Error),
+    #[error("failed to write {file}; choose another place for it")]
+    File { file: String, source: std::io::Error },
     #[error("failed to listen to signals")]
     Signals(#[source] std::io::Error),
 }
@@ -64,9 +66,11 @@ impl ClientError {
                     exit::UNREACHABLE
                 }
             }
-            Self::NoSuchJob(_) | Self::NotAnId(_) | Self::Ambiguous { .. } | Self::Prompt(_) => {
-                exit::USAGE
-            }
+            Self::NoSuchJob(_)
+            | Self::NotAnId(_)
+            | Self::Ambiguous { .. }
+            | Self::Prompt(_)
+            | Self::File { .. } => exit::USAGE,
             Self::Unreachable { .. }
             | Self::NotAStack { .. }
             | Self::Lost { .. }

@@ -1,4 +1,4 @@
-//! The commands of whoever has jobs done: `run`, `attach`, `jobs`, `show`, `cancel`.
+//! The commands of whoever has jobs done: `run`, `attach`, `jobs`, `show`, `cancel`, `load`.
 //!
 //! They know the stack by its address alone, and use nothing but the wire contract: what they do, any program
 //! can do.
@@ -10,6 +10,7 @@ mod follow;
 mod ids;
 mod interrupt;
 mod jobs;
+mod load;
 mod options;
 mod render;
 mod run;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 
 use error::{ClientError, exit};
 pub(crate) use interrupt::Interrupts;
+pub(crate) use load::LoadOptions;
 pub(crate) use options::{
     AgentOptions, AttachOptions, CancelOptions, JobsOptions, RetryOptions, RunOptions, ShowOptions,
     StackOptions,
@@ -49,6 +51,11 @@ pub(crate) fn show(options: ShowOptions) -> ExitCode {
 /// `stackctl cancel`.
 pub(crate) fn cancel(options: CancelOptions) -> ExitCode {
     main(async move { jobs::cancel(&options).await.map(|()| exit::COMPLETE) })
+}
+
+/// `stackctl load`.
+pub(crate) fn load(options: LoadOptions) -> ExitCode {
+    main(load::load(options))
 }
 
 fn main(command: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
