@@ -41,6 +41,8 @@ pub(crate) enum ClientError {
     NotAnId(String),
     #[error("'{given}' may be any of {}: give more of the id", .matches.join(", "))]
     Ambiguous { given: String, matches: Vec<String> },
+    #[error("{0}")]
+    Usage(String),
     #[error("failed to read the prompt from standard input")]
     Prompt(#[source] std::io::Error),
     #[error("failed to read the answer")]
@@ -70,6 +72,7 @@ impl ClientError {
             | Self::NotAnId(_)
             | Self::Ambiguous { .. }
             | Self::Prompt(_)
+            | Self::Usage(_)
             | Self::File { .. } => exit::USAGE,
             Self::Unreachable { .. }
             | Self::NotAStack { .. }

@@ -96,7 +96,7 @@ fn histogram(out: &mut String, results: &Results) {
         }
     }
     let highest = bins.iter().map(|(all, _)| *all).max().unwrap_or_default();
-    let y = Axis::new(f64::from(highest), 670.0, 470.0);
+    let y = Axis::of_counts(f64::from(highest), 670.0, 470.0);
     frame(out, &x, &y, "seconds until the end of a job", "jobs");
     let width = (RIGHT - LEFT) / 40.0;
     for (number, (all, bad)) in (0_u8..).zip(bins) {
@@ -132,6 +132,12 @@ impl Axis {
             .find(|step| largest / step <= 10.0)
             .unwrap_or(largest);
         Self { step, most: (largest / step).ceil() * step, from, to }
+    }
+
+    /// As [`new`](Self::new), in whole steps.
+    fn of_counts(largest: f64, from: f64, to: f64) -> Self {
+        let axis = Self::new(largest, from, to);
+        if axis.step >= 1.0 { axis } else { Self { step: 1.0, most: largest.max(1.0), ..axis } }
     }
 
     fn place(&self, value: f64) -> f64 {

@@ -37,6 +37,7 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// Runs the load and reports; returns what the command exits with.
 pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
+    options.check()?;
     boot::raise_file_limit();
     let api = Api::new(options.address()?);
     // Nothing is measured of a stack that is not there, or is none.

@@ -7,7 +7,7 @@ use contract::Service;
 use serde_json::{Map, Value};
 use web::BaseUrl;
 
-use crate::client::options::RetryOptions;
+use crate::client::{error::ClientError, options::RetryOptions};
 
 /// Send many jobs at once, and measure what becomes of them
 ///
@@ -19,7 +19,7 @@ use crate::client::options::RetryOptions;
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
-  stackctl load --repo https://github.com/user/repo.git --prompt 'Create test{n}.txt'
+  stackctl load --repo https://github.com/user/repo.git --prompt 'Create test{i}.txt'
   stackctl load -n 100 -c 20 --repo https://github.com/user/repo.git --prompt 'Say hello' --svg load.svg
   stackctl load -n 50 -c 10 --service pull --repo https://github.com/user/repo.git --json - | jq .milliseconds
 
@@ -38,15 +38,15 @@ pub(crate) struct LoadOptions {
     #[arg(long, value_enum, default_value_t = Target::Workflow)]
     pub(crate) service: Target,
     /// The repository; `workflow` and `pull` need one
-    #[arg(long, value_name = "URL", required_unless_present = "body", required_if_eq_any = [("service", "pull")])]
+    #[arg(long, value_name = "URL")]
     pub(crate) repo: Option<String>,
-    /// What the agent is to do; `{n}` becomes the job's number. Given more than once, the jobs take turns
+    /// What the agent is to do; `{i}` becomes the job's number. Given more than once, the jobs take turns
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: Vec<String>,
     /// The branch [default: the repository's own]
     #[arg(long, value_name = "NAME")]
     pub(crate) branch: Option<String>,
-    /// Work in the shared checkout of that name; `{n}` becomes the job's number [default: a fresh one for each]
+    /// Work in the shared checkout of that name; `{i}` becomes the job's number [default: a fresh one for each]
     #[arg(long, value_name = "NAME")]
     pub(crate) directory: Option<String>,
     /// More fields of the request, such as '{"model": "haiku", "maxTurns": 3}'
@@ -112,9 +112,20 @@ impl LoadOptions {
         given.unwrap_or_else(local).parse().map_err(|why| anyhow::anyhow!("STACK_URL: {why}"))
     }
 
+    /// Whether a job could be done at all, as far as that can be seen from here.
+    ///
+    /// # Errors
+    /// If no repository is given to who needs one.
+    pub(super) fn check(&self) -> Result<(), ClientError> {
+        if self.service == Target::Claude || self.request(1).get("repoUrl").is_some() {
+            return Ok(());
+        }
+        Err(ClientError::Usage("say which repository with --repo".to_owned()))
+    }
+
     /// The request of job `number`, from 1. What is wrong with it, the stack says.
     pub(super) fn request(&self, number: u32) -> Value {
-        let numbered = |text: &String| Value::from(text.replace("{n}", &number.to_string()));
+        let numbered = |text: &String| Value::from(text.replace("{i}", &number.to_string()));
         let turn = usize::try_from(number.saturating_sub(1)).unwrap_or_default();
         let prompt = self.prompt.iter().cycle().nth(turn % self.prompt.len().max(1));
         let mut body = Map::new();
@@ -154,9 +165,9 @@ mod tests {
     fn the_request_of_each_job() {
         let options = parse(&[
             "--repo=u",
-            "--prompt=first {n}",
+            "--prompt=first {i}",
             "--prompt=other",
-            "--directory=d{n}",
+            "--directory=d{i}",
             "--branch=b",
             "--body={\"maxTurns\": 3, \"branch\": \"c\"}",
         ])
@@ -174,14 +185,17 @@ mod tests {
 
     #[test]
     fn what_is_refused_before_anything_is_sent() {
+        assert!(parse(&[]).unwrap().check().is_err());
+        assert!(parse(&["--service=pull", "--body={}"]).unwrap().check().is_err());
+        for arguments in [&["--service=claude"][..], &["--body={\"repoUrl\": \"u\"}"]] {
+            assert!(parse(arguments).unwrap().check().is_ok(), "{arguments:?}");
+        }
         for arguments in [
-            &[][..],
-            &["--repo=u", "-n=0"],
+            &["--repo=u", "-n=0"][..],
             &["--repo=u", "-c=0"],
             &["--repo=u", "-c=10001"],
             &["--repo=u", "--body=[]"],
             &["--repo=u", "--jitter-ms=-1"],
-            &["--service=pull", "--body={}"],
             &["--service=postgres", "--repo=u"],
         ] {
             assert_eq!(parse(arguments).unwrap_err().exit_code(), 2, "{arguments:?}");

@@ -44,7 +44,7 @@ impl Run {
         [
             ("queueing", results.spread(|kept| kept.queueing)),
             ("first event", results.spread(|kept| kept.first)),
-            ("total", results.spread(|kept| Some(kept.total))),
+            ("total", results.spread(|kept| kept.first.and(Some(kept.total)))),
         ]
     }
 }
