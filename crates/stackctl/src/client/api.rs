@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use contract::{JobId, JobList, JobState, JobView};
+use contract::{JobId, JobList, JobState, JobView, Timestamp};
 use http::{Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
 use web::{Answer, AskError, BaseUrl, ask};
@@ -132,6 +132,27 @@ impl Api {
                 return Ok(jobs);
             }
         }
+    }
+
+    /// The jobs created since, newest first, from at most so many pages; and whether those are all.
+    pub(crate) async fn jobs_since(
+        &self,
+        since: Timestamp,
+        pages: usize,
+    ) -> Result<(Vec<JobView>, bool), ClientError> {
+        let mut jobs: Vec<JobView> = Vec::new();
+        let mut cursor: Option<JobId> = None;
+        for _ in 0..pages {
+            let after = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+            let page: JobList = self.get(&format!("/api/jobs?limit={PAGE}{after}")).await?.0;
+            let reached = page.jobs.last().is_none_or(|oldest| oldest.created < since);
+            jobs.extend(page.jobs.into_iter().filter(|job| job.created >= since));
+            cursor = page.next.and_then(|next| next.parse().ok());
+            if reached || cursor.is_none() {
+                return Ok((jobs, true));
+            }
+        }
+        Ok((jobs, false))
     }
 
     /// What the service at this address is doing.

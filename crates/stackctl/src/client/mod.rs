@@ -7,7 +7,7 @@ mod api;
 mod draw;
 mod error;
 mod follow;
-mod ids;
+pub(crate) mod ids;
 mod interrupt;
 mod jobs;
 mod load;
@@ -18,13 +18,17 @@ mod watch;
 
 use std::process::ExitCode;
 
-use error::{ClientError, exit};
+pub(crate) use api::Api;
+pub(crate) use draw::{clean, one_line};
+pub(crate) use error::{ClientError, chain, exit};
 pub(crate) use interrupt::Interrupts;
+pub(crate) use jobs::between;
 pub(crate) use load::LoadOptions;
 pub(crate) use options::{
     AgentOptions, AttachOptions, CancelOptions, JobsOptions, RetryOptions, RunOptions, ShowOptions,
     StackOptions,
 };
+pub(crate) use render::note;
 pub(crate) use run::run_workflow;
 pub(crate) use watch::End;
 
@@ -65,7 +69,7 @@ fn main(command: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
         .map_err(anyhow::Error::from)
         .and_then(|runtime| runtime.block_on(command));
     ExitCode::from(result.unwrap_or_else(|error| {
-        render::note(&format!("error: {error:#}"));
+        note(&format!("error: {error:#}"));
         error.downcast_ref().map_or(exit::FAILED, ClientError::exit_code)
     }))
 }
