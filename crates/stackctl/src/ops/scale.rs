@@ -243,11 +243,16 @@ impl Wait {
 fn missing(wanted: Wanted, status: &Status) -> Option<String> {
     let slots = || status.slots.iter().filter(|it| it.part == wanted.service.name());
     let leaving = slots().filter(|it| it.leaving).count();
+    let staying = slots().count() - leaving;
     let up = slots().filter(|it| !it.leaving && it.state != SlotState::Down).count();
     let count = usize::from(wanted.replicas);
     let mut what = Vec::new();
     if up < count {
         what.push(format!("{up} of {count} run"));
+    }
+    // `up` has said that it will, and has not come to it yet.
+    if staying > count {
+        what.push(format!("{} too many", staying - count));
     }
     if leaving > 0 {
         what.push(format!("{leaving} finish what they do"));

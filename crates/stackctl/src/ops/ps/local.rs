@@ -62,17 +62,17 @@ fn look(pids: &[i32]) -> HashMap<i32, Use> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
         .filter_map(|pid| parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?))
         .collect();
-    pids.iter().map(|pid| (*pid, tree(&all, *pid))).collect()
+    pids.iter().filter_map(|pid| Some((*pid, tree(&all, *pid)?))).collect()
 }
 
-/// Of a process and all below it.
-fn tree(all: &[Process], root: i32) -> Use {
+/// Of a process and all below it; none if it is gone, as one is that has done its job.
+fn tree(all: &[Process], root: i32) -> Option<Use> {
     let mut children: HashMap<i32, Vec<&Process>> = HashMap::new();
     for process in all {
         children.entry(process.parent).or_default().push(process);
     }
     let mut sum = Use::default();
-    let mut waiting: Vec<&Process> = all.iter().filter(|it| it.pid == root).collect();
+    let mut waiting: Vec<&Process> = vec![all.iter().find(|it| it.pid == root)?];
     while let Some(process) = waiting.pop() {
         sum.ticks += process.ticks;
         sum.memory += process.pages * PAGE;
@@ -80,7 +80,7 @@ fn tree(all: &[Process], root: i32) -> Use {
         let below = children.remove(&process.pid).into_iter().flatten();
         waiting.extend(below.filter(|it| it.pid != root));
     }
-    sum
+    Some(sum)
 }
 
 /// proc(5): the name in parentheses may hold anything, so fields are counted from its end.
@@ -191,9 +191,9 @@ mod tests {
         let process = |pid, parent| Process { pid, parent, ticks: 1, pages: 10 };
         // 4 and 5 are a circle, as a pid that is used again could make one.
         let all = [process(1, 0), process(2, 1), process(3, 2), process(4, 5), process(5, 4)];
-        assert_eq!(tree(&all, 1), Use { ticks: 3, memory: 30 * PAGE });
-        assert_eq!(tree(&all, 4), Use { ticks: 2, memory: 20 * PAGE });
-        assert_eq!(tree(&all, 9), Use::default());
+        assert_eq!(tree(&all, 1), Some(Use { ticks: 3, memory: 30 * PAGE }));
+        assert_eq!(tree(&all, 4), Some(Use { ticks: 2, memory: 20 * PAGE }));
+        assert_eq!(tree(&all, 9), None);
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ pub(crate) fn draw(snapshot: &Snapshot) -> String {
     let mut text = format!("{bold}{}{bold:#}\n\n", capital(&snapshot.target));
     let _ = writeln!(
         text,
-        "{bold}{:<17}{:>9}{:>6}{:>6}{:>7}{:>8}{:>10}{:>8}{:>8}{:>11}  STATES{bold:#}",
+        "{bold}{:<17}{:>9}{:>6}{:>6}{:>7}{:>8}{:>11}{:>8}{:>8}{:>11}  STATES{bold:#}",
         "SERVICE",
         "REPLICAS",
         "IDLE",
@@ -32,7 +32,7 @@ pub(crate) fn draw(snapshot: &Snapshot) -> String {
     if !snapshot.replicas.is_empty() {
         let _ = writeln!(
             text,
-            "\n{bold}{:<20}{:<11}{:>12}{:>8}{:>10}  {:<10}NODE{bold:#}",
+            "\n{bold}{:<20}{:<11}{:>12}{:>8}{:>11}  {:<10}NODE{bold:#}",
             "REPLICA", "STATE", "SINCE", "CPU", "MEMORY", "JOB"
         );
     }
@@ -72,7 +72,7 @@ fn service(text: &mut String, row: &ServiceRow) {
         row.update.as_ref().map(|update| format!("  (update {update})")).unwrap_or_default();
     let _ = writeln!(
         text,
-        "{:<17}{style}{:>9}{style:#}{:>6}{:>6}{:>7}{:>8}{:>10}{:>8}{:>8}{:>11}  {}{update}",
+        "{:<17}{style}{:>9}{style:#}{:>6}{:>6}{:>7}{:>8}{:>11}{:>8}{:>8}{:>11}  {}{update}",
         row.service,
         format!("{up}/{}", row.wanted),
         number(row.idle),
@@ -94,7 +94,7 @@ fn replica(text: &mut String, row: &ReplicaRow, now: Timestamp) {
         _ => AnsiColor::Yellow.on_default(),
     };
     let line = format!(
-        "{:<20}{style}{:<11}{style:#}{:>12}{:>8}{:>10}  {:<10}{}",
+        "{:<20}{style}{:<11}{style:#}{:>12}{:>8}{:>11}  {:<10}{}",
         format!("{}.{}", row.service, row.slot),
         row.state,
         row.since.map(|since| between(since, now)).unwrap_or_default(),
