@@ -55,6 +55,11 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Whether it was started for this test.
+    pub(crate) fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
     /// Runs `docker`, which must go well, and returns what it prints.
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
         let Output { status, stdout, stderr } = docker(&self.host, arguments);

@@ -30,9 +30,9 @@ fn deploy(engine: &Engine) {
     };
     let none = json!({});
     let grace = json!({"stop_grace_period": "90s"});
-    // Told to leave, it does so after its job, as a replica does.
+    // Told to leave, it does so after its job, as a replica does: the signal is taken, and nothing is done.
     let job = format!(
-        "trap 'leaving=1' TERM; echo ready; sleep 1; echo INFO begins job={JOB}; sleep 1; echo done >&2"
+        "trap : TERM; echo ready; sleep 1; echo INFO begins job={JOB}; sleep 1; echo done >&2"
     );
     let services: serde_json::Map<_, _> = [
         service("gateway", 1, "echo gateway is up; exec sleep 1000".into(), none.clone()),
@@ -78,7 +78,7 @@ async fn a_stack_on_a_swarm() {
     logs(&engine, &asked).await;
     engine.docker(&["stack", "rm", STACK]);
 
-    if engine.host.starts_with("unix:///tmp/") {
+    if engine.is_own() {
         engine.docker(&["swarm", "leave", "--force"]);
         let left = asked(&["ps"]).await;
         assert_eq!(left.code, 3, "{left:?}");
@@ -146,13 +146,8 @@ async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
 
     let fewer = asked(&["scale", "workflow=1", "pull=1"]).await;
     assert_eq!(fewer.code, 0, "{fewer:?}");
-    assert!(
-        fewer.stderr.contains("github-pull-api is that leaves is killed after 10 s")
-            || fewer
-                .stderr
-                .contains("a replica of github-pull-api that leaves is killed after 10 s"),
-        "{fewer:?}"
-    );
+    let warning = "a replica of github-pull-api that leaves is killed after 10 s";
+    assert!(fewer.stderr.contains(warning), "{fewer:?}");
     assert!(!fewer.stderr.contains("a replica of workflow-api that leaves is killed"), "{fewer:?}");
     assert_eq!(spec(), (before, 1));
     wait_for("one workflow task", PATIENCE, || async {
@@ -162,8 +157,8 @@ async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
     })
     .await;
 
-    let stuck = asked(&["scale", "pull=0", "--timeout", "60"]).await;
-    assert_eq!(stuck.code, 0, "{stuck:?}");
+    let none = asked(&["scale", "pull=0"]).await;
+    assert_eq!(none.code, 0, "{none:?}");
     for (arguments, what) in
         [(&["scale", "gateway=2"][..], "one gateway"), (&["scale", "pull=1", "pull=2"], "twice")]
     {

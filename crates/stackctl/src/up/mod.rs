@@ -33,7 +33,7 @@ pub(crate) use environment::passed;
 use environment::{Environment, gateway_host};
 use output::Output;
 use roster::Roster;
-use slot::Phase;
+use slot::{Origin, Phase};
 use slots::{Slots, Supplies};
 
 /// Exit codes, after `sysexits.h`.
@@ -93,7 +93,7 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
         (Part::ClaudeCodeApi, options.claude),
     ];
     for (part, count) in counts {
-        slots.scale(part, count);
+        slots.scale(part, count, Origin::Beginning);
     }
     let (changes, mut changed) = mpsc::channel(16);
     let mut tasks = JoinSet::new();
@@ -131,7 +131,7 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
             Some(wanted) = changed.recv() => {
                 for (service, count) in wanted {
                     output.note(&format!("{service} is to have {count} replicas"));
-                    slots.scale(Part::from(service), count);
+                    slots.scale(Part::from(service), count, Origin::Scaled);
                 }
             }
             Some(ended) = slots.ended() => {

@@ -28,6 +28,15 @@ const START_TIME: Duration = Duration::from_secs(1);
 /// How long what a dead part has left behind may take to be gone.
 const SWEEP_TIME: Duration = Duration::from_secs(2);
 
+/// Why there is a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The stack began with it: if it cannot be started, the stack cannot.
+    Beginning,
+    /// It was asked for while the stack ran, which goes on whatever becomes of it.
+    Scaled,
+}
+
 /// What the stack as a whole is doing. Only ever goes forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
@@ -42,6 +51,7 @@ pub(crate) struct Slot {
     pub(crate) part: Part,
     /// From 1, among those of the same part.
     pub(crate) number: u16,
+    pub(crate) origin: Origin,
     pub(crate) program: PathBuf,
     pub(crate) workspace: Workspace,
     pub(crate) environment: Arc<Environment>,
@@ -58,7 +68,7 @@ impl Slot {
     /// If it cannot be started at all.
     pub(crate) async fn run(mut self) -> anyhow::Result<(Part, u16)> {
         let mut pause = FIRST_PAUSE;
-        let mut first = true;
+        let mut first = self.origin == Origin::Beginning;
         loop {
             // Seen once for the whole life of the part: what is said after this, be it while it starts, it is
             // told by a signal.

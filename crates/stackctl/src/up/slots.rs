@@ -9,7 +9,7 @@ use super::{
     environment::Environment,
     output::Output,
     roster::Roster,
-    slot::{Phase, Slot},
+    slot::{Origin, Phase, Slot},
 };
 use crate::cli::Part;
 
@@ -68,10 +68,10 @@ impl Slots {
     }
 
     /// Starts slots of a part, or lets those of the highest numbers go, until there are so many.
-    pub(super) fn scale(&mut self, part: Part, count: u16) {
+    pub(super) fn scale(&mut self, part: Part, count: u16, origin: Origin) {
         let (add, leave) = change(&self.numbers(part), count);
         for number in add {
-            self.start(part, number);
+            self.start(part, number, origin);
         }
         for number in leave {
             if let Some(told) = self.told.get_mut(&(part.name(), number)) {
@@ -89,13 +89,14 @@ impl Slots {
         of_part.map(|((_, number), told)| (*number, told.leaving)).collect()
     }
 
-    fn start(&mut self, part: Part, number: u16) {
+    fn start(&mut self, part: Part, number: u16, origin: Origin) {
         let (phase, phases) = watch::channel(self.phase);
         let supplies = &self.supplies;
         supplies.roster.add(part, number);
         let slot = Slot {
             part,
             number,
+            origin,
             program: supplies.program.clone(),
             workspace: supplies.workspace.clone(),
             environment: Arc::clone(&supplies.environment),
