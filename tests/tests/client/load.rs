@@ -166,21 +166,21 @@ async fn ctrl_c_reports_what_there_is() {
     scene.stack.wait_until_idle().await;
 }
 
-/// A server that says this to a request for a job, and that no job has an outcome.
-async fn impostor(stream: &'static str) -> (String, JoinSet<()>) {
+/// A server that says this to a request for a job, and that to whoever asks what became of it.
+async fn impostor(stream: &'static str, job: Option<&'static str>) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let mut serving = JoinSet::new();
     serving.spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((connection, _)) = listener.accept().await {
-            connections.spawn(answer(connection, stream));
+            connections.spawn(answer(connection, stream, job));
         }
     });
     (url, serving)
 }
 
-async fn answer(connection: TcpStream, stream: &str) {
+async fn answer(connection: TcpStream, stream: &str, job: Option<&str>) {
     let mut connection = BufReader::new(connection);
     let (mut head, mut length) = (String::new(), 0);
     while connection.read_line(&mut head).await.unwrap_or(0) > 2 {
@@ -199,6 +199,8 @@ async fn answer(connection: TcpStream, stream: &str) {
         )
     } else if head.starts_with("POST") {
         ("200 OK", "text/event-stream", stream)
+    } else if let (Some(job), false) = (job, head.contains("/events")) {
+        ("200 OK", "application/json", job)
     } else {
         (
             "503 Service Unavailable",
@@ -218,6 +220,7 @@ async fn answer(connection: TcpStream, stream: &str) {
 async fn what_follows_the_end_is_seen() {
     let (url, _serving) = impostor(
         "id: 1\ndata: {\"type\":\"workflow_complete\"}\n\nid: 2\ndata: {\"type\":\"workflow_error\"}\n\n",
+        None,
     )
     .await;
     let said = ran(&url, &["load", "-n", "2", "--repo", "u", "--json", "-"]).await;
@@ -227,9 +230,29 @@ async fn what_follows_the_end_is_seen() {
     assert_eq!(report["troubles"][0]["what"], "workflow_error after the terminal event");
 }
 
+const CUT: &str = "id: 1\ndata: {\"type\":\"message\"}\n\n";
+
+/// Its stream was cut for ever, and yet it was done.
+#[tokio::test]
+async fn a_job_with_an_outcome_is_not_lost() {
+    let job = r#"{"jobId": "019aa001-0000-7000-8000-0123456789ab", "service": "workflow-api",
+        "state": "failed", "created": "2026-01-01T00:00:00.000Z", "code": "agent_failed"}"#;
+    let (url, _serving) = impostor(CUT, Some(job)).await;
+    let arguments = ["load", "-n", "2", "--repo", "u", "--retry-seconds", "1", "--json", "-"];
+    let said = ran(&url, &arguments).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let report = said.json();
+    assert_eq!(
+        report["outcomes"],
+        json!([{"outcome": "workflow_error agent_failed", "complete": false, "count": 2}])
+    );
+    let told = report["troubles"].to_string();
+    assert!(told.contains("but it has one: failed"), "{told}");
+}
+
 #[tokio::test]
 async fn a_job_without_an_outcome_is_lost() {
-    let (url, _serving) = impostor("id: 1\ndata: {\"type\":\"message\"}\n\n").await;
+    let (url, _serving) = impostor(CUT, None).await;
     let arguments = ["load", "-n", "2", "--repo", "u", "--retry-seconds", "1", "--json", "-"];
     let said = ran(&url, &arguments).await;
     assert_eq!(said.code, 1, "{said:?}");

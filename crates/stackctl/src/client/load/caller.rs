@@ -127,7 +127,7 @@ impl Caller {
     /// What becomes of a job whose stream cannot be followed: it counts as lost only without an outcome.
     async fn judge(&self, error: ClientError, seen: &mut Seen) -> Ended {
         seen.why = Some(one_line(&error.to_string(), 300));
-        if let ClientError::Refused { status, code, .. } = &error {
+        if let (ClientError::Refused { status, code, .. }, None) = (&error, seen.first) {
             return Ended::Refused { status: status.as_u16(), code: code.clone() };
         }
         let Some(job) = seen.job else { return Ended::Lost };
@@ -136,8 +136,8 @@ impl Caller {
             if let Ok(view) = self.api.job(job).await
                 && view.state.has_ended()
             {
-                seen.fault = Some(format!(
-                    "its stream could not be followed to its end, but the job is {}",
+                seen.why = Some(format!(
+                    "its stream could not be followed to its end, but it has one: {}",
                     view.state.as_str()
                 ));
                 return outcome(self.service, view.state, view.code.map(|code| code.to_string()));
