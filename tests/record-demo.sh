@@ -1,20 +1,13 @@
 #!/usr/bin/env bash
 # Runs `stackctl demo` and puts what it shows into README.md, between the two marks. What differs from run to
-# run (ports, ids, directories, times) is made the same, so that the recording changes only when the demo does.
+# run is made the same by demo.sed, so that the recording changes only when the demo does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 recording=$(mktemp)
 trap 'rm -f "$recording"' EXIT
 cargo build --quiet --release --package stackctl
-NO_COLOR=1 cargo stack demo | sed -E '
-  s#https?://127\.0\.0\.1:[0-9]+/sample\.git#http://127.0.0.1:40000/sample.git#g
-  s#[^ ]*/stackctl-demo-[A-Za-z0-9]+#/tmp/stackctl-demo#g
-  s#[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}#019c0000-0000-7000-8000-000000000000#g
-  s#workflows at [^,]+, pulls at [^,]+, agents at .*#workflows at http://127.0.0.1:40005, pulls at http://127.0.0.1:40004, agents at http://127.0.0.1:40003#
-  s#--url http://127\.0\.0\.1:[0-9]+#--url http://127.0.0.1:40005#
-  s#after [0-9.]+ s#after 2.3 s#
-' | sed -e '1{/^$/d}' > "$recording"
+NO_COLOR=1 cargo stack demo | sed -E -f tests/demo.sed | sed -e '1{/^$/d}' > "$recording"
 
 awk -v recording="$recording" '
   /<!-- demo: begin -->/ { print; print "```text"; while ((getline line < recording) > 0) print line; print "```"; skip = 1 }

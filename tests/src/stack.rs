@@ -312,7 +312,8 @@ fn base_url(port: u16) -> String {
 }
 
 /// Ports nobody has at the moment. All are held until all are known, so that no two are alike.
-fn free_ports() -> [u16; 3] {
+#[must_use]
+pub fn free_ports() -> [u16; 3] {
     let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }

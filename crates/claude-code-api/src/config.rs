@@ -80,8 +80,8 @@ impl Config {
         }
         match &self.credential {
             None => said.push(
-                "there is no credential for the Messages API: set CLAUDE_CODE_CREDENTIALS_SECRET or \
-                 CLAUDE_CODE_CREDENTIALS_JSON"
+                "there is no credential for the Messages API: set ANTHROPIC_API_KEY, \
+                 CLAUDE_CODE_CREDENTIALS_SECRET or CLAUDE_CODE_CREDENTIALS_JSON"
                     .to_owned(),
             ),
             Some(credential) if credential.is_expired() => said.push(

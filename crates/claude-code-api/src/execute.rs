@@ -20,7 +20,7 @@ use crate::{
     invocation::{arguments, environment, user_line},
     private::Private,
     refusal::Refusal,
-    session::Session,
+    session::Conversation,
     verdict::{Ended, Evidence},
 };
 
@@ -40,14 +40,14 @@ pub fn execute(
             // The volume may be a network file system.
             spawn_blocking(move || Opening::new(&config, &context, &request)).await
         };
-        let Ok(Opening { session, workspace, ready }) = opening else {
+        let Ok(Opening { session, is_resumed, workspace, ready }) = opening else {
             yield Step::End(Refusal::new(Code::Internal, "the job could not be prepared").ending(SessionId::new()));
             return;
         };
         yield event(&ExecuteEvent::Connected {
             session_id: session,
-            resuming: request.options.resume_session_id.is_some(),
-            resumed_from: request.options.resume_session_id,
+            resuming: is_resumed,
+            resumed_from: is_resumed.then_some(session),
             job_id: context.id,
             workspace: &workspace,
         });
@@ -72,8 +72,9 @@ pub fn execute(
         }
         let remains = agent.remains();
         drop(agent);
-        // Not waited for longer than needed if the stream is dropped here: it then ends by itself.
-        let _ = spawn_blocking(move || ready.close()).await;
+        // What is private goes, and the session is free. Not waited for if the stream is dropped here: it then
+        // ends by itself.
+        let _ = spawn_blocking(move || drop(ready)).await;
         let ending = judge(remains, session, &config, context.stop.reason());
         info!(job = %context.id, %session, state = ending.state.as_str(), code = ?ending.code, "the agent ended");
         yield Step::End(ending);
@@ -95,6 +96,7 @@ fn event(event: &ExecuteEvent<'_>) -> Step {
 /// What is known before the agent starts.
 struct Opening {
     session: SessionId,
+    is_resumed: bool,
     /// The absolute path it works in, or was to work in.
     workspace: String,
     ready: Result<Ready, Refusal>,
@@ -102,8 +104,7 @@ struct Opening {
 
 /// All that an agent needs.
 struct Ready {
-    session: Session,
-    place: WorkspacePath,
+    conversation: Conversation,
     cwd: String,
     append_system_prompt: Option<String>,
     private: Private,
@@ -113,23 +114,38 @@ impl Opening {
     fn new(config: &Config, context: &JobContext, request: &ExecuteRequest) -> Self {
         let id = request.options.resume_session_id.unwrap_or_else(SessionId::new);
         let root = context.workspace.root_text();
-        let directory = context.workspace.session(id);
-        let session = match request.options.resume_session_id {
-            Some(_) => Session::find(id, directory),
-            None => Ok(Session::fresh(id, directory)),
-        };
-        let recorded = session.as_ref().ok().and_then(|session| session.workspace(root));
-        let asked = request.workspace.clone().or(recorded);
+        let found = request
+            .options
+            .resume_session_id
+            .map(|id| Conversation::find(&context.workspace, id))
+            .transpose();
+        let earlier = found.as_ref().ok().and_then(Option::as_ref);
+        let is_resumed = found.is_err() || earlier.is_some_and(Conversation::is_resumed);
+        let asked = request.workspace.clone().or_else(|| earlier?.place());
         let own = format!("jobs/{}/work", context.id);
         let named = asked.as_ref().map_or(own.as_str(), WorkspacePath::as_str);
         let mut workspace = format!("{root}/{named}");
-        let ready = session.and_then(|session| {
+        let ready = found.and_then(|found| {
             let place = place(context, asked.as_ref(), &own)?;
             workspace = format!("{root}/{place}");
-            Ready::new(config, context, request, session, place)
+            may_run(config, request)?;
+            let conversation = match found {
+                Some(found) => found,
+                None => Conversation::begin(&context.workspace, id, &place)?,
+            };
+            Ready::new(config, context, request, conversation, &place)
         });
-        Self { session: id, workspace, ready }
+        Self { session: id, is_resumed, workspace, ready }
     }
+}
+
+/// Whether the CLI would run at all.
+fn may_run(config: &Config, request: &ExecuteRequest) -> Result<(), Refusal> {
+    let skips = request.options.dangerously_skip_permissions;
+    if skips && !config.is_sandbox && nix::unistd::geteuid().is_root() {
+        return Err(Refusal::new(Code::AgentRefusesRoot, REFUSES_ROOT));
+    }
+    Ok(())
 }
 
 /// The directory the agent works in: the one asked for, or a fresh one of the job's own.
@@ -153,37 +169,23 @@ impl Ready {
         config: &Config,
         context: &JobContext,
         request: &ExecuteRequest,
-        session: Session,
-        place: WorkspacePath,
+        conversation: Conversation,
+        place: &WorkspacePath,
     ) -> Result<Self, Refusal> {
-        let skips = request.options.dangerously_skip_permissions;
-        if skips && !config.is_sandbox && nix::unistd::geteuid().is_root() {
-            return Err(Refusal::new(Code::AgentRefusesRoot, REFUSES_ROOT));
-        }
         let cwd = format!("{}/{place}", context.workspace.root_text());
         // With the repository's settings the CLI reads its CLAUDE.md by itself.
         let repository = if config.trust_repository_settings {
             None
         } else {
-            let directory = context.workspace.open_directory(&place);
+            let directory = context.workspace.open_directory(place);
             directory.ok().and_then(|directory| instructions::of_repository(&directory))
         };
         let caller = request.options.append_system_prompt.as_deref();
         let private = Private::create(&config.temporary)
             .map_err(|error| Refusal::io("make the agent's private directory", &error))?;
-        session
-            .restore(&private.config(), &cwd)
-            .map_err(|error| Refusal::io("restore the session", &error))?;
+        conversation.open(&private.config(), place, &cwd)?;
         let append_system_prompt = instructions::argument(repository.as_deref(), caller);
-        Ok(Self { session, place, cwd, append_system_prompt, private })
-    }
-
-    /// Keeps the transcript and throws the rest away. Blocking.
-    fn close(self) {
-        if let Err(error) = self.session.save(&self.private.config(), &self.place) {
-            warn!(session = %self.session.id(), %error, "failed to keep the session");
-        }
-        drop(self.private);
+        Ok(Self { conversation, cwd, append_system_prompt, private })
     }
 }
 
@@ -196,7 +198,7 @@ async fn start(config: &Config, request: &ExecuteRequest, ready: &Ready) -> Resu
     }
     let prompt = ready.append_system_prompt.clone();
     let mut guest = Guest::new(program)
-        .args(arguments(config, &request.options, &ready.session, prompt))
+        .args(arguments(config, &request.options, ready.conversation.argument(), prompt))
         .cwd(&ready.cwd)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

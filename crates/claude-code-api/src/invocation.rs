@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use contract::{ExecuteOptions, Prompt};
 use serde_json::json;
 
-use crate::{Config, private::Private, session::Session};
+use crate::{Config, private::Private, session::Argument};
 
 /// The control message that ends the running turn. The CLI answers with a `result`.
 pub(crate) const INTERRUPT: &[u8] =
@@ -17,7 +17,7 @@ pub(crate) const INTERRUPT: &[u8] =
 pub(crate) fn arguments(
     config: &Config,
     options: &ExecuteOptions,
-    session: &Session,
+    session: Argument,
     append_system_prompt: Option<String>,
 ) -> Vec<String> {
     let mut args = vec!["-p".to_owned()];
@@ -47,7 +47,7 @@ pub(crate) fn arguments(
     if let Some(text) = append_system_prompt {
         add("--append-system-prompt", text);
     }
-    add(session.option(), session.id().to_string());
+    add(session.option(), session.id.to_string());
     // Without it there is no stream-json.
     args.push("--verbose".into());
     if !config.trust_repository_settings {
@@ -100,12 +100,10 @@ pub(crate) fn user_line(prompt: &Prompt) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
-    use contract::{Limits, Policy, SessionId};
+    use contract::{Limits, Policy};
 
     use super::*;
-    use crate::{Credential, Patience};
+    use crate::{Credential, Patience, session::Start};
 
     fn config() -> Config {
         Config {
@@ -121,16 +119,16 @@ mod tests {
         }
     }
 
-    fn session(text: &str) -> SessionId {
-        text.parse().unwrap()
+    fn argument(start: Start) -> Argument {
+        Argument { start, id: ID.parse().unwrap() }
     }
 
     const ID: &str = "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6";
 
     #[test]
     fn the_smallest_call() {
-        let session = Session::fresh(session(ID), PathBuf::new());
-        let args = arguments(&config(), &ExecuteOptions::default(), &session, None);
+        let session = argument(Start::Fresh);
+        let args = arguments(&config(), &ExecuteOptions::default(), session, None);
         insta::assert_json_snapshot!(args, @r#"
         [
           "-p",
@@ -152,10 +150,10 @@ mod tests {
 
     #[test]
     fn the_largest_call() {
-        let session = Session::resumed(session(ID), PathBuf::new());
+        let session = argument(Start::Resumed);
         let options = ExecuteOptions {
             dangerously_skip_permissions: false,
-            resume_session_id: Some(session.id()),
+            resume_session_id: Some(session.id),
             model: Some("sonnet".into()),
             max_turns: Some(5),
             max_budget_usd: Some(1.5),
@@ -164,7 +162,7 @@ mod tests {
             timeout_seconds: Some(60),
         };
         let config = Config { trust_repository_settings: true, ..config() };
-        let args = arguments(&config, &options, &session, Some("# Instructions\n".into()));
+        let args = arguments(&config, &options, session, Some("# Instructions\n".into()));
         insta::assert_json_snapshot!(args, @r##"
         [
           "-p",
@@ -195,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_operators_limits_are_the_defaults() {
-        let session = Session::fresh(session(ID), PathBuf::new());
+        let session = argument(Start::Fresh);
         let limits = Limits {
             max_turns: Some(7),
             max_budget_usd: Some(0.25),
@@ -204,7 +202,7 @@ mod tests {
             ..Limits::default()
         };
         let config = Config { policy: Policy { limits, ..Policy::default() }, ..config() };
-        let args = arguments(&config, &ExecuteOptions::default(), &session, None);
+        let args = arguments(&config, &ExecuteOptions::default(), session, None);
         for pair in [
             ["--max-turns", "7"],
             ["--max-budget-usd", "0.25"],

@@ -26,6 +26,12 @@ impl Refusal {
         Self::new(code, format!("failed to {what}: {error}"))
     }
 
+    /// A fault of the volume.
+    pub(crate) fn volume(error: &workspace::Error) -> Self {
+        let refusal = error.refusal();
+        Self::new(refusal.code, refusal.message)
+    }
+
     pub(crate) fn ending(&self, session: SessionId) -> Ending {
         let summary = AgentSummary { session_id: Some(session), ..AgentSummary::default() };
         Ending::agent_failure(self.code, &self.sentence, &summary)

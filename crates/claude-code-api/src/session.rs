@@ -1,158 +1,184 @@
-//! Sessions: what the CLI remembers of a conversation, kept on the volume so that any replica can go on
-//! with it.
-//!
-//! `<volume>/.stack/sessions/<id>/` holds `meta.json` (where the session works, and when it was made and
-//! used) and, once the agent has run, `transcript.jsonl`. A session with the first alone is one that was
-//! made ahead of its first run.
+//! The session of one run: the CLI writes what it remembers straight onto the volume, so that a conversation
+//! survives its replica, however that dies, and any other can go on with it.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::OpenOptionsExt as _,
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Read},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
-use contract::{Code, SessionId, Timestamp, WorkspacePath};
-use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
-use serde::{Deserialize, Serialize};
+use contract::{Code, SessionId, WorkspacePath};
+use serde::Deserialize;
+use tracing::warn;
+use workspace::{HeldTurn, Session, Workspace};
 
 use crate::refusal::Refusal;
-
-const TRANSCRIPT: &str = "transcript.jsonl";
-const META: &str = "meta.json";
 
 /// The longest name of a project's directory before the CLI cuts it.
 const MAX_PROJECT: usize = 200;
 
-/// The session of one run.
+/// How far into a transcript its first message is looked for, in bytes: past the longest prompt, escaped.
+const MAX_HEAD: u64 = 64 << 20;
+
+/// A conversation, as one run goes on with it or begins it.
 #[derive(Debug)]
-pub(crate) struct Session {
-    id: SessionId,
-    directory: PathBuf,
+pub(crate) struct Conversation {
+    session: Session,
     start: Start,
+    /// The turn of a session that this run has made; that of another is held by the replica.
+    made: Option<HeldTurn>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
-    /// The agent has not run in it.
+pub(crate) enum Start {
+    /// Nothing has been said in it.
     Fresh,
     /// There is a transcript.
     Resumed,
 }
 
-/// `meta.json`.
-#[derive(Debug, Serialize, Deserialize)]
-struct Meta {
-    /// Relative to the volume.
-    workspace: String,
-    created: Timestamp,
-    updated: Timestamp,
+/// How the CLI is told which session is meant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Argument {
+    pub(crate) start: Start,
+    pub(crate) id: SessionId,
 }
 
-impl Session {
-    pub(crate) fn fresh(id: SessionId, directory: PathBuf) -> Self {
-        Self { id, directory, start: Start::Fresh }
-    }
-
-    pub(crate) fn resumed(id: SessionId, directory: PathBuf) -> Self {
-        Self { id, directory, start: Start::Resumed }
-    }
-
-    /// Finds a session that is to be gone on with.
-    pub(crate) fn find(id: SessionId, directory: PathBuf) -> Result<Self, Refusal> {
-        let has = |name| fs::metadata(directory.join(name)).is_ok_and(|file| file.len() > 0);
-        if has(TRANSCRIPT) {
-            Ok(Self::resumed(id, directory))
-        } else if has(META) {
-            Ok(Self::fresh(id, directory))
-        } else {
-            Err(Refusal::new(
-                Code::SessionNotFound,
-                format!("there is no session {id}: leave resumeSessionId out to begin a new one"),
-            ))
-        }
-    }
-
-    pub(crate) fn id(&self) -> SessionId {
-        self.id
-    }
-
-    /// The CLI's option that its id follows.
-    pub(crate) fn option(&self) -> &'static str {
+impl Argument {
+    /// The option that the id follows.
+    pub(crate) fn option(self) -> &'static str {
         match self.start {
             Start::Fresh => "--session-id",
             Start::Resumed => "--resume",
         }
     }
+}
 
-    /// Where it has worked before, relative to the volume, if that is known.
-    pub(crate) fn workspace(&self, root: &str) -> Option<WorkspacePath> {
-        WorkspacePath::parse(&self.meta()?.workspace, root).ok()
+impl Conversation {
+    /// Begins a new one. Blocking.
+    pub(crate) fn begin(
+        workspace: &Workspace,
+        id: SessionId,
+        place: &WorkspacePath,
+    ) -> Result<Self, Refusal> {
+        let (session, turn) =
+            Session::create(workspace, id, place).map_err(|error| Refusal::volume(&error))?;
+        Ok(Self { session, start: Start::Fresh, made: Some(turn) })
     }
 
-    fn meta(&self) -> Option<Meta> {
-        serde_json::from_slice(&fs::read(self.directory.join(META)).ok()?).ok()
+    /// Finds one that is to be gone on with. Blocking.
+    pub(crate) fn find(workspace: &Workspace, id: SessionId) -> Result<Self, Refusal> {
+        let session = Session::open(workspace, id).ok_or_else(|| {
+            Refusal::new(
+                Code::SessionNotFound,
+                format!("there is no session {id}: leave resumeSessionId out to begin a new one"),
+            )
+        })?;
+        let start = start(&session)
+            .map_err(|error| Refusal::io("read the session's transcript", &error))?;
+        Ok(Self { session, start, made: None })
     }
 
-    /// Puts the transcript where a CLI that works in `cwd` looks for it.
-    pub(crate) fn restore(&self, config: &Path, cwd: &str) -> io::Result<()> {
-        if self.start == Start::Fresh {
-            return Ok(());
+    pub(crate) fn id(&self) -> SessionId {
+        self.session.id()
+    }
+
+    /// Whether something has been said in it before.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.start == Start::Resumed
+    }
+
+    /// The CLI's option for it, and its id.
+    pub(crate) fn argument(&self) -> Argument {
+        Argument { start: self.start, id: self.id() }
+    }
+
+    /// Where it has worked before, relative to the volume.
+    pub(crate) fn place(&self) -> Option<WorkspacePath> {
+        self.session.place()
+    }
+
+    /// Notes where it works now, and puts its files where a CLI that works in `cwd` looks for them. Blocking.
+    pub(crate) fn open(
+        &self,
+        config: &Path,
+        place: &WorkspacePath,
+        cwd: &str,
+    ) -> Result<(), Refusal> {
+        self.session.touch(place).map_err(|error| Refusal::volume(&error))?;
+        let projects = config.join("projects");
+        fs::create_dir_all(&projects)
+            .and_then(|()| symlink(self.session.project(), projects.join(project_name(cwd))))
+            .map_err(|error| Refusal::io("open the session", &error))
+    }
+}
+
+impl Drop for Conversation {
+    /// One that this run has begun, and in which nothing was said, is none.
+    fn drop(&mut self) {
+        if self.made.is_none() || has_conversation(&transcript(&self.session)).unwrap_or(true) {
+            return;
         }
-        let project = config.join("projects").join(project_name(cwd));
-        fs::create_dir_all(&project)?;
-        fs::copy(self.directory.join(TRANSCRIPT), project.join(self.file_name()))?;
-        Ok(())
-    }
-
-    /// Keeps what the CLI has written, whatever became of the run.
-    pub(crate) fn save(&self, config: &Path, workspace: &WorkspacePath) -> io::Result<()> {
-        let Some(transcript) = self.written(config) else { return Ok(()) };
-        fs::create_dir_all(&self.directory)?;
-        self.put(TRANSCRIPT, |file| io::copy(&mut &transcript, file).map(drop))?;
-        let now = Timestamp::now();
-        let created = self.meta().map_or(now, |meta| meta.created);
-        let meta = Meta { workspace: workspace.to_string(), created, updated: now };
-        let json = serde_json::to_vec(&meta)?;
-        self.put(META, |file| io::Write::write_all(file, &json))
-    }
-
-    /// Writes a file aside and renames it into place.
-    fn put(&self, name: &str, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-        let aside = self.directory.join(format!("{name}.{}", SessionId::new()));
-        let written = File::create_new(&aside)
-            .and_then(|mut file| {
-                write(&mut file)?;
-                file.sync_all()
-            })
-            .and_then(|()| fs::rename(&aside, self.directory.join(name)));
-        if written.is_err() {
-            let _ = fs::remove_file(&aside);
+        if let Err(error) = self.session.remove() {
+            warn!(session = %self.id(), error = &error as &dyn std::error::Error, "failed to remove an empty session");
         }
-        written
     }
+}
 
-    /// The transcript that the CLI wrote, in whatever project's directory. The agent could have put
-    /// something else there: what is not a regular file is not taken.
-    fn written(&self, config: &Path) -> Option<File> {
-        let projects = fs::read_dir(config.join("projects")).ok()?;
-        let mut found: Vec<(u64, File)> = projects
-            .flatten()
-            .filter_map(|project| {
-                let mut options = OpenOptions::new();
-                options.read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK);
-                let file = options.open(project.path().join(self.file_name())).ok()?;
-                let metadata = file.metadata().ok()?;
-                (metadata.is_file() && metadata.len() > 0).then_some((metadata.len(), file))
-            })
-            .collect();
-        found.sort_by_key(|(length, _)| *length);
-        found.pop().map(|(_, file)| file)
-    }
+fn transcript(session: &Session) -> PathBuf {
+    session.project().join(format!("{}.jsonl", session.id()))
+}
 
-    fn file_name(&self) -> String {
-        format!("{}.jsonl", self.id)
+/// Whether the CLI can go on with the session. If it cannot, what is left of its files is out of the way of a
+/// new start: the CLI takes an id to be in use as soon as there is a file of its name.
+fn start(session: &Session) -> io::Result<Start> {
+    // An agent could have put something else in these places.
+    let project = session.project();
+    if !fs::symlink_metadata(&project).is_ok_and(|found| found.is_dir()) {
+        remove(&project)?;
+        fs::create_dir(&project)?;
     }
+    let transcript = transcript(session);
+    if has_conversation(&transcript)? {
+        return Ok(Start::Resumed);
+    }
+    remove(&transcript)?;
+    Ok(Start::Fresh)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a transcript holds a message: without one the CLI does not take it up, as version 2.1.197 behaves.
+/// A process that was killed early leaves such a file.
+fn has_conversation(path: &Path) -> io::Result<bool> {
+    #[derive(Deserialize)]
+    struct Line<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: Option<std::borrow::Cow<'a, str>>,
+    }
+    // Not opened unless it is a file: a pipe in its place would never answer.
+    if !fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
+        return Ok(false);
+    }
+    let mut lines = BufReader::new(File::open(path)?.take(MAX_HEAD));
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        // One that was cut off does not parse.
+        let kind = serde_json::from_slice::<Line<'_>>(&line).ok().and_then(|line| line.kind);
+        if matches!(kind.as_deref(), Some("user" | "assistant")) {
+            return Ok(true);
+        }
+        line.clear();
+    }
+    Ok(false)
 }
 
 /// How the CLI names a project's directory after its path: as version 2.1.197 does it, counting in UTF-16
@@ -212,64 +238,98 @@ mod tests {
         assert_eq!((base36(0), base36(35), base36(36)), ("0".into(), "z".into(), "10".into()));
     }
 
-    fn workspace(path: &str) -> WorkspacePath {
+    struct Bench {
+        _dir: tempfile::TempDir,
+        workspace: Workspace,
+        config: PathBuf,
+    }
+
+    fn bench() -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(&dir.path().join("volume")).unwrap();
+        let config = dir.path().join("config");
+        fs::create_dir(&config).unwrap();
+        Bench { _dir: dir, workspace, config }
+    }
+
+    fn place(path: &str) -> WorkspacePath {
         WorkspacePath::parse(path, "/w").unwrap()
     }
 
+    const SAID: &str = "{\"type\":\"queue-operation\"}\n{\"type\":\"user\",\"x\":1}\n";
+
     #[test]
-    fn a_transcript_comes_back_under_the_name_of_the_new_directory() {
-        let root = tempfile::tempdir().unwrap();
-        let (config, directory) = (root.path().join("config"), root.path().join("session"));
+    fn what_the_cli_writes_is_on_the_volume_at_once_and_comes_back_elsewhere() {
+        let bench = bench();
         let id = SessionId::new();
-        assert_eq!(Session::find(id, directory.clone()).unwrap_err().code, Code::SessionNotFound);
+        assert_eq!(
+            Conversation::find(&bench.workspace, id).unwrap_err().code,
+            Code::SessionNotFound
+        );
+        let first = Conversation::begin(&bench.workspace, id, &place("app")).unwrap();
+        assert_eq!((first.argument().option(), first.is_resumed()), ("--session-id", false));
+        first.open(&bench.config, &place("app"), "/w/app").unwrap();
+        fs::write(bench.config.join(format!("projects/-w-app/{id}.jsonl")), SAID).unwrap();
+        drop(first);
 
-        let first = Session::fresh(id, directory.clone());
-        let project = config.join("projects/-somewhere");
-        fs::create_dir_all(&project).unwrap();
-        first.save(&config, &workspace("app")).unwrap();
-        assert!(!directory.exists(), "the CLI has written nothing");
-        fs::write(project.join(format!("{id}.jsonl")), "one\n").unwrap();
-        first.save(&config, &workspace("app")).unwrap();
-
-        let second = Session::find(id, directory.clone()).unwrap();
-        assert_eq!(second.option(), "--resume");
-        assert_eq!(second.workspace("/w"), Some(workspace("app")));
-        let created = second.meta().unwrap().created;
-        let config = root.path().join("other");
-        second.restore(&config, "/w/app").unwrap();
-        let restored = config.join(format!("projects/-w-app/{id}.jsonl"));
-        assert_eq!(fs::read_to_string(&restored).unwrap(), "one\n");
-        fs::write(&restored, "one\ntwo\n").unwrap();
-        second.save(&config, &workspace("app/src")).unwrap();
-        assert_eq!(fs::read_to_string(directory.join(TRANSCRIPT)).unwrap(), "one\ntwo\n");
-        assert_eq!(second.meta().unwrap().created, created);
-        assert_eq!(second.workspace("/w"), Some(workspace("app/src")));
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2, "nothing is left aside");
+        let second = Conversation::find(&bench.workspace, id).unwrap();
+        assert_eq!((second.argument().option(), second.place()), ("--resume", Some(place("app"))));
+        let config = bench.config.join("other");
+        second.open(&config, &place("app/src"), "/w/app/src").unwrap();
+        let restored = config.join(format!("projects/-w-app-src/{id}.jsonl"));
+        assert_eq!(fs::read_to_string(&restored).unwrap(), SAID);
+        assert_eq!(second.place(), Some(place("app/src")));
     }
 
     #[test]
-    fn a_session_made_ahead_of_its_first_run_is_begun() {
-        let root = tempfile::tempdir().unwrap();
-        let meta = r#"{"workspace":"app","created":"2026-01-31T12:00:00.000Z","updated":"2026-01-31T12:00:00.000Z"}"#;
-        fs::write(root.path().join(META), meta).unwrap();
-        let session = Session::find(SessionId::new(), root.path().to_owned()).unwrap();
-        assert_eq!(session.option(), "--session-id");
-        assert_eq!(session.workspace("/w"), Some(workspace("app")));
+    fn a_session_in_which_nothing_was_said_is_begun_again() {
+        let bench = bench();
+        let id = SessionId::new();
+        drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
+        for left in
+            ["", "{\"type\":\"queue-operation\"}\n", "{\"type\":\"user\",\"messa", "garbage\n"]
+        {
+            let session = Session::open(&bench.workspace, id).unwrap();
+            fs::write(transcript(&session), left).unwrap();
+            let found = Conversation::find(&bench.workspace, id).unwrap();
+            assert_eq!(found.argument().option(), "--session-id", "{left}");
+            assert!(!transcript(&session).exists(), "the CLI would take the id to be in use");
+        }
+        assert!(Session::open(&bench.workspace, id).is_some(), "made by somebody else: it stays");
+    }
+
+    #[test]
+    fn a_run_that_says_nothing_leaves_no_session() {
+        let bench = bench();
+        for said in [None, Some(SAID)] {
+            let id = SessionId::new();
+            let run = Conversation::begin(&bench.workspace, id, &place("app")).unwrap();
+            run.open(&bench.config, &place("app"), &format!("/w/{id}")).unwrap();
+            if let Some(said) = said {
+                fs::write(transcript(&run.session), said).unwrap();
+            }
+            drop(run);
+            assert_eq!(Session::open(&bench.workspace, id).is_some(), said.is_some());
+        }
     }
 
     #[test]
     fn what_is_not_a_transcript_is_not_taken() {
-        let root = tempfile::tempdir().unwrap();
-        let session = Session::fresh(SessionId::new(), root.path().join("session"));
-        fs::write(root.path().join("secret"), "s3cret").unwrap();
-        let project = root.path().join("projects/-x");
-        fs::create_dir_all(&project).unwrap();
-        let file = project.join(session.file_name());
-        std::os::unix::fs::symlink(root.path().join("secret"), &file).unwrap();
-        session.save(root.path(), &workspace("app")).unwrap();
-        fs::remove_file(&file).unwrap();
-        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-        session.save(root.path(), &workspace("app")).unwrap();
-        assert!(!root.path().join("session").exists());
+        let bench = bench();
+        let id = SessionId::new();
+        drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
+        let session = Session::open(&bench.workspace, id).unwrap();
+        let path = transcript(&session);
+        let outside = bench.config.join("outside");
+        fs::write(&outside, SAID).unwrap();
+        symlink(&outside, &path).unwrap();
+        assert!(!Conversation::find(&bench.workspace, id).unwrap().is_resumed());
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        assert!(!Conversation::find(&bench.workspace, id).unwrap().is_resumed());
+        fs::remove_dir(session.project()).unwrap();
+        symlink(&bench.config, session.project()).unwrap();
+        assert!(!Conversation::find(&bench.workspace, id).unwrap().is_resumed());
+        assert!(fs::symlink_metadata(session.project()).unwrap().is_dir());
+        assert!(outside.exists(), "links are removed, not what they lead to");
     }
 }

@@ -164,8 +164,8 @@ impl RunResult {
         }
         // The CLI gives no status for these.
         let what = if said.contains("Not logged in") {
-            "the agent has no credential that works: set CLAUDE_CODE_CREDENTIALS_SECRET or \
-             CLAUDE_CODE_CREDENTIALS_JSON"
+            "the agent has no credential that works: set ANTHROPIC_API_KEY, \
+             CLAUDE_CODE_CREDENTIALS_SECRET or CLAUDE_CODE_CREDENTIALS_JSON"
         } else if said.contains("529 Overloaded") {
             return Some(format!("the Messages API answered 529: {}", advice(529)));
         } else if said.contains("Unable to connect to API") {

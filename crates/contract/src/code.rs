@@ -97,6 +97,8 @@ codes! {
     ReplicaLost = "replica_lost",
     /// The volume is full.
     DiskFull = "disk_full",
+    /// The job's journal is as long as it may be.
+    JournalFull = "journal_full",
     /// A fault of this software.
     Internal = "internal",
 }

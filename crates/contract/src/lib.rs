@@ -17,6 +17,7 @@ mod policy;
 mod repo_url;
 mod request;
 mod service;
+mod session;
 mod timestamp;
 mod values;
 
@@ -28,9 +29,10 @@ pub use line::{EventLine, LineError};
 pub use policy::{FileRepositories, Limits, Policy};
 pub use repo_url::{RepoUrl, Scheme};
 pub use request::{
-    ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Origin, PullRequest, RequestError,
-    Secrets, WorkflowRequest,
+    ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Origin, Place, PullRequest,
+    RequestError, Secrets, WorkflowRequest,
 };
 pub use service::Service;
+pub use session::{SessionDeleted, SessionList, SessionRequest, SessionView};
 pub use timestamp::Timestamp;
 pub use values::{BranchName, DirectoryName, Prompt, WorkspacePath};

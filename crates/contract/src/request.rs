@@ -47,7 +47,7 @@ pub enum Secrets {
 }
 
 /// What the three requests that become jobs have in common.
-pub trait JobRequest: Sized + Send + 'static {
+pub trait JobRequest: Clone + Sized + Send + 'static {
     /// Whose job it becomes.
     const SERVICE: Service;
 
@@ -60,14 +60,44 @@ pub trait JobRequest: Sized + Send + 'static {
     /// The body again.
     fn to_body(&self, secrets: Secrets) -> Vec<u8>;
 
-    /// The shared checkout the job works in, if it does; `origin` says whether a workflow asks for it.
-    fn directory(&self, origin: Origin) -> Option<DirectoryName>;
+    /// Where the job works; `origin` says whether a workflow asks for it.
+    fn place(&self, origin: Origin) -> Place;
+
+    /// The session it goes on with.
+    fn session(&self) -> Option<SessionId> {
+        None
+    }
+
+    /// The request as one of the session `id`: `POST /api/stream/:id`.
+    ///
+    /// # Errors
+    /// If it names another session, or knows none.
+    fn in_session(self, _id: SessionId) -> Result<Self, RequestError> {
+        Err(RequestError::new(Code::NotFound, "this service has no sessions"))
+    }
 
     /// The repository it is about.
     fn repo_url(&self) -> Option<&RepoUrl>;
 
     /// The deadline it asks for, in seconds.
     fn timeout_seconds(&self) -> Option<u64>;
+}
+
+/// Where a job works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a directory of its own, or of its workflow's own.
+    Own,
+    /// In a shared checkout, which is one job's at a time.
+    Checkout(DirectoryName),
+    /// Where its session has worked before.
+    OfSession,
+}
+
+impl From<Option<DirectoryName>> for Place {
+    fn from(name: Option<DirectoryName>) -> Self {
+        name.map_or(Self::Own, Self::Checkout)
+    }
 }
 
 /// Who asks for a job.
@@ -279,8 +309,12 @@ impl JobRequest for WorkflowRequest {
         encode(&body)
     }
 
-    fn directory(&self, _: Origin) -> Option<DirectoryName> {
-        self.directory.clone()
+    fn place(&self, _: Origin) -> Place {
+        self.directory.clone().into()
+    }
+
+    fn session(&self) -> Option<SessionId> {
+        self.options.resume_session_id
     }
 
     fn repo_url(&self) -> Option<&RepoUrl> {
@@ -327,13 +361,13 @@ impl JobRequest for PullRequest {
         encode(&body)
     }
 
-    fn directory(&self, origin: Origin) -> Option<DirectoryName> {
+    fn place(&self, origin: Origin) -> Place {
         match origin {
-            Origin::Caller => {
-                Some(self.directory.clone().unwrap_or_else(|| self.repo_url.directory_name()))
-            }
+            Origin::Caller => Place::Checkout(
+                self.directory.clone().unwrap_or_else(|| self.repo_url.directory_name()),
+            ),
             // A workflow that names no directory has a checkout of its own.
-            Origin::Workflow => self.directory.clone(),
+            Origin::Workflow => self.directory.clone().into(),
         }
     }
 
@@ -378,8 +412,25 @@ impl JobRequest for ExecuteRequest {
         encode(&body)
     }
 
-    fn directory(&self, _: Origin) -> Option<DirectoryName> {
-        self.workspace.as_ref()?.directory()
+    fn place(&self, _: Origin) -> Place {
+        match (&self.workspace, self.session()) {
+            (Some(workspace), _) => workspace.directory().into(),
+            (None, Some(_)) => Place::OfSession,
+            (None, None) => Place::Own,
+        }
+    }
+
+    fn session(&self) -> Option<SessionId> {
+        self.options.resume_session_id
+    }
+
+    fn in_session(mut self, id: SessionId) -> Result<Self, RequestError> {
+        if self.options.resume_session_id.is_some_and(|other| other != id) {
+            let why = "names another session than the path: leave it out".to_owned();
+            return Err(RequestError::field("resumeSessionId", why));
+        }
+        self.options.resume_session_id = Some(id);
+        Ok(self)
     }
 
     fn repo_url(&self) -> Option<&RepoUrl> {

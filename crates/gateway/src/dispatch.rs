@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 use web::{AskError, ask};
-use workspace::{Replica, Replicas, blocking};
+use workspace::{Replica, Replicas, Turn, blocking};
 
 use crate::{
     state::Shared,
@@ -23,7 +23,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(1);
 const ANSWER_TIME: Duration = Duration::from_secs(15);
 /// How long a replica that failed is left alone, if it is still announced.
 const SHUN_TIME: Duration = Duration::from_secs(1);
-/// How often a checkout is asked for that a job outside this gateway works in.
+/// How often a turn is asked for that a job outside this gateway's books has.
 const ELSEWHERE_TIME: Duration = Duration::from_millis(500);
 
 /// Hands out the jobs of one service for as long as the gateway lives.
@@ -74,10 +74,10 @@ fn pass(shared: &Arc<Shared>, service: Service, idle: Vec<Replica>) {
     }
     books.idle.insert(service, idle.len());
     for (index, ticket) in books.queue.of(service).enumerate() {
-        let waiting_for = books.queue.blocked_by(ticket).map(|holder| {
-            let directory = ticket.directory.as_ref().map_or("", |name| name.as_str());
-            format!("job {holder} to be done in directory '{directory}'")
-        });
+        let waiting_for = books
+            .queue
+            .blocked_by(ticket)
+            .map(|(holder, turn)| format!("job {holder} to be done in {turn}"));
         ticket.set(Stage::Waiting { position: index + 1, waiting_for });
     }
 }
@@ -126,8 +126,8 @@ enum Verdict {
     Taken,
     /// The replica is not there or not idle; the job has its place still.
     TryAnother,
-    /// A job outside this gateway works in the checkout.
-    DirectoryBusy,
+    /// A job that this gateway does not know of has the turn on something it needs.
+    TurnBusy(Option<Turn>),
     /// The replica looked at the job and said no.
     Refused(Code, String, Refused),
 }
@@ -145,7 +145,7 @@ async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: Replica) {
             Verdict::Taken | Verdict::Refused(..) => {
                 books.dispatching.remove(&id);
             }
-            Verdict::DirectoryBusy => {}
+            Verdict::TurnBusy(_) => {}
         }
     }
     match verdict {
@@ -157,11 +157,9 @@ async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: Replica) {
             tracing::debug!(job = %id, replica = %replica.id, "not taken");
             put_back(&shared, &ticket).await;
         }
-        Verdict::DirectoryBusy => {
-            // The turn stays with this job while it waits, so that no later one overtakes it.
-            let directory = ticket.directory.as_ref().map_or("", |name| name.as_str());
-            let waiting_for =
-                Some(format!("a job outside this gateway to be done in directory '{directory}'"));
+        Verdict::TurnBusy(turn) => {
+            // Its turns stay with this job while it waits, so that no later one overtakes it.
+            let waiting_for = turn.map(|turn| format!("another job to be done in {turn}"));
             ticket.set(Stage::Waiting { position: 1, waiting_for });
             // Nobody can tell when it is done: it is not in this gateway's books.
             tokio::time::sleep(ELSEWHERE_TIME).await;
@@ -234,7 +232,9 @@ async fn judge(ticket: &Ticket, status: StatusCode, body: Vec<u8>) -> Verdict {
         StatusCode::SERVICE_UNAVAILABLE
             if error.as_ref().is_some_and(|error| error.field.is_some()) =>
         {
-            Verdict::DirectoryBusy
+            let field = error.and_then(|error| error.field);
+            let turn = ticket.turns.iter().find(|turn| field.as_deref() == Some(turn.field()));
+            Verdict::TurnBusy(turn.cloned())
         }
         StatusCode::MISDIRECTED_REQUEST | StatusCode::SERVICE_UNAVAILABLE => Verdict::TryAnother,
         _ => match error {

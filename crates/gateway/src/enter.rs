@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use contract::{
-    Code, ExecuteRequest, JobId, JobRequest, PullRequest, RequestError, Secrets, Service,
-    WorkflowRequest,
+    Code, ExecuteRequest, JobId, JobRequest, Policy, PullRequest, RequestError, Secrets, Service,
+    SessionId, WorkflowRequest,
 };
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
+use job_http::{Leaving, OnDisconnect};
 use web::{BODY_LIMIT, Body, Ids};
-use workspace::{Job, JobRecord, NewJob, blocking};
+use workspace::{Job, JobRecord, NewJob, Workspace, blocking};
 
 use crate::{
     state::Shared,
@@ -22,33 +23,47 @@ use crate::{
 pub(crate) async fn enter(
     shared: &Arc<Shared>,
     service: Service,
+    session: Option<SessionId>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, web::Refusal> {
     let refuse = |error: RequestError| Box::new(web::error(&error));
     let headers = request.headers().clone();
     let id = web::job_id(&headers, web::header::JOB_ID).map_err(refuse)?;
     let parent = web::job_id(&headers, web::header::PARENT_JOB_ID).map_err(refuse)?;
+    let on_disconnect = OnDisconnect::read(&headers).map_err(refuse)?;
     let body = web::read_json_body(request, BODY_LIMIT).await.map_err(refuse)?;
     let id = id.unwrap_or_else(JobId::new);
-    let named = match service {
-        Service::Workflow => describe::<WorkflowRequest>(shared, &body, id, parent),
-        Service::Pull => describe::<PullRequest>(shared, &body, id, parent),
-        Service::Claude => describe::<ExecuteRequest>(shared, &body, id, parent),
-    };
+    let workspace = shared.workspace.clone();
+    let policy = shared.config.policy.clone();
+    let named = blocking(move || match service {
+        Service::Workflow => {
+            describe::<WorkflowRequest>(&workspace, &policy, &body, session, id, parent)
+        }
+        Service::Pull => describe::<PullRequest>(&workspace, &policy, &body, session, id, parent),
+        Service::Claude => {
+            describe::<ExecuteRequest>(&workspace, &policy, &body, session, id, parent)
+        }
+    })
+    .await;
     let (mut record, secret_body) = named.map_err(refuse)?;
     record.gateway = Some(shared.id);
     let entered = queue(shared, record, secret_body).await.map_err(refuse)?;
-    answer(shared, entered, &headers).await
+    answer(shared, entered, &headers, on_disconnect).await
 }
 
 fn describe<R: JobRequest>(
-    shared: &Shared,
+    workspace: &Workspace,
+    policy: &Policy,
     body: &[u8],
+    session: Option<SessionId>,
     id: JobId,
     parent: Option<JobId>,
 ) -> Result<(JobRecord, Option<Bytes>), RequestError> {
-    let request = R::parse(body, shared.workspace.root_text(), &shared.config.policy)?;
-    let record = JobRecord::of(&request, id, parent);
+    let mut request = R::parse(body, workspace.root_text(), policy)?;
+    if let Some(session) = session {
+        request = request.in_session(session)?;
+    }
+    let record = JobRecord::of(workspace, &request, id, parent);
     let secret_body =
         record.request.credentials_withheld.then(|| Bytes::from(request.to_body(Secrets::Exposed)));
     Ok((record, secret_body))
@@ -94,13 +109,12 @@ async fn queue(
             NewJob::Created(job) => job,
         };
         let workspace = entering.workspace.clone();
-        let (record, in_parents_turn) = blocking(move || {
-            let in_parents_turn = record.works_in_parents_turn(&workspace);
-            (record, in_parents_turn)
+        let (record, turns) = blocking(move || {
+            let turns = record.turns(&workspace).own;
+            (record, turns)
         })
         .await;
-        let ticket =
-            Arc::new(Ticket::new(job, &record, in_parents_turn, secret_body, Caller::Here));
+        let ticket = Arc::new(Ticket::new(job, &record, turns, secret_body, Caller::Here));
         entering.books().queue.insert(Arc::clone(&ticket));
         entering.work.notify_waiters();
         Ok(Entered::Queued(ticket))
@@ -123,15 +137,22 @@ async fn answer(
     shared: &Arc<Shared>,
     entered: Entered,
     headers: &HeaderMap,
+    on_disconnect: OnDisconnect,
 ) -> Result<Response<Body>, web::Refusal> {
     let ids = web::ids_wanted(headers);
     let ticket = match entered {
         Entered::Known(job) => match shared.ticket(job.id()) {
             Some(ticket) => ticket,
-            None => return Ok(web::event_stream(job.id(), stream::journal(job, 0, ids))),
+            None => {
+                let id = job.id();
+                let events = stream::from_elsewhere(Arc::clone(shared), job, 0, ids);
+                return Ok(web::event_stream(id, events));
+            }
         },
         Entered::Queued(ticket) => ticket,
     };
+    let stopping = Arc::clone(shared);
+    let leaving = Leaving::new(on_disconnect, &ticket.job, move || stopping.is_stopping());
     // From here on the caller's leaving is noticed, also while it waits for the head of the answer.
     let viewer = stream::Viewer::new(shared, &ticket);
     let mut stage = ticket.stage();
@@ -143,18 +164,15 @@ async fn answer(
             *response.body_mut() = web::full(refused.body);
             Err(Box::new(response))
         }
-        _ => Ok(web::event_stream(ticket.job.id(), stream::from_queue(ticket, viewer, 0, ids))),
+        _ => Ok(web::event_stream(
+            ticket.job.id(),
+            stream::from_queue(ticket, viewer, 0, ids, leaving),
+        )),
     }
 }
 
 /// `GET /api/jobs/:id/events`.
 pub(crate) fn events(shared: &Arc<Shared>, job: Job, after: u64) -> Response<Body> {
     let id = job.id();
-    match shared.ticket(id) {
-        Some(ticket) => {
-            let viewer = stream::Viewer::new(shared, &ticket);
-            web::event_stream(id, stream::from_queue(ticket, viewer, after, Ids::Sent))
-        }
-        None => web::event_stream(id, stream::journal(job, after, Ids::Sent)),
-    }
+    web::event_stream(id, stream::from_elsewhere(Arc::clone(shared), job, after, Ids::Sent))
 }

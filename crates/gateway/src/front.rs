@@ -5,6 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use contract::{Code, RequestError, Service};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use job_http::Route;
 use serde::Serialize;
 use web::Body;
 use workspace::Position;
@@ -64,10 +65,22 @@ async fn route(
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     if path == service.job_path() {
         return if posting {
-            enter::enter(shared, service, request).await.unwrap_or_else(|refusal| *refusal)
+            enter::enter(shared, service, None, request).await.unwrap_or_else(|refusal| *refusal)
         } else {
             web::method_not_allowed("POST")
         };
+    }
+    match Route::of(service, &path) {
+        Some(Route::Stream(session)) if posting => {
+            return match job_http::known(&shared.workspace, session).await {
+                Ok(session) => enter::enter(shared, service, Some(session), request)
+                    .await
+                    .unwrap_or_else(|refusal| *refusal),
+                Err(error) => web::error(&error),
+            };
+        }
+        Some(route) => return job_http::answer(&shared.workspace, route, request).await,
+        None => {}
     }
     match parts.as_slice() {
         ["health" | "status"]

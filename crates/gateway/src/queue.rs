@@ -1,10 +1,12 @@
-//! Who is next: the queue of each service, first come first served, and the turns of shared checkouts.
+//! Who is next: the queue of each service, first come first served, and the turns of shared checkouts and
+//! sessions.
 //!
 //! A plain value without clocks or sockets, so that its rules can be tested as such.
 
 use std::{collections::HashMap, sync::Arc};
 
-use contract::{DirectoryName, JobId, Service, Timestamp};
+use contract::{JobId, Service, Timestamp};
+use workspace::Turn;
 
 /// What the queue needs to know of a job.
 pub(crate) trait Queued {
@@ -12,9 +14,8 @@ pub(crate) trait Queued {
     /// When it was named: the order of the queue. Ids are no order, because callers may choose them.
     fn created(&self) -> Timestamp;
     fn service(&self) -> Service;
-    fn directory(&self) -> Option<&DirectoryName>;
-    /// Whether the workflow that asks for it has the turn on `directory`.
-    fn in_parents_turn(&self) -> bool;
+    /// What it has to wait for its turn on; not what the workflow that asks for it has already.
+    fn turns(&self) -> &[Turn];
 }
 
 /// The queues of all services.
@@ -22,8 +23,8 @@ pub(crate) trait Queued {
 pub(crate) struct Queue<T> {
     /// In the order in which they were named.
     waiting: Vec<Arc<T>>,
-    /// Whose turn it is on each shared checkout.
-    turns: HashMap<DirectoryName, JobId>,
+    /// Whose turn it is.
+    turns: HashMap<Turn, JobId>,
 }
 
 impl<T: Queued> Queue<T> {
@@ -63,34 +64,31 @@ impl<T: Queued> Queue<T> {
         Some(ticket)
     }
 
-    /// Notes that the job works in its shared checkout, unless its workflow has the turn already.
+    /// Notes that the job has its turns now. Those that another has stay with it.
     pub(crate) fn take_turn(&mut self, ticket: &T) {
-        if let Some(directory) = ticket.directory().filter(|_| !ticket.in_parents_turn()) {
-            self.turns.entry(directory.clone()).or_insert_with(|| ticket.id());
+        for turn in ticket.turns() {
+            self.turns.entry(turn.clone()).or_insert_with(|| ticket.id());
         }
     }
 
-    /// Ends a job's turn, if it has one.
+    /// Ends a job's turns, if it has any.
     pub(crate) fn end_turn(&mut self, id: JobId) {
         self.turns.retain(|_, holder| *holder != id);
     }
 
-    /// The job that this one has to wait for: the one that works in its shared checkout, or one that came
-    /// before it and wants the same.
-    pub(crate) fn blocked_by(&self, ticket: &T) -> Option<JobId> {
-        // Its workflow holds the turn, perhaps outside this gateway's books.
-        if ticket.in_parents_turn() {
-            return None;
-        }
-        let directory = ticket.directory()?;
-        if let Some(holder) = self.turns.get(directory) {
-            return (*holder != ticket.id()).then_some(*holder);
-        }
-        self.waiting
-            .iter()
-            .take_while(|other| place(&***other) < place(ticket))
-            .find(|other| other.directory() == Some(directory))
-            .map(|other| other.id())
+    /// The job that this one has to wait for, and where: one that has the turn, or one that came before it and
+    /// wants the same. All turns are taken at once, so none is held by a job that waits for another.
+    pub(crate) fn blocked_by<'a>(&self, ticket: &'a T) -> Option<(JobId, &'a Turn)> {
+        ticket.turns().iter().find_map(|turn| {
+            if let Some(holder) = self.turns.get(turn) {
+                return (*holder != ticket.id()).then_some((*holder, turn));
+            }
+            self.waiting
+                .iter()
+                .take_while(|other| place(&***other) < place(ticket))
+                .find(|other| other.turns().contains(turn))
+                .map(|other| (other.id(), turn))
+        })
     }
 }
 
@@ -101,6 +99,8 @@ fn place(ticket: &impl Queued) -> (Timestamp, JobId) {
 
 #[cfg(test)]
 mod tests {
+    use contract::{DirectoryName, SessionId};
+
     use super::*;
 
     #[derive(Debug)]
@@ -108,8 +108,7 @@ mod tests {
         id: JobId,
         created: Timestamp,
         service: Service,
-        in_parents_turn: bool,
-        directory: Option<DirectoryName>,
+        turns: Vec<Turn>,
     }
 
     impl Queued for Job {
@@ -122,29 +121,28 @@ mod tests {
         fn created(&self) -> Timestamp {
             self.created
         }
-        fn in_parents_turn(&self) -> bool {
-            self.in_parents_turn
-        }
-        fn directory(&self) -> Option<&DirectoryName> {
-            self.directory.as_ref()
+        fn turns(&self) -> &[Turn] {
+            &self.turns
         }
     }
 
-    fn job(service: Service, directory: Option<&str>, in_parents_turn: bool) -> Arc<Job> {
-        let directory = directory.map(|name| DirectoryName::parse(name).unwrap());
+    fn directory(name: &str) -> Turn {
+        Turn::Directory(DirectoryName::parse(name).unwrap())
+    }
+
+    fn job(service: Service, turns: &[Turn]) -> Arc<Job> {
         Arc::new(Job {
             id: JobId::new(),
             created: Timestamp::now(),
             service,
-            in_parents_turn,
-            directory,
+            turns: turns.to_vec(),
         })
     }
 
     #[test]
     fn first_come_first_served_within_a_service() {
         let mut queue = Queue::new();
-        let jobs: Vec<_> = (0..3).map(|_| job(Service::Workflow, None, false)).collect();
+        let jobs: Vec<_> = (0..3).map(|_| job(Service::Workflow, &[])).collect();
         for job in [&jobs[2], &jobs[0], &jobs[1]] {
             queue.insert(Arc::clone(job));
         }
@@ -158,10 +156,10 @@ mod tests {
     #[test]
     fn jobs_on_one_directory_take_turns_and_others_pass() {
         let mut queue = Queue::new();
-        let first = job(Service::Workflow, Some("app"), false);
-        let second = job(Service::Workflow, Some("app"), false);
-        let other = job(Service::Workflow, Some("lib"), false);
-        let free = job(Service::Workflow, None, false);
+        let first = job(Service::Workflow, &[directory("app")]);
+        let second = job(Service::Workflow, &[directory("app")]);
+        let other = job(Service::Workflow, &[directory("lib")]);
+        let free = job(Service::Workflow, &[]);
         for job in [&first, &second, &other, &free] {
             queue.insert(Arc::clone(job));
         }
@@ -169,7 +167,7 @@ mod tests {
         assert_eq!(queue.next(Service::Workflow, |_| true).unwrap().id, other.id);
         assert_eq!(queue.next(Service::Workflow, |_| true).unwrap().id, free.id);
         assert!(queue.next(Service::Workflow, |_| true).is_none());
-        assert_eq!(queue.blocked_by(&second), Some(first.id));
+        assert_eq!(queue.blocked_by(&second), Some((first.id, &directory("app"))));
         queue.end_turn(first.id);
         assert_eq!(queue.next(Service::Workflow, |_| true).unwrap().id, second.id);
     }
@@ -177,14 +175,14 @@ mod tests {
     #[test]
     fn the_jobs_of_the_workflow_that_has_the_turn_pass() {
         let mut queue = Queue::new();
-        let workflow = job(Service::Workflow, Some("app"), false);
+        let workflow = job(Service::Workflow, &[directory("app")]);
         queue.insert(Arc::clone(&workflow));
-        let later = job(Service::Pull, Some("app"), false);
+        let later = job(Service::Pull, &[directory("app")]);
         queue.insert(Arc::clone(&later));
         // The first to come is the first in every service.
         assert!(queue.next(Service::Pull, |_| true).is_none());
         queue.next(Service::Workflow, |_| true).unwrap();
-        let child = job(Service::Pull, Some("app"), true);
+        let child = job(Service::Pull, &[]);
         queue.insert(Arc::clone(&child));
         assert_eq!(queue.next(Service::Pull, |_| true).unwrap().id, child.id);
         assert!(queue.next(Service::Pull, |_| true).is_none());
@@ -200,39 +198,42 @@ mod tests {
     #[test]
     fn an_id_that_a_caller_chose_does_not_overtake() {
         let mut queue = Queue::new();
-        let first = job(Service::Pull, None, false);
+        let first = job(Service::Pull, &[]);
         queue.insert(Arc::clone(&first));
         let id = "00000000-0000-7000-8000-000000000001".parse().unwrap();
         let created = Timestamp::from_millisecond(first.created.as_millisecond() + 1);
         let service = Service::Pull;
-        queue.insert(Arc::new(Job {
-            id,
-            created,
-            service,
-            in_parents_turn: false,
-            directory: None,
-        }));
+        queue.insert(Arc::new(Job { id, created, service, turns: Vec::new() }));
         assert_eq!(queue.next(Service::Pull, |_| true).unwrap().id, first.id);
     }
 
-    /// A workflow may have its turn from another gateway; a job of this one that waits for the same checkout
-    /// must not hold up the workflow's own.
     #[test]
-    fn a_job_in_its_parents_turn_never_waits_for_one() {
+    fn a_job_that_needs_two_turns_holds_neither_while_it_waits_for_one() {
+        let session = Turn::Session(SessionId::new());
         let mut queue = Queue::new();
-        let waiting = job(Service::Claude, Some("app"), false);
-        queue.insert(Arc::clone(&waiting));
-        queue.take_turn(&*waiting);
-        let child = job(Service::Claude, Some("app"), true);
-        queue.insert(Arc::clone(&child));
-        assert_eq!(queue.blocked_by(&child), None);
+        let in_session = job(Service::Claude, std::slice::from_ref(&session));
+        let both = job(Service::Claude, &[session.clone(), directory("app")]);
+        let later = job(Service::Claude, &[directory("app")]);
+        let free = job(Service::Claude, &[directory("lib")]);
+        for job in [&in_session, &both, &later, &free] {
+            queue.insert(Arc::clone(job));
+        }
+        assert_eq!(queue.next(Service::Claude, |_| true).unwrap().id, in_session.id);
+        assert_eq!(queue.blocked_by(&both), Some((in_session.id, &session)));
+        assert_eq!(queue.blocked_by(&later), Some((both.id, &directory("app"))), "it came first");
+        assert_eq!(queue.next(Service::Claude, |_| true).unwrap().id, free.id);
+        queue.end_turn(in_session.id);
+        assert_eq!(queue.next(Service::Claude, |_| true).unwrap().id, both.id);
+        assert!(queue.next(Service::Claude, |_| true).is_none());
+        queue.end_turn(both.id);
+        assert_eq!(queue.next(Service::Claude, |_| true).unwrap().id, later.id);
     }
 
     #[test]
     fn a_job_that_comes_back_has_its_old_place_and_no_turn() {
         let mut queue = Queue::new();
-        let first = job(Service::Claude, Some("app"), false);
-        let second = job(Service::Claude, Some("app"), false);
+        let first = job(Service::Claude, &[directory("app")]);
+        let second = job(Service::Claude, &[directory("app")]);
         queue.insert(Arc::clone(&first));
         queue.insert(Arc::clone(&second));
         let taken = queue.next(Service::Claude, |_| true).unwrap();

@@ -1,29 +1,112 @@
-//! What a gateway finds on the volume when it starts.
+//! Jobs that no gateway looks after: what a gateway finds on the volume when it starts, and what one leaves
+//! behind that dies while this one lives.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use contract::Code;
-use workspace::{Job, JobRecord, Lease, blocking};
+use contract::{Code, ReplicaId};
+use workspace::{Job, JobRecord, Turn, blocking};
 
 use crate::{
     state::Shared,
     ticket::{Caller, Ticket},
 };
 
+/// How often to look for gateways that are gone: nothing tells when a lock falls free.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// Takes up the jobs that no gateway looks after: those that run are watched, those that wait are queued
 /// again, in their old order.
-pub(crate) async fn recover(shared: &Arc<Shared>) -> workspace::Result<()> {
+pub(crate) async fn at_start(shared: &Arc<Shared>) -> workspace::Result<()> {
+    adopt(shared).await?;
+    take_up(shared, |_| true).await
+}
+
+/// Goes on doing so for gateways that die. Never returns.
+pub(crate) async fn forever(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // One that takes no jobs any more leaves them to others.
+        if shared.is_draining() || shared.is_stopping() {
+            continue;
+        }
+        let result = match adopt(&shared).await {
+            Ok(adopted) if adopted.is_empty() => Ok(()),
+            Ok(adopted) => {
+                take_up(&shared, move |record| {
+                    record.gateway.is_some_and(|id| adopted.contains(&id))
+                })
+                .await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot look for jobs to take up"
+            );
+        }
+        forget(&shared).await;
+    }
+}
+
+/// Takes over from gateways that are gone, and returns which.
+async fn adopt(shared: &Arc<Shared>) -> workspace::Result<Vec<ReplicaId>> {
+    let mut adopted = shared.adopted.lock().await;
+    let known: Vec<_> = adopted.keys().copied().chain([shared.id]).collect();
     let workspace = shared.workspace.clone();
-    blocking(move || workspace.forget_dead_gateways()).await;
+    let found = blocking(move || {
+        let mut found = Vec::new();
+        for id in workspace.known_gateways()? {
+            if !known.contains(&id)
+                && let Some(lease) = workspace.adopt_gateway(id)?
+            {
+                found.push((id, lease));
+            }
+        }
+        Ok::<_, workspace::Error>(found)
+    })
+    .await?;
+    let ids = found.iter().map(|(id, _)| *id).collect();
+    adopted.extend(found);
+    Ok(ids)
+}
+
+/// Removes what is left of adopted gateways of whose jobs none waits any more.
+async fn forget(shared: &Arc<Shared>) {
+    let mut adopted = shared.adopted.lock().await;
+    let done: Vec<_> = {
+        let books = shared.books();
+        adopted.keys().copied().filter(|id| !books.has_waiting_of(*id)).collect()
+    };
+    for id in done {
+        if let Some(lease) = adopted.remove(&id) {
+            let workspace = shared.workspace.clone();
+            blocking(move || workspace.forget_gateway(id, lease)).await;
+        }
+    }
+}
+
+struct Found {
+    job: Job,
+    record: JobRecord,
+    is_taken: bool,
+    turns: Vec<Turn>,
+}
+
+/// Looks through all jobs for those of them that have not ended.
+async fn take_up(
+    shared: &Arc<Shared>,
+    wanted: impl Fn(&JobRecord) -> bool + Send + 'static,
+) -> workspace::Result<()> {
     let workspace = shared.workspace.clone();
     let unfinished = blocking(move || {
         let mut unfinished = Vec::new();
         for id in Job::list(&workspace)? {
             let Some(job) = Job::open(&workspace, id) else { continue };
             // One unreadable job must not keep all others from being served.
-            match look(&job) {
-                Ok(Some(found)) => unfinished.push((job, found)),
-                Ok(None) => {}
+            match look(job) {
+                Ok(Some(found)) if wanted(&found.record) => unfinished.push(found),
+                Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(job = %id, error = &error as &dyn std::error::Error, "cannot read a job");
                 }
@@ -33,25 +116,21 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> workspace::Result<()> {
     })
     .await?;
     let (mut running, mut waiting) = (0, 0);
-    for (job, found) in unfinished {
-        let ticket = Arc::new(Ticket::new(
-            job.clone(),
-            &found.record,
-            found.in_parents_turn,
-            None,
-            Caller::Away,
-        ));
-        if found.taken {
+    for Found { job, record, is_taken, turns } in unfinished {
+        let id = job.id();
+        let ticket = Arc::new(Ticket::new(job.clone(), &record, turns, None, Caller::Away));
+        if is_taken {
             running += 1;
             shared.books().queue.take_turn(&ticket);
-            shared.look_after(job, found.record.service);
+            shared.look_after(job, record.service);
             continue;
         }
-        if found.elsewhere {
+        // It waits in this queue already, or in that of another gateway that lives.
+        if shared.ticket(id).is_some() || !is_ours(shared, record.gateway).await {
             continue;
         }
         waiting += 1;
-        if found.record.request.credentials_withheld {
+        if record.request.credentials_withheld {
             let sentence = "the gateway restarted while this job waited, and the credentials in its URL are never \
                             written down: send it again";
             shared.end(&ticket, Code::AuthenticationFailed, sentence).await;
@@ -61,29 +140,37 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> workspace::Result<()> {
     }
     if running + waiting > 0 {
         tracing::info!(running, waiting, "took up jobs from before");
+        shared.work.notify_waiters();
     }
     Ok(())
 }
 
-struct Found {
-    record: JobRecord,
-    taken: bool,
-    in_parents_turn: bool,
-    /// Whether it waits in the queue of another gateway that lives.
-    elsewhere: bool,
+/// Whether a job that waits is this gateway's to look after. One that no gateway has named was named by a
+/// replica that died with it.
+async fn is_ours(shared: &Arc<Shared>, gateway: Option<ReplicaId>) -> bool {
+    let Some(id) = gateway else { return true };
+    let mut adopted = shared.adopted.lock().await;
+    if adopted.contains_key(&id) {
+        return true;
+    }
+    // Its file may have been removed: whoever makes a new one, locked, has it.
+    let workspace = shared.workspace.clone();
+    match blocking(move || workspace.adopt_gateway(id)).await {
+        Ok(Some(lease)) => adopted.insert(id, lease).is_none(),
+        Ok(None) => false,
+        Err(error) => {
+            tracing::warn!(gateway = %id, error = &error as &dyn std::error::Error, "cannot tell whether a gateway lives");
+            false
+        }
+    }
 }
 
-fn look(job: &Job) -> workspace::Result<Option<Found>> {
+fn look(job: Job) -> workspace::Result<Option<Found>> {
     if job.outcome()?.is_some() {
         return Ok(None);
     }
     let record = job.record()?;
-    let taken = job.taken()?.is_some();
-    let in_parents_turn = record.works_in_parents_turn(job.workspace());
-    let gateway = record.gateway.map(|id| job.workspace().gateway(id));
-    let elsewhere = match gateway {
-        Some(path) => Lease::is_held(&path)?,
-        None => false,
-    };
-    Ok(Some(Found { record, taken, in_parents_turn, elsewhere }))
+    let is_taken = job.taken()?.is_some();
+    let turns = record.turns(job.workspace()).own;
+    Ok(Some(Found { job, record, is_taken, turns }))
 }

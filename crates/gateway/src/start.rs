@@ -27,7 +27,7 @@ pub(crate) enum StartError {
 pub struct Gateway {
     shared: Arc<Shared>,
     servers: Vec<Server>,
-    _dispatchers: Vec<AbortOnDropHandle<()>>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -55,10 +55,11 @@ impl Gateway {
             listeners.push((service, listener, address));
         }
         let shared = Arc::new(Shared::open(config)?);
-        recover::recover(&shared).await?;
-        let dispatchers = Service::ALL.map(|service| {
-            AbortOnDropHandle::new(tokio::spawn(dispatch::run(Arc::clone(&shared), service)))
-        });
+        recover::at_start(&shared).await?;
+        let dispatchers =
+            Service::ALL.map(|service| tokio::spawn(dispatch::run(Arc::clone(&shared), service)));
+        let recovery = tokio::spawn(recover::forever(Arc::clone(&shared)));
+        let tasks = dispatchers.into_iter().chain([recovery]).map(AbortOnDropHandle::new).collect();
         let mut servers = Vec::new();
         for (service, listener, address) in listeners {
             let handler = Arc::clone(&shared);
@@ -69,7 +70,7 @@ impl Gateway {
             tracing::info!(%service, address = %server.address(), "listening");
             servers.push(server);
         }
-        Ok(Self { shared, servers, _dispatchers: dispatchers.into() })
+        Ok(Self { shared, servers, _tasks: tasks })
     }
 
     /// Where the port of `service` is.

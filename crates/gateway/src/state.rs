@@ -8,16 +8,19 @@ use std::{
     },
 };
 
-use contract::{Code, DirectoryName, Ending, JobId, ReplicaId, Service, Timestamp};
+use contract::{Code, Ending, JobId, ReplicaId, Service, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
-use workspace::{Job, Lease, Outcome, Workspace, blocking};
+use workspace::{Job, Lease, Outcome, Turn, Workspace, blocking};
 
 use crate::{
     Config,
     queue::{Queue, Queued},
     ticket::{Refused, Stage, Ticket},
 };
+
+/// How long to wait before something is tried again that failed for the volume's sake.
+const TRY_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Everything the gateway's tasks share.
 pub(crate) struct Shared {
@@ -27,6 +30,8 @@ pub(crate) struct Shared {
     /// Held as long as this gateway lives.
     _lease: Lease,
     books: Mutex<Books>,
+    /// Gateways that are gone, whose queues are this one's now.
+    pub(crate) adopted: tokio::sync::Mutex<HashMap<ReplicaId, Lease>>,
     /// Wakes the dispatchers.
     pub(crate) work: Notify,
     pub(crate) stopping: AtomicBool,
@@ -52,6 +57,12 @@ pub(crate) struct Books {
 }
 
 impl Books {
+    /// Whether a job waits that the gateway `id` has named.
+    pub(crate) fn has_waiting_of(&self, id: ReplicaId) -> bool {
+        let queued = Service::ALL.into_iter().flat_map(|service| self.queue.of(service));
+        queued.chain(self.dispatching.values()).any(|ticket| ticket.gateway == Some(id))
+    }
+
     /// Gives a job its old place back that no replica has taken.
     pub(crate) fn put_back(&mut self, ticket: &Arc<Ticket>) {
         self.dispatching.remove(&ticket.job.id());
@@ -70,11 +81,8 @@ impl Queued for Ticket {
     fn created(&self) -> Timestamp {
         self.created
     }
-    fn in_parents_turn(&self) -> bool {
-        self.in_parents_turn
-    }
-    fn directory(&self) -> Option<&DirectoryName> {
-        self.directory.as_ref()
+    fn turns(&self) -> &[Turn] {
+        &self.turns
     }
 }
 
@@ -82,12 +90,7 @@ impl Shared {
     pub(crate) fn open(config: Config) -> workspace::Result<Self> {
         let workspace = Workspace::open(&config.workspace)?;
         let id = ReplicaId::new();
-        let path = workspace.gateway(id);
-        let lease = Lease::try_acquire(&path)?.ok_or_else(|| workspace::Error::Io {
-            operation: "lock",
-            path,
-            source: std::io::Error::other("a fresh id is taken"),
-        })?;
+        let lease = workspace.announce_gateway(id)?;
         let books = Books {
             queue: Queue::new(),
             dispatching: HashMap::new(),
@@ -103,6 +106,7 @@ impl Shared {
             id,
             _lease: lease,
             books: Mutex::new(books),
+            adopted: tokio::sync::Mutex::default(),
             work: Notify::new(),
             stopping: AtomicBool::new(false),
             draining,
@@ -169,7 +173,8 @@ impl Shared {
             Ok(None) => self.taken(ticket),
             Err(error) => {
                 tracing::error!(job = %ticket.job.id(), error = &error as &dyn std::error::Error, "cannot end a job");
-                // It waits on: somebody will try again.
+                // It waits on, and is tried again; not at once, or a volume that cannot be used is asked for ever.
+                tokio::time::sleep(TRY_AGAIN).await;
                 self.books().put_back(ticket);
             }
         }
@@ -183,19 +188,13 @@ impl Shared {
 
     /// Watches a job that runs until it has ended, however it ends; then its turn is over.
     pub(crate) fn look_after(self: &Arc<Self>, job: Job, service: Service) {
-        self.books().running.insert(job.id(), service);
+        if self.books().running.insert(job.id(), service).is_some() {
+            return;
+        }
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
             let id = job.id();
-            let outcome = ended(job.clone()).await;
-            // A workflow that is lost leaves jobs behind that work in its checkout until they hear of it.
-            for child in job.children() {
-                if let Some(child) = Job::open(&shared.workspace, child)
-                    && child.taken().is_ok_and(|taken| taken.is_some())
-                {
-                    ended(child).await;
-                }
-            }
+            let outcome = ended(job).await;
             tracing::info!(%service, job = %id, state = outcome.state.as_str(), "ended");
             {
                 let mut books = shared.books();

@@ -5,8 +5,9 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use contract::{Code, EventLine, Queued, Timestamp};
 use futures_util::{Stream, StreamExt};
+use job_http::Leaving;
 use web::Ids;
-use workspace::Job;
+use workspace::{Job, blocking};
 
 use crate::{
     state::Shared,
@@ -53,19 +54,38 @@ impl Drop for Viewer {
     }
 }
 
-/// The events of a job from the journal.
-pub(crate) fn journal(
+/// The events of a job that this gateway has no ticket of. If it waits elsewhere, it may come to wait here: then
+/// this reader counts as somebody who watches it.
+pub(crate) fn from_elsewhere(
+    shared: Arc<Shared>,
     job: Job,
     after: u64,
     ids: Ids,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    workspace::follow(job, after).map(move |entry| {
-        let entry = entry.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot read a journal");
-            io::Error::other(error)
-        })?;
-        Ok(web::frame((ids == Ids::Sent).then_some(entry.id), &entry.json))
-    })
+    async_stream::stream! {
+        let mut watch = job.workspace().watcher().watch(&job.directory());
+        loop {
+            if let Some(ticket) = shared.ticket(job.id()) {
+                let viewer = Viewer::new(&shared, &ticket);
+                let mut events = Box::pin(from_queue(ticket, viewer, after, ids, Leaving::harmless()));
+                while let Some(event) = events.next().await {
+                    yield event;
+                }
+                return;
+            }
+            let look = job.clone();
+            // One that cannot be read says so when it is followed.
+            if !blocking(move || look.taken()).await.is_ok_and(|taken| taken.is_none()) {
+                break;
+            }
+            watch.changed().await;
+        }
+        drop(watch);
+        let mut events = Box::pin(job_http::events(job, after, ids, Leaving::harmless()));
+        while let Some(event) = events.next().await {
+            yield event;
+        }
+    }
 }
 
 /// The events of a job that may still wait: its place whenever it changes, then the journal.
@@ -74,6 +94,7 @@ pub(crate) fn from_queue(
     viewer: Viewer,
     after: u64,
     ids: Ids,
+    leaving: Leaving,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     async_stream::stream! {
         let mut stage = ticket.stage();
@@ -94,7 +115,7 @@ pub(crate) fn from_queue(
             }
         }
         drop(viewer);
-        let mut events = Box::pin(journal(ticket.job.clone(), after, ids));
+        let mut events = Box::pin(job_http::events(ticket.job.clone(), after, ids, leaving));
         while let Some(event) = events.next().await {
             yield event;
         }

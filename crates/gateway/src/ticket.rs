@@ -6,9 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use contract::{DirectoryName, JobId, Service, Timestamp};
+use contract::{JobId, ReplicaId, Service, Timestamp};
 use tokio::{sync::watch, time::Instant};
-use workspace::Job;
+use workspace::{Job, Turn};
 
 /// Where the caller of a job that waits is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,10 +70,10 @@ pub(crate) struct Ticket {
     pub(crate) job: Job,
     pub(crate) service: Service,
     pub(crate) parent: Option<JobId>,
-    /// The shared checkout it works in.
-    pub(crate) directory: Option<DirectoryName>,
-    /// Whether its workflow has the turn there, so that it need not wait for one.
-    pub(crate) in_parents_turn: bool,
+    /// What it has to wait for its turn on.
+    pub(crate) turns: Vec<Turn>,
+    /// The gateway that named it; this one, or one that is gone.
+    pub(crate) gateway: Option<ReplicaId>,
     /// When it was named, by the gateway's clock: ids may be the callers' own.
     pub(crate) created: Timestamp,
     /// The body, if it holds credentials: those are on no disk.
@@ -88,7 +88,7 @@ impl Ticket {
     pub(crate) fn new(
         job: Job,
         record: &workspace::JobRecord,
-        in_parents_turn: bool,
+        turns: Vec<Turn>,
         secret_body: Option<Bytes>,
         caller: Caller,
     ) -> Self {
@@ -96,8 +96,8 @@ impl Ticket {
             job,
             service: record.service,
             parent: record.parent,
-            directory: record.directory.clone(),
-            in_parents_turn,
+            turns,
+            gateway: record.gateway,
             created: record.created,
             secret_body,
             since: Instant::now(),

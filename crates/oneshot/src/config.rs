@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    num::NonZeroU32,
     path::PathBuf,
     time::Duration,
 };
@@ -22,6 +23,8 @@ pub struct ReplicaConfig {
     /// `GRACE_SECONDS`: how long a job goes on after the replica is told to stop. `None`: until its own
     /// deadline.
     pub grace: Option<Duration>,
+    /// `JOURNAL_LIMIT_MIB`, in bytes: how long the journal of a job may grow.
+    pub journal_limit: u64,
     /// `CORS_ALLOW_ORIGIN`
     pub cors: Cors,
     /// `REPLICA_ID`: given by whoever starts the replica and wants to know it again.
@@ -39,6 +42,11 @@ impl ReplicaConfig {
             advertise: settings.optional("ADVERTISE_ADDRESS"),
             workspace: settings.text("WORKSPACE_DIR").unwrap_or_else(|| "/workspace".into()).into(),
             grace,
+            journal_limit: u64::from(
+                settings
+                    .or("JOURNAL_LIMIT_MIB", NonZeroU32::new(1024).unwrap_or(NonZeroU32::MAX))
+                    .get(),
+            ) << 20,
             cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default()),
             id: settings.optional("REPLICA_ID").unwrap_or_else(ReplicaId::new),
         }

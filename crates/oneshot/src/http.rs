@@ -1,14 +1,13 @@
 //! A replica's routes.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
-use contract::{Code, JobRequest, RequestError, Timestamp};
-use futures_util::{Stream, StreamExt};
+use contract::{Code, JobRequest, RequestError, SessionId, Timestamp};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use job_http::{Leaving, OnDisconnect, Route};
 use serde_json::{Value, json};
-use web::{BODY_LIMIT, Body, Ids};
-use workspace::Job;
+use web::{BODY_LIMIT, Body};
 
 use crate::{JobService, replica::Replica};
 
@@ -25,11 +24,25 @@ impl<S: JobService> Replica<S> {
     async fn route(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let reading = matches!(*request.method(), Method::GET | Method::HEAD);
         let path = request.uri().path();
+        let posting = request.method() == Method::POST;
         if path == S::Request::SERVICE.job_path() {
-            return match *request.method() {
-                Method::POST => self.take(request).await.unwrap_or_else(|refusal| *refusal),
-                _ => web::method_not_allowed("POST"),
+            return if posting {
+                self.take(request, None).await.unwrap_or_else(|refusal| *refusal)
+            } else {
+                web::method_not_allowed("POST")
             };
+        }
+        match Route::of(S::Request::SERVICE, path) {
+            Some(Route::Stream(session)) if posting => {
+                return match job_http::known(&self.workspace, session).await {
+                    Ok(session) => {
+                        self.take(request, Some(session)).await.unwrap_or_else(|refusal| *refusal)
+                    }
+                    Err(error) => web::error(&error),
+                };
+            }
+            Some(route) => return job_http::answer(&self.workspace, route, request).await,
+            None => {}
         }
         let read = self.service.reads().iter().find(|read| read.path == path);
         match (path, read) {
@@ -73,6 +86,7 @@ impl<S: JobService> Replica<S> {
     async fn take(
         self: Arc<Self>,
         request: Request<Incoming>,
+        session: Option<SessionId>,
     ) -> Result<Response<Body>, web::Refusal> {
         let headers = request.headers().clone();
         if let Some(meant_for) = headers.get(web::header::REPLICA_ID)
@@ -89,7 +103,12 @@ impl<S: JobService> Replica<S> {
             return Err(refuse(busy()));
         }
         let body = web::read_json_body(request, BODY_LIMIT).await.map_err(refuse)?;
+        let on_disconnect = OnDisconnect::read(&headers).map_err(refuse)?;
         let parsed = S::Request::parse(&body, self.workspace.root_text(), self.service.policy())
+            .and_then(|parsed| match session {
+                Some(session) => parsed.in_session(session),
+                None => Ok(parsed),
+            })
             .map_err(refuse)?;
         // In a task of its own: a caller that leaves now would otherwise take the claim down with it, and the job.
         let (replica, named) = (Arc::clone(&self), headers.clone());
@@ -103,7 +122,9 @@ impl<S: JobService> Replica<S> {
         if headers.get("prefer").is_some_and(|value| value == "respond-async") {
             return Ok(web::json(StatusCode::ACCEPTED, &json!({"jobId": job.id()})));
         }
-        Ok(web::event_stream(job.id(), frames(job, web::ids_wanted(&headers))))
+        let leaving = Leaving::new(on_disconnect, &job, || false);
+        let events = job_http::events(job.clone(), 0, web::ids_wanted(&headers), leaving);
+        Ok(web::event_stream(job.id(), events))
     }
 }
 
@@ -113,12 +134,4 @@ pub(crate) fn busy() -> RequestError {
         Code::Busy,
         "this replica has a job already: send the request again, or through the gateway",
     )
-}
-
-/// A job's events as bytes, from its beginning.
-fn frames(job: Job, ids: Ids) -> impl Stream<Item = io::Result<bytes::Bytes>> + Send + 'static {
-    workspace::follow(job, 0).map(move |entry| {
-        let entry = entry.map_err(io::Error::other)?;
-        Ok(web::frame((ids == Ids::Sent).then_some(entry.id), &entry.json))
-    })
 }

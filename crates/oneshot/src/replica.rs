@@ -8,7 +8,9 @@ use http::HeaderMap;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use web::Server;
-use workspace::{ClaimedJob, Job, JobRecord, Lease, NewJob, Registration, Workspace, blocking};
+use workspace::{
+    ClaimedJob, HeldTurn, Job, JobRecord, NewJob, Registration, Turn, Workspace, blocking,
+};
 
 use crate::{
     Deadline, JobContext, JobService, Order, Orders, ReplicaConfig, Stop, StopReason,
@@ -34,8 +36,8 @@ struct Taken<R> {
     claimed: ClaimedJob,
     request: R,
     parent: Option<JobId>,
-    /// Held until the job is over; a workflow holds it for its children.
-    turn: Option<Lease>,
+    /// Held until the job is over; a workflow holds them for its children.
+    turns: Vec<HeldTurn>,
 }
 
 pub(crate) struct Replica<S: JobService> {
@@ -127,7 +129,7 @@ async fn run<S: JobService>(
     mut orders: Orders,
 ) -> Exit {
     let name = S::Request::SERVICE;
-    let Taken { mut claimed, request, parent, turn } = taken;
+    let Taken { mut claimed, request, parent, turns } = taken;
     let id = claimed.job().id();
     let limit =
         request.timeout_seconds().unwrap_or(replica.service.policy().limits.job_timeout_seconds);
@@ -145,7 +147,8 @@ async fn run<S: JobService>(
     let mut grace = None;
     let mut killed = false;
     let ending = {
-        let mut job = std::pin::pin!(drive(name, &mut claimed, &context, steps));
+        let limit = replica.config.journal_limit;
+        let mut job = std::pin::pin!(drive(name, &mut claimed, &context, limit, steps));
         loop {
             tokio::select! {
                 biased;
@@ -175,7 +178,7 @@ async fn run<S: JobService>(
     }
     // In this order: whoever reads the terminal event finds this replica gone, and the directory free.
     server.close_listener().await;
-    drop(turn);
+    drop(turns);
     let written = blocking(move || claimed.finish(ending)).await;
     if killed {
         return Exit::Killed;
@@ -228,22 +231,14 @@ impl<S: JobService> Replica<S> {
         let workspace = self.workspace.clone();
         // The check belongs to the service, which stays where it is.
         tokio::task::block_in_place(|| self.service.check(&workspace, &request))?;
-        let record = JobRecord::of(&request, id.unwrap_or_else(JobId::new), parent);
-        let (claimed, turn) = blocking(move || {
-            let turn = match record.directory.clone() {
-                Some(name) if !record.works_in_parents_turn(&workspace) => {
-                    match Lease::try_acquire(&workspace.turn(&name)) {
-                        Ok(Some(turn)) => Some(turn),
-                        Ok(None) => return Err(directory_busy(name.as_str())),
-                        Err(error) => return Err(error.refusal()),
-                    }
-                }
-                _ => None,
-            };
+        let id = id.unwrap_or_else(JobId::new);
+        let describe = request.clone();
+        let (claimed, turns) = blocking(move || {
+            let (record, turns) = take_turns(&workspace, &describe, id, parent)?;
             let (NewJob::Created(job) | NewJob::Exists(job)) =
                 Job::enter(&workspace, &record).map_err(|error| error.refusal())?;
             match job.claim(&by) {
-                Ok(Some(claimed)) => Ok((claimed, turn)),
+                Ok(Some(claimed)) => Ok((claimed, turns)),
                 Ok(None) => Err(RequestError::new(
                     Code::Claimed,
                     "this job has been taken already: follow its events",
@@ -257,19 +252,47 @@ impl<S: JobService> Replica<S> {
             registration.withdraw();
         }
         // The receiver lives as long as the replica: whoever holds it is waiting for just this.
-        let _ = self.taken.send(Taken { claimed, request, parent, turn });
+        let _ = self.taken.send(Taken { claimed, request, parent, turns });
         Ok(job)
     }
 }
 
-fn directory_busy(directory: &str) -> RequestError {
-    RequestError {
-        code: Code::Busy,
-        message: format!(
-            "another job works in '{directory}': send the request again when it is done"
-        ),
-        field: Some("directory"),
+/// The record of a job, and the turns it needs, held.
+fn take_turns<R: JobRequest>(
+    workspace: &Workspace,
+    request: &R,
+    id: JobId,
+    parent: Option<JobId>,
+) -> Result<(JobRecord, Vec<HeldTurn>), RequestError> {
+    let mut record = JobRecord::of(workspace, request, id, parent);
+    let mut held = Vec::new();
+    // The session first: who has its turn decides where it works, so where that is stands fast only then.
+    if record.session.is_some() {
+        for turn in record.turns(workspace).own {
+            if matches!(turn, Turn::Session(_)) {
+                held.push(hold(workspace.take_turn(&turn), &turn)?);
+            }
+        }
+        record = JobRecord::of(workspace, request, id, parent);
     }
+    let turns = record.turns(workspace);
+    for turn in &turns.own {
+        if matches!(turn, Turn::Directory(_)) {
+            held.push(hold(workspace.take_turn(turn), turn)?);
+        }
+    }
+    for turn in &turns.parents {
+        held.push(hold(workspace.join_turn(turn), turn)?);
+    }
+    Ok((record, held))
+}
+
+fn hold(taken: workspace::Result<Option<HeldTurn>>, turn: &Turn) -> Result<HeldTurn, RequestError> {
+    taken.map_err(|error| error.refusal())?.ok_or_else(|| RequestError {
+        code: Code::Busy,
+        message: format!("another job works in {turn}: send the request again when it is done"),
+        field: Some(turn.field()),
+    })
 }
 
 #[cfg(test)]

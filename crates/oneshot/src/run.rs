@@ -11,11 +11,13 @@ use crate::{JobContext, Step, Stop, StopReason};
 /// How long a job may take to end once it is asked to; then it is ended without being asked.
 const STOP_TIME: Duration = Duration::from_secs(8);
 
-/// Appends what the job's stream yields to its journal until it ends, and returns how.
+/// Appends what the job's stream yields to its journal, which may grow to `journal_limit` bytes, until it ends,
+/// and returns how.
 pub(crate) async fn drive(
     service: Service,
     claimed: &mut ClaimedJob,
     context: &JobContext,
+    journal_limit: u64,
     steps: impl Stream<Item = Step> + Send,
 ) -> Ending {
     let id = context.id;
@@ -37,6 +39,15 @@ pub(crate) async fn drive(
         };
         match step {
             Ok(Some(Step::Event(event))) => {
+                let length = event.as_bytes().len() as u64 + 1;
+                if claimed.journal_length().saturating_add(length) > journal_limit {
+                    let mib = journal_limit >> 20;
+                    let sentence = format!(
+                        "the job said more than a journal may hold ({mib} MiB): ask for less at once, or raise \
+                         JOURNAL_LIMIT_MIB"
+                    );
+                    return failure(Code::JournalFull, &sentence);
+                }
                 if let Err(error) = claimed.append(&event) {
                     tracing::error!(job = %id, error = &error as &dyn std::error::Error, "cannot write the journal");
                     return if error.is_disk_full() {

@@ -40,7 +40,7 @@ impl Cors {
             HeaderValue::from_static("GET, POST, DELETE, HEAD"),
         );
         let wanted = HeaderValue::from_static(
-            "Content-Type, Accept, Authorization, Last-Event-ID, X-Job-Id",
+            "Content-Type, Accept, Authorization, Last-Event-ID, X-Job-Id, X-On-Disconnect",
         );
         own.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted);
         own.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));

@@ -116,6 +116,26 @@ where
     }
 }
 
+/// [`read_json_body`], where an empty body will do, and then needs no `Content-Type`. Not from a page of
+/// another site, though: browsers send that without asking first, and say that they do.
+///
+/// # Errors
+/// As there.
+pub async fn read_optional_json_body<B>(
+    request: Request<B>,
+    limit: usize,
+) -> Result<Bytes, RequestError>
+where
+    B: hyper::body::Body<Data = Bytes>,
+{
+    let site = request.headers().get("sec-fetch-site").map(http::HeaderValue::as_bytes);
+    let is_foreign = !matches!(site, None | Some(b"same-origin" | b"none"));
+    if request.body().is_end_stream() && !is_foreign {
+        return Ok(Bytes::new());
+    }
+    read_json_body(request, limit).await
+}
+
 async fn read<B>(body: B, limit: usize) -> Result<Bytes, RequestError>
 where
     B: hyper::body::Body<Data = Bytes>,
@@ -175,6 +195,20 @@ mod tests {
             let result = read_json_body(request(content_type, body), 10).await;
             assert_eq!(result.err().map(|error| error.code), code, "{content_type} {body:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_may_be_empty() {
+        let empty = || request("", b"");
+        assert!(read_optional_json_body(empty(), 10).await.unwrap().is_empty());
+        assert_eq!(
+            read_optional_json_body(request("application/json", b"{}"), 10).await.unwrap(),
+            "{}"
+        );
+        assert!(read_optional_json_body(request("", b"{}"), 10).await.is_err());
+        let mut foreign = empty();
+        foreign.headers_mut().insert("sec-fetch-site", HeaderValue::from_static("cross-site"));
+        assert!(read_optional_json_body(foreign, 10).await.is_err());
     }
 
     #[test]

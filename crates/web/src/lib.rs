@@ -10,7 +10,9 @@ mod sse;
 
 pub use ask::{Answer, AskError, BaseUrl, ask};
 pub use cors::Cors;
-pub use intake::{BODY_LIMIT, Ids, ids_wanted, job_id, last_event_id, read_json_body};
+pub use intake::{
+    BODY_LIMIT, Ids, ids_wanted, job_id, last_event_id, read_json_body, read_optional_json_body,
+};
 pub use reply::{
     Body, Refusal, empty, error, event_stream, full, json, method_not_allowed, no_such_path,
 };
@@ -23,6 +25,8 @@ pub mod header {
     pub const JOB_ID: &str = "x-job-id";
     /// The workflow that asks for a job.
     pub const PARENT_JOB_ID: &str = "x-parent-job-id";
+    /// What becomes of a job whose caller goes away: `continue`, or `cancel`.
+    pub const ON_DISCONNECT: &str = "x-on-disconnect";
     /// The life of a replica that a dispatch is meant for.
     pub const REPLICA_ID: &str = "x-replica-id";
 }

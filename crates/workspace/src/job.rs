@@ -10,8 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, JobRecord, Lease, Outcome, Result, Workspace,
     journal::{self, Journal},
-    write::{Once, read_optional},
+    write::{Once, read_optional, reserve},
 };
+
+/// How much room is kept for a job's claim, so that it can be taken, and ended, when the volume is full. Bytes.
+const CLAIM_RESERVE: usize = 512;
+/// How much room is kept for its outcome. A longer one is replaced then.
+const OUTCOME_RESERVE: usize = 8 * 1024;
 
 /// A job that may or may not have been taken, run or ended. Cheap to clone; all calls block briefly.
 #[derive(Clone, Debug)]
@@ -150,6 +155,11 @@ impl Job {
         let content = serde_json::to_vec(record)
             .map_err(|source| Error::Malformed { path: path.clone(), source })?;
         fs::write(&path, content).map_err(Error::io("write", &path))?;
+        let kept = scratch.join("reserve");
+        fs::create_dir(&kept)
+            .and_then(|()| reserve(&kept.join("claim"), CLAIM_RESERVE))
+            .and_then(|()| reserve(&kept.join("outcome"), OUTCOME_RESERVE))
+            .map_err(Error::io("write", kept))?;
         // Fails if the directory exists, because it is not empty then.
         match fs::rename(scratch, self.directory()) {
             Ok(()) => Ok(Once::Ours),
@@ -216,6 +226,11 @@ impl Job {
         self.directory().join("events.ndjson")
     }
 
+    /// Room for what has to be written even if the volume is full. Only for who holds the lease.
+    fn reserve(&self) -> PathBuf {
+        self.directory().join("reserve")
+    }
+
     fn lease_path(&self) -> PathBuf {
         self.directory().join("lease")
     }
@@ -273,7 +288,8 @@ impl Job {
         let Some(lease) = Lease::try_acquire(&self.lease_path())? else { return Ok(None) };
         let claim = Claim { by: by.to_owned(), at: Timestamp::now(), run };
         let content = serde_json::to_vec(&claim).unwrap_or_default();
-        match self.workspace.put_once(&self.directory().join("claim"), &content)? {
+        let (path, reserve) = (self.directory().join("claim"), self.reserve().join("claim"));
+        match self.workspace.put_once_or_reserve(&path, &content, &reserve)? {
             Once::Theirs => Ok(None),
             Once::Ours => {
                 let journal = Journal::create(self.journal_path())?;
@@ -310,18 +326,34 @@ impl Job {
         };
         let ending = Ending::failure(record.service, self.id, Code::ReplicaLost, sentence);
         let length = journal::whole_length(&self.journal_path())?;
+        // Of several who look at once, one ends it.
+        let Some(_lease) = Lease::try_acquire(&self.lease_path())? else { return self.outcome() };
         tracing::warn!(job = %self.id, "the process that ran this job is gone");
         self.close(ending, length).map(Some)
     }
 
-    /// Writes the outcome, unless there is one; returns the one that counts.
+    /// Writes the outcome, unless there is one; returns the one that counts. Only for who holds the lease.
     fn close(&self, ending: Ending, journal_length: u64) -> Result<Outcome> {
-        let outcome = Outcome::new(ending, journal_length);
+        let mut outcome = Outcome::new(ending, journal_length);
         let path = self.directory().join("outcome");
-        let outcome = match self.workspace.put_once(&path, &outcome.encode())? {
+        let reserve = self.reserve().join("outcome");
+        let put = |outcome: &Outcome| {
+            self.workspace.put_once_or_reserve(&path, &outcome.encode(), &reserve)
+        };
+        let mut once = put(&outcome);
+        if once.as_ref().is_err_and(Error::is_disk_full) {
+            // What the job has to say at its end is longer than the room that is left for it.
+            let sentence = "the workspace is full: make room, then send the job again";
+            let ending = Ending::failure(self.record()?.service, self.id, Code::DiskFull, sentence);
+            outcome = Outcome::new(ending, journal_length);
+            once = put(&outcome);
+        }
+        let outcome = match once? {
             Once::Ours => outcome,
             Once::Theirs => self.outcome()?.unwrap_or(outcome),
         };
+        // Of no more use; one that stays does no harm.
+        let _ = fs::remove_dir_all(self.reserve());
         self.workspace.watcher().wake(&self.directory());
         for child in self.children() {
             let Some(child) = Self::open(&self.workspace, child) else { continue };
@@ -441,6 +473,12 @@ impl ClaimedJob {
         let id = self.journal.append(event)?;
         self.job.workspace.watcher().wake(&self.job.directory());
         Ok(id)
+    }
+
+    /// How long the journal is, in bytes.
+    #[must_use]
+    pub fn journal_length(&self) -> u64 {
+        self.journal.length()
     }
 
     /// Ends the job. Another may have ended it before: the outcome that counts is returned.

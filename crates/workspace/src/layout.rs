@@ -8,10 +8,10 @@ use std::{
 
 use cap_std::{ambient_authority, fs::Dir};
 use contract::{
-    DirectoryName, JobId, ReplicaId, Repo, RepoList, Service, SessionId, Timestamp, WorkspacePath,
+    DirectoryName, JobId, Repo, RepoList, Service, SessionId, Timestamp, WorkspacePath,
 };
 
-use crate::{Error, Lease, Result, Watcher};
+use crate::{Error, Result, Watcher};
 
 /// The volume, opened. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -105,45 +105,19 @@ impl Workspace {
         self.stack().join("checkouts")
     }
 
-    fn gateways(&self) -> PathBuf {
+    pub(crate) fn gateways(&self) -> PathBuf {
         self.stack().join("gateways")
     }
 
-    /// The lock that a gateway holds as long as it lives: what stands in its queue is its own until then.
-    #[must_use]
-    pub fn gateway(&self, id: ReplicaId) -> PathBuf {
-        self.gateways().join(id.to_string())
-    }
-
-    /// Removes the locks of gateways that are no more; what waited in their queues is anybody's anyway.
-    pub fn forget_dead_gateways(&self) {
-        for entry in fs::read_dir(self.gateways()).into_iter().flatten().flatten() {
-            // One that cannot be looked at is left to the next start.
-            if matches!(Lease::is_held(&entry.path()), Ok(false)) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
-
-    fn turns(&self) -> PathBuf {
+    pub(crate) fn turns(&self) -> PathBuf {
         self.stack().join("turns")
     }
 
-    /// The lock that the job holds whose turn it is on a shared checkout.
-    #[must_use]
-    pub fn turn(&self, name: &DirectoryName) -> PathBuf {
-        self.turns().join(name.as_str())
-    }
-
-    /// One directory for each Claude session.
-    #[must_use]
-    pub fn sessions(&self) -> PathBuf {
+    pub(crate) fn sessions(&self) -> PathBuf {
         self.stack().join("sessions")
     }
 
-    /// The directory of one session; it need not exist.
-    #[must_use]
-    pub fn session(&self, id: SessionId) -> PathBuf {
+    pub(crate) fn session(&self, id: SessionId) -> PathBuf {
         self.sessions().join(id.to_string())
     }
 

@@ -8,6 +8,7 @@
 
 mod error;
 mod follow;
+mod gateways;
 mod job;
 mod journal;
 mod layout;
@@ -16,6 +17,8 @@ mod off_thread;
 mod outcome;
 mod record;
 mod registry;
+mod session;
+mod turn;
 mod watch;
 mod write;
 
@@ -26,6 +29,8 @@ pub use layout::Workspace;
 pub use lock::Lease;
 pub use off_thread::blocking;
 pub use outcome::Outcome;
-pub use record::{JobRecord, JobRequest};
+pub use record::{JobRecord, JobRequest, Turns};
 pub use registry::{Registration, Replica, Replicas};
+pub use session::{Deleted, Session};
+pub use turn::{HeldTurn, Turn};
 pub use watch::Watcher;

@@ -1,10 +1,12 @@
 //! What a job was asked to do: `job.json`.
 
-use contract::{DirectoryName, JobId, Origin, ReplicaId, RepoUrl, Secrets, Service, Timestamp};
+use contract::{
+    DirectoryName, JobId, Origin, Place, ReplicaId, RepoUrl, Secrets, Service, SessionId, Timestamp,
+};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Job, Workspace};
+use crate::{Job, Session, Turn, Workspace};
 
 /// The request of a job, as far as it may stand on a disk.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +39,9 @@ pub struct JobRecord {
         serialize_with = "as_text"
     )]
     pub directory: Option<DirectoryName>,
+    /// The session whose turn it needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
     /// The repository, without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo_url: Option<String>,
@@ -49,18 +54,41 @@ pub struct JobRecord {
     pub request: JobRequest,
 }
 
+/// What a job may use only in turn with others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// It has to wait for these.
+    pub own: Vec<Turn>,
+    /// The workflow that asks for it has these, for its jobs.
+    pub parents: Vec<Turn>,
+}
+
 impl JobRecord {
-    /// The record of a job that begins its life now.
-    pub fn of<R: contract::JobRequest>(request: &R, job_id: JobId, parent: Option<JobId>) -> Self {
+    /// The record of a job that begins its life now. Blocks briefly.
+    pub fn of<R: contract::JobRequest>(
+        workspace: &Workspace,
+        request: &R,
+        job_id: JobId,
+        parent: Option<JobId>,
+    ) -> Self {
         let origin = if parent.is_some() { Origin::Workflow } else { Origin::Caller };
         let body = String::from_utf8(request.to_body(Secrets::Withheld)).ok();
         // A request that was parsed is a JSON object again when it is written.
         let body = body.and_then(|body| RawValue::from_string(body).ok()).unwrap_or_default();
+        let session = request.session();
+        let directory = match request.place(origin) {
+            Place::Own => None,
+            Place::Checkout(name) => Some(name),
+            Place::OfSession => session
+                .and_then(|id| Session::open(workspace, id)?.place())
+                .and_then(|place| place.directory()),
+        };
         Self {
             job_id,
             service: R::SERVICE,
             parent,
-            directory: request.directory(origin),
+            directory,
+            session,
             repo_url: request.repo_url().map(ToString::to_string),
             created: Timestamp::now(),
             gateway: None,
@@ -70,19 +98,24 @@ impl JobRecord {
             },
         }
     }
-}
 
-impl JobRecord {
-    /// Whether the workflow that asks for this job has the turn on its shared checkout: it holds it for its jobs.
+    /// What it may use only in turn with others. Blocks briefly.
     #[must_use]
-    pub fn works_in_parents_turn(&self, workspace: &Workspace) -> bool {
-        let Some(directory) = &self.directory else { return false };
-        self.parent
+    pub fn turns(&self, workspace: &Workspace) -> Turns {
+        let parents = self
+            .parent
             .and_then(|parent| Job::open(workspace, parent))
             .and_then(|parent| parent.record().ok())
-            .is_some_and(|parent| {
-                parent.service == Service::Workflow && parent.directory.as_ref() == Some(directory)
-            })
+            .filter(|parent| parent.service == Service::Workflow)
+            .map(|parent| parent.wanted().collect::<Vec<_>>())
+            .unwrap_or_default();
+        let (parents, own) = self.wanted().partition(|turn| parents.contains(turn));
+        Turns { own, parents }
+    }
+
+    fn wanted(&self) -> impl Iterator<Item = Turn> {
+        let session = self.session.map(Turn::Session);
+        session.into_iter().chain(self.directory.clone().map(Turn::Directory))
     }
 }
 

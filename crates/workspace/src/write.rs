@@ -29,21 +29,58 @@ impl Workspace {
     /// nothing: `link(2)` fails if the name exists, on every file system, NFS included.
     pub(crate) fn put_once(&self, path: &Path, content: &[u8]) -> Result<Once> {
         let scratch = self.scratch();
-        let written = write_synced(&scratch, content).and_then(|()| fs::hard_link(&scratch, path));
+        let result = link_once(&scratch, write_synced(&scratch, content), path);
         // Whatever happened, the scratch name is of no more use.
         let _ = fs::remove_file(&scratch);
-        match written {
-            Ok(()) => {
-                sync_directory(path)?;
-                Ok(Once::Ours)
+        result
+    }
+
+    /// [`put_once`](Self::put_once), for the one process that may use the room kept at `reserve`: it is
+    /// needed when the volume is full.
+    pub(crate) fn put_once_or_reserve(
+        &self,
+        path: &Path,
+        content: &[u8],
+        reserve: &Path,
+    ) -> Result<Once> {
+        match self.put_once(path, content) {
+            Err(error) if error.is_disk_full() => {
+                link_once(reserve, overwrite(reserve, content), path)
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Once::Theirs),
-            Err(error) => Err(Error::io("write", path)(error)),
+            result => result,
         }
     }
 }
 
-fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+/// Keeps room for a file of `size` bytes.
+pub(crate) fn reserve(path: &Path, size: usize) -> io::Result<()> {
+    // Not zeros: some file systems do not write those.
+    fs::write(path, vec![b' '; size])
+}
+
+/// Writes into the room that `path` takes up already, and not one byte more.
+fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    if file.metadata()?.len() < content.len() as u64 {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    file.write_all(content)?;
+    file.set_len(content.len() as u64)?;
+    file.sync_all()
+}
+
+fn link_once(from: &Path, written: io::Result<()>, path: &Path) -> Result<Once> {
+    match written.and_then(|()| fs::hard_link(from, path)) {
+        Ok(()) => {
+            sync_directory(path)?;
+            Ok(Once::Ours)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Once::Theirs),
+        Err(error) => Err(Error::io("write", path)(error)),
+    }
+}
+
+pub(crate) fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     file.write_all(content)?;
     file.sync_all()
@@ -65,5 +102,22 @@ pub(crate) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
         Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserve_takes_what_fits_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kept, path) = (dir.path().join("kept"), dir.path().join("file"));
+        reserve(&kept, 10).unwrap();
+        let full = link_once(&kept, overwrite(&kept, b"0123456789x"), &path).unwrap_err();
+        assert!(full.is_disk_full() && !path.exists());
+        assert_eq!(link_once(&kept, overwrite(&kept, b"12345"), &path).unwrap(), Once::Ours);
+        assert_eq!(fs::read(&path).unwrap(), b"12345");
+        assert_eq!(link_once(&kept, Ok(()), &path).unwrap(), Once::Theirs);
     }
 }

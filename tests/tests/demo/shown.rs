@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use testkit::{AgentScript, http_json, scripted_agent, wait_for};
+use testkit::{AgentScript, MockApi, Turn, http_json, real_claude, scripted_agent, skip, wait_for};
 
 use crate::support::{Home, PATIENCE};
 
@@ -119,6 +119,42 @@ async fn the_real_agent_needs_something() {
     for part in ["npm install -g @anthropic-ai/claude-code", "CLAUDE_CODE_CREDENTIALS", "doctor"] {
         assert!(said.stderr.contains(part), "{part}: {}", said.stderr);
     }
+    home.assert_nothing_left();
+}
+
+/// The real CLI before a mock of its API.
+#[tokio::test]
+async fn the_real_agent_plays_too() {
+    let Some(claude) = real_claude() else {
+        let why = "CLAUDE_BIN_REAL does not name the Claude CLI";
+        return skip("the_real_agent_plays_too", why);
+    };
+    let api = MockApi::start(vec![
+        Turn::bash("echo 'written by the CLI' > NOTE.md"),
+        Turn::text("It is written down."),
+    ])
+    .await;
+    let home = Home::new();
+    let mut command = home.stackctl(&["demo", "--real"]);
+    command.env("CLAUDE_BIN", claude).env("ANTHROPIC_BASE_URL", api.url());
+    command.env("PATH", std::env::var_os("PATH").unwrap());
+    command.env("IS_SANDBOX", "1").env("ANTHROPIC_API_KEY", "sk-ant-s3cret");
+    let said = home.start(command).ended().await;
+    assert_eq!((said.code, &*said.stderr), (0, ""), "{said:?}");
+    for part in [
+        "--prompt 'Add a one-line docstring",
+        "It is written down.",
+        "Done after",
+        "+written by the CLI",
+        "taken away",
+    ] {
+        assert!(said.stdout.contains(part), "{part}: {}", said.stdout);
+    }
+    assert!(!said.stdout.contains("rehearsal") && !said.stdout.contains("s3cret"), "{said:?}");
+    let turns = api.turns();
+    assert_eq!(turns.len(), 2, "{turns:#?}");
+    assert!(turns[0].body["messages"].to_string().contains("docstring to each function of tea.py"));
+    assert!(turns.iter().all(|turn| turn.api_key.as_deref() == Some("sk-ant-s3cret")));
     home.assert_nothing_left();
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::Stdio,
     time::Duration,
@@ -41,6 +42,14 @@ impl Home {
     /// Where temporary files are to go.
     pub(crate) fn temporary(&self) -> PathBuf {
         self.directory.path().join("tmp")
+    }
+
+    /// A shell script, by its path.
+    pub(crate) fn program(&self, name: &str, script: &str) -> String {
+        let path = self.directory.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned()
     }
 
     /// Without a `PATH`: what git there is cannot be found.

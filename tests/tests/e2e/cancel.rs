@@ -6,7 +6,8 @@ use serde_json::json;
 use testkit::{AgentScript, Fault, GitServer, Stack};
 
 use crate::support::{
-    Marks, agents, all_jobs, cancel, job, post_pull, post_workflow, registry, terminal, workflow,
+    Marks, agents, all_jobs, cancel, job, post_pull, post_workflow, registry, terminal,
+    wait_for_state, workflow,
 };
 
 /// The longest that a running job may take to end after it was cancelled.
@@ -103,4 +104,40 @@ async fn a_pull_in_the_middle_of_a_transfer() {
     let again = post_workflow(&stack, &workflow(&git.url("big"), &script)).send().await;
     let events = { again }.collect_all().await;
     assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
+}
+
+/// A caller may say that its job is of no use without it.
+#[tokio::test]
+async fn a_job_whose_caller_leaves_is_cancelled_if_the_caller_said_so() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "a")]);
+    let stack = Stack::builder().replicas(2, 1, 2).start().await;
+    let marks = Marks::new();
+    let script =
+        |name: &str| AgentScript::new().touch(marks.path(name)).wait_file(marks.path("gate"));
+    let mut left = Vec::new();
+    for (wish, state) in [("cancel", "cancelled"), ("continue", "succeeded")] {
+        let body = workflow(&git.url("app"), &script(wish));
+        let request = post_workflow(&stack, &body).header("x-on-disconnect", wish);
+        let response = request.send().await;
+        marks.wait(wish).await;
+        left.push((response.job_id(), state));
+        // Its connection is closed.
+        drop(response);
+    }
+    wait_for_state(&stack, &left[0].0, "cancelled").await;
+    assert!(!marks.exists("gate"));
+    marks.open("gate");
+    for (id, state) in left {
+        wait_for_state(&stack, &id, state).await;
+    }
+    let (status, error) = {
+        let url = format!("{}/api/workflow", stack.workflow_url());
+        let body = workflow(&git.url("app"), &AgentScript::new()).to_string();
+        let headers = [("content-type", "application/json"), ("x-on-disconnect", "maybe")];
+        let (status, _, error) =
+            testkit::http_json("POST", &url, Some(body.into()), &headers).await;
+        (status.as_u16(), error)
+    };
+    assert_eq!((status, &error["code"]), (400, &json!("invalid_field")));
 }

@@ -2,15 +2,21 @@
 
 use std::{
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{GitServer, MockApi, Stack, StackBuilder, Turn, real_claude, skip, wait_for};
+use testkit::{
+    GitServer, MockApi, SseClient, Stack, StackBuilder, Turn, http_json, real_claude, skip,
+    wait_for,
+};
 
 use crate::support::{
-    Marks, PATIENCE, agents, cancel, post_execute, post_workflow, terminal, without_waits,
+    Marks, PATIENCE, agents, cancel, post_execute, post_workflow, process_of, send_signal,
+    terminal, without_waits,
 };
 
 const KEY: &str = "sk-ant-test-0123456789abcdef";
@@ -172,23 +178,43 @@ async fn a_repository_and_its_agent_get_no_power_and_no_key() {
     assert!(!said.to_string().contains(KEY) && !stack.log().contains(KEY));
 }
 
-/// A session goes on in another replica, where the first left it.
+/// A session goes on in another replica, where the first left it, however that died.
 #[tokio::test]
 async fn a_session_is_resumed_by_another_replica() {
-    let api = MockApi::always(Turn::text("I remember")).await;
+    let api = MockApi::start(vec![
+        Turn::text("I remember"),
+        Turn::bash("touch begun; sleep 300"),
+        Turn::text("marmalade"),
+    ])
+    .await;
     let Some(builder) = with_cli("a_session_is_resumed_by_another_replica", &api) else { return };
     let stack = builder.start().await;
-    let run = async |body: Value| {
-        let mut response = post_execute(&stack, &body).send().await;
-        assert_eq!(response.status, 200);
-        let events = response.collect_all().await;
-        assert_eq!(terminal(&events)["type"], "completed", "{}", terminal(&events));
-        without_waits(events)[0].json.clone()
+    let (_, _, session) =
+        http_json("POST", &format!("{}/api/sessions", stack.claude_url()), None, &[]).await;
+    let url =
+        format!("{}/api/stream/{}", stack.claude_url(), session["sessionId"].as_str().unwrap());
+    let say = |prompt: &str| {
+        SseClient::post(&url, &json!({"prompt": prompt})).service(contract::Service::Claude)
     };
-    let first = run(json!({"prompt": "The word is marmalade."})).await;
-    let session = first["sessionId"].clone();
-    let second = run(json!({"prompt": "What is the word?", "resumeSessionId": session})).await;
-    assert_eq!((&second["resuming"], &second["resumedFrom"]), (&json!(true), &session));
+    let events = say("The word is marmalade.").send().await.collect_all().await;
+    assert_eq!(terminal(&events)["type"], "completed", "{}", terminal(&events));
+    assert_eq!(without_waits(events)[0].json["resuming"], false);
+
+    let mut killed = say("Work.").send().await;
+    let begun = Path::new(session["workspace"].as_str().unwrap()).join("begun");
+    wait_for("the tool", PATIENCE, || async { begun.exists().then_some(()) }).await;
+    send_signal(process_of(&stack, "claude-code-api"), Signal::SIGKILL);
+    assert_eq!(terminal(&killed.collect_all().await)["code"], "replica_lost");
+
+    let events = say("What is the word?").send().await.collect_all().await;
+    assert_eq!(terminal(&events)["type"], "completed", "{}", terminal(&events));
+    let connected = &without_waits(events)[0].json;
+    assert_eq!(
+        [&connected["resuming"], &connected["resumedFrom"], &connected["workspace"]],
+        [&json!(true), &session["sessionId"], &session["workspace"]],
+    );
     let asked = api.turns().last().unwrap().body["messages"].to_string();
-    assert!(asked.contains("marmalade") && asked.contains("What is the word?"), "{asked}");
+    for part in ["The word is marmalade.", "I remember", "What is the word?"] {
+        assert!(asked.contains(part), "{part}: {asked}");
+    }
 }

@@ -7,11 +7,12 @@ use std::{
 
 use boot::Secret;
 use claude_code_api::Credential;
-use contract::SessionId;
+use contract::{SessionId, WorkspacePath};
 use futures_util::StreamExt as _;
 use oneshot::{Step, StopReason};
 use serde_json::{Value, json};
 use testkit::{MockApi, Turn, real_claude, skip};
+use workspace::Session;
 
 use crate::bench::{Bench, SECRET};
 
@@ -159,19 +160,58 @@ async fn a_session_goes_on_elsewhere() {
     }
 }
 
+/// A replica that is killed early leaves files that the CLI neither goes on with nor begins afresh.
 #[tokio::test]
-async fn a_session_whose_transcript_is_lost_is_not_found() {
-    let api = MockApi::start(vec![]).await;
+async fn a_session_in_which_nothing_was_said_is_begun() {
+    let api = MockApi::start(vec![Turn::text("one"), Turn::text("two"), Turn::text("three")]).await;
     let Some(mut bench) = bench(&api).await else { return };
-    let session = SessionId::new();
-    let directory = bench.volume().session(session);
-    fs::create_dir_all(&directory).unwrap();
-    // There, but not what the CLI takes for a conversation.
-    fs::write(directory.join("transcript.jsonl"), "\n").unwrap();
-    bench.options.resume_session_id = Some(session);
-    let outcome = bench.run().await;
-    assert_eq!(outcome.code(), Some("session_not_found"), "{}", outcome.error());
-    assert_eq!(api.turns(), []);
+    for left in [None, Some(""), Some("{\"type\":\"queue-operation\",\"operation\":\"enqueue\"}\n")]
+    {
+        let id = SessionId::new();
+        let place = WorkspacePath::parse("app", "/").unwrap();
+        let (session, _) = Session::create(&bench.volume(), id, &place).unwrap();
+        if let Some(left) = left {
+            fs::write(session.project().join(format!("{id}.jsonl")), left).unwrap();
+        }
+        bench.options.resume_session_id = Some(id);
+        let outcome = bench.run().await;
+        assert_eq!(outcome.code(), None, "{left:?}: {}", outcome.error());
+        assert_eq!((&outcome.connected["resuming"], outcome.session()), (&json!(false), id));
+    }
+}
+
+/// The transcript is on the volume all the while, so a conversation survives the death of its replica.
+#[tokio::test]
+async fn a_session_that_was_killed_in_mid_tool_goes_on() {
+    let api = MockApi::start(vec![
+        Turn::text("the word is quince"),
+        Turn::bash("touch begun; sleep 300"),
+        Turn::text("still here"),
+    ])
+    .await;
+    let Some(mut bench) = bench(&api).await else { return };
+    let first = bench.run().await;
+    assert_eq!(first.code(), None, "{}", first.error());
+    bench.options.resume_session_id = Some(first.session());
+    bench.prompt = "work".into();
+    let begun = bench.app().join("begun");
+    {
+        let mut killed = Box::pin(bench.run());
+        let there = || async { begun.exists().then_some(()) };
+        tokio::select! {
+            _ = &mut killed => panic!("it ended by itself"),
+            () = testkit::wait_for("the tool", Duration::from_secs(20), there) => {}
+        }
+        // Dropped, the agent is killed without being asked.
+    }
+    bench.prompt = "and now?".into();
+    let third = bench.run().await;
+    assert_eq!(third.code(), None, "{}", third.error());
+    assert_eq!(third.session(), first.session());
+    let asked = api.turns().last().unwrap().body["messages"].to_string();
+    for part in ["the word is quince", "and now?"] {
+        assert!(asked.contains(part), "{part}: {asked}");
+    }
 }
 
 #[tokio::test]
@@ -193,7 +233,8 @@ async fn a_stop_in_the_middle_of_a_tool_ends_all_of_it() {
     let kinds = outcome.kinds();
     assert!(kinds.contains(&"error_during_execution"), "it was asked politely: {kinds:?}");
     // What was said is kept.
-    let transcript = bench.volume().session(outcome.session()).join("transcript.jsonl");
+    let session = Session::open(&bench.volume(), outcome.session()).unwrap();
+    let transcript = session.project().join(format!("{}.jsonl", session.id()));
     assert!(fs::read_to_string(transcript).unwrap().contains("do it"));
 }
 

@@ -69,6 +69,7 @@ impl Bench {
             advertise: None,
             workspace: dir.path().to_owned(),
             grace,
+            journal_limit: 1000,
             cors: web::Cors::default(),
             id: ReplicaId::new(),
         };
@@ -212,7 +213,7 @@ async fn a_refused_request_uses_nothing_up() {
 async fn a_job_that_is_taken_is_refused_and_the_replica_stays_idle() {
     let bench = Bench::idle().await;
     let request = ExecuteRequest::parse(br#"{"prompt":"x"}"#, "/w", &Policy::default()).unwrap();
-    let record = JobRecord::of(&request, JobId::new(), None);
+    let record = JobRecord::of(&bench.workspace, &request, JobId::new(), None);
     let (NewJob::Created(job) | NewJob::Exists(job)) =
         Job::create(&bench.workspace, &record).unwrap();
     let taken = job.claim("another").unwrap().unwrap();
@@ -282,8 +283,8 @@ async fn a_job_that_panics_ends_with_an_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_in_use_is_refused_unless_the_workflow_has_it() {
     let bench = Bench::idle().await;
-    let name = contract::DirectoryName::parse("app").unwrap();
-    let turn = Lease::try_acquire(&bench.workspace.turn(&name)).unwrap().unwrap();
+    let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
+    let turn = bench.workspace.take_turn(&app).unwrap().unwrap();
     let body = json!({"prompt": "x", "workspace": "app"}).to_string();
     let headers = [("content-type", "application/json".to_owned())];
     let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
@@ -294,7 +295,87 @@ async fn a_directory_in_use_is_refused_unless_the_workflow_has_it() {
     bench.gate.send(true).unwrap();
     let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
     assert_eq!(contents(&events(answer).await), ["x", "after", "completed"]);
-    assert!(Lease::try_acquire(&bench.workspace.turn(&name)).unwrap().is_some());
+    assert!(bench.workspace.take_turn(&app).unwrap().is_some());
+}
+
+/// A workflow's process may die before its agent does; what the agent works in is not free until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_of_a_dead_workflow_works_in_is_not_free() {
+    let bench = Bench::idle().await;
+    let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
+    let guest = bench.workspace.join_turn(&app).unwrap().unwrap();
+    let body = json!({"prompt": "x", "workspace": "app"}).to_string();
+    let headers = [("content-type", "application/json".to_owned())];
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    drop(guest);
+    bench.gate.send(true).unwrap();
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_says_too_much_is_ended() {
+    let bench = Bench::idle().await;
+    let long = "x".repeat(950);
+    bench.gate.send(true).unwrap();
+    let events = events(bench.execute(&long, &[]).await).await;
+    assert_eq!(contents(&events), [&*long, "error"]);
+    assert_eq!(events[1]["code"], "journal_full");
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_takes_the_job_with_it_only_if_it_said_so() {
+    for (wish, code) in [("cancel", Some(Code::Cancelled)), ("continue", None)] {
+        let bench = Bench::idle().await;
+        let answer = bench.execute("first", &[(web::header::ON_DISCONNECT, wish.into())]).await;
+        let job: JobId = answer.header("x-job-id").unwrap().parse().unwrap();
+        let mut frames = Box::pin(answer.events());
+        frames.next().await.unwrap().unwrap();
+        drop(frames);
+        let job = Job::open(&bench.workspace, job).unwrap();
+        if code.is_none() {
+            // A second look at the job is one more caller; the first has left by the time it is answered.
+            bench.get("/status").await;
+            bench.gate.send(true).unwrap();
+        }
+        assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+        assert_eq!(job.outcome().unwrap().unwrap().code, code, "{wish}");
+    }
+    let bench = Bench::idle().await;
+    let answer = bench.execute("first", &[(web::header::ON_DISCONNECT, "maybe".into())]).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert!(Replicas::new(&bench.workspace, Service::Claude).contains(bench.id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_take_turns_and_use_no_replica_up() {
+    let bench = Bench::idle().await;
+    let answer = bench.ask(Method::POST, "/api/sessions", &[], "").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let made: Value = serde_json::from_slice(&answer.bytes(1000).await.unwrap()).unwrap();
+    let id: contract::SessionId = made["sessionId"].as_str().unwrap().parse().unwrap();
+    assert_eq!(bench.get("/api/sessions").await["count"], 1);
+    let stream = |id: contract::SessionId| format!("/api/stream/{id}");
+    let headers = [("content-type", "application/json".to_owned())];
+    let body = r#"{"prompt":"x"}"#;
+    let unknown =
+        bench.ask(Method::POST, &stream(contract::SessionId::new()), &headers, body).await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    let turn = bench.workspace.take_turn(&Turn::Session(id)).unwrap().unwrap();
+    let busy = bench.ask(Method::POST, &stream(id), &headers, body).await;
+    assert_eq!(busy.status, StatusCode::SERVICE_UNAVAILABLE);
+    let error: Value = serde_json::from_slice(&busy.bytes(1000).await.unwrap()).unwrap();
+    assert_eq!(error["field"], "resumeSessionId");
+    drop(turn);
+    bench.gate.send(true).unwrap();
+    let events = events(bench.ask(Method::POST, &stream(id), &headers, body).await).await;
+    assert_eq!(contents(&events), ["x", "after", "completed"]);
+    let job = Job::open(&bench.workspace, Job::list(&bench.workspace).unwrap()[0]).unwrap();
+    assert_eq!(job.record().unwrap().session, Some(id));
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,6 +34,8 @@ pub(super) enum Cli {
     Absent,
     /// It cannot be started, or fails, for this reason.
     Broken(PathBuf, String),
+    /// There is no place for a home of its own, for this reason, so it was not started.
+    Unasked(PathBuf, String),
     /// What it says its version is.
     Says(PathBuf, String),
 }
@@ -42,7 +44,12 @@ impl Cli {
     /// Asks it.
     pub(super) async fn look(config: &Config) -> Self {
         let Some(path) = config.claude_bin.clone() else { return Self::Absent };
-        match tokio::time::timeout(ANSWER_TIME, version(&path, &config.path)).await {
+        let home = match tempfile::tempdir_in(&config.temporary) {
+            Ok(home) => home,
+            Err(error) => return Self::Unasked(path, error.kind().to_string()),
+        };
+        let asked = version(&path, &config.path, home.path());
+        match tokio::time::timeout(ANSWER_TIME, asked).await {
             Ok(Ok(said)) => Self::Says(path, said),
             Ok(Err(why)) => Self::Broken(path, why),
             Err(_) => {
@@ -53,16 +60,15 @@ impl Cli {
 }
 
 /// Runs it as a replica would: with nothing of this process's environment but the `PATH`, and a home of its own.
-async fn version(program: &Path, path: &str) -> Result<String, String> {
+async fn version(program: &Path, path: &str, home: &Path) -> Result<String, String> {
     let told = |error: std::io::Error| error.to_string();
-    let home = tempfile::tempdir().map_err(told)?;
     let mut child = Guest::new(program)
         .args(["--version"])
         .env("PATH", path)
-        .env("HOME", home.path())
-        .env("CLAUDE_CONFIG_DIR", home.path())
+        .env("HOME", home)
+        .env("CLAUDE_CONFIG_DIR", home)
         .env("DISABLE_AUTOUPDATER", "1")
-        .cwd(home.path())
+        .cwd(home)
         .stdout(Stdio::piped())
         .die_with_parent(Signal::SIGKILL)
         .spawn()
@@ -91,6 +97,10 @@ pub(super) fn cli(cli: &Cli) -> Finding {
             NAME,
             format!("{} cannot be used: {why}", path.display()),
             format!("{install}\nor set CLAUDE_BIN to where it is"),
+        ),
+        Cli::Unasked(path, why) => Finding::unknown(
+            NAME,
+            format!("{} was not asked, for want of temporary files: {why}", path.display()),
         ),
         Cli::Says(path, said) => {
             let found = format!("{said}, {}", path.display());
@@ -231,6 +241,8 @@ mod tests {
         script("exit 3");
         let Cli::Broken(_, why) = Cli::look(&config).await else { panic!("it failed") };
         assert!(why.contains("exit status: 3"), "{why}");
+        let nowhere = Config { temporary: directory.path().join("gone"), ..config.clone() };
+        assert!(matches!(Cli::look(&nowhere).await, Cli::Unasked(..)));
         let config = Config { claude_bin: None, ..config };
         assert_eq!(Cli::look(&config).await, Cli::Absent);
     }

@@ -63,20 +63,18 @@ fn available_memory(files: &dyn Files) -> Option<u64> {
     Some((kib * 1024).min(left.unwrap_or(u64::MAX)))
 }
 
-/// `soft` and `hard` are this process's bounds.
-pub(super) fn open_files(soft: u64, hard: u64, counts: Counts) -> Finding {
+/// `hard` is the most that this process may have; `up` and its parts take that much by themselves.
+pub(super) fn open_files(hard: u64, counts: Counts) -> Finding {
     const NAME: &str = "open files";
     // `up` has a pipe and a descriptor of each child; the gateway has callers too.
     let needed = 256 + 4 * counts.processes();
-    let found = format!("{soft} allowed, {needed} wanted");
-    if soft >= needed {
+    let found = format!("{hard} allowed, {needed} wanted");
+    if hard >= needed {
         Finding::ok(NAME, found)
-    } else if hard >= needed {
-        Finding::missing(NAME, found, format!("ulimit -n {needed}"))
     } else {
         Finding::missing(
             NAME,
-            format!("{found}, {hard} at most"),
+            found,
             format!(
                 "echo \"$USER - nofile {needed}\" | sudo tee -a /etc/security/limits.conf, and log in again"
             ),
@@ -165,16 +163,12 @@ mod tests {
 
     #[test]
     fn open_files_against_the_counts() {
-        assert_eq!(
-            open_files(1024, 4096, COUNTS),
-            Finding::ok("open files", "1024 allowed, 308 wanted")
-        );
-        assert_eq!(open_files(256, 4096, COUNTS).mend.unwrap(), "ulimit -n 308");
-        let finding = open_files(256, 256, COUNTS);
+        assert_eq!(open_files(1024, COUNTS), Finding::ok("open files", "1024 allowed, 308 wanted"));
+        let finding = open_files(256, COUNTS);
         assert_eq!(finding.state, Missing);
-        assert!(finding.mend.unwrap().contains("limits.conf"));
+        assert!(finding.mend.unwrap().contains("nofile 308"));
         let many = Counts { workflow: 400, pull: 3, claude: 3 };
-        assert_eq!(open_files(1024, 4096, many).state, Missing);
+        assert_eq!(open_files(1024, many).state, Missing);
     }
 
     #[test]

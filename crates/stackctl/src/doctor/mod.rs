@@ -63,7 +63,7 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
     let source =
         CREDENTIALS.into_iter().find(|name| Settings::new(&ProcessEnv).text(name).is_some());
     let counts = Counts { workflow: up.workflow, pull: up.pull, claude: up.claude };
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
+    let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
     let volume = Volume::look(&up.workspace);
     let docker_host = ProcessEnv.get("DOCKER_HOST");
     let problems: Vec<_> = problems.into_iter().cloned().collect();
@@ -82,7 +82,7 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         volume::disk(&volume),
         volume::temporary(&config.temporary, &volume::try_temporary(&config.temporary)),
         limits::memory(&RealFiles, counts),
-        limits::open_files(soft, hard, counts),
+        limits::open_files(files, counts),
         limits::inotify(&RealFiles, inotify_instances(), counts),
         swarm::landlock(&RealFiles),
         swarm::docker(&Docker::look(docker_host.as_deref().filter(|host| !host.is_empty()))),

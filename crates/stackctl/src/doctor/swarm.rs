@@ -42,6 +42,10 @@ impl Docker {
             Err(error) => match error.kind() {
                 io::ErrorKind::NotFound => Self::Absent(path),
                 io::ErrorKind::PermissionDenied => Self::Denied(path),
+                // What a socket's timeout is called.
+                io::ErrorKind::WouldBlock => {
+                    Self::Silent(path, format!("no answer in {} s", ANSWER_TIME.as_secs()))
+                }
                 _ => Self::Silent(path, error.to_string()),
             },
         }

@@ -110,7 +110,9 @@ pub(super) fn disk(volume: &Volume) -> Finding {
     let Some(free) = volume.free else {
         return Finding::unknown(NAME, "how much is free cannot be seen here");
     };
-    let found = format!("{} GiB free for the workspace", free / GIB);
+    let amount =
+        if free < GIB { format!("{} MiB", free >> 20) } else { format!("{} GiB", free / GIB) };
+    let found = format!("{amount} free for the workspace");
     if free >= LITTLE {
         Finding::ok(NAME, found)
     } else {
@@ -133,7 +135,10 @@ pub(super) fn temporary(directory: &Path, attempt: &io::Result<()>) -> Finding {
 
 /// Makes a directory there, and takes it away again.
 pub(super) fn try_temporary(directory: &Path) -> io::Result<()> {
-    tempfile::tempdir_in(directory).and_then(tempfile::TempDir::close)
+    // Its own words name a file that is nobody's concern.
+    tempfile::tempdir_in(directory)
+        .and_then(tempfile::TempDir::close)
+        .map_err(|error| error.kind().into())
 }
 
 #[cfg(test)]
@@ -172,6 +177,8 @@ mod tests {
     fn a_disk_that_is_almost_full() {
         assert_eq!(disk(&volume()), Finding::ok("disk", "3 GiB free for the workspace"));
         assert_eq!(disk(&Volume { free: Some(GIB), ..volume() }).state, Advice);
+        let little = disk(&Volume { free: Some(10 << 20), ..volume() });
+        assert_eq!(little.found, "10 MiB free for the workspace");
         assert_eq!(disk(&Volume { free: None, ..volume() }).state, Unknown);
     }
 

@@ -12,6 +12,7 @@ const COMMON: &[&str] = &[
     "RUST_BACKTRACE",
     "JOB_TIMEOUT_SECONDS",
     "GRACE_SECONDS",
+    "JOURNAL_LIMIT_MIB",
     "CORS_ALLOW_ORIGIN",
     "ALLOW_FILE_REPOSITORIES",
     "MAX_TURNS",
@@ -126,3 +127,6 @@ impl Environment {
         vars
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ fn job(workspace: &Workspace) -> Job {
         service: Service::Claude,
         parent: None,
         directory: None,
+        session: None,
         repo_url: None,
         created: Timestamp::now(),
         gateway: None,

@@ -16,6 +16,7 @@ fn record(parent: Option<JobId>) -> JobRecord {
         service: if parent.is_some() { Service::Claude } else { Service::Workflow },
         parent,
         directory: None,
+        session: None,
         repo_url: Some("https://h/r".into()),
         created: Timestamp::now(),
         gateway: None,

@@ -1,4 +1,4 @@
-//! A stack on a Swarm as a [`Snapshot`]: a pure function of what the engine says.
+//! A stack on a Swarm as rows of a snapshot: a pure function of what the engine says.
 
 use std::collections::{BTreeMap, HashMap};
 

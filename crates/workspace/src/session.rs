@@ -1,0 +1,290 @@
+//! Sessions: what an agent remembers of a conversation, on the volume, so that any replica can go on with it.
+//!
+//! `<volume>/.stack/sessions/<id>/` holds `meta.json` (where the session works, and when it was made and
+//! used), `project/` (what the CLI keeps, written by the CLI itself), and the locks of its turn. It is put in
+//! place whole.
+
+use std::{fs, io, path::PathBuf};
+
+use contract::{SessionId, SessionView, Timestamp, WorkspacePath};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, HeldTurn, Lease, Result, Turn, Workspace,
+    write::{read_optional, write_synced},
+};
+
+/// A session on the volume.
+#[derive(Clone, Debug)]
+pub struct Session {
+    workspace: Workspace,
+    id: SessionId,
+}
+
+/// What became of deleting a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// It is gone.
+    Done,
+    /// A job works in it.
+    Busy,
+    /// There was none.
+    Unknown,
+}
+
+/// `meta.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Meta {
+    /// Relative to the volume.
+    workspace: String,
+    created: Timestamp,
+    updated: Timestamp,
+}
+
+impl Session {
+    /// Makes a session that works in `place`, and takes its turn.
+    ///
+    /// # Errors
+    /// If the volume cannot be written, or there is one of that id.
+    pub fn create(
+        workspace: &Workspace,
+        id: SessionId,
+        place: &WorkspacePath,
+    ) -> Result<(Self, HeldTurn)> {
+        let session = Self { workspace: workspace.clone(), id };
+        let scratch = workspace.scratch();
+        let made = session.fill(&scratch, place);
+        if made.is_err() {
+            let _ = fs::remove_dir_all(&scratch);
+        }
+        made.map(|turn| (session, turn))
+    }
+
+    fn fill(&self, scratch: &std::path::Path, place: &WorkspacePath) -> Result<HeldTurn> {
+        let project = scratch.join("project");
+        fs::create_dir_all(&project).map_err(Error::io("create", &project))?;
+        let now = Timestamp::now();
+        let meta = Meta { workspace: place.to_string(), created: now, updated: now };
+        let path = scratch.join("meta.json");
+        let content = serde_json::to_vec(&meta).unwrap_or_default();
+        write_synced(&path, &content).map_err(Error::io("write", &path))?;
+        // Locked before it has its name, so that nobody can enter before its maker.
+        let lock = scratch.join("lock");
+        let lease = Lease::try_acquire(&lock)?
+            .ok_or_else(|| Error::io("lock", lock)(io::Error::other("a fresh file is locked")))?;
+        let directory = self.directory();
+        fs::rename(scratch, &directory).map_err(Error::io("create", directory))?;
+        Ok(lease.into())
+    }
+
+    /// The session of that id, if there is one.
+    #[must_use]
+    pub fn open(workspace: &Workspace, id: SessionId) -> Option<Self> {
+        let session = Self { workspace: workspace.clone(), id };
+        session.meta().is_some().then_some(session)
+    }
+
+    /// All sessions, newest first.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn list(workspace: &Workspace) -> Result<Vec<SessionView>> {
+        let sessions = workspace.sessions();
+        let entries = fs::read_dir(&sessions).map_err(Error::io("list", &sessions))?;
+        let mut views: Vec<SessionView> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let id = entry.file_name().to_str()?.parse().ok()?;
+                Self { workspace: workspace.clone(), id }.view()
+            })
+            .collect();
+        views.sort_by_key(|view| std::cmp::Reverse((view.created, view.session_id)));
+        Ok(views)
+    }
+
+    /// Removes a session, unless a job works in it. A workspace of its own goes with it if it is empty.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn delete(workspace: &Workspace, id: SessionId) -> Result<Deleted> {
+        let Some(session) = Self::open(workspace, id) else { return Ok(Deleted::Unknown) };
+        let Some(turn) = workspace.take_turn(&session.turn())? else { return Ok(Deleted::Busy) };
+        // Another may have deleted it meanwhile.
+        let Some(place) = session.place() else { return Ok(Deleted::Unknown) };
+        session.remove()?;
+        drop(turn);
+        if place.as_str() == own_place(id) {
+            let own = workspace.root().join(place.as_str());
+            // Fails if there is anything in it, and should.
+            if fs::remove_dir(&own).is_ok() {
+                let _ = own.parent().map(fs::remove_dir);
+            }
+        }
+        Ok(Deleted::Done)
+    }
+
+    /// Removes its files. Only for who has its turn.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn remove(&self) -> Result<()> {
+        // It goes at once, then its files one by one.
+        let (scratch, directory) = (self.workspace.scratch(), self.directory());
+        fs::rename(&directory, &scratch).map_err(Error::io("remove", directory))?;
+        fs::remove_dir_all(&scratch).map_err(Error::io("remove", scratch))
+    }
+
+    /// The session's id.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The right to work in it.
+    #[must_use]
+    pub fn turn(&self) -> Turn {
+        Turn::Session(self.id)
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.workspace.session(self.id)
+    }
+
+    /// What the CLI keeps of it, in files of its own.
+    #[must_use]
+    pub fn project(&self) -> PathBuf {
+        self.directory().join("project")
+    }
+
+    fn meta(&self) -> Option<Meta> {
+        let content = read_optional(&self.directory().join("meta.json")).ok()??;
+        serde_json::from_slice(&content).ok()
+    }
+
+    /// Where it works, relative to the volume.
+    #[must_use]
+    pub fn place(&self) -> Option<WorkspacePath> {
+        WorkspacePath::parse(&self.meta()?.workspace, self.workspace.root_text()).ok()
+    }
+
+    /// Notes that a job works in it now, and where. Only for the job whose turn it is.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn touch(&self, place: &WorkspacePath) -> Result<()> {
+        let now = Timestamp::now();
+        let created = self.meta().map_or(now, |meta| meta.created);
+        let meta = Meta { workspace: place.to_string(), created, updated: now };
+        let content = serde_json::to_vec(&meta).unwrap_or_default();
+        let (scratch, path) = (self.workspace.scratch(), self.directory().join("meta.json"));
+        let written = write_synced(&scratch, &content).and_then(|()| fs::rename(&scratch, &path));
+        if written.is_err() {
+            let _ = fs::remove_file(&scratch);
+        }
+        written.map_err(Error::io("write", path))
+    }
+
+    /// What callers see of it.
+    #[must_use]
+    pub fn view(&self) -> Option<SessionView> {
+        let meta = self.meta()?;
+        let root = self.workspace.root_text();
+        let place = WorkspacePath::parse(&meta.workspace, root).ok()?;
+        Some(SessionView {
+            session_id: self.id,
+            workspace: format!("{root}/{place}"),
+            created: meta.created,
+            updated: meta.updated,
+        })
+    }
+}
+
+impl Workspace {
+    /// Makes the directory of a session that names none.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn make_session_place(&self, id: SessionId) -> Result<WorkspacePath> {
+        let own = own_place(id);
+        let path = self.root().join(&own);
+        fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
+        WorkspacePath::parse(&own, self.root_text())
+            .map_err(|why| Error::io("create", path)(io::Error::other(why)))
+    }
+}
+
+fn own_place(id: SessionId) -> String {
+    format!("jobs/{id}/work")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(text: &str) -> WorkspacePath {
+        WorkspacePath::parse(text, "/w").unwrap()
+    }
+
+    #[test]
+    fn a_session_from_its_making_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let id = SessionId::new();
+        assert!(Session::open(&workspace, id).is_none());
+        assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Unknown);
+        let (session, turn) = Session::create(&workspace, id, &place("app")).unwrap();
+        assert!(Session::create(&workspace, id, &place("other")).is_err(), "there is one");
+        assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Busy);
+        assert!(workspace.take_turn(&session.turn()).unwrap().is_none());
+        drop(turn);
+        let created = session.view().unwrap().created;
+        session.touch(&place("app/src")).unwrap();
+        let view = Session::open(&workspace, id).unwrap().view().unwrap();
+        assert_eq!(view.workspace, format!("{}/app/src", workspace.root_text()));
+        assert_eq!(view.created, created);
+        fs::write(session.project().join("kept"), "x").unwrap();
+        assert_eq!(Session::list(&workspace).unwrap(), [view]);
+        assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Done);
+        assert!(Session::list(&workspace).unwrap().is_empty());
+        assert_eq!(fs::read_dir(workspace.temporary()).unwrap().count(), 0, "nothing is left");
+    }
+
+    #[test]
+    fn an_empty_workspace_of_its_own_goes_with_it_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        for (file, is_left) in [(None, false), (Some("work.txt"), true)] {
+            let id = SessionId::new();
+            let own = workspace.make_session_place(id).unwrap();
+            let path = dir.path().join(own.as_str());
+            if let Some(file) = file {
+                fs::write(path.join(file), "").unwrap();
+            }
+            drop(Session::create(&workspace, id, &own).unwrap());
+            assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Done);
+            assert_eq!(path.parent().unwrap().exists(), is_left);
+        }
+        fs::create_dir(dir.path().join("app")).unwrap();
+        let id = SessionId::new();
+        drop(Session::create(&workspace, id, &place("app")).unwrap());
+        Session::delete(&workspace, id).unwrap();
+        assert!(dir.path().join("app").exists());
+    }
+
+    #[test]
+    fn what_an_agent_wrote_over_is_no_session() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let id = SessionId::new();
+        let (session, _turn) = Session::create(&workspace, id, &place("app")).unwrap();
+        let meta = session.directory().join("meta.json");
+        for bad in ["", "{}", "[1]"] {
+            fs::write(&meta, bad).unwrap();
+            assert!(Session::open(&workspace, id).is_none(), "{bad}");
+        }
+        let escaping = r#"{"workspace":"../etc","created":"2026-01-31T12:00:00.000Z","updated":"2026-01-31T12:00:00.000Z"}"#;
+        fs::write(&meta, escaping).unwrap();
+        assert_eq!(session.place(), None);
+        assert!(Session::list(&workspace).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,130 @@
+//! What only one job may use at a time: a shared checkout, a session.
+
+use std::{fmt, io, path::PathBuf};
+
+use contract::{DirectoryName, SessionId};
+
+use crate::{Error, Lease, Result, Workspace};
+
+/// The right to use something that is one job's at a time.
+///
+/// The job that has it holds a lock; a workflow holds it for its jobs, and each of those holds a second lock
+/// while it runs. So the turn is not over when a workflow's process dies, but when the last of its jobs is
+/// gone too.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Turn {
+    /// A conversation.
+    Session(SessionId),
+    /// A shared checkout.
+    Directory(DirectoryName),
+}
+
+/// Says what is waited for, for people.
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session(id) => write!(f, "session {id}"),
+            Self::Directory(name) => write!(f, "directory '{name}'"),
+        }
+    }
+}
+
+impl Turn {
+    /// The field of a request that asks for it.
+    #[must_use]
+    pub const fn field(&self) -> &'static str {
+        match self {
+            Self::Session(_) => "resumeSessionId",
+            Self::Directory(_) => "directory",
+        }
+    }
+}
+
+/// A turn that is held until this is dropped, or its process is gone.
+#[derive(Debug)]
+pub struct HeldTurn {
+    /// `None`: a session that is not there is nobody's.
+    _lease: Option<Lease>,
+}
+
+impl From<Lease> for HeldTurn {
+    fn from(lease: Lease) -> Self {
+        Self { _lease: Some(lease) }
+    }
+}
+
+impl Workspace {
+    /// Takes a turn, unless a job has it, or a job of a workflow that had it still runs.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn take_turn(&self, turn: &Turn) -> Result<Option<HeldTurn>> {
+        let Some(held) = lock(self.turn_lock(turn))? else { return Ok(None) };
+        Ok((!Lease::is_held(&self.guest_lock(turn))?).then_some(held))
+    }
+
+    /// Joins the turn that the parent of a job has, unless another job of it still runs.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn join_turn(&self, turn: &Turn) -> Result<Option<HeldTurn>> {
+        lock(self.guest_lock(turn))
+    }
+
+    pub(crate) fn turn_lock(&self, turn: &Turn) -> PathBuf {
+        match turn {
+            Turn::Session(id) => self.session(*id).join("lock"),
+            Turn::Directory(name) => self.turns().join(name.as_str()),
+        }
+    }
+
+    fn guest_lock(&self, turn: &Turn) -> PathBuf {
+        match turn {
+            Turn::Session(id) => self.session(*id).join("guest"),
+            // No directory's name holds a colon.
+            Turn::Directory(name) => self.turns().join(format!("{name}:guest")),
+        }
+    }
+}
+
+fn lock(path: PathBuf) -> Result<Option<HeldTurn>> {
+    match Lease::try_acquire(&path) {
+        Ok(lease) => Ok(lease.map(HeldTurn::from)),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(Some(HeldTurn { _lease: None }))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_lasts_as_long_as_any_job_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let turn = Turn::Directory(DirectoryName::parse("app").unwrap());
+        let workflow = workspace.take_turn(&turn).unwrap().unwrap();
+        assert!(workspace.take_turn(&turn).unwrap().is_none());
+        let child = workspace.join_turn(&turn).unwrap().unwrap();
+        assert!(workspace.join_turn(&turn).unwrap().is_none(), "one job of a workflow at a time");
+        drop(workflow);
+        assert!(workspace.take_turn(&turn).unwrap().is_none(), "its child still works there");
+        drop(child);
+        assert!(workspace.take_turn(&turn).unwrap().is_some());
+        let other = Turn::Directory(DirectoryName::parse("app-guest").unwrap());
+        let _held = workspace.join_turn(&turn).unwrap().unwrap();
+        assert!(workspace.take_turn(&other).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_session_that_is_not_there_is_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let turn = Turn::Session(SessionId::new());
+        let _first = workspace.take_turn(&turn).unwrap().unwrap();
+        assert!(workspace.take_turn(&turn).unwrap().is_some());
+    }
+}

@@ -1,0 +1,154 @@
+//! A workspace without room.
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::{Value, json};
+use testkit::{AgentScript, GitServer, Stack, http_json, skip};
+
+use crate::support::{
+    Marks, all_jobs, events_of, execute, get, post_execute, post_pull, post_workflow, terminal,
+    wait_for_state, workflow,
+};
+
+/// A small file system of its own.
+struct Volume {
+    directory: tempfile::TempDir,
+}
+
+impl Volume {
+    fn mount(megabytes: u32) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let size = format!("size={megabytes}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(directory.path())
+            .output()
+            .is_ok_and(|output| output.status.success());
+        mounted.then_some(Self { directory })
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Takes up all the room there is.
+    fn fill(&self) {
+        use std::io::Write as _;
+        let mut file = fs::File::create(self.path().join("filler")).unwrap();
+        for block in [1 << 20, 1 << 12, 1] {
+            while file.write_all(&vec![b'x'; block]).is_ok() {}
+        }
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+async fn refusal(stack: &Stack, body: &Value) -> (u16, Value) {
+    let url = format!("{}/api/execute", stack.claude_url());
+    let headers = [("content-type", "application/json")];
+    let (status, _, error) = http_json("POST", &url, Some(body.to_string().into()), &headers).await;
+    (status.as_u16(), error)
+}
+
+#[tokio::test]
+async fn jobs_end_reads_go_on_and_everything_works_again_when_there_is_room() {
+    let test = "jobs_end_reads_go_on_and_everything_works_again_when_there_is_room";
+    let Some(volume) = Volume::mount(32) else {
+        return skip(test, "a tmpfs cannot be mounted here");
+    };
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "a")]);
+    let stack = Stack::builder().replicas(2, 1, 2).workspace(volume.path()).start().await;
+    let marks = Marks::new();
+    let before = post_workflow(&stack, &workflow(&git.url("app"), &AgentScript::new().say("x")))
+        .send()
+        .await
+        .collect_all()
+        .await;
+    assert_eq!(terminal(&before)["type"], "workflow_complete");
+    stack.wait_until_idle().await;
+
+    // A workflow and an agent's run that are in the middle, and one that waits for a replica.
+    let script = |name: &str| {
+        AgentScript::new().touch(marks.path(name)).wait_file(marks.path("gate")).flood(1000, 1000)
+    };
+    let mut flow = post_workflow(&stack, &workflow(&git.url("app"), &script("flow"))).send().await;
+    let mut run = post_execute(&stack, &execute(&script("run"))).send().await;
+    marks.wait("flow").await;
+    marks.wait("run").await;
+    let mut waiting = post_execute(&stack, &execute(&AgentScript::new().say("x"))).send().await;
+    waiting.next_of_kind("queued").await;
+
+    volume.fill();
+    let (status, error) = refusal(&stack, &execute(&AgentScript::new().say("x"))).await;
+    assert_eq!((status, &error["code"]), (507, &json!("disk_full")), "{error}");
+    let events = events_of(&stack, &flow.job_id(), contract::Service::Workflow);
+    let mut second_reader = events.send().await;
+    marks.open("gate");
+    for (name, response) in [("the workflow", &mut flow), ("the run", &mut run)] {
+        let events = response.collect_all().await;
+        assert_eq!(terminal(&events)["code"], "disk_full", "{name}: {}", terminal(&events));
+    }
+    assert_eq!(terminal(&second_reader.collect_all().await)["code"], "disk_full");
+
+    // Reads are answered all the while.
+    assert_eq!(get(&format!("{}/health", stack.workflow_url())).await.0, 200);
+    assert_eq!(get(&format!("{}/status", stack.claude_url())).await.0, 200);
+    let jobs = all_jobs(&stack).await;
+    assert!(jobs.iter().all(|job| job["state"] != "running"), "{jobs:?}");
+
+    volume.make_room();
+    // What waited is run, or has ended for want of room; it is not forgotten.
+    let end = waiting.collect_all().await;
+    let end = terminal(&end);
+    assert!(end["type"] == "completed" || end["code"] == "disk_full", "{end}");
+    let after = post_workflow(&stack, &workflow(&git.url("app"), &AgentScript::new().say("x")))
+        .send()
+        .await
+        .collect_all()
+        .await;
+    assert_eq!(terminal(&after)["type"], "workflow_complete");
+    stack.wait_until_idle().await;
+    assert_eq!(fs::read_dir(volume.path().join(".stack/tmp")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_pull_that_does_not_fit_ends_and_leaves_nothing() {
+    let test = "a_pull_that_does_not_fit_ends_and_leaves_nothing";
+    let Some(volume) = Volume::mount(16) else {
+        return skip(test, "a tmpfs cannot be mounted here");
+    };
+    let git = GitServer::start().await;
+    git.create_big_repo("big", 40, 1_000_000);
+    git.create_repo("small", &[("a", "a")]);
+    let stack = Stack::builder().workspace(volume.path()).start().await;
+    let events =
+        post_pull(&stack, &json!({"repoUrl": git.url("big")})).send().await.collect_all().await;
+    assert_eq!(terminal(&events)["code"], "disk_full", "{}", terminal(&events));
+    let events =
+        post_pull(&stack, &json!({"repoUrl": git.url("small")})).send().await.collect_all().await;
+    assert_eq!(terminal(&events)["type"], "completed", "{}", terminal(&events));
+}
+
+#[tokio::test]
+async fn a_journal_has_a_bound_of_its_own() {
+    let stack = Stack::builder().env("JOURNAL_LIMIT_MIB", "1").start().await;
+    let script = AgentScript::new().flood(3000, 1000);
+    let mut response = post_execute(&stack, &execute(&script)).send().await;
+    let events = response.collect_all().await;
+    assert_eq!(terminal(&events)["code"], "journal_full", "{}", terminal(&events));
+    let journal =
+        stack.workspace().join(".stack/jobs").join(response.job_id()).join("events.ndjson");
+    let length = fs::metadata(journal).unwrap().len();
+    assert!((1_000_000..=1 << 20).contains(&length), "{length}");
+    wait_for_state(&stack, &response.job_id(), "failed").await;
+    stack.wait_until_idle().await;
+}

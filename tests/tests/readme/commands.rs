@@ -1,0 +1,179 @@
+//! The commands of the page, each with what it is to do.
+
+use std::collections::BTreeSet;
+
+use testkit::skip;
+
+use crate::{
+    page::{README, commands, parts, spans},
+    scene::{Said, Scene},
+};
+
+/// What a command is to do.
+#[derive(Clone, Copy, Debug)]
+enum Does {
+    /// Ends with 0, and has this in its standard output.
+    Shows(&'static str),
+    /// Is a stack until Ctrl-C, and ends with 0 then.
+    Serves,
+    /// Makes an end of a job that has none.
+    Cancels,
+    /// Is not run here, for this reason.
+    Nothing(&'static str),
+}
+use Does::{Cancels, Nothing, Serves, Shows};
+
+const COMMANDS: &[(&str, Does)] = &[
+    ("cargo stack demo", Shows("Everything has been taken away again.")),
+    ("cargo stack up", Serves),
+    ("cargo test --workspace", Nothing("it is what runs this")),
+    (
+        "cargo stack run --repo https://github.com/user/repo.git --prompt 'Add a README file'",
+        Shows("Done after "),
+    ),
+    ("cargo stack jobs", Shows("succeeded")),
+    ("cargo stack show 7c3e91d2", Shows("succeeded")),
+    ("cargo stack attach 7c3e91d2", Shows("Done after ")),
+    ("cargo stack cancel 7c3e91d2", Cancels),
+    (
+        "curl -N http://localhost:5000/api/workflow -H 'Content-Type: application/json' \
+         -d '{\"prompt\": \"Add a README file\", \"repoUrl\": \"https://github.com/user/repo.git\"}'",
+        Shows(r#""type":"workflow_complete""#),
+    ),
+    ("curl localhost:5000/health", Shows(r#""status":"ok""#)),
+    ("curl localhost:5000/status", Shows(r#""queue":{"depth":0}"#)),
+    ("curl localhost:5000/api/repos", Shows(r#""repos":["#)),
+    ("curl 'localhost:5000/api/jobs?state=running'", Shows(r#""jobs":["#)),
+    ("curl localhost:5000/api/jobs/$ID", Shows(r#""state":"succeeded""#)),
+    ("curl -N localhost:5000/api/jobs/$ID/events", Shows(r#""type":"workflow_complete""#)),
+    (
+        "curl -N localhost:5000/api/jobs/$ID/events -H \"Last-Event-ID: $LAST\"",
+        Shows(r#""type":"workflow_complete""#),
+    ),
+    ("curl -X POST localhost:5000/api/jobs/$ID/cancel", Cancels),
+    ("curl -X POST localhost:3000/api/sessions", Shows(r#""sessionId":"#)),
+    (
+        "curl -N localhost:3000/api/stream/$SESSION -H 'Content-Type: application/json' \
+         -d '{\"prompt\": \"Look around\"}'",
+        Shows(r#""type":"completed""#),
+    ),
+    (
+        "curl -N localhost:3000/api/stream/$SESSION -H 'Content-Type: application/json' \
+         -d '{\"prompt\": \"Now write it down\"}'",
+        Shows(r#""resuming":true"#),
+    ),
+    ("curl localhost:3000/api/sessions", Shows(r#""sessions":[{"#)),
+    ("curl -X DELETE localhost:3000/api/sessions/$SESSION", Shows("Session deleted")),
+    ("cargo stack doctor", Shows("`stackctl up` will work.")),
+    ("cargo stack completions bash", Shows("complete -F _stackctl")),
+    ("npm install -g @anthropic-ai/claude-code", Nothing("it installs a program")),
+    ("ANTHROPIC_API_KEY=sk-ant-… cargo stack up", Serves),
+    ("cargo stack up --help", Shows("--port-workflow")),
+    ("stackctl up", Serves),
+];
+
+/// A command that is new in the page has to be entered above, and one that is gone has to leave.
+#[test]
+fn the_list_is_the_pages() {
+    let listed: BTreeSet<_> = COMMANDS.iter().map(|(command, _)| (*command).to_owned()).collect();
+    assert_eq!(listed.len(), COMMANDS.len(), "a command is listed twice");
+    assert_eq!(commands(README).into_iter().collect::<BTreeSet<_>>(), listed);
+}
+
+#[tokio::test]
+async fn every_command_does_what_it_is_to_do() {
+    if !has("curl") {
+        return skip("every_command_does_what_it_is_to_do", "there is no curl");
+    }
+    let scene = Scene::new().await;
+    let done = scene.done().await;
+    let session = scene.session().await;
+    for (command, does) in COMMANDS {
+        match does {
+            Shows(text) => {
+                let said = run(&scene, command, &done, &session).await;
+                assert_eq!(said.code, 0, "{command}: {said:?}");
+                assert!(said.stdout.contains(text), "{command}: {said:?}");
+                if command.contains("$LAST") {
+                    assert!(!said.stdout.contains("workflow_started"), "{command}: {said:?}");
+                }
+            }
+            Serves => serve(&scene, command).await,
+            Cancels => {
+                let job = scene.endless().await;
+                let said = run(&scene, command, &job, &session).await;
+                assert_eq!(said.code, 0, "{command}: {said:?}");
+                scene.job_leaves(&job, "running").await;
+                assert_eq!(scene.job(&job).await["state"], "cancelled", "{command}");
+            }
+            Nothing(why) => eprintln!("not run, since {why}: {command}"),
+        }
+    }
+}
+
+/// Runs a command to its end. `job` and `session` are what it speaks of, if it speaks of them.
+async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> Said {
+    let short = &job[job.len() - 8..];
+    let mut shell = scene.program("bash", &["-c", &scene.localized(command, short)]);
+    shell.env("ID", job).env("SESSION", session);
+    if command.contains("$LAST") {
+        // The last event but one, so that there is something after it and something before it.
+        let events = scene.events(job).await;
+        shell.env("LAST", events[events.len() - 2].id.as_deref().unwrap());
+    }
+    scene.start(shell).ended().await
+}
+
+async fn serve(scene: &Scene, command: &str) {
+    let shell = scene.program("bash", &["-c", &scene.localized(command, "")]);
+    let running = scene.start(shell);
+    running.says("ready. Try:").await;
+    running.interrupt();
+    let said = running.ended().await;
+    assert_eq!(said.code, 0, "{command}: {said:?}");
+}
+
+/// Whether this machine has a program.
+pub(crate) fn has(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    })
+}
+
+/// The page shows what the demo shows; `tests/record-demo.sh` records it again.
+#[tokio::test]
+async fn the_recording_is_what_the_demo_shows() {
+    let scene = Scene::new().await;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/demo.sed");
+    let demo = format!("set -o pipefail; cargo stack demo | sed -E -f '{script}'");
+    let said = scene.start(scene.program("bash", &["-c", &demo])).ended().await;
+    assert_eq!((said.code, &*said.stderr), (0, ""), "{said:?}");
+    let (blocks, _) = parts(README);
+    let recording = blocks.iter().find(|block| block.language == "text").unwrap();
+    assert_eq!(said.stdout.trim_start(), recording.text, "tests/record-demo.sh records it again");
+}
+
+/// A flag that the page names is one of the commands'.
+#[tokio::test]
+async fn every_flag_is_known() {
+    let scene = Scene::new().await;
+    let mut help = String::new();
+    for command in ["up", "run", "jobs", "show", "attach", "cancel", "demo", "doctor"] {
+        let shell = scene.program("stackctl", &[command, "--help"]);
+        help.push_str(&scene.start(shell).ended().await.stdout);
+    }
+    let known: BTreeSet<_> = help
+        .split(|c: char| !(c.is_alphanumeric() || c == '-'))
+        .filter(|word| word.starts_with("--"))
+        .collect();
+    let (_, prose) = parts(README);
+    let named: Vec<_> = spans(&prose)
+        .into_iter()
+        .filter(|span| span.starts_with("--"))
+        .map(|span| span.split(' ').next().unwrap())
+        .collect();
+    assert!(named.len() >= 5, "{named:?}");
+    for flag in named {
+        assert!(known.contains(flag), "{flag}: {known:?}");
+    }
+}

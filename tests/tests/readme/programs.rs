@@ -1,0 +1,39 @@
+//! The programs of the page: clients in other languages.
+
+use testkit::skip;
+
+use crate::{
+    commands::has,
+    page::{README, parts},
+    scene::Scene,
+};
+
+/// Runs each block of a language, and expects it to print every event of a workflow.
+async fn runs(test: &str, language: &str, interpreter: &str, arguments: &[&str]) {
+    if !has(interpreter) {
+        return skip(test, &format!("there is no {interpreter}"));
+    }
+    let (blocks, _) = parts(README);
+    let programs: Vec<_> = blocks.iter().filter(|block| block.language == language).collect();
+    assert!(!programs.is_empty(), "the page has no program in {language}");
+    let scene = Scene::new().await;
+    for program in programs {
+        let text = scene.localized(&program.text, "");
+        let arguments = [arguments, &[&*text]].concat();
+        let said = scene.start(scene.program(interpreter, &arguments)).ended().await;
+        assert_eq!((said.code, &*said.stderr), (0, ""), "{said:?}");
+        for kind in ["workflow_started", "pull_progress", "connected", "workflow_complete"] {
+            assert!(said.stdout.contains(&format!("'{kind}'")), "{kind}: {said:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn javascript() {
+    runs("javascript", "js", "node", &["--input-type=module", "-e"]).await;
+}
+
+#[tokio::test]
+async fn python() {
+    runs("python", "python", "python3", &["-c"]).await;
+}
