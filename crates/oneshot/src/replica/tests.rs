@@ -315,6 +315,28 @@ async fn what_a_job_of_a_dead_workflow_works_in_is_not_free() {
     assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
 }
 
+/// The replica that runs it has its turn: whoever sends it again must not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_taken_is_not_said_to_wait_for_its_own_turn() {
+    let bench = Bench::idle().await;
+    let body = json!({"prompt": "x", "workspace": "app"}).to_string();
+    let request = ExecuteRequest::parse(body.as_bytes(), "/w", &Policy::default()).unwrap();
+    let record = JobRecord::of(&bench.workspace, &request, JobId::new(), None);
+    let (NewJob::Created(job) | NewJob::Exists(job)) =
+        Job::create(&bench.workspace, &record).unwrap();
+    let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
+    let turn = bench.workspace.take_turn(&app).unwrap().unwrap();
+    let taken = job.claim("another").unwrap().unwrap();
+    let headers = [
+        ("content-type", "application/json".to_owned()),
+        (web::header::JOB_ID, job.id().to_string()),
+    ];
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT);
+    assert!(Replicas::new(&bench.workspace, Service::Claude).contains(bench.id));
+    drop((taken, turn));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_says_too_much_is_ended() {
     let bench = Bench::idle().await;
