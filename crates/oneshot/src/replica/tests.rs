@@ -443,3 +443,22 @@ async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
         }
     }
 }
+
+/// One that wants its job to end with it may leave before it has an answer, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_at_once_and_said_so_leaves_no_job_that_runs() {
+    for n in 0..20 {
+        let bench = Bench::idle().await;
+        let address = bench.base.to_string().replace("http://", "");
+        let request = "POST /api/execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                       x-on-disconnect: cancel\r\ncontent-length: 14\r\n\r\n{\"prompt\":\"x\"}";
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_micros(n * 100)).await;
+        drop(stream);
+        // The request may not have been read at all; then the replica has no job.
+        bench.orders.send(Order::Leave).unwrap();
+        let exit = tokio::time::timeout(Duration::from_secs(10), bench.exit).await;
+        assert_eq!(exit.expect("its job goes on").unwrap(), Exit::Ok, "after {n} x 100 us");
+    }
+}
