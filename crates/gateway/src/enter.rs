@@ -47,8 +47,9 @@ pub(crate) async fn enter(
     .await;
     let (mut record, secret_body) = named.map_err(refuse)?;
     record.gateway = Some(shared.id);
-    let entered = queue(shared, record, secret_body).await.map_err(refuse)?;
-    answer(shared, entered, &headers, on_disconnect).await
+    let (entered, leaving) =
+        queue(shared, record, secret_body, on_disconnect).await.map_err(refuse)?;
+    answer(shared, entered, &headers, leaving).await
 }
 
 fn describe<R: JobRequest>(
@@ -79,7 +80,8 @@ async fn queue(
     shared: &Arc<Shared>,
     record: JobRecord,
     secret_body: Option<Bytes>,
-) -> Result<Entered, RequestError> {
+    on_disconnect: OnDisconnect,
+) -> Result<(Entered, Leaving), RequestError> {
     let workspace = shared.workspace.clone();
     let (id, parent) = (record.job_id, record.parent);
     let known = blocking(move || Job::open(&workspace, id).is_some()).await;
@@ -105,9 +107,14 @@ async fn queue(
         })
         .await;
         let job = match entered.map_err(|error| error.refusal())? {
-            NewJob::Exists(job) => return Ok(Entered::Known(job)),
+            NewJob::Exists(job) => {
+                let leaving = leaving(&entering, on_disconnect, &job);
+                return Ok((Entered::Known(job), leaving));
+            }
             NewJob::Created(job) => job,
         };
+        // Made here: if the caller is gone already, nobody takes it, and what it wanted comes true.
+        let leaving = leaving(&entering, on_disconnect, &job);
         let workspace = entering.workspace.clone();
         let (record, turns) = blocking(move || {
             let turns = record.turns(&workspace).own;
@@ -117,11 +124,16 @@ async fn queue(
         let ticket = Arc::new(Ticket::new(job, &record, turns, secret_body, Caller::Here));
         entering.books().queue.insert(Arc::clone(&ticket));
         entering.work.notify_waiters();
-        Ok(Entered::Queued(ticket))
+        Ok((Entered::Queued(ticket), leaving))
     });
     let failed =
         || RequestError::new(Code::Internal, "the job could not be queued: see the gateway's log");
     task.await.unwrap_or_else(|_| Err(failed()))
+}
+
+fn leaving(shared: &Arc<Shared>, on_disconnect: OnDisconnect, job: &Job) -> Leaving {
+    let stopping = Arc::clone(shared);
+    Leaving::new(on_disconnect, job, move || stopping.is_stopping())
 }
 
 /// Whether as many jobs wait as may. Those that an idle replica is there for do not wait.
@@ -137,7 +149,7 @@ async fn answer(
     shared: &Arc<Shared>,
     entered: Entered,
     headers: &HeaderMap,
-    on_disconnect: OnDisconnect,
+    leaving: Leaving,
 ) -> Result<Response<Body>, web::Refusal> {
     let ids = web::ids_wanted(headers);
     let ticket = match entered {
@@ -145,14 +157,12 @@ async fn answer(
             Some(ticket) => ticket,
             None => {
                 let id = job.id();
-                let events = stream::from_elsewhere(Arc::clone(shared), job, 0, ids);
+                let events = stream::from_elsewhere(Arc::clone(shared), job, 0, ids, leaving);
                 return Ok(web::event_stream(id, events));
             }
         },
         Entered::Queued(ticket) => ticket,
     };
-    let stopping = Arc::clone(shared);
-    let leaving = Leaving::new(on_disconnect, &ticket.job, move || stopping.is_stopping());
     // From here on the caller's leaving is noticed, also while it waits for the head of the answer.
     let viewer = stream::Viewer::new(shared, &ticket);
     let mut stage = ticket.stage();
@@ -174,5 +184,9 @@ async fn answer(
 /// `GET /api/jobs/:id/events`.
 pub(crate) fn events(shared: &Arc<Shared>, job: Job, after: u64) -> Response<Body> {
     let id = job.id();
-    web::event_stream(id, stream::from_elsewhere(Arc::clone(shared), job, after, Ids::Sent))
+    let leaving = Leaving::harmless();
+    web::event_stream(
+        id,
+        stream::from_elsewhere(Arc::clone(shared), job, after, Ids::Sent, leaving),
+    )
 }

@@ -61,13 +61,14 @@ pub(crate) fn from_elsewhere(
     job: Job,
     after: u64,
     ids: Ids,
+    leaving: Leaving,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     async_stream::stream! {
         let mut watch = job.workspace().watcher().watch(&job.directory());
         loop {
             if let Some(ticket) = shared.ticket(job.id()) {
                 let viewer = Viewer::new(&shared, &ticket);
-                let mut events = Box::pin(from_queue(ticket, viewer, after, ids, Leaving::harmless()));
+                let mut events = Box::pin(from_queue(ticket, viewer, after, ids, leaving));
                 while let Some(event) = events.next().await {
                     yield event;
                 }
@@ -81,7 +82,7 @@ pub(crate) fn from_elsewhere(
             watch.changed().await;
         }
         drop(watch);
-        let mut events = Box::pin(job_http::events(job, after, ids, Leaving::harmless()));
+        let mut events = Box::pin(job_http::events(job, after, ids, leaving));
         while let Some(event) = events.next().await {
             yield event;
         }

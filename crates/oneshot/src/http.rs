@@ -112,17 +112,23 @@ impl<S: JobService> Replica<S> {
             .map_err(refuse)?;
         // In a task of its own: a caller that leaves now would otherwise take the claim down with it, and the job.
         let (replica, named) = (Arc::clone(&self), headers.clone());
-        let accepting = tokio::spawn(async move { replica.accept(&named, parsed).await });
-        let job = accepting
+        let is_async = headers.get("prefer").is_some_and(|value| value == "respond-async");
+        let accepting = tokio::spawn(async move {
+            let job = replica.accept(&named, parsed).await?;
+            // Made here: if the caller is gone already, nobody takes it, and what it wanted comes true.
+            let on_disconnect = if is_async { OnDisconnect::Continue } else { on_disconnect };
+            let leaving = Leaving::new(on_disconnect, &job, || false);
+            Ok((job, leaving))
+        });
+        let (job, leaving) = accepting
             .await
             .unwrap_or_else(|_| {
                 Err(RequestError::new(Code::Internal, "the request could not be taken"))
             })
             .map_err(refuse)?;
-        if headers.get("prefer").is_some_and(|value| value == "respond-async") {
+        if is_async {
             return Ok(web::json(StatusCode::ACCEPTED, &json!({"jobId": job.id()})));
         }
-        let leaving = Leaving::new(on_disconnect, &job, || false);
         let events = job_http::events(job.clone(), 0, web::ids_wanted(&headers), leaving);
         Ok(web::event_stream(job.id(), events))
     }

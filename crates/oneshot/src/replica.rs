@@ -247,15 +247,17 @@ impl<S: JobService> Replica<S> {
         let id = id.unwrap_or_else(JobId::new);
         let describe = request.clone();
         let (claimed, turns) = blocking(move || {
+            // Before its turns are asked for: whoever runs it has them, and its caller is not to wait for those.
+            let known = Job::open(&workspace, id).map(|job| job.taken());
+            if known.transpose().map_err(|error| error.refusal())?.flatten().is_some() {
+                return Err(claimed_already());
+            }
             let (record, turns) = take_turns(&workspace, &describe, id, parent)?;
             let (NewJob::Created(job) | NewJob::Exists(job)) =
                 Job::enter(&workspace, &record).map_err(|error| error.refusal())?;
             match job.claim(&by) {
                 Ok(Some(claimed)) => Ok((claimed, turns)),
-                Ok(None) => Err(RequestError::new(
-                    Code::Claimed,
-                    "this job has been taken already: follow its events",
-                )),
+                Ok(None) => Err(claimed_already()),
                 Err(error) => Err(error.refusal()),
             }
         })
@@ -298,6 +300,10 @@ fn take_turns<R: JobRequest>(
         held.push(hold(workspace.join_turn(turn), turn)?);
     }
     Ok((record, held))
+}
+
+fn claimed_already() -> RequestError {
+    RequestError::new(Code::Claimed, "this job has been taken already: follow its events")
 }
 
 fn hold(taken: workspace::Result<Option<HeldTurn>>, turn: &Turn) -> Result<HeldTurn, RequestError> {

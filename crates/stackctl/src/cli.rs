@@ -5,7 +5,10 @@ use std::{ffi::OsString, net::IpAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use contract::Service;
 
-use crate::client::{AttachOptions, CancelOptions, JobsOptions, RunOptions, ShowOptions};
+use crate::{
+    client::{AttachOptions, CancelOptions, JobsOptions, LoadOptions, RunOptions, ShowOptions},
+    ops::{LogsOptions, PsOptions, ScaleOptions},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -13,7 +16,8 @@ Examples:
   stackctl doctor                    what this machine lacks
   stackctl up                        the whole stack on this machine
   stackctl run --repo https://github.com/user/repo.git --prompt 'Add a README'
-  stackctl jobs                      what ran and what runs";
+  stackctl jobs                      what ran and what runs
+  stackctl ps                        how the stack is";
 
 /// Coding-agent jobs over HTTP, on your own machines.
 #[derive(Debug, Parser)]
@@ -31,6 +35,10 @@ pub(crate) enum Command {
     Show(ShowOptions),
     Attach(AttachOptions),
     Cancel(CancelOptions),
+    Ps(PsOptions),
+    Scale(ScaleOptions),
+    Logs(LogsOptions),
+    Load(LoadOptions),
     Demo(DemoOptions),
     Doctor(DoctorOptions),
     Completions(CompletionsOptions),
@@ -153,6 +161,16 @@ pub(crate) enum Part {
     WorkflowApi,
     GithubPullApi,
     ClaudeCodeApi,
+}
+
+impl From<Service> for Part {
+    fn from(service: Service) -> Self {
+        match service {
+            Service::Workflow => Self::WorkflowApi,
+            Service::Pull => Self::GithubPullApi,
+            Service::Claude => Self::ClaudeCodeApi,
+        }
+    }
 }
 
 impl Part {

@@ -5,6 +5,7 @@ mod client;
 mod completions;
 mod demo;
 mod doctor;
+mod ops;
 mod rehearsal;
 mod serve;
 mod up;
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
         Command::Show(options) => client::show(options),
         Command::Attach(options) => client::attach(options),
         Command::Cancel(options) => client::cancel(options),
+        Command::Ps(options) => ops::ps(options),
+        Command::Scale(options) => ops::scale(options),
+        Command::Logs(options) => ops::logs(options),
+        Command::Load(options) => client::load(options),
         Command::Demo(options) => demo::main(options),
         Command::Doctor(options) => doctor::main(options),
         Command::Completions(options) => completions::main(options),

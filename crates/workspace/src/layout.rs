@@ -51,7 +51,7 @@ impl Workspace {
             workspace.jobs(),
             workspace.mirrors(),
             workspace.checkouts(),
-            workspace.turns(),
+            workspace.guests(),
             workspace.gateways(),
             workspace.sessions(),
             workspace.temporary(),
@@ -111,6 +111,11 @@ impl Workspace {
 
     pub(crate) fn turns(&self) -> PathBuf {
         self.stack().join("turns")
+    }
+
+    /// No checkout's name begins with a dot.
+    pub(crate) fn guests(&self) -> PathBuf {
+        self.turns().join(".guests")
     }
 
     pub(crate) fn sessions(&self) -> PathBuf {

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, write::without_waiting};
 
 /// An exclusive `flock(2)`, held until this value is dropped or its process is gone.
 ///
@@ -21,9 +21,7 @@ impl Lease {
     /// # Errors
     /// If the file cannot be opened or the file system knows no locks.
     pub fn try_acquire(path: &Path) -> Result<Option<Self>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
+        let file = without_waiting(OpenOptions::new().read(true).write(true))
             .create(true)
             .truncate(false)
             .open(path)
@@ -44,7 +42,7 @@ impl Lease {
     /// # Errors
     /// If the file cannot be opened or the file system knows no locks.
     pub fn is_held(path: &Path) -> Result<bool> {
-        let file = match File::open(path) {
+        let file = match without_waiting(OpenOptions::new().read(true)).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(Error::io("open", path)(error)),

@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, HeldTurn, Lease, Result, Turn, Workspace,
-    write::{read_optional, write_synced},
+    write::{read_at_most, write_synced},
 };
+
+/// The longest `meta.json` that is read, in bytes: many times the longest path.
+const MAX_META: u64 = 64 * 1024;
 
 /// A session on the volume.
 #[derive(Clone, Debug)]
@@ -157,7 +160,7 @@ impl Session {
     }
 
     fn meta(&self) -> Option<Meta> {
-        let content = read_optional(&self.directory().join("meta.json")).ok()??;
+        let content = read_at_most(&self.directory().join("meta.json"), MAX_META).ok()??;
         serde_json::from_slice(&content).ok()
     }
 
@@ -219,6 +222,8 @@ fn own_place(id: SessionId) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn place(text: &str) -> WorkspacePath {
@@ -269,6 +274,31 @@ mod tests {
         drop(Session::create(&workspace, id, &place("app")).unwrap());
         Session::delete(&workspace, id).unwrap();
         assert!(dir.path().join("app").exists());
+    }
+
+    #[test]
+    fn what_an_agent_put_in_place_of_a_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let id = SessionId::new();
+        let (session, turn) = Session::create(&workspace, id, &place("app")).unwrap();
+        drop(turn);
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        nix::unistd::mkfifo(&session.directory().join("guest"), mode).unwrap();
+        let meta = session.directory().join("meta.json");
+        fs::remove_file(&meta).unwrap();
+        nix::unistd::mkfifo(&meta, mode).unwrap();
+        let (done, heard) = std::sync::mpsc::channel();
+        let others = workspace.clone();
+        std::thread::spawn(move || {
+            let turn = others.take_turn(&Turn::Session(id)).unwrap();
+            let _ = done.send((Session::list(&others).unwrap().len(), turn.is_some()));
+        });
+        let heard = heard.recv_timeout(std::time::Duration::from_secs(5));
+        assert_eq!(heard, Ok((0, true)), "a pipe that nobody writes to never answers");
+        fs::remove_file(&meta).unwrap();
+        File::create(&meta).unwrap().set_len(1 << 40).unwrap();
+        assert!(Session::open(&workspace, id).is_none(), "a file that is too large to be read");
     }
 
     #[test]

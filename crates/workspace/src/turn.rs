@@ -1,6 +1,9 @@
 //! What only one job may use at a time: a shared checkout, a session.
 
-use std::{fmt, io, path::PathBuf};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 use contract::{DirectoryName, SessionId};
 
@@ -59,7 +62,7 @@ impl Workspace {
     /// # Errors
     /// If the volume cannot be written.
     pub fn take_turn(&self, turn: &Turn) -> Result<Option<HeldTurn>> {
-        let Some(held) = lock(self.turn_lock(turn))? else { return Ok(None) };
+        let Some(held) = lock(turn, &self.turn_lock(turn))? else { return Ok(None) };
         Ok((!Lease::is_held(&self.guest_lock(turn))?).then_some(held))
     }
 
@@ -68,7 +71,7 @@ impl Workspace {
     /// # Errors
     /// If the volume cannot be written.
     pub fn join_turn(&self, turn: &Turn) -> Result<Option<HeldTurn>> {
-        lock(self.guest_lock(turn))
+        lock(turn, &self.guest_lock(turn))
     }
 
     pub(crate) fn turn_lock(&self, turn: &Turn) -> PathBuf {
@@ -81,16 +84,19 @@ impl Workspace {
     fn guest_lock(&self, turn: &Turn) -> PathBuf {
         match turn {
             Turn::Session(id) => self.session(*id).join("guest"),
-            // No directory's name holds a colon.
-            Turn::Directory(name) => self.turns().join(format!("{name}:guest")),
+            // A directory of its own: a name may be as long as names can be.
+            Turn::Directory(name) => self.guests().join(name.as_str()),
         }
     }
 }
 
-fn lock(path: PathBuf) -> Result<Option<HeldTurn>> {
-    match Lease::try_acquire(&path) {
+fn lock(turn: &Turn, path: &Path) -> Result<Option<HeldTurn>> {
+    match Lease::try_acquire(path) {
         Ok(lease) => Ok(lease.map(HeldTurn::from)),
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        // Only of a session: a directory's turn that cannot be locked is not free.
+        Err(Error::Io { source, .. })
+            if matches!(turn, Turn::Session(_)) && source.kind() == io::ErrorKind::NotFound =>
+        {
             Ok(Some(HeldTurn { _lease: None }))
         }
         Err(error) => Err(error),
@@ -117,6 +123,30 @@ mod tests {
         let other = Turn::Directory(DirectoryName::parse("app-guest").unwrap());
         let _held = workspace.join_turn(&turn).unwrap().unwrap();
         assert!(workspace.take_turn(&other).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_longest_name_has_a_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let name = "a".repeat(DirectoryName::MAX_BYTES);
+        let turn = Turn::Directory(DirectoryName::parse(&name).unwrap());
+        let held = workspace.take_turn(&turn).unwrap().unwrap();
+        let guest = workspace.join_turn(&turn).unwrap().unwrap();
+        drop(held);
+        assert!(workspace.take_turn(&turn).unwrap().is_none());
+        drop(guest);
+        assert!(workspace.take_turn(&turn).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_directory_whose_lock_cannot_be_made_is_not_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let turn = Turn::Directory(DirectoryName::parse("app").unwrap());
+        std::fs::remove_dir_all(workspace.turns()).unwrap();
+        assert!(workspace.take_turn(&turn).is_err());
+        assert!(workspace.join_turn(&turn).is_err());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -58,14 +59,16 @@ pub(crate) fn reserve(path: &Path, size: usize) -> io::Result<()> {
     fs::write(path, vec![b' '; size])
 }
 
-/// Writes into the room that `path` takes up already, and not one byte more.
+/// Writes into the room that `path` takes up already, and not one byte more. What is left of it stays filled
+/// with blanks, which JSON ignores: a write that is not put in place must not make the room smaller.
 fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
-    if file.metadata()?.len() < content.len() as u64 {
+    let room = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let Some(left) = room.checked_sub(content.len()) else {
         return Err(io::ErrorKind::StorageFull.into());
-    }
+    };
     file.write_all(content)?;
-    file.set_len(content.len() as u64)?;
+    file.write_all(&vec![b' '; left])?;
     file.sync_all()
 }
 
@@ -98,11 +101,32 @@ fn sync_directory(path: &Path) -> Result<()> {
 
 /// Reads a small file; `None` if it is not there.
 pub(crate) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    read_at_most(path, u64::MAX)
+}
+
+/// Reads a file of at most `limit` bytes; `None` if it is not there. What is no file, which an agent may have put
+/// in its place, is an error, not something to wait for.
+pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let read = || {
+        let file = without_waiting(OpenOptions::new().read(true)).open(path)?;
+        let found = file.metadata()?;
+        if !found.is_file() || found.len() > limit {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a file of ours"));
+        }
+        let mut content = Vec::new();
+        file.take(limit).read_to_end(&mut content)?;
+        Ok(content)
+    };
+    match read() {
         Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read", path)(error)),
     }
+}
+
+/// Opens at once, even a pipe that nobody holds the other end of.
+pub(crate) fn without_waiting(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
 }
 
 #[cfg(test)]
@@ -116,8 +140,11 @@ mod tests {
         reserve(&kept, 10).unwrap();
         let full = link_once(&kept, overwrite(&kept, b"0123456789x"), &path).unwrap_err();
         assert!(full.is_disk_full() && !path.exists());
+        // A write that was not put in place leaves the room as large as it was.
+        overwrite(&kept, b"1").unwrap();
+        overwrite(&kept, b"0123456789").unwrap();
         assert_eq!(link_once(&kept, overwrite(&kept, b"12345"), &path).unwrap(), Once::Ours);
-        assert_eq!(fs::read(&path).unwrap(), b"12345");
+        assert_eq!(fs::read(&path).unwrap().trim_ascii_end(), b"12345");
         assert_eq!(link_once(&kept, Ok(()), &path).unwrap(), Once::Theirs);
     }
 }

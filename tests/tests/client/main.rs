@@ -11,6 +11,7 @@
 
 mod interrupts;
 mod jobs;
+mod load;
 mod reconnects;
 mod run;
 mod support;

@@ -19,7 +19,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{PATIENCE, Scene, id_of, ran};
+use crate::support::{PATIENCE, Scene, id_of, ran, stackctl};
 
 /// A command at a terminal of its own.
 struct Terminal {
@@ -160,4 +160,36 @@ async fn ctrl_c_twice_leaves() {
     assert!(screen.contains("left the job running"), "{screen}");
     scene.open("gate");
     scene.workflow_is("succeeded").await;
+}
+
+/// A bar while it goes on, and the numbers below.
+#[tokio::test]
+async fn a_load_has_a_bar() {
+    let scene = Scene::new().await;
+    let prompt = scene.gated().prompt();
+    let arguments = ["load", "-n", "2", "-c", "2", "--repo", &scene.repo(), "--prompt", &prompt];
+    let terminal = Terminal::start(stackctl(&scene.url(), &arguments));
+    scene.marked("began").await;
+    terminal.shows("0/2 1 running, 1 waiting, 0 not complete").await;
+    scene.open("gate");
+    let (code, screen) = terminal.ended().await;
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("nothing lost"), "{screen}");
+}
+
+/// Drawn over itself, until Ctrl-C.
+#[tokio::test]
+async fn a_stack_is_watched() {
+    let scene = Scene::new().await;
+    let workspace = scene.stack.workspace().to_str().unwrap().to_owned();
+    let arguments = ["ps", "--watch", "--every", "1", "--workspace", &workspace];
+    let terminal = Terminal::start(stackctl(&scene.url(), &arguments));
+    wait_for("a second picture", PATIENCE, || async {
+        (terminal.screen().matches("RESTARTS/H").count() > 1).then_some(())
+    })
+    .await;
+    terminal.interrupt();
+    let (code, screen) = terminal.ended().await;
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("\x1b[H") && screen.contains("\x1b[J"), "{screen:?}");
 }

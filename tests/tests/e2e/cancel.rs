@@ -6,7 +6,7 @@ use serde_json::json;
 use testkit::{AgentScript, Fault, GitServer, Stack};
 
 use crate::support::{
-    Marks, agents, all_jobs, cancel, job, post_pull, post_workflow, registry, terminal,
+    Marks, agents, all_jobs, cancel, execute, job, post_pull, post_workflow, registry, terminal,
     wait_for_state, workflow,
 };
 
@@ -140,4 +140,28 @@ async fn a_job_whose_caller_leaves_is_cancelled_if_the_caller_said_so() {
         (status.as_u16(), error)
     };
     assert_eq!((status, &error["code"]), (400, &json!("invalid_field")));
+}
+
+/// A caller's wish counts from the moment its request is heard, not from that of the answer.
+#[tokio::test]
+async fn who_leaves_before_the_answer_is_heard_too() {
+    use tokio::io::AsyncWriteExt as _;
+    let stack = Stack::builder().replicas(1, 1, 4).start().await;
+    let marks = Marks::new();
+    let body = execute(&AgentScript::new().wait_file(marks.path("gate"))).to_string();
+    let head =
+        "POST /api/execute HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let request =
+        format!("{head}x-on-disconnect: cancel\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let address = stack.claude_url().replace("http://", "");
+    for n in 0..12 {
+        let mut caller = tokio::net::TcpStream::connect(&address).await.unwrap();
+        caller.write_all(request.as_bytes()).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_micros(n * 300)).await;
+    }
+    let jobs = all_jobs(&stack).await;
+    assert!(!jobs.is_empty());
+    for job in jobs {
+        wait_for_state(&stack, job["jobId"].as_str().unwrap(), "cancelled").await;
+    }
 }

@@ -35,6 +35,14 @@ const COMMANDS: &[(&str, Does)] = &[
     ("cargo stack show 7c3e91d2", Shows("succeeded")),
     ("cargo stack attach 7c3e91d2", Shows("Done after ")),
     ("cargo stack cancel 7c3e91d2", Cancels),
+    ("cargo stack ps", Shows("RESTARTS/H")),
+    ("cargo stack scale workflow=10 pull=5", Shows("")),
+    ("cargo stack logs --job 7c3e91d2", Shows("ends well")),
+    (
+        "cargo stack load -n 100 -c 20 --repo https://github.com/user/repo.git \
+         --prompt 'Create test{i}.txt' --svg load.svg",
+        Nothing("it takes a while, and has tests of its own"),
+    ),
     (
         "curl -N http://localhost:5000/api/workflow -H 'Content-Type: application/json' \
          -d '{\"prompt\": \"Add a README file\", \"repoUrl\": \"https://github.com/user/repo.git\"}'",
@@ -118,6 +126,10 @@ async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> Said {
     let short = &job[job.len() - 8..];
     let mut shell = scene.program("bash", &["-c", &scene.localized(command, short)]);
     shell.env("ID", job).env("SESSION", session);
+    if ["ps", "scale", "logs"].iter().any(|it| command.starts_with(&format!("cargo stack {it}"))) {
+        // They look for the stack by its workspace, which is the current one on the page.
+        shell.env("WORKSPACE_DIR", scene.workspace());
+    }
     if command.contains("$LAST") {
         // The last event but one, so that there is something after it and something before it.
         let events = scene.events(job).await;
@@ -160,7 +172,10 @@ async fn the_recording_is_what_the_demo_shows() {
 async fn every_flag_is_known() {
     let scene = Scene::new().await;
     let mut help = String::new();
-    for command in ["up", "run", "jobs", "show", "attach", "cancel", "demo", "doctor"] {
+    for command in [
+        "up", "run", "jobs", "show", "attach", "cancel", "ps", "scale", "logs", "load", "demo",
+        "doctor",
+    ] {
         let shell = scene.program("stackctl", &[command, "--help"]);
         help.push_str(&scene.start(shell).ended().await.stdout);
     }

@@ -75,6 +75,10 @@ impl Scene {
         Self { stack, git, home }
     }
 
+    pub(crate) fn workspace(&self) -> &std::path::Path {
+        self.stack.workspace()
+    }
+
     /// A text of the page, with what is there instead of what it names.
     pub(crate) fn localized(&self, text: &str, short_id: &str) -> String {
         let address = |url: String| format!("localhost:{}", url.rsplit_once(':').unwrap().1);

@@ -315,6 +315,28 @@ async fn what_a_job_of_a_dead_workflow_works_in_is_not_free() {
     assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
 }
 
+/// The replica that runs it has its turn: whoever sends it again must not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_taken_is_not_said_to_wait_for_its_own_turn() {
+    let bench = Bench::idle().await;
+    let body = json!({"prompt": "x", "workspace": "app"}).to_string();
+    let request = ExecuteRequest::parse(body.as_bytes(), "/w", &Policy::default()).unwrap();
+    let record = JobRecord::of(&bench.workspace, &request, JobId::new(), None);
+    let (NewJob::Created(job) | NewJob::Exists(job)) =
+        Job::create(&bench.workspace, &record).unwrap();
+    let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
+    let turn = bench.workspace.take_turn(&app).unwrap().unwrap();
+    let taken = job.claim("another").unwrap().unwrap();
+    let headers = [
+        ("content-type", "application/json".to_owned()),
+        (web::header::JOB_ID, job.id().to_string()),
+    ];
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT);
+    assert!(Replicas::new(&bench.workspace, Service::Claude).contains(bench.id));
+    drop((taken, turn));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_says_too_much_is_ended() {
     let bench = Bench::idle().await;
@@ -441,4 +463,23 @@ async fn told_to_leave_while_it_waits_for_its_gateway_it_leaves() {
     orders.send(Order::Leave).unwrap();
     assert_eq!(exit.await.unwrap(), Exit::Ok);
     assert!(!dir.path().join(".stack").exists(), "it has not touched the volume");
+}
+
+/// One that wants its job to end with it may leave before it has an answer, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_at_once_and_said_so_leaves_no_job_that_runs() {
+    for n in 0..20 {
+        let bench = Bench::idle().await;
+        let address = bench.base.to_string().replace("http://", "");
+        let request = "POST /api/execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                       x-on-disconnect: cancel\r\ncontent-length: 14\r\n\r\n{\"prompt\":\"x\"}";
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_micros(n * 100)).await;
+        drop(stream);
+        // The request may not have been read at all; then the replica has no job.
+        bench.orders.send(Order::Leave).unwrap();
+        let exit = tokio::time::timeout(Duration::from_secs(10), bench.exit).await;
+        assert_eq!(exit.expect("its job goes on").unwrap(), Exit::Ok, "after {n} x 100 us");
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use contract::{JobId, JobList, JobState, JobView};
+use contract::{JobId, JobList, JobState, JobView, Timestamp};
 use http::{Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
 use web::{Answer, AskError, BaseUrl, ask};
@@ -18,6 +18,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: usize = 64 << 20;
 /// The longest sentence of a refusal that is shown.
 const SENTENCE: usize = 2000;
+/// The longest code of a refusal.
+const CODE: usize = 40;
 /// The most jobs the gateway puts on a page.
 const PAGE: usize = 1000;
 
@@ -43,6 +45,26 @@ pub(crate) enum Children {
     Listed,
     /// It does not.
     Omitted,
+}
+
+/// What a service says of itself.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) replicas: ReplicaCounts,
+    pub(crate) queue: Queue,
+}
+
+/// How many replicas there are, by what they do.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct ReplicaCounts {
+    pub(crate) idle: usize,
+    pub(crate) busy: usize,
+}
+
+/// What waits.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Queue {
+    pub(crate) depth: usize,
 }
 
 /// What became of a request to cancel.
@@ -112,6 +134,32 @@ impl Api {
         }
     }
 
+    /// The jobs created since, newest first, from at most so many pages; and whether those are all.
+    pub(crate) async fn jobs_since(
+        &self,
+        since: Timestamp,
+        pages: usize,
+    ) -> Result<(Vec<JobView>, bool), ClientError> {
+        let mut jobs: Vec<JobView> = Vec::new();
+        let mut cursor: Option<JobId> = None;
+        for _ in 0..pages {
+            let after = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+            let page: JobList = self.get(&format!("/api/jobs?limit={PAGE}{after}")).await?.0;
+            let reached = page.jobs.last().is_none_or(|oldest| oldest.created < since);
+            jobs.extend(page.jobs.into_iter().filter(|job| job.created >= since));
+            cursor = page.next.and_then(|next| next.parse().ok());
+            if reached || cursor.is_none() {
+                return Ok((jobs, true));
+            }
+        }
+        Ok((jobs, false))
+    }
+
+    /// What the service at this address is doing.
+    pub(crate) async fn status(&self) -> Result<Status, ClientError> {
+        Ok(self.get("/status").await?.0)
+    }
+
     /// One job.
     pub(crate) async fn job(&self, id: JobId) -> Result<JobView, ClientError> {
         Ok(self.get(&format!("/api/jobs/{id}")).await?.0)
@@ -154,13 +202,15 @@ impl Api {
         #[derive(Deserialize)]
         struct Body {
             error: String,
+            code: Option<String>,
         }
         let status = answer.status;
         let whole = tokio::time::timeout(ANSWER_TIME, answer.bytes(ANSWER_LIMIT)).await;
         match whole.ok().and_then(Result::ok).map(|body| serde_json::from_slice::<Body>(&body)) {
             Some(Ok(body)) => {
                 let sentence = draw::one_line(&body.error, SENTENCE);
-                ClientError::Refused { status, sentence }
+                let code = body.code.map(|code| draw::one_line(&code, CODE));
+                ClientError::Refused { status, code, sentence }
             }
             _ => {
                 ClientError::NotAStack { url: self.url.clone(), what: format!("it says {status}") }

@@ -30,7 +30,7 @@ pub(crate) enum ClientError {
     NotAStack { url: BaseUrl, what: String },
     /// The answer says what to do.
     #[error("{sentence}")]
-    Refused { status: StatusCode, sentence: String },
+    Refused { status: StatusCode, code: Option<String>, sentence: String },
     #[error(
         "{url} has not answered for {seconds} s; the job goes on without a watcher, come back with `{come_back}`"
     )]
@@ -41,12 +41,16 @@ pub(crate) enum ClientError {
     NotAnId(String),
     #[error("'{given}' may be any of {}: give more of the id", .matches.join(", "))]
     Ambiguous { given: String, matches: Vec<String> },
+    #[error("{0}")]
+    Usage(String),
     #[error("failed to read the prompt from standard input")]
     Prompt(#[source] std::io::Error),
     #[error("failed to read the answer")]
     Answer(#[source] serde_json::Error),
     #[error("failed to print")]
     Output(#[source] std::io::Error),
+    #[error("failed to write {file}; choose another place for it")]
+    File { file: String, source: std::io::Error },
     #[error("failed to listen to signals")]
     Signals(#[source] std::io::Error),
 }
@@ -64,9 +68,12 @@ impl ClientError {
                     exit::UNREACHABLE
                 }
             }
-            Self::NoSuchJob(_) | Self::NotAnId(_) | Self::Ambiguous { .. } | Self::Prompt(_) => {
-                exit::USAGE
-            }
+            Self::NoSuchJob(_)
+            | Self::NotAnId(_)
+            | Self::Ambiguous { .. }
+            | Self::Prompt(_)
+            | Self::Usage(_)
+            | Self::File { .. } => exit::USAGE,
             Self::Unreachable { .. }
             | Self::NotAStack { .. }
             | Self::Lost { .. }
@@ -77,7 +84,7 @@ impl ClientError {
 }
 
 /// An error and its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -12,16 +12,19 @@ use futures_util::{Stream, StreamExt};
 use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
-use web::{Answer, AskError};
+use web::{Answer, AskError, Frame};
 
 use super::{
     api::Api,
+    draw::one_line,
     error::{ClientError, chain},
 };
 
 /// Between two attempts; doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How soon a stream must end after its terminal event, where that is checked.
+const END_TIME: Duration = Duration::from_secs(10);
 /// The gateway breaks a silence every 15 s with a comment. Without four of them the connection is dead.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -33,6 +36,16 @@ pub(crate) struct Follow {
     pub(crate) start: Start,
     /// How long a stack that was there may be away.
     pub(crate) patience: Duration,
+    pub(crate) after: After,
+}
+
+/// What is done once the terminal event has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// Nothing more is heard.
+    Leave,
+    /// The stream is heard to its end, which must come at once and with nothing before it.
+    Check,
 }
 
 /// How the job comes about.
@@ -55,6 +68,9 @@ pub(crate) enum Told {
     Lost(String),
     /// It is there again.
     Back,
+    /// Something came after the terminal event, or the stream did not end with it: only with
+    /// [`After::Check`], and the very last that is told.
+    Surplus(String),
 }
 
 /// One event, as it came and as far as everyone has to know it.
@@ -82,7 +98,8 @@ impl Event {
     }
 }
 
-/// Follows a job to its terminal event, which is the last that is told. An error is the end too.
+/// Follows a job to its terminal event, which is the last that is told, unless what comes after it is to be
+/// checked. An error is the end too.
 pub(crate) fn follow(follow: Follow) -> impl Stream<Item = Result<Told, ClientError>> + Send {
     async_stream::stream! {
         let mut job = match follow.start {
@@ -137,6 +154,11 @@ pub(crate) fn follow(follow: Follow) -> impl Stream<Item = Result<Told, ClientEr
                         let terminal = event.terminal;
                         yield Ok(Told::Event(event));
                         if terminal {
+                            if follow.after == After::Check
+                                && let Some(what) = surplus(&follow, &mut frames).await
+                            {
+                                yield Ok(Told::Surplus(what));
+                            }
                             return;
                         }
                     }
@@ -194,6 +216,23 @@ async fn events(follow: &Follow, job: JobId, last: Option<&str>) -> Result<Answe
     headers.extend(last.map(|last| ("last-event-id", last.to_owned())));
     let path = format!("/api/jobs/{job}/events");
     follow.api.send(Method::GET, &path, &headers, Bytes::new()).await
+}
+
+/// What is wrong with how a stream goes on after its terminal event, if anything is.
+async fn surplus(
+    follow: &Follow,
+    frames: &mut (impl Stream<Item = Result<Frame, AskError>> + Unpin),
+) -> Option<String> {
+    match tokio::time::timeout(END_TIME, frames.next()).await {
+        // That it breaks where it should end costs nobody anything.
+        Ok(None | Some(Err(_))) => None,
+        Ok(Some(Ok(frame))) => {
+            let event = Event::parse(follow.service, frame.id.as_deref(), frame.data);
+            let kind = event.map_or_else(|| "what is no event".to_owned(), |event| event.kind);
+            Some(format!("{} after the terminal event", one_line(&kind, 80)))
+        }
+        Err(_) => Some(format!("the stream is still open {END_TIME:?} after the terminal event")),
+    }
 }
 
 fn is_stream(answer: &Answer) -> bool {

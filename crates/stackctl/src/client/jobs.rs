@@ -125,7 +125,8 @@ fn took(job: &JobView, now: Timestamp) -> Option<String> {
     Some(between(job.started?, job.ended.unwrap_or(now)))
 }
 
-fn between(from: Timestamp, to: Timestamp) -> String {
+/// How long that is, for people.
+pub(crate) fn between(from: Timestamp, to: Timestamp) -> String {
     let ms = to.as_millisecond().saturating_sub(from.as_millisecond()).max(0).cast_unsigned();
     match ms / (24 * 3600 * 1000) {
         0 => duration(ms),

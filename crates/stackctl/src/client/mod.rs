@@ -1,4 +1,4 @@
-//! The commands of whoever has jobs done: `run`, `attach`, `jobs`, `show`, `cancel`.
+//! The commands of whoever has jobs done: `run`, `attach`, `jobs`, `show`, `cancel`, `load`.
 //!
 //! They know the stack by its address alone, and use nothing but the wire contract: what they do, any program
 //! can do.
@@ -7,9 +7,10 @@ mod api;
 mod draw;
 mod error;
 mod follow;
-mod ids;
+pub(crate) mod ids;
 mod interrupt;
 mod jobs;
+mod load;
 mod options;
 mod render;
 mod run;
@@ -17,12 +18,17 @@ mod watch;
 
 use std::process::ExitCode;
 
-use error::{ClientError, exit};
+pub(crate) use api::Api;
+pub(crate) use draw::{clean, one_line};
+pub(crate) use error::{ClientError, chain, exit};
 pub(crate) use interrupt::Interrupts;
+pub(crate) use jobs::between;
+pub(crate) use load::LoadOptions;
 pub(crate) use options::{
     AgentOptions, AttachOptions, CancelOptions, JobsOptions, RetryOptions, RunOptions, ShowOptions,
     StackOptions,
 };
+pub(crate) use render::note;
 pub(crate) use run::run_workflow;
 pub(crate) use watch::End;
 
@@ -51,6 +57,11 @@ pub(crate) fn cancel(options: CancelOptions) -> ExitCode {
     main(async move { jobs::cancel(&options).await.map(|()| exit::COMPLETE) })
 }
 
+/// `stackctl load`.
+pub(crate) fn load(options: LoadOptions) -> ExitCode {
+    main(load::load(options))
+}
+
 fn main(command: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
     let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -58,7 +69,7 @@ fn main(command: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
         .map_err(anyhow::Error::from)
         .and_then(|runtime| runtime.block_on(command));
     ExitCode::from(result.unwrap_or_else(|error| {
-        render::note(&format!("error: {error:#}"));
+        note(&format!("error: {error:#}"));
         error.downcast_ref().map_or(exit::FAILED, ClientError::exit_code)
     }))
 }

@@ -9,7 +9,7 @@ use super::{
     api::Api,
     draw::{Draw, Drawing, Line, Role},
     error::{ClientError, exit},
-    follow::{Event, Follow, Start, Told, follow},
+    follow::{After, Event, Follow, Start, Told, follow},
     interrupt::{Interrupt, Interrupts, Wish, somebody_is_there},
     render::{Renderer, note},
 };
@@ -82,6 +82,7 @@ pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
         service: watch.service,
         start: watch.start,
         patience: watch.patience,
+        after: After::Leave,
     });
     let mut told = pin!(told);
     let mut cancelled_at = None;
@@ -155,6 +156,8 @@ impl Watcher {
                 self.renderer.note("the connection is back");
                 self.renderer.resume();
             }
+            // Not asked for.
+            Told::Surplus(_) => {}
         }
         Ok(None)
     }

@@ -54,6 +54,16 @@ pub(crate) fn passed() -> Vec<&'static str> {
     [COMMON, GATEWAY, PULL, CLAUDE].concat()
 }
 
+/// Where the gateway is reached from this machine: by loopback, unless it listens on one address only.
+pub(crate) fn gateway_host(options: &UpOptions) -> String {
+    let host = if options.bind.is_unspecified() {
+        "127.0.0.1".to_owned()
+    } else {
+        options.bind.to_string()
+    };
+    if host.contains(':') { format!("[{host}]") } else { host }
+}
+
 /// The settings of all parts: secrets go only to the part that uses them.
 pub(crate) struct Environment {
     workspace: String,
@@ -64,13 +74,7 @@ pub(crate) struct Environment {
 
 impl Environment {
     pub(crate) fn new(options: &UpOptions, workspace: &Workspace) -> Self {
-        // A workflow reaches the gateway by loopback, unless that listens on one address only.
-        let host = if options.bind.is_unspecified() {
-            "127.0.0.1".to_owned()
-        } else {
-            options.bind.to_string()
-        };
-        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let host = gateway_host(options);
         Self {
             workspace: workspace.root_text().to_owned(),
             bind: options.bind.to_string(),

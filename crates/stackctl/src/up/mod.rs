@@ -4,9 +4,13 @@
 //! of the environment that its service needs and nothing else. It dies with this process, and this process
 //! adopts whatever it leaves behind.
 
+pub(crate) mod control;
 mod environment;
+mod history;
 mod output;
+mod roster;
 mod slot;
+mod slots;
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -18,16 +22,19 @@ use std::{
 use contract::Service;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::mpsc,
     task::JoinSet,
 };
 use workspace::{Replicas, Workspace};
 
 use crate::cli::{Part, UpOptions};
-use environment::Environment;
+use control::Control;
 pub(crate) use environment::passed;
+use environment::{Environment, gateway_host};
 use output::Output;
-use slot::{Phase, Slot};
+use roster::Roster;
+use slot::{Origin, Phase};
+use slots::{Slots, Supplies};
 
 /// Exit codes, after `sysexits.h`.
 const UNAVAILABLE: u8 = 69;
@@ -71,8 +78,14 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     child_process::hide_environment().context("cannot hide my environment from the agent")?;
     let output = Output::start();
     let environment = Arc::new(Environment::new(&options, &workspace));
-    let (phase, phases) = watch::channel(Phase::Run);
-    let mut slots = Slots::default();
+    let roster = Arc::new(Roster::new(&workspace));
+    let mut slots = Slots::new(Supplies {
+        program,
+        workspace: workspace.clone(),
+        environment,
+        output: output.clone(),
+        roster: Arc::clone(&roster),
+    });
     let counts = [
         (Part::Gateway, 1),
         (Part::WorkflowApi, options.workflow),
@@ -80,18 +93,17 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
         (Part::ClaudeCodeApi, options.claude),
     ];
     for (part, count) in counts {
-        for number in 1..=count {
-            let slot = Slot {
-                part,
-                number,
-                program: program.clone(),
-                workspace: workspace.clone(),
-                environment: Arc::clone(&environment),
-                output: output.clone(),
-                phases: phases.clone(),
-            };
-            slots.of(part).spawn(slot.run());
+        slots.scale(part, count, Origin::Beginning);
+    }
+    let (changes, mut changed) = mpsc::channel(16);
+    let mut tasks = JoinSet::new();
+    match control::open(workspace.root()).await {
+        Ok(socket) => {
+            let (host, output) = (gateway_host(&options), output.clone());
+            let control = Control { roster, output, host, ports, changes };
+            tasks.spawn(control::serve(socket, control));
         }
+        Err(error) => output.note(&format!("ps, scale and logs do not reach this stack: {error}")),
     }
     output.note(&format!(
         "starting {}/{}/{} replicas in {}",
@@ -116,21 +128,34 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
         tokio::select! {
             _ = interrupted.recv() => break,
             () = &mut ready, if !told => told = true,
-            // A slot that ends by itself cannot be restarted: the program is gone, most likely.
+            Some(wanted) = changed.recv() => {
+                for (service, count) in wanted {
+                    output.note(&format!("{service} is to have {count} replicas"));
+                    slots.scale(Part::from(service), count, Origin::Scaled);
+                }
+            }
             Some(ended) = slots.ended() => {
-                let _ = phase.send(Phase::Kill);
+                if let Ok(Ok((part, number))) = &ended
+                    && slots.has_left(*part, *number)
+                {
+                    continue;
+                }
+                // A slot that ends by itself cannot be restarted: the program is gone, most likely.
+                slots.tell(Phase::Kill);
                 slots.all_ended().await;
                 ended??;
                 anyhow::bail!("a part of the stack ended by itself");
             }
         }
     }
+    // From now on, whoever wants more replicas is told that there will be none.
+    drop(changed);
     output.note("letting running jobs finish; once more to kill them");
     tokio::select! {
-        () = slots.drain(&phase) => {}
+        () = slots.drain() => {}
         _ = interrupted.recv() => {
             output.note("killing");
-            let _ = phase.send(Phase::Kill);
+            slots.tell(Phase::Kill);
             slots.all_ended().await;
         }
     }
@@ -138,52 +163,6 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     output.finish().await;
     anyhow::ensure!(left.is_empty(), "these processes cannot be killed: {left:?}");
     Ok(())
-}
-
-/// The tasks that keep the parts running, in the order in which they are stopped.
-#[derive(Default)]
-struct Slots {
-    workflows: JoinSet<anyhow::Result<()>>,
-    workers: JoinSet<anyhow::Result<()>>,
-    gateway: JoinSet<anyhow::Result<()>>,
-}
-
-type Ended = Result<anyhow::Result<()>, tokio::task::JoinError>;
-
-impl Slots {
-    fn of(&mut self, part: Part) -> &mut JoinSet<anyhow::Result<()>> {
-        match part {
-            Part::Gateway => &mut self.gateway,
-            Part::WorkflowApi => &mut self.workflows,
-            Part::GithubPullApi | Part::ClaudeCodeApi => &mut self.workers,
-        }
-    }
-
-    async fn ended(&mut self) -> Option<Ended> {
-        tokio::select! {
-            Some(ended) = self.workflows.join_next() => Some(ended),
-            Some(ended) = self.workers.join_next() => Some(ended),
-            Some(ended) = self.gateway.join_next() => Some(ended),
-            else => None,
-        }
-    }
-
-    /// Lets every job finish: first the workflows, which need the others; then those; then the gateway,
-    /// which hands a workflow's jobs to them.
-    async fn drain(&mut self, phase: &watch::Sender<Phase>) {
-        for (next, slots) in [
-            (Phase::LeaveWorkflows, &mut self.workflows),
-            (Phase::LeaveWorkers, &mut self.workers),
-            (Phase::LeaveGateway, &mut self.gateway),
-        ] {
-            let _ = phase.send(next);
-            while slots.join_next().await.is_some() {}
-        }
-    }
-
-    async fn all_ended(&mut self) {
-        while self.ended().await.is_some() {}
-    }
 }
 
 /// Says so if a port is taken, before anything is started.

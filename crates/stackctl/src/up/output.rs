@@ -1,8 +1,11 @@
 //! The logs of all parts on one terminal.
 
-use anstyle::{AnsiColor, Style};
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
 
+use anstyle::{AnsiColor, Style};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::history::{Entry, History};
 use crate::cli::Part;
 
 enum Line {
@@ -15,6 +18,7 @@ enum Line {
 #[derive(Clone)]
 pub(crate) struct Output {
     lines: mpsc::Sender<Line>,
+    history: Arc<History>,
 }
 
 impl Output {
@@ -24,11 +28,12 @@ impl Output {
         let plain = std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json");
         // A thread of its own, because writing to a terminal may block. It ends with the last sender.
         std::thread::spawn(move || write(receiver, plain));
-        Self { lines }
+        Self { lines, history: Arc::default() }
     }
 
     /// A line that a part has logged.
     pub(crate) async fn line(&self, part: Part, number: u16, text: String) {
+        self.history.add(part.name(), number, &text);
         // Fails only when this process is about to end.
         let _ = self.lines.send(Line::Part(part, number, text)).await;
     }
@@ -36,6 +41,11 @@ impl Output {
     /// Something this command has to say itself.
     pub(crate) fn note(&self, text: &str) {
         let _ = self.lines.try_send(Line::Note(text.to_owned()));
+    }
+
+    /// What parts have logged, and what they will.
+    pub(crate) fn history(&self) -> (Vec<Entry>, broadcast::Receiver<Entry>) {
+        self.history.look()
     }
 
     /// Waits until everything said so far is written.

@@ -17,7 +17,7 @@ use tokio::{
 };
 use workspace::{Replicas, Workspace};
 
-use super::{environment::Environment, output::Output};
+use super::{environment::Environment, output::Output, roster::Roster};
 use crate::cli::Part;
 
 /// Waits between starts of a part that keeps dying idle.
@@ -27,6 +27,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const START_TIME: Duration = Duration::from_secs(1);
 /// How long what a dead part has left behind may take to be gone.
 const SWEEP_TIME: Duration = Duration::from_secs(2);
+
+/// Why there is a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The stack began with it: if it cannot be started, the stack cannot.
+    Beginning,
+    /// It was asked for while the stack ran, which goes on whatever becomes of it.
+    Scaled,
+}
 
 /// What the stack as a whole is doing. Only ever goes forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,21 +51,24 @@ pub(crate) struct Slot {
     pub(crate) part: Part,
     /// From 1, among those of the same part.
     pub(crate) number: u16,
+    pub(crate) origin: Origin,
     pub(crate) program: PathBuf,
     pub(crate) workspace: Workspace,
     pub(crate) environment: Arc<Environment>,
     pub(crate) output: Output,
+    pub(crate) roster: Arc<Roster>,
+    /// This slot's own: it may leave before the others do.
     pub(crate) phases: watch::Receiver<Phase>,
 }
 
 impl Slot {
-    /// Keeps the part running until the stack is past it.
+    /// Keeps the part running until the stack is past it; returns which slot this was.
     ///
     /// # Errors
     /// If it cannot be started at all.
-    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn run(mut self) -> anyhow::Result<(Part, u16)> {
         let mut pause = FIRST_PAUSE;
-        let mut first = true;
+        let mut first = self.origin == Origin::Beginning;
         loop {
             // Seen once for the whole life of the part: what is said after this, be it while it starts, it is
             // told by a signal.
@@ -78,8 +90,12 @@ impl Slot {
                 }
             };
             first = false;
+            self.roster.started(self.part, self.number, child.id().as_raw(), id);
             let status = self.live(&mut child, phase).await;
             drop(child);
+            let failed = status.is_none_or(|status| !status.success());
+            let told = *self.phases.borrow() >= self.leaves_at();
+            self.roster.ended(self.part, self.number, (failed && !told).then(|| describe(status)));
             // What it started is adopted by this process, in whatever group or session it hides.
             let _ = child_process::kill_adopted(Instant::now() + SWEEP_TIME).await;
             if *self.phases.borrow() >= self.leaves_at() {
@@ -97,7 +113,7 @@ impl Slot {
             .await;
             self.rest(&mut pause).await;
         }
-        Ok(())
+        Ok((self.part, self.number))
     }
 
     /// Waits before the next start, each time twice as long, but not once the stack is past this part.

@@ -10,7 +10,7 @@ use contract::{Service, Timestamp};
 use serde_json::Value;
 
 use agent::Agent;
-pub(crate) use text::one_line;
+pub(crate) use text::{clean, one_line};
 
 /// The longest line that is made of something which is not the agent's own words, in characters.
 const LINE: usize = 400;

@@ -5,7 +5,7 @@ const TAB: &str = "    ";
 
 /// The text without what a terminal would obey or be confused by: escape sequences, control characters other
 /// than line feeds, and marks that turn the direction of writing.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for piece in anstream::adapter::strip_str(text) {
         for c in piece.chars() {

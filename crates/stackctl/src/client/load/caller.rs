@@ -1,0 +1,185 @@
+//! One caller: posts one job and follows it to its end.
+
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use contract::{JobId, JobState, Service};
+use futures_util::StreamExt as _;
+use http::StatusCode;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::sample::{Ended, Sample};
+use crate::client::{
+    api::Api,
+    draw::one_line,
+    error::ClientError,
+    follow::{After, Follow, Start, Told, follow},
+};
+
+/// The longest name of an event or a code that is counted.
+const NAME: usize = 60;
+/// Between two attempts to be let in.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How long a job without a terminal event may take to show its outcome.
+const OUTCOME_TIME: Duration = Duration::from_secs(15);
+
+/// What a caller tells while it is at it.
+#[derive(Debug)]
+pub(super) enum News {
+    /// It has asked for a job.
+    Asked,
+    /// A replica runs the job: it goes on without its caller.
+    Runs,
+    /// It is done with the job.
+    Done(Box<Sample>),
+}
+
+/// Who calls, and where.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) number: u32,
+    pub(super) api: Api,
+    pub(super) service: Service,
+    pub(super) patience: Duration,
+    /// When the run began.
+    pub(super) epoch: Instant,
+    pub(super) news: mpsc::Sender<(u32, News)>,
+}
+
+impl Caller {
+    /// Has one job done.
+    pub(super) async fn call(&self, body: &Value) {
+        let asked = Instant::now();
+        self.tell(News::Asked).await;
+        let mut seen = Seen::default();
+        let ended = loop {
+            match self.attempt(body, asked, &mut seen).await {
+                Ok(ended) => break ended,
+                // The stack was there when the run began: it is away for a moment, or changes hands.
+                Err(error) if is_for_later(&error) && asked.elapsed() < self.patience => {
+                    seen.breaks += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => break self.judge(error, &mut seen).await,
+            }
+        };
+        let sample = Sample {
+            job: seen.job.unwrap_or_else(JobId::new),
+            start: asked.duration_since(self.epoch),
+            queueing: seen.queueing,
+            first: seen.first,
+            total: asked.elapsed(),
+            ended,
+            breaks: seen.breaks,
+            again: seen.again,
+            fault: seen.fault,
+            why: seen.why,
+        };
+        self.tell(News::Done(Box::new(sample))).await;
+    }
+
+    async fn tell(&self, news: News) {
+        // Fails only if the run is being given up.
+        let _ = self.news.send((self.number, news)).await;
+    }
+
+    async fn attempt(
+        &self,
+        body: &Value,
+        asked: Instant,
+        seen: &mut Seen,
+    ) -> Result<Ended, ClientError> {
+        let mut told = pin!(follow(Follow {
+            api: self.api.clone(),
+            service: self.service,
+            start: Start::Post(body.to_string().into()),
+            patience: self.patience,
+            after: After::Check,
+        }));
+        seen.job = None;
+        let mut ended = None;
+        while let Some(next) = told.next().await {
+            match next? {
+                Told::Named(job) => seen.again += u32::from(seen.job.replace(job).is_some()),
+                Told::Event(event) => {
+                    seen.first.get_or_insert_with(|| asked.elapsed());
+                    if event.journalled && seen.queueing.is_none() {
+                        seen.queueing = Some(asked.elapsed());
+                        self.tell(News::Runs).await;
+                    }
+                    if event.terminal {
+                        let code = event.code.map(|code| one_line(&code, NAME));
+                        ended = Some(Ended::Terminal { kind: one_line(&event.kind, NAME), code });
+                    }
+                }
+                Told::Lost(_) => seen.breaks += 1,
+                Told::Back => {}
+                Told::Surplus(what) => seen.fault = Some(what),
+            }
+        }
+        // A stream that tells no end tells an error instead.
+        Ok(ended.unwrap_or(Ended::Lost))
+    }
+
+    /// What becomes of a job whose stream cannot be followed: it counts as lost only without an outcome.
+    async fn judge(&self, error: ClientError, seen: &mut Seen) -> Ended {
+        seen.why = Some(one_line(&error.to_string(), 300));
+        if let (ClientError::Refused { status, code, .. }, None) = (&error, seen.first) {
+            return Ended::Refused { status: status.as_u16(), code: code.clone() };
+        }
+        let Some(job) = seen.job else { return Ended::Lost };
+        let deadline = Instant::now() + OUTCOME_TIME;
+        loop {
+            if let Ok(view) = self.api.job(job).await
+                && view.state.has_ended()
+            {
+                seen.why = Some(format!(
+                    "its stream could not be followed to its end, but it has one: {}",
+                    view.state.as_str()
+                ));
+                return outcome(self.service, view.state, view.code.map(|code| code.to_string()));
+            }
+            if Instant::now() > deadline {
+                return Ended::Lost;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// What has been seen of a job so far.
+#[derive(Debug, Default)]
+struct Seen {
+    job: Option<JobId>,
+    queueing: Option<Duration>,
+    first: Option<Duration>,
+    breaks: u32,
+    again: u32,
+    fault: Option<String>,
+    why: Option<String>,
+}
+
+/// Whether a job that was not let in may be tried again. A full queue is an answer.
+fn is_for_later(error: &ClientError) -> bool {
+    match error {
+        ClientError::Unreachable { .. } => true,
+        ClientError::Refused { status, code, .. } => {
+            *status == StatusCode::SERVICE_UNAVAILABLE && code.as_deref() != Some("queue_full")
+        }
+        _ => false,
+    }
+}
+
+/// The terminal event that a job in this state has ended with.
+fn outcome(service: Service, state: JobState, code: Option<String>) -> Ended {
+    let kind = match (service, state) {
+        (Service::Workflow, JobState::Succeeded) => "workflow_complete",
+        (Service::Workflow, _) => "workflow_error",
+        (_, JobState::Succeeded) => "completed",
+        _ => "error",
+    };
+    Ended::Terminal { kind: kind.to_owned(), code }
+}

@@ -1,0 +1,270 @@
+//! What is known of one job, and what is made of many: counts and percentiles. No I/O.
+
+use std::time::Duration;
+
+use contract::JobId;
+
+/// How many outcomes are told apart; what they are called comes from outside.
+const KINDS: usize = 100;
+
+/// How a job ended, for its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// With this terminal event.
+    Terminal { kind: String, code: Option<String> },
+    /// It never became a job.
+    Refused { status: u16, code: Option<String> },
+    /// It has no outcome, for all anyone can tell.
+    Lost,
+}
+
+impl Ended {
+    /// Whether the job did what it was for.
+    pub(crate) fn is_complete(&self) -> bool {
+        matches!(self, Self::Terminal { kind, .. } if matches!(&**kind, "workflow_complete" | "completed"))
+    }
+
+    /// As it is counted.
+    pub(crate) fn label(&self) -> String {
+        let with = |text: String, code: &Option<String>| match code {
+            Some(code) => format!("{text} {code}"),
+            None => text,
+        };
+        match self {
+            Self::Terminal { kind, code } => with(kind.clone(), code),
+            Self::Refused { status, code } => with(format!("refused {status}"), code),
+            Self::Lost => "lost".to_owned(),
+        }
+    }
+}
+
+/// One job, as its caller saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    pub(crate) job: JobId,
+    /// When it was asked for, since the beginning of the run.
+    pub(crate) start: Duration,
+    /// Until its replica's first event came: it had been waiting as long.
+    pub(crate) queueing: Option<Duration>,
+    /// Until any event came, the queue's own among them.
+    pub(crate) first: Option<Duration>,
+    pub(crate) total: Duration,
+    pub(crate) ended: Ended,
+    /// How often its connection broke.
+    pub(crate) breaks: u32,
+    /// How often it lost its place in the queue and was asked for again.
+    pub(crate) again: u32,
+    /// What broke the rules of a stream.
+    pub(crate) fault: Option<String>,
+    /// Why it was refused, or is taken for lost.
+    pub(crate) why: Option<String>,
+}
+
+/// One job as it is kept: a million of them fit into memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    pub(crate) job: JobId,
+    pub(crate) start: u32,
+    pub(crate) queueing: Option<u32>,
+    pub(crate) first: Option<u32>,
+    pub(crate) total: u32,
+    /// Its place among the outcomes.
+    pub(crate) outcome: u16,
+}
+
+/// One way to end, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) label: String,
+    pub(crate) complete: bool,
+    pub(crate) count: usize,
+}
+
+/// What went wrong with a job, to look it up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    pub(crate) job: JobId,
+    pub(crate) what: String,
+}
+
+/// How many troubles are named one by one.
+const TROUBLES: usize = 100;
+
+/// All jobs of a run that have ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Results {
+    pub(crate) kept: Vec<Kept>,
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) troubles: Vec<Trouble>,
+    pub(crate) lost: usize,
+    pub(crate) refused: usize,
+    pub(crate) faults: usize,
+    pub(crate) breaks: u64,
+    pub(crate) again: u64,
+}
+
+impl Results {
+    pub(crate) fn add(&mut self, sample: Sample) {
+        match &sample.ended {
+            Ended::Lost => self.lost += 1,
+            Ended::Refused { .. } => self.refused += 1,
+            Ended::Terminal { .. } => {}
+        }
+        self.faults += usize::from(sample.fault.is_some());
+        self.breaks += u64::from(sample.breaks);
+        self.again += u64::from(sample.again);
+        let label = sample.ended.label();
+        let told = sample.fault.or_else(|| sample.why.map(|why| format!("{label}: {why}")));
+        if let Some(what) = told
+            && self.troubles.len() < TROUBLES
+        {
+            self.troubles.push(Trouble { job: sample.job, what });
+        }
+        let outcome = self.outcome(label, sample.ended.is_complete());
+        self.kept.push(Kept {
+            job: sample.job,
+            start: milliseconds(sample.start),
+            queueing: sample.queueing.map(milliseconds),
+            first: sample.first.map(milliseconds),
+            total: milliseconds(sample.total),
+            outcome,
+        });
+    }
+
+    fn outcome(&mut self, label: String, complete: bool) -> u16 {
+        let label = if self.outcomes.len() < KINDS { label } else { "other".to_owned() };
+        let same = |outcome: &Outcome| outcome.label == label && outcome.complete == complete;
+        let at = self.outcomes.iter().position(same).unwrap_or_else(|| {
+            self.outcomes.push(Outcome { label, complete, count: 0 });
+            self.outcomes.len() - 1
+        });
+        if let Some(outcome) = self.outcomes.get_mut(at) {
+            outcome.count += 1;
+        }
+        u16::try_from(at).unwrap_or(u16::MAX)
+    }
+
+    /// How many did what they were for.
+    pub(crate) fn complete(&self) -> usize {
+        self.outcomes.iter().filter(|it| it.complete).map(|it| it.count).sum()
+    }
+
+    pub(crate) fn is_complete(&self, kept: &Kept) -> bool {
+        self.outcomes.get(usize::from(kept.outcome)).is_some_and(|outcome| outcome.complete)
+    }
+
+    pub(crate) fn label(&self, kept: &Kept) -> &str {
+        self.outcomes.get(usize::from(kept.outcome)).map_or("", |outcome| &outcome.label)
+    }
+
+    /// How the waits are spread. Jobs that were refused have waited for nothing.
+    pub(crate) fn spread(&self, of: impl Fn(&Kept) -> Option<u32>) -> Option<Spread> {
+        Spread::of(self.kept.iter().filter_map(of).collect())
+    }
+}
+
+/// Percentiles in milliseconds, each a value that was measured (nearest rank).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spread {
+    pub(crate) p50: u32,
+    pub(crate) p90: u32,
+    pub(crate) p99: u32,
+    pub(crate) max: u32,
+}
+
+impl Spread {
+    /// None of nothing.
+    pub(crate) fn of(mut values: Vec<u32>) -> Option<Self> {
+        values.sort_unstable();
+        let max = *values.last()?;
+        let rank = |percent: usize| {
+            let at = (values.len() * percent).div_ceil(100).max(1) - 1;
+            values.get(at).copied().unwrap_or(max)
+        };
+        Some(Self { p50: rank(50), p90: rank(90), p99: rank(99), max })
+    }
+}
+
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(crate) fn sample(start: u64, queueing: u64, total: u64, ended: Ended) -> Sample {
+        let ms = Duration::from_millis;
+        let job = "019aa001-0000-7000-8000-0123456789ab".parse().unwrap();
+        Sample {
+            job,
+            start: ms(start),
+            queueing: Some(ms(queueing)),
+            first: Some(ms(queueing.min(5))),
+            total: ms(total),
+            ended,
+            breaks: 0,
+            again: 0,
+            fault: None,
+            why: None,
+        }
+    }
+
+    pub(crate) fn terminal(kind: &str, code: Option<&str>) -> Ended {
+        Ended::Terminal { kind: kind.to_owned(), code: code.map(str::to_owned) }
+    }
+
+    #[test]
+    fn percentiles_are_values_that_were_measured() {
+        assert_eq!(Spread::of(vec![]), None);
+        assert_eq!(Spread::of(vec![7]), Some(Spread { p50: 7, p90: 7, p99: 7, max: 7 }));
+        let hundred = (1..=100).rev().collect();
+        assert_eq!(Spread::of(hundred), Some(Spread { p50: 50, p90: 90, p99: 99, max: 100 }));
+        let ten = (1..=10).collect();
+        assert_eq!(Spread::of(ten), Some(Spread { p50: 5, p90: 9, p99: 10, max: 10 }));
+    }
+
+    #[test]
+    fn outcomes_are_counted_apart() {
+        let mut results = Results::default();
+        results.add(sample(0, 10, 100, terminal("workflow_complete", None)));
+        results.add(sample(0, 10, 200, terminal("workflow_error", Some("agent_failed"))));
+        results.add(sample(0, 10, 300, terminal("workflow_complete", None)));
+        let mut lost = sample(0, 10, 400, Ended::Lost);
+        (lost.why, lost.breaks) = (Some("gone".into()), 3);
+        results.add(lost);
+        let refused = Ended::Refused { status: 503, code: Some("queue_full".into()) };
+        results.add(sample(0, 10, 400, refused));
+        let mut fault = sample(0, 10, 100, terminal("completed", None));
+        fault.fault = Some("message after the terminal event".into());
+        results.add(fault);
+        let counts: Vec<_> =
+            results.outcomes.iter().map(|it| (&*it.label, it.complete, it.count)).collect();
+        assert_eq!(
+            counts,
+            [
+                ("workflow_complete", true, 2),
+                ("workflow_error agent_failed", false, 1),
+                ("lost", false, 1),
+                ("refused 503 queue_full", false, 1),
+                ("completed", true, 1),
+            ]
+        );
+        assert_eq!((results.lost, results.refused, results.faults, results.breaks), (1, 1, 1, 3));
+        assert_eq!(results.complete(), 3);
+        let told: Vec<_> = results.troubles.iter().map(|it| &*it.what).collect();
+        assert_eq!(told, ["lost: gone", "message after the terminal event"]);
+    }
+
+    #[test]
+    fn what_a_stack_makes_up_does_not_grow_without_bounds() {
+        let mut results = Results::default();
+        for number in 0..1000 {
+            let code = format!("code_{number}");
+            results.add(sample(0, 1, 2, terminal("workflow_error", Some(&code))));
+        }
+        assert_eq!(results.outcomes.len(), KINDS + 1);
+        assert_eq!(results.outcomes.last().map(|it| it.count), Some(1000 - KINDS));
+        assert_eq!(results.kept.len(), 1000);
+    }
+}

@@ -1,0 +1,50 @@
+//! Which stack a command is about.
+
+use super::{engine::Engine, error::OpsError, local::Local, options::TargetOptions};
+
+/// A stack that was found.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// On a Swarm.
+    Swarm(Engine),
+    /// Run by `stackctl up`.
+    Local(Local),
+}
+
+impl Target {
+    /// Finds the stack that the options name, or the one there is: the local one first, because it was asked
+    /// for in this very directory.
+    ///
+    /// # Errors
+    /// If it is not there; the error says what was looked for.
+    pub(crate) async fn find(options: &TargetOptions) -> Result<Self, OpsError> {
+        if options.swarm {
+            return Engine::connect(&options.stack).await.map(Self::Swarm);
+        }
+        let local = Local::connect(&options.workspace).await;
+        if options.local {
+            return local.map(Self::Local);
+        }
+        if let Ok(local) = local {
+            return Ok(Self::Local(local));
+        }
+        Engine::connect(&options.stack).await.map(Self::Swarm).map_err(|error| OpsError::Nothing {
+            workspace: options.workspace.clone(),
+            swarm: Box::new(error),
+        })
+    }
+
+    /// In words.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Swarm(engine) => {
+                format!("the stack '{}' on the Swarm at {}", engine.stack, engine.host)
+            }
+            Self::Local(local) => format!(
+                "the local stack on {} (stackctl up, process {})",
+                local.workspace.display(),
+                local.pid
+            ),
+        }
+    }
+}
