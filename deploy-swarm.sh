@@ -12,7 +12,7 @@ readonly PARTS=(gateway workflow-api github-pull-api claude-code-api)
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly ROOT
 
-STACK=workflow-stack
+STACK=${STACK_NAME:-workflow-stack}
 ENV_FILE=
 BUILD=yes
 REGISTRY=
@@ -32,7 +32,7 @@ Usage: ./deploy-swarm.sh [OPTIONS]
   --env-file FILE        settings and credentials (default: .env here, else ../.env, else the environment alone)
   --no-build             deploy the images that are there
   --registry HOST/PATH   push the images there and deploy those: what several nodes need
-  --stack NAME           the stack's name (default: workflow-stack)
+  --stack NAME           the stack's name (default: STACK_NAME, else workflow-stack)
   --advertise-addr ADDR  the address of this node, if a swarm has to be made and the machine has several
   --allow-local-volume   deploy to several nodes although the volume is on one of them
   --timeout SECONDS      how long to wait for the services (default: 300)
@@ -535,8 +535,9 @@ print_next() {
     say
     say "Try it:     curl -N http://$host:${WORKFLOW_PORT:-5000}/api/workflow -H 'Content-Type: application/json' \\"
     say "              -d '{\"prompt\": \"Add a README file\", \"repoUrl\": \"https://github.com/user/repo.git\"}'"
-    say "Watch it:   docker stack services $STACK; docker service logs -f ${STACK}_workflow-api"
-    say "Scale it:   docker service scale ${STACK}_workflow-api=10"
+    say "Watch it:   stackctl ps --watch      or: docker stack services $STACK"
+    say "Logs:       stackctl logs --follow   or: docker service logs -f ${STACK}_workflow-api"
+    say "Scale it:   stackctl scale workflow=10"
     say "            (for good: WORKFLOW_REPLICAS=10 in .env, and this script again)"
     say "Remove it:  ./deploy-swarm.sh --down$([[ $STACK == workflow-stack ]] || echo " --stack $STACK")"
 }

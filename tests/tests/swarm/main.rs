@@ -66,6 +66,7 @@ async fn the_stack_on_a_real_engine() {
         sixty_unequal_ones
         secrets_are_where_they_belong
         health_checks_stay_green_through_a_busy_minute
+        operators_commands
         scaled_up_and_down_under_load
         containers_and_the_gateway_killed_at_random
         updated_under_load

@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use contract::Service;
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::{SseClient, wait_for};
 
 use crate::{
     bench::{ANSWER, Bench, KEY, PATIENCE, STACK, url_of},
-    command::say,
+    command::{say, text},
     load::{Load, unequal},
 };
 
@@ -132,4 +132,29 @@ pub(crate) async fn taken_away(bench: Arc<Bench>) {
     assert_eq!(bench.engine.docker(&["service", "ls", "--quiet"]), "");
     assert_eq!(bench.engine.docker(&["secret", "ls", "--quiet"]), "");
     assert!(bench.volume().join(".stack/jobs").is_dir());
+}
+
+/// `stackctl ps` and `scale` see the stack that the script has deployed.
+pub(crate) async fn operators_commands(bench: Arc<Bench>) {
+    let url = url_of(Service::Workflow);
+    let stackctl = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(testkit::target_binary("stackctl"));
+        command.args(arguments).args(["--swarm", "--stack", STACK, "--url", &url]);
+        command.env("DOCKER_HOST", bench.engine.host());
+        text(&format!("stackctl {}", arguments.join(" ")), &command.output().unwrap())
+    };
+    let idle = || {
+        let shown: Value = serde_json::from_str(&stackctl(&["ps", "--json"])).unwrap();
+        let services = shown["services"].as_array().unwrap();
+        let of = |name: &str| services.iter().find(|it| it["service"] == name).unwrap();
+        ["workflow-api", "github-pull-api", "claude-code-api"]
+            .map(|name| of(name)["states"]["idle"].as_u64().unwrap_or_default())
+    };
+    assert_eq!(idle(), [5, 3, 3]);
+    stackctl(&["scale", "workflow=7", "pull=4"]);
+    bench.wait_for_idle([7, 4, 3]).await;
+    assert_eq!(idle(), [7, 4, 3]);
+    stackctl(&["scale", "workflow=5", "pull=3"]);
+    bench.wait_until_idle().await;
+    assert!(stackctl(&["logs", "gateway"]).contains("listening"));
 }

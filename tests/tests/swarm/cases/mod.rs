@@ -7,8 +7,8 @@ mod others;
 mod serving;
 
 pub(crate) use changes::{
-    a_credential_is_rotated, scaled_up_and_down_under_load, taken_away, the_real_cli,
-    updated_under_load,
+    a_credential_is_rotated, operators_commands, scaled_up_and_down_under_load, taken_away,
+    the_real_cli, updated_under_load,
 };
 pub(crate) use deployment::{
     deploying_again_changes_nothing, images_are_small_and_labelled, secrets_are_where_they_belong,
