@@ -90,6 +90,8 @@ pub enum Place {
     Own,
     /// In a shared checkout, which is one job's at a time.
     Checkout(DirectoryName),
+    /// Where this leads to, which may be in a shared checkout.
+    At(WorkspacePath),
     /// Where its session has worked before.
     OfSession,
 }
@@ -414,7 +416,7 @@ impl JobRequest for ExecuteRequest {
 
     fn place(&self, _: Origin) -> Place {
         match (&self.workspace, self.session()) {
-            (Some(workspace), _) => workspace.directory().into(),
+            (Some(workspace), _) => Place::At(workspace.clone()),
             (None, Some(_)) => Place::OfSession,
             (None, None) => Place::Own,
         }

@@ -138,14 +138,8 @@ async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: Replica) {
     {
         let mut books = shared.books();
         books.sent.remove(&replica.id);
-        match &verdict {
-            Verdict::TryAnother => {
-                books.shunned.insert(replica.id, Instant::now() + SHUN_TIME);
-            }
-            Verdict::Taken | Verdict::Refused(..) => {
-                books.dispatching.remove(&id);
-            }
-            Verdict::TurnBusy(_) => {}
+        if matches!(verdict, Verdict::TryAnother) {
+            books.shunned.insert(replica.id, Instant::now() + SHUN_TIME);
         }
     }
     match verdict {
@@ -176,10 +170,7 @@ async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: Replica) {
 async fn put_back(shared: &Arc<Shared>, ticket: &Arc<Ticket>) {
     match is_over(shared, ticket, true).await {
         None => shared.books().put_back(ticket),
-        Some((code, sentence)) => {
-            shared.books().dispatching.remove(&ticket.job.id());
-            shared.end(ticket, code, &sentence).await;
-        }
+        Some((code, sentence)) => shared.end(ticket, code, &sentence).await,
     }
 }
 

@@ -18,35 +18,48 @@ const LOOK: Duration = Duration::from_secs(2);
 /// again, in their old order.
 pub(crate) async fn at_start(shared: &Arc<Shared>) -> workspace::Result<()> {
     adopt(shared).await?;
-    take_up(shared, |_| true).await
+    take_up(shared, |_| true).await.map(drop)
 }
 
 /// Goes on doing so for gateways that die. Never returns.
 pub(crate) async fn forever(shared: Arc<Shared>) {
+    // Adopted, and not all of their jobs could be looked at.
+    let mut unfinished = Vec::new();
     loop {
         tokio::time::sleep(LOOK).await;
         // One that takes no jobs any more leaves them to others.
         if shared.is_draining() || shared.is_stopping() {
             continue;
         }
-        let result = match adopt(&shared).await {
-            Ok(adopted) if adopted.is_empty() => Ok(()),
-            Ok(adopted) => {
-                take_up(&shared, move |record| {
-                    record.gateway.is_some_and(|id| adopted.contains(&id))
-                })
-                .await
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "cannot look for jobs to take up"
-            );
+        match adopt(&shared).await {
+            Ok(adopted) => unfinished.extend(adopted),
+            Err(error) => warn(&error),
         }
-        forget(&shared).await;
+        if !unfinished.is_empty() {
+            let of = unfinished.clone();
+            match take_up(&shared, move |record| record.gateway.is_some_and(|id| of.contains(&id)))
+                .await
+            {
+                Ok(Scan::Whole) => unfinished.clear(),
+                Ok(Scan::Partly) => {}
+                Err(error) => warn(&error),
+            }
+        }
+        forget(&shared, &unfinished).await;
     }
+}
+
+fn warn(error: &workspace::Error) {
+    tracing::error!(error = error as &dyn std::error::Error, "cannot look for jobs to take up");
+}
+
+/// How much a look through all jobs saw of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scan {
+    /// All.
+    Whole,
+    /// Some could not be read now.
+    Partly,
 }
 
 /// Takes over from gateways that are gone, and returns which.
@@ -71,12 +84,13 @@ async fn adopt(shared: &Arc<Shared>) -> workspace::Result<Vec<ReplicaId>> {
     Ok(ids)
 }
 
-/// Removes what is left of adopted gateways of whose jobs none waits any more.
-async fn forget(shared: &Arc<Shared>) {
+/// Removes what is left of adopted gateways of whose jobs none waits any more, but of those `unfinished`.
+async fn forget(shared: &Arc<Shared>, unfinished: &[ReplicaId]) {
     let mut adopted = shared.adopted.lock().await;
     let done: Vec<_> = {
         let books = shared.books();
-        adopted.keys().copied().filter(|id| !books.has_waiting_of(*id)).collect()
+        let waits = |id: &ReplicaId| books.has_waiting_of(*id) || unfinished.contains(id);
+        adopted.keys().copied().filter(|id| !waits(id)).collect()
     };
     for id in done {
         if let Some(lease) = adopted.remove(&id) {
@@ -97,10 +111,10 @@ struct Found {
 async fn take_up(
     shared: &Arc<Shared>,
     wanted: impl Fn(&JobRecord) -> bool + Send + 'static,
-) -> workspace::Result<()> {
+) -> workspace::Result<Scan> {
     let workspace = shared.workspace.clone();
-    let unfinished = blocking(move || {
-        let mut unfinished = Vec::new();
+    let (unfinished, mut scan) = blocking(move || {
+        let (mut unfinished, mut scan) = (Vec::new(), Scan::Whole);
         for id in Job::list(&workspace)? {
             let Some(job) = Job::open(&workspace, id) else { continue };
             // One unreadable job must not keep all others from being served.
@@ -108,11 +122,15 @@ async fn take_up(
                 Ok(Some(found)) if wanted(&found.record) => unfinished.push(found),
                 Ok(_) => {}
                 Err(error) => {
+                    // What is malformed will never be read.
+                    if matches!(error, workspace::Error::Io { .. }) {
+                        scan = Scan::Partly;
+                    }
                     tracing::warn!(job = %id, error = &error as &dyn std::error::Error, "cannot read a job");
                 }
             }
         }
-        Ok::<_, workspace::Error>(unfinished)
+        Ok::<_, workspace::Error>((unfinished, scan))
     })
     .await?;
     let (mut running, mut waiting) = (0, 0);
@@ -126,8 +144,17 @@ async fn take_up(
             continue;
         }
         // It waits in this queue already, or in that of another gateway that lives.
-        if shared.ticket(id).is_some() || !is_ours(shared, record.gateway).await {
+        if shared.ticket(id).is_some() {
             continue;
+        }
+        match is_ours(shared, record.gateway).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => {
+                warn(&error);
+                scan = Scan::Partly;
+                continue;
+            }
         }
         waiting += 1;
         if record.request.credentials_withheld {
@@ -142,27 +169,21 @@ async fn take_up(
         tracing::info!(running, waiting, "took up jobs from before");
         shared.work.notify_waiters();
     }
-    Ok(())
+    Ok(scan)
 }
 
 /// Whether a job that waits is this gateway's to look after. One that no gateway has named was named by a
 /// replica that died with it.
-async fn is_ours(shared: &Arc<Shared>, gateway: Option<ReplicaId>) -> bool {
-    let Some(id) = gateway else { return true };
+async fn is_ours(shared: &Arc<Shared>, gateway: Option<ReplicaId>) -> workspace::Result<bool> {
+    let Some(id) = gateway else { return Ok(true) };
     let mut adopted = shared.adopted.lock().await;
     if adopted.contains_key(&id) {
-        return true;
+        return Ok(true);
     }
     // Its file may have been removed: whoever makes a new one, locked, has it.
     let workspace = shared.workspace.clone();
-    match blocking(move || workspace.adopt_gateway(id)).await {
-        Ok(Some(lease)) => adopted.insert(id, lease).is_none(),
-        Ok(None) => false,
-        Err(error) => {
-            tracing::warn!(gateway = %id, error = &error as &dyn std::error::Error, "cannot tell whether a gateway lives");
-            false
-        }
-    }
+    let lease = blocking(move || workspace.adopt_gateway(id)).await?;
+    Ok(lease.map(|lease| adopted.insert(id, lease)).is_some())
 }
 
 fn look(job: Job) -> workspace::Result<Option<Found>> {

@@ -135,7 +135,13 @@ impl Shared {
 
     /// Ends a job that waits. Nothing happens if a replica has it, or is about to.
     pub(crate) async fn end_waiting(self: &Arc<Self>, id: JobId, code: Code, sentence: &str) {
-        let Some(ticket) = self.books().queue.remove(id) else { return };
+        let ticket = {
+            let mut books = self.books();
+            let Some(ticket) = books.queue.remove(id) else { return };
+            // It stays in the books until it has ended.
+            books.dispatching.insert(id, Arc::clone(&ticket));
+            ticket
+        };
         self.work.notify_waiters();
         // In a task of its own: who asks for this may leave, and the ticket is in nobody's hands but these.
         let (shared, sentence) = (Arc::clone(self), sentence.to_owned());
@@ -166,7 +172,11 @@ impl Shared {
         match blocking(move || job.end_unclaimed(&by, ending)).await {
             Ok(Some(_)) => {
                 tracing::info!(job = %ticket.job.id(), %code, sentence, "ends without having run");
-                self.books().queue.end_turn(ticket.job.id());
+                {
+                    let mut books = self.books();
+                    books.dispatching.remove(&ticket.job.id());
+                    books.queue.end_turn(ticket.job.id());
+                }
                 ticket.set(Stage::Refused(refused));
                 self.work.notify_waiters();
             }
@@ -183,6 +193,7 @@ impl Shared {
     /// A replica has the job: its callers read the journal now, and this gateway sees that it ends.
     pub(crate) fn taken(self: &Arc<Self>, ticket: &Arc<Ticket>) {
         self.look_after(ticket.job.clone(), ticket.service);
+        self.books().dispatching.remove(&ticket.job.id());
         ticket.set(Stage::Taken);
     }
 

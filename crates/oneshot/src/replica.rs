@@ -7,13 +7,13 @@ use std::{
 };
 
 use boot::Exit;
-use contract::{Code, Ending, JobId, JobRequest, RequestError};
+use contract::{Code, Ending, JobId, JobRequest, RequestError, Service};
 use http::HeaderMap;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use web::Server;
 use workspace::{
-    ClaimedJob, HeldTurn, Job, JobRecord, NewJob, Registration, Turn, Workspace, blocking,
+    ClaimedJob, HeldTurn, Job, JobRecord, NewJob, Registration, To, Turn, Workspace, blocking,
 };
 
 use crate::{
@@ -279,13 +279,14 @@ fn take_turns<R: JobRequest>(
     id: JobId,
     parent: Option<JobId>,
 ) -> Result<(JobRecord, Vec<HeldTurn>), RequestError> {
+    let to = if R::SERVICE == Service::Workflow { To::Lend } else { To::Work };
     let mut record = JobRecord::of(workspace, request, id, parent);
     let mut held = Vec::new();
     // The session first: who has its turn decides where it works, so where that is stands fast only then.
     if record.session.is_some() {
         for turn in record.turns(workspace).own {
             if matches!(turn, Turn::Session(_)) {
-                held.push(hold(workspace.take_turn(&turn), &turn)?);
+                held.push(hold(workspace.take_turn(&turn, to), &turn)?);
             }
         }
         record = JobRecord::of(workspace, request, id, parent);
@@ -293,7 +294,7 @@ fn take_turns<R: JobRequest>(
     let turns = record.turns(workspace);
     for turn in &turns.own {
         if matches!(turn, Turn::Directory(_)) {
-            held.push(hold(workspace.take_turn(turn), turn)?);
+            held.push(hold(workspace.take_turn(turn, to), turn)?);
         }
     }
     for turn in &turns.parents {

@@ -5,7 +5,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::Stream;
 
-use crate::{Error, Job, Outcome, Result, blocking};
+use crate::{Error, Job, Outcome, Result, blocking, journal};
 
 /// How much is read at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -126,7 +126,7 @@ impl Follower {
         let path = self.job.journal_path();
         let file = match &mut self.file {
             Some(file) => file,
-            none => match File::open(&path) {
+            none => match journal::open(&path) {
                 Ok(file) => none.insert(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Ok(Progress::Nothing);

@@ -36,7 +36,9 @@ impl Workspace {
     /// # Errors
     /// If the volume cannot be written.
     pub fn adopt_gateway(&self, id: ReplicaId) -> Result<Option<Lease>> {
-        Lease::try_acquire(&self.gateway(id))
+        let path = self.gateway(id);
+        // Another may have opened it, and removed it, just before: a lock on no name keeps nobody out.
+        Ok(Lease::try_acquire(&path)?.filter(|lease| lease.is_at(&path)))
     }
 
     /// The gateways there are signs of, dead or alive.
@@ -51,7 +53,7 @@ impl Workspace {
 
     /// Removes what is left of an adopted gateway: nothing waits in its queue any more.
     pub fn forget_gateway(&self, id: ReplicaId, adopted: Lease) {
-        // While it is locked: nobody can be in the middle of taking it over.
+        // While it is locked: whoever gets the lock after this sees that it is on no name any more.
         let _ = fs::remove_file(self.gateway(id));
         drop(adopted);
     }
@@ -74,7 +76,10 @@ mod tests {
         assert!(workspace.adopt_gateway(id).unwrap().is_none());
         drop(adopted);
         let adopted = workspace.adopt_gateway(id).unwrap().expect("its adopter died too");
+        let late = std::fs::File::open(workspace.gateway(id)).unwrap();
         workspace.forget_gateway(id, adopted);
+        let late = Lease::try_lock(late, &workspace.gateway(id)).unwrap().unwrap();
+        assert!(!late.is_at(&workspace.gateway(id)), "who was late has a lock on no name");
         assert!(workspace.known_gateways().unwrap().is_empty());
     }
 }

@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, JobRecord, Lease, Outcome, Result, Workspace,
     journal::{self, Journal},
-    write::{Once, read_optional, reserve},
+    write::{Once, read_at_most, reserve},
 };
+
+/// The longest request, claim or outcome that is read back, in bytes: several times the longest that is written.
+const MAX_RECORD: u64 = 64 << 20;
 
 /// How much room is kept for a job's claim, so that it can be taken, and ended, when the volume is full. Bytes.
 const CLAIM_RESERVE: usize = 512;
@@ -109,10 +112,16 @@ impl Job {
         let once = result?;
         // The parent may have ended between the marker and here, and looked before the job was there. It writes
         // its outcome before it looks, and this looks after the job is there: one of the two sees the other.
-        if let Some(parent) = record.parent
-            && (Self { workspace: workspace.clone(), id: parent }).outcome()?.is_some()
-        {
-            job.request_cancel()?;
+        // The job is there, so what goes wrong here is not its maker's error: its replica looks at the parent again.
+        if let Some(parent) = record.parent {
+            let parent = Self { workspace: workspace.clone(), id: parent };
+            let cancelled = parent.outcome().and_then(|outcome| match outcome {
+                Some(_) => job.request_cancel(),
+                None => Ok(()),
+            });
+            if let Err(error) = cancelled {
+                tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "cannot look at the parent");
+            }
         }
         Ok(match once {
             Once::Ours => NewJob::Created(job),
@@ -155,6 +164,11 @@ impl Job {
         let content = serde_json::to_vec(record)
             .map_err(|source| Error::Malformed { path: path.clone(), source })?;
         fs::write(&path, content).map_err(Error::io("write", &path))?;
+        // All that its end needs is there from the beginning: a volume may be out of names, too.
+        for name in ["lease", "events.ndjson"] {
+            let path = scratch.join(name);
+            fs::write(&path, "").map_err(Error::io("write", path))?;
+        }
         let kept = scratch.join("reserve");
         fs::create_dir(&kept)
             .and_then(|()| reserve(&kept.join("claim"), CLAIM_RESERVE))
@@ -241,7 +255,8 @@ impl Job {
     /// If `job.json` cannot be read or is not ours.
     pub fn record(&self) -> Result<JobRecord> {
         let path = self.directory().join("job.json");
-        let content = fs::read(&path).map_err(Error::io("read", &path))?;
+        let content = read_at_most(&path, MAX_RECORD)?
+            .ok_or_else(|| Error::io("read", &path)(io::ErrorKind::NotFound.into()))?;
         serde_json::from_slice(&content).map_err(|source| Error::Malformed { path, source })
     }
 
@@ -251,7 +266,7 @@ impl Job {
     /// If the volume cannot be read.
     pub fn taken(&self) -> Result<Option<Claim>> {
         let path = self.directory().join("claim");
-        let Some(content) = read_optional(&path)? else { return Ok(None) };
+        let Some(content) = read_at_most(&path, MAX_RECORD)? else { return Ok(None) };
         serde_json::from_slice(&content)
             .map(Some)
             .map_err(|source| Error::Malformed { path, source })
@@ -263,7 +278,7 @@ impl Job {
     /// If the volume cannot be read.
     pub fn outcome(&self) -> Result<Option<Outcome>> {
         let path = self.directory().join("outcome");
-        let Some(content) = read_optional(&path)? else { return Ok(None) };
+        let Some(content) = read_at_most(&path, MAX_RECORD)? else { return Ok(None) };
         Outcome::decode(&content).map(Some).map_err(|source| Error::Malformed { path, source })
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use contract::EventLine;
 
-use crate::{Error, Result};
+use crate::{Error, Result, write::without_waiting};
 
 /// The writing end of a journal.
 #[derive(Debug)]
@@ -59,11 +59,21 @@ impl Journal {
     }
 }
 
+/// Opens a journal to read it. What is none, which an agent may have put in its place, is not waited for.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let file = without_waiting(OpenOptions::new().read(true)).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "not a file of ours"))
+    }
+}
+
 /// Where the last whole line of the journal at `path` ends: what its writer left, if it died in mid-line.
 pub(crate) fn whole_length(path: &Path) -> Result<u64> {
     const BLOCK: u64 = 64 * 1024;
     let error = || Error::io("read the journal", path);
-    let mut file = match File::open(path) {
+    let mut file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(source) => return Err(error()(source)),
@@ -88,7 +98,7 @@ pub(crate) fn is_boundary(path: &Path, position: u64) -> Result<bool> {
     if position == 0 {
         return Ok(true);
     }
-    let file = match File::open(path) {
+    let file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(Error::io("read the journal", path)(error)),

@@ -32,5 +32,5 @@ pub use outcome::Outcome;
 pub use record::{JobRecord, JobRequest, Turns};
 pub use registry::{Registration, Replica, Replicas};
 pub use session::{Deleted, Session};
-pub use turn::{HeldTurn, Turn};
+pub use turn::{HeldTurn, To, Turn};
 pub use watch::Watcher;

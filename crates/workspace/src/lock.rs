@@ -1,7 +1,8 @@
 //! Locks that fall free with the process that holds them, however it dies.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
+    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
@@ -12,7 +13,7 @@ use crate::{Error, Result, write::without_waiting};
 /// The descriptor is close-on-exec, so no child of the holder keeps the lock alive.
 #[derive(Debug)]
 pub struct Lease {
-    _file: File,
+    file: File,
 }
 
 impl Lease {
@@ -29,9 +30,18 @@ impl Lease {
         Self::try_lock(file, path)
     }
 
+    /// Whether the file it locks is the one at `path`, not one that was removed from there.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        match (self.file.metadata(), fs::metadata(path)) {
+            (Ok(ours), Ok(there)) => same(ours, there),
+            _ => false,
+        }
+    }
+
     pub(crate) fn try_lock(file: File, path: &Path) -> Result<Option<Self>> {
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(Error::io("lock", path)(error)),
         }

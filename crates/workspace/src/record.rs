@@ -79,6 +79,8 @@ impl JobRecord {
         let directory = match request.place(origin) {
             Place::Own => None,
             Place::Checkout(name) => Some(name),
+            // Through links: what counts is where it really works.
+            Place::At(path) => workspace.resolve(&path).unwrap_or(path).directory(),
             Place::OfSession => session
                 .and_then(|id| Session::open(workspace, id)?.place())
                 .and_then(|place| place.directory()),

@@ -10,7 +10,7 @@ use contract::{SessionId, SessionView, Timestamp, WorkspacePath};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, HeldTurn, Lease, Result, Turn, Workspace,
+    Error, HeldTurn, Lease, Result, To, Turn, Workspace,
     write::{read_at_most, write_synced},
 };
 
@@ -111,7 +111,9 @@ impl Session {
     /// If the volume cannot be written.
     pub fn delete(workspace: &Workspace, id: SessionId) -> Result<Deleted> {
         let Some(session) = Self::open(workspace, id) else { return Ok(Deleted::Unknown) };
-        let Some(turn) = workspace.take_turn(&session.turn())? else { return Ok(Deleted::Busy) };
+        let Some(turn) = workspace.take_turn(&session.turn(), To::Work)? else {
+            return Ok(Deleted::Busy);
+        };
         // Another may have deleted it meanwhile.
         let Some(place) = session.place() else { return Ok(Deleted::Unknown) };
         session.remove()?;
@@ -240,7 +242,7 @@ mod tests {
         let (session, turn) = Session::create(&workspace, id, &place("app")).unwrap();
         assert!(Session::create(&workspace, id, &place("other")).is_err(), "there is one");
         assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Busy);
-        assert!(workspace.take_turn(&session.turn()).unwrap().is_none());
+        assert!(workspace.take_turn(&session.turn(), To::Work).unwrap().is_none());
         drop(turn);
         let created = session.view().unwrap().created;
         session.touch(&place("app/src")).unwrap();
@@ -291,7 +293,7 @@ mod tests {
         let (done, heard) = std::sync::mpsc::channel();
         let others = workspace.clone();
         std::thread::spawn(move || {
-            let turn = others.take_turn(&Turn::Session(id)).unwrap();
+            let turn = others.take_turn(&Turn::Session(id), To::Lend).unwrap();
             let _ = done.send((Session::list(&others).unwrap().len(), turn.is_some()));
         });
         let heard = heard.recv_timeout(std::time::Duration::from_secs(5));

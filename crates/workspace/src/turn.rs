@@ -11,9 +11,9 @@ use crate::{Error, Lease, Result, Workspace};
 
 /// The right to use something that is one job's at a time.
 ///
-/// The job that has it holds a lock; a workflow holds it for its jobs, and each of those holds a second lock
-/// while it runs. So the turn is not over when a workflow's process dies, but when the last of its jobs is
-/// gone too.
+/// The job that has it holds a lock, and whoever really works there holds a second one: a workflow has the first
+/// for its jobs, and each of those the second while it runs. So the turn is not over when a workflow's process
+/// dies, but when the last of its jobs is gone too, and there are never two at work.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Turn {
     /// A conversation.
@@ -43,16 +43,23 @@ impl Turn {
     }
 }
 
-/// A turn that is held until this is dropped, or its process is gone.
-#[derive(Debug)]
-pub struct HeldTurn {
-    /// `None`: a session that is not there is nobody's.
-    _lease: Option<Lease>,
+/// What a job takes a turn for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// To work there itself.
+    Work,
+    /// To let its jobs work there, one after another.
+    Lend,
 }
+
+/// A turn that is held until this is dropped, or its process is gone. It may hold no lock: a session that is not
+/// there is nobody's.
+#[derive(Debug)]
+pub struct HeldTurn(Vec<Lease>);
 
 impl From<Lease> for HeldTurn {
     fn from(lease: Lease) -> Self {
-        Self { _lease: Some(lease) }
+        Self(vec![lease])
     }
 }
 
@@ -61,9 +68,18 @@ impl Workspace {
     ///
     /// # Errors
     /// If the volume cannot be written.
-    pub fn take_turn(&self, turn: &Turn) -> Result<Option<HeldTurn>> {
-        let Some(held) = lock(turn, &self.turn_lock(turn))? else { return Ok(None) };
-        Ok((!Lease::is_held(&self.guest_lock(turn))?).then_some(held))
+    pub fn take_turn(&self, turn: &Turn, to: To) -> Result<Option<HeldTurn>> {
+        let Some(mut held) = lock(turn, &self.turn_lock(turn))? else { return Ok(None) };
+        let guest = self.guest_lock(turn);
+        match to {
+            To::Work => {
+                let Some(guest) = lock(turn, &guest)? else { return Ok(None) };
+                held.0.extend(guest.0);
+            }
+            To::Lend if Lease::is_held(&guest)? => return Ok(None),
+            To::Lend => {}
+        }
+        Ok(Some(held))
     }
 
     /// Joins the turn that the parent of a job has, unless another job of it still runs.
@@ -97,7 +113,7 @@ fn lock(turn: &Turn, path: &Path) -> Result<Option<HeldTurn>> {
         Err(Error::Io { source, .. })
             if matches!(turn, Turn::Session(_)) && source.kind() == io::ErrorKind::NotFound =>
         {
-            Ok(Some(HeldTurn { _lease: None }))
+            Ok(Some(HeldTurn(Vec::new())))
         }
         Err(error) => Err(error),
     }
@@ -112,17 +128,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let turn = Turn::Directory(DirectoryName::parse("app").unwrap());
-        let workflow = workspace.take_turn(&turn).unwrap().unwrap();
-        assert!(workspace.take_turn(&turn).unwrap().is_none());
+        let workflow = workspace.take_turn(&turn, To::Lend).unwrap().unwrap();
+        assert!(workspace.take_turn(&turn, To::Lend).unwrap().is_none());
         let child = workspace.join_turn(&turn).unwrap().unwrap();
         assert!(workspace.join_turn(&turn).unwrap().is_none(), "one job of a workflow at a time");
         drop(workflow);
-        assert!(workspace.take_turn(&turn).unwrap().is_none(), "its child still works there");
+        assert!(
+            workspace.take_turn(&turn, To::Lend).unwrap().is_none(),
+            "its child still works there"
+        );
         drop(child);
-        assert!(workspace.take_turn(&turn).unwrap().is_some());
+        assert!(workspace.take_turn(&turn, To::Lend).unwrap().is_some());
+        let work = workspace.take_turn(&turn, To::Work).unwrap().unwrap();
+        assert!(workspace.join_turn(&turn).unwrap().is_none(), "a late job of the one before");
+        drop(work);
         let other = Turn::Directory(DirectoryName::parse("app-guest").unwrap());
         let _held = workspace.join_turn(&turn).unwrap().unwrap();
-        assert!(workspace.take_turn(&other).unwrap().is_some());
+        assert!(workspace.take_turn(&other, To::Lend).unwrap().is_some());
     }
 
     #[test]
@@ -131,12 +153,12 @@ mod tests {
         let workspace = Workspace::open(dir.path()).unwrap();
         let name = "a".repeat(DirectoryName::MAX_BYTES);
         let turn = Turn::Directory(DirectoryName::parse(&name).unwrap());
-        let held = workspace.take_turn(&turn).unwrap().unwrap();
+        let held = workspace.take_turn(&turn, To::Lend).unwrap().unwrap();
         let guest = workspace.join_turn(&turn).unwrap().unwrap();
         drop(held);
-        assert!(workspace.take_turn(&turn).unwrap().is_none());
+        assert!(workspace.take_turn(&turn, To::Lend).unwrap().is_none());
         drop(guest);
-        assert!(workspace.take_turn(&turn).unwrap().is_some());
+        assert!(workspace.take_turn(&turn, To::Lend).unwrap().is_some());
     }
 
     #[test]
@@ -145,7 +167,7 @@ mod tests {
         let workspace = Workspace::open(dir.path()).unwrap();
         let turn = Turn::Directory(DirectoryName::parse("app").unwrap());
         std::fs::remove_dir_all(workspace.turns()).unwrap();
-        assert!(workspace.take_turn(&turn).is_err());
+        assert!(workspace.take_turn(&turn, To::Lend).is_err());
         assert!(workspace.join_turn(&turn).is_err());
     }
 
@@ -154,7 +176,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let turn = Turn::Session(SessionId::new());
-        let _first = workspace.take_turn(&turn).unwrap().unwrap();
-        assert!(workspace.take_turn(&turn).unwrap().is_some());
+        let _first = workspace.take_turn(&turn, To::Lend).unwrap().unwrap();
+        assert!(workspace.take_turn(&turn, To::Lend).unwrap().is_some());
     }
 }

@@ -99,11 +99,6 @@ fn sync_directory(path: &Path) -> Result<()> {
     }
 }
 
-/// Reads a small file; `None` if it is not there.
-pub(crate) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    read_at_most(path, u64::MAX)
-}
-
 /// Reads a file of at most `limit` bytes; `None` if it is not there. What is no file, which an agent may have put
 /// in its place, is an error, not something to wait for.
 pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {

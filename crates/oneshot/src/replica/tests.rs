@@ -284,7 +284,7 @@ async fn a_job_that_panics_ends_with_an_error() {
 async fn a_directory_in_use_is_refused_unless_the_workflow_has_it() {
     let bench = Bench::idle().await;
     let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
-    let turn = bench.workspace.take_turn(&app).unwrap().unwrap();
+    let turn = bench.workspace.take_turn(&app, To::Lend).unwrap().unwrap();
     let body = json!({"prompt": "x", "workspace": "app"}).to_string();
     let headers = [("content-type", "application/json".to_owned())];
     let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
@@ -295,7 +295,28 @@ async fn a_directory_in_use_is_refused_unless_the_workflow_has_it() {
     bench.gate.send(true).unwrap();
     let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
     assert_eq!(contents(&events(answer).await), ["x", "after", "completed"]);
-    assert!(bench.workspace.take_turn(&app).unwrap().is_some());
+    assert!(bench.workspace.take_turn(&app, To::Lend).unwrap().is_some());
+}
+
+/// The turn is that of the checkout a job really works in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_does_not_lead_past_a_turn() {
+    let bench = Bench::idle().await;
+    let root = bench.workspace.root();
+    std::fs::create_dir_all(root.join("app/src")).unwrap();
+    std::fs::create_dir(root.join("lib")).unwrap();
+    std::os::unix::fs::symlink("../app/src", root.join("lib/x")).unwrap();
+    let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
+    let turn = bench.workspace.take_turn(&app, To::Lend).unwrap().unwrap();
+    let body = json!({"prompt": "x", "workspace": "lib/x"}).to_string();
+    let headers = [("content-type", "application/json".to_owned())];
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    drop(turn);
+    bench.gate.send(true).unwrap();
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
 }
 
 /// A workflow's process may die before its agent does; what the agent works in is not free until then.
@@ -325,7 +346,7 @@ async fn a_job_that_is_taken_is_not_said_to_wait_for_its_own_turn() {
     let (NewJob::Created(job) | NewJob::Exists(job)) =
         Job::create(&bench.workspace, &record).unwrap();
     let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
-    let turn = bench.workspace.take_turn(&app).unwrap().unwrap();
+    let turn = bench.workspace.take_turn(&app, To::Lend).unwrap().unwrap();
     let taken = job.claim("another").unwrap().unwrap();
     let headers = [
         ("content-type", "application/json".to_owned()),
@@ -386,7 +407,7 @@ async fn sessions_take_turns_and_use_no_replica_up() {
     let unknown =
         bench.ask(Method::POST, &stream(contract::SessionId::new()), &headers, body).await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
-    let turn = bench.workspace.take_turn(&Turn::Session(id)).unwrap().unwrap();
+    let turn = bench.workspace.take_turn(&Turn::Session(id), To::Lend).unwrap().unwrap();
     let busy = bench.ask(Method::POST, &stream(id), &headers, body).await;
     assert_eq!(busy.status, StatusCode::SERVICE_UNAVAILABLE);
     let error: Value = serde_json::from_slice(&busy.bytes(1000).await.unwrap()).unwrap();
