@@ -143,17 +143,19 @@ pub(crate) async fn operators_commands(bench: Arc<Bench>) {
         command.env("DOCKER_HOST", bench.engine.host());
         text(&format!("stackctl {}", arguments.join(" ")), &command.output().unwrap())
     };
-    let idle = || {
+    // What Swarm is to keep up of each, and what the gateway at that URL says of its own service.
+    let shown = || {
         let shown: Value = serde_json::from_str(&stackctl(&["ps", "--json"])).unwrap();
-        let services = shown["services"].as_array().unwrap();
+        let services = shown["services"].as_array().unwrap().clone();
         let of = |name: &str| services.iter().find(|it| it["service"] == name).unwrap();
-        ["workflow-api", "github-pull-api", "claude-code-api"]
-            .map(|name| of(name)["states"]["idle"].as_u64().unwrap_or_default())
+        let wanted = ["workflow-api", "github-pull-api", "claude-code-api"]
+            .map(|name| of(name)["wanted"].as_u64().unwrap());
+        (wanted, of("workflow-api")["idle"].as_u64().unwrap())
     };
-    assert_eq!(idle(), [5, 3, 3]);
+    assert_eq!(shown(), ([5, 3, 3], 5));
     stackctl(&["scale", "workflow=7", "pull=4"]);
     bench.wait_for_idle([7, 4, 3]).await;
-    assert_eq!(idle(), [7, 4, 3]);
+    assert_eq!(shown(), ([7, 4, 3], 7));
     stackctl(&["scale", "workflow=5", "pull=3"]);
     bench.wait_until_idle().await;
     assert!(stackctl(&["logs", "gateway"]).contains("listening"));
