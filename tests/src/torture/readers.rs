@@ -43,7 +43,7 @@ impl Readers {
         let mut report = Report::new("readers", None);
         let stack = Stack::builder().replicas(1, 1, 1).env("LOG_LEVEL", "warn").start().await;
         let marks = tempfile::TempDir::new().unwrap();
-        let caller = Caller::execute(&stack, &talkative(marks.path()));
+        let caller = Caller::execute(&stack, &self.talkative(marks.path()));
         let first = tokio::spawn({
             let caller = caller.clone();
             async move { caller.read().await }
@@ -96,13 +96,15 @@ impl Readers {
     }
 }
 
-/// Talks until the file `enough` is there; each part of it waits for the one before.
-fn talkative(marks: &Path) -> AgentScript {
-    let mut script = AgentScript::new().touch(marks.join("begun"));
-    for _ in 0..400 {
-        script = script.flood(5, 500).sleep_ms(20);
+impl Readers {
+    /// Has something to say all the while, and its last words when the cuts are over.
+    fn talkative(self, marks: &Path) -> AgentScript {
+        let mut script = AgentScript::new().touch(marks.join("begun"));
+        for _ in 0..20 * (self.cuts + 1) {
+            script = script.flood(5, 500).sleep_ms(20);
+        }
+        script.wait_file(marks.join("enough")).flood(100, 100)
     }
-    script.wait_file(marks.join("enough")).flood(100, 100)
 }
 
 impl Reader {

@@ -16,7 +16,7 @@ use super::{
     kill::sentence,
     outcomes::{agents, check_volume, runs},
     report::{Report, count, seconds},
-    strike::Death,
+    strike::{Death, SOON},
     volume::JobDirectory,
 };
 use crate::{AgentScript, GitServer, Stack, is_alive, wait_for};
@@ -233,15 +233,23 @@ impl Sweeping {
     }
 
     async fn kill_up(mut self, report: &mut Report, which: &str) -> Self {
-        let pids: Vec<_> = self.stack.descendants().iter().map(|process| process.pid).collect();
+        let mut below = self.stack.descendants();
         self.stack.signal(Signal::SIGKILL);
         let killed = Instant::now();
-        while pids.iter().any(|&pid| is_alive(pid)) && killed.elapsed() < ALL_GONE {
+        let mut late = None;
+        loop {
+            below.retain(|process| is_alive(process.pid));
+            if below.is_empty() || killed.elapsed() > ALL_GONE {
+                break;
+            }
+            if killed.elapsed() > SOON {
+                late.get_or_insert_with(|| below.clone());
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let left: Vec<_> = pids.into_iter().filter(|&pid| is_alive(pid)).collect();
-        report.demand(left.is_empty(), || format!("{which}: {left:?} are left of it"));
-        self.all_gone.push(killed.elapsed());
+        report.demand(late.is_none(), || format!("{which}: after {SOON:?} there is {late:?}"));
+        let took = killed.elapsed();
+        self.all_gone.push(took);
         let ports = self.stack.ports();
         // Waits for the dead, and sees to it that nobody else is left.
         drop(self.stack);
