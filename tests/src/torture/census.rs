@@ -23,7 +23,6 @@ pub(crate) fn census(stack: &Stack, temporary: &Path) -> Census {
     let alive = below.iter().filter(|process| process.state != 'Z').map(|process| process.pid);
     for pid in alive.chain([stack.pid()]) {
         add("processes", 1);
-        add("threads", entries(Path::new(&format!("/proc/{pid}/task"))));
         for (descriptor, told) in descriptors(pid) {
             add("open files", 1);
             let target = descriptor.to_string_lossy();

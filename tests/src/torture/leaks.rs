@@ -54,7 +54,7 @@ impl Leaks {
         let git = GitServer::start().await;
         git.create_repo("app", &[("README.md", "hello\n")]);
         let stack = Stack::builder()
-            .replicas(2, 2, 2)
+            .replicas(2, 2, 4)
             .env("LOG_LEVEL", "warn")
             .env("TMPDIR", temporary.path())
             .start()

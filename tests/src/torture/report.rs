@@ -43,8 +43,11 @@ impl Report {
         self.figures.push(Figure { name: name.into(), value: value.into() });
     }
 
-    /// A figure in milliseconds: the middle, the 95th percentile and the longest of some times.
+    /// Figures in milliseconds: the middle, the 95th percentile and the longest of some times, if there are any.
     pub(crate) fn times(&mut self, name: &str, times: &mut [Duration]) {
+        if times.is_empty() {
+            return;
+        }
         times.sort_unstable();
         for (part, hundredths) in [("median", 50), ("p95", 95), ("longest", 100)] {
             self.figure(

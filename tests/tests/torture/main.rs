@@ -24,7 +24,7 @@ fn kill(jobs: usize, every: u64, target: Target) -> Kill {
         callers: 16,
         every: Duration::from_millis(every),
         target,
-        replicas: [3, 2, 2],
+        replicas: [5, 3, 3],
         seed: 1,
         workspace: None,
     }
@@ -45,28 +45,28 @@ async fn the_gateway_is_killed_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_kill_in_the_life_of_each_job() {
     let time = Duration::from_millis;
-    let sweep = Sweep { victims: Victim::ALL.to_vec(), step: time(300), until: time(600) };
+    let sweep = Sweep { victims: Victim::ALL.to_vec(), step: time(400), until: time(400) };
     alone(sweep.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_readers_are_cut_at_once() {
-    alone(Readers { readers: 100, cuts: 4 }.run()).await;
+    alone(Readers { readers: 100, cuts: 3 }.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixteen_jobs_side_by_side() {
-    alone(SideBySide { jobs: 16, time: Duration::from_secs(6) }.run()).await;
+    alone(SideBySide { jobs: 16, time: Duration::from_secs(5) }.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_that_nobody_reads() {
-    alone(Flooded { messages: 20_000 }.run()).await;
+    alone(Flooded { messages: 10_000 }.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn as_much_of_everything_as_before() {
-    alone(Leaks { jobs: 63, callers: 8 }.run()).await;
+    alone(Leaks { jobs: 42, callers: 8 }.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use jiff::SignedDuration;
 use testkit::torture::{Flooded, Kill, Leaks, Readers, SideBySide, Sweep, Target, Victim};
 
@@ -52,7 +52,7 @@ pub(crate) struct KillOptions {
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     jobs: usize,
     /// How many callers at once
-    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     callers: usize,
     /// Time between two kills
     #[arg(long, default_value = "100ms", value_name = "TIME", value_parser = time)]
@@ -60,9 +60,9 @@ pub(crate) struct KillOptions {
     /// Who is killed
     #[arg(long, default_value = "replicas", value_enum)]
     target: TargetName,
-    /// Replicas of each service
-    #[arg(long, default_values_t = [5, 3, 3], value_delimiter = ',', num_args = 3, value_name = "N")]
-    replicas: Vec<usize>,
+    /// Replicas of the workflow, the pull and the claude service
+    #[arg(long, default_value = "5,3,3", value_name = "N,N,N", value_parser = replicas)]
+    replicas: [usize; 3],
     /// What the jobs and the victims come from; a report names it, so that its campaign can be repeated
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -83,7 +83,6 @@ enum TargetName {
 
 impl KillOptions {
     pub(crate) fn campaign(&self) -> Kill {
-        let replicas = <[usize; 3]>::try_from(&*self.replicas).unwrap_or([5, 3, 3]);
         Kill {
             jobs: self.jobs,
             callers: self.callers,
@@ -93,7 +92,7 @@ impl KillOptions {
                 TargetName::Gateway => Target::Gateway,
                 TargetName::All => Target::All,
             },
-            replicas,
+            replicas: self.replicas,
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
             workspace: self.workspace.clone(),
         }
@@ -151,7 +150,7 @@ impl SweepOptions {
 #[derive(Debug, Args)]
 pub(crate) struct ReadersOptions {
     /// How many readers
-    #[arg(long, default_value_t = 100, value_name = "N")]
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     readers: usize,
     /// How often they are cut
     #[arg(long, default_value_t = 10, value_name = "N")]
@@ -168,7 +167,7 @@ impl ReadersOptions {
 #[derive(Debug, Args)]
 pub(crate) struct SideBySideOptions {
     /// How many jobs
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100))]
     jobs: usize,
     /// For how long
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = time)]
@@ -202,7 +201,7 @@ pub(crate) struct LeaksOptions {
     #[arg(long, default_value_t = 1000, value_name = "N")]
     jobs: usize,
     /// How many callers at once
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     callers: usize,
 }
 
@@ -217,6 +216,16 @@ fn time(text: &str) -> Result<Duration, String> {
     let time: SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
     let time = Duration::try_from(time).map_err(|_| "it is negative".to_owned())?;
     if time.is_zero() { Err("it is nothing; say for example 100ms".to_owned()) } else { Ok(time) }
+}
+
+/// Three counts, none of them zero.
+fn replicas(text: &str) -> Result<[usize; 3], String> {
+    let counts: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
+    counts
+        .ok()
+        .filter(|counts| counts.iter().all(|count| (1..=100).contains(count)))
+        .and_then(|counts| counts.try_into().ok())
+        .ok_or_else(|| "say three counts from 1 to 100, such as 5,3,3".to_owned())
 }
 
 #[cfg(test)]
@@ -236,6 +245,14 @@ mod tests {
         assert_eq!(time("2s"), Ok(Duration::from_secs(2)));
         for wrong in ["", "100", "0s", "-1s", "soon"] {
             assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn replicas_are_three_counts() {
+        assert_eq!(replicas("5,3,3"), Ok([5, 3, 3]));
+        for wrong in ["", "5,3", "5,3,3,1", "5,0,3", "a,b,c", "5,3,101"] {
+            assert!(replicas(wrong).is_err(), "{wrong}");
         }
     }
 }
