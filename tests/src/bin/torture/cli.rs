@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
+use contract::Service;
 use jiff::SignedDuration;
 use testkit::torture::{Flooded, Kill, Leaks, Readers, SideBySide, Sweep, Target, Victim};
 
@@ -75,6 +76,12 @@ pub(crate) struct KillOptions {
 enum TargetName {
     /// A random replica of any service
     Replicas,
+    /// A random replica of the workflow service; all jobs are workflows
+    Workflow,
+    /// A random replica of the pull service; all jobs are pulls
+    Pull,
+    /// A random replica of the claude service; all jobs are runs of agents
+    Claude,
     /// The gateway
     Gateway,
     /// A random one of all of these
@@ -89,6 +96,9 @@ impl KillOptions {
             every: self.every,
             target: match self.target {
                 TargetName::Replicas => Target::Replicas,
+                TargetName::Workflow => Target::Service(Service::Workflow),
+                TargetName::Pull => Target::Service(Service::Pull),
+                TargetName::Claude => Target::Service(Service::Claude),
                 TargetName::Gateway => Target::Gateway,
                 TargetName::All => Target::All,
             },
