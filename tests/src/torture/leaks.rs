@@ -53,6 +53,7 @@ impl Leaks {
         let temporary = TempDir::new().unwrap();
         let git = GitServer::start().await;
         git.create_repo("app", &[("README.md", "hello\n")]);
+        git.create_empty_repo("empty");
         let stack = Stack::builder()
             .replicas(2, 2, 4)
             .env("LOG_LEVEL", "warn")
@@ -127,7 +128,7 @@ impl Field {
             0 => Caller::workflow(stack, &url, &AgentScript::new()),
             1 => Caller::workflow(stack, &url, &leaving),
             2 => Caller::pull(stack, &url),
-            3 => Caller::pull(stack, &self.git.url("nowhere")),
+            3 => Caller::pull(stack, &self.git.url("empty")),
             4 => Caller::execute(stack, &leaving),
             5 => Caller::execute(stack, &failing),
             // Ended by its deadline, in the midst of its work.

@@ -39,8 +39,14 @@ impl Death {
         // Stopped, it can take no job between the look and its death.
         kill(target, Signal::SIGSTOP).ok()?;
         let stopped = Instant::now();
-        while procfs::state(pid)? != 'T' && stopped.elapsed() < Duration::from_millis(100) {
-            std::thread::yield_now();
+        loop {
+            match procfs::state(pid)? {
+                'T' => break,
+                // It has left by itself in this moment; its id may soon be another's.
+                'Z' | 'X' => return None,
+                _ if stopped.elapsed() > Duration::from_millis(100) => break,
+                _ => std::thread::yield_now(),
+            }
         }
         let jobs = leases(workspace, pid);
         kill(target, Signal::SIGKILL).ok()?;
