@@ -135,6 +135,7 @@ mod tests {
         assert!(!path.exists());
         assert!(outside.path().join("kept").exists());
     }
+
     #[test]
     fn what_a_killed_replica_left_goes_with_the_next_one_and_nothing_else() {
         let parent = tempfile::tempdir().unwrap();
