@@ -15,7 +15,8 @@ Examples:
   cargo run --release -p testkit --bin torture -- sweep --step 25ms --victims gateway,up
   cargo run --release -p testkit --bin torture -- --json flood --messages 1000000
 
-It exits with 0 if every promise was kept, 1 if one was broken, 2 if it could not start.";
+It exits with 0 if every promise was kept, 1 if one was broken, 2 if it could not start, 130 if it was
+interrupted.";
 
 /// Attacks a workflow-stack: kills it, floods it, stops reading from it, and looks what is lost or left behind
 ///
