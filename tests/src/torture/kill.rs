@@ -131,12 +131,10 @@ impl Kill {
         let done = deaths.done;
         field.conclude(&mut report, &done).await;
         deaths.ends.conclude(&mut report).await;
-        // A killed replica cannot take its agent's directory away; the next one that runs an agent does.
-        let left = entries(temporary.path());
+        // No promise: one that is killed while it makes or removes its agent's directory leaves it without a lock.
+        report.figure("agents' directories left in TMPDIR", entries(temporary.path()));
         let state = field.stack.workspace().join(".stack");
         report.figure("files left in .stack/tmp", entries(&state.join("tmp")));
-        report.figure("agents' directories left in TMPDIR", left);
-        report.demand(left <= claude, || format!("{left} directories of agents are left"));
         report
     }
 }
