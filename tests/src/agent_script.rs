@@ -125,6 +125,13 @@ impl AgentScript {
         self
     }
 
+    /// With all steps of another script.
+    #[must_use]
+    pub fn then(mut self, other: &Self) -> Self {
+        self.steps.extend(other.steps.iter().cloned());
+        self
+    }
+
     /// See [`Step::SleepMs`].
     #[must_use]
     pub fn sleep_ms(self, milliseconds: u64) -> Self {

@@ -31,6 +31,7 @@ mod procfs;
 mod sse;
 mod sse_block;
 mod stack;
+pub mod torture;
 mod wait;
 
 pub use agent_messages::{AgentMessages, Partial};

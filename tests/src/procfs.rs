@@ -39,6 +39,18 @@ pub fn is_alive(pid: u32) -> bool {
     read(pid).is_some_and(|process| !matches!(process.state, 'Z' | 'X'))
 }
 
+/// Its state, as [`ProcInfo::state`]; nothing if there is no such process.
+pub(crate) fn state(pid: u32) -> Option<char> {
+    read(pid).map(|process| process.state)
+}
+
+/// The most memory a process has had at once, in kB; nothing if it is gone.
+pub(crate) fn peak_kb(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
 /// Every process but this one that works in `directory`, or below it, or has its path in its
 /// arguments or its environment: what a stack on that workspace may have left behind, whoever its
 /// parent is now.

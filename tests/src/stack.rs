@@ -42,6 +42,7 @@ pub struct StackBuilder {
     replicas: [usize; 3],
     environment: BTreeMap<OsString, OsString>,
     workspace: Option<PathBuf>,
+    ports: Option<[u16; 3]>,
     arguments: Vec<OsString>,
     binary: Option<PathBuf>,
 }
@@ -52,6 +53,7 @@ impl Default for StackBuilder {
             replicas: [1, 1, 1],
             environment: BTreeMap::new(),
             workspace: None,
+            ports: None,
             arguments: Vec::new(),
             binary: None,
         }
@@ -77,6 +79,13 @@ impl StackBuilder {
     #[must_use]
     pub fn workspace(mut self, workspace: impl Into<PathBuf>) -> Self {
         self.workspace = Some(workspace.into());
+        self
+    }
+
+    /// On these ports, as a stack before it; on free ones if not said.
+    #[must_use]
+    pub fn ports(mut self, ports: [u16; 3]) -> Self {
+        self.ports = Some(ports);
         self
     }
 
@@ -135,7 +144,7 @@ impl Stack {
         let workspace = workspace.canonicalize().expect("the workspace exists");
         let log = directory.path().join("stack.log");
         let output = File::create(&log).expect("failed to create the log");
-        let ports = free_ports();
+        let ports = builder.ports.unwrap_or_else(free_ports);
         let mut command = Command::new(builder.binary.unwrap_or_else(|| target_binary("stackctl")));
         command.arg("up").arg("--workspace").arg(&workspace);
         for (service, (count, port)) in
@@ -178,6 +187,12 @@ impl Stack {
             })
             .await;
         }
+    }
+
+    /// The ports of the workflow, the pull and the claude service.
+    #[must_use]
+    pub fn ports(&self) -> [u16; 3] {
+        self.ports
     }
 
     /// The base URL of the workflow service, without a slash at its end.

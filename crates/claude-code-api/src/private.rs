@@ -1,30 +1,44 @@
 //! The directory that the agent has for itself, and that is gone after the job.
 
 use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt as _,
+    fs::{self, File},
+    io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use tempfile::TempDir;
 use tracing::warn;
 
+/// What the names of these directories begin with.
+const PREFIX: &str = "agent-";
+/// In each directory: locked for as long as it is somebody's.
+const LOCK: &str = "lock";
+
 /// A fresh directory that nobody else may enter. Removed when dropped, at the latest.
 #[derive(Debug)]
 pub(crate) struct Private {
     root: Option<TempDir>,
     path: PathBuf,
+    _lock: File,
 }
 
 impl Private {
-    /// Makes one in `parent`. Blocking.
+    /// Makes one in `parent`, and takes those away there whose replica was killed. Blocking.
     pub(crate) fn create(parent: &Path) -> io::Result<Self> {
+        sweep(parent);
         let root = tempfile::Builder::new()
-            .prefix("agent-")
+            .prefix(PREFIX)
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(parent)?;
         // The CLI names files after real paths.
-        let private = Self { path: root.path().canonicalize()?, root: Some(root) };
+        let path = root.path().canonicalize()?;
+        // Under another name until it is locked: what has no lock is let alone.
+        let unlocked = path.join("unlocked");
+        let lock = File::create_new(&unlocked)?;
+        lock.try_lock()?;
+        fs::rename(&unlocked, path.join(LOCK))?;
+        let private = Self { path, root: Some(root), _lock: lock };
         for directory in [private.home(), private.config(), private.temporary()] {
             fs::create_dir(directory)?;
         }
@@ -50,15 +64,41 @@ impl Private {
 impl Drop for Private {
     fn drop(&mut self) {
         let Some(root) = self.root.take() else { return };
-        let path = root.keep();
-        let removed = fs::remove_dir_all(&path).or_else(|_| {
-            // Some tools, Go's module cache for one, leave directories that their owner may not write to.
-            open_up(&path);
-            fs::remove_dir_all(&path)
-        });
-        if let Err(error) = removed {
-            warn!(directory = %path.display(), %error, "failed to remove the agent's directory");
+        remove(&root.keep());
+    }
+}
+
+/// Takes the directories away that a killed replica could not. Whatever else has such a name stays.
+fn sweep(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries {
+        let is_named = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        // Neither a link nor another user's.
+        let is_ours = || {
+            let owner = nix::unistd::geteuid().as_raw();
+            entry.metadata().is_ok_and(|it| it.is_dir() && it.uid() == owner)
+        };
+        if !is_named || !is_ours() {
+            continue;
         }
+        let lock = entry.path().join(LOCK);
+        // Looked at first: a dead agent could have left a pipe there, which opens only when somebody writes.
+        if fs::symlink_metadata(&lock).is_ok_and(|it| it.is_file())
+            && File::open(&lock).is_ok_and(|lock| lock.try_lock().is_ok())
+        {
+            remove(&entry.path());
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    let removed = fs::remove_dir_all(path).or_else(|_| {
+        // Some tools, Go's module cache for one, leave directories that their owner may not write to.
+        open_up(path);
+        fs::remove_dir_all(path)
+    });
+    if let Err(error) = removed {
+        warn!(directory = %path.display(), %error, "failed to remove the agent's directory");
     }
 }
 
@@ -94,5 +134,26 @@ mod tests {
         drop(private);
         assert!(!path.exists());
         assert!(outside.path().join("kept").exists());
+    }
+
+    #[test]
+    fn what_a_killed_replica_left_goes_with_the_next_one_and_nothing_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let at = |name: &str| parent.path().join(name);
+        let alive = Private::create(parent.path()).unwrap();
+        for name in ["agent-dead", "agent-unlocked", "another-dead"] {
+            fs::create_dir_all(at(name).join("home/deep")).unwrap();
+        }
+        for name in ["agent-dead", "another-dead"] {
+            fs::write(at(name).join(LOCK), "").unwrap();
+        }
+        std::os::unix::fs::symlink(at("another-dead"), at("agent-link")).unwrap();
+        fs::write(at("agent-file"), "").unwrap();
+        let next = Private::create(parent.path()).unwrap();
+        assert!(!at("agent-dead").exists());
+        for kept in ["agent-unlocked", "another-dead/lock", "agent-link", "agent-file"] {
+            assert!(at(kept).exists(), "{kept}");
+        }
+        assert!(alive.home().exists() && next.home().exists());
     }
 }

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use contract::{Code, ReplicaId};
+use tokio::time::Instant;
 use workspace::{Job, JobRecord, Turn, blocking};
 
 use crate::{
@@ -13,6 +14,8 @@ use crate::{
 
 /// How often to look for gateways that are gone: nothing tells when a lock falls free.
 const LOOK: Duration = Duration::from_secs(2);
+/// How often to remove what killed processes have left in the making.
+const TIDY: Duration = Duration::from_secs(600);
 
 /// Takes up the jobs that no gateway looks after: those that run are watched, those that wait are queued
 /// again, in their old order.
@@ -25,7 +28,17 @@ pub(crate) async fn at_start(shared: &Arc<Shared>) -> workspace::Result<()> {
 pub(crate) async fn forever(shared: Arc<Shared>) {
     // Adopted, and not all of their jobs could be looked at.
     let mut unfinished = Vec::new();
+    let mut tidied: Option<Instant> = None;
     loop {
+        if tidied.is_none_or(|last| last.elapsed() >= TIDY) {
+            tidied = Some(Instant::now());
+            let workspace = shared.workspace.clone();
+            match blocking(move || workspace.tidy()).await {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "removed what was left in the making"),
+                Err(error) => warn(&error),
+            }
+        }
         tokio::time::sleep(LOOK).await;
         // One that takes no jobs any more leaves them to others.
         if shared.is_draining() || shared.is_stopping() {
@@ -50,7 +63,7 @@ pub(crate) async fn forever(shared: Arc<Shared>) {
 }
 
 fn warn(error: &workspace::Error) {
-    tracing::error!(error = error as &dyn std::error::Error, "cannot look for jobs to take up");
+    tracing::error!(error = error as &dyn std::error::Error, "cannot look after what others left");
 }
 
 /// How much a look through all jobs saw of them.

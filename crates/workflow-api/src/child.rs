@@ -208,6 +208,8 @@ impl Child {
                     }
                     sentence
                 }
+                // It was heard, and then the gateway was gone: the journal goes on.
+                Err(_) if self.is_taken() => return Ok(Opened::Taken),
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
                     format!("failed to {error}{}", cause.unwrap_or_default())
@@ -227,6 +229,12 @@ impl Child {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Whether a replica has it, or it has ended, by what is on the volume.
+    fn is_taken(&self) -> bool {
+        let job = Job::open(&self.workspace, self.id);
+        job.is_some_and(|job| matches!(job.taken(), Ok(Some(_))))
     }
 
     async fn ask(&self) -> Result<Answer, AskError> {

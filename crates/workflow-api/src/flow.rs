@@ -22,6 +22,8 @@ const PULL: (u8, &str) = (1, "pull_repository");
 const EXECUTE: (u8, &str) = (2, "execute_claude_code");
 /// How long a child that was cancelled may take to say so.
 const CANCEL_TIME: Duration = Duration::from_secs(6);
+/// How long somebody who was asked for a child may take to name it, and the gateway to cancel one in its queue.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// How often a child is cancelled that may not be there yet.
 const CANCEL_TICK: Duration = Duration::from_millis(200);
 
@@ -163,20 +165,23 @@ fn child(
                 None => return,
             }
         }
-        let until = tokio::time::Instant::now() + CANCEL_TIME;
+        let stopped = tokio::time::Instant::now();
+        let until = stopped + CANCEL_TIME;
         let mut asked = tokio::time::interval(CANCEL_TICK);
         // The request for the job may be under way and the job not be named yet, so it is cancelled until it is
-        // heard to have ended; if it was never asked for, there is nothing to wait for.
+        // heard to have ended; if it was never asked for, or nobody is there who would name it, there is nothing
+        // to wait for. Should it be named after all, it is cancelled by the end of this workflow.
         loop {
             let next = tokio::select! {
                 biased;
                 _ = asked.tick() => {
-                    match Job::open(&workspace, id).map(|job| job.request_cancel()) {
+                    let is_alone = stopped.elapsed() > ANSWER_TIME;
+                    match Job::open(&workspace, id).map(|job| cancel(&job, service, is_alone)) {
                         Some(Ok(())) => {}
                         Some(Err(error)) => {
                             tracing::error!(child = %id, error = &error as &dyn std::error::Error, "cannot cancel a job");
                         }
-                        None if !began.load(Ordering::SeqCst) => return,
+                        None if is_alone || !began.load(Ordering::SeqCst) => return,
                         None => {}
                     }
                     continue;
@@ -189,6 +194,17 @@ fn child(
             }
         }
     }
+}
+
+/// Cancels a child. One that nobody has taken is ended if its gateway has not done so: it may be gone.
+fn cancel(job: &Job, service: Service, is_alone: bool) -> workspace::Result<()> {
+    job.request_cancel()?;
+    if is_alone {
+        let sentence = "the job was cancelled before a replica took it";
+        let ending = Ending::failure(service, job.id(), Code::Cancelled, sentence);
+        job.end_unclaimed("workflow-api", ending)?;
+    }
+    Ok(())
 }
 
 fn event(event: &WorkflowEvent<'_>) -> Step {

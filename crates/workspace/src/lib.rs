@@ -18,6 +18,7 @@ mod outcome;
 mod record;
 mod registry;
 mod session;
+mod tidy;
 mod turn;
 mod watch;
 mod write;

@@ -6,12 +6,13 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 use testkit::{
-    AgentScript, GitServer, SseResponse, Stack, descendants, processes_of_directory, wait_for,
+    AgentScript, Fault, GitServer, SseResponse, Stack, descendants, processes_of_directory,
+    wait_for,
 };
 
 use crate::support::{
-    Marks, PATIENCE, agents, all_jobs, execute, post_execute, post_workflow, registry, send_signal,
-    terminal, wait_until_gone, workflow,
+    Marks, PATIENCE, agents, all_jobs, execute, post_execute, post_pull, post_workflow, registry,
+    send_signal, terminal, wait_until_gone, workflow,
 };
 
 /// A stack with a workflow whose agent waits for `gate`, with a child in a session of its own.
@@ -149,6 +150,33 @@ async fn killed_it_takes_everything_with_it_and_the_next_one_settles_what_was_lo
     assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
     next.wait_until_idle().await;
     assert_eq!(next.stop().await, 0);
+}
+
+/// A workflow whose job waits in a gateway that is gone has nobody to wait for.
+#[tokio::test]
+async fn killed_while_a_workflow_waits_for_its_pull() {
+    let git = GitServer::start().await;
+    for name in ["app", "stalled"] {
+        git.create_repo(name, &[("a", "a")]);
+    }
+    git.set_fault("stalled", Fault::Stall);
+    let workspace = TempDir::new().unwrap();
+    let stack = Stack::builder().workspace(workspace.path()).start().await;
+    let mut pull =
+        post_pull(&stack, &json!({"repoUrl": git.url("stalled")})).allow_cut().send().await;
+    pull.next_of_kind("connected").await;
+    let body = workflow(&git.url("app"), &AgentScript::new());
+    let mut response = post_workflow(&stack, &body).allow_cut().send().await;
+    let queued = response.next_of_kind("pull_progress").await;
+    assert_eq!(queued.json["data"]["type"], "queued", "{}", queued.json);
+    let pids: Vec<_> = stack.descendants().iter().map(|process| process.pid).collect();
+    stack.signal(Signal::SIGKILL);
+    wait_until_gone(&pids, Duration::from_secs(5)).await;
+    drop(stack);
+    let next = Stack::builder().workspace(workspace.path()).start().await;
+    let jobs = all_jobs(&next).await;
+    assert_eq!(jobs.len(), 3, "{jobs:#?}");
+    assert!(jobs.iter().all(|job| job["ended"].is_string()), "{jobs:#?}");
 }
 
 #[tokio::test]

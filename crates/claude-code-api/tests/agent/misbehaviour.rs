@@ -262,7 +262,7 @@ async fn a_workspace_or_a_session_that_is_not_there() {
 async fn output_that_is_not_what_it_should_be_is_shown_and_does_no_harm() {
     let bench = Bench::new(
         "prompt; init; printf 'warning: \\xff\\xfe\\n[1]\\n\\n{\"type\":\"x\",\"s\":\"\u{85}\u{2028}\"}\\n'; \
-         head -c 100000000 /dev/zero | tr '\\0' x; echo; result; idle; closed",
+         head -c 1000000000 /dev/zero | tr '\\0' x; echo; result; idle; closed",
     )
     .await;
     let before = resident();
@@ -275,11 +275,11 @@ async fn output_that_is_not_what_it_should_be_is_shown_and_does_no_harm() {
     assert_eq!(unparsed[1]["excerpt"], "[1]");
     assert_eq!(
         (&unparsed[2]["reason"], &unparsed[2]["bytes"]),
-        (&json!("too long"), &json!(100_000_000))
+        (&json!("too long"), &json!(1_000_000_000))
     );
     assert!(outcome.messages.iter().any(|m| m["s"] == "\u{85}\u{2028}"));
     let grown = resident().saturating_sub(before);
-    assert!(grown < 60_000, "a line of 100 MB costs {grown} kB");
+    assert!(grown < 60_000, "a line of 1 GB costs {grown} kB");
 }
 
 #[tokio::test]

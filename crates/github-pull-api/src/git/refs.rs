@@ -6,15 +6,20 @@ use std::{
     path::Path,
 };
 
-use cap_std::fs::{Dir, OpenOptions};
+use cap_std::fs::{Dir, MetadataExt as _, OpenOptions};
 use contract::Code;
 use git2::Oid;
+use sha2::{Digest as _, Sha256};
 
 use super::mirror::Mirror;
 use crate::failure::{Failure, Result};
 
 /// The first line of a `packed-refs` that is in order and holds no peeled tags.
 pub(super) const PACKED_HEADER: &str = "# pack-refs with: sorted \n";
+
+/// Where a pull keeps a second name of each lock it holds, so that the next one knows the locks of a pull that was
+/// killed from those of a git that is at work.
+const HELD: &str = "pull-locks";
 
 /// A file of `.git` in the making, under the lock every git respects.
 pub(super) struct Locked<'a> {
@@ -24,7 +29,8 @@ pub(super) struct Locked<'a> {
 }
 
 impl<'a> Locked<'a> {
-    /// Takes the lock of `name`.
+    /// Takes the lock of `name`. Pulls into one checkout exclude each other before they come here, so a lock that is a
+    /// pull's is one whose process was killed, and is taken over.
     ///
     /// # Errors
     /// If somebody else has it.
@@ -33,17 +39,30 @@ impl<'a> Locked<'a> {
         if let Some((directory, _)) = name.rsplit_once('/') {
             git.create_dir_all(directory).map_err(failed)?;
         }
-        let lock = lock_name(name);
-        match git.open_with(&lock, OpenOptions::new().write(true).create_new(true)) {
-            Ok(_) => Ok(Self { git, name: name.to_owned(), placed: false }),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::told(
-                Code::CheckoutConflict,
-                format!(
-                    "git is at work in the directory: send the job again, or remove .git/{lock} if \
-                     nothing is"
-                ),
-            )),
-            Err(error) => Err(failed(error)),
+        let (lock, held) = (lock_name(name), held_name(name));
+        git.create_dir_all(HELD).map_err(failed)?;
+        if is_one_file(git, &lock, &held) {
+            tracing::warn!(lock, "removing the lock of a pull that was killed");
+            git.remove_file(&lock).map_err(failed)?;
+        }
+        let _ = git.remove_file(&held);
+        // Under its second name first: a lock that is there always has one.
+        git.open_with(&held, OpenOptions::new().write(true).create_new(true)).map_err(failed)?;
+        match git.hard_link(&held, git, &lock) {
+            Ok(()) => Ok(Self { git, name: name.to_owned(), placed: false }),
+            Err(error) => {
+                release(git, &held);
+                if error.kind() != io::ErrorKind::AlreadyExists {
+                    return Err(failed(error));
+                }
+                Err(Failure::told(
+                    Code::CheckoutConflict,
+                    format!(
+                        "git is at work in the directory: send the job again, or remove .git/{lock} if \
+                         nothing is"
+                    ),
+                ))
+            }
         }
     }
 
@@ -73,6 +92,7 @@ impl<'a> Locked<'a> {
         });
         placed.map_err(Failure::io("put in place in .git", Path::new(&self.name)))?;
         self.placed = true;
+        release(self.git, &held_name(&self.name));
         Ok(())
     }
 }
@@ -81,12 +101,30 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         if !self.placed {
             let _ = self.git.remove_file(lock_name(&self.name));
+            release(self.git, &held_name(&self.name));
         }
     }
 }
 
 fn lock_name(name: &str) -> String {
     format!("{name}.lock")
+}
+
+/// Of a fixed length, since a branch's name with the rest of a path may be longer than a name may be.
+fn held_name(name: &str) -> String {
+    let digest: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{HELD}/{digest}")
+}
+
+/// Removes a second name, and with the last one their directory.
+fn release(git: &Dir, held: &str) {
+    let _ = git.remove_file(held);
+    let _ = git.remove_dir(HELD);
+}
+
+fn is_one_file(git: &Dir, one: &str, other: &str) -> bool {
+    let identity = |name| git.symlink_metadata(name).map(|it| (it.dev(), it.ino())).ok();
+    identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 /// Makes the branches of `origin` and the tags those of the mirror. Tags that are there stay as they
@@ -185,5 +223,52 @@ pub(super) fn track(git: &Dir, branch: &str) {
     })();
     if let Err(error) = written {
         tracing::warn!(branch, %error, "cannot note the upstream of a branch");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cap_std::ambient_authority;
+
+    use super::*;
+
+    fn git(directory: &tempfile::TempDir) -> Dir {
+        Dir::open_ambient_dir(directory.path(), ambient_authority()).unwrap()
+    }
+
+    #[test]
+    fn the_lock_of_a_pull_that_was_killed_is_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let git = git(&directory);
+        // As a kill leaves it: nothing of its end is run.
+        for name in ["packed-refs", "refs/remotes/origin/HEAD"] {
+            let killed = std::mem::ManuallyDrop::new(Locked::take(&git, name).unwrap());
+            killed.write(b"half").unwrap();
+            assert!(git.exists(lock_name(name)));
+        }
+        for name in ["packed-refs", "refs/remotes/origin/HEAD"] {
+            let mut lock = Locked::take(&git, name).unwrap();
+            lock.write(b"whole").unwrap();
+            lock.place().unwrap();
+            assert_eq!(git.read(name).unwrap(), b"whole");
+            assert!(!git.exists(lock_name(name)));
+        }
+        // Killed after the file was put in place, it has left a second name of it.
+        git.create_dir(HELD).unwrap();
+        git.hard_link("packed-refs", &git, held_name("packed-refs")).unwrap();
+        drop(Locked::take(&git, "packed-refs").unwrap());
+        assert_eq!(git.read("packed-refs").unwrap(), b"whole");
+        assert!(!git.exists(HELD));
+    }
+
+    #[test]
+    fn the_lock_of_a_git_at_work_is_respected() {
+        let directory = tempfile::tempdir().unwrap();
+        let git = git(&directory);
+        git.write("index.lock", "git's").unwrap();
+        let failure = Locked::take(&git, "index").err().unwrap();
+        assert!(format!("{failure:?}").contains("index.lock"), "{failure:?}");
+        assert_eq!(git.read("index.lock").unwrap(), b"git's");
+        assert!(!git.exists(HELD));
     }
 }

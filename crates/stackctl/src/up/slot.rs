@@ -23,6 +23,8 @@ use crate::cli::Part;
 /// Waits between starts of a part that keeps dying idle.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// After a life as long as this a part that dies idle is started as if it were for the first time.
+const LONG_LIFE: Duration = Duration::from_secs(30);
 /// A part that dies within this time, and not by its own decision, has not come to work.
 const START_TIME: Duration = Duration::from_secs(1);
 /// How long what a dead part has left behind may take to be gone.
@@ -104,6 +106,10 @@ impl Slot {
             if !self.died_idle(id, status, started.elapsed()) {
                 pause = FIRST_PAUSE;
                 continue;
+            }
+            if started.elapsed() > LONG_LIFE {
+                // It does not keep dying.
+                pause = FIRST_PAUSE;
             }
             self.say(format!(
                 "ended idle ({}): starting again in {} ms",

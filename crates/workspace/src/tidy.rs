@@ -1,0 +1,104 @@
+//! What killed processes have left in the making.
+
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use contract::JobId;
+use uuid::Uuid;
+
+use crate::{Error, Job, Result, Workspace};
+
+/// How long anything but a checkout is in the making, with much to spare: it takes milliseconds.
+const IN_THE_MAKING: Duration = Duration::from_secs(3600);
+
+impl Workspace {
+    /// Removes what nobody is going to put in place any more: the directories of jobs that have ended, and other
+    /// things that are older than an hour. Their names say whose they are and when they were begun. Blocking.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn tidy(&self) -> Result<usize> {
+        let directory = self.temporary();
+        let entries = fs::read_dir(&directory).map_err(Error::io("list", &directory))?;
+        let mut removed = 0;
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if self.is_left(name) {
+                match remove(&entry.path()) {
+                    Ok(()) => removed += 1,
+                    Err(error) => {
+                        tracing::warn!(path = %entry.path().display(), %error, "cannot remove what was left");
+                    }
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    fn is_left(&self, name: &str) -> bool {
+        if let Some(job) = name.parse::<JobId>().ok().and_then(|id| Job::open(self, id)) {
+            return matches!(job.outcome(), Ok(Some(_)));
+        }
+        // What has no such name is not ours to judge.
+        let begun = Uuid::try_parse(name).ok().and_then(|id| id.get_timestamp());
+        begun.is_some_and(|begun| {
+            let (seconds, nanos) = begun.to_unix();
+            let age = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
+            age.elapsed().is_ok_and(|age| age > IN_THE_MAKING)
+        })
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::{Code, Ending, ExecuteRequest, JobRequest as _, Policy, Service};
+    use uuid::{NoContext, Timestamp};
+
+    use super::*;
+    use crate::{JobRecord, NewJob};
+
+    #[test]
+    fn only_what_nobody_makes_any_more_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let request =
+            ExecuteRequest::parse(br#"{"prompt":"x"}"#, "/w", &Policy::default()).unwrap();
+        let job = || {
+            let record = JobRecord::of(&workspace, &request, JobId::new(), None);
+            let NewJob::Created(job) = Job::create(&workspace, &record).unwrap() else { panic!() };
+            fs::create_dir_all(workspace.temporary().join(job.id().to_string()).join("half"))
+                .unwrap();
+            job
+        };
+        let (ended, running) = (job(), job());
+        let ending = Ending::failure(Service::Claude, ended.id(), Code::Cancelled, "x");
+        ended.end_unclaimed("test", ending).unwrap().unwrap();
+        let hours_ago = |hours: u64| {
+            let then = SystemTime::now() - Duration::from_secs(hours * 3600);
+            let seconds = then.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+            Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, 0)).to_string()
+        };
+        let (old, new) = (hours_ago(2), hours_ago(0));
+        let kept = [running.id().to_string(), new, "somebody's".to_owned()];
+        for name in [&old, &kept[1], &kept[2]] {
+            fs::write(workspace.temporary().join(name), "").unwrap();
+        }
+        assert_eq!(workspace.tidy().unwrap(), 2);
+        for name in &kept {
+            assert!(workspace.temporary().join(name).exists(), "{name}");
+        }
+        assert_eq!(fs::read_dir(workspace.temporary()).unwrap().count(), kept.len());
+    }
+}

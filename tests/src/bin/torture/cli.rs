@@ -1,0 +1,269 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
+use contract::Service;
+use jiff::SignedDuration;
+use testkit::torture::{Flooded, Kill, Leaks, Readers, SideBySide, Sweep, Target, Victim};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo build --release --workspace
+  cargo run --release -p testkit --bin torture -- kill --jobs 10000 --every 100ms
+  cargo run --release -p testkit --bin torture -- kill --seed 7 --target all
+  cargo run --release -p testkit --bin torture -- sweep --step 25ms --victims gateway,up
+  cargo run --release -p testkit --bin torture -- --json flood --messages 1000000
+
+It exits with 0 if every promise was kept, 1 if one was broken, 2 if it could not start, 130 if it was
+interrupted.";
+
+/// Attacks a workflow-stack: kills it, floods it, stops reading from it, and looks what is lost or left behind
+///
+/// Starts a stack of its own with `stackctl up` on free ports and a fresh volume. Needs git; the agent is a stand-in that
+/// calls no model. The programs are those beside this one, so build the workspace first.
+#[derive(Debug, Parser)]
+#[command(name = "torture", version, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    /// Print the report as one JSON object
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) campaign: Campaign,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Campaign {
+    Kill(KillOptions),
+    Sweep(SweepOptions),
+    Readers(ReadersOptions),
+    SideBySide(SideBySideOptions),
+    Flood(FloodOptions),
+    Leaks(LeaksOptions),
+    /// End agents that do not want to end, for every reason: each has its code, and all is gone within 5 s
+    Stops,
+}
+
+/// Send many short jobs while a random process is killed all the time: the outcomes add up
+///
+/// Workflows, pulls and runs of agents, mixed. Every stream has one end and is, byte for byte, its own replay; no agent
+/// runs twice; no job is without an end 5 s after its process died; nothing is left.
+#[derive(Debug, Args)]
+pub(crate) struct KillOptions {
+    /// How many jobs
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    jobs: usize,
+    /// How many callers at once
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    callers: usize,
+    /// Time between two kills
+    #[arg(long, default_value = "100ms", value_name = "TIME", value_parser = time)]
+    every: Duration,
+    /// Who is killed
+    #[arg(long, default_value = "replicas", value_enum)]
+    target: TargetName,
+    /// Replicas of the workflow, the pull and the claude service
+    #[arg(long, default_value = "5,3,3", value_name = "N,N,N", value_parser = replicas)]
+    replicas: [usize; 3],
+    /// What the jobs and the victims come from; a report names it, so that its campaign can be repeated
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Where the volume is, and stays, with the stack's log if a promise is broken
+    #[arg(long, value_name = "DIR")]
+    workspace: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TargetName {
+    /// A random replica of any service
+    Replicas,
+    /// A random replica of the workflow service; all jobs are workflows
+    Workflow,
+    /// A random replica of the pull service; all jobs are pulls
+    Pull,
+    /// A random replica of the claude service; all jobs are runs of agents
+    Claude,
+    /// The gateway
+    Gateway,
+    /// A random one of all of these
+    All,
+}
+
+impl KillOptions {
+    pub(crate) fn campaign(&self) -> Kill {
+        Kill {
+            jobs: self.jobs,
+            callers: self.callers,
+            every: self.every,
+            target: match self.target {
+                TargetName::Replicas => Target::Replicas,
+                TargetName::Workflow => Target::Service(Service::Workflow),
+                TargetName::Pull => Target::Service(Service::Pull),
+                TargetName::Claude => Target::Service(Service::Claude),
+                TargetName::Gateway => Target::Gateway,
+                TargetName::All => Target::All,
+            },
+            replicas: self.replicas,
+            seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
+            workspace: self.workspace.clone(),
+        }
+    }
+}
+
+/// Kill once in the life of a job, at every moment of it, every process that has a part in it
+///
+/// The moments: every so often after it was accepted, and as each of its jobs is claimed, has its first event, has its end.
+#[derive(Debug, Args)]
+pub(crate) struct SweepOptions {
+    /// Who is killed
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "VICTIM", default_values_t = [VictimName::Workflow, VictimName::Pull, VictimName::Claude, VictimName::Gateway, VictimName::Up])]
+    victims: Vec<VictimName>,
+    /// Time between two moments
+    #[arg(long, default_value = "25ms", value_name = "TIME", value_parser = time)]
+    step: Duration,
+    /// The last moment
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = time)]
+    until: Duration,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum VictimName {
+    /// The replica that runs the workflow
+    Workflow,
+    /// The replica that pulls
+    Pull,
+    /// The replica that runs the agent
+    Claude,
+    /// The gateway
+    Gateway,
+    /// `stackctl up`, which is then started again
+    Up,
+}
+
+impl SweepOptions {
+    pub(crate) fn campaign(&self) -> Sweep {
+        let victim = |name: &VictimName| match name {
+            VictimName::Workflow => Victim::Workflow,
+            VictimName::Pull => Victim::Pull,
+            VictimName::Claude => Victim::Claude,
+            VictimName::Gateway => Victim::Gateway,
+            VictimName::Up => Victim::Up,
+        };
+        Sweep {
+            victims: self.victims.iter().map(victim).collect(),
+            step: self.step,
+            until: self.until,
+        }
+    }
+}
+
+/// Cut all readers of one job at once, again and again: each ends with the same bytes
+#[derive(Debug, Args)]
+pub(crate) struct ReadersOptions {
+    /// How many readers
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    readers: usize,
+    /// How often they are cut
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    cuts: usize,
+}
+
+impl ReadersOptions {
+    pub(crate) fn campaign(&self) -> Readers {
+        Readers { readers: self.readers, cuts: self.cuts }
+    }
+}
+
+/// Run long jobs at once, and ask `/health` every 20 ms: 95 of 100 answers within 50 ms
+#[derive(Debug, Args)]
+pub(crate) struct SideBySideOptions {
+    /// How many jobs
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100))]
+    jobs: usize,
+    /// For how long
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = time)]
+    time: Duration,
+}
+
+impl SideBySideOptions {
+    pub(crate) fn campaign(&self) -> SideBySide {
+        SideBySide { jobs: self.jobs, time: self.time }
+    }
+}
+
+/// Let an agent print a million messages, with readers who do not read them: memory stays flat
+#[derive(Debug, Args)]
+pub(crate) struct FloodOptions {
+    /// How many messages
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    messages: usize,
+}
+
+impl FloodOptions {
+    pub(crate) fn campaign(&self) -> Flooded {
+        Flooded { messages: self.messages }
+    }
+}
+
+/// Count processes, files, locks and watches before and after many jobs: as many as before
+#[derive(Debug, Args)]
+pub(crate) struct LeaksOptions {
+    /// How many jobs
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    jobs: usize,
+    /// How many callers at once
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    callers: usize,
+}
+
+impl LeaksOptions {
+    pub(crate) fn campaign(&self) -> Leaks {
+        Leaks { jobs: self.jobs, callers: self.callers }
+    }
+}
+
+/// A time such as `100ms` or `1.5s`; not none, so that nothing spins.
+fn time(text: &str) -> Result<Duration, String> {
+    let time: SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
+    let time = Duration::try_from(time).map_err(|_| "it is negative".to_owned())?;
+    if time.is_zero() { Err("it is nothing; say for example 100ms".to_owned()) } else { Ok(time) }
+}
+
+/// Three counts, none of them zero.
+fn replicas(text: &str) -> Result<[usize; 3], String> {
+    let counts: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
+    counts
+        .ok()
+        .filter(|counts| counts.iter().all(|count| (1..=100).contains(count)))
+        .and_then(|counts| counts.try_into().ok())
+        .ok_or_else(|| "say three counts from 1 to 100, such as 5,3,3".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units_and_are_some() {
+        assert_eq!(time("100ms"), Ok(Duration::from_millis(100)));
+        assert_eq!(time("2s"), Ok(Duration::from_secs(2)));
+        for wrong in ["", "100", "0s", "-1s", "soon"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn replicas_are_three_counts() {
+        assert_eq!(replicas("5,3,3"), Ok([5, 3, 3]));
+        for wrong in ["", "5,3", "5,3,3,1", "5,0,3", "a,b,c", "5,3,101"] {
+            assert!(replicas(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! An agent that prints a million messages, and readers who do not read them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use contract::Service;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+};
+
+use super::{
+    report::{Report, seconds},
+    volume::JobDirectory,
+};
+use crate::{AgentScript, SseClient, Stack, procfs::peak_kb, wait_for};
+
+/// How much more memory a process may take than for a small job.
+const GROWTH_KB: u64 = 64 * 1024;
+
+/// How many messages the small job has.
+const FEW: usize = 1000;
+
+/// Bytes of text in each message.
+const BYTES: usize = 100;
+
+/// How much longer a job may take whose readers do not read. It takes the same time but for what else the
+/// machine does.
+const SLOWER: f64 = 1.5;
+const SLOWER_BY: Duration = Duration::from_secs(3);
+
+/// How long one job may take. It matters only when a promise is broken.
+const PATIENCE: Duration = Duration::from_secs(1200);
+
+/// The size of the campaign.
+#[derive(Clone, Copy, Debug)]
+pub struct Flooded {
+    /// How many messages the agent prints.
+    pub messages: usize,
+}
+
+/// The most memory each part has had, in kB.
+type Peaks = BTreeMap<String, u64>;
+
+/// Who reads a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    /// One who reads everything at once.
+    Eager,
+    /// One who reads a byte a second, and two who read nothing.
+    Stalled,
+}
+
+impl Flooded {
+    /// Runs it.
+    ///
+    /// # Panics
+    /// If a stack cannot be started, or a job does not end.
+    pub async fn run(self) -> Report {
+        let mut report = Report::new("flood", None);
+        let stack = Stack::builder().replicas(1, 1, 1).env("LOG_LEVEL", "warn").start().await;
+        let (few, _) = job(&stack, FEW, Audience::Eager).await;
+        let (eager, fast) = job(&stack, self.messages, Audience::Eager).await;
+        let (stalled, slow) = job(&stack, self.messages, Audience::Stalled).await;
+        report.figure("messages", self.messages);
+        report.figure("seconds with a reader", seconds(fast));
+        report.figure("seconds with readers who do not read", seconds(slow));
+        report.demand(slow < fast.mul_f64(SLOWER) + SLOWER_BY, || {
+            format!("readers who do not read slow the job: {slow:?} instead of {fast:?}")
+        });
+        for (part, few) in &few {
+            for (audience, peaks) in [("read", &eager), ("not read", &stalled)] {
+                let Some(peak) = peaks.get(part) else {
+                    report.break_promise(format!("{part} is gone"));
+                    continue;
+                };
+                let grown = peak.saturating_sub(*few);
+                report.figure(format!("{part}, {audience}: most memory (kB)"), *peak);
+                report.figure(format!("{part}, {audience}: more than for {FEW} (kB)"), grown);
+                report.demand(grown < GROWTH_KB, || format!("{part} has grown by {grown} kB"));
+            }
+        }
+        report
+    }
+}
+
+/// One flood: the most memory each part has had by its end, and how long it took.
+async fn job(stack: &Stack, messages: usize, audience: Audience) -> (Peaks, Duration) {
+    let marks = TempDir::new().unwrap();
+    let (done, gate) = (marks.path().join("done"), marks.path().join("gate"));
+    let script = AgentScript::new().flood(messages, BYTES).touch(&done).wait_file(&gate);
+    let body = json!({"prompt": script.prompt()});
+    let id = uuid::Uuid::now_v7().to_string();
+    let started = Instant::now();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let mut readers = JoinSet::new();
+    match audience {
+        Audience::Eager => {
+            let url = format!("{}/api/execute", stack.claude_url());
+            let request = SseClient::post(&url, &body).header("x-job-id", &id);
+            let seen = Arc::clone(&seen);
+            readers.spawn(async move {
+                let mut response = request.patience(PATIENCE).send().await;
+                while let Some(event) = response.next_event().await {
+                    seen.fetch_add(usize::from(event.kind() == "message"), Ordering::Relaxed);
+                }
+            });
+        }
+        Audience::Stalled => stall(stack, &id, &body.to_string(), &mut readers).await,
+    }
+    wait_for("the end of the flood", PATIENCE, || async { done.exists().then_some(()) }).await;
+    let took = started.elapsed();
+    if audience == Audience::Eager {
+        // What is on its way to the reader is memory of somebody's too.
+        wait_for("the last message", PATIENCE, || async {
+            (seen.load(Ordering::Relaxed) >= messages).then_some(())
+        })
+        .await;
+    }
+    let peaks = peaks(stack);
+    std::fs::write(&gate, "").unwrap();
+    if audience == Audience::Eager {
+        readers.join_next().await.unwrap().unwrap();
+    }
+    let job = JobDirectory::of(stack.workspace(), &id);
+    wait_for("the end of the job", PATIENCE, || async { job.has("outcome").then_some(()) }).await;
+    drop(readers);
+    // The whole journal is there, whoever has read it.
+    let url = format!("{}/api/jobs/{id}/events", stack.claude_url());
+    let mut replay = SseClient::get(&url).service(Service::Claude).patience(PATIENCE).send().await;
+    let mut lines = 0;
+    while let Some(event) = replay.next_event().await {
+        lines += usize::from(event.kind() == "message");
+    }
+    assert!(lines >= messages, "{lines} of {messages} messages are in the journal");
+    stack.wait_until_idle().await;
+    (peaks, took)
+}
+
+/// Readers who hold a connection each, and take next to nothing from it.
+async fn stall(stack: &Stack, id: &str, body: &str, readers: &mut JoinSet<()>) {
+    let port = stack.ports()[2];
+    let head = format!(
+        "Host: localhost:{port}\r\nContent-Type: application/json\r\nX-Job-Id: {id}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut one = connect(port).await;
+    one.write_all(format!("POST /api/execute HTTP/1.1\r\n{head}").as_bytes()).await.unwrap();
+    let job = JobDirectory::of(stack.workspace(), id);
+    wait_for("the job", Duration::from_secs(60), || async { job.has("claim").then_some(()) }).await;
+    readers.spawn(async move {
+        let mut byte = [0];
+        while one.read_exact(&mut byte).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    for _ in 0..2 {
+        let mut silent = connect(port).await;
+        let events =
+            format!("GET /api/jobs/{id}/events HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n");
+        silent.write_all(events.as_bytes()).await.unwrap();
+        readers.spawn(async move {
+            let _held = silent;
+            std::future::pending::<()>().await;
+        });
+    }
+}
+
+/// With little room for what is not read.
+async fn connect(port: u16) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(([127, 0, 0, 1], port).into()).await.unwrap()
+}
+
+fn peaks(stack: &Stack) -> Peaks {
+    let mut peaks = Peaks::new();
+    let up = ("stackctl up".to_owned(), peak_kb(stack.pid()));
+    let parts = ["gateway", "claude-code-api"].into_iter().flat_map(|part| {
+        stack.processes_of(part).into_iter().map(move |pid| (part.to_owned(), peak_kb(pid)))
+    });
+    for (part, peak) in parts.chain([up]) {
+        let most = peaks.entry(part).or_default();
+        *most = peak.unwrap_or_default().max(*most);
+    }
+    peaks
+}

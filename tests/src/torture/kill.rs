@@ -1,0 +1,326 @@
+//! Many short jobs, while processes are killed all the time: the outcomes add up.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use contract::Service;
+use fastrand::Rng;
+use tempfile::TempDir;
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::MissedTickBehavior,
+};
+
+use super::{
+    caller::Caller,
+    outcomes::{agents, check_volume, entries, runs},
+    report::{Report, count, seconds},
+    strike::Death,
+};
+use crate::{AgentScript, GitServer, Stack, wait_for};
+
+/// Repositories, so that not every pull waits for the same checkout's turn.
+const REPOSITORIES: usize = 8;
+
+/// The parts that may be struck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Any replica of any service.
+    Replicas,
+    /// Replicas of this service; all jobs are its own then.
+    Service(Service),
+    /// The gateway.
+    Gateway,
+    /// Replicas and the gateway.
+    All,
+}
+
+impl Target {
+    fn parts(self) -> &'static [&'static str] {
+        match self {
+            Self::Replicas => &["workflow-api", "github-pull-api", "claude-code-api"],
+            Self::Service(Service::Workflow) => &["workflow-api"],
+            Self::Service(Service::Pull) => &["github-pull-api"],
+            Self::Service(Service::Claude) => &["claude-code-api"],
+            Self::Gateway => &["gateway"],
+            Self::All => &["workflow-api", "github-pull-api", "claude-code-api", "gateway"],
+        }
+    }
+}
+
+/// The sizes of the campaign.
+#[derive(Clone, Debug)]
+pub struct Kill {
+    /// How many jobs callers send.
+    pub jobs: usize,
+    /// How many callers there are at once.
+    pub callers: usize,
+    /// Between two kills.
+    pub every: Duration,
+    /// Who is killed.
+    pub target: Target,
+    /// Replicas of each service.
+    pub replicas: [usize; 3],
+    /// What the jobs and the victims come from.
+    pub seed: u64,
+    /// Where the volume is; a fresh place, gone afterwards, if not said.
+    pub workspace: Option<PathBuf>,
+}
+
+/// What all callers share.
+struct Field {
+    stack: Stack,
+    git: GitServer,
+    runs: TempDir,
+    next: AtomicUsize,
+    options: Kill,
+}
+
+/// How one job went.
+struct Done {
+    id: String,
+    end: String,
+    /// The terminal event.
+    said: String,
+    cuts: usize,
+    /// Whether an agent must have run for this end.
+    needs_agent: bool,
+}
+
+impl Kill {
+    /// Runs it.
+    ///
+    /// # Panics
+    /// If a stack cannot be started, or does not come back to rest.
+    pub async fn run(self) -> Report {
+        let mut report = Report::new("kill", Some(self.seed));
+        let temporary = TempDir::new().unwrap();
+        let [workflow, pull, claude] = self.replicas;
+        let mut stack = Stack::builder()
+            .replicas(workflow, pull, claude)
+            .env("LOG_LEVEL", "warn")
+            .env("TMPDIR", temporary.path());
+        if let Some(workspace) = &self.workspace {
+            stack = stack.workspace(workspace);
+        }
+        let git = GitServer::start().await;
+        for number in 0..REPOSITORIES {
+            git.create_repo(&repository(number), &[("README.md", "hello\n")]);
+        }
+        let field = Arc::new(Field {
+            stack: stack.start().await,
+            git,
+            runs: TempDir::new().unwrap(),
+            next: AtomicUsize::new(0),
+            options: self,
+        });
+        let started = Instant::now();
+        let mut callers = JoinSet::new();
+        for _ in 0..field.options.callers {
+            callers.spawn(Arc::clone(&field).call());
+        }
+        let deaths = field.strike_until_done(&mut callers, &mut report).await;
+        report.figure("seconds", seconds(started.elapsed()));
+        let done = deaths.done;
+        field.conclude(&mut report, &done).await;
+        deaths.ends.conclude(&mut report).await;
+        // No promise: one that is killed while it makes or removes its agent's directory leaves it without a lock.
+        report.figure("agents' directories left in TMPDIR", entries(temporary.path()));
+        let state = field.stack.workspace().join(".stack");
+        report.figure("files left in .stack/tmp", entries(&state.join("tmp")));
+        report
+    }
+}
+
+fn repository(number: usize) -> String {
+    format!("repository-{number}")
+}
+
+/// What the campaign did, and those who look after it.
+struct Deaths {
+    done: Vec<Done>,
+    ends: Ends,
+}
+
+/// Who waits for the ends of the jobs of dead processes.
+#[derive(Default)]
+struct Ends {
+    tasks: JoinSet<Result<Vec<Duration>, String>>,
+    killed: BTreeMap<String, usize>,
+    at_work: usize,
+}
+
+impl Ends {
+    async fn conclude(mut self, report: &mut Report) {
+        let mut times = Vec::new();
+        while let Some(settled) = self.tasks.join_next().await {
+            match settled.map_err(sentence) {
+                Ok(Ok(some)) => times.extend(some),
+                Ok(Err(late)) | Err(late) => report.break_promise(late),
+            }
+        }
+        report.figure("processes killed", self.killed.values().sum::<usize>());
+        report.figure("of these", serde_json::json!(self.killed));
+        report.figure("killed with a job", self.at_work);
+        report.times("a dead process's job has its end after", &mut times);
+    }
+}
+
+impl Field {
+    /// A caller: one job after the other, until there are enough.
+    async fn call(self: Arc<Self>) -> Vec<Result<Done, String>> {
+        let mut done = Vec::new();
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.options.jobs {
+                return done;
+            }
+            // In a task of its own, so that a broken rule ends this job and not the campaign.
+            let one = tokio::spawn(Arc::clone(&self).one(number));
+            done.push(one.await.map_err(sentence));
+        }
+    }
+
+    /// One job. What it is comes from the seed and its number alone.
+    async fn one(self: Arc<Self>, number: usize) -> Done {
+        let mut rng = Rng::with_seed(self.options.seed ^ (number as u64).rotate_left(32));
+        let url = self.git.url(&repository(rng.usize(..REPOSITORIES)));
+        let script = match rng.usize(..4) {
+            0 => AgentScript::new(),
+            1 => AgentScript::new().sleep_ms(rng.u64(..150)),
+            2 => AgentScript::new().flood(rng.usize(1..50), 200),
+            _ => AgentScript::new().spawn_in_new_session(&["sleep", "300"]).sleep_ms(20),
+        };
+        let stack = &self.stack;
+        let service = match (self.options.target, rng.usize(..10)) {
+            (Target::Service(service), _) => service,
+            (_, 0..4) => Service::Workflow,
+            (_, 4..7) => Service::Pull,
+            _ => Service::Claude,
+        };
+        let (caller, has_agent) = match service {
+            Service::Workflow => (Caller::workflow(stack, &url, &script), true),
+            Service::Pull => (Caller::pull(stack, &url), false),
+            Service::Claude => (Caller::execute(stack, &script), true),
+        };
+        let caller =
+            if has_agent { caller.logging_runs(&script, self.runs.path()) } else { caller };
+        let read = caller.read().await;
+        let needs_agent = has_agent && read.end == "complete";
+        let said = read.events.last().map(|event| event.json.to_string()).unwrap_or_default();
+        Done { id: caller.id, end: read.end, said, cuts: read.cuts, needs_agent }
+    }
+
+    /// Kills at every tick, as long as a caller has work.
+    async fn strike_until_done(
+        self: &Arc<Self>,
+        callers: &mut JoinSet<Vec<Result<Done, String>>>,
+        report: &mut Report,
+    ) -> Deaths {
+        let mut rng = Rng::with_seed(self.options.seed);
+        let mut ticks = tokio::time::interval(self.options.every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut deaths = Deaths { done: Vec::new(), ends: Ends::default() };
+        let mut told = Instant::now();
+        loop {
+            tokio::select! {
+                one = callers.join_next() => {
+                    let Some(one) = one else { return deaths };
+                    for done in one.unwrap() {
+                        match done {
+                            Ok(done) => deaths.done.push(done),
+                            Err(broken) => report.break_promise(broken),
+                        }
+                    }
+                }
+                _ = ticks.tick() => self.strike(&mut rng, &mut deaths.ends),
+            }
+            if told.elapsed() > Duration::from_secs(10) {
+                told = Instant::now();
+                let (sent, killed) = (self.next.load(Ordering::Relaxed), &deaths.ends.killed);
+                eprintln!("{sent} of {} jobs sent, killed: {killed:?}", self.options.jobs);
+            }
+        }
+    }
+
+    fn strike(&self, rng: &mut Rng, ends: &mut Ends) {
+        let parts = self.options.target.parts();
+        let victims: Vec<_> = self
+            .stack
+            .descendants()
+            .into_iter()
+            .filter_map(|process| {
+                let part = parts.iter().find(|part| is_part(&process.cmdline, part))?;
+                (process.state != 'Z').then_some((process.pid, *part))
+            })
+            .collect();
+        let Some(&(pid, part)) = rng.choice(&victims) else { return };
+        let Some(death) = Death::of(self.stack.workspace(), pid) else { return };
+        *ends.killed.entry(part.to_owned()).or_default() += 1;
+        ends.at_work += usize::from(!death.jobs.is_empty());
+        ends.tasks.spawn(death.settled());
+    }
+
+    async fn conclude(&self, report: &mut Report, done: &[Done]) {
+        self.stack.wait_until_idle().await;
+        wait_for("the end of the agents' processes", Duration::from_secs(10), || async {
+            agents(&self.stack).is_empty().then_some(())
+        })
+        .await;
+        report.figure("jobs sent", self.options.jobs);
+        report.figure("ends read by their callers", done.len());
+        report.demand(done.len() == self.options.jobs, || {
+            format!("{} of {} jobs have an end", done.len(), self.options.jobs)
+        });
+        let ends = count(done.iter().map(|done| done.end.clone()));
+        for done in done.iter().filter(|done| !is_expected(&done.end)) {
+            report.break_promise(format!("no end that a killed process explains: {}", done.said));
+        }
+        report.figure("ends", serde_json::json!(ends));
+        report.figure("streams cut and taken up", done.iter().map(|done| done.cuts).sum::<usize>());
+        let mut agents = 0;
+        for done in done {
+            let runs = runs(self.runs.path(), &done.id);
+            agents += runs;
+            let expected = if done.needs_agent { runs == 1 } else { runs <= 1 };
+            report.demand(expected, || {
+                format!("{}: {} after {runs} runs of its agent", done.id, done.end)
+            });
+        }
+        report.figure("agents run", agents);
+        let callers: BTreeSet<_> = done.iter().map(|done| done.id.clone()).collect();
+        check_volume(report, &self.stack, &callers);
+        if !report.is_whole() && self.options.workspace.is_some() {
+            keep_log(&self.stack);
+        }
+    }
+}
+
+fn keep_log(stack: &Stack) {
+    let path = stack.workspace().join("stack.log");
+    let kept = std::fs::write(&path, stack.log());
+    eprintln!("the stack's log is in {} ({kept:?})", path.display());
+}
+
+fn is_part(cmdline: &str, part: &str) -> bool {
+    cmdline.strip_suffix(part).is_some_and(|rest| rest.ends_with(" serve "))
+}
+
+fn is_expected(end: &str) -> bool {
+    ["complete", "replica_lost"].contains(&end)
+}
+
+/// What a task that panicked had to say.
+pub(crate) fn sentence(error: JoinError) -> String {
+    let Ok(panic) = error.try_into_panic() else { return "a task was cancelled".to_owned() };
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without words").to_owned()
+}

@@ -1,0 +1,155 @@
+//! Many jobs, and then as much of everything as before.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use super::{
+    caller::Caller,
+    census::{Census, census, changes},
+    kill::sentence,
+    outcomes::check_volume,
+    report::{Report, count, seconds},
+};
+use crate::{AgentScript, GitServer, ResultStep, Stack};
+
+/// How long what ends by itself may take to be gone: descriptors of connections that were closed, and the like.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// What jobs there are: successes, failures, agents that leave processes, cancelled ones.
+const KINDS: usize = 7;
+
+/// The sizes of the campaign.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaks {
+    /// How many jobs there are between the two counts.
+    pub jobs: usize,
+    /// How many callers there are at once.
+    pub callers: usize,
+}
+
+struct Field {
+    stack: Stack,
+    git: GitServer,
+    next: AtomicUsize,
+    jobs: usize,
+}
+
+impl Leaks {
+    /// Runs it.
+    ///
+    /// # Panics
+    /// If a stack cannot be started, or does not come back to rest.
+    pub async fn run(self) -> Report {
+        let mut report = Report::new("leaks", None);
+        let temporary = TempDir::new().unwrap();
+        let git = GitServer::start().await;
+        git.create_repo("app", &[("README.md", "hello\n")]);
+        git.create_empty_repo("empty");
+        let stack = Stack::builder()
+            .replicas(2, 2, 4)
+            .env("LOG_LEVEL", "warn")
+            .env("TMPDIR", temporary.path())
+            .start()
+            .await;
+        let field =
+            Arc::new(Field { stack, git, next: AtomicUsize::new(0), jobs: KINDS + self.jobs });
+        let started = Instant::now();
+        // One of each kind first: mirrors, checkouts and thread pools are there from then on.
+        let mut done = Vec::new();
+        for number in 0..KINDS {
+            done.push(Ok(Arc::clone(&field).one(number).await));
+        }
+        field.next.store(KINDS, Ordering::Relaxed);
+        field.stack.wait_until_idle().await;
+        let before = settled(&field.stack, &temporary, None).await;
+        let mut callers = JoinSet::new();
+        for _ in 0..self.callers {
+            callers.spawn(Arc::clone(&field).call());
+        }
+        while let Some(some) = callers.join_next().await {
+            done.extend(some.unwrap());
+        }
+        field.stack.wait_until_idle().await;
+        let after = settled(&field.stack, &temporary, Some(&before)).await;
+
+        let (mut callers, mut ends) = (BTreeSet::new(), Vec::new());
+        for one in done {
+            match one {
+                Ok((id, end)) => {
+                    callers.insert(id);
+                    ends.push(end);
+                }
+                Err(broken) => report.break_promise(broken),
+            }
+        }
+        report.figure("jobs between the counts", self.jobs);
+        report.figure("ends", serde_json::json!(count(ends)));
+        check_volume(&mut report, &field.stack, &callers);
+        for (name, count) in &after {
+            let was = before.get(name).copied().unwrap_or_default();
+            report.figure(format!("{name}, before and after"), format!("{was} {count}"));
+        }
+        for change in changes(&before, &after) {
+            report.break_promise(change);
+        }
+        report.figure("seconds", seconds(started.elapsed()));
+        report
+    }
+}
+
+impl Field {
+    async fn call(self: Arc<Self>) -> Vec<Result<(String, String), String>> {
+        let mut done = Vec::new();
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.jobs {
+                return done;
+            }
+            done.push(tokio::spawn(Arc::clone(&self).one(number)).await.map_err(sentence));
+        }
+    }
+
+    async fn one(self: Arc<Self>, number: usize) -> (String, String) {
+        let url = self.git.url("app");
+        let stack = &self.stack;
+        let failing =
+            AgentScript::new().result(ResultStep { is_error: true, ..ResultStep::default() });
+        let leaving = AgentScript::new().spawn_in_new_session(&["sleep", "300"]).flood(5, 100);
+        let caller = match number % KINDS {
+            0 => Caller::workflow(stack, &url, &AgentScript::new()),
+            1 => Caller::workflow(stack, &url, &leaving),
+            2 => Caller::pull(stack, &url),
+            3 => Caller::pull(stack, &self.git.url("empty")),
+            4 => Caller::execute(stack, &leaving),
+            5 => Caller::execute(stack, &failing),
+            // Ended by its deadline, in the midst of its work.
+            _ => Caller::execute(stack, &leaving.hang()).with("timeoutSeconds", 1),
+        };
+        let end = caller.read().await.end;
+        (caller.id, end)
+    }
+}
+
+/// The count once it no longer changes, or is as it was before.
+async fn settled(stack: &Stack, temporary: &TempDir, before: Option<&Census>) -> Census {
+    let started = Instant::now();
+    let mut last = census(stack, temporary.path());
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = census(stack, temporary.path());
+        let is_still = before.is_none_or(|before| *before == now) && now == last;
+        if is_still || started.elapsed() > SETTLING {
+            return now;
+        }
+        last = now;
+    }
+}

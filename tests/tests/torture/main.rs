@@ -1,0 +1,105 @@
+//! The campaigns of `torture`, at sizes for every day. One after the other: their figures are of time and memory, and
+//! each wants the machine for itself.
+
+#![expect(clippy::disallowed_methods, reason = "a test starts a real process")]
+
+use std::time::Duration;
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use testkit::{
+    processes_of_directory, target_binary,
+    torture::{Flooded, Kill, Leaks, Readers, Report, SideBySide, Stops, Sweep, Target, Victim},
+    wait_for,
+};
+use tokio::sync::Mutex;
+
+/// Held by the one that runs.
+static MACHINE: Mutex<()> = Mutex::const_new(());
+
+async fn alone(campaign: impl Future<Output = Report>) -> Report {
+    let _machine = MACHINE.lock().await;
+    let report = campaign.await;
+    report.assert_whole();
+    report
+}
+
+fn killing(jobs: usize, every: u64, target: Target) -> Kill {
+    Kill {
+        jobs,
+        callers: 16,
+        every: Duration::from_millis(every),
+        target,
+        replicas: [5, 3, 3],
+        seed: 1,
+        workspace: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_are_killed_all_the_time() {
+    let report = alone(killing(300, 100, Target::Replicas).run()).await;
+    let killed = report.get("killed with a job").and_then(serde_json::Value::as_u64);
+    assert!(killed > Some(10), "too few had a job to mean anything: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gateway_is_killed_too() {
+    alone(killing(60, 300, Target::All).run()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_kill_in_the_life_of_each_job() {
+    let time = Duration::from_millis;
+    let sweep = Sweep { victims: Victim::ALL.to_vec(), step: time(400), until: time(400) };
+    alone(sweep.run()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_readers_are_cut_at_once() {
+    alone(Readers { readers: 100, cuts: 3 }.run()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_jobs_side_by_side() {
+    alone(SideBySide { jobs: 16, time: Duration::from_secs(5) }.run()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_that_nobody_reads() {
+    alone(Flooded { messages: 10_000 }.run()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_much_of_everything_as_before() {
+    alone(Leaks { jobs: 42, callers: 8 }.run()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_that_do_not_want_to_end() {
+    alone(Stops.run()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interrupted_it_leaves_no_stack_behind() {
+    let _machine = MACHINE.lock().await;
+    let workspace = tempfile::TempDir::new().unwrap();
+    let mut torture = tokio::process::Command::new(target_binary("torture"))
+        .args(["kill", "--callers", "2", "--replicas", "1,1,1", "--workspace"])
+        .arg(workspace.path())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let jobs = workspace.path().join(".stack/jobs");
+    wait_for("the first jobs", Duration::from_secs(60), || async {
+        (std::fs::read_dir(&jobs).ok()?.count() > 2).then_some(())
+    })
+    .await;
+    let pid = Pid::from_raw(torture.id().unwrap().cast_signed());
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert_eq!(torture.wait().await.unwrap().code(), Some(130));
+    let left = processes_of_directory(&workspace.path().canonicalize().unwrap());
+    assert!(left.is_empty(), "{left:#?}");
+}
