@@ -110,7 +110,7 @@ pub(super) fn ipvs(files: &dyn Files) -> Finding {
         Finding::advice(
             NAME,
             format!("the kernel does not have it ({ONLY})"),
-            "sudo modprobe ip_vs; where there is no such module, Swarm needs `endpoint_mode: dnsrr`",
+            "sudo modprobe ip_vs; where there is no such module, deploy-swarm.sh publishes the ports on one node",
         )
     }
 }
