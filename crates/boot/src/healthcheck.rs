@@ -34,6 +34,14 @@ pub struct Probe {
     pub closed: Closed,
 }
 
+impl Probe {
+    /// That of a replica, which listens on `PORT`, or on this one.
+    #[must_use]
+    pub const fn of_replica(default_port: u16) -> Self {
+        Self { port_variable: "PORT", default_port, closed: Closed::Well }
+    }
+}
+
 /// What a closed port means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
@@ -160,7 +168,7 @@ mod tests {
 
     use super::*;
 
-    const PROBE: Probe = Probe { port_variable: "PORT", default_port: 4000, closed: Closed::Well };
+    const PROBE: Probe = Probe::of_replica(4000);
 
     /// A server that answers its one caller with `answer`, or holds the connection open without a word.
     fn server(answer: Option<&'static str>) -> SocketAddr {

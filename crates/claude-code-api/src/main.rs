@@ -2,16 +2,12 @@
 
 use std::process::ExitCode;
 
-use boot::{Closed, Probe};
+use boot::Probe;
 use contract::Service;
 
 fn main() -> ExitCode {
     let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
     let about = env!("CARGO_PKG_DESCRIPTION");
-    let probe = Probe {
-        port_variable: "PORT",
-        default_port: Service::Claude.default_port(),
-        closed: Closed::Well,
-    };
+    let probe = Probe::of_replica(Service::Claude.default_port());
     boot::answer_arguments(name, about, version, probe).unwrap_or_else(claude_code_api::main).into()
 }

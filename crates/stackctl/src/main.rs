@@ -2,6 +2,7 @@
 
 mod cli;
 mod client;
+mod command;
 mod completions;
 mod demo;
 mod doctor;

@@ -18,6 +18,7 @@ mod watch;
 
 use std::process::ExitCode;
 
+use crate::command::complete;
 pub(crate) use api::Api;
 pub(crate) use draw::{clean, one_line};
 pub(crate) use error::{ClientError, chain, exit};
@@ -63,13 +64,5 @@ pub(crate) fn load(options: LoadOptions) -> ExitCode {
 }
 
 fn main(command: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
-    let result = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(command));
-    ExitCode::from(result.unwrap_or_else(|error| {
-        note(&format!("error: {error:#}"));
-        error.downcast_ref().map_or(exit::FAILED, ClientError::exit_code)
-    }))
+    complete(command, |error| error.downcast_ref().map_or(exit::FAILED, ClientError::exit_code))
 }

@@ -15,7 +15,7 @@ mod target;
 
 use std::process::ExitCode;
 
-use crate::client::note;
+use crate::command::complete;
 pub(crate) use options::{LogsOptions, PsOptions, ScaleOptions};
 
 /// `stackctl ps`.
@@ -34,13 +34,5 @@ pub(crate) fn logs(options: LogsOptions) -> ExitCode {
 }
 
 fn main(command: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
-    let result = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(command));
-    ExitCode::from(result.unwrap_or_else(|error| {
-        note(&format!("error: {error:#}"));
-        error::code_of(&error)
-    }))
+    complete(command, error::code_of)
 }
