@@ -195,14 +195,14 @@ impl Ending {
     /// A job of `service` that failed, or was cancelled if `code` says so.
     #[must_use]
     pub fn failure(service: Service, job: JobId, code: Code, error: &str) -> Self {
-        match service {
-            Service::Workflow => Self::workflow_failure(job, None, code, error),
-            Service::Pull => {
-                let event = PullEvent::Error { error, timestamp: Timestamp::now(), code };
-                Self::failed(EventLine::encode(&event), code, error)
-            }
-            Service::Claude => Self::agent_failure(code, error, &AgentSummary::default()),
-        }
+        (service.spec().failure)(job, code, error)
+    }
+
+    /// A pull that failed.
+    #[must_use]
+    pub fn pull_failure(code: Code, error: &str) -> Self {
+        let event = PullEvent::Error { error, timestamp: Timestamp::now(), code };
+        Self::failed(EventLine::encode(&event), code, error)
     }
 
     /// A workflow that failed in `step` (1: pull, 2: execute), or outside both.

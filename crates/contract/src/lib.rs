@@ -32,7 +32,7 @@ pub use request::{
     ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Origin, Place, PullRequest,
     RequestError, Secrets, WorkflowRequest,
 };
-pub use service::Service;
+pub use service::{PerService, Service, ServiceSpec};
 pub use session::{SessionDeleted, SessionList, SessionRequest, SessionView};
 pub use timestamp::Timestamp;
 pub use values::{BranchName, DirectoryName, Prompt, WorkspacePath};

@@ -1,33 +1,106 @@
-//! The three services.
+//! The services, as one table.
+//!
+//! Whatever differs from service to service and is a plain value stands in [`ServiceSpec`]; whatever a part
+//! keeps for each service is a [`PerService`]. So a new service is one variant of [`Service`] and one row of
+//! its table, and whoever builds a [`PerService`] by hand hears of it from the compiler.
+
+use std::ops::{Index, IndexMut};
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Code, Ending, JobId};
+
 /// One of the services whose replicas serve one job each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum Service {
     /// Pull, then execute.
-    #[serde(rename = "workflow-api")]
     Workflow,
     /// Clone or update a repository.
-    #[serde(rename = "github-pull-api")]
     Pull,
     /// Run Claude Code.
-    #[serde(rename = "claude-code-api")]
     Claude,
+}
+
+/// What is known about a service before it is started.
+#[derive(Debug)]
+pub struct ServiceSpec {
+    /// The name in URLs, logs, directories and container names, and of its program.
+    pub name: &'static str,
+    /// The name in flags, such as `--workflow` and `--port-workflow`, and in `scale workflow=5`.
+    pub short_name: &'static str,
+    /// What one replica does, in a few words for help texts.
+    pub summary: &'static str,
+    /// The TCP port that callers know it by.
+    pub default_port: u16,
+    /// The variable that moves its port at the gateway.
+    pub port_variable: &'static str,
+    /// How many replicas a stack has unless told otherwise.
+    pub default_replicas: usize,
+    /// The paths whose `POST` starts a job. The first is the one that help texts and examples use.
+    pub job_paths: &'static [&'static str],
+    /// The type of the event that ends a job that did what it was for.
+    pub success_event: &'static str,
+    /// The type of the event that ends a job that failed or was cancelled.
+    pub failure_event: &'static str,
+    /// How a failure is written, for jobs that no replica can end any more.
+    pub failure: fn(JobId, Code, &str) -> Ending,
 }
 
 impl Service {
     /// All of them, in the order of their ports from the front door inwards.
     pub const ALL: [Self; 3] = [Self::Workflow, Self::Pull, Self::Claude];
 
+    /// How many services there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Its row in the table.
+    #[must_use]
+    pub const fn spec(self) -> &'static ServiceSpec {
+        match self {
+            Self::Workflow => &ServiceSpec {
+                name: "workflow-api",
+                short_name: "workflow",
+                summary: "pulls a repository, then runs the agent on it",
+                default_port: 5000,
+                port_variable: "PORT_WORKFLOW",
+                default_replicas: 5,
+                job_paths: &["/api/workflow"],
+                success_event: "workflow_complete",
+                failure_event: "workflow_error",
+                failure: |job, code, error| Ending::workflow_failure(job, None, code, error),
+            },
+            Self::Pull => &ServiceSpec {
+                name: "github-pull-api",
+                short_name: "pull",
+                summary: "clones or updates a repository",
+                default_port: 4000,
+                port_variable: "PORT_PULL",
+                default_replicas: 3,
+                job_paths: &["/api/pull"],
+                success_event: "completed",
+                failure_event: "error",
+                failure: |_, code, error| Ending::pull_failure(code, error),
+            },
+            Self::Claude => &ServiceSpec {
+                name: "claude-code-api",
+                short_name: "claude",
+                summary: "runs the agent in a checkout",
+                default_port: 3000,
+                port_variable: "PORT_CLAUDE",
+                default_replicas: 3,
+                job_paths: &["/api/execute"],
+                success_event: "completed",
+                failure_event: "error",
+                failure: |_, code, error| Ending::agent_failure(code, error, &Default::default()),
+            },
+        }
+    }
+
     /// The name in URLs, logs, directories and container names.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Workflow => "workflow-api",
-            Self::Pull => "github-pull-api",
-            Self::Claude => "claude-code-api",
-        }
+        self.spec().name
     }
 
     /// The service of that name.
@@ -36,38 +109,170 @@ impl Service {
         Self::ALL.into_iter().find(|service| service.name() == name)
     }
 
-    /// The TCP port callers know it by.
+    /// The TCP port that callers know it by.
     #[must_use]
     pub const fn default_port(self) -> u16 {
-        match self {
-            Self::Workflow => 5000,
-            Self::Pull => 4000,
-            Self::Claude => 3000,
+        self.spec().default_port
+    }
+
+    /// The path of the request that examples use for its job.
+    #[must_use]
+    pub const fn job_path(self) -> &'static str {
+        match self.spec().job_paths {
+            [first, ..] => first,
+            [] => panic!("every service has a job path"),
         }
     }
 
-    /// The path of the request that is its job.
+    /// Whether a `POST` to `path` asks this service for a job.
     #[must_use]
-    pub const fn job_path(self) -> &'static str {
-        match self {
-            Self::Workflow => "/api/workflow",
-            Self::Pull => "/api/pull",
-            Self::Claude => "/api/execute",
-        }
+    pub fn has_job_path(self, path: &str) -> bool {
+        self.spec().job_paths.contains(&path)
     }
 
     /// Whether an event of this type ends a stream of this service.
     #[must_use]
     pub fn is_terminal(self, event_type: &str) -> bool {
-        match self {
-            Self::Workflow => matches!(event_type, "workflow_complete" | "workflow_error"),
-            Self::Pull | Self::Claude => matches!(event_type, "completed" | "error"),
-        }
+        let spec = self.spec();
+        event_type == spec.success_event || event_type == spec.failure_event
+    }
+
+    const fn index(self) -> usize {
+        self as usize
     }
 }
 
 impl std::fmt::Display for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl From<Service> for &'static str {
+    fn from(service: Service) -> Self {
+        service.name()
+    }
+}
+
+impl TryFrom<String> for Service {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::from_name(&name).ok_or_else(|| format!("there is no service '{name}'"))
+    }
+}
+
+/// One value for each service, found by the service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerService<T>([T; Service::COUNT]);
+
+impl<T> PerService<T> {
+    /// The values in the order of [`Service::ALL`].
+    #[must_use]
+    pub const fn new(values: [T; Service::COUNT]) -> Self {
+        Self(values)
+    }
+
+    /// Asks `value` for each service, in the order of [`Service::ALL`].
+    #[must_use]
+    pub fn from_fn(value: impl FnMut(Service) -> T) -> Self {
+        Self(Service::ALL.map(value))
+    }
+
+    /// Each service with its value.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (Service, &T)> {
+        Service::ALL.into_iter().zip(&self.0)
+    }
+
+    /// Each service with its value, to be changed.
+    pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = (Service, &mut T)> {
+        Service::ALL.into_iter().zip(&mut self.0)
+    }
+
+    /// The same with each value replaced by what `change` makes of it.
+    #[must_use]
+    pub fn map<U>(self, change: impl FnMut(T) -> U) -> PerService<U> {
+        PerService(self.0.map(change))
+    }
+
+    /// The values in the order of [`Service::ALL`].
+    #[must_use]
+    pub const fn as_array(&self) -> &[T; Service::COUNT] {
+        &self.0
+    }
+}
+
+impl<T> Index<Service> for PerService<T> {
+    type Output = T;
+
+    #[expect(clippy::indexing_slicing, reason = "the array is as long as there are services")]
+    fn index(&self, service: Service) -> &T {
+        &self.0[service.index()]
+    }
+}
+
+impl<T> IndexMut<Service> for PerService<T> {
+    #[expect(clippy::indexing_slicing, reason = "the array is as long as there are services")]
+    fn index_mut(&mut self, service: Service) -> &mut T {
+        &mut self.0[service.index()]
+    }
+}
+
+impl<T> IntoIterator for PerService<T> {
+    type Item = (Service, T);
+    type IntoIter = std::iter::Zip<
+        std::array::IntoIter<Service, { Service::COUNT }>,
+        std::array::IntoIter<T, { Service::COUNT }>,
+    >;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Service::ALL.into_iter().zip(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_service_finds_its_own_value() {
+        let names = PerService::from_fn(Service::name);
+        for (service, name) in names.iter() {
+            assert_eq!((names[service], *name), (service.name(), service.name()));
+        }
+    }
+
+    #[test]
+    fn no_two_rows_share_a_name_a_port_or_a_path() {
+        for one in Service::ALL {
+            for other in Service::ALL.into_iter().filter(|other| *other != one) {
+                let (a, b) = (one.spec(), other.spec());
+                assert_ne!(a.name, b.name);
+                assert_ne!(a.short_name, b.short_name);
+                assert_ne!(a.default_port, b.default_port);
+                assert_ne!(a.port_variable, b.port_variable);
+                assert!(a.job_paths.iter().all(|path| !other.has_job_path(path)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_failure_is_a_terminal_event_of_its_service() {
+        for service in Service::ALL {
+            let ending = Ending::failure(service, JobId::new(), Code::Cancelled, "why");
+            let event: serde_json::Value = serde_json::from_slice(ending.event.as_bytes()).unwrap();
+            assert_eq!(event["type"], service.spec().failure_event);
+            assert!(service.is_terminal(service.spec().success_event));
+        }
+    }
+
+    #[test]
+    fn a_service_is_its_name_in_json() {
+        for service in Service::ALL {
+            let json = serde_json::to_string(&service).unwrap();
+            assert_eq!(json, format!("\"{service}\""));
+            assert_eq!(serde_json::from_str::<Service>(&json).unwrap(), service);
+        }
+        assert!(serde_json::from_str::<Service>("\"echo-api\"").is_err());
     }
 }
