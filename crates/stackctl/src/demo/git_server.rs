@@ -35,8 +35,9 @@ impl GitServer {
         let listener = web::bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))
             .context("cannot listen on loopback")?;
         let path: Arc<Path> = path.into();
-        let server = Server::start(listener, move |request| serve(Arc::clone(&path), request))
-            .context("cannot serve the sample repository")?;
+        let server =
+            Server::start(listener, web::handler(move |request| serve(Arc::clone(&path), request)))
+                .context("cannot serve the sample repository")?;
         Ok(Self { server })
     }
 
