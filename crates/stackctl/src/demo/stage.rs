@@ -101,7 +101,7 @@ impl Stage {
     /// If it ends, or does not come up in time.
     pub(super) async fn start_stack(
         &mut self,
-        environment: Vec<(&'static str, OsString)>,
+        environment: Vec<(OsString, OsString)>,
     ) -> anyhow::Result<Ports> {
         let ports = Ports::free().context("there are no free ports on loopback")?;
         let log = File::create(self.log()).context("cannot write the stack's log")?;
