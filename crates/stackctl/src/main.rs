@@ -18,6 +18,9 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    if let Some(exit) = github_pull_api::connect_for_git() {
+        return exit;
+    }
     let mut args = std::env::args_os();
     if rehearsal::is_called(args.next().as_deref()) {
         return rehearsal::main(args);

@@ -153,6 +153,9 @@ impl Cast {
             environment.push(("IS_SANDBOX", "1".into()));
         }
         environment.push(("TMPDIR", stage.temporary().into()));
+        // The sample repository is served by this process.
+        environment.retain(|(name, _)| *name != "GIT_ALLOWED_NETWORKS");
+        environment.push(("GIT_ALLOWED_NETWORKS", "127.0.0.1".into()));
         Ok(environment)
     }
 
@@ -285,6 +288,6 @@ mod tests {
         let cast = Cast::choose(&DemoOptions::default()).unwrap();
         let names: Vec<_> =
             cast.environment(&stage).unwrap().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["PATH", "CLAUDE_BIN", "IS_SANDBOX", "TMPDIR"]);
+        assert_eq!(names, ["PATH", "CLAUDE_BIN", "IS_SANDBOX", "TMPDIR", "GIT_ALLOWED_NETWORKS"]);
     }
 }

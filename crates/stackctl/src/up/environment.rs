@@ -32,6 +32,10 @@ const PULL: &[&str] = &[
     "SSH_KEY_FILE",
     "SSH_KNOWN_HOSTS_FILE",
     "GIT_STALL_SECONDS",
+    "GIT_ALLOWED_HOSTS",
+    "GIT_ALLOWED_NETWORKS",
+    "HTTPS_PROXY",
+    "NO_PROXY",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 ];
