@@ -8,9 +8,11 @@ if ((BASH_VERSINFO[0] < 4)); then
 fi
 
 readonly OK=0 FAILED=1 USAGE=2 LACKING=3 NOT_CONVERGED=4
-readonly PARTS=(gateway workflow-api github-pull-api claude-code-api)
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly ROOT
+# The parts of the stack are the services of swarm.yml: GITHUB_PULL_API_IMAGE is the image of github-pull-api.
+mapfile -t PARTS < <(sed -n 's/^    image: ${\([A-Z_]*\)_IMAGE:.*/\1/p' "$ROOT/swarm.yml" | tr 'A-Z_' 'a-z-')
+readonly PARTS
 
 STACK=${STACK_NAME:-workflow-stack}
 ENV_FILE=
@@ -395,7 +397,7 @@ remove_old_secrets() {
 image_variable() { local name=${1//-/_}; printf '%s_IMAGE' "${name^^}"; }
 
 build_images() {
-    local part variable name arguments=()
+    local part target variable name arguments=()
     [[ $BUILD == yes ]] || return 0
     for name in "${OWN_SETTINGS[@]}"; do
         [[ -z ${!name-} ]] || arguments+=(--build-arg "$name=${!name}")
@@ -409,8 +411,10 @@ build_images() {
             continue
         fi
         step "building $part"
-        docker build --file "$ROOT/docker/Dockerfile" --target "$part" --tag "workflow-stack/$part" \
-            "${arguments[@]}" "$ROOT" || die "$FAILED" "the image of $part cannot be built"
+        target=service
+        ! grep -q "^FROM .* AS $part\$" "$ROOT/docker/Dockerfile" || target=$part
+        docker build --file "$ROOT/docker/Dockerfile" --target "$target" --tag "workflow-stack/$part" \
+            --build-arg "SERVICE=$part" "${arguments[@]}" "$ROOT" || die "$FAILED" "the image of $part cannot be built"
     done
 }
 

@@ -1,13 +1,6 @@
 //! `deploy-swarm.sh` before anything is deployed: what it refuses, with which exit code, and what it says.
 //! A fake `docker` on the `PATH` plays engines that are not here; `tests/swarm` has a real one.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::disallowed_methods,
-    reason = "helpers of tests fail loudly, and start the real script"
-)]
-
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
