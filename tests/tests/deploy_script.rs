@@ -190,7 +190,10 @@ fn invalid_settings_are_reported_with_their_line() {
     for (text, said) in [
         ("# nothing\n", "ANTHROPIC_API_KEY=sk-ant-"),
         ("ANTHROPIC_API_KEY=a\njust words s3cret\n", "line 2: this is not a setting"),
-        ("ANTHROPIC_API_KEY=\"s3cret\nmore\"\n", "line 1: the value of ANTHROPIC_API_KEY starts with a quote"),
+        (
+            "ANTHROPIC_API_KEY=\"s3cret\nmore\"\n",
+            "line 1: the value of ANTHROPIC_API_KEY starts with a quote",
+        ),
         ("ANTHROPIC_API_KEY=s3cret\"}\n", "ANTHROPIC_API_KEY: this is not a key"),
         ("CLAUDE_CODE_CREDENTIALS_JSON={\"key\": \"s3cret\"}\n", "the credential must be"),
         ("CLAUDE_CODE_CREDENTIALS_SECRET=/nonexistent\n", "cannot read /nonexistent"),
