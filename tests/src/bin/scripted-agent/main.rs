@@ -4,14 +4,6 @@
 //! Threads and no runtime, so that it starts in milliseconds. Signals are blocked in every thread
 //! and taken by one, so that SIGTERM ends it with 143, as it ends the CLI.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "a test's tool fails loudly and starts real processes"
-)]
-
 mod effects;
 mod flags;
 
