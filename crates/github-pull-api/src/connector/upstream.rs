@@ -48,12 +48,12 @@ pub(super) enum Unreachable {
 impl UpstreamProxy {
     /// Reads `HTTPS_PROXY` and `NO_PROXY`.
     pub fn read(settings: &mut Settings<'_>) -> Self {
-        let Some(proxy) = settings.text("HTTPS_PROXY") else { return Self(None) };
         let no_proxy = settings.text("NO_PROXY").unwrap_or_default();
+        let Some(proxy) = settings.text("HTTPS_PROXY") else { return Self(None) };
         // What does not parse is dropped in silence there, so a matcher without exceptions is asked first.
         let example = Uri::from_static("https://example.com/");
         let found = Matcher::builder().https(&proxy).build().intercept(&example);
-        if !found.is_some_and(|proxy| proxy.uri().scheme_str() == Some("http")) {
+        if found.is_none_or(|proxy| proxy.uri().scheme_str() != Some("http")) {
             settings.problem("HTTPS_PROXY", "use the URL of an HTTP proxy, like http://proxy:3128");
         }
         Self(Some(Arc::new(Matcher::builder().https(proxy).no(no_proxy).build())))
