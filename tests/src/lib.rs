@@ -10,14 +10,6 @@
 //!
 //! *Architecture invariant:* nothing that ships depends on this crate.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "a test helper fails loudly, and starts real git and real processes"
-)]
-
 mod agent_script;
 mod binaries;
 mod git_repo;

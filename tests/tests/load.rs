@@ -1,13 +1,6 @@
 //! Two hundred callers at once on five, three and three replicas: each gets its workflow, and no
 //! replica gets a second job. A binary of its own, so that its time means something.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "helpers of tests fail loudly"
-)]
-
 use std::{
     collections::BTreeMap,
     fs,

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contract::Service;
+use contract::{PerService, Service};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{GitServer, MockApi, Turn, http_json, wait_for};
@@ -124,14 +124,14 @@ impl Bench {
         format!("{}/{REPOSITORY}", self.git_url.url())
     }
 
-    /// Waits until 5, 3 and 3 replicas are idle.
+    /// Waits until as many replicas are idle as a stack has by default.
     pub(crate) async fn wait_until_idle(&self) {
-        self.wait_for_idle([5, 3, 3]).await;
+        self.wait_for_idle(PerService::from_fn(|service| service.spec().default_replicas)).await;
     }
 
     /// Waits until so many replicas of each service are idle, and none is busy.
-    pub(crate) async fn wait_for_idle(&self, counts: [u64; 3]) {
-        for (service, count) in Service::ALL.into_iter().zip(counts) {
+    pub(crate) async fn wait_for_idle(&self, counts: PerService<usize>) {
+        for (service, count) in counts {
             let what = format!("{count} idle replicas of {service}");
             wait_for(&what, PATIENCE, || async {
                 let status = self.status(service).await?;

@@ -8,14 +8,6 @@
 //! Runs as root with `SWARM_TESTS=1`, or where nothing may be skipped. `SWARM_TEST_DATA` names a directory for
 //! the engine's images, if they are to be found elsewhere than in the build directory at the next run.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "helpers of tests fail loudly, and start real programs"
-)]
-
 mod bench;
 mod cases;
 mod command;

@@ -1,10 +1,9 @@
 //! The campaigns of `torture`, at sizes for every day. One after the other: their figures are of time and memory, and
 //! each wants the machine for itself.
 
-#![expect(clippy::disallowed_methods, reason = "a test starts a real process")]
-
 use std::time::Duration;
 
+use contract::PerService;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -32,7 +31,7 @@ fn killing(jobs: usize, every: u64, target: Target) -> Kill {
         callers: 16,
         every: Duration::from_millis(every),
         target,
-        replicas: [5, 3, 3],
+        replicas: PerService::new([5, 3, 3]),
         seed: 1,
         workspace: None,
     }

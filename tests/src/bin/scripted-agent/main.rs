@@ -1,13 +1,6 @@
 //! Stands in for the Claude Code CLI in tests: the same flags, the same lines, the same exit codes, but what it does
 //! is a script in its prompt (see `testkit::Step`).
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::disallowed_methods,
-    reason = "a test's tool fails loudly and starts real processes"
-)]
-
 mod effects;
 
 use std::{env, path::Path, process, thread, time::Duration};

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use contract::Service;
+use contract::{PerService, Service};
 use serde_json::{Value, json};
 use testkit::{SseClient, wait_for};
 
@@ -31,7 +31,7 @@ pub(crate) async fn scaled_up_and_down_under_load(bench: Arc<Bench>) {
     scale(3);
     let ends = load.ends().await;
     ends.all_complete();
-    bench.wait_for_idle([3, 3, 3]).await;
+    bench.wait_for_idle(PerService::new([3, 3, 3])).await;
     say(&format!("scaled to 10 and to 3 under thirty callers: nothing lost, {:.1?}", ends.took));
     scale(5);
     bench.wait_until_idle().await;
@@ -128,7 +128,7 @@ pub(crate) async fn taken_away(bench: Arc<Bench>) {
     assert_eq!(events.last().unwrap().kind(), "workflow_complete");
     let said =
         tokio::time::timeout(Duration::from_secs(120), down).await.expect("it ends").unwrap();
-    assert!(said.contains("is still there"), "{said}");
+    assert!(said.contains("still exists"), "{said}");
     assert_eq!(bench.engine.docker(&["service", "ls", "--quiet"]), "");
     assert_eq!(bench.engine.docker(&["secret", "ls", "--quiet"]), "");
     assert!(bench.volume().join(".stack/jobs").is_dir());
@@ -154,7 +154,7 @@ pub(crate) async fn operators_commands(bench: Arc<Bench>) {
     };
     assert_eq!(shown(), ([5, 3, 3], 5));
     stackctl(&["scale", "workflow=7", "pull=4"]);
-    bench.wait_for_idle([7, 4, 3]).await;
+    bench.wait_for_idle(PerService::new([7, 4, 3])).await;
     assert_eq!(shown(), ([7, 4, 3], 7));
     stackctl(&["scale", "workflow=5", "pull=3"]);
     bench.wait_until_idle().await;

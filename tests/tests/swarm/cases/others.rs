@@ -2,7 +2,7 @@
 
 use std::{process::Command, sync::Arc};
 
-use contract::Service;
+use contract::{PerService, Service};
 use serde_json::json;
 use testkit::{SseClient, wait_for};
 
@@ -78,10 +78,10 @@ pub(crate) async fn one_engine_without_swarm(bench: Arc<Bench>) {
         text("docker compose", &command.output().expect("it is there"))
     };
     compose(&["up", "--detach", "--no-build"]);
-    bench.wait_for_idle([2, 2, 2]).await;
+    bench.wait_for_idle(PerService::new([2, 2, 2])).await;
     let ends = Load::start(&bench, unequal(6)).ends().await;
     ends.all_complete();
-    bench.wait_for_idle([2, 2, 2]).await;
+    bench.wait_for_idle(PerService::new([2, 2, 2])).await;
     say(&format!("six at once on one engine without Swarm: {:.1?}", ends.took));
     compose(&["down", "--volumes"]);
 }
