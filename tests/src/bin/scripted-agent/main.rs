@@ -33,6 +33,7 @@ fn main() {
     claude_stand_in::run(flags, persona, turn)
 }
 
+#[expect(clippy::exit, reason = "a script that does not parse ends the agent")]
 fn turn(agent: &Agent, prompt: &str) -> Ending {
     if let Some(path) = env::var_os("SCRIPTED_AGENT_LOG_RUN") {
         log_run(agent, Path::new(&path));
@@ -57,6 +58,7 @@ fn turn(agent: &Agent, prompt: &str) -> Ending {
     })
 }
 
+#[expect(clippy::exit, reason = "a script may say so")]
 fn take(agent: &Agent, step: Step, result: &mut Option<Ending>) {
     match step {
         Step::SleepMs(milliseconds) => agent.pause(Duration::from_millis(milliseconds)),
