@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use contract::{
     Code, RequestError, Service, SessionDeleted, SessionId, SessionList, SessionRequest,
+    UnknownFields,
 };
 use http::{Method, Request, Response, StatusCode};
 use web::{BODY_LIMIT, Body};
@@ -80,16 +81,14 @@ where
     B: hyper::body::Body<Data = Bytes>,
 {
     let body = web::read_optional_json_body(request, BODY_LIMIT).await?;
-    let request = SessionRequest::parse(&body, workspace.root_text())?;
+    let request = SessionRequest::parse(&body, workspace.root_text(), UnknownFields::Ignored)?;
     let workspace = workspace.clone();
     let view = blocking(move || {
         let id = SessionId::new();
         let place = match request.workspace {
-            Some(asked) => workspace.resolve(&asked).map_err(|why| RequestError {
-                code: Code::InvalidField,
-                message: format!("'workspace': {why}"),
-                field: Some("workspace"),
-            })?,
+            Some(asked) => {
+                workspace.resolve(&asked).map_err(|why| RequestError::field("workspace", why))?
+            }
             None => workspace.make_session_place(id).map_err(|error| error.refusal())?,
         };
         let (session, _turn) =
