@@ -24,7 +24,7 @@ use std::{
     collections::BTreeSet,
     io,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -178,6 +178,11 @@ impl Connector {
     /// `RepoUrl` let through.
     pub(crate) fn ssh_option() -> String {
         format!("ProxyCommand=\"${RELAY_VARIABLE}\" '%h' '%p'")
+    }
+
+    /// The program that ssh and git run to come here.
+    pub(crate) fn relay(&self) -> &Path {
+        &self.shared.settings.relay
     }
 
     /// The port of loopback that git has to reach.
