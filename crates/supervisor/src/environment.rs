@@ -156,10 +156,8 @@ mod tests {
         let _ = settings.text("WORKSPACE_DIR");
         match part {
             Part::Replica(Service::Pull) => drop(settings.secret("TOKEN_FILE", "TOKEN")),
-            Part::Replica(Service::Claude) => {
-                if settings.text("KEY").is_none() {
-                    settings.or("OTHER_KEY", 0_u16);
-                }
+            Part::Replica(Service::Claude) if settings.text("KEY").is_none() => {
+                settings.or("OTHER_KEY", 0_u16);
             }
             _ => {}
         }
