@@ -3,6 +3,7 @@
 use axum::extract::{Path, Request, State, rejection::PathRejection};
 use contract::{
     Code, RequestError, SessionDeleted, SessionId, SessionList, SessionRequest, SessionView,
+    UnknownFields,
 };
 use http::Response;
 use web::{BODY_LIMIT, Body};
@@ -36,7 +37,7 @@ pub(crate) async fn create(State(front): State<Front>, request: Request) -> Resp
     let workspace = front.shared.workspace.clone();
     let made = async {
         let body = web::read_optional_json_body(request, BODY_LIMIT).await?;
-        let request = SessionRequest::parse(&body, workspace.root_text())?;
+        let request = SessionRequest::parse(&body, workspace.root_text(), UnknownFields::Ignored)?;
         blocking(move || make(&workspace, &request)).await
     };
     reply(made.await)
@@ -45,11 +46,9 @@ pub(crate) async fn create(State(front): State<Front>, request: Request) -> Resp
 fn make(workspace: &Workspace, request: &SessionRequest) -> Result<SessionView, RequestError> {
     let id = SessionId::new();
     let place = match &request.workspace {
-        Some(asked) => workspace.resolve(asked).map_err(|why| RequestError {
-            code: Code::InvalidField,
-            message: format!("'workspace': {why}"),
-            field: Some("workspace"),
-        })?,
+        Some(asked) => {
+            workspace.resolve(asked).map_err(|why| RequestError::field("workspace", why))?
+        }
         None => workspace.make_session_place(id).map_err(|error| error.refusal())?,
     };
     let (session, _turn) =

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use contract::{Code, EventLine, Queued, Timestamp};
+use contract::{Code, EventLine, QueuedEvent, Timestamp};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use web::Ids;
 use workspace::{CancelOnDisconnect, Job, blocking};
@@ -104,7 +104,7 @@ pub(crate) fn from_queue(
                 Stage::Fresh => {}
                 Stage::Waiting { position, waiting_for } => {
                     let queued =
-                        Queued { service: ticket.service, position, waiting_for, timestamp: Timestamp::now() };
+                        QueuedEvent { service: ticket.service, position, waiting_for, timestamp: Timestamp::now() };
                     // In no journal, so it has no id to come back to.
                     yield Ok(web::frame(None, EventLine::encode(&queued).as_bytes()));
                 }

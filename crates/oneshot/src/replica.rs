@@ -313,7 +313,7 @@ fn hold(taken: workspace::Result<Option<HeldTurn>>, turn: &Turn) -> Result<HeldT
     taken.map_err(|error| error.refusal())?.ok_or_else(|| RequestError {
         code: Code::Busy,
         message: format!("another job works in {turn}: send the request again when it is done"),
-        field: Some(turn.field()),
+        field: Some(turn.field().into()),
     })
 }
 

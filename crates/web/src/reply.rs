@@ -27,12 +27,16 @@ pub type Refusal = Box<Response<Body>>;
 /// The one place that chooses the status of an error.
 fn status(code: Code) -> StatusCode {
     match code {
-        Code::InvalidJson | Code::InvalidField | Code::SchemeNotAllowed => StatusCode::BAD_REQUEST,
+        Code::InvalidJson | Code::InvalidField | Code::UnknownField | Code::SchemeNotAllowed => {
+            StatusCode::BAD_REQUEST
+        }
         Code::Unauthorized => StatusCode::UNAUTHORIZED,
+        Code::BudgetExceeded => StatusCode::PAYMENT_REQUIRED,
+        Code::Forbidden => StatusCode::FORBIDDEN,
         Code::NotFound | Code::SessionNotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::Deadline => StatusCode::REQUEST_TIMEOUT,
-        Code::Claimed | Code::WorkspaceGone => StatusCode::CONFLICT,
+        Code::Claimed | Code::WorkspaceGone | Code::SessionDamaged => StatusCode::CONFLICT,
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::Busy | Code::QueueFull | Code::QueueTimeout | Code::Terminated => {

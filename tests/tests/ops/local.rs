@@ -247,11 +247,9 @@ async fn the_socket_belongs_to_one_and_survives_none() {
         [&["up", "--workspace", &text, "--workflow=0", "--pull=0", "--claude=0"], &ports[..]];
     let mut second = stackctl(NO_ENGINE, &arguments.concat()).spawn().unwrap();
     let mut said = BufReader::new(second.stderr.take().unwrap()).lines();
-    let hears = async {
-        while !said.next_line().await.unwrap().unwrap().contains("another `stackctl up` has this") {
-        }
-    };
-    tokio::time::timeout(PATIENCE, hears).await.expect("it says so");
+    let holder = format!("another `stackctl up` (process {}) runs in this workspace", first.pid());
+    let hears = async { while !said.next_line().await.unwrap().unwrap().contains(&holder) {} };
+    tokio::time::timeout(PATIENCE, hears).await.expect("it says who has the socket");
     let target = async || {
         let said = ran(NO_ENGINE, &["ps", "--workspace", &text, "--json"]).await;
         said.json()["target"].as_str().unwrap().to_owned()
