@@ -1,4 +1,4 @@
-//! What the tests here have in common.
+//! Helpers for these tests.
 
 use std::{
     process::{Output, Stdio},
@@ -9,10 +9,10 @@ use serde_json::Value;
 use testkit::target_binary;
 use tokio::process::Command;
 
-/// How long anything may take that has no bound of its own. It matters only when a test fails.
+/// The deadline for anything that has no deadline of its own. It matters only when a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a command has said.
+/// The exit code and the output of a command.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) code: i32,
@@ -26,25 +26,25 @@ impl Said {
     }
 }
 
-/// `stackctl` with these arguments, in an environment with nothing but `host` for an engine.
+/// `stackctl` with these arguments, in an environment in which `host` is the only engine.
 pub(crate) fn stackctl(host: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(target_binary("stackctl"));
     command.args(arguments).env_clear().env("DOCKER_HOST", host).kill_on_drop(true);
-    // Not a workspace by chance.
+    // So that it does not find a workspace by accident.
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-/// Runs it to its end.
+/// Runs `stackctl` until it exits.
 pub(crate) async fn ran(host: &str, arguments: &[&str]) -> Said {
     finished(stackctl(host, arguments)).await
 }
 
-/// Runs any command to its end.
+/// Runs any command until it exits.
 pub(crate) async fn finished(mut command: Command) -> Said {
     let output = tokio::time::timeout(PATIENCE, command.output()).await;
     let Output { status, stdout, stderr } =
-        output.unwrap_or_else(|_| panic!("no end: {command:?}")).unwrap();
+        output.unwrap_or_else(|_| panic!("did not exit: {command:?}")).unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Said { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
 }

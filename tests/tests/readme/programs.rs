@@ -1,4 +1,4 @@
-//! The programs of the page: clients in other languages.
+//! The programs on the page: clients in other languages.
 
 use testkit::skip;
 
@@ -8,10 +8,10 @@ use crate::{
     scene::Scene,
 };
 
-/// Runs each block of a language, and expects it to print every event of a workflow.
+/// Runs each block in a language, and expects it to print every event of a workflow.
 async fn runs(test: &str, language: &str, interpreter: &str, arguments: &[&str]) {
     if !has(interpreter) {
-        return skip(test, &format!("there is no {interpreter}"));
+        return skip(test, &format!("{interpreter} is not installed"));
     }
     let (blocks, _) = parts(README);
     let programs: Vec<_> = blocks.iter().filter(|block| block.language == language).collect();
