@@ -7,13 +7,13 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use testkit::{AgentScript, GitServer, Stack, is_alive, wait_for};
+use testkit::{AgentScript, GitServer, PATIENCE, Stack, is_alive, wait_for};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Child,
 };
 
-use crate::support::{PATIENCE, ran, stackctl};
+use crate::support::{ran, stackctl};
 
 /// An engine address that does not exist, because no command may ask an engine about this machine's
 /// stack.
@@ -160,9 +160,9 @@ async fn logs_of_the_stack_of_one_service_and_of_a_job() {
     std::fs::write(&gate, "").unwrap();
     let workspace = workspace(&stack);
     let logs = async |more: &[&str]| {
-        let said = ran(NO_ENGINE, &[&["logs", "--workspace", &workspace], more].concat()).await;
-        assert_eq!(said.code, 0, "{said:?}");
-        said.stdout
+        let output = ran(NO_ENGINE, &[&["logs", "--workspace", &workspace], more].concat()).await;
+        assert_eq!(output.code, 0, "{output:?}");
+        output.stdout
     };
 
     let follow = ["logs", "--workspace", &workspace, "--follow", "--tail", "0", "claude"];
@@ -223,17 +223,17 @@ async fn commands_without_a_stack_fail_with_a_hint() {
     let workspace = empty.path().to_str().unwrap();
     for command in [&["ps"][..], &["scale", "workflow=2"], &["logs"]] {
         let arguments = [command, &["--workspace", workspace]].concat();
-        let said = ran(NO_ENGINE, &[&arguments[..], &["--local"]].concat()).await;
-        assert_eq!(said.code, 3, "{said:?}");
-        assert!(said.stderr.contains("stackctl up --workspace"), "{said:?}");
-        let said = ran(NO_ENGINE, &[&arguments[..], &["--swarm"]].concat()).await;
-        assert_eq!(said.code, 3, "{said:?}");
-        assert!(said.stderr.contains("DOCKER_HOST"), "{said:?}");
-        let said = ran(NO_ENGINE, &arguments).await;
-        assert_eq!(said.code, 3, "{said:?}");
+        let output = ran(NO_ENGINE, &[&arguments[..], &["--local"]].concat()).await;
+        assert_eq!(output.code, 3, "{output:?}");
+        assert!(output.stderr.contains("stackctl up --workspace"), "{output:?}");
+        let output = ran(NO_ENGINE, &[&arguments[..], &["--swarm"]].concat()).await;
+        assert_eq!(output.code, 3, "{output:?}");
+        assert!(output.stderr.contains("DOCKER_HOST"), "{output:?}");
+        let output = ran(NO_ENGINE, &arguments).await;
+        assert_eq!(output.code, 3, "{output:?}");
         assert!(
-            said.stderr.contains(workspace) && said.stderr.contains("no such socket"),
-            "{said:?}"
+            output.stderr.contains(workspace) && output.stderr.contains("no such socket"),
+            "{output:?}"
         );
     }
 }
@@ -250,15 +250,16 @@ async fn the_socket_belongs_to_the_first_up_and_is_removed_with_it() {
     let arguments =
         [&["up", "--workspace", &text, "--workflow=0", "--pull=0", "--claude=0"], &ports[..]];
     let mut second = stackctl(NO_ENGINE, &arguments.concat()).spawn().unwrap();
-    let mut said = BufReader::new(second.stderr.take().unwrap()).lines();
+    let mut output = BufReader::new(second.stderr.take().unwrap()).lines();
     let hears = async {
-        while !said.next_line().await.unwrap().unwrap().contains("another `stackctl up` has this") {
+        while !output.next_line().await.unwrap().unwrap().contains("another `stackctl up` has this")
+        {
         }
     };
     tokio::time::timeout(PATIENCE, hears).await.expect("the second `up` prints a warning");
     let target = async || {
-        let said = ran(NO_ENGINE, &["ps", "--workspace", &text, "--json"]).await;
-        said.json()["target"].as_str().unwrap().to_owned()
+        let output = ran(NO_ENGINE, &["ps", "--workspace", &text, "--json"]).await;
+        output.json()["target"].as_str().unwrap().to_owned()
     };
     assert!(target().await.contains(&first.pid().to_string()));
     let pid = second.id().unwrap().cast_signed();

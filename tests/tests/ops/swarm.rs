@@ -4,12 +4,12 @@
 use std::process::Stdio;
 
 use serde_json::{Value, json};
-use testkit::{skip, wait_for};
+use testkit::{CommandOutput, PATIENCE, skip, wait_for};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
     engine::Engine,
-    support::{PATIENCE, Said, ran, stackctl},
+    support::{ran, stackctl},
 };
 
 const STACK: &str = "ops-test";
@@ -92,11 +92,11 @@ fn row<'a>(ps: &'a Value, service: &str) -> &'a Value {
     rows.iter().find(|row| row["service"] == service).unwrap()
 }
 
-async fn shows(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
+async fn shows(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> CommandOutput) {
     let shown = wait_for("restarts, a failure and numbers of containers", PATIENCE, || async {
-        let said = asked(&["ps", "--json"]).await;
-        assert_eq!(said.code, 0, "{said:?}");
-        let shown = said.json();
+        let output = asked(&["ps", "--json"]).await;
+        assert_eq!(output.code, 0, "{output:?}");
+        let shown = output.json();
         let restarts = row(&shown, "workflow-api")["restarts"]["count"].as_u64().unwrap();
         let measured = row(&shown, "gateway")["memoryBytes"].as_u64().is_some();
         let failed = !shown["failures"].as_array().unwrap().is_empty();
@@ -118,7 +118,7 @@ async fn shows(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
     assert!(drawn.contains("gateway.1") && drawn.contains("1/1"), "{drawn}");
 }
 
-async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
+async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> CommandOutput) {
     let spec = || {
         let service = format!("{STACK}_workflow-api");
         let spec = engine.docker(&["service", "inspect", "--format", "{{json .Spec}}", &service]);
@@ -169,7 +169,7 @@ async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
     }
 }
 
-async fn logs(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
+async fn logs(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> CommandOutput) {
     let all = asked(&["logs"]).await;
     assert_eq!(all.code, 0, "{all:?}");
     for line in [

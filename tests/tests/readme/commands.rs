@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use testkit::skip;
+use nix::sys::signal::Signal;
+use testkit::{CommandOutput, RunningCommand, skip};
 
 use crate::{
     page::{README, commands, parts, spans},
-    scene::{Said, Scene},
+    scene::Scene,
 };
 
 /// The expected result of a command.
@@ -102,18 +103,18 @@ async fn every_command_works_as_described() {
     for (command, does) in COMMANDS {
         match does {
             Shows(text) => {
-                let said = run(&scene, command, &done, &session).await;
-                assert_eq!(said.code, 0, "{command}: {said:?}");
-                assert!(said.stdout.contains(text), "{command}: {said:?}");
+                let output = run(&scene, command, &done, &session).await;
+                assert_eq!(output.code, 0, "{command}: {output:?}");
+                assert!(output.stdout.contains(text), "{command}: {output:?}");
                 if command.contains("$LAST") {
-                    assert!(!said.stdout.contains("workflow_started"), "{command}: {said:?}");
+                    assert!(!output.stdout.contains("workflow_started"), "{command}: {output:?}");
                 }
             }
             Serves => serve(&scene, command).await,
             Cancels => {
                 let job = scene.endless().await;
-                let said = run(&scene, command, &job, &session).await;
-                assert_eq!(said.code, 0, "{command}: {said:?}");
+                let output = run(&scene, command, &job, &session).await;
+                assert_eq!(output.code, 0, "{command}: {output:?}");
                 scene.job_leaves(&job, "running").await;
                 assert_eq!(scene.job(&job).await["state"], "cancelled", "{command}");
             }
@@ -123,7 +124,7 @@ async fn every_command_works_as_described() {
 }
 
 /// Runs a command until it exits. `job` and `session` replace the placeholders in it.
-async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> Said {
+async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> CommandOutput {
     let short = &job[job.len() - 8..];
     let mut shell = scene.program("bash", &["-c", &scene.localized(command, short)]);
     shell.env("ID", job).env("SESSION", session);
@@ -137,16 +138,16 @@ async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> Said {
         let events = scene.events(job).await;
         shell.env("LAST", events[events.len() - 2].id.as_deref().unwrap());
     }
-    scene.start(shell).ended().await
+    RunningCommand::start(shell).finish().await
 }
 
 async fn serve(scene: &Scene, command: &str) {
     let shell = scene.program("bash", &["-c", &scene.localized(command, "")]);
-    let running = scene.start(shell);
-    running.says("ready. Try:").await;
-    running.interrupt();
-    let said = running.ended().await;
-    assert_eq!(said.code, 0, "{command}: {said:?}");
+    let running = RunningCommand::start(shell);
+    running.prints("ready. Try:").await;
+    running.signal_group(Signal::SIGINT);
+    let output = running.finish().await;
+    assert_eq!(output.code, 0, "{command}: {output:?}");
 }
 
 /// Whether this machine has a program.
@@ -162,11 +163,11 @@ async fn the_recording_matches_the_demo() {
     let scene = Scene::new().await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/demo.sed");
     let demo = format!("set -o pipefail; cargo stack demo | sed -E -f '{script}'");
-    let said = scene.start(scene.program("bash", &["-c", &demo])).ended().await;
-    assert_eq!((said.code, &*said.stderr), (0, ""), "{said:?}");
+    let output = RunningCommand::start(scene.program("bash", &["-c", &demo])).finish().await;
+    assert_eq!((output.code, &*output.stderr), (0, ""), "{output:?}");
     let (blocks, _) = parts(README);
     let recording = blocks.iter().find(|block| block.language == "text").unwrap();
-    assert_eq!(said.stdout.trim_start(), recording.text, "run tests/record-demo.sh");
+    assert_eq!(output.stdout.trim_start(), recording.text, "run tests/record-demo.sh");
 }
 
 /// Every flag that the page mentions exists.
@@ -179,7 +180,7 @@ async fn every_flag_exists() {
         "doctor",
     ] {
         let shell = scene.program("stackctl", &[command, "--help"]);
-        help.push_str(&scene.start(shell).ended().await.stdout);
+        help.push_str(&RunningCommand::start(shell).finish().await.stdout);
     }
     let known: BTreeSet<_> = help
         .split(|c: char| !(c.is_alphanumeric() || c == '-'))

@@ -1,6 +1,6 @@
 //! The programs on the page: clients in other languages.
 
-use testkit::skip;
+use testkit::{RunningCommand, skip};
 
 use crate::{
     commands::has,
@@ -20,10 +20,10 @@ async fn runs(test: &str, language: &str, interpreter: &str, arguments: &[&str])
     for program in programs {
         let text = scene.localized(&program.text, "");
         let arguments = [arguments, &[&*text]].concat();
-        let said = scene.start(scene.program(interpreter, &arguments)).ended().await;
-        assert_eq!((said.code, &*said.stderr), (0, ""), "{said:?}");
+        let output = RunningCommand::start(scene.program(interpreter, &arguments)).finish().await;
+        assert_eq!((output.code, &*output.stderr), (0, ""), "{output:?}");
         for kind in ["workflow_started", "pull_progress", "connected", "workflow_complete"] {
-            assert!(said.stdout.contains(&format!("'{kind}'")), "{kind}: {said:?}");
+            assert!(output.stdout.contains(&format!("'{kind}'")), "{kind}: {output:?}");
         }
     }
 }

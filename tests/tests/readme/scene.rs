@@ -1,25 +1,19 @@
 //! A stack, and a shell in which the page's commands reach it.
 
 use std::{
-    fs::{self, File},
+    fs,
     net::TcpListener,
     os::unix::fs::{PermissionsExt as _, symlink},
     process::Stdio,
-    time::Duration,
 };
 
 use contract::Service;
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{Fault, GitServer, SseClient, SseEvent, Stack, http_json, target_binary, wait_for};
-use tokio::process::{Child, Command};
-
-/// The deadline for anything that has no deadline of its own. It matters only when a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+use testkit::{
+    Fault, GitServer, PATIENCE, SseClient, SseEvent, Stack, http_json, target_binary, wait_for,
+};
+use tokio::process::Command;
 
 /// Names on the page, which the tests replace.
 const REPOSITORY: &str = "https://github.com/user/repo.git";
@@ -45,14 +39,6 @@ pub(crate) struct Scene {
     pub(crate) stack: Stack,
     git: GitServer,
     home: TempDir,
-}
-
-/// The exit code and the output of a command that has exited.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
 }
 
 impl Scene {
@@ -108,15 +94,8 @@ impl Scene {
         command.env("STACK_URL", self.stack.workflow_url());
         command.env("CLAUDE_BIN", self.home.path().join("claude-rehearsal"));
         command.env("IS_SANDBOX", "1").env("ANTHROPIC_API_KEY", "sk-ant-test-0123456789abcdef");
-        command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+        command.stdin(Stdio::null()).process_group(0);
         command
-    }
-
-    pub(crate) fn start(&self, mut command: Command) -> Running {
-        let output = TempDir::new_in(self.home.path()).unwrap();
-        let file = |name| File::create(output.path().join(name)).unwrap();
-        command.stdout(file("stdout")).stderr(file("stderr"));
-        Running { child: command.spawn().unwrap(), output }
     }
 
     /// Starts a workflow on one of the repositories. Nobody follows it once it runs.
@@ -168,40 +147,5 @@ impl Scene {
             (self.job(id).await["state"] != state).then_some(())
         })
         .await;
-    }
-}
-
-/// A running command with its output in files.
-pub(crate) struct Running {
-    child: Child,
-    output: TempDir,
-}
-
-impl Running {
-    fn read(&self, name: &str) -> String {
-        String::from_utf8(fs::read(self.output.path().join(name)).unwrap()).unwrap()
-    }
-
-    /// Waits until the command has printed this text on either stream.
-    pub(crate) async fn says(&self, text: &str) {
-        wait_for(&format!("the output to contain {text:?}"), PATIENCE, || async {
-            let said = [self.read("stdout"), self.read("stderr")];
-            said.iter().any(|said| said.contains(text)).then_some(())
-        })
-        .await;
-    }
-
-    /// Sends what the terminal driver sends on Ctrl-C.
-    pub(crate) fn interrupt(&self) {
-        let pid = self.child.id().expect("the child has not been waited for");
-        killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGINT).unwrap();
-    }
-
-    pub(crate) async fn ended(mut self) -> Said {
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        let (stdout, stderr) = (self.read("stdout"), self.read("stderr"));
-        let status = status.unwrap_or_else(|_| panic!("did not exit: {stdout} {stderr}")).unwrap();
-        let code = status.code().unwrap_or_else(|| panic!("killed: {stderr}"));
-        Said { code, stdout, stderr }
     }
 }
