@@ -10,7 +10,6 @@
 //!
 //! *Architecture invariant:* no crate that ships depends on this one.
 
-mod agent_messages;
 mod agent_script;
 mod binaries;
 mod command;
@@ -27,8 +26,7 @@ mod stack;
 pub mod torture;
 mod wait;
 
-pub use agent_messages::{AgentMessages, Partial};
-pub use agent_script::{AgentScript, Flood, ResultStep, Spawn, Step};
+pub use agent_script::{AgentScript, Flood, Spawn, Step};
 pub use binaries::{real_claude, scripted_agent, skip, target_binary};
 pub use command::{CommandOutput, RunningCommand};
 pub use git_server::{Fault, GitServer};

@@ -251,12 +251,11 @@ async fn the_socket_belongs_to_the_first_up_and_is_removed_with_it() {
         [&["up", "--workspace", &text, "--workflow=0", "--pull=0", "--claude=0"], &ports[..]];
     let mut second = stackctl(NO_ENGINE, &arguments.concat()).spawn().unwrap();
     let mut output = BufReader::new(second.stderr.take().unwrap()).lines();
-    let hears = async {
-        while !output.next_line().await.unwrap().unwrap().contains("another `stackctl up` has this")
-        {
-        }
-    };
-    tokio::time::timeout(PATIENCE, hears).await.expect("the second `up` prints a warning");
+    let holder = format!("another `stackctl up` (process {}) runs in this workspace", first.pid());
+    let hears = async { while !output.next_line().await.unwrap().unwrap().contains(&holder) {} };
+    tokio::time::timeout(PATIENCE, hears)
+        .await
+        .expect("the second `up` prints who owns the socket");
     let target = async || {
         let output = ran(NO_ENGINE, &["ps", "--workspace", &text, "--json"]).await;
         output.json()["target"].as_str().unwrap().to_owned()

@@ -19,7 +19,7 @@ use crate::{
     engine::Engine,
     forward::Forward,
     images,
-    network::ENGINE,
+    network::{ENGINE, HERE},
 };
 
 /// The deadline for anything that has no deadline of its own. It matters only when a test fails.
@@ -75,6 +75,7 @@ impl Bench {
         settings.insert("ANTHROPIC_API_KEY", KEY.into());
         settings.insert("GITHUB_TOKEN", TOKEN.into());
         settings.insert("ANTHROPIC_BASE_URL", api_url.url());
+        settings.insert("GIT_ALLOWED_NETWORKS", HERE.into());
         settings.extend(PORTS.map(|(_, name, port)| (name, port.to_string())));
         let bench = Self {
             base_size,
