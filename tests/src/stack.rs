@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use contract::{PerService, Service};
 use http::StatusCode;
 use nix::{
     sys::signal::{Signal, kill},
@@ -39,10 +40,10 @@ const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// What a stack is to be.
 #[derive(Debug)]
 pub struct StackBuilder {
-    replicas: [usize; 3],
+    replicas: PerService<usize>,
     environment: BTreeMap<OsString, OsString>,
     workspace: Option<PathBuf>,
-    ports: Option<[u16; 3]>,
+    ports: Option<PerService<u16>>,
     arguments: Vec<OsString>,
     binary: Option<PathBuf>,
 }
@@ -50,7 +51,7 @@ pub struct StackBuilder {
 impl Default for StackBuilder {
     fn default() -> Self {
         Self {
-            replicas: [1, 1, 1],
+            replicas: PerService::from_fn(|_| 1),
             environment: BTreeMap::new(),
             workspace: None,
             ports: None,
@@ -61,10 +62,19 @@ impl Default for StackBuilder {
 }
 
 impl StackBuilder {
-    /// So many replicas of each service; one of each if not said.
+    /// This many replicas of the three services; one of each by default.
     #[must_use]
     pub fn replicas(mut self, workflow: usize, pull: usize, claude: usize) -> Self {
-        self.replicas = [workflow, pull, claude];
+        self.replicas[Service::Workflow] = workflow;
+        self.replicas[Service::Pull] = pull;
+        self.replicas[Service::Claude] = claude;
+        self
+    }
+
+    /// This many replicas of each service.
+    #[must_use]
+    pub const fn replicas_of_each(mut self, replicas: PerService<usize>) -> Self {
+        self.replicas = replicas;
         self
     }
 
@@ -82,9 +92,9 @@ impl StackBuilder {
         self
     }
 
-    /// On these ports, as a stack before it; on free ones if not said.
+    /// On these ports, such as those of an earlier stack; on free ones by default.
     #[must_use]
-    pub fn ports(mut self, ports: [u16; 3]) -> Self {
+    pub fn ports(mut self, ports: PerService<u16>) -> Self {
         self.ports = Some(ports);
         self
     }
@@ -120,8 +130,8 @@ impl StackBuilder {
 pub struct Stack {
     child: Child,
     pid: u32,
-    replicas: [usize; 3],
-    ports: [u16; 3],
+    replicas: PerService<usize>,
+    ports: PerService<u16>,
     workspace: PathBuf,
     log: PathBuf,
     _directory: TempDir,
@@ -147,11 +157,10 @@ impl Stack {
         let ports = builder.ports.unwrap_or_else(free_ports);
         let mut command = Command::new(builder.binary.unwrap_or_else(|| target_binary("stackctl")));
         command.arg("up").arg("--workspace").arg(&workspace);
-        for (service, (count, port)) in
-            ["workflow", "pull", "claude"].into_iter().zip(builder.replicas.into_iter().zip(ports))
-        {
-            command.arg(format!("--{service}")).arg(count.to_string());
-            command.arg(format!("--port-{service}")).arg(port.to_string());
+        for (service, count) in builder.replicas {
+            let name = service.spec().short_name;
+            command.arg(format!("--{name}")).arg(count.to_string());
+            command.arg(format!("--port-{name}")).arg(ports[service].to_string());
         }
         command.args(builder.arguments).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &home);
@@ -159,6 +168,8 @@ impl Stack {
             ("CLAUDE_CODE_CREDENTIALS_JSON", r#"{"apiKey":"sk-ant-test-0123456789abcdef"}"#),
             ("IS_SANDBOX", "1"),
             ("LOG_LEVEL", "info"),
+            // The git servers of tests are on this machine.
+            ("GIT_ALLOWED_NETWORKS", "127.0.0.0/8,::1"),
         ];
         command.envs(defaults);
         if !builder.environment.contains_key(&OsString::from("CLAUDE_BIN")) {
@@ -177,7 +188,8 @@ impl Stack {
     /// # Panics
     /// If that takes more than a minute, or the stack ends.
     pub async fn wait_until_idle(&self) {
-        for (port, count) in self.ports.into_iter().zip(self.replicas) {
+        for (service, port) in self.ports {
+            let count = self.replicas[service];
             let what = format!("{count} idle replicas at port {port}");
             wait_for(&what, START_DEADLINE, || async move {
                 assert!(is_alive(self.pid), "stackctl has ended");
@@ -189,28 +201,28 @@ impl Stack {
         }
     }
 
-    /// The ports of the workflow, the pull and the claude service.
+    /// The port of each service.
     #[must_use]
-    pub fn ports(&self) -> [u16; 3] {
+    pub const fn ports(&self) -> PerService<u16> {
         self.ports
     }
 
     /// The base URL of the workflow service, without a slash at its end.
     #[must_use]
     pub fn workflow_url(&self) -> String {
-        base_url(self.ports[0])
+        base_url(self.ports[Service::Workflow])
     }
 
     /// The base URL of the pull service.
     #[must_use]
     pub fn pull_url(&self) -> String {
-        base_url(self.ports[1])
+        base_url(self.ports[Service::Pull])
     }
 
     /// The base URL of the claude service.
     #[must_use]
     pub fn claude_url(&self) -> String {
-        base_url(self.ports[2])
+        base_url(self.ports[Service::Claude])
     }
 
     /// The shared volume, as a real path.
@@ -326,10 +338,10 @@ fn base_url(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-/// Ports nobody has at the moment. All are held until all are known, so that no two are alike.
+/// Ports that are free at the moment. All are held until all are known, so that they differ.
 #[must_use]
-pub fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+pub fn free_ports() -> PerService<u16> {
+    let listeners = PerService::from_fn(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
@@ -359,10 +371,8 @@ mod tests {
     #[test]
     fn ports_differ_and_are_free() {
         let ports = free_ports();
-        assert!(ports[0] != ports[1] && ports[1] != ports[2] && ports[0] != ports[2]);
-        for port in ports {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
-        }
+        let listeners = ports.map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
+        assert_eq!(listeners.map(|listener| listener.local_addr().unwrap().port()), ports);
     }
 
     #[test]

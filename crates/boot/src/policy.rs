@@ -1,6 +1,6 @@
 //! What an operator allows callers to ask for.
 
-use contract::{FileRepositories, Limits, Policy};
+use contract::{FileRepositories, Limits, Policy, UnknownFields};
 
 use crate::Settings;
 
@@ -23,6 +23,7 @@ pub fn read_policy(settings: &mut Settings<'_>) -> Policy {
     }
     Policy {
         file_repositories,
+        unknown_fields: UnknownFields::default(),
         limits: Limits {
             job_timeout_seconds: settings.seconds("JOB_TIMEOUT_SECONDS", 3600).as_secs(),
             max_turns,
@@ -67,7 +68,7 @@ mod tests {
 
     #[test]
     fn absent_limits_do_not_bind() {
-        let (Policy { file_repositories, limits }, problems) = read(&[]);
+        let (Policy { file_repositories, limits, .. }, problems) = read(&[]);
         assert!(problems.is_empty());
         assert_eq!(
             (file_repositories, limits.job_timeout_seconds),

@@ -38,6 +38,7 @@
 mod bounds;
 mod cgroup;
 mod child;
+mod confinement;
 mod ender;
 mod guest;
 pub mod machine;
@@ -50,8 +51,12 @@ mod this_process;
 
 pub use bounds::{JobBounds, LimitedBy};
 pub use child::Child;
+pub use confinement::{Confinement, is_confinement_available};
 pub use guest::Guest;
-pub use nix::{sys::signal::Signal, unistd::Pid};
+pub use nix::{
+    sys::{resource::Resource, signal::Signal},
+    unistd::Pid,
+};
 pub use processes::descendants;
 pub use sweep::{kill_adopted, kill_descendants, kill_descendants_now};
 pub use this_process::{become_subreaper, hide_environment};

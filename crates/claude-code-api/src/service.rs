@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use boot::{Exit, Settings};
-use contract::{Code, ExecuteRequest, Policy, RequestError};
+use contract::{ExecuteRequest, Policy, RequestError};
 use futures_util::Stream;
 use oneshot::{JobContext, JobService, Step};
 use serde_json::{Map, Value};
@@ -33,11 +33,7 @@ impl JobService for ClaudeCodeApi {
 
     fn check(&self, workspace: &Workspace, request: &ExecuteRequest) -> Result<(), RequestError> {
         let Some(path) = &request.workspace else { return Ok(()) };
-        workspace.resolve(path).map(drop).map_err(|why| RequestError {
-            code: Code::InvalidField,
-            message: format!("'workspace': {why}"),
-            field: Some("workspace"),
-        })
+        workspace.resolve(path).map(drop).map_err(|why| RequestError::field("workspace", why))
     }
 
     fn run(

@@ -1,11 +1,14 @@
 //! The machine-readable reasons.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why something was refused or failed; a caller may match on it, so names never change.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        ///
+        /// A name that this version does not know reads as [`Internal`](Self::Internal): parts of a stack may be of
+        /// two versions during an update, and a new reason must not make a whole record unreadable.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Code { $($(#[doc = $doc])+ $variant,)+ }
 
@@ -33,6 +36,8 @@ codes! {
     InvalidJson = "invalid_json",
     /// A field is missing, of the wrong type or out of bounds.
     InvalidField = "invalid_field",
+    /// There is no such field.
+    UnknownField = "unknown_field",
     /// This replica already has a job.
     Busy = "busy",
     /// The gateway's queue holds as many jobs as it may.
@@ -51,6 +56,8 @@ codes! {
     BodyTooLarge = "body_too_large",
     /// A credential is missing or wrong.
     Unauthorized = "unauthorized",
+    /// The caller may not do this.
+    Forbidden = "forbidden",
     /// The repository has no such branch.
     BranchNotFound = "branch_not_found",
     /// The repository has no commit.
@@ -69,6 +76,12 @@ codes! {
     Diverged = "diverged",
     /// Incoming commits touch files with local changes.
     CheckoutConflict = "checkout_conflict",
+    /// The repository is damaged, or holds what git refuses to check out.
+    RepositoryInvalid = "repository_invalid",
+    /// The repository needs more room than a pull may take.
+    TooLarge = "too_large",
+    /// git failed for a reason that has no code of its own.
+    GitFailed = "git_failed",
     /// Repository URLs of this scheme are not allowed.
     SchemeNotAllowed = "scheme_not_allowed",
     /// The Claude Code CLI is not installed or cannot be started.
@@ -81,8 +94,14 @@ codes! {
     AgentNoResult = "agent_no_result",
     /// The Messages API answered with an error.
     AgentApiError = "agent_api_error",
+    /// The agent took as many turns as it may.
+    MaxTurns = "max_turns",
+    /// The agent spent as much money as it may.
+    BudgetExceeded = "budget_exceeded",
     /// No such session to resume.
     SessionNotFound = "session_not_found",
+    /// The session's files are there and cannot be read.
+    SessionDamaged = "session_damaged",
     /// The session's workspace is not there any more.
     WorkspaceGone = "workspace_gone",
     /// A caller cancelled the job, or its parent ended.
@@ -99,8 +118,17 @@ codes! {
     DiskFull = "disk_full",
     /// The job's journal is as long as it may be.
     JournalFull = "journal_full",
+    /// The job's journal is shorter than it was when the job ended: its last events are lost.
+    JournalDamaged = "journal_damaged",
     /// A fault of this software.
     Internal = "internal",
+}
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Ok(Self::from_name(&name).unwrap_or(Self::Internal))
+    }
 }
 
 impl std::fmt::Display for Code {
@@ -118,6 +146,14 @@ mod tests {
         for code in Code::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), serde_json::json!(code.as_str()));
             assert_eq!(Code::from_name(code.as_str()), Some(*code));
+            let again = serde_json::from_value::<Code>(serde_json::json!(code.as_str())).unwrap();
+            assert_eq!(again, *code);
         }
+    }
+
+    #[test]
+    fn a_code_of_a_newer_version_is_still_read() {
+        assert_eq!(serde_json::from_str::<Code>("\"of_tomorrow\"").unwrap(), Code::Internal);
+        assert!(serde_json::from_str::<Code>("7").is_err());
     }
 }

@@ -18,7 +18,7 @@ pub enum PullEvent<'a> {
     Message { message: &'a str, timestamp: Timestamp },
     /// How far the transfer is. `received` and `total` are objects or files, `bytes` are bytes.
     Progress { stage: &'a str, received: u64, total: u64, bytes: u64, timestamp: Timestamp },
-    /// The checkout is there.
+    /// The checkout is ready.
     Completed {
         job_id: JobId,
         target_path: &'a str,
@@ -28,7 +28,7 @@ pub enum PullEvent<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         commit: Option<&'a str>,
     },
-    /// It is not.
+    /// There is no checkout.
     Error { error: &'a str, timestamp: Timestamp, code: Code },
 }
 
@@ -156,7 +156,7 @@ pub enum WorkflowEvent<'a> {
 /// Where a job stands in the gateway's queue. Sent when it changes; in no journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename = "queued", rename_all = "camelCase")]
-pub struct Queued {
+pub struct QueuedEvent {
     /// The service whose replica it waits for.
     pub service: Service,
     /// From 1.
@@ -164,7 +164,7 @@ pub struct Queued {
     /// What it waits for, if not for a replica alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
-    /// When it was so.
+    /// When it stood there.
     pub timestamp: Timestamp,
 }
 

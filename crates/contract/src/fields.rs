@@ -1,31 +1,63 @@
 //! Reads the fields of a JSON body one by one, so that an error names its field.
 
+use std::cell::RefCell;
+
 use serde_json::{Map, Value};
 
-use crate::{Code, RequestError};
+use crate::{Code, RequestError, UnknownFields};
 
-/// A body that is a JSON object. `null` means absent; unknown fields are ignored.
-pub(crate) struct Fields(Map<String, Value>);
+/// How many characters of an unknown field's name the error repeats.
+const SHOWN_NAME: usize = 64;
+
+/// A body that is a JSON object. `null` means absent.
+pub(crate) struct Fields {
+    map: Map<String, Value>,
+    /// The names that were asked for, which are those that this version knows.
+    known: RefCell<Vec<&'static str>>,
+}
 
 impl Fields {
     pub(crate) fn parse(body: &[u8]) -> Result<Self, RequestError> {
+        let invalid = |message: &str| Err(RequestError::new(Code::InvalidJson, message));
+        if let [0xFE, 0xFF, ..] | [0xFF, 0xFE, ..] = body {
+            return invalid("the body is UTF-16: send it as UTF-8");
+        }
+        // Some editors and libraries of Windows begin every text with a byte order mark.
+        let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
         if body.iter().all(u8::is_ascii_whitespace) {
-            return Err(RequestError::new(
-                Code::InvalidJson,
-                "the body is empty: send a JSON object",
-            ));
+            return invalid("the body is empty: send a JSON object");
         }
         match serde_json::from_slice(body) {
-            Ok(Value::Object(map)) => Ok(Self(map)),
-            Ok(_) => Err(RequestError::new(Code::InvalidJson, "the body is not a JSON object")),
-            Err(error) => {
-                Err(RequestError::new(Code::InvalidJson, format!("the body is not JSON: {error}")))
-            }
+            Ok(Value::Object(map)) => Ok(Self { map, known: RefCell::default() }),
+            Ok(_) => invalid("the body is not a JSON object"),
+            Err(error) => invalid(&format!("the body is not JSON: {error}")),
         }
     }
 
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
+    fn get(&self, name: &'static str) -> Option<&Value> {
+        self.known.borrow_mut().push(name);
+        self.map.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Refuses a field that has not been asked for, if `unknown` says so. For when all others have been read.
+    pub(crate) fn finish(self, unknown: UnknownFields) -> Result<(), RequestError> {
+        if unknown == UnknownFields::Ignored {
+            return Ok(());
+        }
+        let known = self.known.into_inner();
+        let stranger = self
+            .map
+            .iter()
+            .find(|(name, value)| !value.is_null() && !known.iter().any(|known| known == name));
+        let Some((name, _)) = stranger else { return Ok(()) };
+        let shown: String = name.chars().take(SHOWN_NAME).collect();
+        let why = match nearest(name, &known) {
+            Some(nearest) => format!("there is no such field: did you mean '{nearest}'?"),
+            None => {
+                format!("there is no such field: leave it out, or use one of {}", known.join(", "))
+            }
+        };
+        Err(RequestError::field_code(Code::UnknownField, shown, why))
     }
 
     pub(crate) fn string(&self, name: &'static str) -> Result<Option<&str>, RequestError> {
@@ -69,8 +101,7 @@ impl Fields {
         name: &'static str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<T, RequestError> {
-        let text =
-            self.string(name)?.ok_or_else(|| RequestError::field(name, "is missing".into()))?;
+        let text = self.string(name)?.ok_or_else(|| RequestError::field(name, "is missing"))?;
         parse(text).map_err(|why| RequestError::field(name, why))
     }
 
@@ -84,4 +115,25 @@ impl Fields {
             .map(|text| parse(text).map_err(|why| RequestError::field(name, why)))
             .transpose()
     }
+}
+
+/// The known name that `name` is most likely a misspelling of.
+fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    /// Names are short; a longer one is no misspelling, and comparing takes time.
+    const LONGEST: usize = 64;
+    if name.len() > LONGEST {
+        return None;
+    }
+    // `max_turns` and `MaxTurns` differ from `maxTurns` in style only.
+    let plain = |name: &str| -> String {
+        name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let name = plain(name);
+    let distance = |known: &str| strsim::damerau_levenshtein(&name, &plain(known));
+    known
+        .iter()
+        .map(|known| (distance(known), *known))
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known)
 }

@@ -23,11 +23,16 @@ macro_rules! id {
         impl FromStr for $name {
             type Err = InvalidId;
 
-            /// Takes the hyphenated form in lower case, the only one that is ever written.
+            /// Takes the hyphenated form in either case; it is always written in lower case.
             fn from_str(text: &str) -> Result<Self, InvalidId> {
                 let id = Uuid::try_parse(text).map_err(|_| InvalidId($what))?;
                 let check: fn(&Uuid) -> bool = $check;
-                if id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) != text || !check(&id) {
+                // `Uuid` reads forms without hyphens, in braces and as a URN too.
+                let written = id.hyphenated();
+                let is_hyphenated = written
+                    .encode_lower(&mut Uuid::encode_buffer())
+                    .eq_ignore_ascii_case(text);
+                if !is_hyphenated || !check(&id) {
                     return Err(InvalidId($what));
                 }
                 Ok(Self(id))
@@ -62,20 +67,20 @@ macro_rules! id {
 
 /// The text is not an identifier of the kind asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not {0}")]
+#[error("is not {0}")]
 pub struct InvalidId(&'static str);
 
 id!(
     /// A job. `UUIDv7`, so that a listing in order of names is a listing in order of time.
-    JobId, Uuid::now_v7(), |id| id.get_version_num() == 7, "a job id (a UUIDv7 in lower case)"
+    JobId, Uuid::now_v7(), |id| id.get_version_num() == 7, "a job id (a UUIDv7)"
 );
 id!(
     /// One life of one replica: a restarted replica is another one.
-    ReplicaId, Uuid::now_v7(), |_| true, "a replica id (a UUID in lower case)"
+    ReplicaId, Uuid::now_v7(), |_| true, "a replica id (a UUID)"
 );
 id!(
     /// A Claude session. `UUIDv4`, as the CLI makes them.
-    SessionId, Uuid::new_v4(), |_| true, "a session id (a UUID in lower case)"
+    SessionId, Uuid::new_v4(), |_| true, "a session id (a UUID)"
 );
 
 #[cfg(test)]
@@ -83,12 +88,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_written_form_is_read() {
+    fn only_the_hyphenated_form_is_read_in_either_case() {
         let id = JobId::new();
         assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
         for bad in [
             String::new(),
-            id.to_string().to_uppercase(),
             id.to_string().replace('-', ""),
             format!("{{{id}}}"),
             "../../etc/passwd".into(),

@@ -22,15 +22,15 @@ mod timestamp;
 mod values;
 
 pub use code::Code;
-pub use event::{AgentSummary, Ending, ExecuteEvent, PullEvent, Queued, WorkflowEvent};
+pub use event::{AgentSummary, Ending, ExecuteEvent, PullEvent, QueuedEvent, WorkflowEvent};
 pub use id::{JobId, ReplicaId, SessionId};
 pub use job::{JobList, JobState, JobView, Repo, RepoList};
 pub use line::{EventLine, LineError};
-pub use policy::{FileRepositories, Limits, Policy};
+pub use policy::{FileRepositories, Limits, Policy, UnknownFields};
 pub use repo_url::{RepoUrl, Scheme};
 pub use request::{
-    ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Origin, Place, PullRequest,
-    RequestError, Secrets, WorkflowRequest,
+    CloneFilter, ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Place, PullOptions,
+    PullRequest, RequestError, Requester, Secrets, WorkflowRequest,
 };
 pub use service::{PerService, Service, ServiceSpec};
 pub use session::{SessionDeleted, SessionList, SessionRequest, SessionView};

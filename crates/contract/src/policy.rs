@@ -5,18 +5,30 @@
 pub struct Policy {
     /// Whether `file://` URLs and plain paths are repositories too.
     pub file_repositories: FileRepositories,
+    /// What becomes of a request with a field that this version does not know.
+    pub unknown_fields: UnknownFields,
     /// Bounds on what an agent may use.
     pub limits: Limits,
 }
 
-/// Whether repositories on the server's own disk may be named.
+/// Whether callers may name repositories on the server's own disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FileRepositories {
     /// They are refused: a caller could read any repository the service can.
     #[default]
     Refused,
-    /// They are taken.
+    /// They are accepted.
     Allowed,
+}
+
+/// What becomes of a request with a field that this version does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownFields {
+    /// The field is ignored: between parts of a stack, which may be of two versions during an update.
+    #[default]
+    Ignored,
+    /// The request is refused: for callers, whose misspelled field would be paid work on other terms.
+    Refused,
 }
 
 /// Bounds on the optional fields of an execute request.

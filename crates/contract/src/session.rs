@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{RequestError, SessionId, Timestamp, WorkspacePath, fields::Fields};
+use crate::{RequestError, SessionId, Timestamp, UnknownFields, WorkspacePath, fields::Fields};
 
 /// `POST /api/sessions`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,12 +16,13 @@ impl SessionRequest {
     ///
     /// # Errors
     /// What is wrong with the body, for the caller.
-    pub fn parse(body: &[u8], root: &str) -> Result<Self, RequestError> {
+    pub fn parse(body: &[u8], root: &str, unknown: UnknownFields) -> Result<Self, RequestError> {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self::default());
         }
         let fields = Fields::parse(body)?;
         let workspace = fields.optional("workspace", |text| WorkspacePath::parse(text, root))?;
+        fields.finish(unknown)?;
         Ok(Self { workspace })
     }
 }
@@ -75,12 +76,17 @@ mod tests {
     #[test]
     fn a_session_may_be_asked_for_with_nothing() {
         for empty in [b"".as_slice(), b" \n", b"{}", br#"{"workspace": null}"#] {
-            assert_eq!(SessionRequest::parse(empty, "/w").unwrap(), SessionRequest::default());
+            assert_eq!(
+                SessionRequest::parse(empty, "/w", UnknownFields::Refused).unwrap(),
+                SessionRequest::default()
+            );
         }
-        let request = SessionRequest::parse(br#"{"workspace": "/w/app"}"#, "/w").unwrap();
+        let request =
+            SessionRequest::parse(br#"{"workspace": "/w/app"}"#, "/w", UnknownFields::Refused)
+                .unwrap();
         assert_eq!(request.workspace.unwrap().as_str(), "app");
         for bad in [br#"{"workspace": "../x"}"#.as_slice(), br#"{"workspace": 1}"#, b"[]", b"x"] {
-            assert!(SessionRequest::parse(bad, "/w").is_err());
+            assert!(SessionRequest::parse(bad, "/w", UnknownFields::Ignored).is_err());
         }
     }
 
@@ -90,16 +96,19 @@ mod tests {
         let parse = |body: &str| ExecuteRequest::parse(body.as_bytes(), "/w", &policy).unwrap();
         let (id, other) = (SessionId::new(), SessionId::new());
         let plain = parse(r#"{"prompt": "x"}"#);
-        assert_eq!(plain.place(crate::Origin::Caller), Place::Own);
+        assert_eq!(plain.place(crate::Requester::Caller), Place::Own);
         let named = plain.in_session(id).unwrap();
         assert_eq!(
-            (named.session(), named.place(crate::Origin::Caller)),
+            (named.session(), named.place(crate::Requester::Caller)),
             (Some(id), Place::OfSession)
         );
         let same = parse(&format!(r#"{{"prompt": "x", "resumeSessionId": "{id}"}}"#));
         assert_eq!(same.in_session(id).unwrap(), named);
         let wrong = parse(&format!(r#"{{"prompt": "x", "resumeSessionId": "{other}"}}"#));
         let error = wrong.in_session(id).unwrap_err();
-        assert_eq!((error.code, error.field), (Code::InvalidField, Some("resumeSessionId")));
+        assert_eq!(
+            (error.code, error.field.as_deref()),
+            (Code::InvalidField, Some("resumeSessionId"))
+        );
     }
 }

@@ -42,7 +42,8 @@ text!(
     DirectoryName
 );
 text!(
-    /// A branch name by git's own rules (`git check-ref-format --branch`), not beginning with `-`.
+    /// The name of a branch or a tag by git's own rules (`git check-ref-format`), not beginning with `-`, or the id
+    /// of a commit.
     BranchName
 );
 text!(
@@ -104,13 +105,9 @@ impl BranchName {
     /// # Errors
     /// A sentence for the caller.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let error = || Err("not a branch name that git accepts".to_owned());
-        if text.is_empty()
-            || text.len() > 244
-            || text.starts_with('-')
-            || text == "@"
-            || text == "HEAD"
-        {
+        let error =
+            || Err("is not a name that git accepts for a branch, a tag or a commit".to_owned());
+        if text.is_empty() || text.len() > 244 || text.starts_with('-') || text == "HEAD" {
             return error();
         }
         let bad =
@@ -234,7 +231,19 @@ mod tests {
 
     #[test]
     fn branch_names() {
-        for good in ["main", "feature/x", "v1.0", "a@b", "ü"] {
+        for good in [
+            "main",
+            "feature/x",
+            "feature/#123",
+            "semi;colon",
+            "fix-\"quote",
+            "refs/heads/x",
+            "v1.0",
+            "a@b",
+            "@",
+            "ü",
+            "0b1f8a0e5a3e4bd58ba55e8be7c7a1d60b1f8a0e",
+        ] {
             assert!(BranchName::parse(good).is_ok(), "{good}");
         }
         for bad in [
@@ -254,7 +263,6 @@ mod tests {
             "a.lock",
             "a.lock/b",
             "a.",
-            "@",
             "HEAD",
             "a@{1}",
             "a\0",

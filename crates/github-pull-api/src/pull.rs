@@ -36,7 +36,18 @@ pub fn pull(
     async_stream::stream! {
         let id = context.id;
         let repo_url = request.repo_url.clone();
-        let target = target(&context, &request);
+        let found = {
+            let (context, request) = (context.clone(), request.clone());
+            workspace::blocking(move || target(&context, &request)).await
+        };
+        let target = match found {
+            Ok(target) => target,
+            Err(why) => {
+                let sentence = format!("'workspace': {why}");
+                yield Step::End(failure(id, Code::WorkspaceGone, &sentence));
+                return;
+            }
+        };
         let target_path = target.to_string_lossy().into_owned();
         yield Step::Event(EventLine::encode(&PullEvent::Connected {
             job_id: id,
@@ -85,16 +96,20 @@ pub fn pull(
     }
 }
 
-/// Where the checkout goes.
-fn target(context: &JobContext, request: &PullRequest) -> PathBuf {
+/// Where the checkout goes. Blocking.
+fn target(context: &JobContext, request: &PullRequest) -> std::result::Result<PathBuf, String> {
     let workspace = &context.workspace;
-    match (&request.directory, context.parent) {
+    if let Some(path) = &request.workspace {
+        // A link in it must not lead out of the workspace.
+        return Ok(workspace.root().join(workspace.resolve(path)?.as_str()));
+    }
+    Ok(match (&request.directory, context.parent) {
         (Some(name), _) => workspace.checkout(name),
         (None, Some(parent)) => {
             workspace.job_directory(parent).join(request.repo_url.directory_name().as_str())
         }
         (None, None) => workspace.checkout(&request.repo_url.directory_name()),
-    }
+    })
 }
 
 /// The end of a job that was asked to end.

@@ -49,6 +49,8 @@ pub(crate) fn run(
             repo_url: request.repo_url.clone(),
             branch: request.branch.clone(),
             directory: request.directory.clone(),
+            workspace: None,
+            options: request.pull_options.clone(),
         };
         let body = pull.to_body(Secrets::Exposed);
         let mut target = Err(internal("the pull ended without saying where"));
@@ -104,7 +106,7 @@ pub(crate) fn run(
             timestamp: Timestamp::now(),
         });
         yield message("Running Claude Code");
-        let execute = ExecuteRequest { prompt: request.prompt, workspace: Some(workspace), options: request.options };
+        let execute = ExecuteRequest { prompt: request.prompt, workspace: Some(workspace), options: request.execute_options };
         let mut result = Err(internal("the agent ended without saying how"));
         let mut events =
             Box::pin(child(&config, &context, Service::Claude, execute.to_body(Secrets::Exposed)));

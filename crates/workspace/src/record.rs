@@ -1,7 +1,8 @@
 //! What a job was asked to do: `job.json`.
 
 use contract::{
-    DirectoryName, JobId, Origin, Place, ReplicaId, RepoUrl, Secrets, Service, SessionId, Timestamp,
+    DirectoryName, JobId, Place, ReplicaId, RepoUrl, Requester, Secrets, Service, SessionId,
+    Timestamp,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -71,12 +72,12 @@ impl JobRecord {
         job_id: JobId,
         parent: Option<JobId>,
     ) -> Self {
-        let origin = if parent.is_some() { Origin::Workflow } else { Origin::Caller };
+        let requester = if parent.is_some() { Requester::Workflow } else { Requester::Caller };
         let body = String::from_utf8(request.to_body(Secrets::Withheld)).ok();
         // A request that was parsed is a JSON object again when it is written.
         let body = body.and_then(|body| RawValue::from_string(body).ok()).unwrap_or_default();
         let session = request.session();
-        let directory = match request.place(origin) {
+        let directory = match request.place(requester) {
             Place::Own => None,
             Place::Checkout(name) => Some(name),
             // Through links: what counts is where it really works.

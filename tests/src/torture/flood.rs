@@ -148,7 +148,7 @@ async fn job(stack: &Stack, messages: usize, audience: Audience) -> (Peaks, Dura
 
 /// Readers who hold a connection each, and take next to nothing from it.
 async fn stall(stack: &Stack, id: &str, body: &str, readers: &mut JoinSet<()>) {
-    let port = stack.ports()[2];
+    let port = stack.ports()[Service::Claude];
     let head = format!(
         "Host: localhost:{port}\r\nContent-Type: application/json\r\nX-Job-Id: {id}\r\n\
          Content-Length: {}\r\n\r\n{body}",

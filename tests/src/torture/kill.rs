@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contract::Service;
+use contract::{PerService, Service};
 use fastrand::Rng;
 use tempfile::TempDir;
 use tokio::{
@@ -67,7 +67,7 @@ pub struct Kill {
     /// Who is killed.
     pub target: Target,
     /// Replicas of each service.
-    pub replicas: [usize; 3],
+    pub replicas: PerService<usize>,
     /// What the jobs and the victims come from.
     pub seed: u64,
     /// Where the volume is; a fresh place, gone afterwards, if not said.
@@ -102,9 +102,8 @@ impl Kill {
     pub async fn run(self) -> Report {
         let mut report = Report::new("kill", Some(self.seed));
         let temporary = TempDir::new().unwrap();
-        let [workflow, pull, claude] = self.replicas;
         let mut stack = Stack::builder()
-            .replicas(workflow, pull, claude)
+            .replicas_of_each(self.replicas)
             .env("LOG_LEVEL", "warn")
             .env("TMPDIR", temporary.path());
         if let Some(workspace) = &self.workspace {

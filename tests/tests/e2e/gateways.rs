@@ -21,15 +21,16 @@ async fn second(stack: &Stack) -> Second {
     let ports = free_ports();
     let mut command = Command::new(target_binary("stackctl"));
     command.args(["serve", "gateway"]).env("BIND_ADDRESS", "127.0.0.1");
-    for (name, port) in ["PORT_WORKFLOW", "PORT_PULL", "PORT_CLAUDE"].into_iter().zip(ports) {
-        command.env(name, port.to_string());
+    for (service, port) in ports {
+        command.env(service.spec().port_variable, port.to_string());
     }
     command.env("WORKSPACE_DIR", stack.workspace()).stderr(Stdio::null()).kill_on_drop(true);
     let child = command.spawn().unwrap();
-    let claude_url = format!("http://127.0.0.1:{}", ports[2]);
+    let port = ports[Service::Claude];
+    let claude_url = format!("http://127.0.0.1:{port}");
     let health = format!("{claude_url}/health");
     wait_for("the second gateway", PATIENCE, || async {
-        let listens = tokio::net::TcpStream::connect(("127.0.0.1", ports[2])).await.is_ok();
+        let listens = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
         (listens && http_json("GET", &health, None, &[]).await.0 == 200).then_some(())
     })
     .await;

@@ -1,14 +1,6 @@
 //! The whole stack, end to end: a real `stackctl up`, real sockets, real git, real processes. Only
 //! the model is played, by `scripted-agent` or by a mock API behind the real CLI.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "helpers of tests fail loudly, and start real processes"
-)]
-
 mod cancel;
 mod chaos;
 mod clients;

@@ -59,7 +59,7 @@ impl Busy {
         Self { stack, git, marks, responses: vec![pull, agent, flow, waiting] }
     }
 
-    fn ports(&self) -> [String; 3] {
+    fn urls(&self) -> [String; 3] {
         [self.stack.workflow_url(), self.stack.pull_url(), self.stack.claude_url()]
     }
 }
@@ -81,7 +81,7 @@ async fn health_status_and_listings_while_every_replica_is_busy() {
         assert!(registry(stack, service).is_empty(), "{service} is not busy");
     }
     let root = json!(stack.workspace());
-    for (port, depth) in busy.ports().iter().zip([1, 1, 0]) {
+    for (port, depth) in busy.urls().iter().zip([1, 1, 0]) {
         let health = quick(&format!("{port}/health")).await;
         assert_eq!(health["status"], "ok");
         assert!(health["workspace"] == root || health["services"]["githubPullApi"].is_string());

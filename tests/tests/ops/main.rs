@@ -1,12 +1,5 @@
-//! `stackctl ps`, `scale` and `logs`: on a stack that `up` runs, and on a real engine's Swarm.
-
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "helpers of tests fail loudly, and start real processes"
-)]
+//! `stackctl ps`, `scale` and `logs`, with a stack that `up` runs and with a Swarm on a real
+//! engine.
 
 mod engine;
 mod local;

@@ -137,13 +137,13 @@ fn workflow_events() {
             code: Code::Cancelled,
             step: Some(2),
         }),
-        json(&Queued {
+        json(&QueuedEvent {
             service: Service::Workflow,
             position: 1,
             waiting_for: None,
             timestamp: now(),
         }),
-        json(&Queued {
+        json(&QueuedEvent {
             service: Service::Pull,
             position: 2,
             waiting_for: Some("x".into()),

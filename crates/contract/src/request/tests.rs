@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::{Limits, UnknownFields};
 
 fn workflow(body: &serde_json::Value) -> Result<WorkflowRequest, RequestError> {
     WorkflowRequest::parse(body.to_string().as_bytes(), "/w", &Policy::default())
@@ -10,19 +11,39 @@ fn workflow(body: &serde_json::Value) -> Result<WorkflowRequest, RequestError> {
 #[test]
 fn the_smallest_and_the_largest_request() {
     let smallest = workflow(&json!({"prompt": "x", "repoUrl": "https://h/r.git"})).unwrap();
-    assert_eq!(
-        (smallest.branch, smallest.directory, smallest.options),
-        (None, None, ExecuteOptions::default())
-    );
+    assert_eq!((smallest.branch, smallest.directory, smallest.update), (None, None, false));
+    assert_eq!(smallest.execute_options, ExecuteOptions::default());
+    assert_eq!(smallest.pull_options, PullOptions::default());
     let largest = workflow(&json!({
         "prompt": "x", "repoUrl": "https://h/r.git", "branch": "main", "directory": "app", "unknown": [1],
         "dangerouslySkipPermissions": false, "resumeSessionId": "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6",
         "model": "sonnet", "maxTurns": 5, "maxBudgetUsd": 1.5, "appendSystemPrompt": "be kind",
         "allowedTools": ["Bash", "Read"], "timeoutSeconds": 60, "workspace": null,
+        "update": true, "reset": true, "submodules": true, "lfs": true, "depth": 7, "filter": "blob:none",
     }))
     .unwrap();
-    let execute =
-        ExecuteRequest { prompt: largest.prompt, workspace: None, options: largest.options };
+    let policy = Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() };
+    let again = WorkflowRequest::parse(&largest.to_body(Secrets::Exposed), "/w", &policy).unwrap();
+    assert_eq!(again, largest);
+    let options = largest.pull_options;
+    assert_eq!(
+        (options.depth.map(u32::from), options.filter),
+        (Some(7), Some(CloneFilter::BlobNone))
+    );
+    let pull = PullRequest {
+        repo_url: largest.repo_url,
+        branch: largest.branch,
+        directory: None,
+        workspace: WorkspacePath::parse("jobs/x/r", "/w").ok(),
+        options,
+    };
+    let again = PullRequest::parse(&pull.to_body(Secrets::Exposed), "/w", &policy).unwrap();
+    assert_eq!(again, pull);
+    let execute = ExecuteRequest {
+        prompt: largest.prompt,
+        workspace: None,
+        options: largest.execute_options,
+    };
     let again = ExecuteRequest::parse(&execute.to_body(Secrets::Exposed), "/w", &Policy::default())
         .unwrap();
     assert_eq!(again, execute);
@@ -31,7 +52,7 @@ fn the_smallest_and_the_largest_request() {
 #[test]
 fn null_means_absent() {
     let error = workflow(&json!({"prompt": null, "repoUrl": "https://h/r.git"})).unwrap_err();
-    assert_eq!(error.field, Some("prompt"));
+    assert_eq!(error.field.as_deref(), Some("prompt"));
     assert!(workflow(&json!({"prompt": "x", "repoUrl": "https://h/r", "branch": null})).is_ok());
 }
 
@@ -73,12 +94,84 @@ fn each_bad_field_is_named() {
         ("allowedTools", json!("Bash")),
         ("timeoutSeconds", json!(0)),
         ("timeoutSeconds", json!(3601)),
+        ("update", json!("yes")),
+        ("reset", json!(1)),
+        ("submodules", json!("true")),
+        ("lfs", json!([])),
+        ("depth", json!(0)),
+        ("depth", json!(-1)),
+        ("depth", json!(2_147_483_648_u64)),
+        ("filter", json!("tree:0")),
+        ("filter", json!("--x")),
     ] {
         let mut body = good.clone();
         body[field] = value.clone();
         let error = workflow(&body).expect_err(&format!("{field}: {value}"));
-        assert_eq!(error.field, Some(field), "{value}");
+        assert_eq!(error.field.as_deref(), Some(field), "{value}");
         assert!(error.message.starts_with(&format!("'{field}': ")), "{}", error.message);
+    }
+}
+
+#[test]
+fn a_field_that_does_not_exist_is_refused_where_callers_write_it() {
+    let strict = Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() };
+    let refuse = |field: &str| {
+        let body = json!({"prompt": "x", "repoUrl": "https://h/r.git", field: "y"}).to_string();
+        assert!(WorkflowRequest::parse(body.as_bytes(), "/w", &Policy::default()).is_ok());
+        WorkflowRequest::parse(body.as_bytes(), "/w", &strict).unwrap_err()
+    };
+    for (wrong, right) in [
+        ("brnach", "branch"),
+        ("max_turns", "maxTurns"),
+        ("resumeSessionID", "resumeSessionId"),
+        ("modle", "model"),
+    ] {
+        let error = refuse(wrong);
+        assert_eq!((error.code, error.field.as_deref()), (Code::UnknownField, Some(wrong)));
+        assert!(error.message.contains(&format!("'{right}'")), "{}", error.message);
+    }
+    for far in ["priority", &"x".repeat(100_000)] {
+        let error = refuse(far);
+        assert!(!error.message.contains("did you mean") && error.message.len() < 1000);
+    }
+    let null = br#"{"prompt": "x", "repoUrl": "https://h/r.git", "brnach": null}"#;
+    assert!(WorkflowRequest::parse(null, "/w", &strict).is_ok(), "null means absent");
+}
+
+#[test]
+fn a_resumed_workflow_without_a_directory_works_where_its_session_did() {
+    let session = "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6";
+    let place = |extra: serde_json::Value| {
+        let mut body = json!({"prompt": "x", "repoUrl": "https://h/r.git"});
+        body.as_object_mut().unwrap().append(&mut extra.as_object().unwrap().clone());
+        workflow(&body).unwrap().place(Requester::Caller)
+    };
+    let app = Place::Checkout(DirectoryName::parse("app").unwrap());
+    assert_eq!(place(json!({})), Place::Own);
+    assert_eq!(place(json!({"resumeSessionId": session})), Place::OfSession);
+    assert_eq!(place(json!({"resumeSessionId": session, "directory": "app"})), app);
+}
+
+#[test]
+fn a_pull_goes_to_one_place() {
+    let parse = |extra: &str| {
+        let body = format!(r#"{{"repoUrl": "https://h/r.git"{extra}}}"#);
+        PullRequest::parse(body.as_bytes(), "/w", &Policy::default())
+    };
+    let error = parse(r#", "directory": "app", "workspace": "jobs/x/r""#).unwrap_err();
+    assert_eq!(error.field.as_deref(), Some("workspace"));
+    let there = parse(r#", "workspace": "/w/jobs/x/r""#).unwrap().place(Requester::Workflow);
+    assert_eq!(there, Place::At(WorkspacePath::parse("jobs/x/r", "/w").unwrap()));
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped_and_utf_16_is_named() {
+    let body = "\u{feff}{\"prompt\": \"x\"}";
+    assert!(ExecuteRequest::parse(body.as_bytes(), "/w", &Policy::default()).is_ok());
+    for order in [u16::to_le_bytes, u16::to_be_bytes] {
+        let body: Vec<u8> = body.encode_utf16().flat_map(order).collect();
+        let error = ExecuteRequest::parse(&body, "/w", &Policy::default()).unwrap_err();
+        assert!(error.message.contains("UTF-16"), "{}", error.message);
     }
 }
 
@@ -110,7 +203,7 @@ fn configuration_bounds_the_options() {
     ] {
         let body = json!({"prompt": "x", field: value}).to_string();
         let error = ExecuteRequest::parse(body.as_bytes(), "/w", &policy).unwrap_err();
-        assert_eq!(error.field, Some(field));
+        assert_eq!(error.field.as_deref(), Some(field));
     }
     let body = json!({"prompt": "x", "maxTurns": 3, "model": "sonnet", "allowedTools": ["Read"]})
         .to_string();

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
-use contract::Service;
+use contract::{PerService, Service};
 use jiff::SignedDuration;
 use testkit::torture::{Flooded, Kill, Leaks, Readers, SideBySide, Sweep, Target, Victim};
 
@@ -62,9 +62,9 @@ pub(crate) struct KillOptions {
     /// Who is killed
     #[arg(long, default_value = "replicas", value_enum)]
     target: TargetName,
-    /// Replicas of the workflow, the pull and the claude service
-    #[arg(long, default_value = "5,3,3", value_name = "N,N,N", value_parser = replicas)]
-    replicas: [usize; 3],
+    /// Replicas of each service, from the front door inwards, such as 5,3,3 [default: as `stackctl up` has them]
+    #[arg(long, value_name = "N,N,…", value_parser = replicas)]
+    replicas: Option<PerService<usize>>,
     /// What the jobs and the victims come from; a report names it, so that its campaign can be repeated
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -103,7 +103,7 @@ impl KillOptions {
                 TargetName::Gateway => Target::Gateway,
                 TargetName::All => Target::All,
             },
-            replicas: self.replicas,
+            replicas: self.replicas.unwrap_or_else(default_replicas),
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
             workspace: self.workspace.clone(),
         }
@@ -229,14 +229,22 @@ fn time(text: &str) -> Result<Duration, String> {
     if time.is_zero() { Err("it is nothing; say for example 100ms".to_owned()) } else { Ok(time) }
 }
 
-/// Three counts, none of them zero.
-fn replicas(text: &str) -> Result<[usize; 3], String> {
+/// One count for each service, none of them zero.
+fn replicas(text: &str) -> Result<PerService<usize>, String> {
     let counts: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
     counts
         .ok()
         .filter(|counts| counts.iter().all(|count| (1..=100).contains(count)))
         .and_then(|counts| counts.try_into().ok())
-        .ok_or_else(|| "say three counts from 1 to 100, such as 5,3,3".to_owned())
+        .map(PerService::new)
+        .ok_or_else(|| {
+            let example = default_replicas().as_array().map(|count| count.to_string()).join(",");
+            format!("give {} counts from 1 to 100, such as {example}", Service::COUNT)
+        })
+}
+
+fn default_replicas() -> PerService<usize> {
+    PerService::from_fn(|service| service.spec().default_replicas)
 }
 
 #[cfg(test)]
@@ -260,8 +268,8 @@ mod tests {
     }
 
     #[test]
-    fn replicas_are_three_counts() {
-        assert_eq!(replicas("5,3,3"), Ok([5, 3, 3]));
+    fn replicas_are_one_count_for_each_service() {
+        assert_eq!(replicas("5,3,3"), Ok(PerService::new([5, 3, 3])));
         for wrong in ["", "5,3", "5,3,3,1", "5,0,3", "a,b,c", "5,3,101"] {
             assert!(replicas(wrong).is_err(), "{wrong}");
         }

@@ -1,0 +1,76 @@
+//! `POST /api/pull`.
+
+use super::{
+    JobRequest, Place, PullOptions, RequestError, Requester, Secrets, encode, insert_repository,
+    options_map, repo_url,
+};
+use crate::{BranchName, DirectoryName, Policy, RepoUrl, Service, WorkspacePath, fields::Fields};
+
+/// `POST /api/pull`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PullRequest {
+    /// The repository.
+    pub repo_url: RepoUrl,
+    /// The branch, tag or commit; the repository's default branch if absent.
+    pub branch: Option<BranchName>,
+    /// The shared checkout. If this and `workspace` are absent, a caller's pull goes into the one named after the
+    /// repository, and a workflow's into a checkout of the workflow's own.
+    pub directory: Option<DirectoryName>,
+    /// An existing checkout anywhere in the workspace, in place of `directory`: that of a session, for a workflow
+    /// that resumes it.
+    pub workspace: Option<WorkspacePath>,
+    /// How to pull.
+    pub options: PullOptions,
+}
+
+impl JobRequest for PullRequest {
+    const SERVICE: Service = Service::Pull;
+
+    fn parse(body: &[u8], root: &str, policy: &Policy) -> Result<Self, RequestError> {
+        let fields = Fields::parse(body)?;
+        let request = Self {
+            repo_url: repo_url(&fields, policy)?,
+            branch: fields.optional("branch", BranchName::parse)?,
+            directory: fields.optional("directory", DirectoryName::parse)?,
+            workspace: fields.optional("workspace", |text| WorkspacePath::parse(text, root))?,
+            options: PullOptions::parse(&fields)?,
+        };
+        if request.directory.is_some() && request.workspace.is_some() {
+            return Err(RequestError::field("workspace", "leave it out, or leave out 'directory'"));
+        }
+        fields.finish(policy.unknown_fields)?;
+        Ok(request)
+    }
+
+    fn to_body(&self, secrets: Secrets) -> Vec<u8> {
+        let mut body = options_map(&self.options);
+        insert_repository(
+            &mut body,
+            &self.repo_url,
+            self.branch.as_ref(),
+            self.directory.as_ref(),
+            secrets,
+        );
+        if let Some(workspace) = &self.workspace {
+            body.insert("workspace".into(), workspace.as_str().into());
+        }
+        encode(&body)
+    }
+
+    fn place(&self, requester: Requester) -> Place {
+        match (&self.workspace, &self.directory, requester) {
+            (Some(path), _, _) => Place::At(path.clone()),
+            (None, Some(name), _) => Place::Checkout(name.clone()),
+            (None, None, Requester::Caller) => Place::Checkout(self.repo_url.directory_name()),
+            (None, None, Requester::Workflow) => Place::Own,
+        }
+    }
+
+    fn repo_url(&self) -> Option<&RepoUrl> {
+        Some(&self.repo_url)
+    }
+
+    fn timeout_seconds(&self) -> Option<u64> {
+        None
+    }
+}
