@@ -353,6 +353,106 @@ async fn a_late_reader_of_an_agent_that_has_exited_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_starved_replica_loses_nothing_of_an_agent_that_has_exited() {
+    let mut bench = Bench::new(
+        "prompt; init; for i in {1..500}; do echo '{\"type\":\"assistant\"}'; done; result; \
+         printf '{\"type\":\"last\"}'; echo last words >&2",
+    )
+    .await;
+    // The deadline has passed by the time the exit is noticed, as if the process had not run for long.
+    bench.config.patience.remains = Duration::ZERO;
+    let mut steps = bench.start();
+    let mut events = Vec::new();
+    while let Some(step) = steps.next().await {
+        match step {
+            Step::Event(line) => events.push(line.peek::<serde_json::Value>().unwrap()),
+            Step::End(ending) => assert_eq!(ending.code, None, "{:?}", ending.error),
+        }
+        if events.len() == 1 {
+            // Its prompt is in the pipe before it is asked for; then nothing is read until it is gone.
+            let next = tokio::time::timeout(Duration::from_millis(100), steps.next()).await;
+            if let Ok(Some(Step::Event(line))) = next {
+                events.push(line.peek().unwrap());
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+    assert_eq!(events.len(), 505, "connected, two of the beginning, 500, the result and the last");
+    assert_eq!(events.last().unwrap()["content"]["type"], "last");
+}
+
+#[tokio::test]
+async fn a_job_that_forks_without_end_is_bounded_and_ended() {
+    let storm = "use POSIX; $SIG{CHLD} = q(IGNORE); \
+        while (1) { my $pid = fork(); if (defined $pid && !$pid) { POSIX::setsid() } }";
+    let mut bench = Bench::new(&format!(
+        "prompt; init; (setsid perl -e '{storm}' > /dev/null 2>&1 &); sleep 1; echo '{{\"type\":\"go\"}}'; sleep 300"
+    ))
+    .await;
+    bench.config.processes = 200;
+    let bounds = child_process::JobBounds::new(200);
+    let is_bounded = matches!(
+        bounds.limited_by(),
+        child_process::LimitedBy::Cgroup | child_process::LimitedBy::UserLimit
+    );
+    drop(bounds);
+    if !is_bounded {
+        return testkit::skip(
+            "a_job_that_forks_without_end",
+            "nothing bounds a job's processes here",
+        );
+    }
+    let below = || testkit::descendants(std::process::id()).len();
+    let most = std::cell::Cell::new(0);
+    let asked = std::cell::Cell::new(None);
+    let outcome = bench
+        .run_with(|message| {
+            if message["type"] == "go" {
+                most.set(below());
+                asked.set(Some(std::time::Instant::now()));
+                bench.stop.request(oneshot::StopReason::Cancelled);
+            }
+        })
+        .await;
+    assert_eq!(outcome.code(), Some("cancelled"), "{}", outcome.error());
+    assert!((100..=200).contains(&most.get()), "{} at once", most.get());
+    let took = asked.get().expect("it began").elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(below(), 0, "nothing is left, no zombie either");
+}
+
+#[tokio::test]
+async fn a_conversation_that_was_lost_is_not_begun_anew_in_silence() {
+    // As the CLI keeps it: one file a session, in the directory of its project.
+    let said = "echo '{\"type\":\"assistant\"}'; D=$CLAUDE_CONFIG_DIR/projects/*; \
+        for A; do [ \"$P\" = --session-id ] || [ \"$P\" = --resume ] && ID=$A; P=$A; done; \
+        echo '{\"type\":\"user\"}' >> $(echo $D)/$ID.jsonl";
+    let mut bench = Bench::new(&format!("prompt; init; {said}; result; idle; closed")).await;
+    let first = bench.run().await;
+    assert_eq!(first.code(), None, "{}", first.error());
+    bench.options.resume_session_id = Some(first.session());
+    assert_eq!(bench.run().await.code(), None, "it is continued");
+    let session =
+        workspace::Session::open(&bench.volume(), first.session()).expect("there is a session");
+    let transcript = session.project().join(format!("{}.jsonl", first.session()));
+    assert_eq!(fs::read_to_string(&transcript).unwrap().lines().count(), 2);
+    for (damaged, code) in [
+        (Some(vec![]), "session_damaged"),
+        (Some(vec![0; 4096]), "session_damaged"),
+        (None, "session_not_found"),
+    ] {
+        match &damaged {
+            Some(bytes) => fs::write(&transcript, bytes).unwrap(),
+            None => fs::remove_file(&transcript).unwrap(),
+        }
+        let outcome = bench.run().await;
+        assert_eq!(outcome.code(), Some(code), "{}", outcome.error());
+        assert!(outcome.messages.is_empty(), "no agent ran");
+        assert_eq!(fs::read(&transcript).ok(), damaged, "the file is as it was");
+    }
+}
+
+#[tokio::test]
 async fn a_flood_from_below_does_not_hold_the_end() {
     let flood = r#"while ! [ -e go ]; do sleep 0.01; done; exec yes "{\"type\":\"flood\"}""#;
     let bench = Bench::new(&format!(
