@@ -354,31 +354,33 @@ async fn a_late_reader_of_an_agent_that_has_exited_loses_nothing() {
 
 #[tokio::test]
 async fn a_starved_replica_loses_nothing_of_an_agent_that_has_exited() {
-    let mut bench = Bench::new(
-        "prompt; init; for i in {1..500}; do echo '{\"type\":\"assistant\"}'; done; result; \
-         printf '{\"type\":\"last\"}'; echo last words >&2",
-    )
+    // All that it says, and more than is read at once, is in the pipe when it exits (1031: F_SETPIPE_SZ).
+    let lines = r#"fcntl(STDOUT, 1031, 1 << 20) or die; $| = 1;
+        for (1..5000) { print q({"type":"assistant","x":"), q(x) x 80, qq("}\n) }"#;
+    let mut bench = Bench::new(&format!(
+        "prompt; init; perl -e '{lines}'; result; printf '{{\"type\":\"last\"}}'; echo last words >&2"
+        ))
     .await;
-    // The deadline has passed by the time the exit is noticed, as if the process had not run for long.
+    // The deadline has passed as soon as the exit is noticed, as if this process had not run for long.
     bench.config.patience.remains = Duration::ZERO;
     let mut steps = bench.start();
-    let mut events = Vec::new();
+    let mut last = None;
+    let mut events = 0;
     while let Some(step) = steps.next().await {
+        events += 1;
+        if events == 2 {
+            std::thread::sleep(Duration::from_millis(700));
+        }
         match step {
-            Step::Event(line) => events.push(line.peek::<serde_json::Value>().unwrap()),
+            Step::Event(line) => last = Some(line.peek::<serde_json::Value>().unwrap()),
             Step::End(ending) => assert_eq!(ending.code, None, "{:?}", ending.error),
         }
-        if events.len() == 1 {
-            // Its prompt is in the pipe before it is asked for; then nothing is read until it is gone.
-            let next = tokio::time::timeout(Duration::from_millis(100), steps.next()).await;
-            if let Ok(Some(Step::Event(line))) = next {
-                events.push(line.peek().unwrap());
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
     }
-    assert_eq!(events.len(), 505, "connected, two of the beginning, 500, the result and the last");
-    assert_eq!(events.last().unwrap()["content"]["type"], "last");
+    assert_eq!(
+        events, 5006,
+        "connected, two of the beginning, 5000, the result, the last, the end"
+    );
+    assert_eq!(last.unwrap()["content"]["type"], "last");
 }
 
 #[tokio::test]
