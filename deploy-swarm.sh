@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Deploys the stack to Docker Swarm: ./deploy-swarm.sh --help
+# Deploys the stack to Docker Swarm. See ./deploy-swarm.sh --help.
 set -euo pipefail
 
 if ((BASH_VERSINFO[0] < 4)); then
-    echo "deploy-swarm.sh: this bash is too old ($BASH_VERSION): it needs 4 or newer (macOS: brew install bash)" >&2
+    echo "deploy-swarm.sh: this script needs bash 4 or newer, but this is $BASH_VERSION; on macOS, run: brew install bash" >&2
     exit 3
 fi
 
-readonly OK=0 FAILED=1 USAGE=2 LACKING=3 NOT_CONVERGED=4
+readonly OK=0 FAILED=1 USAGE=2 NOT_READY=3 NOT_CONVERGED=4
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly ROOT
-# The parts of the stack are the services of swarm.yml: GITHUB_PULL_API_IMAGE is the image of github-pull-api.
+# The parts of the stack are the services in swarm.yml. GITHUB_PULL_API_IMAGE is the image of github-pull-api.
 mapfile -t PARTS < <(sed -n 's/^    image: ${\([A-Z_]*\)_IMAGE:.*/\1/p' "$ROOT/swarm.yml" | tr 'A-Z_' 'a-z-')
 readonly PARTS
 
@@ -20,35 +20,43 @@ BUILD=yes
 REGISTRY=
 ACTION=deploy
 DRAIN=yes
-LOCAL_VOLUME_ANYWAY=no
+ALLOW_LOCAL_VOLUME=no
 ADVERTISE=
 TIMEOUT=300
 declare -A FROM_FILE=()
 
 usage() {
     cat <<'END'
-Deploys the stack to Docker Swarm, or brings what is deployed up to date. Running it again changes only what has changed.
+Deploys the stack to Docker Swarm, or updates a deployed stack. A second run changes only what you have changed.
 
 Usage: ./deploy-swarm.sh [OPTIONS]
 
-  --env-file FILE        settings and credentials (default: .env here, else ../.env, else the environment alone)
-  --no-build             deploy the images that are there
-  --registry HOST/PATH   push the images there and deploy those: what several nodes need
-  --stack NAME           the stack's name (default: STACK_NAME, else workflow-stack)
-  --advertise-addr ADDR  the address of this node, if a swarm has to be made and the machine has several
-  --allow-local-volume   deploy to several nodes although the volume is on one of them
-  --timeout SECONDS      how long to wait for the services (default: 300)
-  --down                 take the stack away: running jobs end first, the volume stays
+  --env-file FILE        read settings and credentials from FILE (default: .env beside this script, then ../.env,
+                         then only the environment)
+  --no-build             deploy the existing images instead of building them
+  --registry HOST/PATH   push the images to this registry and deploy them from there; needed for several nodes
+  --stack NAME           name of the stack (default: STACK_NAME, then workflow-stack)
+  --advertise-addr ADDR  address of this node, if the script creates the swarm and the machine has several addresses
+  --allow-local-volume   deploy to several nodes although the volume is local to one of them
+  --timeout SECONDS      how long to wait for the services to start (default: 300)
+  --down                 remove the stack after its running jobs have ended; the volume stays
   --now                  with --down: do not wait for running jobs
-  -h, --help             this
+  -h, --help             print this help
 
-Credentials, in .env or the environment, the first of: CLAUDE_CODE_CREDENTIALS_SECRET (a file with
-{"apiKey": "sk-ant-..."} or {"claudeAiOauth": {...}}), CLAUDE_CODE_CREDENTIALS_JSON (the same JSON), ANTHROPIC_API_KEY,
-CLAUDE_CODE_OAUTH_TOKEN; for private repositories GITHUB_TOKEN_SECRET (a file) or GITHUB_TOKEN. They become Docker
-secrets. Every other setting is a ${NAME} of swarm.yml, such as WORKFLOW_REPLICAS, CLAUDE_MEMORY_LIMIT, WORKFLOW_PORT.
+Credentials: set one of these in .env or in the environment. The first one that is set is used.
+  CLAUDE_CODE_CREDENTIALS_SECRET   a file with {"apiKey": "sk-ant-..."} or {"claudeAiOauth": {...}}
+  CLAUDE_CODE_CREDENTIALS_JSON     the same JSON itself
+  ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN
+For private repositories, set GITHUB_TOKEN_SECRET (a file) or GITHUB_TOKEN. Credentials become Docker secrets.
 
-Exit codes: 0 done, 1 a step failed, 2 wrong options or settings, 3 this machine lacks something, 4 not all services
-came up in time.
+Settings: every ${NAME} in swarm.yml, such as WORKFLOW_REPLICAS, CLAUDE_MEMORY_LIMIT or WORKFLOW_PORT.
+
+Exit codes:
+  0  done
+  1  a step failed
+  2  an option or a setting is wrong
+  3  this machine is not ready, for example because Docker is missing
+  4  not all services started in time
 
 Example:
   echo 'ANTHROPIC_API_KEY=sk-ant-...' > .env && chmod 600 .env
@@ -60,7 +68,8 @@ say() { printf '%s\n' "$*"; }
 step() { printf '== %s\n' "$*"; }
 note() { printf 'note: %s\n' "$*"; }
 
-# die CODE LINE...: what is wrong, then what to do about it.
+# Prints what is wrong and what to do about it, and exits.
+# Usage: die CODE LINE...
 die() {
     local code=$1 line
     shift
@@ -85,32 +94,32 @@ parse_options() {
             --advertise-addr) ADVERTISE=$(value_of "$1" $# "${2-}"); shift ;;
             --timeout) TIMEOUT=$(value_of "$1" $# "${2-}"); shift ;;
             --no-build) BUILD=no ;;
-            --allow-local-volume) LOCAL_VOLUME_ANYWAY=yes ;;
+            --allow-local-volume) ALLOW_LOCAL_VOLUME=yes ;;
             --down) ACTION=down ;;
             --now) DRAIN=no ;;
-            *) die "$USAGE" "no such option: $1; see --help" ;;
+            *) die "$USAGE" "unknown option $1; see --help" ;;
         esac
         shift
     done
-    [[ $STACK =~ ^[a-z0-9][a-z0-9_-]{0,40}$ ]] || die "$USAGE" "--stack: use small letters, digits, - and _"
-    [[ $TIMEOUT =~ ^[1-9][0-9]{0,5}$ ]] || die "$USAGE" "--timeout: give a number of seconds"
-    [[ -z $REGISTRY || $REGISTRY =~ ^[A-Za-z0-9._:/-]+$ ]] || die "$USAGE" "--registry: give HOST or HOST/PATH"
+    [[ $STACK =~ ^[a-z0-9][a-z0-9_-]{0,40}$ ]] || die "$USAGE" "--stack: use lower-case letters, digits, - and _"
+    [[ $TIMEOUT =~ ^[1-9][0-9]{0,5}$ ]] || die "$USAGE" "--timeout: must be a number of seconds"
+    [[ -z $REGISTRY || $REGISTRY =~ ^[A-Za-z0-9._:/-]+$ ]] || die "$USAGE" "--registry: must be HOST or HOST/PATH"
     REGISTRY=${REGISTRY%/}
-    if [[ $DRAIN == no && $ACTION != down ]]; then die "$USAGE" "--now goes with --down"; fi
+    if [[ $DRAIN == no && $ACTION != down ]]; then die "$USAGE" "--now works only together with --down"; fi
 }
 
 readonly CREDENTIALS=(CLAUDE_CODE_CREDENTIALS_SECRET CLAUDE_CODE_CREDENTIALS_JSON ANTHROPIC_API_KEY
     CLAUDE_CODE_OAUTH_TOKEN GITHUB_TOKEN_SECRET GITHUB_TOKEN)
 readonly OWN_SETTINGS=(BUILD_IMAGE NODE_IMAGE RUNTIME_IMAGE)
 
-# Every setting that means something: what the stack's files ask for, and what this script does.
+# Every setting that has an effect: those in the stack's files, and those of this script.
 known_settings() {
-    # shellcheck disable=SC2016 # the dollar is the files' own
+    # shellcheck disable=SC2016 # grep must see the dollar sign
     grep -hoE '\$\{[A-Z_]+' "$ROOT/swarm.yml" "$ROOT"/docker/swarm.*.yml | tr -d '${' | sort -u
     printf '%s\n' "${CREDENTIALS[@]}" "${OWN_SETTINGS[@]}"
 }
 
-# Reads NAME=value lines. The file is data: nothing in it is executed, expanded or printed.
+# Reads lines of the form NAME=value. The file is data: the script does not execute, expand or print any of it.
 read_env_file() { # FILE
     local file=$1 line name value number=0 known
     known=$(known_settings)
@@ -119,26 +128,26 @@ read_env_file() { # FILE
         line=${line%$'\r'}
         [[ $line =~ ^[[:space:]]*(#|$) ]] && continue
         if ! [[ $line =~ ^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$ ]]; then
-            die "$USAGE" "$file, line $number: not a setting; write NAME=value"
+            die "$USAGE" "$file, line $number: this is not a setting; write NAME=value"
         fi
         name=${BASH_REMATCH[2]} value=${BASH_REMATCH[3]}
         value=${value%"${value##*[![:space:]]}"}
         if [[ $value == \"*\" || $value == \'*\' ]] && ((${#value} > 1)); then
             value=${value:1:${#value}-2}
         elif [[ $value == [\"\']* ]]; then
-            die "$USAGE" "$file, line $number: $name begins with a quote that does not end its line; comments have lines of their own"
+            die "$USAGE" "$file, line $number: the value of $name starts with a quote but does not end with one; put comments on their own line"
         elif [[ $value =~ ^(|.*[^[:space:]])[[:space:]]+#.*$ ]]; then
             value=${BASH_REMATCH[1]}
         fi
         if ! grep -qx -- "$name" <<<"$known"; then
-            note "$file, line $number: $name is no setting of the stack, and is left alone"
+            note "$file, line $number: ignoring $name, which is not a setting of the stack"
             continue
         fi
         FROM_FILE[$name]=$value
     done <"$file"
 }
 
-# The value of a setting: the environment goes before the file.
+# Prints the value of a setting. The environment takes precedence over the file.
 setting() { # NAME
     if [[ -n ${!1-} ]]; then printf '%s' "${!1}"; else printf '%s' "${FROM_FILE[$1]-}"; fi
 }
@@ -156,10 +165,10 @@ load_settings() {
         say "settings: $ENV_FILE"
         read_env_file "$ENV_FILE"
         if [[ -n $(find -L "$ENV_FILE" -perm /044 2>/dev/null) ]]; then
-            note "others can read $ENV_FILE: chmod 600 it"
+            note "other users can read $ENV_FILE; run: chmod 600 $ENV_FILE"
         fi
     fi
-    # Credentials stay in this shell: no program it starts finds them in its environment.
+    # Credentials stay in this shell. The programs it starts must not see them in their environment.
     for name in "${CREDENTIALS[@]}"; do
         FROM_FILE[$name]=$(setting "$name")
         unset "$name"
@@ -170,25 +179,25 @@ load_settings() {
     done < <(known_settings)
 }
 
-# A longer job needs a longer grace, in both places.
+# A longer job needs a longer grace period, for the replica and for Swarm.
 derive_grace() {
     [[ -n ${JOB_TIMEOUT_SECONDS-} ]] || return 0
-    [[ $JOB_TIMEOUT_SECONDS =~ ^[1-9][0-9]{0,7}$ ]] || die "$USAGE" "JOB_TIMEOUT_SECONDS: give a number of seconds"
+    [[ $JOB_TIMEOUT_SECONDS =~ ^[1-9][0-9]{0,7}$ ]] || die "$USAGE" "JOB_TIMEOUT_SECONDS: must be a number of seconds"
     export GRACE_SECONDS=${GRACE_SECONDS:-$((JOB_TIMEOUT_SECONDS + 60))}
     export STOP_GRACE_PERIOD=${STOP_GRACE_PERIOD:-$((JOB_TIMEOUT_SECONDS + 100))s}
 }
 
-# The content of the file that one setting names.
+# Prints the content of the file that a setting names.
 secret_file() { # NAME
     local path=${FROM_FILE[$1]}
-    [[ -r $path && -s $path ]] || die "$USAGE" "$1: cannot read $path, or it is empty"
+    [[ -r $path && -s $path ]] || die "$USAGE" "$1: cannot read $path, or the file is empty"
     cat -- "$path"
 }
 
-# A bare key as the JSON the service takes; nothing in it may need escaping.
+# Prints a plain key as the JSON that the service reads. The key must not need escaping.
 key_json() { # NAME BEFORE AFTER
     local key=${FROM_FILE[$1]}
-    [[ $key =~ ^[A-Za-z0-9._~+/=-]+$ ]] || die "$USAGE" "$1: that is no key; it has characters that keys do not have"
+    [[ $key =~ ^[A-Za-z0-9._~+/=-]+$ ]] || die "$USAGE" "$1: this is not a key; it contains characters that are not allowed in keys"
     printf '%s%s%s' "$2" "$key" "$3"
 }
 
@@ -203,11 +212,11 @@ claude_credentials() {
     elif [[ -n ${FROM_FILE[CLAUDE_CODE_OAUTH_TOKEN]} ]]; then
         text=$(key_json CLAUDE_CODE_OAUTH_TOKEN '{"claudeAiOauth": {"accessToken": "' '"}}') || exit
     else
-        die "$USAGE" "there is no credential for the agent" \
-            "put ANTHROPIC_API_KEY=sk-ant-... or CLAUDE_CODE_OAUTH_TOKEN=... (from: claude setup-token) into $ROOT/.env"
+        die "$USAGE" "the agent has no credential" \
+            "add ANTHROPIC_API_KEY=sk-ant-... or CLAUDE_CODE_OAUTH_TOKEN=... (from: claude setup-token) to $ROOT/.env"
     fi
     if ! [[ $text =~ ^[[:space:]]*\{.*\"(apiKey|claudeAiOauth)\"[[:space:]]*: ]]; then
-        die "$USAGE" 'the credential must be {"apiKey": "..."} or {"claudeAiOauth": {"accessToken": "..."}}'
+        die "$USAGE" 'the credential must be JSON like {"apiKey": "..."} or {"claudeAiOauth": {"accessToken": "..."}}'
     fi
     printf '%s' "$text"
 }
@@ -223,12 +232,12 @@ git_token() {
 # --- the machine
 
 check_docker() {
-    command -v sha256sum >/dev/null || die "$LACKING" "there is no sha256sum here" "install it: coreutils (macOS: brew install coreutils)"
-    command -v docker >/dev/null || die "$LACKING" "there is no docker here" \
-        "install the engine: https://docs.docker.com/engine/install (Debian, Ubuntu: sudo apt-get install docker.io)"
+    command -v sha256sum >/dev/null || die "$NOT_READY" "sha256sum is not installed" "install the package coreutils (macOS: brew install coreutils)"
+    command -v docker >/dev/null || die "$NOT_READY" "docker is not installed" \
+        "install Docker Engine: https://docs.docker.com/engine/install (Debian, Ubuntu: sudo apt-get install docker.io)"
     local why
-    why=$(docker version --format '{{.Server.Version}}' 2>&1) || die "$LACKING" "the Docker engine does not answer: ${why##*$'\n'}" \
-        "start it (sudo systemctl start docker), or join its group (sudo usermod -aG docker \$USER, then log in again)"
+    why=$(docker version --format '{{.Server.Version}}' 2>&1) || die "$NOT_READY" "the Docker engine does not answer: ${why##*$'\n'}" \
+        "start it (sudo systemctl start docker), or add yourself to its group (sudo usermod -aG docker \$USER) and log in again"
 }
 
 check_swarm() {
@@ -236,17 +245,17 @@ check_swarm() {
     state=$(docker info --format '{{.Swarm.LocalNodeState}} {{.Swarm.ControlAvailable}}')
     case $state in
         'active true') ;;
-        'active false') die "$LACKING" "this node is a worker of its swarm" \
-            "run this on a manager, or make it one there: docker node promote $(docker info --format '{{.Name}}')" ;;
+        'active false') die "$NOT_READY" "this node is a worker, not a manager" \
+            "run this script on a manager, or promote this node from there: docker node promote $(docker info --format '{{.Name}}')" ;;
         'inactive '*)
-            step "there is no swarm yet: docker swarm init"
+            step "creating a swarm: docker swarm init"
             why=$(docker swarm init ${ADVERTISE:+--advertise-addr "$ADVERTISE"} 2>&1 >/dev/null) \
-                || die "$LACKING" "docker swarm init failed: $why" "give the address other nodes would use: --advertise-addr ADDR" ;;
-        *) die "$LACKING" "the swarm is not usable (${state% *})" "see: docker info; docker swarm leave --force forgets it" ;;
+                || die "$NOT_READY" "docker swarm init failed: $why" "if the machine has several addresses, choose the one that other nodes use: --advertise-addr ADDR" ;;
+        *) die "$NOT_READY" "the swarm on this node is not usable (state: ${state% *})" "look at docker info; docker swarm leave --force discards the swarm" ;;
     esac
 }
 
-# Whether this machine is the engine's, so that its kernel can be looked at.
+# Succeeds if the engine runs on this machine, so that the script can look at its kernel.
 engine_is_here() {
     [[ $(uname -s) == Linux && ${DOCKER_HOST:-unix://} == unix://* ]]
 }
@@ -260,13 +269,13 @@ has_ipvs() {
 
 choose_publishing() {
     [[ -z ${PUBLISH_MODE-} ]] && engine_is_here && ! has_ipvs && {
-        note "this kernel has no IPVS, so no ingress mesh: the gateway's ports are published on its own node alone"
+        note "this kernel has no IPVS, so there is no ingress mesh: publishing the ports only on the node of the gateway"
         export PUBLISH_MODE=host
     }
     case ${PUBLISH_MODE:=ingress} in
         host) export GATEWAY_ENDPOINT_MODE=dnsrr ;;
         ingress) export GATEWAY_ENDPOINT_MODE=vip ;;
-        *) die "$USAGE" "PUBLISH_MODE: host or ingress, not $PUBLISH_MODE" ;;
+        *) die "$USAGE" "PUBLISH_MODE: must be host or ingress, not $PUBLISH_MODE" ;;
     esac
     export PUBLISH_MODE
 }
@@ -277,28 +286,28 @@ check_nodes() {
     local count
     count=$(nodes | wc -l)
     ((count > 1)) || return 0
-    if [[ -z ${NFS_SERVER-} && $LOCAL_VOLUME_ANYWAY == no ]]; then
-        die "$USAGE" "the swarm has $count nodes, but the volume is local: each node would have one of its own, and jobs would be lost" \
-            "set NFS_SERVER and NFS_PATH, or keep all on one node (PLACEMENT and GATEWAY_PLACEMENT=node.hostname==...) and say --allow-local-volume"
+    if [[ -z ${NFS_SERVER-} && $ALLOW_LOCAL_VOLUME == no ]]; then
+        die "$USAGE" "the swarm has $count nodes, but the volume is local: each node would have its own, and jobs would be lost" \
+            "set NFS_SERVER and NFS_PATH, or keep everything on one node (PLACEMENT and GATEWAY_PLACEMENT=node.hostname==...) and use --allow-local-volume"
     fi
-    if [[ -z $REGISTRY && $LOCAL_VOLUME_ANYWAY == no ]]; then
-        die "$USAGE" "the swarm has $count nodes, and only this one has the images" "push them: --registry HOST/PATH"
+    if [[ -z $REGISTRY && $ALLOW_LOCAL_VOLUME == no ]]; then
+        die "$USAGE" "the swarm has $count nodes, but only this one has the images" "push them to a registry: --registry HOST/PATH"
     fi
 }
 
-# What Swarm sets aside for replicas must be there, or it does not start them. Nobody's own numbers are
-# changed; the defaults are made to fit.
+# Swarm starts a replica only if its reservation fits on a node. The script lowers the default reservations until
+# they fit. It does not change reservations that the operator has set.
 readonly SHARES=(
     'GATEWAY 1 0.1 64M' 'WORKFLOW 5 0.25 256M' 'PULL 3 0.25 256M' 'CLAUDE 3 0.5 512M')
 
-# What all nodes have that take tasks: CPUs and megabytes.
+# Prints the CPUs and megabytes of all nodes that accept tasks.
 capacity() {
     nodes | xargs docker node inspect --format \
         '{{.Status.State}} {{.Spec.Availability}} {{.Description.Resources.NanoCPUs}} {{.Description.Resources.MemoryBytes}}' \
         | awk '$1 == "ready" && $2 == "active" {cpu += $3 / 1e9; memory += $4 / 1048576} END {printf "%.2f %d", cpu, memory}'
 }
 
-# One line for each service: the setting's name, how many replicas there may be at once, what each reserves.
+# Prints one line per service: the setting's name, the highest number of replicas at a time, and what each reserves.
 reservations() { # KIND EXTRA
     local share prefix replicas cpu memory name count
     for share in "${SHARES[@]}"; do
@@ -312,7 +321,7 @@ reservations() { # KIND EXTRA
     done
 }
 
-# Smaller reservations, if those read do not fit into nine tenths of what is there; the rest is the machine's.
+# Reads reservations. If they exceed nine tenths of the capacity, prints smaller ones; the rest is for the machine itself.
 plan_reservations() { # KIND CAPACITY
     awk -v kind="$1" -v there="$2" '
         function number(text) {
@@ -338,11 +347,11 @@ fit_reservations() {
     local there kind plan share line own extra=0
     for share in "${SHARES[@]}"; do
         line=${share%% *}_REPLICAS
-        [[ ${!line-} =~ ^[0-9]{0,5}$ ]] || die "$USAGE" "$line: give a number"
+        [[ ${!line-} =~ ^[0-9]{0,5}$ ]] || die "$USAGE" "$line: must be a number"
     done
-    [[ ${UPDATE_PARALLELISM:-1} =~ ^[1-9][0-9]{0,3}$ ]] || die "$USAGE" "UPDATE_PARALLELISM: give a number from 1"
+    [[ ${UPDATE_PARALLELISM:-1} =~ ^[1-9][0-9]{0,3}$ ]] || die "$USAGE" "UPDATE_PARALLELISM: must be a number, 1 or higher"
     there=$(capacity)
-    # start-first needs room for new replicas beside the old ones, or the update waits for ever.
+    # start-first needs room for new replicas beside the old ones. Without it, the update would wait forever.
     [[ ${UPDATE_ORDER:-start-first} != start-first ]] || extra=${UPDATE_PARALLELISM:-1}
     for kind in CPU MEMORY; do
         plan=$(reservations "$kind" "$extra" | plan_reservations "$kind" "$there")
@@ -353,14 +362,14 @@ fit_reservations() {
             [[ -z ${!line-} ]] || own=yes
         done
         if [[ $own == no ]]; then
-            note "the swarm has ${there% *} CPUs and ${there#* } MB: replicas reserve less than usual (${plan//$'\n'/, })"
+            note "the swarm has ${there% *} CPUs and ${there#* } MB: lowering the reservations to fit (${plan//$'\n'/, })"
             while IFS= read -r line; do export "${line?}"; done <<<"$plan"
         elif [[ -z ${UPDATE_ORDER-} && -z $(reservations "$kind" 0 | plan_reservations "$kind" "$there") ]]; then
-            note "the reservations leave no room for new replicas beside old ones: updates go stop-first, one job's end after another"
+            note "the reservations leave no room for new replicas beside the old ones: updating stop-first, so each new replica waits for an old one to finish its job"
             export UPDATE_ORDER=stop-first
             extra=0
         else
-            die "$USAGE" "the swarm has ${there% *} CPUs and ${there#* } MB, less than all replicas together reserve" \
+            die "$USAGE" "the swarm has ${there% *} CPUs and ${there#* } MB, but the replicas together reserve more" \
                 "lower *_${kind}_RESERVATION or *_REPLICAS in .env"
         fi
     done
@@ -368,21 +377,21 @@ fit_reservations() {
 
 # --- secrets
 
-# Makes the secret if there is none of this content, and prints its name. The name tells contents apart, by
-# a hash that is salted with the swarm's own id and cut short.
+# Creates the secret unless one with this content exists, and prints its name. The name ends with a shortened hash
+# of the content, salted with the ID of the swarm, so that new content has a new name.
 ensure_secret() { # KIND CONTENT
     local name hash
     hash=$(printf '%s:%s' "$(docker info --format '{{.Swarm.Cluster.ID}}')" "$2" | sha256sum)
     name=${STACK}_$1_${hash:0:12}
     if ! docker secret inspect "$name" >/dev/null 2>&1; then
-        # By standard input: a command line can be read by every user of the machine.
+        # On standard input, because every user of the machine can read command lines.
         printf '%s' "$2" | docker secret create --label "workflow-stack.stack=$STACK" "$name" - >/dev/null \
-            || die "$FAILED" "cannot make the secret $name"
+            || die "$FAILED" "cannot create the secret $name"
     fi
     printf '%s' "$name"
 }
 
-# Removes what rotation has left; Docker keeps those that are in use.
+# Removes the secrets that a rotation has replaced. Docker refuses to remove those that are still in use.
 remove_old_secrets() {
     local name
     while read -r name; do
@@ -407,28 +416,28 @@ build_images() {
     for part in "${PARTS[@]}"; do
         variable=$(image_variable "$part")
         if [[ -n ${!variable-} ]]; then
-            say "$part: as $variable says, ${!variable}"
+            say "$part: using ${!variable} ($variable)"
             continue
         fi
         step "building $part"
         target=service
         ! grep -q "^FROM .* AS $part\$" "$ROOT/docker/Dockerfile" || target=$part
         docker build --file "$ROOT/docker/Dockerfile" --target "$target" --tag "workflow-stack/$part" \
-            --build-arg "SERVICE=$part" "${arguments[@]}" "$ROOT" || die "$FAILED" "the image of $part cannot be built"
+            --build-arg "SERVICE=$part" "${arguments[@]}" "$ROOT" || die "$FAILED" "cannot build the image of $part"
     done
 }
 
-# Sets the variable of each image to what pins its bytes: with a mere tag, every start of a container would
-# first ask a registry, and a later build would change what runs behind Swarm's back.
+# Pins each image: sets its variable to an ID or a digest. With a tag, Swarm would ask a registry at every container
+# start, and a later build would change what runs without Swarm noticing.
 pin_images() {
     local part variable tag id
     for part in "${PARTS[@]}"; do
         variable=$(image_variable "$part")
         tag=${!variable:-workflow-stack/$part}
         id=$(docker image inspect --format '{{.Id}}' "$tag" 2>/dev/null) || {
-            # One of the operator's own may be in a registry only.
+            # An image that the operator has set may exist only in a registry.
             [[ -n ${!variable-} ]] && continue
-            die "$FAILED" "there is no image $tag" "leave --no-build out once"
+            die "$FAILED" "the image $tag does not exist" "build it: run the script once without --no-build"
         }
         if [[ -n $REGISTRY && -z ${!variable-} ]]; then
             id=$(push_image "$part" "$id") || exit
@@ -441,9 +450,9 @@ push_image() { # PART ID
     local name=$REGISTRY/workflow-stack-$1 digest
     step "pushing $name" >&2
     docker tag "$2" "$name:latest"
-    docker push "$name:latest" >&2 || die "$FAILED" "cannot push to $REGISTRY" "log in first: docker login ${REGISTRY%%/*}"
+    docker push "$name:latest" >&2 || die "$FAILED" "cannot push to $REGISTRY" "log in and try again: docker login ${REGISTRY%%/*}"
     digest=$(docker image inspect --format '{{join .RepoDigests "\n"}}' "$2" | grep -F -m 1 "$name@") \
-        || die "$FAILED" "the registry gave no digest for $name"
+        || die "$FAILED" "the registry did not return a digest for $name"
     printf '%s' "$digest"
 }
 
@@ -453,7 +462,7 @@ print_sizes() {
     for part in "${PARTS[@]}"; do
         variable=$(image_variable "$part")
         size=$(docker image inspect --format '{{.Size}}' "${!variable}" 2>/dev/null) || continue
-        say "image $part: $((size / 1000000)) MB$( ((base)) && echo ", $(((size - base) / 1000000)) MB of it above its base")"
+        say "image $part: $((size / 1000000)) MB$( ((base)) && echo ", $(((size - base) / 1000000)) MB of it on top of its base image")"
     done
 }
 
@@ -469,26 +478,26 @@ deploy_stack() {
     local arguments
     mapfile -t arguments < <(files)
     [[ -z $REGISTRY ]] || arguments+=(--with-registry-auth)
-    # Newer clients ask for it to be said; older ones do not know it.
+    # Newer clients warn without this option; older ones do not have it.
     if docker stack deploy --help 2>/dev/null | grep -q -- --detach; then arguments+=(--detach=true); fi
-    # never: the images are pinned already, and no registry knows an image ID.
+    # `never`, because the images are already pinned, and a registry cannot resolve an image ID.
     docker stack deploy "${arguments[@]}" --prune --resolve-image never "$STACK" \
         || die "$FAILED" "docker stack deploy failed"
 }
 
 services() { docker stack services "$STACK" --format '{{.Name}} {{.Replicas}}'; }
 
-# How far one service is: "up", "waits" or "rolled back".
+# Prints the state of one service: "up", "waiting" or "rolled back".
 progress_of() { # NAME REPLICAS
     local state running wanted
     state=$(docker service inspect --format '{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}' "$1" 2>/dev/null) || state=
     running=${2%%/*} wanted=${2#*/} wanted=${wanted%% *}
     case $state in
-        updating | rollback_started) echo waits ;;
+        updating | rollback_started) echo waiting ;;
         paused | rollback_paused | rollback_completed) echo "rolled back" ;;
-        # While jobs are served, some replica is always just starting; Swarm's own word is enough then.
-        completed) if ((running > 0 || wanted == 0)); then echo up; else echo waits; fi ;;
-        *) if [[ $running == "$wanted" ]]; then echo up; else echo waits; fi ;;
+        # While jobs are served, some replica is always starting. Swarm's own verdict is enough then.
+        completed) if ((running > 0 || wanted == 0)); then echo up; else echo waiting; fi ;;
+        *) if [[ $running == "$wanted" ]]; then echo up; else echo waiting; fi ;;
     esac
 }
 
@@ -500,8 +509,8 @@ wait_for_services() {
             progress=$(progress_of "$name" "$replicas")
             line+="${name#"${STACK}_"} ${replicas%% *}  "
             [[ $progress != "rolled back" ]] || die "$NOT_CONVERGED" \
-                "$name did not come up as it was meant to, and Swarm went back to what was there before" \
-                "see: docker service ps --no-trunc $name; docker service logs $name"
+                "the new version of $name did not start, and Swarm rolled back to the previous one" \
+                "look for the cause: docker service ps --no-trunc $name; docker service logs $name"
             [[ $progress == up ]] || all=no
         done < <(services)
         if [[ -t 1 ]]; then
@@ -510,21 +519,22 @@ wait_for_services() {
             say "$line"
         fi
         last=$line
-        # For three looks in a row: right after the deployment the old state may still show.
+        # Three times in a row, because right after the deployment Swarm may still report the old state.
         if [[ $all == yes && -n $line ]]; then calm=$((calm + 1)); else calm=0; fi
         if ((calm >= 3)); then break; fi
         if ((SECONDS - started > TIMEOUT)); then
             [[ ! -t 1 ]] || echo
             report_failures
-            die "$NOT_CONVERGED" "not all services came up within $TIMEOUT s" \
-                "look further: docker stack ps --no-trunc $STACK; docker service logs ${STACK}_gateway; --timeout gives it longer"
+            die "$NOT_CONVERGED" "not all services started within $TIMEOUT s" \
+                "look for the cause: docker stack ps --no-trunc $STACK; docker service logs ${STACK}_gateway" \
+                "if they only need more time, use a longer --timeout"
         fi
         sleep 1
     done
     [[ ! -t 1 ]] || echo
 }
 
-# What Swarm says of tasks that do not run, once each.
+# Prints what Swarm reports about tasks that do not run, without duplicates.
 report_failures() {
     docker stack ps --no-trunc --format '{{.Name}}: {{.CurrentState}} {{.Error}}' "$STACK" 2>/dev/null \
         | grep -v -E ': (Running|Shutdown|Complete) ' | sed 's/ [a-z0-9 ]* ago / /' | sort -u | head -n 8 >&2 || true
@@ -542,13 +552,13 @@ print_next() {
     say "Watch it:   stackctl ps --watch      or: docker stack services $STACK"
     say "Logs:       stackctl logs --follow   or: docker service logs -f ${STACK}_workflow-api"
     say "Scale it:   stackctl scale workflow=10"
-    say "            (for good: WORKFLOW_REPLICAS=10 in .env, and this script again)"
+    say "            (permanently: set WORKFLOW_REPLICAS=10 in .env and run this script again)"
     say "Remove it:  ./deploy-swarm.sh --down$([[ $STACK == workflow-stack ]] || echo " --stack $STACK")"
 }
 
 deploy() {
     local credentials token
-    # Everything that can be wrong with settings first: nothing is changed before they are right.
+    # Check all settings first. Nothing may change while one of them is wrong.
     load_settings
     derive_grace
     credentials=$(claude_credentials) || exit
@@ -579,8 +589,8 @@ deploy() {
     print_next
 }
 
-# How many tasks of some services still run, on all nodes. Without a filter: one that is to go, but has not
-# gone yet, is neither "running" nor "shutdown" to `--filter desired-state`.
+# Prints how many tasks of some services still run, on all nodes. It uses no `--filter desired-state`: a task that is
+# being stopped counts as neither "running" nor "shutdown" there.
 tasks_left() { # SERVICE...
     local name
     for name in "$@"; do
@@ -594,7 +604,7 @@ drain() { # SERVICE...
         docker service scale --detach "$name=0" >/dev/null 2>&1 || true
     done
     while left=$(tasks_left "$@"); ((left > 0)); do
-        [[ $left == "$last" ]] || say "waiting for $left replicas of ${*#"${STACK}_"} to finish (Ctrl-C, then --down --now, ends their jobs)"
+        [[ $left == "$last" ]] || say "waiting for $left replicas of ${*#"${STACK}_"} to finish their jobs (to end the jobs: Ctrl-C, then --down --now)"
         last=$left
         sleep 1
     done
@@ -604,27 +614,27 @@ down() {
     local left
     check_docker
     [[ $(docker info --format '{{.Swarm.ControlAvailable}}') == true ]] \
-        || die "$LACKING" "this node is no manager of a swarm, so there is no stack to take away"
+        || die "$NOT_READY" "this node is not a manager of a swarm, so it has no stack to remove" "run this script on a manager"
     if [[ -z $(services 2>/dev/null) ]]; then
-        say "there is no stack $STACK"
+        say "the stack $STACK does not exist, so there is nothing to remove"
         return
     fi
     if [[ $DRAIN == yes ]]; then
-        # Workflows first: they need the other two, and the gateway, until they are done.
-        step "running workflows end"
+        # Workflows first: they need the other services and the gateway until they are done.
+        step "waiting for running workflows"
         drain "${STACK}_workflow-api"
-        step "running pulls and agents end"
+        step "waiting for running pulls and agents"
         drain "${STACK}_github-pull-api" "${STACK}_claude-code-api"
     fi
     step "docker stack rm $STACK"
     docker stack rm "$STACK" || die "$FAILED" "docker stack rm failed"
-    # Its network goes when its last container has gone; until then the same name cannot be deployed again.
+    # The network disappears after the last container. Until then, the same stack name cannot be deployed again.
     while left=$(docker network ls --quiet --filter "label=com.docker.stack.namespace=$STACK"); [[ -n $left ]]; do
         sleep 1
         docker network rm "${STACK}_stack" >/dev/null 2>&1 || true
     done
     remove_old_secrets
-    say "gone. The volume ${STACK}_workspace is still there: docker volume rm ${STACK}_workspace removes all jobs and checkouts"
+    say "Removed. The volume ${STACK}_workspace still exists; to delete all jobs and checkouts, run: docker volume rm ${STACK}_workspace"
 }
 
 main() {
@@ -632,9 +642,9 @@ main() {
     "$ACTION"
 }
 
-# Sourced, it only defines its functions.
+# When sourced, the script only defines its functions.
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
     main "$@"
-    # Here, so that nothing is read any more from a file that may have changed meanwhile.
+    # Exit here, so that bash does not read further in a file that may have changed meanwhile.
     exit
 fi

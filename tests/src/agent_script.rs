@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use claude_stand_in::Ending;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -25,7 +26,7 @@ pub enum Step {
     Emit(Value),
     /// Emits many assistant messages.
     Flood(Flood),
-    /// Emits one assistant message with so many bytes of text.
+    /// Emits one assistant message with this many bytes of text.
     LongLine(usize),
     /// Writes a line to standard error.
     Stderr(String),
@@ -36,10 +37,10 @@ pub enum Step {
     /// The control message `interrupt` does nothing from here on.
     IgnoreInterrupt(bool),
     /// Emits the `result`. Without this step a successful one comes after the last step.
-    Result(ResultStep),
+    Result(Ending),
     /// Exits at once, with this code.
     Exit(i32),
-    /// Does nothing, for ever.
+    /// Does nothing, forever.
     Hang(bool),
     /// Closes standard output.
     CloseStdout(bool),
@@ -67,23 +68,9 @@ pub struct Flood {
 pub struct Spawn {
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Whether in a session of its own, as the CLI's shell commands are.
+    /// Whether in a session of its own, like the shell commands of the CLI.
     #[serde(default)]
     pub setsid: bool,
-}
-
-/// See [`Step::Result`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ResultStep {
-    /// Whether the run failed; the agent then exits 1.
-    pub is_error: bool,
-    /// The API's status, if that is what failed.
-    pub api_error_status: Option<u16>,
-    /// The result's text, or the error's.
-    pub text: String,
-    /// `error_max_turns` and the like; `success` if not said.
-    pub subtype: Option<String>,
 }
 
 /// Builds a script, step by step.
@@ -106,7 +93,7 @@ impl AgentScript {
         format!("Follow the script.\n{MARK}{steps}")
     }
 
-    /// The script in a prompt; nothing if there is none.
+    /// The script in a prompt; `None` if there is none.
     ///
     /// # Errors
     /// If there is one that does not parse.
@@ -208,18 +195,18 @@ impl AgentScript {
 
     /// See [`Step::Result`].
     #[must_use]
-    pub fn result(self, result: ResultStep) -> Self {
+    pub fn result(self, result: Ending) -> Self {
         self.step(Step::Result(result))
     }
 
     /// A result as after an API error of this status.
     #[must_use]
     pub fn api_error(self, status: u16, text: &str) -> Self {
-        self.result(ResultStep {
+        self.result(Ending {
             is_error: true,
             api_error_status: Some(status),
             text: text.to_owned(),
-            subtype: None,
+            ..Ending::default()
         })
     }
 
@@ -292,7 +279,7 @@ mod tests {
             Step::SleepMs(1),
             Step::Write("p".into(), "c".into()),
             Step::Spawn(Spawn { argv: vec!["true".into()], setsid: false }),
-            Step::Result(ResultStep { is_error: true, ..ResultStep::default() }),
+            Step::Result(Ending { is_error: true, ..Ending::default() }),
         ];
         assert_eq!(steps, expected);
         assert_eq!(AgentScript::parse("just a prompt").unwrap(), None);

@@ -10,7 +10,6 @@
 //!
 //! *Architecture invariant:* nothing that ships depends on this crate.
 
-mod agent_messages;
 mod agent_script;
 mod binaries;
 mod git_repo;
@@ -26,8 +25,7 @@ mod stack;
 pub mod torture;
 mod wait;
 
-pub use agent_messages::{AgentMessages, Partial};
-pub use agent_script::{AgentScript, Flood, ResultStep, Spawn, Step};
+pub use agent_script::{AgentScript, Flood, Spawn, Step};
 pub use binaries::{real_claude, scripted_agent, skip, target_binary};
 pub use git_server::{Fault, GitServer};
 pub use http_client::{http_json, raw_request};

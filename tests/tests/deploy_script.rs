@@ -1,5 +1,5 @@
-//! `deploy-swarm.sh` before anything is deployed: what it refuses, with which exit code, and what it says.
-//! A fake `docker` on the `PATH` plays engines that are not here; `tests/swarm` has a real one.
+//! Tests of `deploy-swarm.sh` up to the deployment: what it refuses, with which message and exit code.
+//! A fake `docker` on the `PATH` plays the engine; `tests/swarm` uses a real one.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 const KEY: &str = "sk-ant-s3cret-0123456789";
 
-/// A machine with a copy of the script, and what `docker` is to answer.
+/// A machine with a copy of the script and, if the test wants one, a fake `docker`.
 struct Machine {
     directory: TempDir,
 }
@@ -26,7 +26,7 @@ struct End {
 }
 
 impl Machine {
-    /// Without a docker.
+    /// A machine without `docker`.
     fn bare() -> Self {
         let directory = TempDir::new().unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -45,7 +45,7 @@ impl Machine {
         Self { directory }
     }
 
-    /// With a docker that does what `cases` say: the arms of a shell `case` over its arguments.
+    /// A machine with a fake `docker`. `cases` are the arms of a shell `case` over its arguments.
     fn with_docker(cases: &str) -> Self {
         let machine = Self::bare();
         let docker = machine.directory.path().join("bin/docker");
@@ -64,7 +64,7 @@ impl Machine {
         self.directory.path().join(name)
     }
 
-    /// Puts `text` where the script looks for its settings first.
+    /// Writes `text` to the first file in which the script looks for settings.
     fn settings(self, text: &str) -> Self {
         let file = self.path("stack/.env");
         fs::write(&file, text).unwrap();
@@ -75,7 +75,7 @@ impl Machine {
     fn run(&self, arguments: &[&str]) -> End {
         let mut command = Command::new("bash");
         command.arg(self.path("stack/deploy-swarm.sh")).args(arguments).env_clear();
-        // Of this machine's programs only the usual ones: a docker of its own would not be asked for.
+        // Only a few of this machine's programs, so that a real docker is not found.
         command.env("PATH", format!("{}:{}", self.path("bin").display(), self.tools().display()));
         let output = command.output().expect("bash is there");
         let said = [&output.stdout[..], &output.stderr].concat();
@@ -88,7 +88,7 @@ impl Machine {
         End { code: output.status.code(), said, docker }
     }
 
-    /// The programs the script uses, and no docker.
+    /// A directory with the programs that the script uses, but without docker.
     fn tools(&self) -> PathBuf {
         let tools = self.path("tools");
         if !tools.exists() {
@@ -117,7 +117,7 @@ impl Machine {
             ] {
                 let there = ["/usr/bin", "/bin"].map(|it| Path::new(it).join(name));
                 let program = there.iter().find(|it| it.exists());
-                let program = program.unwrap_or_else(|| panic!("there is no {name}"));
+                let program = program.unwrap_or_else(|| panic!("{name} is not installed"));
                 std::os::unix::fs::symlink(program, tools.join(name)).unwrap();
             }
         }
@@ -126,7 +126,7 @@ impl Machine {
 }
 
 impl End {
-    /// Checks the exit code, and that all of this was said.
+    /// Checks the exit code, and that the output contains all of `said`.
     fn is(&self, code: i32, said: &[&str]) {
         assert_eq!(self.code, Some(code), "{}", self.said);
         for part in said {
@@ -135,7 +135,7 @@ impl End {
     }
 }
 
-/// An engine that manages a swarm of so many nodes.
+/// A fake engine that manages a swarm with this many nodes.
 fn manager(nodes: usize) -> String {
     let ids: String = (0..nodes).map(|n| format!("node{n}\\n")).collect();
     format!(
@@ -162,10 +162,10 @@ fn the_help_has_an_example_and_every_exit_code() {
             "--registry",
             "--down",
             "Example:",
-            "Exit codes: 0 done, 1",
-            "2 wrong",
-            "3 this machine",
-            "4 not all",
+            "Exit codes:\n  0  done\n  1  ",
+            "\n  2  ",
+            "\n  3  ",
+            "\n  4  ",
         ],
     );
 }
@@ -173,36 +173,39 @@ fn the_help_has_an_example_and_every_exit_code() {
 #[test]
 fn wrong_options_are_refused() {
     for (arguments, said) in [
-        (&["--nope"][..], "no such option: --nope"),
+        (&["--nope"][..], "unknown option --nope"),
         (&["--stack"], "--stack needs a value"),
-        (&["--stack", "a;b"], "--stack: use small letters"),
-        (&["--timeout", "soon"], "--timeout: give a number"),
-        (&["--registry", "a b"], "--registry: give HOST"),
+        (&["--stack", "a;b"], "--stack: use lower-case letters"),
+        (&["--timeout", "soon"], "--timeout: must be a number"),
+        (&["--registry", "a b"], "--registry: must be HOST"),
         (&["--env-file", "/nonexistent"], "cannot read /nonexistent"),
-        (&["--now"], "--now goes with --down"),
+        (&["--now"], "--now works only together with --down"),
     ] {
         Machine::bare().settings(&with_key("")).run(arguments).is(2, &[said]);
     }
 }
 
 #[test]
-fn settings_that_are_none_are_named_by_line() {
+fn invalid_settings_are_reported_with_their_line() {
     for (text, said) in [
         ("# nothing\n", "ANTHROPIC_API_KEY=sk-ant-"),
-        ("ANTHROPIC_API_KEY=a\njust words s3cret\n", "line 2: not a setting"),
-        ("ANTHROPIC_API_KEY=\"s3cret\nmore\"\n", "line 1: ANTHROPIC_API_KEY begins with a quote"),
-        ("ANTHROPIC_API_KEY=s3cret\"}\n", "ANTHROPIC_API_KEY: that is no key"),
+        ("ANTHROPIC_API_KEY=a\njust words s3cret\n", "line 2: this is not a setting"),
+        (
+            "ANTHROPIC_API_KEY=\"s3cret\nmore\"\n",
+            "line 1: the value of ANTHROPIC_API_KEY starts with a quote",
+        ),
+        ("ANTHROPIC_API_KEY=s3cret\"}\n", "ANTHROPIC_API_KEY: this is not a key"),
         ("CLAUDE_CODE_CREDENTIALS_JSON={\"key\": \"s3cret\"}\n", "the credential must be"),
         ("CLAUDE_CODE_CREDENTIALS_SECRET=/nonexistent\n", "cannot read /nonexistent"),
     ] {
         let end = Machine::with_docker("").settings(text).run(&[]);
         end.is(2, &[said]);
-        assert_eq!(end.docker, "", "nothing is done before the settings are right");
+        assert_eq!(end.docker, "", "docker ran although a setting is wrong");
     }
 }
 
 #[test]
-fn the_file_is_data_and_never_run() {
+fn the_settings_file_is_never_executed() {
     let machine = Machine::bare();
     let mark = machine.path("mark");
     let text = with_key(&format!(
@@ -210,18 +213,14 @@ fn the_file_is_data_and_never_run() {
         mark.display()
     ));
     let end = machine.settings(&text).run(&[]);
-    end.is(
-        3,
-        &["line 2: PATH is no setting of the stack", "there is no docker here"]
-            .map(|it| it.strip_prefix("line 2: ").unwrap_or(it)),
-    );
-    assert!(!mark.exists(), "something in the file was run");
+    end.is(3, &["line 3: ignoring PATH", "docker is not installed"]);
+    assert!(!mark.exists(), "something in the file was executed");
 }
 
 #[test]
-fn what_the_machine_lacks_is_told_with_how_to_get_it() {
+fn a_missing_prerequisite_is_reported_with_its_fix() {
     let run = |machine: Machine| machine.settings(&with_key("")).run(&[]);
-    run(Machine::bare()).is(3, &["there is no docker here", "apt-get install docker.io"]);
+    run(Machine::bare()).is(3, &["docker is not installed", "apt-get install docker.io"]);
     run(Machine::with_docker("version*) echo 'Cannot connect' >&2; exit 1;;"))
         .is(3, &["does not answer: Cannot connect", "systemctl start docker"]);
     run(Machine::with_docker(
@@ -229,7 +228,7 @@ fn what_the_machine_lacks_is_told_with_how_to_get_it() {
     ))
     .is(3, &["is a worker", "docker node promote here"]);
     run(Machine::with_docker("version*) echo 1;;\n*LocalNodeState*) echo 'locked false';;"))
-        .is(3, &["not usable (locked)"]);
+        .is(3, &["not usable (state: locked)"]);
     run(Machine::with_docker(
         "version*) echo 1;;\n*LocalNodeState*) echo 'inactive false';;\n'swarm init'*) echo 'two addresses' >&2; exit 1;;",
     ))
@@ -244,8 +243,8 @@ fn several_nodes_need_a_shared_volume_and_a_registry() {
     run("", &[]).is(2, &["2 nodes, but the volume is local", "NFS_SERVER"]);
     run("NFS_SERVER=nas\nNFS_PATH=/srv\n", &[])
         .is(2, &["only this one has the images", "--registry"]);
-    // Told otherwise, it goes on: as far as to the images, which the fake does not build.
-    run("", &["--allow-local-volume"]).is(1, &["the image of gateway cannot be built"]);
+    // With the option it continues until it builds the images, which the fake cannot do.
+    run("", &["--allow-local-volume"]).is(1, &["cannot build the image of gateway"]);
 }
 
 #[test]
@@ -259,22 +258,22 @@ fn reservations_fit_the_machine_or_are_refused() {
             "the swarm has 2.00 CPUs",
             "CLAUDE_CPU_RESERVATION=0.1",
             "CLAUDE_MEMORY_RESERVATION=",
-            "cannot be built",
+            "cannot build the image",
         ],
     );
     run("CLAUDE_CPU_RESERVATION=1\n")
-        .is(2, &["less than all replicas together reserve", "*_CPU_RESERVATION"]);
-    // Room for the replicas, and none for new ones beside them.
+        .is(2, &["the replicas together reserve more", "*_CPU_RESERVATION"]);
+    // There is room for the replicas, but not for new ones beside them.
     let tight = "WORKFLOW_CPU_RESERVATION=0.1\nPULL_CPU_RESERVATION=0.1\nCLAUDE_CPU_RESERVATION=0.3\nGATEWAY_CPU_RESERVATION=0.1\nMORE=\n";
-    run(tight).is(1, &["updates go stop-first"]);
-    run("CLAUDE_REPLICAS=1   # a comment\n").is(1, &["cannot be built"]);
-    run("CLAUDE_REPLICAS=many\n").is(2, &["CLAUDE_REPLICAS: give a number"]);
-    run("JOB_TIMEOUT_SECONDS=1h\n").is(2, &["JOB_TIMEOUT_SECONDS: give a number"]);
-    run("PUBLISH_MODE=both\n").is(2, &["PUBLISH_MODE: host or ingress, not both"]);
+    run(tight).is(1, &["updating stop-first"]);
+    run("CLAUDE_REPLICAS=1   # a comment\n").is(1, &["cannot build the image"]);
+    run("CLAUDE_REPLICAS=many\n").is(2, &["CLAUDE_REPLICAS: must be a number"]);
+    run("JOB_TIMEOUT_SECONDS=1h\n").is(2, &["JOB_TIMEOUT_SECONDS: must be a number"]);
+    run("PUBLISH_MODE=both\n").is(2, &["PUBLISH_MODE: must be host or ingress, not both"]);
 }
 
 #[test]
-fn secrets_go_by_standard_input_under_a_name_for_their_content() {
+fn secrets_are_passed_on_standard_input_and_named_after_their_content() {
     let cases = format!(
         "{}\n'image inspect --format {{{{.Id}}}}'*) echo sha256:0;;\n'image inspect'*) echo 1000000;;\n\
          'secret inspect'*) exit 1;;\n'secret create'*) cat >> \"$(dirname \"$0\")/../secrets\"; echo >> \"$(dirname \"$0\")/../secrets\";;\n\
@@ -305,17 +304,17 @@ fn secrets_go_by_standard_input_under_a_name_for_their_content() {
 }
 
 #[test]
-fn taking_away_what_is_not_there_is_no_error() {
+fn removing_a_stack_that_does_not_exist_is_no_error() {
     let none = "version*) echo 1;;\n*ControlAvailable*) echo true;;\n'stack services'*) ;;";
-    Machine::with_docker(none).run(&["--down"]).is(0, &["there is no stack workflow-stack"]);
+    Machine::with_docker(none).run(&["--down"]).is(0, &["the stack workflow-stack does not exist"]);
     let no_swarm = "version*) echo 1;;\n*ControlAvailable*) echo false;;";
-    Machine::with_docker(no_swarm).run(&["--down"]).is(3, &["no manager of a swarm"]);
-    Machine::bare().run(&["--down"]).is(3, &["there is no docker here"]);
+    Machine::with_docker(no_swarm).run(&["--down"]).is(3, &["not a manager of a swarm"]);
+    Machine::bare().run(&["--down"]).is(3, &["docker is not installed"]);
 }
 
-/// The image, the tests and what the CLI's stand-in says are of one version.
+/// The image, the tests and the stand-in use the same version of the CLI.
 #[test]
-fn the_image_has_the_cli_that_is_tested() {
+fn the_image_contains_the_tested_cli_version() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let version = fs::read_to_string(root.join("claude-code.version")).unwrap();
     for file in ["package.json", "package-lock.json"] {

@@ -12,11 +12,14 @@ use std::{
 use command_fds::CommandFdExt as _;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::signal::Signal,
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::Signal,
+    },
 };
 use tokio::process::Command;
 
-use crate::{Child, spawner};
+use crate::{Child, Confinement, confinement, spawner};
 
 /// A child process to be. Unless told otherwise it has an empty environment, `/` as its working
 /// directory and `/dev/null` as its standard input, output and error.
@@ -127,6 +130,24 @@ impl Guest {
         self
     }
 
+    /// Bounds what the child, and every process it starts, may use of `resource`, as `setrlimit(2)` has it.
+    #[must_use]
+    pub fn limit(mut self, resource: Resource, most: u64) -> Self {
+        limit(&mut self.command, resource, most);
+        self
+    }
+
+    /// Confines the child, and every process it starts, to some files.
+    ///
+    /// Where the kernel has no Landlock (before Linux 5.13, or switched off) this does nothing.
+    ///
+    /// # Errors
+    /// If there are no file descriptors left.
+    pub fn confine(mut self, confinement: &Confinement) -> io::Result<Self> {
+        confinement::apply(&mut self.command, confinement)?;
+        Ok(self)
+    }
+
     /// Spawns it. May be called from any task of a runtime that drives I/O.
     ///
     /// # Errors
@@ -135,6 +156,20 @@ impl Guest {
     pub async fn spawn(mut self) -> io::Result<Child> {
         self.command.preserved_fds(self.fds);
         spawner::spawn(self.command).await
+    }
+}
+
+#[expect(unsafe_code, reason = "between fork and exec there is no safe interface")]
+fn limit(command: &mut Command, resource: Resource, most: u64) {
+    // SAFETY: the closure runs in the forked child and makes two system calls, getrlimit and setrlimit;
+    // it allocates nothing, not even for the error, which is an errno.
+    unsafe {
+        command.pre_exec(move || {
+            // A limit that is lower already stays.
+            let (_, hard) = getrlimit(resource)?;
+            let most = most.min(hard);
+            Ok(setrlimit(resource, most, most)?)
+        });
     }
 }
 

@@ -32,6 +32,7 @@
 //! *Architecture invariant:* nothing outside this crate calls `fork`, `exec` or `waitpid`.
 
 mod child;
+mod confinement;
 mod descendants;
 mod guest;
 mod owned;
@@ -40,8 +41,12 @@ mod sweep;
 mod this_process;
 
 pub use child::Child;
+pub use confinement::{Confinement, is_confinement_available};
 pub use descendants::descendants;
 pub use guest::Guest;
-pub use nix::{sys::signal::Signal, unistd::Pid};
+pub use nix::{
+    sys::{resource::Resource, signal::Signal},
+    unistd::Pid,
+};
 pub use sweep::{kill_adopted, kill_descendants, kill_descendants_now, reap_adopted};
 pub use this_process::{become_subreaper, hide_environment};

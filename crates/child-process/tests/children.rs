@@ -12,8 +12,8 @@ use std::{
 };
 
 use child_process::{
-    Child, Guest, Pid, Signal, become_subreaper, descendants, kill_descendants,
-    kill_descendants_now, reap_adopted,
+    Child, Confinement, Guest, Pid, Resource, Signal, become_subreaper, descendants,
+    is_confinement_available, kill_descendants, kill_descendants_now, reap_adopted,
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
@@ -376,4 +376,55 @@ async fn helper_that_hides() {
     let _child = shell("echo $$ > child; exec sleep 300").cwd(&directory).spawn().await.unwrap();
     fs::write(directory.join("hidden"), format!("{}\n", std::process::id())).unwrap();
     tokio::time::sleep(Duration::from_secs(300)).await;
+}
+
+#[tokio::test]
+async fn a_limit_holds_for_the_child_and_what_it_starts() {
+    let _alone = alone().await;
+    let script = "ulimit -f; bash -c 'ulimit -f'; ulimit -n";
+    let guest = shell(script).limit(Resource::RLIMIT_FSIZE, 4 * 1024 * 1024);
+    let text = output(guest.limit(Resource::RLIMIT_NOFILE, 64)).await;
+    assert_eq!(text, "4096\n4096\n64\n");
+}
+
+#[tokio::test]
+async fn a_confined_child_reaches_the_files_it_was_given_and_no_others() {
+    let _alone = alone().await;
+    if !is_confinement_available() {
+        eprintln!("SKIPPED: a_confined_child…: this kernel has no Landlock");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["secret", "given", "own"] {
+        fs::create_dir(directory.path().join(name)).unwrap();
+        fs::write(directory.path().join(name).join("file"), name).unwrap();
+    }
+    let script =
+        "cat given/file; echo; cat secret/file || echo closed; echo new > own/new && cat own/new
+        (echo x > given/new) || echo read only; bash -c 'cat secret/file' || echo closed for it too
+        mv own/new secret/new || echo kept in";
+    let confinement = Confinement::system()
+        .read(directory.path().join("given"))
+        .read(directory.path().join("missing"))
+        .write(directory.path().join("own"));
+    let guest = shell(script).cwd(directory.path()).confine(&confinement).unwrap();
+    let text = output(guest).await;
+    assert_eq!(text, "given\nclosed\nnew\nread only\nclosed for it too\nkept in\n");
+}
+
+#[tokio::test]
+async fn a_confined_child_connects_to_the_ports_it_was_given_and_no_others() {
+    let _alone = alone().await;
+    let script = "for port in $PORTS; do (exec 3<>/dev/tcp/127.0.0.1/$port) && echo connected || echo no; done";
+    let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [given, other] = listeners.each_ref().map(|it| it.local_addr().unwrap().port());
+    let confinement = Confinement::system().connect_only([given]);
+    let guest =
+        shell(script).env("PORTS", format!("{given} {other}")).confine(&confinement).unwrap();
+    let text = output(guest).await;
+    if text == "connected\nconnected\n" {
+        eprintln!("SKIPPED: a_confined_child_connects…: this kernel confines no connections");
+    } else {
+        assert_eq!(text, "connected\nno\n");
+    }
 }

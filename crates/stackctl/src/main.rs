@@ -7,20 +7,20 @@ mod completions;
 mod demo;
 mod doctor;
 mod ops;
-mod rehearsal;
 mod serve;
 mod up;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use claude_stand_in::rehearsal;
 
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
     if rehearsal::is_called(args.next().as_deref()) {
-        return rehearsal::main(args);
+        rehearsal::main(args);
     }
     match Cli::parse().command {
         Command::Up(options) => up::main(options),

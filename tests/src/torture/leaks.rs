@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use claude_stand_in::Ending;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -19,7 +20,7 @@ use super::{
     outcomes::check_volume,
     report::{Report, count, seconds},
 };
-use crate::{AgentScript, GitServer, ResultStep, Stack};
+use crate::{AgentScript, GitServer, Stack};
 
 /// How long what ends by itself may take to be gone: descriptors of connections that were closed, and the like.
 const SETTLING: Duration = Duration::from_secs(10);
@@ -121,8 +122,7 @@ impl Field {
     async fn one(self: Arc<Self>, number: usize) -> (String, String) {
         let url = self.git.url("app");
         let stack = &self.stack;
-        let failing =
-            AgentScript::new().result(ResultStep { is_error: true, ..ResultStep::default() });
+        let failing = AgentScript::new().result(Ending { is_error: true, ..Ending::default() });
         let leaving = AgentScript::new().spawn_in_new_session(&["sleep", "300"]).flood(5, 100);
         let caller = match number % KINDS {
             0 => Caller::workflow(stack, &url, &AgentScript::new()),

@@ -1,4 +1,4 @@
-//! The rehearsal agent as a replica starts it: `stackctl` by another name, with the CLI's command line.
+//! The rehearsal agent as a replica starts it: `stackctl` under another name, with the CLI's command line.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use testkit::target_binary;
 
 const SESSION: &str = "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6";
 
-/// It runs, in a repository of its own.
+/// A running agent in a directory of its own.
 struct Agent {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -24,16 +24,21 @@ struct Agent {
 
 impl Agent {
     fn start(home: &Path, session: &str) -> Self {
+        Self::start_with(home, session, "bypassPermissions")
+    }
+
+    fn start_with(home: &Path, session: &str, permission_mode: &str) -> Self {
         let program = home.join("claude-rehearsal");
         if !program.exists() {
             symlink(target_binary("stackctl"), &program).unwrap();
-            fs::create_dir(home.join("work")).unwrap();
+            fs::create_dir_all(home.join("work")).unwrap();
         }
         let mut child = Command::new(program)
             .args(["-p", "--input-format", "stream-json", "--output-format", "stream-json"])
-            .args(["--permission-mode", "bypassPermissions", "--setting-sources", ""])
+            .args(["--permission-mode", permission_mode, "--setting-sources", ""])
             .args([session, SESSION, "--verbose", "--strict-mcp-config"])
             .env_clear()
+            .env("IS_SANDBOX", "1")
             .env("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")
             .env("CLAUDE_CONFIG_DIR", home.join("config"))
             .current_dir(home.join("work"))
@@ -87,19 +92,50 @@ fn a_turn_from_the_prompt_to_the_exit() {
     let init = lines.iter().find(|line| line["subtype"] == "init").unwrap();
     assert_eq!((&init["model"], &init["session_id"]), (&json!("rehearsal"), &json!(SESSION)));
     let result = lines.iter().find(|line| line["type"] == "result").unwrap();
-    assert_eq!((&result["is_error"], &result["total_cost_usd"]), (&json!(false), &json!(0)));
+    assert_eq!((&result["is_error"], &result["total_cost_usd"]), (&json!(false), &json!(0.0)));
     assert!(home.path().join("work/REHEARSAL.md").is_file());
-    // It has said all, and waits for the other end.
+    // It is done, and waits until its input is closed.
     assert!(agent.child.try_wait().unwrap().is_none());
     assert_eq!(agent.leave(), 0);
 
-    // The session can be gone on with, and begun only once in the same place.
+    // The session can be resumed.
     let mut again = Agent::start(home.path(), "--resume");
     again.prompt("Look again");
     again.until(is_idle);
     assert_eq!(again.leave(), 0);
     let text = fs::read_to_string(home.path().join("work/REHEARSAL.md")).unwrap();
     assert!(text.contains("Look around") && text.contains("Look again"), "{text}");
+}
+
+/// What it says of a change it may not or cannot make.
+fn refused(home: &Path, permission_mode: &str) -> (Vec<Value>, i32) {
+    let mut agent = Agent::start_with(home, "--session-id", permission_mode);
+    agent.prompt("Look around");
+    let lines = agent.until(is_idle);
+    (lines, agent.leave())
+}
+
+#[test]
+fn without_permission_it_changes_nothing_and_says_so() {
+    let home = TempDir::new().unwrap();
+    let (lines, code) = refused(home.path(), "default");
+    let result = lines.iter().find(|line| line["type"] == "result").unwrap();
+    assert_eq!((&result["is_error"], code), (&json!(false), 0));
+    assert_eq!(result["permission_denials"][0]["tool_name"], "Write");
+    let answers: Vec<_> = lines.iter().filter(|line| line["type"] == "user").collect();
+    assert_eq!(answers[1]["message"]["content"][0]["is_error"], true);
+    assert!(!home.path().join("work/REHEARSAL.md").exists());
+}
+
+#[test]
+fn it_does_not_write_through_a_link() {
+    let (home, outside) = (TempDir::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    fs::create_dir(home.path().join("work")).unwrap();
+    symlink(outside.path(), home.path().join("work/REHEARSAL.md")).unwrap();
+    let (lines, code) = refused(home.path(), "bypassPermissions");
+    let result = lines.iter().find(|line| line["type"] == "result").unwrap();
+    assert!(result["result"].as_str().unwrap().starts_with("I changed nothing"), "{result}");
+    assert_eq!((code, outside.path().metadata().unwrap().len()), (0, 0));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::support::{Home, PATIENCE};
 
 /// Without a key, without a network, without git, without a `PATH`.
 #[tokio::test]
-async fn it_shows_a_workflow_and_takes_everything_away() {
+async fn it_shows_a_workflow_and_removes_everything() {
     let home = Home::new();
     let said = home.ran(&["demo"]).await;
     assert_eq!(said.code, 0, "{said:?}");
@@ -22,7 +22,7 @@ async fn it_shows_a_workflow_and_takes_everything_away() {
         "+# Rehearsal",
         "+- tea.py (11 lines)",
         "stackctl run --repo",
-        "taken away",
+        "removed everything",
     ] {
         assert!(said.stdout.contains(part), "{part}: {}", said.stdout);
     }
@@ -146,7 +146,7 @@ async fn the_real_agent_plays_too() {
         "It is written down.",
         "Done after",
         "+written by the CLI",
-        "taken away",
+        "removed everything",
     ] {
         assert!(said.stdout.contains(part), "{part}: {}", said.stdout);
     }
@@ -167,7 +167,7 @@ async fn a_failure_shows_the_log_and_leaves_nothing() {
     command.env("ANTHROPIC_API_KEY", "sk-ant-s3cret");
     let said = home.start(command).ended().await;
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.stdout.contains("The end of the stack's log"), "{}", said.stdout);
+    assert!(said.stdout.contains("The last lines of the stack's log"), "{}", said.stdout);
     assert!(said.stdout.contains("claude-code-api.1"), "{}", said.stdout);
     assert!(said.stderr.contains("did not complete"), "{}", said.stderr);
     assert!(!said.stdout.contains("s3cret") && !said.stderr.contains("s3cret"), "{said:?}");

@@ -1,6 +1,7 @@
 //! A failed pull or a failed run is a failed workflow, and says why.
 
-use testkit::{AgentScript, GitServer, ResultStep, Stack};
+use claude_stand_in::Ending;
+use testkit::{AgentScript, GitServer, Stack};
 
 use crate::support::{Marks, job, post_workflow, terminal, workflow};
 
@@ -49,11 +50,8 @@ async fn a_failed_agent_fails_the_workflow_and_says_why() {
     let git = GitServer::start().await;
     git.create_repo("here", &[("a", "a")]);
     let stack = Stack::builder().start().await;
-    let turns = ResultStep {
-        is_error: true,
-        subtype: Some("error_max_turns".to_owned()),
-        ..ResultStep::default()
-    };
+    let turns =
+        Ending { is_error: true, subtype: Some("error_max_turns".to_owned()), ..Ending::default() };
     let begin = AgentScript::new;
     for (what, script, code, word) in [
         ("401", begin().api_error(401, "invalid x-api-key"), "agent_api_error", "401"),

@@ -24,7 +24,7 @@ enum Does {
 use Does::{Cancels, Nothing, Serves, Shows};
 
 const COMMANDS: &[(&str, Does)] = &[
-    ("cargo stack demo", Shows("Everything has been taken away again.")),
+    ("cargo stack demo", Shows("The demo has removed everything it created.")),
     ("cargo stack up", Serves),
     ("cargo test --workspace", Nothing("it is what runs this")),
     (

@@ -84,7 +84,7 @@ impl Api {
     pub(crate) fn command(&self, verb: &str, job: JobId) -> String {
         let url = self.url.to_string();
         let url = if url == DEFAULT_URL { String::new() } else { format!(" --url {url}") };
-        format!("stackctl {verb} {}{url}", ids::short(job))
+        format!("{} {verb} {}{url}", super::program_name(), ids::short(job))
     }
 
     /// One request; the head of its answer must come in time.

@@ -52,8 +52,8 @@ impl Interrupts {
         Ok(Self { signals: Some(signals) })
     }
 
-    /// For a watch inside something that hears signals itself, and ends the watch by dropping it.
-    pub(crate) fn heard_elsewhere() -> Self {
+    /// Reports no signal: whoever watches handles signals elsewhere and stops by dropping the future.
+    pub(crate) fn ignored() -> Self {
         Self { signals: None }
     }
 

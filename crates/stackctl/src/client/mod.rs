@@ -33,6 +33,12 @@ pub(crate) use render::note;
 pub(crate) use run::run_workflow;
 pub(crate) use watch::End;
 
+/// What a hint calls this program, so that a copied command works: a checkout's program is run by cargo and need not
+/// be installed.
+pub(crate) fn program_name() -> &'static str {
+    if std::env::var_os("CARGO").is_some() { "cargo stack" } else { "stackctl" }
+}
+
 /// `stackctl run`.
 pub(crate) fn run(options: RunOptions) -> ExitCode {
     main(async move { Ok(run::run_workflow(&options, Interrupts::listen()?).await?.exit_code()) })

@@ -5,15 +5,15 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style};
 use git2::{DiffFormat, DiffOptions, Repository};
 
-/// How many lines are shown: what an agent changed may be much.
+/// How many lines are shown at most.
 const MOST: usize = 200;
 
-/// The difference between the branch of the bare repository at `served` and the files of `checkout`, with colours
-/// that a stream without them drops.
+/// The difference between the branch of the bare repository `sample` and the files of `checkout`, a line each, with
+/// colours that the output stream removes where they are not wanted.
 ///
-/// The checkout's own `.git` is not looked at: the agent may have written it.
-pub(super) fn diff(served: &Path, checkout: &Path) -> Result<Vec<String>, git2::Error> {
-    let repository = Repository::open_bare(served)?;
+/// The checkout's own `.git` is not read: the agent may have written it.
+pub(super) fn diff(sample: &Path, checkout: &Path) -> Result<Vec<String>, git2::Error> {
+    let repository = Repository::open_bare(sample)?;
     repository.set_workdir(checkout, false)?;
     let before = repository.head()?.peel_to_tree()?;
     let mut options = DiffOptions::new();
@@ -28,7 +28,7 @@ pub(super) fn diff(served: &Path, checkout: &Path) -> Result<Vec<String>, git2::
         }
         lines.len() <= MOST
     })
-    // Ended by ourselves, it is no error.
+    // It is not an error that we stopped it.
     .or_else(|error| if lines.len() > MOST { Ok(()) } else { Err(error) })?;
     if lines.len() > MOST {
         lines.truncate(MOST);
@@ -46,7 +46,7 @@ fn styled(sign: char, text: &str) -> String {
         _ => Style::new(),
     };
     let sign = if matches!(sign, '+' | '-' | ' ') { sign.to_string() } else { String::new() };
-    // Nothing that a terminal would obey.
+    // Without what a terminal would act on.
     let text: String = anstream::adapter::strip_str(text)
         .to_string()
         .chars()
@@ -103,7 +103,7 @@ mod tests {
         -def test_green_is_quick():
         -    assert minutes("green") == 2
         "#);
-        // What the agent says of its own repository does not count.
+        // The agent may have written the configuration.
         fs::write(checkout.join(".git/config"), "[core]\n\tworktree = /etc\n").unwrap();
         assert_eq!(diff(&served, &checkout).unwrap().len(), 25);
     }

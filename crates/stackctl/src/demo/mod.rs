@@ -1,15 +1,12 @@
 //! `stackctl demo`: everything at work, on this machine, without a key and without a network.
 //!
-//! A sample repository is made and served over HTTP by this process; `stackctl up` runs as a child in a temporary
-//! directory; one workflow goes through it, shown as `stackctl run` shows it. Only the model is played, by the
-//! rehearsal agent. Whatever happens, no process and no file is left.
+//! The demo creates a sample repository, runs `stackctl up` as a child in a temporary directory, and sends one workflow
+//! through it, which it shows as `stackctl run` does. Everything is real but the model: the rehearsal agent stands in
+//! for it. However the demo ends, it leaves no process and no file behind.
 
 mod diff;
-mod git_server;
-mod interrupts;
 mod sample;
 mod stage;
-mod upload_pack;
 
 use std::{env, ffi::OsString, io::Write as _, process::ExitCode};
 
@@ -20,18 +17,22 @@ use web::BaseUrl;
 
 use crate::{
     cli::DemoOptions,
-    client::{self, AgentOptions, End, RetryOptions, RunOptions, StackOptions},
+    client::{
+        self, AgentOptions, End, Interrupts, RetryOptions, RunOptions, StackOptions, program_name,
+    },
     up,
 };
-use git_server::GitServer;
-use interrupts::Interrupts;
-use stage::{Haste, Stage};
+use stage::{Pace, Stage};
 
-/// What the rehearsal agent is asked, and what the real one.
+/// The prompt for the rehearsal agent.
 const PROMPT: &str = "Write down what is in this repository";
+/// The prompt for the real agent.
 const REAL_PROMPT: &str = "Add a one-line docstring to each function of tea.py";
-/// What the real one may cost, in US dollars.
+/// What the real agent may spend, in US dollars.
 const REAL_BUDGET: f64 = 1.0;
+
+/// The setting that lets the stack clone the sample from this machine's disk.
+const ALLOW_FILES: &str = "ALLOW_FILE_REPOSITORIES";
 
 const FAILED: u8 = 1;
 const INTERRUPTED: u8 = 130;
@@ -46,7 +47,7 @@ pub(crate) fn main(options: DemoOptions) -> ExitCode {
             }
         };
     match runtime.block_on(demo(&options)) {
-        Ok(Shown::Whole) => ExitCode::SUCCESS,
+        Ok(Shown::All) => ExitCode::SUCCESS,
         Ok(Shown::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
             let _ = writeln!(anstream::stderr(), "error: {error:#}");
@@ -55,58 +56,59 @@ pub(crate) fn main(options: DemoOptions) -> ExitCode {
     }
 }
 
-/// How far the demo went.
+/// How far the demo got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
-    Whole,
+    All,
     Interrupted,
 }
 
 async fn demo(options: &DemoOptions) -> anyhow::Result<Shown> {
-    let mut interrupts = Interrupts::listen().context("cannot listen to signals")?;
-    let program = env::current_exe().context("cannot find my own program")?;
-    child_process::become_subreaper().context("cannot adopt what the stack leaves behind")?;
-    // With a credential in it, and the agent is a process of the same user.
-    child_process::hide_environment().context("cannot hide my environment from the agent")?;
+    let mut interrupts = Interrupts::listen()?;
+    let program = env::current_exe().context("cannot find the path of this program")?;
+    child_process::become_subreaper().context("cannot adopt the processes of the stack")?;
+    // The agent runs as the same user and could read a credential from it.
+    child_process::hide_environment()
+        .context("cannot hide this process's environment from the agent")?;
     let cast = Cast::choose(options)?;
     let mut stage = Stage::new(program)?;
     let played = tokio::select! {
         biased;
-        () = interrupts.next() => Ok(None),
+        _ = interrupts.next() => Ok(None),
         played = play(&mut stage, cast) => played,
     };
     let played = match played {
         Ok(None) => Ok(Shown::Interrupted),
-        Ok(Some(served)) if options.keep => keep(&mut stage, &served, &mut interrupts).await,
-        Ok(Some(_)) => Ok(Shown::Whole),
+        Ok(Some(workflow)) if options.keep => keep(&mut stage, &workflow, &mut interrupts).await,
+        Ok(Some(_)) => Ok(Shown::All),
         Err(error) => Err(error),
     };
-    let haste = match &played {
-        Ok(Shown::Whole) => Haste::Drain,
+    let pace = match &played {
+        Ok(Shown::All) => Pace::Drain,
         Ok(Shown::Interrupted) => {
-            say("\nEnding everything …");
-            Haste::AtOnce
+            say("\nStopping everything …");
+            Pace::Now
         }
         Err(_) => {
             let tail = stage.log_tail();
             if !tail.is_empty() {
-                heading("The end of the stack's log");
+                heading("The last lines of the stack's log");
                 tail.iter().for_each(|line| say(line));
             }
-            Haste::AtOnce
+            Pace::Now
         }
     };
-    let struck = stage.strike(haste, &mut interrupts).await;
+    let struck = stage.strike(pace, &mut interrupts).await;
     let shown = played?;
     struck?;
     say(match shown {
-        Shown::Whole => "Everything has been taken away again.",
+        Shown::All => "The demo has removed everything it created.",
         Shown::Interrupted => "Interrupted; nothing is left behind.",
     });
     Ok(shown)
 }
 
-/// Who plays the agent, and what it is asked.
+/// Which agent plays, and its prompt.
 struct Cast {
     agent: Agent,
     prompt: String,
@@ -120,7 +122,7 @@ enum Agent {
 
 impl Cast {
     /// # Errors
-    /// If the real agent is asked for, and lacks something.
+    /// If the real agent cannot run on this machine.
     fn choose(options: &DemoOptions) -> anyhow::Result<Self> {
         let (agent, prompt) =
             if options.real { (Agent::Real, REAL_PROMPT) } else { (Agent::Rehearsal, PROMPT) };
@@ -128,11 +130,12 @@ impl Cast {
             let mut settings = Settings::new(&ProcessEnv);
             let config = claude_code_api::Config::read(&mut settings);
             settings.finish()?;
-            let lacks = config.preflight();
+            let problems = config.preflight();
             anyhow::ensure!(
-                lacks.is_empty(),
-                "--real lacks something:\n  {}\n`stackctl doctor` has all of it; without --real nothing is needed",
-                lacks.join("\n  ")
+                problems.is_empty(),
+                "--real cannot run yet:\n  {}\n`{} doctor` checks everything; without --real the demo needs nothing",
+                problems.join("\n  "),
+                program_name()
             );
         }
         Ok(Self { agent, prompt: options.prompt.clone().unwrap_or_else(|| prompt.to_owned()) })
@@ -149,9 +152,10 @@ impl Cast {
         if self.agent == Agent::Rehearsal {
             let agent = stage.agent().context("cannot make the rehearsal agent")?;
             environment.push(("CLAUDE_BIN", agent.into()));
-            // It asks nobody, and writes to its own checkout alone.
+            // It writes to its own checkout only, so it may run as root.
             environment.push(("IS_SANDBOX", "1".into()));
         }
+        environment.push((ALLOW_FILES, "1".into()));
         environment.push(("TMPDIR", stage.temporary().into()));
         Ok(environment)
     }
@@ -173,42 +177,37 @@ impl Cast {
     }
 }
 
-/// What goes on after the play, as long as it is not dropped.
-struct Served {
-    git: GitServer,
-    workflow: BaseUrl,
-}
-
-/// Nothing, if nobody watches any more.
-async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<Served>> {
-    heading("1. A sample repository, served over HTTP by this process");
+/// Plays it. Returns where workflows are posted, or `None` if standard output was closed.
+async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<BaseUrl>> {
+    let me = program_name();
+    heading("1. A sample repository");
     let path = stage.sample();
-    // In place, and not as a task that would go on writing after an interrupt. It takes milliseconds.
+    // In place, and not in a task that would go on writing after an interrupt. It takes milliseconds.
     tokio::task::block_in_place(|| sample::create(&path))
-        .context("cannot make the sample repository")?;
-    let git = GitServer::start(&path).await?;
-    say(&git.url());
+        .context("cannot create the sample repository")?;
+    let repository = path.display().to_string();
+    say(&repository);
 
-    heading("2. A stack: a gateway, and one replica of each service behind it");
-    say(&format!("$ stackctl up --workspace {} …", stage.workspace().display()));
-    let ports = stage.start_stack(cast.environment(stage)?).await?;
-    let [workflow, pull, claude] = ports.urls();
+    heading("2. A stack: a gateway, and behind it one replica of each service");
+    say(&format!("$ {ALLOW_FILES}=1 {me} up --workspace {} …", stage.workspace().display()));
+    let urls = stage.start_stack(cast.environment(stage)?).await?;
+    let [workflow, pull, claude] = urls.as_array();
     say(&format!("workflows at {workflow}, pulls at {pull}, agents at {claude}"));
 
     heading(
         "3. One workflow: a replica pulls, another runs the agent; each serves one job and exits",
     );
-    let run = cast.run(&workflow, &git.url());
+    let run = cast.run(workflow, &repository);
     let budget = run.agent.max_budget_usd.map(|usd| format!(" --max-budget-usd {usd}"));
     say(&format!(
-        "$ stackctl run --url {workflow} --repo {} --prompt {}{}",
+        "$ {me} run --url {workflow} --repo {} --prompt {}{}",
         run.repo,
         quoted(&run.prompt),
         budget.unwrap_or_default()
     ));
     let outcome = tokio::select! {
-        outcome = client::run_workflow(&run, client::Interrupts::heard_elsewhere()) => outcome?,
-        () = stage.stack_ended() => anyhow::bail!("the stack ended under the workflow"),
+        outcome = client::run_workflow(&run, Interrupts::ignored()) => outcome?,
+        () = stage.stack_ended() => anyhow::bail!("the stack ended during the workflow"),
     };
     match outcome.end {
         End::Complete => {}
@@ -218,42 +217,39 @@ async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<Served>> {
 
     heading("4. What the agent changed");
     let checkout = outcome.target.context("the workflow did not say where its checkout is")?;
-    say(&format!("In {checkout}, against what was cloned:"));
+    say(&format!("In {checkout}, compared with the commit that was cloned:"));
     let lines = tokio::task::spawn_blocking(move || diff::diff(&path, checkout.as_ref())).await?;
     lines.context("cannot read the checkout")?.iter().for_each(|line| say(line));
 
     heading("5. The same with a repository of your own and the real agent");
-    // By the name under which this demo was started: from a checkout, it need not be installed.
-    let me = if env::var_os("CARGO").is_some() { "cargo stack" } else { "stackctl" };
     say("npm install -g @anthropic-ai/claude-code        # the agent");
     say("export ANTHROPIC_API_KEY=sk-ant-…               # its credential");
-    say(&format!("{:<47} # what else is missing, and how to mend it", format!("{me} doctor")));
+    say(&format!("{:<47} # what is still missing, and how to get it", format!("{me} doctor")));
     say(&format!("{:<47} # the stack, until Ctrl-C", format!("{me} up")));
     say(&format!("{me} run --repo https://github.com/user/repo.git --prompt 'Add a README'\n"));
-    Ok(Some(Served { git, workflow }))
+    Ok(Some(workflow.clone()))
 }
 
-/// Leaves everything running until a signal, which is then how it was meant to end.
+/// Leaves everything running until a signal, which is the expected end.
 async fn keep(
     stage: &mut Stage,
-    served: &Served,
+    workflow: &BaseUrl,
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<Shown> {
-    heading("It goes on running. Ctrl-C ends it and takes everything away");
+    heading("The stack keeps running. Ctrl-C stops it and removes everything");
     say(&format!(
-        "workflows at {}, the sample at {}\nworkspace {}\nlog {}",
-        served.workflow,
-        served.git.url(),
+        "workflows at {workflow}, the sample at {}\nworkspace {}\nlog {}",
+        stage.sample().display(),
         stage.workspace().display(),
         stage.log().display(),
     ));
     tokio::select! {
-        () = interrupts.next() => Ok(Shown::Whole),
+        _ = interrupts.next() => Ok(Shown::All),
         () = stage.stack_ended() => anyhow::bail!("the stack ended by itself"),
     }
 }
 
-/// As a shell takes it for one word.
+/// Quoted as one word for a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
@@ -263,7 +259,7 @@ fn heading(text: &str) {
     say(&format!("\n{style}{text}{style:#}"));
 }
 
-/// A line on standard output. If nobody reads it, the demo still goes to its end, and takes all away.
+/// Prints a line. If nobody reads it, the demo still runs to its end and removes everything.
 fn say(text: &str) {
     let mut out = anstream::stdout();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
@@ -280,11 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn the_rehearsal_sees_nothing_of_the_environment_but_the_path() {
+    fn the_stack_of_a_rehearsal_inherits_the_path_only() {
         let stage = Stage::new("/bin/true".into()).unwrap();
         let cast = Cast::choose(&DemoOptions::default()).unwrap();
         let names: Vec<_> =
             cast.environment(&stage).unwrap().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["PATH", "CLAUDE_BIN", "IS_SANDBOX", "TMPDIR"]);
+        assert_eq!(names, ["PATH", "CLAUDE_BIN", "IS_SANDBOX", ALLOW_FILES, "TMPDIR"]);
     }
 }

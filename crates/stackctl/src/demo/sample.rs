@@ -1,4 +1,4 @@
-//! The sample repository, made on the spot.
+//! The sample repository.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use git2::{
     FileMode, Repository, RepositoryInitOptions, Signature, Time, build::TreeUpdateBuilder,
 };
 
-/// One commit: what it says, and the files it puts in place.
+/// One commit: its message, and the files it adds.
 struct Step {
     message: &'static str,
     files: &'static [(&'static str, &'static str)],
@@ -19,7 +19,7 @@ const HISTORY: [Step; COMMITS] = [
 ];
 
 /// How many commits it has.
-pub(super) const COMMITS: usize = 3;
+const COMMITS: usize = 3;
 
 const README: &str = "\
 # tea
@@ -54,10 +54,10 @@ def test_green_is_quick():
 
 const LICENSE: &str = "Do with it whatever you like.\n";
 
-/// When the first commit was made; the others follow in steps of an hour.
+/// The time of the first commit, in seconds since 1970. Each later one follows after an hour.
 const FIRST_COMMIT_AT: i64 = 1_750_000_000;
 
-/// Makes a bare repository at `path`, with a branch `main`.
+/// Creates a bare repository with a branch `main` at `path`.
 pub(super) fn create(path: &Path) -> Result<(), git2::Error> {
     let repository = Repository::init_opts(
         path,

@@ -1,4 +1,4 @@
-//! Where the demo plays: a directory of its own, and a stack in it. Struck, nothing is left of either.
+//! Where the demo plays: a temporary directory and a stack in it. Striking the stage removes both.
 
 use std::{
     ffi::OsString,
@@ -10,38 +10,37 @@ use std::{
 };
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use child_process::{Child, Guest, Signal};
-use http::Method;
-use serde::Deserialize;
+use contract::PerService;
 use tempfile::TempDir;
 use web::BaseUrl;
 
-use super::interrupts::Interrupts;
+use crate::client::{Api, Interrupts};
 
-/// How long the stack may take until it can be used.
+/// How long the stack may take to start.
 const START_TIME: Duration = Duration::from_secs(60);
-/// Between two looks at a stack that starts.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long it may take to let go of idle replicas, and, told again, of busy ones.
+/// How often a starting stack is asked whether it is ready.
+const POLL: Duration = Duration::from_millis(50);
+/// How long the stack may take to stop while its replicas are idle.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
+/// How long it may take after each further signal.
 const KILL_TIME: Duration = Duration::from_secs(1);
-/// How often it is told before it is killed.
-const TOLD: usize = 8;
-/// The end of the log, in bytes and in lines.
+/// How many signals it gets before it is killed.
+const SIGNALS: usize = 8;
+/// How much of the log's end is shown.
 const TAIL_BYTES: u64 = 16 << 10;
 const TAIL_LINES: usize = 20;
 
-/// How the stack is to end.
+/// How quickly the stack stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Haste {
-    /// With whatever it still does.
+pub(super) enum Pace {
+    /// After its jobs.
     Drain,
-    /// Now.
-    AtOnce,
+    /// At once.
+    Now,
 }
 
-/// A temporary directory, and what runs in it.
+/// A temporary directory, and the stack that runs in it.
 #[derive(Debug)]
 pub(super) struct Stage {
     directory: TempDir,
@@ -51,20 +50,16 @@ pub(super) struct Stage {
     stack: Option<Child>,
 }
 
-/// The three addresses of a stack.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ports([u16; 3]);
-
 impl Stage {
-    /// An empty one. `program` is this program.
+    /// An empty stage. `program` is this program.
     pub(super) fn new(program: PathBuf) -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new()
-            .prefix("stackctl-demo-")
-            .tempdir()
-            .context("cannot make a temporary directory (TMPDIR names where)")?;
-        let root = directory.path().canonicalize().context("cannot find my temporary directory")?;
+        let directory = tempfile::Builder::new().prefix("stackctl-demo-").tempdir().context(
+            "cannot create a temporary directory; set TMPDIR to a directory you can write to",
+        )?;
+        let root =
+            directory.path().canonicalize().context("cannot resolve the temporary directory")?;
         let stage = Self { directory, root, program, stack: None };
-        fs::create_dir(stage.temporary()).context("cannot write to my temporary directory")?;
+        fs::create_dir(stage.temporary()).context("cannot write to the temporary directory")?;
         Ok(stage)
     }
 
@@ -83,32 +78,34 @@ impl Stage {
         self.root.join("up.log")
     }
 
-    /// What the stack is to use for temporary files.
+    /// The stack's temporary files.
     pub(super) fn temporary(&self) -> PathBuf {
         self.root.join("tmp")
     }
 
-    /// The rehearsal agent: this program, by another name.
+    /// The rehearsal agent: this program under another name.
     pub(super) fn agent(&self) -> io::Result<PathBuf> {
-        let link = self.root.join(crate::rehearsal::NAME);
+        let link = self.root.join(claude_stand_in::rehearsal::NAME);
         std::os::unix::fs::symlink(&self.program, &link)?;
         Ok(link)
     }
 
-    /// Starts `stackctl up` with one replica of each kind, and waits until all are idle.
+    /// Starts `stackctl up` with one replica of each service, and waits until all are idle. Returns where the
+    /// services are.
     ///
     /// # Errors
-    /// If it ends, or does not come up in time.
+    /// If the stack ends, or does not start in time.
     pub(super) async fn start_stack(
         &mut self,
         environment: Vec<(&'static str, OsString)>,
-    ) -> anyhow::Result<Ports> {
-        let ports = Ports::free().context("there are no free ports on loopback")?;
+    ) -> anyhow::Result<PerService<BaseUrl>> {
+        let addresses = free_addresses().context("there are no free ports on loopback")?;
         let log = File::create(self.log()).context("cannot write the stack's log")?;
         let mut args = vec![OsString::from("up"), "--workspace".into(), self.workspace().into()];
-        for (service, port) in ["workflow", "pull", "claude"].into_iter().zip(ports.0) {
-            args.extend([format!("--{service}").into(), "1".into()]);
-            args.extend([format!("--port-{service}").into(), port.to_string().into()]);
+        for (service, address) in addresses.iter() {
+            let name = service.spec().short_name;
+            args.extend([format!("--{name}").into(), "1".into()]);
+            args.extend([format!("--port-{name}").into(), address.port().to_string().into()]);
         }
         let mut guest = Guest::new(&self.program)
             .args(args)
@@ -120,26 +117,28 @@ impl Stage {
             guest = guest.env(name, value);
         }
         let stack = self.stack.insert(guest.spawn().await.context("cannot start the stack")?);
+        let urls = addresses.map(BaseUrl::from);
         let idle = async {
-            for url in ports.urls() {
-                while !has_idle(&url).await {
-                    tokio::time::sleep(LOOK).await;
+            for (_, url) in urls.iter() {
+                let api = Api::new(url.clone());
+                while !api.status().await.is_ok_and(|status| status.replicas.idle > 0) {
+                    tokio::time::sleep(POLL).await;
                 }
             }
         };
         tokio::select! {
             ended = stack.wait() => {
                 let status = ended.map_or_else(|error| error.to_string(), |it| it.to_string());
-                anyhow::bail!("the stack ended as it started ({status})")
+                anyhow::bail!("the stack ended while it started ({status})")
             }
             idle = tokio::time::timeout(START_TIME, idle) => match idle {
-                Ok(()) => Ok(ports),
-                Err(_) => anyhow::bail!("the stack was not ready within {} s", START_TIME.as_secs()),
+                Ok(()) => Ok(urls),
+                Err(_) => anyhow::bail!("the stack was not ready after {} s", START_TIME.as_secs()),
             },
         }
     }
 
-    /// Waits for a stack that was not told to end.
+    /// Waits until the stack ends by itself.
     pub(super) async fn stack_ended(&mut self) {
         match &mut self.stack {
             Some(stack) => drop(stack.wait().await),
@@ -157,23 +156,23 @@ impl Stage {
             file.take(TAIL_BYTES).read_to_end(&mut text)?;
             Ok(String::from_utf8_lossy(&text).into_owned())
         };
-        // Without a log there was no stack.
+        // There is no log if the stack never started.
         let text = tail().unwrap_or_default();
         let lines: Vec<_> = text.lines().map(str::to_owned).collect();
         lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default().to_vec()
     }
 
-    /// Ends everything and takes the directory away. An interrupt makes it haste.
+    /// Stops everything and removes the directory. An interrupt makes it stop faster.
     ///
     /// # Errors
-    /// If something is left; it says what.
+    /// If something is left behind, with its name.
     pub(super) async fn strike(
         mut self,
-        haste: Haste,
+        pace: Pace,
         interrupts: &mut Interrupts,
     ) -> anyhow::Result<()> {
         if let Some(stack) = self.stack.take() {
-            end(stack, haste, interrupts).await;
+            stop(stack, pace, interrupts).await;
         }
         let left = child_process::kill_descendants(&[], Instant::now() + DRAIN_TIME).await;
         let path = self.directory.path().to_owned();
@@ -183,57 +182,31 @@ impl Stage {
     }
 }
 
-/// Told once, the stack lets its jobs finish; told twice, it kills them.
-async fn end(mut stack: Child, haste: Haste, interrupts: &mut Interrupts) {
-    let mut patience = match haste {
-        Haste::Drain => DRAIN_TIME,
+/// After one signal the stack finishes its jobs; after two it kills them.
+async fn stop(mut stack: Child, pace: Pace, interrupts: &mut Interrupts) {
+    let mut patience = match pace {
+        Pace::Drain => DRAIN_TIME,
         // Two signals at once may arrive as one.
-        Haste::AtOnce => LOOK,
+        Pace::Now => POLL,
     };
-    for _ in 0..TOLD {
-        // Fails only if it is gone already.
+    for _ in 0..SIGNALS {
+        // It fails only if the stack is gone already.
         let _ = stack.signal(Signal::SIGTERM);
         tokio::select! {
             _ = stack.wait() => return,
             () = tokio::time::sleep(patience) => {}
-            () = interrupts.next() => {}
+            _ = interrupts.next() => {}
         }
         patience = KILL_TIME;
     }
 }
 
-impl Ports {
-    /// Ports nobody has at the moment. All are held until all are known, so that no two are alike.
-    fn free() -> io::Result<Self> {
-        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        let held = [listen()?, listen()?, listen()?];
-        let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
-        let [workflow, pull, claude] = &held;
-        Ok(Self([port(workflow)?, port(pull)?, port(claude)?]))
-    }
-
-    /// The addresses of the workflow, the pull and the claude service.
-    pub(super) fn urls(self) -> [BaseUrl; 3] {
-        self.0.map(|port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port).into())
-    }
-}
-
-/// Whether the service there has an idle replica.
-async fn has_idle(url: &BaseUrl) -> bool {
-    #[derive(Deserialize)]
-    struct Status {
-        replicas: Replicas,
-    }
-    #[derive(Deserialize)]
-    struct Replicas {
-        idle: usize,
-    }
-    let connect = Duration::from_secs(1);
-    let Ok(answer) = web::ask(url, Method::GET, "/status", &[], Bytes::new(), connect).await else {
-        return false;
-    };
-    let Ok(body) = answer.bytes(64 << 10).await else { return false };
-    serde_json::from_slice(&body).is_ok_and(|status: Status| status.replicas.idle > 0)
+/// Addresses that are free at the moment. All are held until all are known, so they differ.
+fn free_addresses() -> io::Result<PerService<SocketAddr>> {
+    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let held = [listen()?, listen()?, listen()?];
+    let [workflow, pull, claude] = &held;
+    Ok(PerService::new([workflow.local_addr()?, pull.local_addr()?, claude.local_addr()?]))
 }
 
 #[cfg(test)]
@@ -257,7 +230,7 @@ mod tests {
         let error = stage.start_stack(Vec::new()).await.unwrap_err().to_string();
         assert!(error.contains("exit status: 69"), "{error}");
         assert_eq!(stage.log_tail(), ["no room"]);
-        // It is not struck: that would end the children of other tests.
+        // The stage is not struck: that would kill the children of other tests.
     }
 
     #[test]

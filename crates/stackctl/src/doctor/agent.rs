@@ -105,7 +105,10 @@ pub(super) fn cli(cli: &Cli) -> Finding {
         Cli::Says(path, said) => {
             let found = format!("{said}, {}", path.display());
             match (numbers(said), numbers(tested)) {
-                _ if path.file_name().is_some_and(|name| name == crate::rehearsal::NAME) => {
+                _ if path
+                    .file_name()
+                    .is_some_and(|name| name == claude_stand_in::rehearsal::NAME) =>
+                {
                     Finding::ok(NAME, found)
                 }
                 (Some(has), Some(tested)) if has >= tested => Finding::ok(NAME, found),

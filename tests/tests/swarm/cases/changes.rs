@@ -128,7 +128,7 @@ pub(crate) async fn taken_away(bench: Arc<Bench>) {
     assert_eq!(events.last().unwrap().kind(), "workflow_complete");
     let said =
         tokio::time::timeout(Duration::from_secs(120), down).await.expect("it ends").unwrap();
-    assert!(said.contains("is still there"), "{said}");
+    assert!(said.contains("still exists"), "{said}");
     assert_eq!(bench.engine.docker(&["service", "ls", "--quiet"]), "");
     assert_eq!(bench.engine.docker(&["secret", "ls", "--quiet"]), "");
     assert!(bench.volume().join(".stack/jobs").is_dir());

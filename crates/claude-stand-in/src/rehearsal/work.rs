@@ -1,6 +1,6 @@
 //! What the rehearsal agent does in a repository: it looks around, and changes one file.
 //!
-//! The repository is hostile: symbolic links are neither read nor written through, and what is changed stands
+//! The repository is hostile: symbolic links are neither read nor written through, and the one file that changes is
 //! in the working directory itself.
 
 use std::{
@@ -13,24 +13,24 @@ use std::{
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use serde_json::{Value, json};
 
-/// Bounds on looking around: it is a rehearsal, not an audit.
+/// Bounds on looking around: this is a rehearsal, not an audit.
 const MOST_FILES: usize = 1000;
 const MOST_DEPTH: usize = 12;
 const MOST_BYTES: u64 = 256 << 10;
-/// How many files are written down.
+/// How many files are listed in the file it writes.
 const LISTED: usize = 12;
-/// How much of a prompt is repeated.
+/// How much of a prompt is quoted, in characters.
 const PROMPT: usize = 200;
 
 /// The files of a repository.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Survey {
-    /// Relative paths, in order, and how many lines each has; none for what was not read.
-    pub(super) files: Vec<(String, Option<usize>)>,
+pub(crate) struct Survey {
+    /// Sorted relative paths, and how many lines each file has, or `None` if it could not be read.
+    pub(crate) files: Vec<(String, Option<usize>)>,
 }
 
 impl Survey {
-    pub(super) fn of(root: &Path) -> Self {
+    pub(crate) fn of(root: &Path) -> Self {
         let mut survey = Self::default();
         survey.walk(root, "", MOST_DEPTH);
         survey.files.sort();
@@ -38,7 +38,7 @@ impl Survey {
     }
 
     fn walk(&mut self, directory: &Path, prefix: &str, depth: usize) {
-        // What cannot be read is not there, for a rehearsal.
+        // A rehearsal passes over what it cannot read.
         let Ok(entries) = fs::read_dir(directory) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -60,8 +60,8 @@ impl Survey {
         self.files.iter().filter_map(|(_, lines)| *lines).sum()
     }
 
-    /// As a tool would list them.
-    pub(super) fn listing(&self) -> String {
+    /// The result of the listing tool.
+    pub(crate) fn listing(&self) -> String {
         let names: Vec<_> = self.files.iter().map(|(name, _)| name.as_str()).collect();
         if names.is_empty() { "No files found".to_owned() } else { names.join("\n") }
     }
@@ -74,7 +74,7 @@ fn lines(path: &Path) -> Option<usize> {
     Some(memchr::memchr_iter(b'\n', &text).count() + unfinished)
 }
 
-/// Opens a regular file, and nothing else: no link, no pipe that nobody writes to.
+/// Opens a regular file and nothing else: it follows no link and does not block on a pipe.
 fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let file = options.custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {
@@ -84,18 +84,18 @@ fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     }
 }
 
-/// The one change: a file that is made or, if it is there, added to.
+/// The one change: a new file, or an addition to a file that exists.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Change {
+pub(crate) struct Change {
     /// In the working directory itself.
-    pub(super) file: &'static str,
-    pub(super) tool: &'static str,
-    pub(super) text: String,
+    pub(crate) file: &'static str,
+    pub(crate) tool: &'static str,
+    pub(crate) text: String,
 }
 
 impl Change {
-    /// A prompt that speaks of the README gets that, any other a file of the rehearsal's own.
-    pub(super) fn plan(root: &Path, prompt: &str, survey: &Survey) -> Self {
+    /// A prompt that names the README changes that, any other prompt a file of the rehearsal's own.
+    pub(crate) fn plan(root: &Path, prompt: &str, survey: &Survey) -> Self {
         let file =
             if prompt.to_lowercase().contains("readme") { "README.md" } else { "REHEARSAL.md" };
         let (tool, before) = match fs::symlink_metadata(root.join(file)) {
@@ -119,8 +119,8 @@ impl Change {
         Self { file, tool, text }
     }
 
-    /// What the tool is given, as the CLI's tools take it.
-    pub(super) fn input(&self, root: &Path) -> Value {
+    /// The tool's input, as the CLI's tools take it.
+    pub(crate) fn input(&self, root: &Path) -> Value {
         let path = root.join(self.file);
         let path = path.to_string_lossy();
         match self.tool {
@@ -129,11 +129,11 @@ impl Change {
         }
     }
 
-    /// Makes it.
+    /// Makes the change.
     ///
     /// # Errors
-    /// If the file is a symbolic link or no regular file, or cannot be written.
-    pub(super) fn make(&self, root: &Path) -> io::Result<()> {
+    /// If the file is not a regular file or cannot be written.
+    pub(crate) fn make(&self, root: &Path) -> io::Result<()> {
         let path = root.join(self.file);
         let mut file = match self.tool {
             "Write" => open(OpenOptions::new().write(true).create_new(true), &path)?,
@@ -144,7 +144,7 @@ impl Change {
 }
 
 /// The beginning of a prompt, on one line.
-pub(super) fn excerpt(prompt: &str) -> String {
+pub(crate) fn excerpt(prompt: &str) -> String {
     let line = one_line(prompt);
     match line.char_indices().nth(PROMPT) {
         Some((at, _)) => format!("{}…", line.get(..at).unwrap_or_default()),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn it_sees_files_and_no_links_and_no_git() {
+    fn the_survey_skips_links_and_git() {
         let root = repository();
         symlink("/etc", root.path().join("etc")).unwrap();
         symlink("README.md", root.path().join("link")).unwrap();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_left_alone() {
+    fn only_regular_files_are_changed() {
         let (root, outside) = (repository(), tempfile::tempdir().unwrap());
         let target = outside.path().join("target");
         let link = root.path().join("REHEARSAL.md");

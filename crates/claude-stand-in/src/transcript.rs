@@ -1,5 +1,5 @@
-//! The transcript of a session, where the CLI has it, so that a replica keeps it and a later job can go on with
-//! the session.
+//! The transcript of a session, in the place where the CLI keeps it, so that a replica saves it and a later job can
+//! resume the session.
 
 use std::{
     fs::{self, OpenOptions},
@@ -9,16 +9,27 @@ use std::{
 
 use serde_json::json;
 
-/// The longest name of a project's directory that the CLI does not cut.
+/// The CLI cuts and hashes longer names of a project's directory, in a way that is not documented.
 const MAX_PROJECT: usize = 200;
 
-/// Whether there is something to go on with.
-pub(super) fn exists(cwd: &Path, session: &str) -> bool {
-    file(cwd, session).is_some_and(|file| fs::metadata(file).is_ok_and(|file| file.len() > 0))
+/// What is at the transcript's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Missing,
+    Empty,
+    Written,
 }
 
-/// Adds a line. Without `CLAUDE_CONFIG_DIR` there is no transcript, and nothing is done.
-pub(super) fn append(cwd: &Path, session: &str, role: &str, text: &str) -> io::Result<()> {
+pub(crate) fn state(cwd: &Path, session: &str) -> State {
+    match file(cwd, session).map(fs::metadata) {
+        Some(Ok(file)) if file.len() > 0 => State::Written,
+        Some(Ok(_)) => State::Empty,
+        Some(Err(_)) | None => State::Missing,
+    }
+}
+
+/// Adds a message. Without `CLAUDE_CONFIG_DIR` there is no transcript, and nothing is written.
+pub(crate) fn append(cwd: &Path, session: &str, role: &str, text: &str) -> io::Result<()> {
     let Some(file) = file(cwd, session) else { return Ok(()) };
     if let Some(directory) = file.parent() {
         fs::create_dir_all(directory)?;
@@ -33,7 +44,7 @@ pub(super) fn append(cwd: &Path, session: &str, role: &str, text: &str) -> io::R
     file.write_all(format!("{line}\n").as_bytes())
 }
 
-/// `$CLAUDE_CONFIG_DIR/projects/<cwd, encoded>/<session>.jsonl`.
+/// `$CLAUDE_CONFIG_DIR/projects/<working directory, encoded>/<session>.jsonl`.
 fn file(cwd: &Path, session: &str) -> Option<PathBuf> {
     let config = PathBuf::from(std::env::var_os("CLAUDE_CONFIG_DIR")?);
     let is_name =

@@ -1,0 +1,143 @@
+//! What files and ports a child may reach, kept by the kernel (Landlock).
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use tokio::process::Command;
+
+/// The files a child may reach; everything else is closed to it, whatever their permissions say.
+///
+/// A path that does not exist is skipped: list what may be there.
+#[derive(Clone, Debug, Default)]
+pub struct Confinement {
+    read: Vec<PathBuf>,
+    write: Vec<PathBuf>,
+    /// The TCP ports it may connect to; any, if there is no list.
+    connect: Option<Vec<u16>>,
+}
+
+impl Confinement {
+    /// The programs and libraries of the system, its configuration, and the devices every program expects:
+    /// what it takes to run a program at all, and nothing of a user's.
+    #[must_use]
+    pub fn system() -> Self {
+        const READ: [&str; 11] = [
+            "/usr",
+            "/bin",
+            "/sbin",
+            "/lib",
+            "/lib32",
+            "/lib64",
+            "/opt",
+            "/nix",
+            "/etc",
+            "/sys/devices/system/cpu",
+            "/dev/urandom",
+        ];
+        READ.into_iter().fold(Self::default(), Self::read).write("/dev/null")
+    }
+
+    /// Lets the child read, list and execute what is at `path` and below it.
+    #[must_use]
+    pub fn read(mut self, path: impl AsRef<Path>) -> Self {
+        self.read.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// Lets the child do anything with what is at `path` and below it.
+    #[must_use]
+    pub fn write(mut self, path: impl AsRef<Path>) -> Self {
+        self.write.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// Lets the child connect to these TCP ports alone, at any address, and listen at none (Linux 6.7 or
+    /// newer; before, this does nothing).
+    #[must_use]
+    pub fn connect_only(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
+        self.connect = Some(ports.into_iter().collect());
+        self
+    }
+}
+
+/// Whether this kernel confines children. Where it does not, [`Guest::confine`](crate::Guest::confine) does
+/// nothing.
+#[must_use]
+pub fn is_confinement_available() -> bool {
+    linux::ruleset(&Confinement::default()).is_ok_and(|ruleset| ruleset.is_some())
+}
+
+pub(crate) use linux::apply;
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::os::fd::{AsRawFd as _, OwnedFd};
+
+    use landlock::{
+        ABI, Access as _, AccessFs, AccessNet, NetPort, Ruleset, RulesetAttr as _,
+        RulesetCreatedAttr as _, RulesetError, path_beneath_rules,
+    };
+    use nix::{
+        errno::Errno,
+        libc::{SYS_landlock_restrict_self, c_int, c_long, syscall},
+    };
+
+    use super::{Command, Confinement, io};
+
+    /// The newest interface whose rights are asked for; an older kernel gives those it knows.
+    const NEWEST: ABI = ABI::V5;
+
+    /// The rules as a file descriptor, or `None` where the kernel has no Landlock.
+    pub(super) fn ruleset(confinement: &Confinement) -> io::Result<Option<OwnedFd>> {
+        let rules = || -> Result<Option<OwnedFd>, RulesetError> {
+            let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?;
+            if confinement.connect.is_some() {
+                ruleset = ruleset.handle_access(AccessNet::from_all(NEWEST))?;
+            }
+            let ports = confinement.connect.iter().flatten();
+            let ruleset = ruleset
+                .create()?
+                .add_rules(
+                    ports.map(|port| {
+                        Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp))
+                    }),
+                )?
+                .add_rules(path_beneath_rules(&confinement.read, AccessFs::from_read(NEWEST)))?
+                .add_rules(path_beneath_rules(&confinement.write, AccessFs::from_all(NEWEST)))?;
+            Ok(ruleset.into())
+        };
+        rules().map_err(io::Error::other)
+    }
+
+    #[expect(unsafe_code, reason = "between fork and exec there is no safe interface")]
+    pub(crate) fn apply(command: &mut Command, confinement: &Confinement) -> io::Result<()> {
+        let Some(rules) = ruleset(confinement)? else { return Ok(()) };
+        // SAFETY: the closure runs in the forked child and makes two system calls; the file descriptor is
+        // open for as long as the closure is there.
+        unsafe {
+            command.pre_exec(move || {
+                nix::sys::prctl::set_no_new_privs()?;
+                let (fd, flags): (c_int, c_int) = (rules.as_raw_fd(), 0);
+                let result: c_long = syscall(SYS_landlock_restrict_self, fd, flags);
+                Errno::result(result)?;
+                Ok(())
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod linux {
+    use super::{Command, Confinement, io};
+
+    pub(super) fn ruleset(_: &Confinement) -> io::Result<Option<()>> {
+        Ok(None)
+    }
+
+    pub(crate) fn apply(_: &mut Command, _: &Confinement) -> io::Result<()> {
+        Ok(())
+    }
+}
