@@ -46,9 +46,10 @@ pub async fn known(
     workspace: &Workspace,
     id: Option<SessionId>,
 ) -> Result<SessionId, RequestError> {
+    let id = id.ok_or_else(unknown)?;
     let workspace = workspace.clone();
-    let session = blocking(move || Session::open(&workspace, id?)).await;
-    session.map(|session| session.id()).ok_or_else(unknown)
+    let session = blocking(move || Session::open(&workspace, id)).await;
+    session.map_err(|error| error.refusal())?.map(|session| session.id()).ok_or_else(unknown)
 }
 
 fn unknown() -> RequestError {
@@ -86,15 +87,14 @@ where
     let view = blocking(move || {
         let id = SessionId::new();
         let place = match request.workspace {
-            Some(asked) => {
-                workspace.resolve(&asked).map_err(|why| RequestError::field("workspace", why))?
-            }
+            Some(asked) => workspace.resolve(&asked).map_err(|error| error.refusal("workspace"))?,
             None => workspace.make_session_place(id).map_err(|error| error.refusal())?,
         };
         let (session, _turn) =
             Session::create(&workspace, id, &place).map_err(|error| error.refusal())?;
         session
             .view()
+            .map_err(|error| error.refusal())?
             .ok_or_else(|| RequestError::new(Code::Internal, "the session cannot be read back"))
     })
     .await?;
@@ -112,9 +112,15 @@ async fn view(
     workspace: &Workspace,
     id: Option<SessionId>,
 ) -> Result<Response<Body>, RequestError> {
+    let id = id.ok_or_else(unknown)?;
     let workspace = workspace.clone();
-    let view = blocking(move || Session::open(&workspace, id?)?.view()).await;
-    view.map(|view| web::json(StatusCode::OK, &view)).ok_or_else(unknown)
+    let view = blocking(move || match Session::open(&workspace, id)? {
+        Some(session) => session.view(),
+        None => Ok(None),
+    })
+    .await;
+    let view = view.map_err(|error| error.refusal())?.ok_or_else(unknown)?;
+    Ok(web::json(StatusCode::OK, &view))
 }
 
 async fn delete(

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use job_http::{Leaving, OnDisconnect, Route};
 use serde_json::{Value, json};
 use web::{BODY_LIMIT, Body};
+use workspace::RequestDigest;
 
 use crate::{JobService, replica::Replica};
 
@@ -110,11 +111,19 @@ impl<S: JobService> Replica<S> {
                 None => Ok(parsed),
             })
             .map_err(refuse)?;
+        // A gateway passes the digest of what its caller sent on: it encodes the body anew.
+        let digest = match headers
+            .get(web::header::REQUEST_DIGEST)
+            .and_then(|text| text.to_str().ok()?.parse().ok())
+        {
+            Some(digest) => digest,
+            None => RequestDigest::of(&parsed, &body, session),
+        };
         // In a task of its own: a caller that leaves now would otherwise take the claim down with it, and the job.
         let (replica, named) = (Arc::clone(&self), headers.clone());
         let is_async = headers.get("prefer").is_some_and(|value| value == "respond-async");
         let accepting = tokio::spawn(async move {
-            let job = replica.accept(&named, parsed).await?;
+            let job = replica.accept(&named, parsed, digest).await?;
             // Made here: if the caller is gone already, nobody takes it, and what it wanted comes true.
             let on_disconnect = if is_async { OnDisconnect::Continue } else { on_disconnect };
             let leaving = Leaving::new(on_disconnect, &job, || false);

@@ -1,6 +1,8 @@
 //! HTTP as this stack speaks it: one place for error answers and their statuses, for the limits on what
 //! is read, for Server-Sent Events in both directions, for serving and for asking.
 
+use std::time::Duration;
+
 mod ask;
 mod cors;
 mod intake;
@@ -19,6 +21,11 @@ pub use reply::{
 pub use serve::{Server, bind};
 pub use sse::{Decoder, Frame, FrameError, frame};
 
+/// After this much silence a stream carries a comment, so that nobody on the way takes it for dead.
+pub const PING: Duration = Duration::from_secs(15);
+/// After this much silence a stream of ours is dead: three comments in a row did not come.
+pub const SILENCE: Duration = Duration::from_secs(3 * PING.as_secs() + 5);
+
 /// Names of the headers that are this stack's own.
 pub mod header {
     /// The job a stream belongs to; on a request, the name a caller gives the job.
@@ -27,6 +34,8 @@ pub mod header {
     pub const PARENT_JOB_ID: &str = "x-parent-job-id";
     /// What becomes of a job whose caller goes away: `continue`, or `cancel`.
     pub const ON_DISCONNECT: &str = "x-on-disconnect";
+    /// The digest of the body that a job's first caller sent, on a dispatch.
+    pub const REQUEST_DIGEST: &str = "x-request-digest";
     /// The life of a replica that a dispatch is meant for.
     pub const REPLICA_ID: &str = "x-replica-id";
 }

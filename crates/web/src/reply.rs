@@ -1,6 +1,6 @@
 //! Answers.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, io};
 
 use bytes::Bytes;
 use contract::{Code, JobId, RequestError};
@@ -12,9 +12,6 @@ use serde::Serialize;
 
 /// The body of any answer.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
-
-/// After this much silence a stream carries a comment, so that nobody on the way takes it for dead.
-const PING: Duration = Duration::from_secs(15);
 
 /// An answer that says no: boxed, because it is the rare side of many results.
 pub type Refusal = Box<Response<Body>>;
@@ -116,7 +113,7 @@ fn with_pings(
     frames: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     futures_util::stream::unfold(Box::pin(frames), |mut frames| async move {
-        match tokio::time::timeout(PING, frames.next()).await {
+        match tokio::time::timeout(crate::PING, frames.next()).await {
             Ok(frame) => Some((frame?, frames)),
             Err(_) => Some((Ok(Bytes::from_static(b": ping\n\n")), frames)),
         }
@@ -129,6 +126,8 @@ fn never(never: Infallible) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
