@@ -1,11 +1,10 @@
 //! HTTP as this stack speaks it: one place for error answers and their statuses, for the limits on what
 //! is read, for Server-Sent Events in both directions, for serving and for asking.
 
-use std::time::Duration;
-
 mod ask;
 mod cors;
 mod intake;
+mod peer;
 mod reply;
 mod serve;
 mod sse;
@@ -13,18 +12,16 @@ mod sse;
 pub use ask::{Answer, AskError, BaseUrl, ask};
 pub use cors::Cors;
 pub use intake::{
-    BODY_LIMIT, Ids, ids_wanted, job_id, last_event_id, read_json_body, read_optional_json_body,
+    BODY_LIMIT, Ids, OnDisconnect, ids_wanted, job_id, last_event_id, read_json_body,
+    read_optional_json_body,
 };
+pub use peer::Peer;
 pub use reply::{
-    Body, Refusal, empty, error, event_stream, full, json, method_not_allowed, no_such_path,
+    Body, PING, Refusal, SILENCE, empty, error, event_stream, full, json, method_not_allowed,
+    no_such_path,
 };
-pub use serve::{Server, bind};
-pub use sse::{Decoder, Frame, FrameError, frame};
-
-/// After this much silence a stream carries a comment, so that nobody on the way takes it for dead.
-pub const PING: Duration = Duration::from_secs(15);
-/// After this much silence a stream of ours is dead: three comments in a row did not come.
-pub const SILENCE: Duration = Duration::from_secs(3 * PING.as_secs() + 5);
+pub use serve::{Server, bind, handler};
+pub use sse::{Decoder, Frame, FrameError, frame, frames};
 
 /// Names of the headers that are this stack's own.
 pub mod header {
@@ -32,7 +29,7 @@ pub mod header {
     pub const JOB_ID: &str = "x-job-id";
     /// The workflow that asks for a job.
     pub const PARENT_JOB_ID: &str = "x-parent-job-id";
-    /// What becomes of a job whose caller goes away: `continue`, or `cancel`.
+    /// What happens to a job whose caller disconnects: `continue`, or `cancel`.
     pub const ON_DISCONNECT: &str = "x-on-disconnect";
     /// The digest of the body that a job's first caller sent, on a dispatch.
     pub const REQUEST_DIGEST: &str = "x-request-digest";

@@ -30,6 +30,21 @@ impl Workspace {
         Ok(FileLock::try_acquire(&path)?.filter(|lock| lock.is_at(&path)))
     }
 
+    /// Takes over from all gateways that are gone, but those `known`. One that cannot be looked at is logged once.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn adopt_gateways(&self, known: &[ReplicaId]) -> Result<Vec<(ReplicaId, FileLock)>> {
+        let mut adopted = Vec::new();
+        for id in self.known_gateways()?.into_iter().filter(|id| !known.contains(id)) {
+            match self.adopt_gateway(id) {
+                Ok(lock) => adopted.extend(lock.map(|lock| (id, lock))),
+                Err(error) => self.report_once(&self.gateway(id), &error),
+            }
+        }
+        Ok(adopted)
+    }
+
     /// The gateways there are signs of, dead or alive.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! *Architecture invariant:* this crate knows nothing of HTTP, of git or of Claude.
 
 mod digest;
+mod disconnect;
 mod error;
 mod file_lock;
 mod follow;
@@ -26,6 +27,7 @@ mod watch;
 mod write;
 
 pub use digest::{InvalidDigest, RequestDigest};
+pub use disconnect::CancelOnDisconnect;
 pub use error::{Error, Result};
 pub use file_lock::FileLock;
 pub use follow::{Entry, Position, follow};
