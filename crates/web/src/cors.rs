@@ -18,12 +18,15 @@ impl std::str::FromStr for Cors {
         let plausible = text == "*" || text.starts_with("http://") || text.starts_with("https://");
         match HeaderValue::from_str(text) {
             Ok(origin) if plausible => Ok(Self { origin: Some(origin) }),
-            _ => Err("use * or one origin, like https://app.example.com"),
+            _ => Err(Self::EXPECTED),
         }
     }
 }
 
 impl Cors {
+    /// What the setting must be.
+    pub const EXPECTED: &str = "* or one origin, such as https://app.example.com";
+
     /// The answer to a preflight request, if this is one and an origin is allowed.
     #[must_use]
     pub fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<Response<Body>> {
