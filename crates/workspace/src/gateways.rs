@@ -4,7 +4,7 @@ use std::fs;
 
 use contract::ReplicaId;
 
-use crate::{FileLock, Result, Workspace};
+use crate::{FileLock, Result, Workspace, layout::parsed_names};
 
 impl Workspace {
     fn gateway(&self, id: ReplicaId) -> std::path::PathBuf {
@@ -50,7 +50,7 @@ impl Workspace {
     /// # Errors
     /// If the volume cannot be read.
     pub fn known_gateways(&self) -> Result<Vec<ReplicaId>> {
-        self.parsed_names(&self.gateways())
+        parsed_names(&self.gateways())
     }
 
     /// Removes what is left of an adopted gateway: nothing waits in its queue any more.

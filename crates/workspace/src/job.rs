@@ -13,7 +13,8 @@ use std::{fs, io, path::PathBuf};
 use contract::{JobId, JobState, JobView};
 
 use crate::{
-    Error, FileLock, JobRecord, Outcome, Position, Result, Workspace, journal, write::read_at_most,
+    Error, FileLock, JobRecord, Outcome, Position, Result, Workspace, journal,
+    layout::parsed_names, write::read_at_most,
 };
 
 /// The longest record, claim or outcome that is read back, in bytes: several times the longest that is written.
@@ -43,7 +44,7 @@ impl Job {
     /// # Errors
     /// If the volume cannot be read.
     pub fn list(workspace: &Workspace) -> Result<Vec<JobId>> {
-        let mut ids: Vec<JobId> = workspace.parsed_names(&workspace.jobs())?;
+        let mut ids: Vec<JobId> = parsed_names(&workspace.jobs())?;
         ids.sort_unstable();
         Ok(ids)
     }
@@ -141,7 +142,7 @@ impl Job {
     /// If the volume cannot be read.
     pub fn children(&self) -> Result<Vec<JobId>> {
         let children = self.directory().join("children");
-        match self.workspace.parsed_names(&children) {
+        match parsed_names(&children) {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 Ok(Vec::new())
             }

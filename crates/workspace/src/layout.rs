@@ -119,17 +119,6 @@ impl Workspace {
         }
     }
 
-    /// The names in `directory` that are ids; others are not ours.
-    pub(crate) fn parsed_names<T: FromStr>(&self, directory: &Path) -> Result<Vec<T>> {
-        let error = || Error::io("list", directory);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(directory).map_err(error())? {
-            let name = entry.map_err(error())?.file_name();
-            names.extend(name.to_str().and_then(|name| name.parse().ok()));
-        }
-        Ok(names)
-    }
-
     pub(crate) fn jobs(&self) -> PathBuf {
         self.stack().join("jobs")
     }
@@ -253,6 +242,17 @@ impl Workspace {
         repos.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(RepoList { count: repos.len(), repos })
     }
+}
+
+/// The names in `directory` that are ids; others are not ours.
+pub(crate) fn parsed_names<T: FromStr>(directory: &Path) -> Result<Vec<T>> {
+    let error = || Error::io("list", directory);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).map_err(error())? {
+        let name = entry.map_err(error())?.file_name();
+        names.extend(name.to_str().and_then(|name| name.parse().ok()));
+    }
+    Ok(names)
 }
 
 #[cfg(test)]

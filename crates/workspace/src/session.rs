@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, FileLock, HeldTurn, Result, Turn, TurnUse, Workspace,
+    layout::parsed_names,
     write::{read_at_most, write_synced},
 };
 
@@ -97,7 +98,7 @@ impl Session {
     /// If the volume cannot be read.
     pub fn list(workspace: &Workspace) -> Result<Vec<SessionView>> {
         let mut views = Vec::new();
-        for id in workspace.parsed_names(&workspace.sessions())? {
+        for id in parsed_names(&workspace.sessions())? {
             let session = Self { workspace: workspace.clone(), id };
             match session.view() {
                 Ok(view) => views.extend(view),

@@ -128,6 +128,12 @@ pub(crate) fn without_waiting(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
 }
 
+/// What this thread has flushed to disk since the last call.
+#[cfg(test)]
+pub(crate) fn take_synced() -> Vec<PathBuf> {
+    tests::SYNCED.take()
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -153,10 +159,4 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap().trim_ascii_end(), b"12345");
         assert_eq!(link_once(&kept, Ok(()), &path).unwrap(), Once::Theirs);
     }
-}
-
-/// What this thread has flushed to disk since the last call.
-#[cfg(test)]
-pub(crate) fn take_synced() -> Vec<PathBuf> {
-    tests::SYNCED.take()
 }
