@@ -77,7 +77,8 @@ impl Conversation {
     /// Refuses one in which something was said and of which nothing is left that the CLI could continue: it would
     /// begin a new conversation without a word. Its files stay as they are.
     pub(crate) fn find(workspace: &Workspace, id: SessionId) -> Result<Self, Refusal> {
-        let session = Session::open(workspace, id).ok_or_else(|| {
+        let found = Session::open(workspace, id).map_err(|error| Refusal::volume(&error))?;
+        let session = found.ok_or_else(|| {
             Refusal::new(
                 Code::SessionNotFound,
                 format!("there is no session {id}: leave resumeSessionId out to begin a new one"),
@@ -102,8 +103,8 @@ impl Conversation {
     }
 
     /// Where it has worked before, relative to the volume.
-    pub(crate) fn place(&self) -> Option<WorkspacePath> {
-        self.session.place()
+    pub(crate) fn place(&self) -> Result<Option<WorkspacePath>, Refusal> {
+        self.session.place().map_err(|error| Refusal::volume(&error))
     }
 
     /// Notes where it works now, and puts its files where a CLI that works in `cwd` looks for them. Blocking.
@@ -359,12 +360,13 @@ mod tests {
         drop(first);
 
         let second = Conversation::find(&bench.workspace, id).unwrap();
-        assert_eq!((second.argument().option(), second.place()), ("--resume", Some(place("app"))));
+        assert_eq!(second.argument().option(), "--resume");
+        assert_eq!(second.place(), Ok(Some(place("app"))));
         let config = bench.config.join("other");
         second.open(&config, &place("app/src"), "/w/app/src").unwrap();
         let restored = config.join(format!("projects/-w-app-src/{id}.jsonl"));
         assert_eq!(fs::read_to_string(&restored).unwrap(), SAID);
-        assert_eq!(second.place(), Some(place("app/src")));
+        assert_eq!(second.place(), Ok(Some(place("app/src"))));
     }
 
     #[test]
@@ -373,13 +375,16 @@ mod tests {
         let id = SessionId::new();
         drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
         for left in ["", "{\"type\":\"queue-operation\"}\n", "{\"type\":\"user\",\"messa"] {
-            let session = Session::open(&bench.workspace, id).unwrap();
+            let session = Session::open(&bench.workspace, id).unwrap().unwrap();
             fs::write(transcript(&session), left).unwrap();
             let found = Conversation::find(&bench.workspace, id).unwrap();
             assert_eq!(found.argument().option(), "--session-id", "{left}");
             assert!(!transcript(&session).exists(), "the CLI would take the id to be in use");
         }
-        assert!(Session::open(&bench.workspace, id).is_some(), "made by somebody else: it stays");
+        assert!(
+            Session::open(&bench.workspace, id).unwrap().is_some(),
+            "made by somebody else: it stays"
+        );
     }
 
     #[test]
@@ -418,7 +423,7 @@ mod tests {
         let bench = bench();
         let id = SessionId::new();
         drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
-        let path = transcript(&Session::open(&bench.workspace, id).unwrap());
+        let path = transcript(&Session::open(&bench.workspace, id).unwrap().unwrap());
         for damaged in ["\0\0\0\0", "garbage\n", "\0\n"] {
             fs::write(&path, damaged).unwrap();
             let refusal = Conversation::find(&bench.workspace, id).unwrap_err();
@@ -438,7 +443,7 @@ mod tests {
                 fs::write(transcript(&run.session), said).unwrap();
             }
             drop(run);
-            assert_eq!(Session::open(&bench.workspace, id).is_some(), said.is_some());
+            assert_eq!(Session::open(&bench.workspace, id).unwrap().is_some(), said.is_some());
         }
     }
 
@@ -447,7 +452,7 @@ mod tests {
         let bench = bench();
         let id = SessionId::new();
         drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
-        let session = Session::open(&bench.workspace, id).unwrap();
+        let session = Session::open(&bench.workspace, id).unwrap().unwrap();
         let path = transcript(&session);
         let outside = bench.config.join("outside");
         fs::write(&outside, SAID).unwrap();

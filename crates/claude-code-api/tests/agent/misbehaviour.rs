@@ -435,7 +435,7 @@ async fn a_conversation_that_was_lost_is_not_begun_anew_in_silence() {
     bench.options.resume_session_id = Some(first.session());
     assert_eq!(bench.run().await.code(), None, "it is continued");
     let session =
-        workspace::Session::open(&bench.volume(), first.session()).expect("there is a session");
+        workspace::Session::open(&bench.volume(), first.session()).unwrap().expect("it is there");
     let transcript = session.project().join(format!("{}.jsonl", first.session()));
     assert_eq!(fs::read_to_string(&transcript).unwrap().lines().count(), 2);
     for (damaged, code) in [
