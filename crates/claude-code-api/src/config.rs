@@ -120,9 +120,10 @@ pub(crate) fn no_agent(why: &str) -> String {
 
 fn processes(settings: &mut Settings<'_>) -> u32 {
     const NAME: &str = "JOB_PROCESSES";
-    let processes = settings.or(NAME, DEFAULT_PROCESSES);
+    const EXPECTED: &str = "a whole number of processes from 64 to 1000000, such as 1024";
+    let processes = settings.or(NAME, DEFAULT_PROCESSES, EXPECTED);
     if !PROCESSES.contains(&processes) {
-        settings.problem(NAME, "must be a whole number from 64 to 1000000, such as 1024");
+        settings.problem(NAME, &format!("must be {EXPECTED}"));
     }
     processes
 }
