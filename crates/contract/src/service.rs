@@ -49,6 +49,8 @@ pub struct ServiceSpec {
     pub failure_event: &'static str,
     /// How a failure is written, for jobs that no replica can end any more.
     pub failure: fn(JobId, Code, &str) -> Ending,
+    /// Whether its jobs ask other services for jobs. Only such a job is a parent, and it has its turns for its children.
+    pub has_children: bool,
     /// What a caller is told whose job's replica died.
     pub lost: &'static str,
 }
@@ -77,6 +79,7 @@ impl Service {
                 success_event: "workflow_complete",
                 failure_event: "workflow_error",
                 failure: |job, code, error| Ending::workflow_failure(job, None, code, error),
+                has_children: true,
                 lost: "the replica died before the job was done: send the job again",
             },
             Self::Pull => &ServiceSpec {
@@ -92,6 +95,7 @@ impl Service {
                 success_event: "completed",
                 failure_event: "error",
                 failure: |_, code, error| Ending::pull_failure(code, error),
+                has_children: false,
                 lost: "the replica died before the job was done: send the job again",
             },
             Self::Claude => &ServiceSpec {
@@ -107,6 +111,7 @@ impl Service {
                 success_event: "completed",
                 failure_event: "error",
                 failure: |_, code, error| Ending::agent_failure(code, error, &Default::default()),
+                has_children: false,
                 lost: "the replica died while the agent ran: look at the checkout, then send the job again",
             },
         }

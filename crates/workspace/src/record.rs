@@ -131,7 +131,7 @@ impl JobRecord {
         };
         let parent = parent.map(|parent| parent.record()).transpose()?;
         let held: Vec<Turn> = parent
-            .filter(|parent| parent.service == Service::Workflow)
+            .filter(|parent| parent.service.spec().has_children)
             .map(|parent| parent.wanted().collect())
             .unwrap_or_default();
         let (parents, own) = self.wanted().partition(|turn| held.contains(turn));
