@@ -54,7 +54,6 @@ fn status(code: Code) -> StatusCode {
         | Code::RepositoryUnreachable
         | Code::RemoteStalled
         | Code::NotARepository
-        | Code::DifferentRepository
         | Code::Diverged
         | Code::CheckoutConflict
         | Code::RepositoryInvalid
