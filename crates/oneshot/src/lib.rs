@@ -4,12 +4,13 @@
 //! around it is here: the slot that is taken once, the claim, the journal, the stream that callers read,
 //! the registry entry, the deadline, the ways to stop, the exit.
 //!
-//! Routes of every replica: `GET /health`, `GET /status`, the service's `POST` path, and the reads it names.
+//! Routes of every replica: `POST` of the service's job paths, `GET /health`, `GET /status`.
 //!
 //! *Architecture invariant:* this crate knows nothing of git, of Claude, or of what the job does.
 
 mod advertise;
 mod config;
+mod deadline;
 mod http;
 mod job;
 mod orders;
@@ -17,11 +18,14 @@ mod replica;
 mod run;
 mod service;
 mod start;
+mod stop;
 
 pub use advertise::Advertise;
 pub use config::ReplicaConfig;
-pub use job::{Deadline, JobContext, Pause, Step, Stop, StopReason};
+pub use deadline::{Deadline, Pause};
+pub use job::{JobContext, Step};
 pub use orders::{Order, Orders};
 pub use replica::serve;
-pub use service::{JobService, Read};
+pub use service::JobService;
 pub use start::main;
+pub use stop::{Settling, Stop, StopReason};

@@ -92,8 +92,8 @@ impl Bench {
             parent: None,
             workspace: volume,
             stop: self.stop.clone(),
+            stop_budget: std::time::Duration::from_secs(15),
             deadline: Deadline::new(Duration::from_secs(3600)),
-            stop_time: Duration::from_secs(8),
         };
         Box::pin(execute(Arc::new(self.config.clone()), context, request))
     }
