@@ -75,7 +75,10 @@ pub fn pull(
                 biased;
                 reason = context.stop.requested() => {
                     let time = context.stop_budget.saturating_sub(RESERVE);
-                    break stopped(id, reason, work, time, &target_path).await;
+                    let ending = stopped(id, reason, work, time, &target_path).await;
+                    // Whatever is still running may not begin to put anything in place.
+                    let _ = context.stop.abandon();
+                    break ending;
                 }
                 note = reporter.next() => yield Step::Event(note.event()),
                 result = &mut work => break ending(id, &target_path, result.ok(), None),
