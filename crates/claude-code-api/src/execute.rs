@@ -11,6 +11,7 @@ use futures_util::Stream;
 use oneshot::{JobContext, Step, StopReason};
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
+use workspace::ResolveError;
 
 use crate::{
     Config,
@@ -119,13 +120,20 @@ impl Opening {
             .resume_session_id
             .map(|id| Conversation::find(&context.workspace, id))
             .transpose();
-        let earlier = found.as_ref().ok().and_then(Option::as_ref);
-        let is_resumed = found.is_err() || earlier.is_some_and(Conversation::is_resumed);
-        let asked = request.workspace.clone().or_else(|| earlier?.place());
+        let found = found.and_then(|found| {
+            let earlier = found.as_ref().map(Conversation::place).transpose()?.flatten();
+            Ok((found, earlier))
+        });
+        let is_resumed = match &found {
+            Ok((found, _)) => found.as_ref().is_some_and(Conversation::is_resumed),
+            Err(_) => true,
+        };
+        let earlier = found.as_ref().ok().and_then(|(_, earlier)| earlier.clone());
+        let asked = request.workspace.clone().or(earlier);
         let own = format!("jobs/{}/work", context.id);
         let named = asked.as_ref().map_or(own.as_str(), WorkspacePath::as_str);
         let mut workspace = format!("{root}/{named}");
-        let ready = found.and_then(|found| {
+        let ready = found.and_then(|(found, _)| {
             let place = place(context, asked.as_ref(), &own)?;
             workspace = format!("{root}/{place}");
             may_run(config, request)?;
@@ -154,13 +162,17 @@ fn place(
     asked: Option<&WorkspacePath>,
     own: &str,
 ) -> Result<WorkspacePath, Refusal> {
-    let gone = |why| Refusal::new(Code::WorkspaceGone, why);
+    let gone = |error| match error {
+        ResolveError::Refused(why) => Refusal::new(Code::WorkspaceGone, why),
+        ResolveError::Volume(error) => Refusal::volume(&error),
+    };
     if let Some(asked) = asked {
         return context.workspace.resolve(asked).map_err(gone);
     }
     fs::create_dir_all(context.workspace.root().join(own))
         .map_err(|error| Refusal::io("make the job's directory", &error))?;
-    let own = WorkspacePath::parse(own, context.workspace.root_text()).map_err(gone)?;
+    let own = WorkspacePath::parse(own, context.workspace.root_text())
+        .map_err(|why| gone(ResolveError::Refused(why)))?;
     context.workspace.resolve(&own).map_err(gone)
 }
 

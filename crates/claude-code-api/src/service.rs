@@ -33,7 +33,7 @@ impl JobService for ClaudeCodeApi {
 
     fn check(&self, workspace: &Workspace, request: &ExecuteRequest) -> Result<(), RequestError> {
         let Some(path) = &request.workspace else { return Ok(()) };
-        workspace.resolve(path).map(drop).map_err(|why| RequestError::field("workspace", why))
+        workspace.resolve(path).map(drop).map_err(|error| error.refusal("workspace"))
     }
 
     fn run(

@@ -69,7 +69,8 @@ impl Conversation {
 
     /// Finds one that is to be gone on with. Blocking.
     pub(crate) fn find(workspace: &Workspace, id: SessionId) -> Result<Self, Refusal> {
-        let session = Session::open(workspace, id).ok_or_else(|| {
+        let found = Session::open(workspace, id).map_err(|error| Refusal::volume(&error))?;
+        let session = found.ok_or_else(|| {
             Refusal::new(
                 Code::SessionNotFound,
                 format!("there is no session {id}: leave resumeSessionId out to begin a new one"),
@@ -95,8 +96,8 @@ impl Conversation {
     }
 
     /// Where it has worked before, relative to the volume.
-    pub(crate) fn place(&self) -> Option<WorkspacePath> {
-        self.session.place()
+    pub(crate) fn place(&self) -> Result<Option<WorkspacePath>, Refusal> {
+        self.session.place().map_err(|error| Refusal::volume(&error))
     }
 
     /// Notes where it works now, and puts its files where a CLI that works in `cwd` looks for them. Blocking.
@@ -273,12 +274,13 @@ mod tests {
         drop(first);
 
         let second = Conversation::find(&bench.workspace, id).unwrap();
-        assert_eq!((second.argument().option(), second.place()), ("--resume", Some(place("app"))));
+        assert_eq!(second.argument().option(), "--resume");
+        assert_eq!(second.place(), Ok(Some(place("app"))));
         let config = bench.config.join("other");
         second.open(&config, &place("app/src"), "/w/app/src").unwrap();
         let restored = config.join(format!("projects/-w-app-src/{id}.jsonl"));
         assert_eq!(fs::read_to_string(&restored).unwrap(), SAID);
-        assert_eq!(second.place(), Some(place("app/src")));
+        assert_eq!(second.place(), Ok(Some(place("app/src"))));
     }
 
     #[test]
@@ -289,13 +291,16 @@ mod tests {
         for left in
             ["", "{\"type\":\"queue-operation\"}\n", "{\"type\":\"user\",\"messa", "garbage\n"]
         {
-            let session = Session::open(&bench.workspace, id).unwrap();
+            let session = Session::open(&bench.workspace, id).unwrap().unwrap();
             fs::write(transcript(&session), left).unwrap();
             let found = Conversation::find(&bench.workspace, id).unwrap();
             assert_eq!(found.argument().option(), "--session-id", "{left}");
             assert!(!transcript(&session).exists(), "the CLI would take the id to be in use");
         }
-        assert!(Session::open(&bench.workspace, id).is_some(), "made by somebody else: it stays");
+        assert!(
+            Session::open(&bench.workspace, id).unwrap().is_some(),
+            "made by somebody else: it stays"
+        );
     }
 
     #[test]
@@ -309,7 +314,7 @@ mod tests {
                 fs::write(transcript(&run.session), said).unwrap();
             }
             drop(run);
-            assert_eq!(Session::open(&bench.workspace, id).is_some(), said.is_some());
+            assert_eq!(Session::open(&bench.workspace, id).unwrap().is_some(), said.is_some());
         }
     }
 
@@ -318,7 +323,7 @@ mod tests {
         let bench = bench();
         let id = SessionId::new();
         drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
-        let session = Session::open(&bench.workspace, id).unwrap();
+        let session = Session::open(&bench.workspace, id).unwrap().unwrap();
         let path = transcript(&session);
         let outside = bench.config.join("outside");
         fs::write(&outside, SAID).unwrap();

@@ -49,6 +49,8 @@ pub struct ServiceSpec {
     pub failure_event: &'static str,
     /// How a failure is written, for jobs that no replica can end any more.
     pub failure: fn(JobId, Code, &str) -> Ending,
+    /// What a caller is told whose job's replica died.
+    pub lost: &'static str,
 }
 
 impl Service {
@@ -75,6 +77,7 @@ impl Service {
                 success_event: "workflow_complete",
                 failure_event: "workflow_error",
                 failure: |job, code, error| Ending::workflow_failure(job, None, code, error),
+                lost: "the replica died before the job was done: send the job again",
             },
             Self::Pull => &ServiceSpec {
                 name: "github-pull-api",
@@ -89,6 +92,7 @@ impl Service {
                 success_event: "completed",
                 failure_event: "error",
                 failure: |_, code, error| Ending::pull_failure(code, error),
+                lost: "the replica died before the job was done: send the job again",
             },
             Self::Claude => &ServiceSpec {
                 name: "claude-code-api",
@@ -103,6 +107,7 @@ impl Service {
                 success_event: "completed",
                 failure_event: "error",
                 failure: |_, code, error| Ending::agent_failure(code, error, &Default::default()),
+                lost: "the replica died while the agent ran: look at the checkout, then send the job again",
             },
         }
     }

@@ -10,7 +10,7 @@ use contract::{
 };
 use http::{HeaderMap, Response};
 use web::{BODY_LIMIT, Body, Ids, OnDisconnect, Peer};
-use workspace::{CancelOnDisconnect, Job, JobRecord, NewJob, Workspace, blocking};
+use workspace::{CancelOnDisconnect, Job, JobRecord, NewJob, RequestDigest, Workspace, blocking};
 
 use crate::{
     routes::Front,
@@ -65,7 +65,9 @@ fn describe<R: JobRequest>(
     if let Some(session) = session {
         request = request.in_session(session)?;
     }
-    let record = JobRecord::of(workspace, &request, id, parent);
+    let digest = RequestDigest::of(&request, body, session);
+    let record =
+        JobRecord::of(workspace, &request, digest, id, parent).map_err(|error| error.refusal())?;
     let secret_body =
         record.request.credentials_withheld.then(|| Bytes::from(request.to_body(Secrets::Exposed)));
     Ok((record, secret_body))
@@ -85,8 +87,8 @@ async fn queue(
 ) -> Result<(Entered, CancelOnDisconnect), RequestError> {
     let workspace = shared.workspace.clone();
     let (id, parent) = (record.job_id, record.parent);
-    let known = blocking(move || Job::open(&workspace, id).is_some()).await;
-    if !known {
+    let known = blocking(move || Job::open(&workspace, id)).await;
+    if known.map_err(|error| error.refusal())?.is_none() {
         if shared.is_stopping() || (shared.is_draining() && parent.is_none()) {
             let sentence = "the stack is being stopped: send the request again later";
             return Err(RequestError::new(Code::Terminated, sentence));
@@ -102,12 +104,14 @@ async fn queue(
     let entering = Arc::clone(shared);
     let task = shared.tasks.spawn(async move {
         let workspace = entering.workspace.clone();
-        let (record, entered) = blocking(move || {
-            let entered = Job::enter(&workspace, &record);
-            (record, entered)
+        let (record, turns, created) = blocking(move || {
+            // First: a job that is there and cannot be queued would wait for nobody.
+            let turns = record.turns(&workspace).map_err(|error| error.refusal())?.own;
+            let created = Job::create_for(&workspace, &record).map_err(|error| error.refusal())?;
+            Ok::<_, RequestError>((record, turns, created))
         })
-        .await;
-        let job = match entered.map_err(|error| error.refusal())? {
+        .await?;
+        let job = match created {
             NewJob::Exists(job) => {
                 let guard = guard(&entering, on_disconnect, &job);
                 return Ok((Entered::Known(job), guard));
@@ -116,12 +120,6 @@ async fn queue(
         };
         // Made here: if the caller is gone already, nobody takes it, and what it wanted comes true.
         let guard = guard(&entering, on_disconnect, &job);
-        let workspace = entering.workspace.clone();
-        let (record, turns) = blocking(move || {
-            let turns = record.turns(&workspace).own;
-            (record, turns)
-        })
-        .await;
         let ticket = Arc::new(Ticket::new(job, &record, turns, secret_body, Caller::Here));
         entering.books().queue.insert(Arc::clone(&ticket));
         entering.work.notify_waiters();

@@ -8,7 +8,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 use web::{BODY_LIMIT, Body, OnDisconnect, Peer};
-use workspace::CancelOnDisconnect;
+use workspace::{CancelOnDisconnect, RequestDigest};
 
 use crate::{JobService, replica::Replica};
 
@@ -69,11 +69,16 @@ impl<S: JobService> Replica<S> {
         let on_disconnect = OnDisconnect::read(&headers).map_err(refuse)?;
         let parsed = S::Request::parse(&body, self.workspace.root_text(), self.service.policy())
             .map_err(refuse)?;
+        // A gateway passes on the digest of what its caller sent, as it encodes the body anew.
+        let passed = headers.get(web::header::REQUEST_DIGEST);
+        let digest = passed
+            .and_then(|text| text.to_str().ok()?.parse().ok())
+            .unwrap_or_else(|| RequestDigest::of(&parsed, &body, None));
         // In a task of its own: a caller that disconnects now must not take the claim down with it, and the job.
         let (replica, named) = (Arc::clone(&self), headers.clone());
         let is_async = headers.get("prefer").is_some_and(|value| value == "respond-async");
         let accepting = tokio::spawn(async move {
-            let job = replica.accept(&named, parsed).await?;
+            let job = replica.accept(&named, parsed, digest).await?;
             // Made here: if the caller is gone already, nobody takes the guard, and it does what the caller asked.
             let guard = match on_disconnect {
                 OnDisconnect::Cancel if !is_async => CancelOnDisconnect::armed(&job, || false),

@@ -92,6 +92,7 @@ impl Bench {
             parent: None,
             workspace: volume,
             stop: self.stop.clone(),
+            stop_budget: std::time::Duration::from_secs(15),
             deadline: Deadline::new(Duration::from_secs(3600)),
         };
         Box::pin(execute(Arc::new(self.config.clone()), context, request))
