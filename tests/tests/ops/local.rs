@@ -86,7 +86,10 @@ async fn ps_shows_busy_replicas_and_failures() {
 
     let drawn = ran(NO_ENGINE, &["ps", "--local", "--workspace", &workspace]).await;
     assert_eq!(drawn.code, 0, "{drawn:?}");
-    assert!(drawn.stdout.contains("LAST FAILURES") && !drawn.stdout.contains('\x1b'), "{drawn:?}");
+    assert!(
+        drawn.stdout.contains("LAST FAILURE OF") && !drawn.stdout.contains('\x1b'),
+        "{drawn:?}"
+    );
     std::fs::write(&gate, "").unwrap();
     for run in &mut runs {
         run.wait().await.unwrap();
