@@ -3,14 +3,14 @@
 use std::{fs, io, process::Stdio, sync::Arc, time::Duration};
 
 use async_stream::stream;
-use child_process::{Guest, Signal, become_subreaper, kill_descendants_now};
+use child_process::{Guest, JobBounds, Signal, become_subreaper, kill_descendants_now};
 use contract::{
     Code, Ending, EventLine, ExecuteEvent, ExecuteRequest, SessionId, Timestamp, WorkspacePath,
 };
 use futures_util::Stream;
 use oneshot::{JobContext, Step, StopReason};
 use tokio::task::spawn_blocking;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use workspace::ResolveError;
 
 use crate::{
@@ -19,9 +19,10 @@ use crate::{
     config::{REFUSES_ROOT, no_agent},
     instructions,
     invocation::{arguments, environment, user_line},
+    message::Kind,
     private::Private,
     refusal::Refusal,
-    session::Conversation,
+    session::{Conversation, note_answer},
     verdict::{Ended, Evidence},
 };
 
@@ -67,7 +68,11 @@ pub fn execute(
             }
         };
         info!(job = %context.id, %session, pid = %agent.id(), "the agent runs");
+        let mut unanswered = Some(ready.conversation.answered());
         while let Some(message) = agent.next(&context.stop).await {
+            if matches!(message.kind, Kind::Answer) && let Some(file) = unanswered.take() {
+                let _ = spawn_blocking(move || note_answer(&file)).await;
+            }
             let (content, timestamp) = (&*message.content, Timestamp::now());
             yield event(&ExecuteEvent::Message { content, timestamp });
         }
@@ -109,6 +114,7 @@ struct Ready {
     cwd: String,
     append_system_prompt: Option<String>,
     private: Private,
+    bounds: Arc<JobBounds>,
 }
 
 impl Opening {
@@ -197,7 +203,9 @@ impl Ready {
             .map_err(|error| Refusal::io("make the agent's private directory", &error))?;
         conversation.open(&private.config(), place, &cwd)?;
         let append_system_prompt = instructions::argument(repository.as_deref(), caller);
-        Ok(Self { conversation, cwd, append_system_prompt, private })
+        let bounds = Arc::new(JobBounds::new(config.processes));
+        debug!(limited_by = ?bounds.limited_by(), has_cgroup = bounds.has_cgroup(), "the job's processes are bounded");
+        Ok(Self { conversation, cwd, append_system_prompt, private, bounds })
     }
 }
 
@@ -225,7 +233,7 @@ async fn start(config: &Config, request: &ExecuteRequest, ready: &Ready) -> Resu
             .secret(credential.variable(), credential.secret().expose().as_bytes())
             .map_err(|error| Refusal::io("hand over the credential", &error))?;
     }
-    Agent::start(guest, user_line(&request.prompt), config.patience)
+    Agent::start(guest, Arc::clone(&ready.bounds), user_line(&request.prompt), config.patience)
         .await
         .map_err(|error| not_started(&error, &ready.cwd))
 }

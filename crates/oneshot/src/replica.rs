@@ -7,7 +7,7 @@ use std::{
 };
 
 use boot::Exit;
-use contract::{Code, Ending, JobId, JobRequest, RequestError, Service};
+use contract::{Code, Ending, JobId, JobRequest, RequestError};
 use http::HeaderMap;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::AbortOnDropHandle;
@@ -57,7 +57,7 @@ pub(crate) struct Replica<S: JobService> {
 
 /// Serves one job of `service`, or leaves when told to.
 pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, mut orders: Orders) -> Exit {
-    let name = S::Request::SERVICE;
+    let name = S::SERVICE;
     for missing in service.preflight() {
         tracing::warn!("{missing}");
     }
@@ -96,7 +96,7 @@ async fn start<S: JobService>(
     let (sender, accepted) = mpsc::unbounded_channel();
     let (id, volume) = (config.id, workspace.clone());
     let registration =
-        blocking(move || Registration::announce(&volume, S::Request::SERVICE, id, advertised))
+        blocking(move || Registration::announce(&volume, S::SERVICE, id, advertised))
             .await
             .map_err(|error| describe(&error))?;
     let slot = Mutex::new(Slot::Free(registration));
@@ -145,7 +145,7 @@ async fn run<S: JobService>(
     mut first: Option<Order>,
     mut orders: Orders,
 ) -> Exit {
-    let name = S::Request::SERVICE;
+    let name = S::SERVICE;
     let Accepted { mut claimed, request, parent, turns } = accepted;
     let id = claimed.job().id();
     let limit =
@@ -288,14 +288,15 @@ impl<S: JobService> Replica<S> {
 }
 
 /// The record of a job, and the turns it needs, held.
-fn take_turns<R: JobRequest>(
+fn take_turns(
     workspace: &Workspace,
-    request: &R,
+    request: &dyn JobRequest,
     digest: &RequestDigest,
     id: JobId,
     parent: Option<JobId>,
 ) -> Result<(JobRecord, Vec<HeldTurn>), RequestError> {
-    let turn_use = if R::SERVICE == Service::Workflow { TurnUse::Lend } else { TurnUse::Work };
+    let lends = request.service().asks_for_jobs();
+    let turn_use = if lends { TurnUse::Lend } else { TurnUse::Work };
     let describe = || {
         let record = JobRecord::of(workspace, request, digest.clone(), id, parent);
         let turns = record.and_then(|record| Ok((record.turns(workspace)?, record)));

@@ -1,7 +1,8 @@
 //! Where a workflow goes on that resumes a session.
 
 use contract::{
-    Code, JobId, JobRequest as _, RequestError, SessionId, WorkflowRequest, WorkspacePath,
+    Code, FileRepositories, JobId, JobRequest as _, Policy, RepoUrl, RequestError, SessionId,
+    WorkflowRequest, WorkspacePath,
 };
 use workspace::{Job, ResolveError, Session, Workspace};
 
@@ -63,7 +64,11 @@ fn check_repository(
     let job = Job::open(workspace, owner).map_err(|error| error.refusal())?;
     let record = job.map(|job| job.record()).transpose().map_err(|error| error.refusal())?;
     let Some(known) = record.and_then(|record| record.repo_url) else { return Ok(()) };
-    if known == request.repo_url.to_string() {
+    // It was allowed once, whatever is allowed now.
+    let policy = Policy { file_repositories: FileRepositories::Allowed, ..Policy::default() };
+    if RepoUrl::parse(&known, &policy)
+        .is_ok_and(|known| known.is_same_repository(&request.repo_url))
+    {
         return Ok(());
     }
     let why = format!(
@@ -86,7 +91,6 @@ fn root_of(workspace: &Workspace, place: &WorkspacePath) -> WorkspacePath {
 
 #[cfg(test)]
 mod tests {
-    use contract::Policy;
     use serde_json::json;
 
     use super::*;

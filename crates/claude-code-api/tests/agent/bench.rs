@@ -174,6 +174,7 @@ fn config(temporary: &Path) -> Config {
         is_sandbox: true,
         trust_repository_settings: false,
         policy: Policy::default(),
+        processes: 1024,
         patience: Patience::default(),
         path: std::env::var("PATH").unwrap(),
         temporary: temporary.to_owned(),

@@ -18,6 +18,7 @@ struct Gated {
 }
 
 impl JobService for Gated {
+    const SERVICE: Service = Service::Claude;
     type Request = ExecuteRequest;
 
     fn policy(&self) -> &Policy {
