@@ -449,6 +449,7 @@ async fn a_connection_that_asks_nothing_does_not_keep_the_replica() {
 /// A caller that was gone before the claim was written once took the claim down with it, and the job.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
+    let mut heard_count = 0;
     for _ in 0..20 {
         let bench = Bench::idle().await;
         bench.gate.send(true).unwrap();
@@ -466,6 +467,7 @@ async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
             }
         };
         if tokio::time::timeout(Duration::from_millis(300), heard).await.is_ok() {
+            heard_count += 1;
             assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
             let id = Job::list(&bench.workspace).unwrap()[0];
             let outcome =
@@ -473,6 +475,7 @@ async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
             assert_eq!(outcome.state, contract::JobState::Succeeded, "{:?}", outcome.error);
         }
     }
+    assert!(heard_count > 0, "no request arrived before its caller left");
 }
 
 #[tokio::test]
