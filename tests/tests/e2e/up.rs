@@ -92,6 +92,27 @@ async fn interrupted_while_replicas_are_starting() {
     }
 }
 
+/// A workflow's own time stands still while its job waits, here for an agent's replica that never comes.
+#[tokio::test]
+async fn interrupted_once_it_ends_within_its_grace_although_a_job_waits() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "a")]);
+    let mut stack =
+        Stack::builder().replicas(1, 1, 0).env("JOB_TIMEOUT_SECONDS", "3").start().await;
+    let body = workflow(&git.url("app"), &AgentScript::new());
+    let mut response = post_workflow(&stack, &body).send().await;
+    response.next_of_kind("queued").await;
+    let told = Instant::now();
+    stack.signal(Signal::SIGINT);
+    let events = response.collect_all().await;
+    let end = terminal(&events);
+    assert_eq!((&end["type"], &end["code"]), (&json!("workflow_error"), &json!("terminated")));
+    assert_eq!(stack.ended().await, 0, "{}", stack.log());
+    let took = told.elapsed();
+    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(12), "{took:?}");
+    assert!(stack.log().contains("for 3 s at most"), "{}", stack.log());
+}
+
 #[tokio::test]
 async fn interrupted_twice_it_kills_everything() {
     let git = GitServer::start().await;
