@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use boot::{Exit, Settings};
-use contract::{ExecuteRequest, Policy, RequestError};
+use contract::{ExecuteRequest, Policy, RequestError, Service};
 use futures_util::Stream;
 use oneshot::{JobContext, JobService, Step};
 use serde_json::{Map, Value};
@@ -25,6 +25,7 @@ impl ClaudeCodeApi {
 }
 
 impl JobService for ClaudeCodeApi {
+    const SERVICE: Service = Service::Claude;
     type Request = ExecuteRequest;
 
     fn policy(&self) -> &Policy {

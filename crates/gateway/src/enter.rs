@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use contract::{
-    Code, ExecuteRequest, JobId, JobRequest, Policy, PullRequest, RequestError, Secrets, Service,
-    SessionId, WorkflowRequest,
-};
+use contract::{Code, JobId, RawRequest, RequestError, Secrets, Service, SessionId};
 use http::{HeaderMap, Response};
 use web::{BODY_LIMIT, Body, Ids, OnDisconnect, Peer};
 use workspace::{CancelOnDisconnect, Job, JobRecord, NewJob, RequestDigest, Workspace, blocking};
@@ -36,14 +33,10 @@ pub(crate) async fn enter(
     let id = id.unwrap_or_else(JobId::new);
     let workspace = shared.workspace.clone();
     let policy = shared.config.policy.clone();
-    let named = blocking(move || match service {
-        Service::Workflow => {
-            describe::<WorkflowRequest>(&workspace, &policy, &body, session, id, parent)
-        }
-        Service::Pull => describe::<PullRequest>(&workspace, &policy, &body, session, id, parent),
-        Service::Claude => {
-            describe::<ExecuteRequest>(&workspace, &policy, &body, session, id, parent)
-        }
+    let named = blocking(move || {
+        let root = workspace.root_text();
+        let request = RawRequest { body: &body, root, policy: &policy, session };
+        describe(&workspace, service, request, id, parent)
     })
     .await;
     let (mut record, secret_body) = named.map_err(refuse)?;
@@ -53,21 +46,18 @@ pub(crate) async fn enter(
     answer(shared, entered, &headers, peer, guard).await
 }
 
-fn describe<R: JobRequest>(
+fn describe(
     workspace: &Workspace,
-    policy: &Policy,
-    body: &[u8],
-    session: Option<SessionId>,
+    service: Service,
+    raw: RawRequest<'_>,
     id: JobId,
     parent: Option<JobId>,
 ) -> Result<(JobRecord, Option<Bytes>), RequestError> {
-    let mut request = R::parse(body, workspace.root_text(), policy)?;
-    if let Some(session) = session {
-        request = request.in_session(session)?;
-    }
-    let digest = RequestDigest::of(&request, body, session);
+    let request = (service.spec().parse)(&raw)?;
+    let request = request.as_ref();
+    let digest = RequestDigest::of(request, raw.body, raw.session);
     let record =
-        JobRecord::of(workspace, &request, digest, id, parent).map_err(|error| error.refusal())?;
+        JobRecord::of(workspace, request, digest, id, parent).map_err(|error| error.refusal())?;
     let secret_body =
         record.request.credentials_withheld.then(|| Bytes::from(request.to_body(Secrets::Exposed)));
     Ok((record, secret_body))

@@ -17,7 +17,7 @@ impl<S: JobService> Replica<S> {
     pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
-            path if S::Request::SERVICE.has_job_path(path) => {
+            path if S::SERVICE.has_job_path(path) => {
                 if request.method() == Method::POST {
                     self.take(request).await.unwrap_or_else(|refusal| *refusal)
                 } else {
@@ -36,7 +36,7 @@ impl<S: JobService> Replica<S> {
                 web::json(StatusCode::OK, &json!({"status": status, "timestamp": Timestamp::now()}))
             }
             _ => {
-                let paths = S::Request::SERVICE.spec().job_paths.join(", POST ");
+                let paths = S::SERVICE.spec().job_paths.join(", POST ");
                 web::no_such_path(&format!(
                     "POST {paths}, GET /health, GET /status (sessions, repositories and jobs are the gateway's)"
                 ))

@@ -7,7 +7,7 @@ use std::{
 };
 
 use boot::Exit;
-use contract::{Code, Ending, JobId, JobRequest, RequestError, Service};
+use contract::{Code, Ending, JobId, JobRequest, RequestError};
 use http::HeaderMap;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::AbortOnDropHandle;
@@ -21,8 +21,7 @@ use workspace::{
 use crate::{
     Deadline, JobContext, JobService, Order, Orders, ReplicaConfig, Stop, StopReason,
     http::busy,
-    job::STOP_BUDGET,
-    run::{Driven, Work, drive, end_of_grace, watch},
+    run::{Driven, Left, drive, end_of_grace, watch},
 };
 
 /// How long readers have, after the job's end, to take what is left of their stream. Those that need longer come back
@@ -57,7 +56,7 @@ pub(crate) struct Replica<S: JobService> {
 
 /// Serves one job of `service`, or leaves when told to.
 pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, mut orders: Orders) -> Exit {
-    let name = S::Request::SERVICE;
+    let name = S::SERVICE;
     for missing in service.preflight() {
         tracing::warn!("{missing}");
     }
@@ -96,7 +95,7 @@ async fn start<S: JobService>(
     let (sender, accepted) = mpsc::unbounded_channel();
     let (id, volume) = (config.id, workspace.clone());
     let registration =
-        blocking(move || Registration::announce(&volume, S::Request::SERVICE, id, advertised))
+        blocking(move || Registration::announce(&volume, S::SERVICE, id, advertised))
             .await
             .map_err(|error| describe(&error))?;
     let slot = Mutex::new(Slot::Free(registration));
@@ -145,7 +144,7 @@ async fn run<S: JobService>(
     mut first: Option<Order>,
     mut orders: Orders,
 ) -> Exit {
-    let name = S::Request::SERVICE;
+    let name = S::SERVICE;
     let Accepted { mut claimed, request, parent, turns } = accepted;
     let id = claimed.job().id();
     let limit =
@@ -155,7 +154,7 @@ async fn run<S: JobService>(
         parent,
         workspace: replica.workspace.clone(),
         stop: Stop::default(),
-        stop_budget: STOP_BUDGET,
+        stop_budget: replica.config.stop_budget,
         deadline: Deadline::new(Duration::from_secs(limit)),
     };
     let _watching =
@@ -164,7 +163,7 @@ async fn run<S: JobService>(
     let steps = replica.service.run(context.clone(), request);
     let mut grace = None;
     let mut killed = false;
-    let Driven { ending, work } = {
+    let Driven { ending, left } = {
         let limit = replica.config.journal_limit;
         let mut job = std::pin::pin!(drive(name, &mut claimed, &context, limit, steps));
         loop {
@@ -183,7 +182,7 @@ async fn run<S: JobService>(
                         killed = true;
                         let reason = StopReason::Terminated;
                         let ending = Ending::failure(name, id, reason.code(), reason.sentence());
-                        break Driven { ending, work: Work::GoesOn };
+                        break Driven { ending, left: Left::Work };
                     }
                 },
             }
@@ -198,12 +197,12 @@ async fn run<S: JobService>(
     // In this order: whoever reads the terminal event finds this replica gone, and the directory free. It is not free
     // while something still works there; then the turns end with this process.
     server.close_listener().await;
-    let _turns = match work {
-        Work::Done => {
+    let _turns = match left {
+        Left::Nothing => {
             drop(turns);
             Vec::new()
         }
-        Work::GoesOn => turns,
+        Left::Work => turns,
     };
     let written = blocking(move || claimed.finish(ending)).await;
     if killed {
@@ -288,14 +287,15 @@ impl<S: JobService> Replica<S> {
 }
 
 /// The record of a job, and the turns it needs, held.
-fn take_turns<R: JobRequest>(
+fn take_turns(
     workspace: &Workspace,
-    request: &R,
+    request: &dyn JobRequest,
     digest: &RequestDigest,
     id: JobId,
     parent: Option<JobId>,
 ) -> Result<(JobRecord, Vec<HeldTurn>), RequestError> {
-    let turn_use = if R::SERVICE == Service::Workflow { TurnUse::Lend } else { TurnUse::Work };
+    let lends = request.service().asks_for_jobs();
+    let turn_use = if lends { TurnUse::Lend } else { TurnUse::Work };
     let describe = || {
         let record = JobRecord::of(workspace, request, digest.clone(), id, parent);
         let turns = record.and_then(|record| Ok((record.turns(workspace)?, record)));

@@ -17,7 +17,7 @@ pub use config::Config;
 use std::sync::Arc;
 
 use boot::{Exit, Settings};
-use contract::{Policy, RequestError, WorkflowRequest};
+use contract::{Policy, RequestError, Service, WorkflowRequest};
 use futures_util::Stream;
 use oneshot::{JobContext, JobService, Step};
 use serde_json::{Map, Value, json};
@@ -37,6 +37,7 @@ impl WorkflowApi {
 }
 
 impl JobService for WorkflowApi {
+    const SERVICE: Service = Service::Workflow;
     type Request = WorkflowRequest;
 
     fn policy(&self) -> &Policy {

@@ -21,10 +21,10 @@ pub struct InvalidDigest;
 
 impl RequestDigest {
     /// The digest of a request that was parsed from `body`; `session` is that of its path.
-    pub fn of<R: JobRequest>(request: &R, body: &[u8], session: Option<SessionId>) -> Self {
+    pub fn of(request: &dyn JobRequest, body: &[u8], session: Option<SessionId>) -> Self {
         let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
         let mut hash = Sha256::new();
-        hash.update(R::SERVICE.name());
+        hash.update(request.service().name());
         if let Some(session) = session {
             hash.update(session.to_string());
         }

@@ -1,8 +1,8 @@
 //! What a job was asked to do: `job.json`.
 
 use contract::{
-    DirectoryName, JobId, Place, ReplicaId, RepoUrl, Requester, Secrets, Service, SessionId,
-    Timestamp,
+    DirectoryName, JobId, JobRequest, Place, ReplicaId, RepoUrl, Requester, Secrets, Service,
+    SessionId, Timestamp,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -72,9 +72,9 @@ impl JobRecord {
     ///
     /// # Errors
     /// If the volume cannot be read, or the request's session is damaged.
-    pub fn of<R: contract::JobRequest>(
+    pub fn of(
         workspace: &Workspace,
-        request: &R,
+        request: &dyn JobRequest,
         digest: RequestDigest,
         job_id: JobId,
         parent: Option<JobId>,
@@ -104,7 +104,7 @@ impl JobRecord {
         };
         Ok(Self {
             job_id,
-            service: R::SERVICE,
+            service: request.service(),
             parent,
             directory,
             session,
@@ -131,7 +131,7 @@ impl JobRecord {
         };
         let parent = parent.map(|parent| parent.record()).transpose()?;
         let held: Vec<Turn> = parent
-            .filter(|parent| parent.service == Service::Workflow)
+            .filter(|parent| parent.service.asks_for_jobs())
             .map(|parent| parent.wanted().collect())
             .unwrap_or_default();
         let (parents, own) = self.wanted().partition(|turn| held.contains(turn));

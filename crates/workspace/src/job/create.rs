@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use contract::{Code, JobId, JobState, RequestError, Service};
+use contract::{Code, JobId, JobState, RequestError};
 
 use super::Job;
 use crate::{
@@ -106,7 +106,7 @@ impl Job {
             // Only a running workflow may ask for jobs in its own name: they pass the limits of queues.
             let view = Self::open(workspace, parent)?.map(|parent| parent.view()).transpose()?;
             let runs = view.is_some_and(|view| {
-                view.service == Service::Workflow && view.state == JobState::Running
+                view.service.asks_for_jobs() && view.state == JobState::Running
             });
             if !runs {
                 return Err(CreateError::ParentEnded);
