@@ -154,10 +154,14 @@ impl Kind {
 
     /// Clone and second clone.
     pub(crate) async fn clones(&self, expect: Expect) {
-        for directory in ["repo", "second"] {
+        self.clones_into(["repo", "second"], expect).await;
+    }
+
+    pub(crate) async fn clones_into(&self, directories: [&str; 2], expect: Expect) {
+        for (step, directory) in ["clone", "again"].into_iter().zip(directories) {
             let theirs = self.git_clone(directory);
             let ours = self.our_pull(directory).await;
-            self.judge(if directory == "repo" { "clone" } else { "again" }, &theirs, &ours, expect);
+            self.judge(step, &theirs, &ours, expect);
         }
     }
 

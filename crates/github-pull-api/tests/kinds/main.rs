@@ -11,6 +11,7 @@
 
 mod attributes;
 mod changes;
+mod hosts;
 mod kind;
 mod names;
 mod objects;
@@ -18,5 +19,6 @@ mod refs;
 #[path = "../pull/support.rs"]
 #[expect(dead_code, reason = "shared with the other tests")]
 mod support;
+mod transport;
 mod traps;
 mod upstream;
