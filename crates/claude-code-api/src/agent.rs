@@ -2,14 +2,12 @@
 
 use std::{future::Future, io, pin::Pin, process::ExitStatus, time::Duration};
 
-use child_process::{
-    Child, Guest, Pid, Signal, kill_descendants, kill_descendants_now, reap_adopted,
-};
+use child_process::{Child, Guest, Pid, Signal, kill_descendants, kill_descendants_now};
 use oneshot::Stop;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     process::{ChildStderr, ChildStdout},
-    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tracing::{debug, warn};
 
@@ -25,9 +23,6 @@ use crate::{
 
 /// How much is read at once, at least: what a pipe holds, pipe(7).
 const READ: usize = 64 * 1024;
-
-/// How often processes that the agent has orphaned, and that have ended, are reaped.
-const REAP: Duration = Duration::from_secs(5);
 
 /// A running CLI. Dropped before its end it is killed, with everything below it.
 pub(crate) struct Agent {
@@ -48,7 +43,6 @@ pub(crate) struct Agent {
     result: Option<RunResult>,
     exit: Option<Exit>,
     sweep: Option<Pin<Box<dyn Future<Output = Vec<Pid>> + Send>>>,
-    reap: Interval,
     is_over: bool,
 }
 
@@ -99,7 +93,6 @@ enum Event {
     Stderr(io::Result<usize>),
     Exited(io::Result<ExitStatus>),
     Swept(Vec<Pid>),
-    Reap,
 }
 
 impl Agent {
@@ -110,8 +103,6 @@ impl Agent {
         patience: Patience,
     ) -> io::Result<Self> {
         let mut child = guest.spawn().await?;
-        let mut reap = interval(REAP);
-        reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             input: Input::new(child.take_stdin(), prompt),
             stdout: child.take_stdout(),
@@ -127,7 +118,6 @@ impl Agent {
             result: None,
             exit: None,
             sweep: None,
-            reap,
             is_over: false,
             child,
         })
@@ -186,7 +176,6 @@ impl Agent {
             () = self.input.write() => Event::Written,
             status = self.child.wait(), if self.phase != Phase::Exited => Event::Exited(status),
             left = swept(&mut self.sweep) => Event::Swept(left),
-            _ = self.reap.tick() => Event::Reap,
             read = read(&mut self.stdout, self.lines.buffer()) => Event::Stdout(read),
             read = read(&mut self.stderr, self.tail.buffer()) => Event::Stderr(read),
             () = sleep_until(self.deadline), if is_patient => Event::Late,
@@ -219,7 +208,6 @@ impl Agent {
                     warn!(?left, "processes of the agent cannot be killed");
                 }
             }
-            Event::Reap => reap_adopted(),
             Event::Stop => self.stop(Cause::Stopped),
             Event::Late => self.late(),
         }

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use anstyle::{AnsiColor, Style};
+use anstyle::Style;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::history::{Entry, History};
-use crate::cli::Part;
+use crate::{
+    SlotId,
+    history::{Entry, History},
+};
 
 enum Line {
-    Part(Part, u16, String),
+    Part(SlotId, String),
     Note(String),
     End(oneshot::Sender<()>),
 }
@@ -32,10 +34,10 @@ impl Output {
     }
 
     /// A line that a part has logged.
-    pub(crate) async fn line(&self, part: Part, number: u16, text: String) {
-        self.history.add(part.name(), number, &text);
+    pub(crate) async fn line(&self, slot: SlotId, text: String) {
+        self.history.add(slot, &text);
         // Fails only when this process is about to end.
-        let _ = self.lines.send(Line::Part(part, number, text)).await;
+        let _ = self.lines.send(Line::Part(slot, text)).await;
     }
 
     /// Something this command has to say itself.
@@ -65,11 +67,10 @@ fn write(mut lines: mpsc::Receiver<Line>, plain: bool) {
         // There is nobody to tell if standard error is gone.
         let _ = match line {
             // A prefix would spoil lines that programs read.
-            Line::Part(_, _, text) if plain => writeln!(stream, "{text}"),
-            Line::Part(part, number, text) => {
-                let style = style(part);
-                let label = format!("{}.{number}", part.name());
-                writeln!(stream, "{style}{label:<18}{style:#}| {text}")
+            Line::Part(_, text) if plain => writeln!(stream, "{text}"),
+            Line::Part(slot, text) => {
+                let style = slot.part.style();
+                writeln!(stream, "{style}{slot:<18}{style:#}| {text}")
             }
             Line::Note(text) => {
                 let style = Style::new().bold();
@@ -78,14 +79,4 @@ fn write(mut lines: mpsc::Receiver<Line>, plain: bool) {
             Line::End(done) => done.send(()).map_err(|()| std::io::ErrorKind::BrokenPipe.into()),
         };
     }
-}
-
-fn style(part: Part) -> Style {
-    let color = match part {
-        Part::Gateway => AnsiColor::Magenta,
-        Part::WorkflowApi => AnsiColor::Cyan,
-        Part::GithubPullApi => AnsiColor::Green,
-        Part::ClaudeCodeApi => AnsiColor::Yellow,
-    };
-    Style::new().fg_color(Some(color.into()))
 }

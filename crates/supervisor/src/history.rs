@@ -8,7 +8,7 @@ use std::{
 use contract::Timestamp;
 use tokio::sync::broadcast;
 
-use super::control::Reply;
+use crate::{SlotId, control::Reply};
 
 /// How many lines are kept.
 const LINES: usize = 10_000;
@@ -46,9 +46,14 @@ impl Default for History {
 }
 
 impl History {
-    pub(crate) fn add(&self, part: &str, number: u16, text: &str) {
+    pub(crate) fn add(&self, slot: SlotId, text: &str) {
         let text = beginning(text).to_owned();
-        let entry = Entry { part: part.to_owned(), number, at: Timestamp::now(), text };
+        let entry = Entry {
+            part: slot.part.name().to_owned(),
+            number: slot.number,
+            at: Timestamp::now(),
+            text,
+        };
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() == LINES {
             lines.pop_front();
@@ -74,20 +79,23 @@ fn beginning(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Part;
+
+    const SLOT: SlotId = SlotId { part: Part::Gateway, number: 1 };
 
     #[test]
     fn each_line_once_and_not_too_many() {
         let history = History::default();
         for number in 0..LINES + 5 {
-            history.add("gateway", 1, &number.to_string());
+            history.add(SLOT, &number.to_string());
         }
-        history.add("gateway", 1, &"é".repeat(LINE));
+        history.add(SLOT, &"é".repeat(LINE));
         let (past, mut future) = history.look();
         assert_eq!(past.len(), LINES);
         assert_eq!(past[0].text, "6");
         assert_eq!(past[LINES - 1].text.len(), LINE);
         assert!(future.try_recv().is_err());
-        history.add("gateway", 1, "next");
+        history.add(SLOT, "next");
         assert_eq!(future.try_recv().unwrap().text, "next");
     }
 }
