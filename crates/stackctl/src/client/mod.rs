@@ -33,10 +33,9 @@ pub(crate) use render::note;
 pub(crate) use run::run_workflow;
 pub(crate) use watch::End;
 
-/// What a hint calls this program, so that a copied command works: a checkout's program is run by cargo and need not
-/// be installed.
+/// What hints call this program.
 pub(crate) fn program_name() -> &'static str {
-    if std::env::var_os("CARGO").is_some() { "cargo stack" } else { "stackctl" }
+    crate::program::name()
 }
 
 /// `stackctl run`.
