@@ -11,12 +11,13 @@ use std::{
     time::Duration,
 };
 
-use contract::{Code, JobState};
+use contract::Code;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::GitServer;
 
 use crate::{
+    replica,
     support::Scene,
     upstream::{Upstream, isolated},
 };
@@ -46,6 +47,8 @@ pub(crate) struct Kind {
     pub(crate) checkout: Option<String>,
     /// How long git may take, in seconds.
     pub(crate) patience: u32,
+    /// If it is there, the program itself pulls, with these variables.
+    pub(crate) replica: Option<Vec<(&'static str, String)>>,
     /// More fields of our request.
     pub(crate) request: Value,
     row: RefCell<Vec<String>>,
@@ -60,8 +63,6 @@ pub(crate) enum Expect {
     BothFail(Code),
     /// We fail with this code, whatever git does.
     OursFails(Code),
-    /// We succeed where git cannot.
-    OursWorks,
     /// We end, whatever git does.
     Ends,
 }
@@ -110,6 +111,7 @@ impl Kind {
             environment: Vec::new(),
             checkout: None,
             patience: 30,
+            replica: None,
             request: json!({}),
             row: RefCell::default(),
         }
@@ -206,17 +208,22 @@ impl Kind {
         let mut body = self.request.clone();
         body["repoUrl"] = self.our_url.as_ref().unwrap_or(&self.url).as_str().into();
         body["directory"] = directory.into();
-        let Ok(outcome) = tokio::time::timeout(LONGEST, self.scene.pull_with(body)).await else {
-            return End::Stuck;
+        let pull = async {
+            match &self.replica {
+                Some(environment) => {
+                    replica::pull(self.scene.workspace.root(), environment, &body).await
+                }
+                None => self.scene.pull_with(body).await.terminal,
+            }
         };
-        let sentence = outcome.terminal["error"].as_str().unwrap_or_default();
-        assert!(!sentence.contains("check the volume"), "{sentence}");
-        if outcome.state == JobState::Succeeded {
+        let Ok(terminal) = tokio::time::timeout(LONGEST, pull).await else { return End::Stuck };
+        if terminal["type"] == "completed" {
             self.scene.assert_clean();
-            End::Checkout(Look::at(&self.scene.path(directory)))
-        } else {
-            End::Failed(outcome.code, sentence.to_owned())
+            return End::Checkout(Look::at(&self.scene.path(directory)));
         }
+        let sentence = terminal["error"].as_str().unwrap().to_owned();
+        assert!(!sentence.contains("check the volume"), "{sentence}");
+        End::Failed(Some(serde_json::from_value(terminal["code"].clone()).unwrap()), sentence)
     }
 
     fn judge(&self, step: &str, theirs: &End, ours: &End, expect: Expect) {
@@ -230,9 +237,6 @@ impl Kind {
             }
             (Expect::Ends, _, End::Checkout(_)) => None,
             (Expect::Ends, _, End::Failed(Some(code), _)) if *code != Code::Internal => None,
-            (Expect::OursWorks, _, End::Checkout(look)) if look.status.is_empty() && look.fsck => {
-                None
-            }
             _ => Some(format!("expected {expect:?}")),
         };
         let verdict = fault.as_deref().unwrap_or("ok");

@@ -15,10 +15,13 @@ mod hosts;
 mod kind;
 mod names;
 mod objects;
+mod options;
 mod refs;
+mod replica;
 #[path = "../pull/support.rs"]
 #[expect(dead_code, reason = "shared with the other tests")]
 mod support;
+mod tls;
 mod transport;
 mod traps;
 mod upstream;
