@@ -63,6 +63,8 @@ pub(crate) enum Expect {
     BothFail(Code),
     /// We fail with this code, whatever git does.
     OursFails(Code),
+    /// We succeed, and the checkout is clean, whatever git does.
+    OursWorks,
     /// We end, whatever git does.
     Ends,
 }
@@ -163,6 +165,7 @@ impl Kind {
         for (step, directory) in ["clone", "again"].into_iter().zip(directories) {
             let theirs = self.git_clone(directory);
             let ours = self.our_pull(directory).await;
+            self.scene.assert_clean();
             self.judge(step, &theirs, &ours, expect);
         }
     }
@@ -171,6 +174,7 @@ impl Kind {
     pub(crate) async fn update(&self, expect: Expect) {
         let theirs = self.git_pull();
         let ours = self.our_pull("repo").await;
+        self.scene.assert_clean();
         self.judge("update", &theirs, &ours, expect);
     }
 
@@ -218,7 +222,6 @@ impl Kind {
         };
         let Ok(terminal) = tokio::time::timeout(LONGEST, pull).await else { return End::Stuck };
         if terminal["type"] == "completed" {
-            self.scene.assert_clean();
             return End::Checkout(Look::at(&self.scene.path(directory)));
         }
         let sentence = terminal["error"].as_str().unwrap().to_owned();
@@ -235,6 +238,7 @@ impl Kind {
             {
                 None
             }
+            (Expect::OursWorks, _, End::Checkout(look)) if look.status.is_empty() => None,
             (Expect::Ends, _, End::Checkout(_)) => None,
             (Expect::Ends, _, End::Failed(Some(code), _)) if *code != Code::Internal => None,
             _ => Some(format!("expected {expect:?}")),
@@ -272,19 +276,13 @@ impl Look {
             let mut command = isolated("git", 30);
             command.arg("-C").arg(path).args(arguments).output().unwrap()
         };
-        let branch = git(&["symbolic-ref", "--quiet", "HEAD"]).stdout;
-        let commit = git(&["rev-parse", "HEAD"]).stdout;
         let status = git(&["status", "--porcelain=v1", "-z"]);
         let said = status.stderr.iter().copied();
         let patterns = ["refs/remotes", "refs/tags"];
         let format = "--format=%(objectname) %(refname)";
         Self {
             files: files(path),
-            head: format!(
-                "{}{}",
-                String::from_utf8_lossy(&branch),
-                String::from_utf8_lossy(&commit)
-            ),
+            head: String::from_utf8_lossy(&fs::read(path.join(".git/HEAD")).unwrap()).into_owned(),
             log: git(&["log", "--format=%H"]).stdout,
             refs: git(&[&["for-each-ref", format], &patterns[..]].concat())
                 .stdout

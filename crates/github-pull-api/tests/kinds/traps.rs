@@ -17,7 +17,7 @@ async fn trap(row: &'static str, path: &str, set: impl Fn(&Path)) {
     let mut kind = Kind::simple(row);
     kind.up.commit_files(&[(".gitattributes", "*.x text\n"), (".gitignore", "*.o\n")]);
     kind.up.commit_files(&[("d/.gitattributes", "*.y text\n")]);
-    kind.patience = 3;
+    kind.patience = 1;
     kind.clones(Expect::Same).await;
     kind.both(|directory| {
         let path = directory.join(path);
