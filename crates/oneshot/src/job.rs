@@ -34,6 +34,9 @@ pub struct JobContext {
     pub stop: Stop,
     /// How long the job may run.
     pub deadline: Deadline,
+    /// How long the job has to end once it is asked to; then it is ended without being asked. A job that
+    /// hands a part of it on keeps the rest for its own end.
+    pub stop_time: Duration,
 }
 
 /// Why a running job should end. In order: a reason is only ever replaced by a later one in this list.

@@ -20,7 +20,7 @@ use workspace::{
 use crate::{
     Deadline, JobContext, JobService, Order, Orders, ReplicaConfig, Stop, StopReason,
     http::busy,
-    run::{drive, end_of_grace, watch},
+    run::{STOP_TIME, drive, end_of_grace, watch},
 };
 
 /// How long readers have, after the job's end, to take what is left of their stream. Who needs longer comes
@@ -154,6 +154,7 @@ async fn run<S: JobService>(
         workspace: replica.workspace.clone(),
         stop: Stop::default(),
         deadline: Deadline::new(Duration::from_secs(limit)),
+        stop_time: STOP_TIME,
     };
     let _watching =
         AbortOnDropHandle::new(tokio::spawn(watch(claimed.job().clone(), context.clone())));

@@ -9,7 +9,7 @@ use workspace::{ClaimedJob, Job};
 use crate::{JobContext, Step, Stop, StopReason};
 
 /// How long a job may take to end once it is asked to; then it is ended without being asked.
-const STOP_TIME: Duration = Duration::from_secs(8);
+pub(crate) const STOP_TIME: Duration = Duration::from_secs(8);
 
 /// Appends what the job's stream yields to its journal, which may grow to `journal_limit` bytes, until it ends,
 /// and returns how.
@@ -25,7 +25,7 @@ pub(crate) async fn drive(
     let mut steps = pin!(steps);
     let overdue = async {
         context.stop.requested().await;
-        tokio::time::sleep(STOP_TIME).await;
+        tokio::time::sleep(context.stop_time).await;
     };
     let mut overdue = pin!(overdue);
     loop {

@@ -93,6 +93,7 @@ impl Bench {
             workspace: volume,
             stop: self.stop.clone(),
             deadline: Deadline::new(Duration::from_secs(3600)),
+            stop_time: Duration::from_secs(8),
         };
         Box::pin(execute(Arc::new(self.config.clone()), context, request))
     }

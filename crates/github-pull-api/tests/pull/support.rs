@@ -82,6 +82,7 @@ impl Scene {
             workspace: self.workspace.clone(),
             stop: stop.clone(),
             deadline: Deadline::new(Duration::from_secs(60)),
+            stop_time: Duration::from_secs(8),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The directory in which a pull makes things before it puts them in place.
+//! The staging directory: a pull makes things there before it puts them in place.
 
 use std::{
     fs,
@@ -6,40 +6,54 @@ use std::{
     time::Duration,
 };
 
-use super::{Job, lock::Lock};
-use crate::failure::{Failure, Result};
+use crate::{
+    failure::{Failure, Result},
+    lock::Lock,
+    monitor::Monitor,
+};
 
-/// Held for as long as the pull lives; it is how others know that it does.
+/// Held for as long as the pull lives: that is how other pulls know that it does.
 const LOCK: &str = "pull.lock";
 
-/// Directories of dead pulls are left alone for so long, so that nobody takes a pull that is just
-/// about to take its lock for a dead one.
+/// A directory whose lock is free is left alone for so long: its pull may be about to take the lock.
 const YOUNG: Duration = Duration::from_secs(600);
 
 /// A directory that is removed with everything in it when the pull ends.
 #[derive(Debug)]
-pub(super) struct Aside {
+pub(crate) struct Staging {
     path: PathBuf,
     _lock: Lock,
 }
 
-impl Aside {
-    /// Makes the directory of `job`, and removes those of pulls that were killed.
+impl Staging {
+    /// Makes the directory `path`, and removes those of pulls that were killed.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub(super) fn create(job: &Job) -> Result<Self> {
-        sweep(&job.workspace.temporary());
-        let path = job.aside();
-        super::create_dir(&path)?;
-        let lock = Lock::take(job, &path.join(LOCK), "Waiting for another pull of this job")?;
-        let aside = Self { path, _lock: lock };
-        aside.clear()?;
-        Ok(aside)
+    pub(crate) fn create(monitor: &Monitor, path: PathBuf) -> Result<Self> {
+        if let Some(temporary) = path.parent() {
+            sweep(temporary);
+        }
+        fs::create_dir_all(&path).map_err(Failure::io("create", &path))?;
+        let lock = Lock::take(monitor, &path.join(LOCK), "Waiting for another pull of this job")?;
+        let staging = Self { path, _lock: lock };
+        staging.clear()?;
+        Ok(staging)
+    }
+
+    /// Makes an empty directory `name` in it.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub(crate) fn directory(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        remove(&path);
+        fs::create_dir(&path).map_err(Failure::io("create", &path))?;
+        Ok(path)
     }
 
     /// A path in it.
-    pub(super) fn join(&self, name: &str) -> PathBuf {
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
@@ -47,7 +61,7 @@ impl Aside {
     ///
     /// # Errors
     /// If something cannot be removed.
-    pub(super) fn clear(&self) -> Result<()> {
+    pub(crate) fn clear(&self) -> Result<()> {
         let entries = fs::read_dir(&self.path).map_err(Failure::io("list", &self.path))?;
         for entry in entries.flatten().filter(|entry| entry.file_name() != LOCK) {
             let path = entry.path();
@@ -61,14 +75,14 @@ impl Aside {
     }
 }
 
-impl Drop for Aside {
+impl Drop for Staging {
     fn drop(&mut self) {
         remove(&self.path);
     }
 }
 
-/// Removes a directory, however full; what cannot be removed now is removed by a later pull.
-pub(super) fn remove(path: &Path) {
+/// Removes a directory with everything in it. What cannot be removed now, a later pull removes.
+fn remove(path: &Path) {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(path = %path.display(), %error, "cannot remove what a pull left");

@@ -1,4 +1,4 @@
-//! Locks on files, which fall free with their process.
+//! Locks on files, which the kernel releases when their process ends.
 
 use std::{
     fs::{File, TryLockError},
@@ -7,33 +7,35 @@ use std::{
     time::Duration,
 };
 
-use super::Job;
-use crate::failure::{Failure, Result};
+use crate::{
+    failure::{Failure, Result},
+    monitor::Monitor,
+};
 
 /// Between two tries. `flock` has no way to wait that a stop could end.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// A lock that is held. Its file stays for ever: who removed it could not know that nobody waits for it.
+/// A lock that is held. Its file is never removed: another process may be waiting for the lock on it.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Waits for the lock at `path`; tells `waiting` if it has to wait.
+    /// Waits for the lock at `path`; sends `waiting` to the caller if it has to wait.
     ///
     /// # Errors
     /// If the job is to stop, or the file cannot be used.
-    pub(super) fn take(job: &Job, path: &Path, waiting: &str) -> Result<Self> {
+    pub(crate) fn take(monitor: &Monitor, path: &Path, waiting: &str) -> Result<Self> {
         let mut told = false;
         loop {
             if let Some(lock) = Self::try_take(path)? {
                 return Ok(lock);
             }
             if !std::mem::replace(&mut told, true) {
-                job.message(waiting);
+                monitor.message(waiting);
             }
-            job.check_stop()?;
+            monitor.check_stop()?;
             thread::sleep(INTERVAL);
         }
     }
@@ -42,7 +44,7 @@ impl Lock {
     ///
     /// # Errors
     /// If the file cannot be used.
-    pub(super) fn try_take(path: &Path) -> Result<Option<Self>> {
+    pub(crate) fn try_take(path: &Path) -> Result<Option<Self>> {
         let file = File::options()
             .create(true)
             .truncate(false)
