@@ -202,7 +202,7 @@ impl Kind {
         let output = tokio::task::block_in_place(|| command.output().unwrap());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         match output.status.code() {
-            Some(0) => End::Checkout(Look::at(path)),
+            Some(0) => End::Checkout(Look::within(path, self.patience)),
             Some(124 | 137) | None => End::Stuck,
             _ => End::Failed(None, said),
         }
@@ -222,7 +222,7 @@ impl Kind {
         };
         let Ok(terminal) = tokio::time::timeout(LONGEST, pull).await else { return End::Stuck };
         if terminal["type"] == "completed" {
-            return End::Checkout(Look::at(&self.scene.path(directory)));
+            return End::Checkout(Look::within(&self.scene.path(directory), self.patience));
         }
         let sentence = terminal["error"].as_str().unwrap().to_owned();
         assert!(!sentence.contains("check the volume"), "{sentence}");
@@ -272,8 +272,13 @@ impl Drop for Kind {
 
 impl Look {
     pub(crate) fn at(path: &Path) -> Self {
+        Self::within(path, 30)
+    }
+
+    /// The same, with so many seconds for each look of git's.
+    fn within(path: &Path, seconds: u32) -> Self {
         let git = |arguments: &[&str]| {
-            let mut command = isolated("git", 30);
+            let mut command = isolated("git", seconds);
             command.arg("-C").arg(path).args(arguments).output().unwrap()
         };
         let status = git(&["status", "--porcelain=v1", "-z"]);

@@ -63,7 +63,9 @@ async fn trees() {
     tree("tree entry .git", "40000", b".git", INVALID).await;
     tree("tree entry .GIT", "40000", b".GIT", INVALID).await;
     tree("tree entry git~1", "40000", b"git~1", INVALID).await;
-    tree("tree entry .g\\u200cit", "40000", ".g\u{200c}it".as_bytes(), INVALID).await;
+    // git takes it where it does not protect the Mac's file system; we always do.
+    let expect = Expect::OursFails(Code::RepositoryInvalid);
+    tree("tree entry .g\\u200cit", "40000", ".g\u{200c}it".as_bytes(), expect).await;
     tree("tree entry d/e", "100644", b"d/e", Expect::Ends).await;
     tree("mode 664", "100664", b"x", Expect::Same).await;
     tree("mode 0100644", "0100644", b"x", Expect::Same).await;

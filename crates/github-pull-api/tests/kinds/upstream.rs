@@ -27,7 +27,7 @@ impl Upstream {
     fn command(&self) -> Command {
         let time = self.time.get() + 1;
         self.time.set(time);
-        let mut command = isolated("git", 30);
+        let mut command = isolated("git", 0);
         command.args(["-c", "core.bare=false", "-c", "core.protectNTFS=false"]);
         command.args(["-c", "core.protectHFS=false", "-c", "gc.auto=0"]);
         command.env("GIT_DIR", &self.directory).env("GIT_WORK_TREE", &self.tree);
@@ -155,10 +155,14 @@ impl Upstream {
     }
 }
 
-/// A program without the machine's and the user's configuration, ended after so many seconds.
+/// A program without the machine's and the user's configuration, ended after so many seconds
+/// (0: never).
 pub(crate) fn isolated(program: &str, seconds: u32) -> Command {
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=1", &seconds.to_string(), program]).env_clear().env("LC_ALL", "C");
+    let mut command = Command::new(if seconds == 0 { program } else { "timeout" });
+    if seconds > 0 {
+        command.args(["--kill-after=1", &seconds.to_string(), program]);
+    }
+    command.env_clear().env("LC_ALL", "C");
     command.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", "/nonexistent");
     command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
     command.env("GIT_TERMINAL_PROMPT", "0").stdin(Stdio::null());
