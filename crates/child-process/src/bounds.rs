@@ -74,7 +74,7 @@ impl JobBounds {
     }
 
     /// Kills everything within the bounds at once, or at least keeps it from forking, where the machine can.
-    /// [`kill_descendants`](crate::kill_descendants) ends what is left.
+    /// [`end_job`](crate::end_job) ends what is left, too. Blocking.
     pub fn kill(&self) {
         for cgroup in &self.cgroups {
             cgroup.kill();

@@ -58,5 +58,5 @@ pub use nix::{
     unistd::Pid,
 };
 pub use processes::descendants;
-pub use sweep::{kill_adopted, kill_descendants, kill_descendants_now};
+pub use sweep::{end_job, kill_adopted, kill_descendants, kill_descendants_now};
 pub use this_process::{become_subreaper, hide_environment};

@@ -1,8 +1,15 @@
 //! The running CLI, from its first line to the end of its last descendant.
 
-use std::{future::Future, io, pin::Pin, process::ExitStatus, time::Duration};
+use std::{
+    future::Future, io, os::fd::AsFd, pin::Pin, process::ExitStatus, sync::Arc, time::Duration,
+};
 
-use child_process::{Child, Guest, Pid, Signal, kill_descendants, kill_descendants_now};
+use child_process::{Child, Guest, JobBounds, Pid, Signal, end_job, kill_descendants_now};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    unistd,
+};
 use oneshot::Stop;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
@@ -33,6 +40,7 @@ pub(crate) struct Agent {
     stderr: Option<ChildStderr>,
     tail: Tail,
     patience: Patience,
+    bounds: Arc<JobBounds>,
     phase: Phase,
     /// When the phase ends by itself.
     deadline: Instant,
@@ -43,6 +51,8 @@ pub(crate) struct Agent {
     result: Option<RunResult>,
     exit: Option<Exit>,
     sweep: Option<Pin<Box<dyn Future<Output = Vec<Pid>> + Send>>>,
+    /// Whether standard output was closed before its end, so that a line without an end may be in `lines`.
+    is_cut_off: bool,
     is_over: bool,
 }
 
@@ -96,13 +106,14 @@ enum Event {
 }
 
 impl Agent {
-    /// Starts `guest`, whose standard streams are all pipes, and gives it `prompt`.
+    /// Starts `guest`, whose standard streams are all pipes, within `bounds`, and gives it `prompt`.
     pub(crate) async fn start(
         guest: Guest,
+        bounds: Arc<JobBounds>,
         prompt: Vec<u8>,
         patience: Patience,
     ) -> io::Result<Self> {
-        let mut child = guest.spawn().await?;
+        let mut child = guest.bounded(&bounds).spawn().await?;
         Ok(Self {
             input: Input::new(child.take_stdin(), prompt),
             stdout: child.take_stdout(),
@@ -110,6 +121,7 @@ impl Agent {
             stderr: child.take_stderr(),
             tail: Tail::default(),
             patience,
+            bounds,
             phase: Phase::Working,
             deadline: Instant::now() + patience.silence,
             is_told: false,
@@ -118,6 +130,7 @@ impl Agent {
             result: None,
             exit: None,
             sweep: None,
+            is_cut_off: false,
             is_over: false,
             child,
         })
@@ -136,6 +149,12 @@ impl Agent {
                     self.note(&message.kind);
                     return Some(message);
                 }
+            }
+            if std::mem::take(&mut self.is_cut_off)
+                && let Some(message) = self.lines.last().and_then(Message::read)
+            {
+                self.note(&message.kind);
+                return Some(message);
             }
             if self.phase == Phase::Exited
                 && self.stdout.is_none()
@@ -166,7 +185,7 @@ impl Agent {
 
     async fn event(&mut self, stop: &Stop) -> Event {
         // Whether output that waits to be read is looked at before the deadline, or cannot hold it off. After
-        // the exit it need not: one read takes all that the pipe holds, and comes before the deadline has passed.
+        // the exit it need not: when the deadline has passed, what is in the pipes is read before they are closed.
         let is_patient = self.phase <= Phase::Resulted;
         tokio::select! {
             // In this order, so that a flood of output, from whomever, cannot hold off the rest.
@@ -231,7 +250,7 @@ impl Agent {
             (Kind::State(State::Busy), Phase::Resulted) => {
                 self.enter(Phase::Working, self.patience.silence);
             }
-            (Kind::State(_) | Kind::Other, _) => {}
+            (Kind::State(_) | Kind::Answer | Kind::Other, _) => {}
         }
     }
 
@@ -291,8 +310,17 @@ impl Agent {
             // In an uninterruptible system call: nothing more can be done.
             Phase::Killing => self.exited(Err(io::ErrorKind::TimedOut.into())),
             Phase::Exited => {
-                // Somebody who cannot be killed holds the other end.
-                (self.stdout, self.stderr, self.sweep) = (None, None, None);
+                // Somebody who cannot be killed holds the other end; or this process had no time to read until
+                // now, and what the agent said is still in the pipes.
+                self.sweep = None;
+                if let Some(pipe) = self.stderr.take() {
+                    drain(&pipe, self.tail.buffer());
+                    self.tail.trim();
+                }
+                if let Some(pipe) = self.stdout.take() {
+                    drain(&pipe, self.lines.buffer());
+                    self.is_cut_off = true;
+                }
             }
         }
     }
@@ -308,7 +336,8 @@ impl Agent {
         // What it has left behind, in sessions of their own, too. Then nobody holds the pipes any more, and
         // what is in them is read to its end.
         let until = std::time::Instant::now() + self.patience.remains.mul_f32(0.8);
-        self.sweep = Some(Box::pin(kill_descendants(&[], until)));
+        let bounds = Arc::clone(&self.bounds);
+        self.sweep = Some(Box::pin(async move { end_job(&bounds, until).await }));
     }
 
     fn signal(&self, signal: Signal) {
@@ -321,6 +350,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         if !self.is_over {
+            self.bounds.kill();
             let left = kill_descendants_now(&[], self.patience.terminate);
             if !left.is_empty() {
                 warn!(?left, "processes of the agent cannot be killed");
@@ -337,6 +367,27 @@ async fn read(pipe: &mut Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> 
             pipe.read_buf(into).await
         }
         None => std::future::pending().await,
+    }
+}
+
+/// Reads what is in a pipe at this moment, however much that is, and waits for nothing. It asks the kernel: the
+/// runtime may not have heard yet that there is something.
+fn drain(pipe: &impl AsFd, into: &mut Vec<u8>) {
+    // Somebody may go on writing: no more is taken than a pipe can hold, which tells what is old from what is new.
+    let capacity = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ);
+    let mut left = capacity.ok().and_then(|size| usize::try_from(size).ok()).unwrap_or(READ);
+    let mut buffer = vec![0; READ];
+    while left > 0 {
+        // The pipe does not block, as tokio has it.
+        match unistd::read(pipe.as_fd(), &mut buffer) {
+            Ok(0) => return,
+            Ok(read) => {
+                into.extend_from_slice(buffer.get(..read).unwrap_or_default());
+                left = left.saturating_sub(read);
+            }
+            Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
     }
 }
 

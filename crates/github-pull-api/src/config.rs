@@ -63,7 +63,7 @@ impl Config {
         config.local_patience =
             settings.seconds("GIT_LOCAL_SECONDS", config.local_patience.as_secs());
         let mut mib = |name: &str, default: u64| {
-            let mib: u64 = settings.or(name, default >> 20, "a number of MiB");
+            let mib: u64 = settings.or(name, default >> 20, "whole MiB, such as 2048");
             if !(64..=1 << 30).contains(&mib) {
                 settings.problem(name, "must be a number of MiB from 64 on, such as 2048");
             }

@@ -17,13 +17,13 @@ use crate::{
     work::{self, Work},
 };
 
-/// What is left of the time to stop for the end of the stream itself.
+/// What is kept of the stop budget for the end of the stream itself.
 const RESERVE: Duration = Duration::from_millis(500);
 
 /// Clones or updates the repository of `request`, as a stream that ends with [`Step::End`].
 ///
 /// A job that is asked to stop ends as soon as git is dead and what it had begun is undone, at the latest
-/// within the stop time of its context.
+/// within the stop budget of its context.
 pub fn pull(
     config: Arc<Config>,
     context: JobContext,
@@ -74,8 +74,11 @@ pub fn pull(
             tokio::select! {
                 biased;
                 reason = context.stop.requested() => {
-                    let time = context.stop_time.saturating_sub(RESERVE);
-                    break stopped(id, reason, work, time, &target_path).await;
+                    let time = context.stop_budget.saturating_sub(RESERVE);
+                    let ending = stopped(id, reason, work, time, &target_path).await;
+                    // Whatever is still running may not begin to put anything in place.
+                    let _ = context.stop.abandon();
+                    break ending;
                 }
                 note = reporter.next() => yield Step::Event(note.event()),
                 result = &mut work => break ending(id, &target_path, result.ok(), None),
@@ -93,7 +96,8 @@ fn target(context: &JobContext, request: &PullRequest) -> std::result::Result<Pa
     let workspace = &context.workspace;
     if let Some(path) = &request.workspace {
         // A link in it must not lead out of the workspace.
-        return Ok(workspace.root().join(workspace.resolve(path)?.as_str()));
+        let real = workspace.resolve(path).map_err(|error| error.to_string())?;
+        return Ok(workspace.root().join(real.as_str()));
     }
     Ok(match (&request.directory, context.parent) {
         (Some(name), _) => workspace.checkout(name),

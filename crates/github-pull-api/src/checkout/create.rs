@@ -42,7 +42,7 @@ pub(crate) fn create(
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent).map_err(Failure::io("create", parent))?;
     }
-    git.monitor.check_stop()?;
+    let _settling = git.monitor.settle()?;
     let refusal = Refusal { target };
     match fs::rename(&making, target) {
         Ok(()) => Ok(Some(Done::wanted(wanted, id))),

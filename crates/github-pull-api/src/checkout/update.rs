@@ -236,6 +236,8 @@ impl Update<'_> {
         changes.check_size(command, self.git.checkout_limit())?;
         self.check_traps(control, &changes, tip)?;
         let saved = self.staging.directory("saved")?;
+        // git is still ended when the pull is to stop; then the files are put back first.
+        let _settling = self.git.monitor.settle()?;
         let rollback = Rollback::prepare(&self.existing.files, &changes.paths, &saved)?;
         let placed = (|| {
             check_out(control, tip)?;
