@@ -1,14 +1,14 @@
 //! The directory that the agent has for itself, and that is gone after the job.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use tempfile::TempDir;
 use tracing::warn;
+use workspace::FileLock;
 
 /// What the names of these directories begin with.
 const PREFIX: &str = "agent-";
@@ -20,7 +20,7 @@ const LOCK: &str = "lock";
 pub(crate) struct Private {
     root: Option<TempDir>,
     path: PathBuf,
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl Private {
@@ -33,11 +33,9 @@ impl Private {
             .tempdir_in(parent)?;
         // The CLI names files after real paths.
         let path = root.path().canonicalize()?;
-        // Under another name until it is locked: what has no lock is let alone.
-        let unlocked = path.join("unlocked");
-        let lock = File::create_new(&unlocked)?;
-        lock.try_lock()?;
-        fs::rename(&unlocked, path.join(LOCK))?;
+        // A directory without a lock is left alone until it has one.
+        let lock = FileLock::create(&path.join("unlocked"), &path.join(LOCK), b"")
+            .map_err(io::Error::other)?;
         let private = Self { path, root: Some(root), _lock: lock };
         for directory in [private.home(), private.config(), private.temporary()] {
             fs::create_dir(directory)?;
@@ -82,9 +80,9 @@ fn sweep(parent: &Path) {
             continue;
         }
         let lock = entry.path().join(LOCK);
-        // Looked at first: a dead agent could have left a pipe there, which opens only when somebody writes.
+        // A dead agent could have left anything there.
         if fs::symlink_metadata(&lock).is_ok_and(|it| it.is_file())
-            && File::open(&lock).is_ok_and(|lock| lock.try_lock().is_ok())
+            && FileLock::is_held(&lock).is_ok_and(|is_held| !is_held)
         {
             remove(&entry.path());
         }

@@ -56,7 +56,7 @@ impl Advertise {
         match self {
             Self::Address(address) => *address,
             _ if !bind.is_unspecified() => bind,
-            Self::Towards(name) => towards(name, bind).await,
+            Self::Towards(name) => until_known(name, || look_up(name, bind)).await,
             Self::DefaultRoute => source_address((Ipv4Addr::new(192, 0, 2, 1), DISCARD).into())
                 .unwrap_or(Ipv4Addr::LOCALHOST.into()),
         }
@@ -68,11 +68,15 @@ fn is_host(name: &str) -> bool {
     !name.is_empty() && name.len() <= 253 && !name.starts_with('-') && name.chars().all(is_label)
 }
 
-async fn towards(name: &str, bind: IpAddr) -> IpAddr {
+/// Repeats `look_up` until it succeeds.
+async fn until_known<F>(name: &str, look_up: impl Fn() -> F) -> IpAddr
+where
+    F: Future<Output = io::Result<IpAddr>>,
+{
     let mut pause = FIRST_PAUSE;
     let mut said: Option<Instant> = None;
     loop {
-        match look_up(name, bind).await {
+        match look_up().await {
             Ok(address) => {
                 if said.is_some() {
                     tracing::info!(host = name, %address, "found");
@@ -116,7 +120,7 @@ fn source_address(host: SocketAddr) -> io::Result<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::{collections::HashMap, sync::Mutex};
 
     use super::*;
 
@@ -153,11 +157,24 @@ mod tests {
         assert_eq!(told.find(bind).await, IpAddr::from([10, 0, 0, 9]));
     }
 
-    #[tokio::test]
-    async fn a_host_that_is_not_there_is_waited_for() {
-        // "invalid" has no hosts (RFC 2606).
-        let towards = Advertise::Towards("gateway.invalid".into());
-        let found = tokio::time::timeout(Duration::from_millis(500), towards.find(ANY)).await;
-        assert!(found.is_err(), "{found:?}");
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_host_is_looked_up_again_at_growing_intervals() {
+        let started = Instant::now();
+        let attempts = Mutex::new(Vec::new());
+        let found = until_known("gateway", || async {
+            let mut attempts = attempts.lock().unwrap();
+            attempts.push(started.elapsed().as_millis());
+            if attempts.len() < 8 {
+                return Err(io::Error::other("unknown host"));
+            }
+            Ok([10, 0, 0, 9].into())
+        })
+        .await;
+        assert_eq!(found, IpAddr::from([10, 0, 0, 9]));
+        assert_eq!(
+            *attempts.lock().unwrap(),
+            [0, 100, 300, 700, 1500, 3100, 5100, 7100],
+            "each pause is twice as long as the one before, up to 2 s"
+        );
     }
 }

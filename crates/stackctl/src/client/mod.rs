@@ -14,12 +14,13 @@ mod load;
 mod options;
 mod render;
 mod run;
+pub(crate) mod table;
 mod watch;
 
 use std::process::ExitCode;
 
 use crate::command::complete;
-pub(crate) use api::Api;
+pub(crate) use api::{Api, Listing};
 pub(crate) use draw::{clean, one_line};
 pub(crate) use error::{ClientError, chain, exit};
 pub(crate) use interrupt::Interrupts;

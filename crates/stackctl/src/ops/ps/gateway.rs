@@ -4,7 +4,7 @@ use contract::{JobState, JobView, Service, Timestamp};
 use web::BaseUrl;
 
 use super::snapshot::{Count, Exactness, Failure, ServiceRow};
-use crate::client::{Api, ids, one_line};
+use crate::client::{Api, Listing, ids, one_line};
 
 const HOUR: i64 = 3_600_000;
 /// How many pages of jobs are read: a busier hour is counted from below.
@@ -15,7 +15,9 @@ const PAGES: usize = 5;
 pub(crate) struct Heard {
     /// Idle, busy and queued, by service.
     pub(crate) counts: Vec<(Service, [usize; 3])>,
-    /// The jobs of the last hour.
+    /// The jobs that run, however old.
+    pub(crate) running: Vec<JobView>,
+    /// The jobs that were created in the last hour.
     pub(crate) jobs: Vec<JobView>,
     /// Whether those are all.
     pub(crate) whole: bool,
@@ -37,6 +39,11 @@ pub(crate) async fn hear(addresses: &[(Service, BaseUrl)], now: Timestamp) -> He
         }
     }
     if let Some((_, url)) = addresses.first() {
+        let listing = Listing { state: Some(JobState::Running), ..Listing::default() };
+        match Api::new(url.clone()).jobs(listing).await {
+            Ok(running) => heard.running = running,
+            Err(error) => heard.notes.push(format!("the gateway does not say what runs: {error}")),
+        }
         let since = Timestamp::from_millisecond(now.as_millisecond() - HOUR);
         match Api::new(url.clone()).jobs_since(since, PAGES).await {
             Ok((jobs, whole)) => (heard.jobs, heard.whole) = (jobs, whole),
@@ -117,6 +124,7 @@ mod tests {
                 job(Service::Workflow, JobState::Running, None),
                 job(Service::Pull, JobState::Failed, parent),
             ],
+            running: vec![],
             whole: false,
             notes: vec![],
         };
