@@ -106,6 +106,9 @@ codes! {
     WorkspaceGone = "workspace_gone",
     /// A caller cancelled the job, or its parent ended.
     Cancelled = "cancelled",
+    /// The caller left before a replica was free, so the job was cancelled. Nothing of it has been done: whoever only
+    /// lost the connection may send it again.
+    CallerLeft = "caller_left",
     /// The job ran longer than it may.
     Deadline = "deadline",
     /// The agent printed nothing for too long.

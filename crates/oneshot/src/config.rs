@@ -13,6 +13,9 @@ use web::Cors;
 
 use crate::Advertise;
 
+/// Long enough for a pull to put the files of a large checkout in place, and shorter than what stops a container.
+const STOP_BUDGET: Duration = Duration::from_secs(15);
+
 /// Where a replica listens and works, and how it stops.
 #[derive(Clone, Debug)]
 pub struct ReplicaConfig {
@@ -25,6 +28,8 @@ pub struct ReplicaConfig {
     /// `GRACE_SECONDS`: how long a job goes on after the replica is told to stop. `None`: until its own
     /// deadline.
     pub grace: Option<Duration>,
+    /// How long a job may take to end once it is asked to. Whatever a service allows its own parts comes out of this.
+    pub stop_budget: Duration,
     /// `JOURNAL_LIMIT_MIB`, in bytes: how long the journal of a job may grow.
     pub journal_limit: u64,
     /// `CORS_ALLOW_ORIGIN`
@@ -44,6 +49,7 @@ impl ReplicaConfig {
             advertise: Advertise::read(settings),
             workspace: settings.text("WORKSPACE_DIR").unwrap_or_else(|| "/workspace".into()).into(),
             grace,
+            stop_budget: STOP_BUDGET,
             journal_limit: u64::from(
                 settings.count("JOURNAL_LIMIT_MIB", "MiB", 1024).map_or(1024, NonZeroU32::get),
             ) << 20,

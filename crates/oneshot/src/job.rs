@@ -7,9 +7,6 @@ use workspace::Workspace;
 
 use crate::{Deadline, Stop};
 
-/// How long a job may take to end once it is asked to. Whatever a service allows its own parts comes out of this.
-pub(crate) const STOP_BUDGET: Duration = Duration::from_secs(15);
-
 /// What a job's stream yields.
 #[derive(Debug)]
 pub enum Step {

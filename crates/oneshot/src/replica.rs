@@ -21,8 +21,7 @@ use workspace::{
 use crate::{
     Deadline, JobContext, JobService, Order, Orders, ReplicaConfig, Stop, StopReason,
     http::busy,
-    job::STOP_BUDGET,
-    run::{Driven, Work, drive, end_of_grace, watch},
+    run::{Driven, Left, drive, end_of_grace, watch},
 };
 
 /// How long readers have, after the job's end, to take what is left of their stream. Those that need longer come back
@@ -155,7 +154,7 @@ async fn run<S: JobService>(
         parent,
         workspace: replica.workspace.clone(),
         stop: Stop::default(),
-        stop_budget: STOP_BUDGET,
+        stop_budget: replica.config.stop_budget,
         deadline: Deadline::new(Duration::from_secs(limit)),
     };
     let _watching =
@@ -164,7 +163,7 @@ async fn run<S: JobService>(
     let steps = replica.service.run(context.clone(), request);
     let mut grace = None;
     let mut killed = false;
-    let Driven { ending, work } = {
+    let Driven { ending, left } = {
         let limit = replica.config.journal_limit;
         let mut job = std::pin::pin!(drive(name, &mut claimed, &context, limit, steps));
         loop {
@@ -183,7 +182,7 @@ async fn run<S: JobService>(
                         killed = true;
                         let reason = StopReason::Terminated;
                         let ending = Ending::failure(name, id, reason.code(), reason.sentence());
-                        break Driven { ending, work: Work::GoesOn };
+                        break Driven { ending, left: Left::Work };
                     }
                 },
             }
@@ -198,12 +197,12 @@ async fn run<S: JobService>(
     // In this order: whoever reads the terminal event finds this replica gone, and the directory free. It is not free
     // while something still works there; then the turns end with this process.
     server.close_listener().await;
-    let _turns = match work {
-        Work::Done => {
+    let _turns = match left {
+        Left::Nothing => {
             drop(turns);
             Vec::new()
         }
-        Work::GoesOn => turns,
+        Left::Work => turns,
     };
     let written = blocking(move || claimed.finish(ending)).await;
     if killed {

@@ -11,16 +11,15 @@ use crate::{JobContext, Step, Stop, StopReason};
 /// How a job ended, and whether anything of it is left.
 pub(crate) struct Driven {
     pub(crate) ending: Ending,
-    pub(crate) work: Work,
+    pub(crate) left: Left,
 }
 
-/// Whether a job's work is over when its stream is.
+/// What is left of a job when its stream is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Work {
-    /// It is.
-    Done,
-    /// A part of it cannot be stopped, and goes on as long as the process.
-    GoesOn,
+pub(crate) enum Left {
+    Nothing,
+    /// Work that cannot be stopped, and goes on as long as the process.
+    Work,
 }
 
 /// Appends what the job's stream yields to its journal, which may grow to `journal_limit` bytes, until it ends,
@@ -55,7 +54,7 @@ pub(crate) async fn drive(
                         break failure(code, &sentence);
                     }
                 }
-                Ok(Some(Step::End(ending))) => return Driven { ending, work: Work::Done },
+                Ok(Some(Step::End(ending))) => return Driven { ending, left: Left::Nothing },
                 Ok(None) => {
                     tracing::error!(job = %context.id, "the job's stream ended without an ending");
                     break failure(
@@ -74,15 +73,15 @@ pub(crate) async fn drive(
         }
     };
     // The stream was dropped before its end. A part of the job that must not be left half done is waited for.
-    let work = if context.stop.abandon() {
-        Work::Done
+    let left = if context.stop.abandon() {
+        Left::Nothing
     } else {
         match tokio::time::timeout(context.stop_budget, context.stop.settled()).await {
-            Ok(()) => Work::Done,
-            Err(_) => Work::GoesOn,
+            Ok(()) => Left::Nothing,
+            Err(_) => Left::Work,
         }
     };
-    Driven { ending, work }
+    Driven { ending, left }
 }
 
 fn append(

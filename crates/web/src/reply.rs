@@ -66,6 +66,7 @@ fn status(code: Code) -> StatusCode {
         | Code::AgentApiError
         | Code::MaxTurns
         | Code::Cancelled
+        | Code::CallerLeft
         | Code::Silence
         | Code::ReplicaLost
         | Code::JournalFull

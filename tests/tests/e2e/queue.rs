@@ -51,7 +51,7 @@ async fn positions_in_the_queue_change_as_callers_cancel_and_disconnect() {
     let left_id = left.job_id();
     drop(left);
     let ended = wait_for_state(&stack, &left_id, "cancelled").await;
-    assert_eq!((&ended["code"], &ended["started"]), (&json!("cancelled"), &Value::Null));
+    assert_eq!((&ended["code"], &ended["started"]), (&json!("caller_left"), &Value::Null));
     assert_eq!(queued(&mut waiting[1]).await, 2);
 
     // The caller of the running job disconnects, and its job continues.

@@ -82,7 +82,6 @@ pub(crate) struct Event {
     /// Whether it stands in the journal: if not, it is about the queue.
     pub(crate) journalled: bool,
     pub(crate) code: Option<String>,
-    error: Option<String>,
 }
 
 impl Event {
@@ -90,9 +89,9 @@ impl Event {
         let line = EventLine::from_json(data).ok()?;
         let value: Value = line.peek().ok()?;
         let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
-        let (kind, code, error) = (text("type")?, text("code"), text("error"));
+        let (kind, code) = (text("type")?, text("code"));
         let terminal = service.is_terminal(&kind);
-        Some(Self { line, value, kind, terminal, journalled: id.is_some(), code, error })
+        Some(Self { line, value, kind, terminal, journalled: id.is_some(), code })
     }
 }
 
@@ -241,7 +240,7 @@ fn is_stream(answer: &Answer) -> bool {
 fn lost_its_place(follow: &Follow, event: &Event) -> bool {
     matches!(follow.start, Start::Post(_))
         && event.terminal
-        && event.error.as_deref() == Some(gateway::CALLER_LEFT)
+        && event.code.as_deref() == Some(contract::Code::CallerLeft.as_str())
 }
 
 /// Whether the stack is there, and how long it has not been.
