@@ -33,7 +33,7 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Times in logs look as they do in events, so that one can be held against the other.
+/// Logs write times as events do, so that they are easy to compare.
 struct Clock;
 
 impl FormatTime for Clock {
@@ -68,7 +68,7 @@ impl Logging {
     /// Sends the logs of this process to standard error. A second call changes nothing.
     pub fn init(self) {
         let registry = tracing_subscriber::registry().with(self.filter);
-        // Fails only if logging is set up already, as in a test that boots two services.
+        // This fails only if logging is set up already, as in a test that starts two services.
         let _ = match self.format {
             LogFormat::Json => registry
                 .with(
