@@ -17,7 +17,14 @@ pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
         eprintln!("{}: {error}", S::SERVICE);
         return Exit::Usage.unhurried();
     }
-    logging.init();
+    // Held until the end: the last lines are written then.
+    let _logs = match logging.init() {
+        Ok(logs) => logs,
+        Err(error) => {
+            eprintln!("cannot start threads: {error}");
+            return Exit::Failed;
+        }
+    };
     run(async move {
         let orders = match orders::from_signals() {
             Ok(orders) => orders,
