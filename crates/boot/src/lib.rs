@@ -1,5 +1,4 @@
-//! How a binary starts: its settings read from the environment in one go, its secrets kept out of
-//! every print, its logs set up, and the exit codes it may end with.
+//! How a binary starts: settings from the environment, secrets that are never printed, logs, and exit codes.
 
 mod arguments;
 mod env;

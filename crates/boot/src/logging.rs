@@ -40,7 +40,7 @@ impl FromStr for LogFormat {
 /// Why lines are dropped, for the line that says so.
 const NOT_READ: &str = "nobody read standard error for a while";
 
-/// Times in logs look as they do in events, so that one can be held against the other.
+/// Logs write times as events do, so that they are easy to compare.
 struct Clock;
 
 impl FormatTime for Clock {
@@ -84,7 +84,7 @@ impl Logging {
         };
         let writer = LogWriter::start(io::stderr(), note)?;
         let guard = writer.guard();
-        // Fails only if logging is set up already, as in a test that boots two services.
+        // This fails only if logging is set up already, as in a test that starts two services.
         let _ = match self.format {
             LogFormat::Json => registry
                 .with(

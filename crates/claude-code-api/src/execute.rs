@@ -118,7 +118,7 @@ fn run<D: Dialect>(
 pub fn kill_now() {
     let left = kill_descendants_now(&[], Duration::from_millis(500));
     if !left.is_empty() {
-        warn!(?left, "processes of the agent cannot be killed");
+        warn!(?left, "some processes of the agent could not be killed");
     }
 }
 

@@ -125,7 +125,7 @@ impl RunResult {
         self.subtype == SUCCESS && self.is_error == Some(false)
     }
 
-    /// Why a result that is not a success is none.
+    /// Why a result is not a success.
     fn failure(&self) -> (Code, String) {
         let said = match (&self.summary.result, self.errors.first()) {
             (Some(text), _) | (None, Some(text)) => sentence_part(text),
@@ -133,11 +133,12 @@ impl RunResult {
         };
         match &*self.subtype {
             "error_max_turns" => {
-                let sentence = "the agent took as many turns as it may: ask for more maxTurns, or raise MAX_TURNS";
+                let sentence =
+                    "the agent used up its turns: raise maxTurns in the request, or MAX_TURNS";
                 return (Code::MaxTurns, sentence.to_owned());
             }
             "error_max_budget_usd" => {
-                let sentence = "the agent spent as much as it may: ask for more maxBudgetUsd, or raise MAX_BUDGET_USD";
+                let sentence = "the agent used up its budget: raise maxBudgetUsd in the request, or MAX_BUDGET_USD";
                 return (Code::BudgetExceeded, sentence.to_owned());
             }
             _ => {}

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::dialect::{AgentExit, Dialect, Kind, Message, Remains, State};
 
-/// How much is read at once, at least: what a pipe holds, pipe(7).
+/// The least that is read at once: the size of a pipe, pipe(7).
 const READ: usize = 64 * 1024;
 
 /// A running program. Dropped before its end it is killed, with everything below it.
@@ -57,7 +57,7 @@ pub(crate) struct Run<D: Dialect> {
 /// What the program is at. On the way to its end each step is a firmer request than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum RunStep {
-    /// It works. Ends by silence.
+    /// It works. Silence ends this step.
     Working,
     /// There is a result; it may still say that it is idle, or go on.
     Resulted,
@@ -69,7 +69,7 @@ enum RunStep {
     Terminating,
     /// It was sent SIGKILL.
     Killing,
-    /// It is gone; what it left behind is being ended.
+    /// It has exited; what it left behind is being killed.
     Exited,
 }
 
@@ -220,7 +220,7 @@ impl<D: Dialect> Run<D> {
             Event::Swept(left) => {
                 self.sweep = None;
                 if !left.is_empty() {
-                    warn!(?left, "processes of the agent cannot be killed");
+                    warn!(?left, "some processes of the agent could not be killed");
                 }
             }
             Event::Stop => self.stop(Cause::Stopped),
@@ -351,13 +351,13 @@ impl<D: Dialect> Drop for Run<D> {
             self.bounds.kill();
             let left = kill_descendants_now(&[], self.patience.terminate);
             if !left.is_empty() {
-                warn!(?left, "processes of the agent cannot be killed");
+                warn!(?left, "some processes of the agent could not be killed");
             }
         }
     }
 }
 
-/// Reads some bytes. Never ready without a pipe. May be dropped at any time.
+/// Reads some bytes; never ready without a pipe. Cancel-safe.
 async fn read(pipe: &mut Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> io::Result<usize> {
     match pipe {
         Some(pipe) => {
@@ -376,7 +376,7 @@ fn drain(pipe: &impl AsFd, into: &mut Vec<u8>) {
     let mut left = capacity.ok().and_then(|size| usize::try_from(size).ok()).unwrap_or(READ);
     let mut buffer = vec![0; READ];
     while left > 0 {
-        // The pipe does not block, as tokio has it.
+        // Tokio has made the pipe non-blocking.
         match unistd::read(pipe.as_fd(), &mut buffer) {
             Ok(0) => return,
             Ok(read) => {

@@ -22,12 +22,12 @@ use crate::{
 /// when they are damaged.
 const ANSWERED: &str = "answered";
 
-/// A conversation, as one run continues or begins it.
+/// A conversation that one run begins or continues.
 #[derive(Debug)]
 pub(crate) struct Conversation<D: Dialect> {
     session: Session,
     history: History,
-    /// The turn of a session that this run has made; that of another is held by the replica.
+    /// The turn of a session that this run has created. For any other session the replica holds the turn.
     made: Option<HeldTurn>,
     dialect: PhantomData<fn() -> D>,
 }
@@ -74,7 +74,7 @@ impl<D: Dialect> Conversation<D> {
         SessionArgument { history: self.history, id: self.id() }
     }
 
-    /// Where it has worked before, relative to the volume.
+    /// Where it worked before, relative to the volume.
     pub(crate) fn place(&self) -> Result<Option<WorkspacePath>, Refusal> {
         self.session.place().map_err(|error| Refusal::volume(&error))
     }
