@@ -106,6 +106,8 @@ codes! {
     WorkspaceGone = "workspace_gone",
     /// A caller cancelled the job, or its parent ended.
     Cancelled = "cancelled",
+    /// The caller left while the job waited for a replica, so nobody waited for the job any more.
+    CallerLeft = "caller_left",
     /// The job ran longer than it may.
     Deadline = "deadline",
     /// The agent printed nothing for too long.

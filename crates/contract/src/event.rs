@@ -250,7 +250,10 @@ impl Ending {
     }
 
     fn failed(event: EventLine, code: Code, error: &str) -> Self {
-        let state = if code == Code::Cancelled { JobState::Cancelled } else { JobState::Failed };
+        let state = match code {
+            Code::Cancelled | Code::CallerLeft => JobState::Cancelled,
+            _ => JobState::Failed,
+        };
         Self { event, state, code: Some(code), error: Some(error.to_owned()) }
     }
 }

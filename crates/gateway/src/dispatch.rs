@@ -102,7 +102,7 @@ async fn is_over(
 ) -> Option<(Code, String)> {
     let now = Instant::now();
     if ticket.is_forsaken(now) {
-        return Some((Code::Cancelled, CALLER_LEFT.to_owned()));
+        return Some((Code::CallerLeft, CALLER_LEFT.to_owned()));
     }
     if ticket.parent.is_none() && now.duration_since(ticket.since) >= shared.config.queue_wait {
         let seconds = shared.config.queue_wait.as_secs();

@@ -25,4 +25,3 @@ mod ticket;
 
 pub use config::Config;
 pub use start::{Gateway, main};
-pub use stream::CALLER_LEFT;

@@ -14,9 +14,8 @@ use crate::{
     ticket::{Caller, Stage, Ticket},
 };
 
-/// The error of a job whose last caller left before it began. A client whose connection broke while
-/// its job waited knows by it that asking once more repeats nothing.
-pub const CALLER_LEFT: &str = "the caller left before a replica was free";
+/// The error of a job whose last caller left before it began.
+pub(crate) const CALLER_LEFT: &str = "the caller left before a replica was free";
 
 /// Somebody who watches a job that has not been taken. When the last one leaves, so does the job.
 pub(crate) struct Viewer {
@@ -48,7 +47,7 @@ impl Drop for Viewer {
         let (shared, id) = (Arc::clone(&self.shared), self.ticket.job.id());
         if matches!(*self.ticket.stage().borrow(), Stage::Fresh | Stage::Waiting { .. }) {
             self.shared.tasks.spawn(async move {
-                shared.end_waiting(id, Code::Cancelled, CALLER_LEFT).await;
+                shared.end_waiting(id, Code::CallerLeft, CALLER_LEFT).await;
             });
         }
     }

@@ -8,7 +8,7 @@ mod reply;
 mod serve;
 mod sse;
 
-pub use ask::{Answer, AskError, BaseUrl, ask};
+pub use ask::{Answer, AskError, BaseUrl, ask, ask_on};
 pub use cors::Cors;
 pub use intake::{
     BODY_LIMIT, Ids, ids_wanted, job_id, last_event_id, read_json_body, read_optional_json_body,

@@ -69,7 +69,7 @@ async fn jobs_go_on_and_callers_come_back_when_the_gateway_is_killed() {
 
     // Nobody comes for the third: it loses its place, the one with a caller keeps it.
     let lost = wait_for_state(&stack, &stays_away.job_id(), "cancelled").await;
-    assert_eq!((&lost["code"], &lost["started"]), (&json!("cancelled"), &json!(null)));
+    assert_eq!((&lost["code"], &lost["started"]), (&json!("caller_left"), &json!(null)));
     assert_eq!(job(&stack, &returns_id).await["state"], "queued");
 
     marks.open("gate");

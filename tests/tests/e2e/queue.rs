@@ -51,7 +51,7 @@ async fn places_in_the_queue_and_what_becomes_of_callers_who_leave() {
     let left_id = left.job_id();
     drop(left);
     let ended = wait_for_state(&stack, &left_id, "cancelled").await;
-    assert_eq!((&ended["code"], &ended["started"]), (&json!("cancelled"), &Value::Null));
+    assert_eq!((&ended["code"], &ended["started"]), (&json!("caller_left"), &Value::Null));
     assert_eq!(queued(&mut waiting[1]).await, 2);
 
     // The caller of the running job leaves, and its job goes on.

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser};
 use contract::Timestamp;
-use web::BaseUrl;
+use stack_client::StackUrl;
 
 use super::{logs::since, scale::Wanted};
 
@@ -26,7 +26,7 @@ pub(crate) struct TargetOptions {
     pub(crate) workspace: PathBuf,
     /// Where the gateway takes workflows [default: found out]
     #[arg(long, value_name = "URL")]
-    pub(crate) url: Option<BaseUrl>,
+    pub(crate) url: Option<StackUrl>,
 }
 
 /// Show the services, their replicas and what failed of late

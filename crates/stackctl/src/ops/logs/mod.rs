@@ -10,6 +10,7 @@ use std::{
 };
 
 use contract::{JobId, Timestamp};
+use stack_client::StackUrl;
 
 use super::{
     error::OpsError,
@@ -19,7 +20,7 @@ use super::{
     target::Target,
 };
 use crate::{
-    client::{Api, Interrupts, exit, ids, note},
+    client::{Api, Interrupts, exit, ids, note, stack},
     up::control::{Ask, Reply},
 };
 use line::{Filter, Line};
@@ -98,14 +99,16 @@ async fn jobs(
 ) -> anyhow::Result<BTreeSet<JobId>> {
     let url = match (&options.target.url, target) {
         (Some(url), _) => Some(url.clone()),
-        (None, Target::Local(local)) => first(local.status().await?.addresses()),
+        (None, Target::Local(local)) => {
+            first(local.status().await?.addresses()).map(StackUrl::from)
+        }
         (None, Target::Swarm(engine)) => {
             first(addresses_on_swarm(engine, &engine.services().await?, None))
         }
     };
     let whole: Option<JobId> = given.parse().ok();
     let found = match url {
-        Some(url) => related(&Api::new(url), given).await.map_err(anyhow::Error::from),
+        Some(url) => related(&stack(url, None)?, given).await.map_err(anyhow::Error::from),
         None => {
             Err(OpsError::Usage("say where the gateway is with --url, or give the whole id".into())
                 .into())

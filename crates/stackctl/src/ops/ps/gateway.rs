@@ -1,10 +1,10 @@
 //! What the gateway adds: who is idle, what waits, and what became of the jobs of the last hour.
 
 use contract::{JobState, JobView, Service, Timestamp};
-use web::BaseUrl;
+use stack_client::StackUrl;
 
 use super::snapshot::{Count, Exactness, Failure, ServiceRow};
-use crate::client::{Api, ids, one_line};
+use crate::client::{ids, one_line, stack};
 
 const HOUR: i64 = 3_600_000;
 /// How many pages of jobs are read: a busier hour is counted from below.
@@ -23,10 +23,14 @@ pub(crate) struct Heard {
 }
 
 /// Asks the gateway at these addresses, one for each service. What it does not say is left out, with a note.
-pub(crate) async fn hear(addresses: &[(Service, BaseUrl)], now: Timestamp) -> Heard {
+pub(crate) async fn hear(addresses: &[(Service, StackUrl)], now: Timestamp) -> Heard {
     let mut heard = Heard::default();
     for (service, url) in addresses {
-        match Api::new(url.clone()).status().await {
+        let status = match stack(url.clone(), None) {
+            Ok(api) => api.status().await.map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        match status {
             Ok(status) => heard
                 .counts
                 .push((*service, [status.replicas.idle, status.replicas.busy, status.queue.depth])),
@@ -38,7 +42,11 @@ pub(crate) async fn hear(addresses: &[(Service, BaseUrl)], now: Timestamp) -> He
     }
     if let Some((_, url)) = addresses.first() {
         let since = Timestamp::from_millisecond(now.as_millisecond() - HOUR);
-        match Api::new(url.clone()).jobs_since(since, PAGES).await {
+        let jobs = match stack(url.clone(), None) {
+            Ok(api) => api.jobs_since(since, PAGES).await.map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        match jobs {
             Ok((jobs, whole)) => (heard.jobs, heard.whole) = (jobs, whole),
             Err(error) => heard.notes.push(format!("the gateway does not list its jobs: {error}")),
         }
