@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs `stackctl demo` and puts what it shows into README.md, between the two marks. What differs from run to
-# run is made the same by demo.sed, so that the recording changes only when the demo does.
+# Runs `stackctl demo` and writes its output into README.md, between the two markers. demo.sed replaces everything
+# that differs from run to run, so that the recording changes only when the demo does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -22,7 +22,7 @@ while chunk := response.read1():
     *blocks, buffer = buffer.split(b"\n\n")
     for block in blocks:
         if not block.startswith(b":"):
-            # A block that begins with anything else, such as an id, breaks here.
+            # This fails on a block that begins with anything else, such as an id.
             assert block.startswith(b"data: "), block
             print(json.dumps(json.loads(block[6:])))
 assert buffer == b"", buffer

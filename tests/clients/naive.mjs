@@ -1,4 +1,4 @@
-// The client most people write for fetch: cut at new lines, keep the last piece, look for "data: ".
+// The client that most people write with fetch: split at line breaks, keep the last piece, look for "data: ".
 // Prints the job's id, then each event, as lines of JSON.
 const [url, body] = process.argv.slice(2);
 const headers = { "Content-Type": "application/json" };

@@ -1,5 +1,5 @@
-// A session as its callers use it: made with an empty POST, talked to twice, listed, deleted.
-// Prints what it was told, as lines of JSON.
+// Uses a session as a caller would: creates it with an empty POST, sends two prompts, lists it and deletes it.
+// Prints the answers as lines of JSON.
 const [base] = process.argv.slice(2);
 
 async function said(response) {

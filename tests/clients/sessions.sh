@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A session as its callers use it: made with an empty POST, talked to twice, listed, deleted.
-# Prints what it was told, as lines of JSON.
+# Uses a session as a caller would: creates it with an empty POST, sends two prompts, lists it and deletes it.
+# Prints the answers as lines of JSON.
 set -euo pipefail
 base=$1
 

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# The load test of the original stack's documents: ten workflows at once, then a bigger run.
-# Every job must have its one terminal event, and every workflow must complete.
+# The load test from the original documents: ten workflows at once, then a larger run. Every job must have exactly
+# one terminal event, and every workflow must complete.
 #
 #   tests/load/load.sh --repo https://github.com/user/repo.git
 #
-# By flag or by environment:
-#   --repo URL         REPO          the repository (needed)
+# Set these with a flag or an environment variable:
+#   --repo URL         REPO          the repository (required)
 #   --url URL          STACK_URL     the stack            [http://127.0.0.1:5000]
 #   --prompt TEXT      PROMPT        {i} is the number    [Create test{i}.txt]
 #   --first N          FIRST         the first run's jobs, all at once             [10]
-#   --jobs N           JOBS          the second run's jobs; 0 leaves it out        [60]
-#   --concurrency C    CONCURRENCY   how many of them at once                      [20]
-#   --jitter-ms MS     JITTER_MS     a random wait before each job of the second   [500]
-#   --out DIRECTORY    OUT           where numbers and charts go                   [./load-results]
+#   --jobs N           JOBS          the second run's jobs; 0 skips that run        [60]
+#   --concurrency C    CONCURRENCY   how many of them run at once                   [20]
+#   --jitter-ms MS     JITTER_MS     longest random wait before each of these jobs  [500]
+#   --out DIRECTORY    OUT           where the results go                          [./load-results]
 #   --stackctl FILE    STACKCTL      the program          [stackctl, else cargo stack]
 #
-# Exit codes are those of `stackctl load`.
+# The exit codes are those of `stackctl load`.
 set -euo pipefail
 
 repo=${REPO:-}
@@ -38,7 +38,7 @@ while [ $# -gt 0 ]; do
             ;;
         --repo | --url | --prompt | --first | --jobs | --concurrency | --jitter-ms | --out | --stackctl)
             if [ $# -lt 2 ]; then
-                echo "error: $1 needs a value; --help shows all of them" >&2
+                echo "error: $1 needs a value; see --help" >&2
                 exit 2
             fi
             name=${1#--}
@@ -46,20 +46,20 @@ while [ $# -gt 0 ]; do
             shift 2
             ;;
         *)
-            echo "error: '$1' is not an option; --help shows all of them" >&2
+            echo "error: '$1' is not an option; see --help" >&2
             exit 2
             ;;
     esac
 done
 
 if [ -z "$repo" ]; then
-    echo "error: say which repository: --repo https://github.com/user/repo.git" >&2
+    echo "error: --repo is missing; for example: --repo https://github.com/user/repo.git" >&2
     exit 2
 fi
 for number in "$first" "$jobs" "$concurrency" "$jitter_ms"; do
     case $number in
         '' | *[!0-9]*)
-            echo "error: '$number' is not a number; --help shows what is one" >&2
+            echo "error: '$number' is not a number; see --help" >&2
             exit 2
             ;;
     esac
@@ -70,14 +70,14 @@ if [ -n "$stackctl" ]; then
 elif type stackctl >/dev/null 2>&1; then
     command=(stackctl)
 else
-    # From wherever this is called: the checkout that holds this script.
+    # The checkout that holds this script, wherever it is called from.
     root=$(cd "$(dirname "$0")/../.." && pwd)
     command=(cargo run --quiet --release --manifest-path "$root/Cargo.toml" --package stackctl --)
 fi
 
 mkdir -p "$out"
 
-# One run: its name, how many jobs, how many at once, and the jitter.
+# One run: its name, the number of jobs, how many run at once, and the jitter.
 run() {
     echo "== $1: $2 workflows, $3 at once"
     "${command[@]}" load --url "$url" --repo "$repo" --prompt "$prompt" \
@@ -89,4 +89,4 @@ run at-once "$first" "$first" 0
 if [ "$jobs" -gt 0 ]; then
     run sustained "$jobs" "$concurrency" "$jitter_ms"
 fi
-echo "== nothing lost; numbers and charts are in $out"
+echo "== no job was lost; the results are in $out"

@@ -19,8 +19,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long a test waits for anything a server should send.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use crate::wait::PATIENCE;
 
 /// A response whose connection lives as long as this.
 #[derive(Debug)]

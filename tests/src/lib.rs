@@ -1,17 +1,18 @@
-//! The testkit: what this project's tests are made of.
+//! The testkit: building blocks for this project's tests.
 //!
 //! Everything here is real except the model. [`GitServer`] serves real repositories over smart
 //! HTTP, [`MockApi`] answers the real Claude CLI as the Messages API would, `scripted-agent` is a
-//! real process that stands in for that CLI, [`SseClient`] checks the wire contract on every
-//! response it reads, and [`Stack`] starts the whole stack with `stackctl up`.
+//! real process that stands in for that CLI, [`SseClient`] checks every response against the wire
+//! contract, and [`Stack`] starts the whole stack with `stackctl up`.
 //!
-//! A helper that finds something wrong panics with a sentence that says what; none of them
-//! sleeps in the hope that something has happened by then, see [`wait_for`].
+//! A helper that finds a fault panics with a message that describes it. No helper sleeps and hopes
+//! that something has happened meanwhile; use [`wait_for`].
 //!
-//! *Architecture invariant:* nothing that ships depends on this crate.
+//! *Architecture invariant:* no crate that ships depends on this one.
 
 mod agent_script;
 mod binaries;
+mod command;
 mod git_repo;
 mod git_server;
 mod host;
@@ -27,10 +28,11 @@ mod wait;
 
 pub use agent_script::{AgentScript, Flood, Spawn, Step};
 pub use binaries::{real_claude, scripted_agent, skip, target_binary};
+pub use command::{CommandOutput, RunningCommand};
 pub use git_server::{Fault, GitServer};
 pub use http_client::{http_json, raw_request};
 pub use mock_api::{MockApi, Recorded, Turn};
 pub use procfs::{ProcInfo, descendants, is_alive, processes_of_directory};
 pub use sse::{SseClient, SseEvent, SseRequest, SseResponse};
 pub use stack::{Stack, StackBuilder, free_ports};
-pub use wait::wait_for;
+pub use wait::{PATIENCE, wait_for};

@@ -15,8 +15,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use crate::sse_block::SseEvent;
 use crate::{
-    http_client::{Exchange, PATIENCE, exchange, header_map, parse_body},
+    http_client::{Exchange, exchange, header_map, parse_body},
     sse_block::{Block, Ids, increases, parse_block, split_block},
+    wait::PATIENCE,
 };
 
 /// Where requests begin; see [`SseRequest`].

@@ -168,6 +168,8 @@ impl Stack {
             ("CLAUDE_CODE_CREDENTIALS_JSON", r#"{"apiKey":"sk-ant-test-0123456789abcdef"}"#),
             ("IS_SANDBOX", "1"),
             ("LOG_LEVEL", "info"),
+            // The git servers of tests are on this machine.
+            ("GIT_ALLOWED_NETWORKS", "127.0.0.0/8,::1"),
         ];
         command.envs(defaults);
         if !builder.environment.contains_key(&OsString::from("CLAUDE_BIN")) {

@@ -1,5 +1,5 @@
-//! Two hundred callers at once on five, three and three replicas: each gets its workflow, and no
-//! replica gets a second job. A binary of its own, so that its time means something.
+//! Two hundred callers at once on 5, 3 and 3 replicas. Each caller gets its workflow, and no
+//! replica gets a second job. This is a test binary of its own, so that its duration is meaningful.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use testkit::{AgentScript, GitServer, SseClient, Stack};
 use tokio::task::JoinSet;
 
 const CALLERS: usize = 200;
-/// It matters only when the test fails.
+/// The deadline for everything in this test. It matters only when the test fails.
 const PATIENCE: Duration = Duration::from_secs(400);
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn two_hundred_callers_at_once() {
     stack.wait_until_idle().await;
 
     let claims = claims(stack.workspace());
-    assert_eq!(claims.len(), 3 * CALLERS, "jobs and replicas that ran one");
+    assert_eq!(claims.len(), 3 * CALLERS, "every job was claimed once");
     for (replica, jobs) in claims {
         assert_eq!(jobs.len(), 1, "the replica {replica} took the jobs {jobs:?}");
     }
@@ -64,25 +64,25 @@ async fn two_hundred_callers_at_once() {
     assert_eq!(stack.stop().await, 0);
 }
 
-/// How long each agent takes, in milliseconds: from 0 to 5 s, one second on average, the same each
-/// time.
+/// How long each agent takes, in milliseconds: from 0 to 5 s, one second on average, the same in
+/// every run.
 fn unequal_times() -> Vec<u64> {
     let mut seed: u64 = 0x5eed;
     let mut next = || {
-        // Knuth's MMIX generator; its upper bits are good enough to be unequal.
+        // Knuth's MMIX generator; its upper bits are random enough for this.
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         seed >> 32
     };
-    // The fourth power of what is spread evenly has a fifth for its mean.
+    // The fourth power of a uniform distribution has a mean of one fifth.
     (0..CALLERS).map(|_| 5000 * (next() % 1001).pow(4) / 1000_u64.pow(4)).collect()
 }
 
-/// Which jobs each replica has taken to run them.
+/// The jobs that each replica has claimed and run.
 fn claims(workspace: &Path) -> BTreeMap<String, Vec<String>> {
     let mut claims: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for job in fs::read_dir(workspace.join(".stack/jobs")).unwrap() {
         let job = job.unwrap();
-        let claim = fs::read(job.path().join("claim")).expect("every job was taken");
+        let claim = fs::read(job.path().join("claim")).expect("every job has a claim");
         let claim: Value = serde_json::from_slice(&claim).unwrap();
         assert_eq!(claim["run"], true, "{claim}");
         let by = claim["by"].as_str().unwrap().to_owned();

@@ -96,6 +96,10 @@ impl RepoUrl {
         if host.starts_with('-') || url.username().starts_with('-') {
             return Err(invalid("a host or user does not begin with '-'"));
         }
+        // In these schemes the parser takes almost any byte for a host's, and ssh hands it to a shell.
+        if matches!(scheme, Scheme::Ssh | Scheme::Git) && !is_plain_host(host) {
+            return Err(invalid("the URL's host is not a host name or an IP address"));
+        }
         // git hosts have no use for one, and a token in it would be shown wherever the URL is.
         if url.query().is_some() {
             return Err(invalid("a repository URL has no query: leave out everything from '?' on"));
@@ -170,12 +174,8 @@ impl RepoUrl {
                 "not a repository URL: write the scheme, like https://".into(),
             ));
         }
-        let plain = |s: &str| {
-            !s.is_empty()
-                && !s.starts_with(['-', '.'])
-                && s.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
-        };
-        if !plain(host) || user.is_some_and(|user| !plain(user)) || trim_path(path).is_empty() {
+        if !is_plain(host) || user.is_some_and(|user| !is_plain(user)) || trim_path(path).is_empty()
+        {
             return Err((
                 Code::InvalidField,
                 "not a repository URL: use https://host/path or user@host:path".into(),
@@ -262,6 +262,21 @@ fn not_allowed(scheme: &str) -> (Code, String) {
     )
 }
 
+/// Whether this is a host name or a user's, as ssh and a shell take it.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(['-', '.'])
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+}
+
+/// The same, or an IPv6 address in brackets.
+fn is_plain_host(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_plain(host),
+    }
+}
+
 fn trim_path(path: &str) -> String {
     let path = path.trim_matches('/');
     path.strip_suffix(".git").unwrap_or(path).trim_end_matches('/').to_owned()
@@ -307,6 +322,8 @@ mod tests {
             ("ssh://git@host:2222/x.git", "host:2222", "x", "x"),
             ("git@github.com:user/repo.git", "github.com", "user/repo", "repo"),
             ("git://host/x", "host", "x", "x"),
+            ("git://[::1]:9419/x", "[::1]:9419", "x", "x"),
+            ("ssh://git@[FD00::1]/x", "[fd00::1]", "x", "x"),
         ] {
             let url = parse(text).unwrap();
             assert_eq!(
@@ -339,6 +356,11 @@ mod tests {
             ("ssh://-oProxyCommand=x/y", Code::InvalidField),
             ("-oProxyCommand=x@host:y", Code::InvalidField),
             ("git@-host:y", Code::InvalidField),
+            ("ssh://a$(id)b/y", Code::InvalidField),
+            ("ssh://a`id`/y", Code::InvalidField),
+            ("ssh://a'b/y", Code::InvalidField),
+            ("ssh://a;b/y", Code::InvalidField),
+            ("git://a%24b/y", Code::InvalidField),
             ("git@host:-y", Code::InvalidField),
         ] {
             let (got, sentence) = parse(text).expect_err(text);

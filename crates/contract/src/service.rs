@@ -35,6 +35,10 @@ pub struct ServiceSpec {
     pub default_port: u16,
     /// The variable that moves its port at the gateway.
     pub port_variable: &'static str,
+    /// The variable that tells others where its jobs are asked for.
+    pub url_variable: &'static str,
+    /// The services that its jobs ask for jobs. It is stopped before them.
+    pub asks: &'static [Service],
     /// How many replicas a stack has unless told otherwise.
     pub default_replicas: usize,
     /// The paths whose `POST` starts a job. The first is the one that help texts and examples use.
@@ -64,6 +68,8 @@ impl Service {
                 summary: "pulls a repository, then runs the agent on it",
                 default_port: 5000,
                 port_variable: "PORT_WORKFLOW",
+                url_variable: "WORKFLOW_API",
+                asks: &[Self::Pull, Self::Claude],
                 default_replicas: 5,
                 job_paths: &["/api/workflow"],
                 success_event: "workflow_complete",
@@ -76,6 +82,8 @@ impl Service {
                 summary: "clones or updates a repository",
                 default_port: 4000,
                 port_variable: "PORT_PULL",
+                url_variable: "GITHUB_PULL_API",
+                asks: &[],
                 default_replicas: 3,
                 job_paths: &["/api/pull"],
                 success_event: "completed",
@@ -88,6 +96,8 @@ impl Service {
                 summary: "runs the agent in a checkout",
                 default_port: 3000,
                 port_variable: "PORT_CLAUDE",
+                url_variable: "CLAUDE_CODE_API",
+                asks: &[],
                 default_replicas: 3,
                 job_paths: &["/api/execute"],
                 success_event: "completed",
@@ -251,6 +261,7 @@ mod tests {
                 assert_ne!(a.short_name, b.short_name);
                 assert_ne!(a.default_port, b.default_port);
                 assert_ne!(a.port_variable, b.port_variable);
+                assert_ne!(a.url_variable, b.url_variable);
                 assert!(a.job_paths.iter().all(|path| !other.has_job_path(path)));
             }
         }

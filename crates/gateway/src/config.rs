@@ -54,6 +54,16 @@ impl Config {
         }
     }
 
+    /// What tests begin with: any free port on loopback.
+    #[cfg(test)]
+    pub(crate) fn of_tests(workspace: &std::path::Path) -> Self {
+        let env = std::collections::HashMap::from([
+            ("BIND_ADDRESS".to_owned(), "127.0.0.1".to_owned()),
+            ("WORKSPACE_DIR".to_owned(), workspace.display().to_string()),
+        ]);
+        Self::read(&mut Settings::new(&env))
+    }
+
     /// Where the port of `service` is served.
     #[must_use]
     pub fn address(&self, service: Service) -> SocketAddr {

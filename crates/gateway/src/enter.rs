@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use axum::extract::Request;
 use bytes::Bytes;
 use contract::{
     Code, ExecuteRequest, JobId, JobRequest, Policy, PullRequest, RequestError, Secrets, Service,
     SessionId, WorkflowRequest,
 };
-use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
-use job_http::{Leaving, OnDisconnect};
-use web::{BODY_LIMIT, Body, Ids};
-use workspace::{Job, JobRecord, NewJob, Workspace, blocking};
+use http::{HeaderMap, Response};
+use web::{BODY_LIMIT, Body, Ids, OnDisconnect, Peer};
+use workspace::{CancelOnDisconnect, Job, JobRecord, NewJob, Workspace, blocking};
 
 use crate::{
+    routes::Front,
     state::Shared,
     stream,
     ticket::{Caller, Stage, Ticket},
@@ -21,13 +21,14 @@ use crate::{
 
 /// `POST` of a job.
 pub(crate) async fn enter(
-    shared: &Arc<Shared>,
-    service: Service,
+    Front { shared, service }: &Front,
     session: Option<SessionId>,
-    request: Request<Incoming>,
+    request: Request,
 ) -> Result<Response<Body>, web::Refusal> {
+    let service = *service;
     let refuse = |error: RequestError| Box::new(web::error(&error));
     let headers = request.headers().clone();
+    let peer = request.extensions().get::<Peer>().cloned();
     let id = web::job_id(&headers, web::header::JOB_ID).map_err(refuse)?;
     let parent = web::job_id(&headers, web::header::PARENT_JOB_ID).map_err(refuse)?;
     let on_disconnect = OnDisconnect::read(&headers).map_err(refuse)?;
@@ -47,9 +48,9 @@ pub(crate) async fn enter(
     .await;
     let (mut record, secret_body) = named.map_err(refuse)?;
     record.gateway = Some(shared.id);
-    let (entered, leaving) =
+    let (entered, guard) =
         queue(shared, record, secret_body, on_disconnect).await.map_err(refuse)?;
-    answer(shared, entered, &headers, leaving).await
+    answer(shared, entered, &headers, peer, guard).await
 }
 
 fn describe<R: JobRequest>(
@@ -81,7 +82,7 @@ async fn queue(
     record: JobRecord,
     secret_body: Option<Bytes>,
     on_disconnect: OnDisconnect,
-) -> Result<(Entered, Leaving), RequestError> {
+) -> Result<(Entered, CancelOnDisconnect), RequestError> {
     let workspace = shared.workspace.clone();
     let (id, parent) = (record.job_id, record.parent);
     let known = blocking(move || Job::open(&workspace, id).is_some()).await;
@@ -108,13 +109,13 @@ async fn queue(
         .await;
         let job = match entered.map_err(|error| error.refusal())? {
             NewJob::Exists(job) => {
-                let leaving = leaving(&entering, on_disconnect, &job);
-                return Ok((Entered::Known(job), leaving));
+                let guard = guard(&entering, on_disconnect, &job);
+                return Ok((Entered::Known(job), guard));
             }
             NewJob::Created(job) => job,
         };
         // Made here: if the caller is gone already, nobody takes it, and what it wanted comes true.
-        let leaving = leaving(&entering, on_disconnect, &job);
+        let guard = guard(&entering, on_disconnect, &job);
         let workspace = entering.workspace.clone();
         let (record, turns) = blocking(move || {
             let turns = record.turns(&workspace).own;
@@ -124,16 +125,19 @@ async fn queue(
         let ticket = Arc::new(Ticket::new(job, &record, turns, secret_body, Caller::Here));
         entering.books().queue.insert(Arc::clone(&ticket));
         entering.work.notify_waiters();
-        Ok((Entered::Queued(ticket), leaving))
+        Ok((Entered::Queued(ticket), guard))
     });
     let failed =
         || RequestError::new(Code::Internal, "the job could not be queued: see the gateway's log");
     task.await.unwrap_or_else(|_| Err(failed()))
 }
 
-fn leaving(shared: &Arc<Shared>, on_disconnect: OnDisconnect, job: &Job) -> Leaving {
+fn guard(shared: &Arc<Shared>, on_disconnect: OnDisconnect, job: &Job) -> CancelOnDisconnect {
     let stopping = Arc::clone(shared);
-    Leaving::new(on_disconnect, job, move || stopping.is_stopping())
+    match on_disconnect {
+        OnDisconnect::Continue => CancelOnDisconnect::disarmed(),
+        OnDisconnect::Cancel => CancelOnDisconnect::armed(job, move || stopping.is_stopping()),
+    }
 }
 
 /// Whether as many jobs wait as may. Those that an idle replica is there for do not wait.
@@ -149,7 +153,8 @@ async fn answer(
     shared: &Arc<Shared>,
     entered: Entered,
     headers: &HeaderMap,
-    leaving: Leaving,
+    peer: Option<Peer>,
+    guard: CancelOnDisconnect,
 ) -> Result<Response<Body>, web::Refusal> {
     let ids = web::ids_wanted(headers);
     let ticket = match entered {
@@ -157,8 +162,8 @@ async fn answer(
             Some(ticket) => ticket,
             None => {
                 let id = job.id();
-                let events = stream::from_elsewhere(Arc::clone(shared), job, 0, ids, leaving);
-                return Ok(web::event_stream(id, events));
+                let events = stream::from_elsewhere(Arc::clone(shared), job, 0, ids, guard);
+                return Ok(web::event_stream(id, peer, events));
             }
         },
         Entered::Queued(ticket) => ticket,
@@ -176,17 +181,20 @@ async fn answer(
         }
         _ => Ok(web::event_stream(
             ticket.job.id(),
-            stream::from_queue(ticket, viewer, 0, ids, leaving),
+            peer,
+            stream::from_queue(ticket, viewer, 0, ids, guard),
         )),
     }
 }
 
 /// `GET /api/jobs/:id/events`.
-pub(crate) fn events(shared: &Arc<Shared>, job: Job, after: u64) -> Response<Body> {
-    let id = job.id();
-    let leaving = Leaving::harmless();
-    web::event_stream(
-        id,
-        stream::from_elsewhere(Arc::clone(shared), job, after, Ids::Sent, leaving),
-    )
+pub(crate) fn events(
+    shared: &Arc<Shared>,
+    job: Job,
+    after: u64,
+    peer: Option<Peer>,
+) -> Response<Body> {
+    let (id, guard) = (job.id(), CancelOnDisconnect::disarmed());
+    let events = stream::from_elsewhere(Arc::clone(shared), job, after, Ids::Sent, guard);
+    web::event_stream(id, peer, events)
 }

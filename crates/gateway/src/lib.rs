@@ -4,9 +4,7 @@
 //! killed at any moment: jobs that run go on, jobs that wait are taken up again, callers come back to
 //! `GET /api/jobs/:id/events`.
 //!
-//! Routes, on the port of each service:
-//! `POST` of the service's job path; `GET /health`, `/status`, `/api/repos`, `/api/jobs`, `/api/jobs/:id`,
-//! `/api/jobs/:id/events`; `POST /api/jobs/:id/cancel`.
+//! Its routes are listed in the module `routes`.
 //!
 //! *Architecture invariant:* the gateway knows nothing of how any job works. It never talks to a container
 //! engine, and it needs no name service.
@@ -14,10 +12,12 @@
 mod config;
 mod dispatch;
 mod enter;
-mod front;
+mod layers;
 mod queue;
 mod reads;
 mod recover;
+mod routes;
+mod sessions;
 mod start;
 mod state;
 mod stream;

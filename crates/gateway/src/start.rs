@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 use web::Server;
 
-use crate::{Config, dispatch, front, recover, state::Shared};
+use crate::{Config, dispatch, recover, routes, state::Shared};
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +62,8 @@ impl Gateway {
         let tasks = dispatchers.into_iter().chain([recovery]).map(AbortOnDropHandle::new).collect();
         let mut servers = Vec::new();
         for (service, listener, address) in listeners {
-            let handler = Arc::clone(&shared);
-            let server = Server::start(listener, move |request| {
-                front::answer(Arc::clone(&handler), service, request)
-            })
-            .map_err(|error| StartError::Listen(address, error))?;
+            let server = Server::start(listener, routes::router(&shared, service))
+                .map_err(|error| StartError::Listen(address, error))?;
             tracing::info!(%service, address = %server.address(), "listening");
             servers.push(server);
         }

@@ -4,10 +4,9 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use contract::{Code, EventLine, QueuedEvent, Timestamp};
-use futures_util::{Stream, StreamExt};
-use job_http::Leaving;
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use web::Ids;
-use workspace::{Job, blocking};
+use workspace::{CancelOnDisconnect, Job, blocking};
 
 use crate::{
     state::Shared,
@@ -60,14 +59,14 @@ pub(crate) fn from_elsewhere(
     job: Job,
     after: u64,
     ids: Ids,
-    leaving: Leaving,
+    guard: CancelOnDisconnect,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     async_stream::stream! {
         let mut watch = job.workspace().watcher().watch(&job.directory());
         loop {
             if let Some(ticket) = shared.ticket(job.id()) {
                 let viewer = Viewer::new(&shared, &ticket);
-                let mut events = Box::pin(from_queue(ticket, viewer, after, ids, leaving));
+                let mut events = Box::pin(from_queue(ticket, viewer, after, ids, guard));
                 while let Some(event) = events.next().await {
                     yield event;
                 }
@@ -81,7 +80,7 @@ pub(crate) fn from_elsewhere(
             watch.changed().await;
         }
         drop(watch);
-        let mut events = Box::pin(job_http::events(job, after, ids, leaving));
+        let mut events = Box::pin(journal(job, after, ids, guard));
         while let Some(event) = events.next().await {
             yield event;
         }
@@ -94,7 +93,7 @@ pub(crate) fn from_queue(
     viewer: Viewer,
     after: u64,
     ids: Ids,
-    leaving: Leaving,
+    guard: CancelOnDisconnect,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     async_stream::stream! {
         let mut stage = ticket.stage();
@@ -115,9 +114,19 @@ pub(crate) fn from_queue(
             }
         }
         drop(viewer);
-        let mut events = Box::pin(job_http::events(ticket.job.clone(), after, ids, leaving));
+        let mut events = Box::pin(journal(ticket.job.clone(), after, ids, guard));
         while let Some(event) = events.next().await {
             yield event;
         }
     }
+}
+
+/// The events in a job's journal, to its end.
+fn journal(
+    job: Job,
+    after: u64,
+    ids: Ids,
+    guard: CancelOnDisconnect,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    web::frames(guard.follow(job, after).map_ok(|event| (event.id, event.json)), ids)
 }

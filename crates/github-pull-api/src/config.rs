@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use boot::{Secret, Settings};
 use contract::Policy;
 
+use crate::connector::ConnectorSettings;
+
 /// The settings of a pull.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -18,8 +20,10 @@ pub struct Config {
     pub ssh_key_file: Option<PathBuf>,
     /// The host keys ssh believes, in OpenSSH's format. Without it there is no ssh.
     pub ssh_known_hosts_file: Option<PathBuf>,
-    /// How long a git host may be silent.
+    /// How long a git host may send next to nothing.
     pub stall: Duration,
+    /// How git reaches the network.
+    pub connector: ConnectorSettings,
 }
 
 impl Default for Config {
@@ -31,6 +35,7 @@ impl Default for Config {
             ssh_key_file: None,
             ssh_known_hosts_file: None,
             stall: Duration::from_secs(60),
+            connector: ConnectorSettings::default(),
         }
     }
 }
@@ -46,6 +51,7 @@ impl Config {
         config.ssh_key_file = file(settings, "SSH_KEY_FILE");
         config.ssh_known_hosts_file = file(settings, "SSH_KNOWN_HOSTS_FILE");
         config.stall = settings.seconds("GIT_STALL_SECONDS", config.stall.as_secs());
+        config.connector = ConnectorSettings::read(settings);
         config
     }
 }
@@ -106,9 +112,19 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let (_, problems) =
-            read(&[("SSH_KEY_FILE", "/nonexistent"), ("GIT_STALL_SECONDS", "soon")]);
+        let (_, problems) = read(&[
+            ("SSH_KEY_FILE", "/nonexistent"),
+            ("GIT_STALL_SECONDS", "soon"),
+            ("GIT_ALLOWED_NETWORKS", "10/8"),
+            ("HTTPS_PROXY", "https://user:pa55@proxy:1"),
+        ]);
         let problems = problems.unwrap_err().problems;
+        assert!(
+            problems[2].starts_with("GIT_ALLOWED_NETWORKS: cannot read '10/8'"),
+            "{problems:?}"
+        );
+        assert!(problems[3].starts_with("HTTPS_PROXY: use the URL"), "{problems:?}");
+        assert!(!problems[3].contains("pa55"), "{problems:?}");
         assert!(problems[0].starts_with("SSH_KEY_FILE: cannot read"), "{problems:?}");
         assert!(problems[1].starts_with("GIT_STALL_SECONDS: "), "{problems:?}");
     }

@@ -6,6 +6,9 @@ use boot::Probe;
 use contract::Service;
 
 fn main() -> ExitCode {
+    if let Some(exit) = github_pull_api::connect_for_git() {
+        return exit;
+    }
     let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
     let about = env!("CARGO_PKG_DESCRIPTION");
     let probe = Probe::of_replica(Service::Pull.default_port());

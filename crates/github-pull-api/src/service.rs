@@ -5,8 +5,8 @@ use std::sync::Arc;
 use boot::{Exit, Settings};
 use contract::{Policy, PullRequest};
 use futures_util::Stream;
-use oneshot::{JobContext, JobService, Read, Step};
-use serde_json::{Map, Value, json};
+use oneshot::{JobContext, JobService, Step};
+use serde_json::{Map, Value};
 use workspace::Workspace;
 
 use crate::{Config, pull};
@@ -41,10 +41,6 @@ impl JobService for GithubPullApi {
 
     fn health(&self, workspace: &Workspace) -> Map<String, Value> {
         Map::from_iter([("workspace".to_owned(), workspace.root_text().into())])
-    }
-
-    fn reads(&self) -> &'static [Read] {
-        &[Read { path: "/api/repos", answer: |workspace| Ok(json!(workspace.repos()?)) }]
     }
 }
 

@@ -4,7 +4,7 @@
 //! around it is here: the slot that is taken once, the claim, the journal, the stream that callers read,
 //! the registry entry, the deadline, the ways to stop, the exit.
 //!
-//! Routes of every replica: `GET /health`, `GET /status`, the service's `POST` path, and the reads it names.
+//! Routes of every replica: `POST` of the service's job paths, `GET /health`, `GET /status`.
 //!
 //! *Architecture invariant:* this crate knows nothing of git, of Claude, or of what the job does.
 
@@ -23,5 +23,5 @@ pub use config::ReplicaConfig;
 pub use job::{Deadline, JobContext, Pause, Step, Stop, StopReason};
 pub use orders::{Order, Orders};
 pub use replica::serve;
-pub use service::{JobService, Read};
+pub use service::JobService;
 pub use start::main;

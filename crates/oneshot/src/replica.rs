@@ -11,6 +11,7 @@ use contract::{Code, Ending, JobId, JobRequest, RequestError, Service};
 use http::HeaderMap;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::AbortOnDropHandle;
+use tower::{Layer, util::option_layer};
 use web::Server;
 use workspace::{
     ClaimedJob, HeldTurn, Job, JobRecord, NewJob, Registration, To, Turn, Workspace, blocking,
@@ -98,9 +99,10 @@ async fn start<S: JobService>(
             .map_err(|error| describe(&error))?;
     let phase = Mutex::new(Phase::Idle(registration));
     let replica = Arc::new(Replica { service, config, workspace, phase, taken: sender });
-    let handler = Arc::clone(&replica);
-    let server = Server::start(listener, move |request| Arc::clone(&handler).answer(request))
-        .map_err(|error| error.to_string())?;
+    let answering = Arc::clone(&replica);
+    let routes = web::handler(move |request| Arc::clone(&answering).answer(request));
+    let routes = option_layer(replica.config.cors.layer()).layer(routes);
+    let server = Server::start(listener, routes).map_err(|error| error.to_string())?;
     Ok((replica, server, taken))
 }
 

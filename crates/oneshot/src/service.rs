@@ -35,11 +35,6 @@ pub trait JobService: Send + Sync + 'static {
         Map::new()
     }
 
-    /// Paths that are answered without a job.
-    fn reads(&self) -> &'static [Read] {
-        &[]
-    }
-
     /// What is missing on this machine, and how to mend it; said in the log at the start.
     fn preflight(&self) -> Vec<String> {
         Vec::new()
@@ -47,13 +42,4 @@ pub trait JobService: Send + Sync + 'static {
 
     /// Ends every process the job has started, at once: the replica is about to be gone.
     fn kill_now(&self) {}
-}
-
-/// A path that is answered from the volume. The answer may block briefly.
-#[derive(Clone, Copy, Debug)]
-pub struct Read {
-    /// The path, whole.
-    pub path: &'static str,
-    /// The answer.
-    pub answer: fn(&Workspace) -> workspace::Result<Value>,
 }

@@ -1,13 +1,18 @@
 //! The command line.
 
-use std::{ffi::OsString, net::IpAddr, path::PathBuf};
+use std::ffi::OsString;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use contract::Service;
+use clap::{
+    Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser as _,
+};
+use supervisor::Part;
 
 use crate::{
     client::{AttachOptions, CancelOptions, JobsOptions, LoadOptions, RunOptions, ShowOptions},
+    completions::CompletionsOptions,
+    doctor::DoctorOptions,
     ops::{LogsOptions, PsOptions, ScaleOptions},
+    up::UpOptions,
 };
 
 const EXAMPLES: &str = "\
@@ -51,51 +56,14 @@ pub(crate) enum Command {
     /// Run one part of the stack in this process; `up` and the container images use it
     Serve {
         /// Which part
+        #[arg(value_parser = part())]
         service: Part,
     },
 }
 
-/// Run the whole stack on this machine, without Docker
-///
-/// Starts a gateway and the replicas behind it, restarts each replica after its one job, and prints all logs.
-/// Ctrl-C once lets running jobs finish; twice kills them.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  stackctl up --workspace ./workspace --claude 5
-  curl -N http://127.0.0.1:5000/api/workflow -H 'Content-Type: application/json' \\
-    -d '{\"prompt\": \"Add a README\", \"repoUrl\": \"https://github.com/user/repo.git\"}'
-
-Settings come from the environment: ANTHROPIC_API_KEY, GITHUB_TOKEN, CLAUDE_BIN and more; see the README.")]
-pub(crate) struct UpOptions {
-    /// The shared volume: checkouts, journals, sessions
-    #[arg(long, env = "WORKSPACE_DIR", default_value = "./workspace")]
-    pub(crate) workspace: PathBuf,
-    /// How many workflows may run at once
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = replicas())]
-    pub(crate) workflow: u16,
-    /// How many pulls may run at once
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = replicas())]
-    pub(crate) pull: u16,
-    /// How many agents may run at once
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = replicas())]
-    pub(crate) claude: u16,
-    /// Where workflows are posted
-    #[arg(long, value_name = "PORT", default_value_t = Service::Workflow.default_port())]
-    pub(crate) port_workflow: u16,
-    /// Where pulls are posted
-    #[arg(long, value_name = "PORT", default_value_t = Service::Pull.default_port())]
-    pub(crate) port_pull: u16,
-    /// Where agent runs are posted
-    #[arg(long, value_name = "PORT", default_value_t = Service::Claude.default_port())]
-    pub(crate) port_claude: u16,
-    /// The address to listen on; anything but loopback lets others on the network run agents here
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
-    pub(crate) bind: IpAddr,
-}
-
-fn replicas() -> clap::builder::RangedI64ValueParser<u16> {
-    clap::value_parser!(u16).range(0..=1000)
+fn part() -> impl clap::builder::TypedValueParser<Value = Part> {
+    PossibleValuesParser::new(Part::all().map(Part::name))
+        .try_map(|name| Part::from_name(&name).ok_or("there is no such part"))
 }
 
 /// Show everything at work, without a key and without a network
@@ -119,75 +87,4 @@ pub(crate) struct DemoOptions {
     /// What the agent is to do
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: Option<String>,
-}
-
-/// Tell what this machine has for `stackctl up`, and what it lacks
-///
-/// Takes the options of `up`, and looks for what a stack with these needs. Nothing is changed.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  stackctl doctor
-  stackctl doctor --claude 20 --workspace /srv/workspace --net
-
-Exit codes: 0 everything that `up` needs is here, 1 something is missing.")]
-pub(crate) struct DoctorOptions {
-    /// Print JSON, for programs
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Also ask the network: git hosts and the Messages API
-    #[arg(long)]
-    pub(crate) net: bool,
-    #[command(flatten)]
-    pub(crate) up: UpOptions,
-}
-
-/// Print the completions of a shell
-#[derive(Clone, Copy, Debug, Args)]
-#[command(after_help = "\
-Examples:
-  stackctl completions bash > ~/.local/share/bash-completion/completions/stackctl
-  stackctl completions zsh > ~/.zfunc/_stackctl
-  stackctl completions fish > ~/.config/fish/completions/stackctl.fish")]
-pub(crate) struct CompletionsOptions {
-    /// Which shell
-    pub(crate) shell: clap_complete::Shell,
-}
-
-/// A part of the stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Part {
-    Gateway,
-    WorkflowApi,
-    GithubPullApi,
-    ClaudeCodeApi,
-}
-
-impl From<Service> for Part {
-    fn from(service: Service) -> Self {
-        match service {
-            Service::Workflow => Self::WorkflowApi,
-            Service::Pull => Self::GithubPullApi,
-            Service::Claude => Self::ClaudeCodeApi,
-        }
-    }
-}
-
-impl Part {
-    pub(crate) fn name(self) -> &'static str {
-        match self.service() {
-            Some(service) => service.name(),
-            None => "gateway",
-        }
-    }
-
-    /// The service whose replica it is; none for the gateway.
-    pub(crate) fn service(self) -> Option<Service> {
-        match self {
-            Self::Gateway => None,
-            Self::WorkflowApi => Some(Service::Workflow),
-            Self::GithubPullApi => Some(Service::Pull),
-            Self::ClaudeCodeApi => Some(Service::Claude),
-        }
-    }
 }

@@ -12,12 +12,15 @@ mod up;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use claude_stand_in::rehearsal;
 
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    if let Some(exit) = github_pull_api::connect_for_git() {
+        return exit;
+    }
     let mut args = std::env::args_os();
     if rehearsal::is_called(args.next().as_deref()) {
         rehearsal::main(args);
@@ -35,7 +38,7 @@ fn main() -> ExitCode {
         Command::Load(options) => client::load(options),
         Command::Demo(options) => demo::main(options),
         Command::Doctor(options) => doctor::main(options),
-        Command::Completions(options) => completions::main(options),
+        Command::Completions(options) => completions::main(options, &Cli::command()),
         Command::RehearsalAgent { args } => rehearsal::main(args),
         Command::Serve { service } => serve::main(service),
     }

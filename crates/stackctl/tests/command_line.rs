@@ -98,3 +98,27 @@ fn wrong_settings() {
     }
     assert!(!text.contains("sk-ant-secret"), "{text}");
 }
+
+/// `up` reads the settings of all parts before it starts any, or makes anything.
+#[test]
+fn wrong_settings_of_any_part_stop_the_whole_stack_at_once() {
+    let workspace = tempfile::tempdir().unwrap();
+    let place = workspace.path().join("workspace");
+    let settings = [
+        // Of every part, of the gateway, of pulls, of agents.
+        ("MAX_TURNS", "lots"),
+        ("JOB_TIMEOUT_SECONDS", "1h"),
+        ("QUEUE_LIMIT", "many"),
+        ("GIT_STALL_SECONDS", "soon"),
+        ("CLAUDE_CODE_CREDENTIALS_JSON", "{\"apiKey\": \"sk-ant-secret"),
+    ];
+    let arguments = ["up", "--workspace", place.to_str().unwrap()];
+    let ports = ["--port-workflow", "0", "--port-pull", "0", "--port-claude", "0"];
+    let (code, text) = stackctl(&[&arguments[..], &ports].concat(), &settings);
+    assert_eq!(code, Some(64), "{text}");
+    for (name, _) in settings {
+        assert_eq!(text.matches(&format!("\n  {name}: ")).count(), 1, "{name}: {text}");
+    }
+    assert!(!text.contains("sk-ant-secret"), "{text}");
+    assert!(!place.exists(), "{text}");
+}

@@ -1,11 +1,15 @@
 //! Cross-origin requests: refused by browsers unless the operator allows an origin.
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use std::time::Duration;
 
-use crate::{Body, empty};
+use http::{HeaderName, HeaderValue, Method, header};
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
-/// Which web pages may call this service from a browser (`CORS_ALLOW_ORIGIN`). By default none: a page that
-/// could would run agents with the operator's credentials.
+/// How long a browser may remember the answer to a preflight request.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// Which web pages may call this service from a browser (`CORS_ALLOW_ORIGIN`). None by default: a page that
+/// may call it can run agents with the operator's credentials.
 #[derive(Clone, Debug, Default)]
 pub struct Cors {
     origin: Option<HeaderValue>,
@@ -18,88 +22,100 @@ impl std::str::FromStr for Cors {
         let plausible = text == "*" || text.starts_with("http://") || text.starts_with("https://");
         match HeaderValue::from_str(text) {
             Ok(origin) if plausible => Ok(Self { origin: Some(origin) }),
-            _ => Err("use * or one origin, like https://app.example.com"),
+            _ => Err("use * or one origin, such as https://app.example.com"),
         }
     }
 }
 
 impl Cors {
-    /// The answer to a preflight request, if this is one and an origin is allowed.
+    /// Whether pages of this origin may call the service.
     #[must_use]
-    pub fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<Response<Body>> {
-        if self.origin.is_none()
-            || method != Method::OPTIONS
-            || !headers.contains_key("access-control-request-method")
-        {
-            return None;
-        }
-        let mut response = empty(StatusCode::NO_CONTENT);
-        let own = response.headers_mut();
-        own.insert(
-            header::ACCESS_CONTROL_ALLOW_METHODS,
-            HeaderValue::from_static("GET, POST, DELETE, HEAD"),
-        );
-        let wanted = HeaderValue::from_static(
-            "Content-Type, Accept, Authorization, Last-Event-ID, X-Job-Id, X-On-Disconnect",
-        );
-        own.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted);
-        own.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
-        Some(self.mark(response))
+    pub fn allows(&self, origin: &HeaderValue) -> bool {
+        self.origin.as_ref().is_some_and(|allowed| allowed == "*" || allowed == origin)
     }
 
-    /// Adds the headers that let a page read the answer.
+    /// The layer that answers preflight requests and lets pages read answers, if any origin is allowed.
     #[must_use]
-    pub fn mark(&self, mut response: Response<Body>) -> Response<Body> {
-        if let Some(origin) = &self.origin {
-            let headers = response.headers_mut();
-            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-            headers.insert(
-                header::ACCESS_CONTROL_EXPOSE_HEADERS,
-                HeaderValue::from_static("X-Job-Id, Retry-After"),
-            );
-            if origin != "*" {
-                headers.append(header::VARY, HeaderValue::from_static("Origin"));
-            }
-        }
-        response
+    pub fn layer(&self) -> Option<CorsLayer> {
+        let origin = self.origin.as_ref()?;
+        let layer = CorsLayer::new()
+            .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::HEAD])
+            .allow_headers([
+                header::CONTENT_TYPE,
+                header::ACCEPT,
+                header::AUTHORIZATION,
+                HeaderName::from_static("last-event-id"),
+                HeaderName::from_static("prefer"),
+                HeaderName::from_static(crate::header::JOB_ID),
+                HeaderName::from_static(crate::header::ON_DISCONNECT),
+            ])
+            .expose_headers([HeaderName::from_static(crate::header::JOB_ID), header::RETRY_AFTER])
+            .max_age(MAX_AGE);
+        Some(if origin == "*" {
+            layer.allow_origin(Any)
+        } else {
+            layer.allow_origin(AllowOrigin::list([origin.clone()]))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::convert::Infallible;
 
-    fn preflight(cors: &Cors) -> Option<Response<Body>> {
-        let mut headers = HeaderMap::new();
-        headers.insert("access-control-request-method", HeaderValue::from_static("POST"));
-        cors.preflight(&Method::OPTIONS, &headers)
+    use http::{Request, Response, StatusCode};
+    use tower::{Layer, ServiceExt};
+
+    use super::*;
+    use crate::{Body, empty};
+
+    async fn answer(cors: &Cors, method: Method, origin: &'static str) -> Response<Body> {
+        let inner = tower::service_fn(|_: Request<()>| async {
+            Ok::<_, Infallible>(empty(StatusCode::OK))
+        });
+        let mut request = Request::new(());
+        *request.method_mut() = method;
+        request.headers_mut().insert(header::ORIGIN, HeaderValue::from_static(origin));
+        request
+            .headers_mut()
+            .insert(header::ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static("POST"));
+        cors.layer().unwrap().layer(inner).oneshot(request).await.unwrap()
     }
 
     #[test]
     fn off_by_default() {
-        let cors = Cors::default();
-        assert!(preflight(&cors).is_none());
-        assert!(cors.mark(empty(StatusCode::OK)).headers().is_empty());
+        assert!(Cors::default().layer().is_none());
+        assert!(!Cors::default().allows(&HeaderValue::from_static("https://app.example.com")));
     }
 
-    #[test]
-    fn an_allowed_origin_may_ask_and_read() {
-        for origin in ["*", "https://app.example.com"] {
+    #[tokio::test]
+    async fn an_allowed_origin_may_ask_and_read() {
+        let page = "https://app.example.com";
+        for origin in ["*", page] {
             let cors: Cors = origin.parse().unwrap();
-            let preflight = preflight(&cors).unwrap();
-            assert_eq!(preflight.status(), StatusCode::NO_CONTENT);
+            assert!(cors.allows(&HeaderValue::from_static(page)));
+            let preflight = answer(&cors, Method::OPTIONS, page).await;
             assert_eq!(preflight.headers()["access-control-allow-origin"], origin);
+            let allowed = preflight.headers()["access-control-allow-headers"].to_str().unwrap();
+            assert!(allowed.contains("content-type"), "{allowed}");
+            let read = answer(&cors, Method::GET, page).await;
+            assert_eq!(read.headers()["access-control-allow-origin"], origin);
             assert!(
-                preflight.headers()["access-control-allow-headers"]
+                read.headers()["access-control-expose-headers"]
                     .to_str()
                     .unwrap()
-                    .contains("Content-Type")
+                    .contains("x-job-id")
             );
-            let answer = cors.mark(empty(StatusCode::OK));
-            assert_eq!(answer.headers()["access-control-allow-origin"], origin);
-            assert_eq!(answer.headers().contains_key("vary"), origin != "*");
-            assert!(cors.preflight(&Method::OPTIONS, &HeaderMap::new()).is_none(), "no preflight");
         }
+    }
+
+    #[tokio::test]
+    async fn another_origin_may_not() {
+        let cors: Cors = "https://app.example.com".parse().unwrap();
+        let other = "https://evil.example";
+        assert!(!cors.allows(&HeaderValue::from_static(other)));
+        let headers = answer(&cors, Method::GET, other).await.headers().clone();
+        assert!(!headers.contains_key("access-control-allow-origin"), "{headers:?}");
         for bad in ["app.example.com", "javascript:x", "https://a\nb"] {
             assert!(bad.parse::<Cors>().is_err(), "{bad}");
         }

@@ -41,10 +41,37 @@ pub fn ids_wanted(headers: &HeaderMap) -> Ids {
     if named { Ids::Sent } else { Ids::Left }
 }
 
-/// Where a caller's stream broke off; 0 if it says nothing.
+/// `X-On-Disconnect`: what happens to a job whose caller disconnects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// The job goes on; its caller may come back.
+    #[default]
+    Continue,
+    /// The job is cancelled.
+    Cancel,
+}
+
+impl OnDisconnect {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// If it has another value.
+    pub fn read(headers: &HeaderMap) -> Result<Self, RequestError> {
+        match headers.get(crate::header::ON_DISCONNECT).map(http::HeaderValue::as_bytes) {
+            None | Some(b"continue") => Ok(Self::Continue),
+            Some(b"cancel") => Ok(Self::Cancel),
+            Some(_) => Err(RequestError::new(
+                Code::InvalidField,
+                "'X-On-Disconnect' must be 'continue' or 'cancel'",
+            )),
+        }
+    }
+}
+
+/// Where a caller's stream broke off; 0 if it does not say.
 ///
 /// # Errors
-/// If the value is none that was ever given out.
+/// If the value is not a number.
 pub fn last_event_id(headers: &HeaderMap) -> Result<u64, RequestError> {
     match headers.get("last-event-id") {
         None => Ok(0),
@@ -58,10 +85,10 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<u64, RequestError> {
     }
 }
 
-/// A job id that a header names, if it is there.
+/// The job id in a header, if the header is there.
 ///
 /// # Errors
-/// If it is there and is none.
+/// If its value is not a job id.
 pub fn job_id(headers: &HeaderMap, name: &'static str) -> Result<Option<JobId>, RequestError> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or_else(|| {
@@ -225,6 +252,21 @@ mod tests {
                 headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
             }
             assert_eq!(ids_wanted(&headers), ids, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn on_disconnect() {
+        let read = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(crate::header::ON_DISCONNECT, HeaderValue::from_static(value));
+            OnDisconnect::read(&headers).ok()
+        };
+        assert_eq!(OnDisconnect::read(&HeaderMap::new()).ok(), Some(OnDisconnect::Continue));
+        assert_eq!(read("cancel"), Some(OnDisconnect::Cancel));
+        assert_eq!(read("continue"), Some(OnDisconnect::Continue));
+        for bad in ["", "Cancel", "yes"] {
+            assert_eq!(read(bad), None, "{bad}");
         }
     }
 

@@ -4,6 +4,7 @@
 mod ask;
 mod cors;
 mod intake;
+mod peer;
 mod reply;
 mod serve;
 mod sse;
@@ -11,13 +12,15 @@ mod sse;
 pub use ask::{Answer, AskError, BaseUrl, ask, ask_on};
 pub use cors::Cors;
 pub use intake::{
-    BODY_LIMIT, Ids, ids_wanted, job_id, last_event_id, read_json_body, read_optional_json_body,
+    BODY_LIMIT, Ids, OnDisconnect, ids_wanted, job_id, last_event_id, read_json_body,
+    read_optional_json_body,
 };
+pub use peer::Peer;
 pub use reply::{
-    Body, Refusal, empty, error, event_stream, full, json, method_not_allowed, no_such_path,
+    Body, PING, Refusal, empty, error, event_stream, full, json, method_not_allowed, no_such_path,
 };
-pub use serve::{Server, bind};
-pub use sse::{Decoder, Frame, FrameError, frame};
+pub use serve::{Server, bind, handler};
+pub use sse::{Decoder, Frame, FrameError, frame, frames};
 
 /// Names of the headers that are this stack's own.
 pub mod header {
@@ -25,7 +28,7 @@ pub mod header {
     pub const JOB_ID: &str = "x-job-id";
     /// The workflow that asks for a job.
     pub const PARENT_JOB_ID: &str = "x-parent-job-id";
-    /// What becomes of a job whose caller goes away: `continue`, or `cancel`.
+    /// What happens to a job whose caller disconnects: `continue`, or `cancel`.
     pub const ON_DISCONNECT: &str = "x-on-disconnect";
     /// The life of a replica that a dispatch is meant for.
     pub const REPLICA_ID: &str = "x-replica-id";

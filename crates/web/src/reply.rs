@@ -10,13 +10,18 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBod
 use hyper::body::Frame;
 use serde::Serialize;
 
+use crate::Peer;
+
 /// The body of any answer.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// After this much silence a stream carries a comment, so that nobody on the way takes it for dead.
-const PING: Duration = Duration::from_secs(15);
+/// After this much silence a stream carries a comment, so that no proxy on the way takes it for dead.
+pub const PING: Duration = Duration::from_secs(15);
 
-/// An answer that says no: boxed, because it is the rare side of many results.
+/// The same on a connection whose caller has closed its sending side, and may be gone.
+const HALF_CLOSED_PING: Duration = Duration::from_secs(1);
+
+/// A refusal: boxed, because it is the rare side of many results.
 pub type Refusal = Box<Response<Body>>;
 
 /// The one place that chooses the status of an error.
@@ -54,7 +59,7 @@ pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
     response
 }
 
-/// A body that is all there.
+/// A body of known length.
 #[must_use]
 pub fn full(body: Bytes) -> Body {
     Full::from(body).map_err(never).boxed_unsync()
@@ -87,19 +92,22 @@ pub fn no_such_path(routes: &str) -> Response<Body> {
 
 /// 405 for a path that knows only the methods of `allow`.
 #[must_use]
-pub fn method_not_allowed(allow: &'static str) -> Response<Body> {
+pub fn method_not_allowed(allow: &str) -> Response<Body> {
     let mut response =
         error(&RequestError::new(Code::MethodNotAllowed, format!("use {allow} on this path")));
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    if let Ok(allow) = HeaderValue::from_str(allow) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
     response
 }
 
-/// A stream of events. It is not kept alive after its end.
+/// A stream of events to `peer`. The connection closes after its end.
 pub fn event_stream(
     job: JobId,
+    peer: Option<Peer>,
     frames: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
 ) -> Response<Body> {
-    let frames = with_pings(frames).map(|frame| frame.map(Frame::data));
+    let frames = with_pings(peer, frames).map(|frame| frame.map(Frame::data));
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -112,13 +120,52 @@ pub fn event_stream(
     response
 }
 
+/// What a stream knows of its caller.
+enum Caller {
+    /// Nothing.
+    Unknown,
+    /// Its connection is open both ways.
+    Open(Peer),
+    /// It has closed its sending side.
+    HalfClosed(Peer),
+}
+
+impl Caller {
+    /// How long its stream may be silent.
+    fn ping(&self) -> Duration {
+        if matches!(self, Self::HalfClosed(_)) { HALF_CLOSED_PING } else { PING }
+    }
+
+    /// Waits for the caller's next sign of leaving.
+    async fn leaves(&self) {
+        match self {
+            Self::Unknown => std::future::pending().await,
+            Self::Open(peer) => peer.closes_its_side().await,
+            Self::HalfClosed(peer) => peer.resets().await,
+        }
+    }
+}
+
+/// Fills silence with comments, and ends the stream with an error once the caller's connection is reset.
 fn with_pings(
+    peer: Option<Peer>,
     frames: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    futures_util::stream::unfold(Box::pin(frames), |mut frames| async move {
-        match tokio::time::timeout(PING, frames.next()).await {
-            Ok(frame) => Some((frame?, frames)),
-            Err(_) => Some((Ok(Bytes::from_static(b": ping\n\n")), frames)),
+    let ping = || Ok(Bytes::from_static(b": ping\n\n"));
+    let state = (Box::pin(frames), peer.map_or(Caller::Unknown, Caller::Open));
+    futures_util::stream::unfold(state, move |(mut frames, caller)| async move {
+        let silence = tokio::time::sleep(caller.ping());
+        tokio::select! {
+            biased;
+            frame = frames.next() => Some((frame?, (frames, caller))),
+            () = caller.leaves() => match caller {
+                // A comment makes a closed socket answer with a reset.
+                Caller::Open(peer) => Some((ping(), (frames, Caller::HalfClosed(peer)))),
+                Caller::HalfClosed(_) | Caller::Unknown => {
+                    Some((Err(io::ErrorKind::ConnectionReset.into()), (frames, Caller::Unknown)))
+                }
+            },
+            () = silence => Some((ping(), (frames, caller))),
         }
     })
 }
@@ -134,7 +181,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_is_filled_with_comments_of_their_own() {
         let frames = async_frames();
-        let response = event_stream(JobId::new(), frames);
+        let response = event_stream(JobId::new(), None, frames);
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, ": ping\n\n: ping\n\ndata: {}\n\n");
     }

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
     io,
     net::SocketAddr,
     sync::{
@@ -12,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,16 +20,17 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{Service, ServiceExt, util::Oneshot};
 
-use crate::Body;
+use crate::{Body, peer::Connection};
 
 /// How long the head of a request may take to arrive. hyper needs a timer for it, or does nothing.
 const HEADER_TIME: Duration = Duration::from_secs(15);
 
-/// Binds a listener that many callers may knock at in the same moment.
+/// Binds a listener with a long backlog, so that many callers may connect at the same moment.
 ///
 /// # Errors
-/// If the address is taken or not ours.
+/// If the address is in use or does not belong to this machine.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
     // A restarted service gets its port back though old connections linger in TIME_WAIT.
@@ -38,40 +39,71 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(4096)
 }
 
+/// A function from a request to its answer, as a service.
+pub fn handler<H, F>(
+    handler: H,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<Body>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send,
+> + Clone
++ Send
++ Sync
++ 'static
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    tower::service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok(answer.await) }
+    })
+}
+
 /// A running server. Dropping it closes everything at once.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
     accepting: Option<JoinHandle<()>>,
-    close: CancellationToken,
-    drain: CancellationToken,
-    abort: CancellationToken,
+    shutdown: Shutdown,
     connections: TaskTracker,
 }
 
+/// The steps of a server's end, in order.
+#[derive(Clone, Debug, Default)]
+struct Shutdown {
+    /// No more connections.
+    close: CancellationToken,
+    /// No more requests on the connections there are.
+    drain: CancellationToken,
+    /// No more connections at all.
+    abort: CancellationToken,
+}
+
 impl Server {
-    /// Serves `handler` on `listener` until told otherwise.
+    /// Serves `service` on `listener` until told otherwise. Each request carries the [`Peer`](crate::Peer) it
+    /// came from as an extension.
     ///
     /// # Errors
     /// If the listener's address cannot be read.
-    pub fn start<H, F>(listener: TcpListener, handler: H) -> io::Result<Self>
+    pub fn start<S, B>(listener: TcpListener, service: S) -> io::Result<Self>
     where
-        H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-        F: Future<Output = Response<Body>> + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let address = listener.local_addr()?;
-        let (close, drain, abort) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let shutdown = Shutdown::default();
         let connections = TaskTracker::new();
-        let accepting = tokio::spawn(accept(
-            listener,
-            Arc::new(handler),
-            close.clone(),
-            drain.clone(),
-            abort.clone(),
-            connections.clone(),
-        ));
-        Ok(Self { address, accepting: Some(accepting), close, drain, abort, connections })
+        let accepting =
+            tokio::spawn(accept(listener, service, shutdown.clone(), connections.clone()));
+        Ok(Self { address, accepting: Some(accepting), shutdown, connections })
     }
 
     /// Where it listens.
@@ -82,21 +114,21 @@ impl Server {
 
     /// Closes the listener; when this returns, new connections are refused. Requests under way go on.
     pub async fn close_listener(&mut self) {
-        self.close.cancel();
+        self.shutdown.close.cancel();
         if let Some(accepting) = self.accepting.take() {
             // Its only end is its own; a panic in it has closed the listener too.
             let _ = accepting.await;
         }
     }
 
-    /// Lets requests under way finish, their streams flushed to the last byte, and cuts those that have
-    /// not after `patience`.
+    /// Lets requests under way finish, their streams flushed to the last byte, and cuts those that take
+    /// longer than `patience`.
     pub async fn finish(mut self, patience: Duration) {
         self.close_listener().await;
-        self.drain.cancel();
+        self.shutdown.drain.cancel();
         self.connections.close();
         if tokio::time::timeout(patience, self.connections.wait()).await.is_err() {
-            self.abort.cancel();
+            self.shutdown.abort.cancel();
             self.connections.wait().await;
         }
     }
@@ -104,61 +136,66 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.close.cancel();
-        self.abort.cancel();
+        self.shutdown.close.cancel();
+        self.shutdown.abort.cancel();
     }
 }
 
-async fn accept<H, F>(
+async fn accept<S, B>(
     listener: TcpListener,
-    handler: Arc<H>,
-    close: CancellationToken,
-    drain: CancellationToken,
-    abort: CancellationToken,
+    service: S,
+    shutdown: Shutdown,
     connections: TaskTracker,
 ) where
-    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<Body>> + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     loop {
         let accepted = tokio::select! {
             biased;
-            () = close.cancelled() => return,
+            () = shutdown.close.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
-            // The caller was gone before it was greeted.
+            // The caller hung up before the connection was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                // Out of descriptors, most likely: there is nothing to wait for but somebody closing one.
+                // Out of descriptors, most likely. Nothing tells when one becomes free.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        // Fails only on a connection that is gone already.
+        // Fails only on a connection that is closed already.
         let _ = stream.set_nodelay(true);
-        let handler = Arc::clone(&handler);
+        let (stream, peer) = Connection::new(stream);
         let began = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&began);
-        let service = service_fn(move |request| {
-            asked.store(true, Ordering::Relaxed);
-            let answer = handler(request);
-            async move { Ok::<_, Infallible>(answer.await) }
+        let (service, begins) = (service.clone(), Arc::clone(&began));
+        let answer = service_fn(move |mut request: Request<Incoming>| -> Oneshot<S, _> {
+            begins.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(peer.clone());
+            service.clone().oneshot(request)
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME)
-            .serve_connection(TokioIo::new(stream), service);
-        let (drain, abort) = (drain.clone(), abort.clone());
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), answer);
+        let Shutdown { drain, abort, .. } = shutdown.clone();
         connections.spawn(async move {
             let mut connection = std::pin::pin!(connection);
             let result = tokio::select! {
                 result = connection.as_mut() => result,
                 () = drain.cancelled() => {
                     if !began.load(Ordering::Relaxed) {
-                        // Nothing was ever asked here, so there is nothing to finish.
+                        // No request has come, so there is none to finish.
                         return;
                     }
                     connection.as_mut().graceful_shutdown();
@@ -170,7 +207,7 @@ async fn accept<H, F>(
                 () = abort.cancelled() => return,
             };
             if let Err(error) = result {
-                // Callers that leave, mostly.
+                // Callers that hang up, mostly.
                 tracing::debug!(%error, "a connection ended");
             }
         });

@@ -1,6 +1,11 @@
 //! Server-Sent Events as bytes, both ways.
 
+use std::io;
+
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+
+use crate::Ids;
 
 /// One event as bytes. `json` must hold no line break, which is what [`contract::EventLine`] is for.
 #[must_use]
@@ -15,6 +20,21 @@ pub fn frame(id: Option<u64>, json: &[u8]) -> Bytes {
     out.put_slice(json);
     out.put_slice(b"\n\n");
     out.freeze()
+}
+
+/// The events of a job, each with its id, as bytes. An event that cannot be read is logged and breaks the
+/// stream off.
+pub fn frames<E: std::error::Error + Send + Sync + 'static>(
+    events: impl Stream<Item = Result<(u64, Bytes), E>> + Send + 'static,
+    ids: Ids,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    events.map(move |event| match event {
+        Ok((id, json)) => Ok(frame((ids == Ids::Sent).then_some(id), &json)),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot read a journal");
+            Err(io::Error::other(error))
+        }
+    })
 }
 
 /// One event, as it was received.

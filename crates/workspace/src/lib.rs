@@ -6,6 +6,7 @@
 //!
 //! *Architecture invariant:* this crate knows nothing of HTTP, of git or of Claude.
 
+mod disconnect;
 mod error;
 mod follow;
 mod gateways;
@@ -23,6 +24,7 @@ mod turn;
 mod watch;
 mod write;
 
+pub use disconnect::CancelOnDisconnect;
 pub use error::{Error, Result};
 pub use follow::{Entry, Position, follow};
 pub use job::{Claim, ClaimedJob, EnterError, Job, NewJob};

@@ -18,7 +18,7 @@ async fn piped_it_prints_plain_lines_and_attach_prints_them_again() {
 
     let id = id_of(&scene.workflow().await);
     let lines: Vec<_> = said.stdout.lines().collect();
-    let [job, pulling, between @ .., running, one, two, done, end] = &*lines else {
+    let [job, pulling, between @ .., running, one, two, done, end, next, resume] = &*lines else {
         panic!("{lines:#?}")
     };
     assert_eq!(*job, format!("Job {id}"));
@@ -32,8 +32,36 @@ async fn piped_it_prints_plain_lines_and_attach_prints_them_again() {
     );
     assert!(end.starts_with("Done after ") && end.ends_with(" s (1 turn, $0.0076)"), "{end}");
 
+    // The next steps work when they are copied.
+    assert_eq!(*next, format!("Next: git -C {} status", checkout.display()));
+    let short = &id[id.len() - 8..];
+    let url = scene.url();
+    assert_eq!(*resume, format!("      stackctl run --resume {short} --prompt '…' --url {url}"));
+
     let again = ran(&scene.url(), &["attach", &id]).await;
-    assert_eq!((again.code, again.stdout), (0, said.stdout));
+    assert_eq!((again.code, again.stdout), (0, said.stdout.clone()));
+    // `show` and `jobs` count the time as `attach` does, and know the rest from the events.
+    let took = end.strip_prefix("Done after ").unwrap().split(" (").next().unwrap();
+    let shown = ran(&scene.url(), &["show", &id]).await.stdout;
+    for (name, value) in [
+        ("took", took),
+        ("cost", "$0.0076 (1 turn)"),
+        ("prompt", "Follow the script."),
+        ("checkout", checkout.to_str().unwrap()),
+        ("branch", "main"),
+        ("commit", &scene.git.head("app", "main").unwrap()),
+        ("model", "claude-opus-4-8"),
+        ("result", "Done."),
+    ] {
+        let line = format!("{name:12}{value}");
+        assert!(shown.lines().any(|it| it.starts_with(&line)), "{line}: {shown}");
+    }
+    assert!(shown.contains("\nsession     "), "{shown}");
+    let listed = ran(&scene.url(), &["jobs"]).await.stdout;
+    for part in [took, "$0.0076", "Follow the script."] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+
     scene.stack.wait_until_idle().await;
 }
 

@@ -18,8 +18,7 @@ use testkit::{
     AgentScript, ProcInfo, SseClient, SseEvent, SseRequest, Stack, http_json, is_alive, wait_for,
 };
 
-/// How long anything may take that has no bound of its own. It matters only when a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) use testkit::PATIENCE;
 
 /// The body of a workflow.
 pub(crate) fn workflow(repo_url: &str, script: &AgentScript) -> Value {

@@ -101,7 +101,7 @@ async fn interrupted_twice_it_kills_everything() {
     let pids = pids(&stack).await;
     stack.signal(Signal::SIGINT);
     wait_for("a word about it", PATIENCE, || async {
-        stack.log().contains("once more to kill").then_some(())
+        stack.log().contains("Ctrl-C again kills").then_some(())
     })
     .await;
     let told = Instant::now();

@@ -1,5 +1,5 @@
-//! A Docker Engine with a Swarm of its own: of a data root of its own, and in a network namespace of its own, so
-//! that it gets in nobody's way. With `DOCKER_HOST` set, the engine there is used as it is.
+//! A Docker Engine with its own Swarm, data root and network namespace, so that it does not
+//! interfere with anything else. If `DOCKER_HOST` is set, the tests use the engine there as it is.
 
 use std::{
     env, fs,
@@ -16,20 +16,20 @@ use tempfile::TempDir;
 use testkit::wait_for;
 
 const START_TIME: Duration = Duration::from_secs(60);
-/// Programs of the image that the tests' stacks run.
+/// The programs in the image of the test stacks.
 const PROGRAMS: [&str; 2] = ["bash", "sleep"];
 
-/// An engine that is a manager.
+/// An engine whose node is a manager.
 pub(crate) struct Engine {
     pub(crate) host: String,
-    /// The id of an image with a shell.
+    /// The ID of an image with a shell.
     pub(crate) image: String,
-    /// Ours to stop, with its directory.
+    /// The engine process, which the test must stop, and its directory.
     own: Option<(Child, TempDir)>,
 }
 
 impl Engine {
-    /// An engine, or why there is none.
+    /// Starts or finds an engine, or says why that is not possible.
     pub(crate) async fn start() -> Result<Self, String> {
         find("docker").ok_or("there is no docker command line")?;
         let (host, own) = match env::var("DOCKER_HOST") {
@@ -55,12 +55,12 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Whether it was started for this test.
+    /// Whether the engine was started for this test.
     pub(crate) fn is_own(&self) -> bool {
         self.own.is_some()
     }
 
-    /// Runs `docker`, which must go well, and returns what it prints.
+    /// Runs `docker` and returns what it prints. Panics if it fails.
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
         let Output { status, stdout, stderr } = docker(&self.host, arguments);
         let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
@@ -68,11 +68,11 @@ impl Engine {
         stdout.trim().to_owned()
     }
 
-    /// Makes an image of a few of this machine's own programs: no registry is asked.
+    /// Makes an image from a few of this machine's programs, without asking a registry.
     fn import(&self) -> String {
         let root = tempfile::tempdir().unwrap();
         for program in PROGRAMS {
-            let program = find(program).expect("every machine has it");
+            let program = find(program).expect("the program is installed on every machine");
             copy(root.path(), &program);
             let needs = Command::new("ldd").arg(&program).output().unwrap();
             let needs = String::from_utf8(needs.stdout).unwrap();
@@ -99,10 +99,10 @@ impl Drop for Engine {
     fn drop(&mut self) {
         let Some((mut child, directory)) = self.own.take() else { return };
         let _left = docker(&self.host, &["swarm", "leave", "--force"]);
-        // Told to stop, it takes its containers along.
+        // When it is told to stop, it stops its containers too.
         let _gone = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
         let _ended = child.wait();
-        // What it has mounted goes with its mounts.
+        // The unmount releases everything that the engine has mounted there.
         let _unmounted =
             Command::new("umount").arg("-R").arg(directory.path()).stderr(Stdio::null()).status();
     }
@@ -118,7 +118,8 @@ fn spawn() -> Result<(Child, TempDir), String> {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name).display().to_string();
     let log = fs::File::create(directory.path().join("log")).unwrap();
-    // Without a bridge and without firewall rules: its containers use the namespace's own loopback.
+    // Without a bridge and without firewall rules: its containers use the loopback of the
+    // namespace.
     let script = "ip link set lo up && exec dockerd \"$@\"";
     let child = Command::new("unshare")
         .args(["--net", "--mount", "sh", "-c", script, "dockerd"])

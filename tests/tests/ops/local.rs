@@ -1,4 +1,4 @@
-//! On a stack that `up` runs.
+//! `ps`, `scale` and `logs` with a stack that `up` runs.
 
 use std::process::Stdio;
 
@@ -7,15 +7,16 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use testkit::{AgentScript, GitServer, Stack, is_alive, wait_for};
+use testkit::{AgentScript, GitServer, PATIENCE, Stack, is_alive, wait_for};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Child,
 };
 
-use crate::support::{PATIENCE, ran, stackctl};
+use crate::support::{ran, stackctl};
 
-/// Nobody asks an engine for what is on this machine.
+/// An engine address that does not exist, because no command may ask an engine about this machine's
+/// stack.
 const NO_ENGINE: &str = "unix:///nonexistent/docker.sock";
 
 fn workspace(stack: &Stack) -> String {
@@ -27,7 +28,7 @@ fn row<'a>(ps: &'a Value, service: &str) -> &'a Value {
     rows.iter().find(|row| row["service"] == service).unwrap()
 }
 
-/// Starts a workflow whose agent waits until the file at `gate` is there.
+/// Starts a workflow whose agent waits until the file at `gate` exists.
 fn begin(stack: &Stack, git: &GitServer, gate: &std::path::Path) -> Child {
     let script = AgentScript::new().say("began").wait_file(gate);
     let (url, repo, prompt) = (stack.workflow_url(), git.url("app"), script.prompt());
@@ -37,7 +38,7 @@ fn begin(stack: &Stack, git: &GitServer, gate: &std::path::Path) -> Child {
 }
 
 #[tokio::test]
-async fn ps_shows_who_works_and_what_failed() {
+async fn ps_shows_busy_replicas_and_failures() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("README.md", "hello\n")]);
     let stack = Stack::builder().replicas(2, 1, 1).start().await;
@@ -62,7 +63,7 @@ async fn ps_shows_who_works_and_what_failed() {
     let replicas = shown["replicas"].as_array().unwrap();
     assert_eq!(replicas.len(), 5, "{shown}");
     for replica in replicas {
-        // An idle pull may have ended between the two looks at it.
+        // An idle pull replica may have exited between the two measurements.
         if replica["state"] == "busy" {
             assert!(replica["memoryBytes"].as_u64().unwrap() > 1_000_000, "{replica}");
             assert_eq!(replica["job"].as_str().unwrap().len(), 8, "{replica}");
@@ -70,7 +71,7 @@ async fn ps_shows_who_works_and_what_failed() {
     }
     assert_eq!(row(&shown, "github-pull-api")["jobs"], json!({"count": 2, "exact": "exact"}));
 
-    // A replica that dies with its job is a failure of its own, and so is the job.
+    // A replica that dies with its job counts as a failure, and so does the job.
     let agent = stack.processes_of("claude-code-api")[0];
     kill(Pid::from_raw(agent.cast_signed()), Signal::SIGKILL).unwrap();
     let shown = wait_for("both failures", PATIENCE, || async {
@@ -93,7 +94,7 @@ async fn ps_shows_who_works_and_what_failed() {
 }
 
 #[tokio::test]
-async fn more_replicas_and_fewer_and_no_job_is_cut() {
+async fn scaling_up_and_down_interrupts_no_job() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("README.md", "hello\n")]);
     let stack = Stack::builder().replicas(1, 1, 1).start().await;
@@ -145,12 +146,12 @@ async fn more_replicas_and_fewer_and_no_job_is_cut() {
         assert_eq!(wrong.code, 2, "{wrong:?}");
         assert!(wrong.stderr.contains(what), "{wrong:?}");
     }
-    // It drains as it did before anything was scaled.
+    // It drains the same way as before the scaling.
     assert_eq!(stack.stop().await, 0);
 }
 
 #[tokio::test]
-async fn logs_of_all_of_one_and_about_a_job() {
+async fn logs_of_the_stack_of_one_service_and_of_a_job() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("README.md", "hello\n")]);
     let stack = Stack::builder().start().await;
@@ -159,15 +160,16 @@ async fn logs_of_all_of_one_and_about_a_job() {
     std::fs::write(&gate, "").unwrap();
     let workspace = workspace(&stack);
     let logs = async |more: &[&str]| {
-        let said = ran(NO_ENGINE, &[&["logs", "--workspace", &workspace], more].concat()).await;
-        assert_eq!(said.code, 0, "{said:?}");
-        said.stdout
+        let output = ran(NO_ENGINE, &[&["logs", "--workspace", &workspace], more].concat()).await;
+        assert_eq!(output.code, 0, "{output:?}");
+        output.stdout
     };
 
     let follow = ["logs", "--workspace", &workspace, "--follow", "--tail", "0", "claude"];
     let mut following = stackctl(NO_ENGINE, &follow).spawn().unwrap();
     let mut followed = BufReader::new(following.stdout.take().unwrap()).lines();
-    // What it follows from is not said; a job that begins after its first line is.
+    // `--follow` does not show earlier lines. It shows a job that begins after it prints its first
+    // line.
     let first = async {
         loop {
             begin(&stack, &git, &gate).wait().await.unwrap();
@@ -190,7 +192,8 @@ async fn logs_of_all_of_one_and_about_a_job() {
     assert_eq!(last.lines().count(), 2, "{last}");
     assert!(last.lines().all(|line| line.starts_with("workflow-api.1")), "{last}");
 
-    // By the end of its id, with the jobs it asked for, and nothing of others.
+    // The end of the ID is enough. The output has the jobs that this one started, and nothing about
+    // others.
     begin(&stack, &git, &gate).wait().await.unwrap();
     let url = stack.workflow_url();
     let jobs = ran(NO_ENGINE, &["jobs", "--url", &url, "--json", "--all"]).await.json();
@@ -215,29 +218,30 @@ async fn logs_of_all_of_one_and_about_a_job() {
 }
 
 #[tokio::test]
-async fn a_stack_that_is_not_there() {
+async fn commands_without_a_stack_fail_with_a_hint() {
     let empty = tempfile::tempdir().unwrap();
     let workspace = empty.path().to_str().unwrap();
     for command in [&["ps"][..], &["scale", "workflow=2"], &["logs"]] {
         let arguments = [command, &["--workspace", workspace]].concat();
-        let said = ran(NO_ENGINE, &[&arguments[..], &["--local"]].concat()).await;
-        assert_eq!(said.code, 3, "{said:?}");
-        assert!(said.stderr.contains("stackctl up --workspace"), "{said:?}");
-        let said = ran(NO_ENGINE, &[&arguments[..], &["--swarm"]].concat()).await;
-        assert_eq!(said.code, 3, "{said:?}");
-        assert!(said.stderr.contains("DOCKER_HOST"), "{said:?}");
-        let said = ran(NO_ENGINE, &arguments).await;
-        assert_eq!(said.code, 3, "{said:?}");
+        let output = ran(NO_ENGINE, &[&arguments[..], &["--local"]].concat()).await;
+        assert_eq!(output.code, 3, "{output:?}");
+        assert!(output.stderr.contains("stackctl up --workspace"), "{output:?}");
+        let output = ran(NO_ENGINE, &[&arguments[..], &["--swarm"]].concat()).await;
+        assert_eq!(output.code, 3, "{output:?}");
+        assert!(output.stderr.contains("DOCKER_HOST"), "{output:?}");
+        let output = ran(NO_ENGINE, &arguments).await;
+        assert_eq!(output.code, 3, "{output:?}");
         assert!(
-            said.stderr.contains(workspace) && said.stderr.contains("no such socket"),
-            "{said:?}"
+            output.stderr.contains(workspace) && output.stderr.contains("no such socket"),
+            "{output:?}"
         );
     }
 }
 
-/// A second `up` on a workspace works, but the first is the one that is asked; one that is killed is no obstacle.
+/// A second `up` on a workspace works, but commands keep asking the first one. An `up` that was
+/// killed is no obstacle.
 #[tokio::test]
-async fn the_socket_belongs_to_one_and_survives_none() {
+async fn the_socket_belongs_to_the_first_up_and_is_removed_with_it() {
     let home = tempfile::tempdir().unwrap();
     let workspace = home.path().join("w");
     let text = workspace.to_str().unwrap().to_owned();
@@ -246,15 +250,15 @@ async fn the_socket_belongs_to_one_and_survives_none() {
     let arguments =
         [&["up", "--workspace", &text, "--workflow=0", "--pull=0", "--claude=0"], &ports[..]];
     let mut second = stackctl(NO_ENGINE, &arguments.concat()).spawn().unwrap();
-    let mut said = BufReader::new(second.stderr.take().unwrap()).lines();
-    let hears = async {
-        while !said.next_line().await.unwrap().unwrap().contains("another `stackctl up` has this") {
-        }
-    };
-    tokio::time::timeout(PATIENCE, hears).await.expect("it says so");
+    let mut output = BufReader::new(second.stderr.take().unwrap()).lines();
+    let holder = format!("another `stackctl up` (process {}) runs in this workspace", first.pid());
+    let hears = async { while !output.next_line().await.unwrap().unwrap().contains(&holder) {} };
+    tokio::time::timeout(PATIENCE, hears)
+        .await
+        .expect("the second `up` prints who owns the socket");
     let target = async || {
-        let said = ran(NO_ENGINE, &["ps", "--workspace", &text, "--json"]).await;
-        said.json()["target"].as_str().unwrap().to_owned()
+        let output = ran(NO_ENGINE, &["ps", "--workspace", &text, "--json"]).await;
+        output.json()["target"].as_str().unwrap().to_owned()
     };
     assert!(target().await.contains(&first.pid().to_string()));
     let pid = second.id().unwrap().cast_signed();

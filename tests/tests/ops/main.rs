@@ -1,4 +1,5 @@
-//! `stackctl ps`, `scale` and `logs`: on a stack that `up` runs, and on a real engine's Swarm.
+//! `stackctl ps`, `scale` and `logs`, with a stack that `up` runs and with a Swarm on a real
+//! engine.
 
 mod engine;
 mod local;

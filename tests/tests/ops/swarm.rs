@@ -1,21 +1,21 @@
-//! On a Swarm. The stack is a stand-in, of shells: what its replicas do is nobody's business here, only that they
-//! come, go, log and fail as replicas do.
+//! `ps`, `scale` and `logs` with a Swarm. The replicas are shell scripts: it does not matter what
+//! they do, as long as they start, exit, log and fail like real replicas.
 
 use std::process::Stdio;
 
 use serde_json::{Value, json};
-use testkit::{skip, wait_for};
+use testkit::{CommandOutput, PATIENCE, skip, wait_for};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
     engine::Engine,
-    support::{PATIENCE, Said, ran, stackctl},
+    support::{ran, stackctl},
 };
 
 const STACK: &str = "ops-test";
 const JOB: &str = "019aa001-0000-7000-8000-0123456789ab";
 
-/// Deploys the stand-in.
+/// Deploys these scripts as a stack.
 fn deploy(engine: &Engine) {
     let image = &engine.image;
     let service = |name: &str, replicas: usize, script: String, more: Value| {
@@ -30,7 +30,8 @@ fn deploy(engine: &Engine) {
     };
     let none = json!({});
     let grace = json!({"stop_grace_period": "90s"});
-    // Told to leave, it does so after its job, as a replica does: the signal is taken, and nothing is done.
+    // Like a real replica, it exits only after its job when it is told to stop: the script traps
+    // the signal and ignores it.
     let job = format!(
         "trap : TERM; echo ready; sleep 1; echo INFO begins job={JOB}; sleep 1; echo done >&2"
     );
@@ -58,12 +59,12 @@ fn deploy(engine: &Engine) {
     ]);
 }
 
-/// All in one test, because an engine takes a while to start.
+/// One test for everything, because an engine takes a while to start.
 #[tokio::test]
-async fn a_stack_on_a_swarm() {
+async fn ps_scale_and_logs_on_a_swarm() {
     let engine = match Engine::start().await {
         Ok(engine) => engine,
-        Err(why) => return skip("a_stack_on_a_swarm", &why),
+        Err(why) => return skip("ps_scale_and_logs_on_a_swarm", &why),
     };
     let asked = async |arguments: &[&str]| {
         ran(&engine.host, &[arguments, &["--swarm", "--stack", STACK]].concat()).await
@@ -91,11 +92,11 @@ fn row<'a>(ps: &'a Value, service: &str) -> &'a Value {
     rows.iter().find(|row| row["service"] == service).unwrap()
 }
 
-async fn shows(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
+async fn shows(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> CommandOutput) {
     let shown = wait_for("restarts, a failure and numbers of containers", PATIENCE, || async {
-        let said = asked(&["ps", "--json"]).await;
-        assert_eq!(said.code, 0, "{said:?}");
-        let shown = said.json();
+        let output = asked(&["ps", "--json"]).await;
+        assert_eq!(output.code, 0, "{output:?}");
+        let shown = output.json();
         let restarts = row(&shown, "workflow-api")["restarts"]["count"].as_u64().unwrap();
         let measured = row(&shown, "gateway")["memoryBytes"].as_u64().is_some();
         let failed = !shown["failures"].as_array().unwrap().is_empty();
@@ -117,13 +118,13 @@ async fn shows(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
     assert!(drawn.contains("gateway.1") && drawn.contains("1/1"), "{drawn}");
 }
 
-async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
+async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> CommandOutput) {
     let spec = || {
         let service = format!("{STACK}_workflow-api");
         let spec = engine.docker(&["service", "inspect", "--format", "{{json .Spec}}", &service]);
         let mut spec: Value = serde_json::from_str(&spec).unwrap();
         let replicas = spec["Mode"]["Replicated"]["Replicas"].take();
-        // The engine fills it in itself at the first update.
+        // The engine itself adds this field at the first update.
         spec.as_object_mut().unwrap().remove("EndpointSpec");
         (spec, replicas.as_u64().unwrap())
     };
@@ -133,7 +134,7 @@ async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
     assert!(more.stderr.contains("workflow-api: 2 -> 4"), "{more:?}");
     assert_eq!(spec(), (before.clone(), 4), "nothing else of the service has changed");
 
-    // Many at once: each gets its turn, whoever else has changed the service meanwhile.
+    // Many at once: every update is applied, even if another one has changed the service meanwhile.
     let scale = async |number: &str| asked(&["scale", number, "--no-wait"]).await.code;
     let codes = tokio::join!(
         scale("workflow=1"),
@@ -168,7 +169,7 @@ async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
     }
 }
 
-async fn logs(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
+async fn logs(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> CommandOutput) {
     let all = asked(&["logs"]).await;
     assert_eq!(all.code, 0, "{all:?}");
     for line in [
@@ -186,7 +187,8 @@ async fn logs(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
     assert!(about.stdout.lines().all(|line| line.contains(JOB)), "{about:?}");
     assert!(asked(&["logs", "--since", "2030-01-01T00:00:00Z"]).await.stdout.is_empty());
 
-    // Across the lives of a replica: more of them than there can be without following new ones.
+    // Across replacements of a replica: more lines than there could be without following the new
+    // ones.
     let arguments = ["logs", "workflow", "--follow", "--tail", "0", "--swarm", "--stack", STACK];
     let mut command = stackctl(&engine.host, &arguments);
     let mut following = command.stderr(Stdio::inherit()).spawn().unwrap();
@@ -194,7 +196,7 @@ async fn logs(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> Said) {
     let mut lives = 0;
     while lives < 3 {
         let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
-        let line = line.expect("a line").unwrap().expect("it goes on");
+        let line = line.expect("a line").unwrap().expect("the command keeps following");
         lives += usize::from(line.ends_with("| ready"));
     }
     following.kill().await.unwrap();

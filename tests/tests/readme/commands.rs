@@ -1,22 +1,23 @@
-//! The commands of the page, each with what it is to do.
+//! The commands on the page, each with its expected result.
 
 use std::collections::BTreeSet;
 
-use testkit::skip;
+use nix::sys::signal::Signal;
+use testkit::{CommandOutput, RunningCommand, skip};
 
 use crate::{
     page::{README, commands, parts, spans},
-    scene::{Said, Scene},
+    scene::Scene,
 };
 
-/// What a command is to do.
+/// The expected result of a command.
 #[derive(Clone, Copy, Debug)]
 enum Does {
-    /// Ends with 0, and has this in its standard output.
+    /// Exits with 0, and its standard output contains this text.
     Shows(&'static str),
-    /// Is a stack until Ctrl-C, and ends with 0 then.
+    /// Runs a stack until Ctrl-C, and then exits with 0.
     Serves,
-    /// Makes an end of a job that has none.
+    /// Ends a job that would not end by itself.
     Cancels,
     /// Is not run here, for this reason.
     Nothing(&'static str),
@@ -26,7 +27,7 @@ use Does::{Cancels, Nothing, Serves, Shows};
 const COMMANDS: &[(&str, Does)] = &[
     ("cargo stack demo", Shows("The demo has removed everything it created.")),
     ("cargo stack up", Serves),
-    ("cargo test --workspace", Nothing("it is what runs this")),
+    ("cargo test --workspace", Nothing("it runs this test")),
     (
         "cargo stack run --repo https://github.com/user/repo.git --prompt 'Add a README file'",
         Shows("Done after "),
@@ -41,7 +42,7 @@ const COMMANDS: &[(&str, Does)] = &[
     (
         "cargo stack load -n 100 -c 20 --repo https://github.com/user/repo.git \
          --prompt 'Create test{i}.txt' --svg load.svg",
-        Nothing("it takes a while, and has tests of its own"),
+        Nothing("it takes a while and has its own tests"),
     ),
     (
         "curl -N http://localhost:5000/api/workflow -H 'Content-Type: application/json' \
@@ -75,25 +76,26 @@ const COMMANDS: &[(&str, Does)] = &[
     ("cargo stack doctor", Shows("`stackctl up` will work.")),
     ("cargo stack completions bash", Shows("complete -F _stackctl")),
     ("echo 'ANTHROPIC_API_KEY=sk-ant-…' > .env", Nothing("it would change this checkout")),
-    ("./deploy-swarm.sh", Nothing("tests/swarm does, on an engine of its own")),
+    ("./deploy-swarm.sh", Nothing("tests/swarm runs it on an engine of its own")),
     ("npm install -g @anthropic-ai/claude-code", Nothing("it installs a program")),
     ("ANTHROPIC_API_KEY=sk-ant-… cargo stack up", Serves),
     ("cargo stack up --help", Shows("--port-workflow")),
     ("stackctl up", Serves),
 ];
 
-/// A command that is new in the page has to be entered above, and one that is gone has to leave.
+/// If you add a command to the page, add it to the list above; if you remove one, remove it here
+/// too.
 #[test]
-fn the_list_is_the_pages() {
+fn the_list_matches_the_page() {
     let listed: BTreeSet<_> = COMMANDS.iter().map(|(command, _)| (*command).to_owned()).collect();
     assert_eq!(listed.len(), COMMANDS.len(), "a command is listed twice");
     assert_eq!(commands(README).into_iter().collect::<BTreeSet<_>>(), listed);
 }
 
 #[tokio::test]
-async fn every_command_does_what_it_is_to_do() {
+async fn every_command_works_as_described() {
     if !has("curl") {
-        return skip("every_command_does_what_it_is_to_do", "there is no curl");
+        return skip("every_command_works_as_described", "curl is not installed");
     }
     let scene = Scene::new().await;
     let done = scene.done().await;
@@ -101,50 +103,51 @@ async fn every_command_does_what_it_is_to_do() {
     for (command, does) in COMMANDS {
         match does {
             Shows(text) => {
-                let said = run(&scene, command, &done, &session).await;
-                assert_eq!(said.code, 0, "{command}: {said:?}");
-                assert!(said.stdout.contains(text), "{command}: {said:?}");
+                let output = run(&scene, command, &done, &session).await;
+                assert_eq!(output.code, 0, "{command}: {output:?}");
+                assert!(output.stdout.contains(text), "{command}: {output:?}");
                 if command.contains("$LAST") {
-                    assert!(!said.stdout.contains("workflow_started"), "{command}: {said:?}");
+                    assert!(!output.stdout.contains("workflow_started"), "{command}: {output:?}");
                 }
             }
             Serves => serve(&scene, command).await,
             Cancels => {
                 let job = scene.endless().await;
-                let said = run(&scene, command, &job, &session).await;
-                assert_eq!(said.code, 0, "{command}: {said:?}");
+                let output = run(&scene, command, &job, &session).await;
+                assert_eq!(output.code, 0, "{command}: {output:?}");
                 scene.job_leaves(&job, "running").await;
                 assert_eq!(scene.job(&job).await["state"], "cancelled", "{command}");
             }
-            Nothing(why) => eprintln!("not run, since {why}: {command}"),
+            Nothing(why) => eprintln!("not run, because {why}: {command}"),
         }
     }
 }
 
-/// Runs a command to its end. `job` and `session` are what it speaks of, if it speaks of them.
-async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> Said {
+/// Runs a command until it exits. `job` and `session` replace the placeholders in it.
+async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> CommandOutput {
     let short = &job[job.len() - 8..];
     let mut shell = scene.program("bash", &["-c", &scene.localized(command, short)]);
     shell.env("ID", job).env("SESSION", session);
     if ["ps", "scale", "logs"].iter().any(|it| command.starts_with(&format!("cargo stack {it}"))) {
-        // They look for the stack by its workspace, which is the current one on the page.
+        // These find the stack by its workspace, which on the page is the one in the current
+        // directory.
         shell.env("WORKSPACE_DIR", scene.workspace());
     }
     if command.contains("$LAST") {
-        // The last event but one, so that there is something after it and something before it.
+        // The second to last event, so that there is at least one event before and one after it.
         let events = scene.events(job).await;
         shell.env("LAST", events[events.len() - 2].id.as_deref().unwrap());
     }
-    scene.start(shell).ended().await
+    RunningCommand::start(shell).finish().await
 }
 
 async fn serve(scene: &Scene, command: &str) {
     let shell = scene.program("bash", &["-c", &scene.localized(command, "")]);
-    let running = scene.start(shell);
-    running.says("ready. Try:").await;
-    running.interrupt();
-    let said = running.ended().await;
-    assert_eq!(said.code, 0, "{command}: {said:?}");
+    let running = RunningCommand::start(shell);
+    running.prints("ready. Try:").await;
+    running.signal_group(Signal::SIGINT);
+    let output = running.finish().await;
+    assert_eq!(output.code, 0, "{command}: {output:?}");
 }
 
 /// Whether this machine has a program.
@@ -154,22 +157,22 @@ pub(crate) fn has(program: &str) -> bool {
     })
 }
 
-/// The page shows what the demo shows; `tests/record-demo.sh` records it again.
+/// The page shows the current output of the demo. If this fails, run `tests/record-demo.sh`.
 #[tokio::test]
-async fn the_recording_is_what_the_demo_shows() {
+async fn the_recording_matches_the_demo() {
     let scene = Scene::new().await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/demo.sed");
     let demo = format!("set -o pipefail; cargo stack demo | sed -E -f '{script}'");
-    let said = scene.start(scene.program("bash", &["-c", &demo])).ended().await;
-    assert_eq!((said.code, &*said.stderr), (0, ""), "{said:?}");
+    let output = RunningCommand::start(scene.program("bash", &["-c", &demo])).finish().await;
+    assert_eq!((output.code, &*output.stderr), (0, ""), "{output:?}");
     let (blocks, _) = parts(README);
     let recording = blocks.iter().find(|block| block.language == "text").unwrap();
-    assert_eq!(said.stdout.trim_start(), recording.text, "tests/record-demo.sh records it again");
+    assert_eq!(output.stdout.trim_start(), recording.text, "run tests/record-demo.sh");
 }
 
-/// A flag that the page names is one of the commands'.
+/// Every flag that the page mentions exists.
 #[tokio::test]
-async fn every_flag_is_known() {
+async fn every_flag_exists() {
     let scene = Scene::new().await;
     let mut help = String::new();
     for command in [
@@ -177,7 +180,7 @@ async fn every_flag_is_known() {
         "doctor",
     ] {
         let shell = scene.program("stackctl", &[command, "--help"]);
-        help.push_str(&scene.start(shell).ended().await.stdout);
+        help.push_str(&RunningCommand::start(shell).finish().await.stdout);
     }
     let known: BTreeSet<_> = help
         .split(|c: char| !(c.is_alphanumeric() || c == '-'))

@@ -1,4 +1,5 @@
-//! README.md, done as it says: every command and every program in it runs, against a real stack.
+//! README.md, put to the test: every command and every program on the page runs against a real
+//! stack.
 
 mod commands;
 mod page;

@@ -1,16 +1,16 @@
-//! What is in README.md to be run.
+//! Finds the commands and programs in README.md.
 
 /// The page.
 pub(crate) const README: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"));
 
-/// A fenced block.
+/// A fenced code block.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Block {
     pub(crate) language: String,
     pub(crate) text: String,
 }
 
-/// Every fenced block, and the prose around them.
+/// Splits a page into its fenced blocks and the prose around them.
 pub(crate) fn parts(page: &str) -> (Vec<Block>, String) {
     let (mut blocks, mut prose) = (Vec::new(), String::new());
     let mut open: Option<Block> = None;
@@ -35,12 +35,12 @@ pub(crate) fn parts(page: &str) -> (Vec<Block>, String) {
     (blocks, prose)
 }
 
-/// The spans of code in prose.
+/// The code spans in the prose.
 pub(crate) fn spans(prose: &str) -> Vec<&str> {
     prose.split('`').skip(1).step_by(2).collect()
 }
 
-/// The commands of a shell block: a line each, but for lines that end with a backslash; without comments, and with
+/// The commands of a shell block: one per line, joined at backslashes, without comments, and with
 /// single spaces, so that they can be looked up.
 fn of_block(text: &str) -> Vec<String> {
     let whole = text.replace("\\\n", " ");
@@ -51,7 +51,7 @@ fn of_block(text: &str) -> Vec<String> {
     whole.lines().map(bare).filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
-/// Whether a span of code is a command: a program that is named here, with arguments.
+/// Whether a code span is a command: the name of a known program, followed by arguments.
 fn is_command(span: &str) -> bool {
     const PROGRAMS: [&str; 8] =
         ["cargo", "stackctl", "curl", "npm", "claude", "git", "docker", "sudo"];
@@ -60,7 +60,7 @@ fn is_command(span: &str) -> bool {
     words.next().is_some_and(|word| PROGRAMS.contains(&word)) && words.next().is_some()
 }
 
-/// Every command of a page, in its order: those in blocks, then those in prose; each once.
+/// Every command of a page, without duplicates: first those in blocks, then those in the prose.
 pub(crate) fn commands(page: &str) -> Vec<String> {
     let (blocks, prose) = parts(page);
     let shell = blocks.iter().filter(|block| block.language == "sh");
@@ -85,9 +85,9 @@ fn commands_are_found_wherever_they_are() {
     assert_eq!(blocks[1], Block { language: "js".into(), text: "let x;\n".into() });
 }
 
-/// A block of another kind would be one that nothing here runs.
+/// Nothing here would run a block in another language.
 #[test]
-fn every_block_is_of_a_kind_that_is_checked() {
+fn every_block_is_in_a_language_that_is_tested() {
     let (blocks, _) = parts(README);
     let mut plain = 0;
     for block in &blocks {
@@ -95,11 +95,11 @@ fn every_block_is_of_a_kind_that_is_checked() {
             "sh" | "js" | "python" => {}
             "text" => assert!(block.text.contains("1. A sample repository"), "{}", block.text),
             "" => {
-                // The drawing of how it works.
+                // The diagram in "How it works".
                 assert!(block.text.contains("──▶"), "{}", block.text);
                 plain += 1;
             }
-            other => panic!("nothing runs a block of {other}: {}", block.text),
+            other => panic!("no test runs a block in {other}: {}", block.text),
         }
     }
     assert_eq!(plain, 1);

@@ -1,6 +1,6 @@
-//! The programs of the page: clients in other languages.
+//! The programs on the page: clients in other languages.
 
-use testkit::skip;
+use testkit::{RunningCommand, skip};
 
 use crate::{
     commands::has,
@@ -8,10 +8,10 @@ use crate::{
     scene::Scene,
 };
 
-/// Runs each block of a language, and expects it to print every event of a workflow.
+/// Runs each block in a language, and expects it to print every event of a workflow.
 async fn runs(test: &str, language: &str, interpreter: &str, arguments: &[&str]) {
     if !has(interpreter) {
-        return skip(test, &format!("there is no {interpreter}"));
+        return skip(test, &format!("{interpreter} is not installed"));
     }
     let (blocks, _) = parts(README);
     let programs: Vec<_> = blocks.iter().filter(|block| block.language == language).collect();
@@ -20,10 +20,10 @@ async fn runs(test: &str, language: &str, interpreter: &str, arguments: &[&str])
     for program in programs {
         let text = scene.localized(&program.text, "");
         let arguments = [arguments, &[&*text]].concat();
-        let said = scene.start(scene.program(interpreter, &arguments)).ended().await;
-        assert_eq!((said.code, &*said.stderr), (0, ""), "{said:?}");
+        let output = RunningCommand::start(scene.program(interpreter, &arguments)).finish().await;
+        assert_eq!((output.code, &*output.stderr), (0, ""), "{output:?}");
         for kind in ["workflow_started", "pull_progress", "connected", "workflow_complete"] {
-            assert!(said.stdout.contains(&format!("'{kind}'")), "{kind}: {said:?}");
+            assert!(output.stdout.contains(&format!("'{kind}'")), "{kind}: {output:?}");
         }
     }
 }

@@ -1,27 +1,21 @@
 //! A stack, and a shell in which the page's commands reach it.
 
 use std::{
-    fs::{self, File},
+    fs,
     net::TcpListener,
     os::unix::fs::{PermissionsExt as _, symlink},
     process::Stdio,
-    time::Duration,
 };
 
 use contract::Service;
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{Fault, GitServer, SseClient, SseEvent, Stack, http_json, target_binary, wait_for};
-use tokio::process::{Child, Command};
+use testkit::{
+    Fault, GitServer, PATIENCE, SseClient, SseEvent, Stack, http_json, target_binary, wait_for,
+};
+use tokio::process::Command;
 
-/// How long anything may take that has no bound of its own. It matters only when a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-
-/// What the page says, and what is there instead.
+/// Names on the page, which the tests replace.
 const REPOSITORY: &str = "https://github.com/user/repo.git";
 const WORKFLOWS: &str = "localhost:5000";
 const PULLS: &str = "localhost:4000";
@@ -29,10 +23,10 @@ const AGENTS: &str = "localhost:3000";
 const SHORT_ID: &str = "7c3e91d2";
 const KEY: &str = "sk-ant-…";
 
-/// `cargo stack …` and `stackctl …` are the program as built, with ports that are free.
+/// `cargo stack …` and `stackctl …` run the program that was just built, with free ports.
 const SHIM: &str = r#"#!/bin/sh
 if [ "${0##*/}" = cargo ]; then
-  [ "$1" = stack ] || { echo "this is not run here: cargo $*" >&2; exit 99; }
+  [ "$1" = stack ] || { echo "not available here: cargo $*" >&2; exit 99; }
   shift
   export CARGO=cargo
 fi
@@ -40,26 +34,18 @@ case $1 in up | doctor) set -- "$@" $FREE_PORTS ;; esac
 exec "$STACKCTL" "$@"
 "#;
 
-/// A stack whose agent is the rehearsal agent, a git host, and a home.
+/// A stack with the rehearsal agent, a git server and a home directory.
 pub(crate) struct Scene {
     pub(crate) stack: Stack,
     git: GitServer,
     home: TempDir,
 }
 
-/// What a command that ended has said.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
 impl Scene {
     pub(crate) async fn new() -> Self {
         let git = GitServer::start().await;
         git.create_repo("repo", &[("README.md", "hello\n")]);
-        // Whoever asks for this one waits until somebody else makes an end of it.
+        // A pull of this repository does not end until somebody ends it.
         git.create_repo("slow", &[("README.md", "hello\n")]);
         git.set_fault("slow", Fault::Stall);
         let home = TempDir::new().unwrap();
@@ -79,7 +65,7 @@ impl Scene {
         self.stack.workspace()
     }
 
-    /// A text of the page, with what is there instead of what it names.
+    /// A text from the page, with its names replaced by those of the test.
     pub(crate) fn localized(&self, text: &str, short_id: &str) -> String {
         let address = |url: String| format!("localhost:{}", url.rsplit_once(':').unwrap().1);
         text.replace(REPOSITORY, &self.git.url("repo.git"))
@@ -90,7 +76,7 @@ impl Scene {
             .replace(KEY, "sk-ant-test-0123456789abcdef")
     }
 
-    /// A program in the home, with nothing of this process's environment but the `PATH`.
+    /// A program in the home directory, without this process's environment except `PATH`.
     pub(crate) fn program(&self, program: &str, arguments: &[&str]) -> Command {
         let path = std::env::var("PATH").unwrap();
         let path = format!("{}:{path}", self.home.path().join("bin").display());
@@ -108,18 +94,11 @@ impl Scene {
         command.env("STACK_URL", self.stack.workflow_url());
         command.env("CLAUDE_BIN", self.home.path().join("claude-rehearsal"));
         command.env("IS_SANDBOX", "1").env("ANTHROPIC_API_KEY", "sk-ant-test-0123456789abcdef");
-        command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+        command.stdin(Stdio::null()).process_group(0);
         command
     }
 
-    pub(crate) fn start(&self, mut command: Command) -> Running {
-        let output = TempDir::new_in(self.home.path()).unwrap();
-        let file = |name| File::create(output.path().join(name)).unwrap();
-        command.stdout(file("stdout")).stderr(file("stderr"));
-        Running { child: command.spawn().unwrap(), output }
-    }
-
-    /// A workflow on one of the repositories, followed by nobody once it runs.
+    /// Starts a workflow on one of the repositories. Nobody follows it once it runs.
     async fn workflow(&self, repository: &str) -> String {
         let url = format!("{}/api/workflow", self.stack.workflow_url());
         let body = json!({"prompt": "Look around", "repoUrl": self.git.url(repository)});
@@ -129,7 +108,7 @@ impl Scene {
         id
     }
 
-    /// A workflow that is done.
+    /// A workflow that has completed.
     pub(crate) async fn done(&self) -> String {
         let id = self.workflow("repo").await;
         self.job_leaves(&id, "running").await;
@@ -137,12 +116,12 @@ impl Scene {
         id
     }
 
-    /// A workflow that goes on until somebody cancels it.
+    /// A workflow that runs until somebody cancels it.
     pub(crate) async fn endless(&self) -> String {
         self.workflow("slow").await
     }
 
-    /// A session that nobody has used.
+    /// A session that nobody has used yet.
     pub(crate) async fn session(&self) -> String {
         let url = format!("{}/api/sessions", self.stack.claude_url());
         let (status, _, answer) = http_json("POST", &url, None, &[]).await;
@@ -150,7 +129,7 @@ impl Scene {
         answer["sessionId"].as_str().unwrap().to_owned()
     }
 
-    /// The events of a job: their ids and what they are.
+    /// The events of a job, with their IDs.
     pub(crate) async fn events(&self, id: &str) -> Vec<SseEvent> {
         let url = format!("{}/api/jobs/{id}/events", self.stack.workflow_url());
         let mut response = SseClient::get(&url).service(Service::Workflow).send().await;
@@ -162,46 +141,11 @@ impl Scene {
         http_json("GET", &url, None, &[]).await.2
     }
 
-    /// Waits until the job is in that state no more.
+    /// Waits until the job is no longer in this state.
     pub(crate) async fn job_leaves(&self, id: &str, state: &str) {
-        wait_for(&format!("the job to be {state} no more"), PATIENCE, || async {
+        wait_for(&format!("the job to leave the state {state}"), PATIENCE, || async {
             (self.job(id).await["state"] != state).then_some(())
         })
         .await;
-    }
-}
-
-/// A command that runs, with its output in files.
-pub(crate) struct Running {
-    child: Child,
-    output: TempDir,
-}
-
-impl Running {
-    fn read(&self, name: &str) -> String {
-        String::from_utf8(fs::read(self.output.path().join(name)).unwrap()).unwrap()
-    }
-
-    /// Waits until it has said this, on either stream.
-    pub(crate) async fn says(&self, text: &str) {
-        wait_for(&format!("{text:?} to be said"), PATIENCE, || async {
-            let said = [self.read("stdout"), self.read("stderr")];
-            said.iter().any(|said| said.contains(text)).then_some(())
-        })
-        .await;
-    }
-
-    /// As the terminal's driver does on Ctrl-C.
-    pub(crate) fn interrupt(&self) {
-        let pid = self.child.id().expect("it has not been waited for");
-        killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGINT).unwrap();
-    }
-
-    pub(crate) async fn ended(mut self) -> Said {
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        let (stdout, stderr) = (self.read("stdout"), self.read("stderr"));
-        let status = status.unwrap_or_else(|_| panic!("no end: {stdout} {stderr}")).unwrap();
-        let code = status.code().unwrap_or_else(|| panic!("killed: {stderr}"));
-        Said { code, stdout, stderr }
     }
 }

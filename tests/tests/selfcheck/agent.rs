@@ -76,7 +76,7 @@ impl Running {
         }
     }
 
-    /// Closes its input and returns its code and its standard error.
+    /// Closes the agent's standard input, and returns its exit code and its standard error.
     async fn finish(&mut self) -> (Option<i32>, String) {
         self.stdin = None;
         let mut error = String::new();
@@ -118,7 +118,7 @@ async fn without_a_script_it_succeeds_and_waits_for_its_input_to_close() {
 }
 
 #[tokio::test]
-async fn an_api_error_a_raw_line_and_a_late_one() {
+async fn it_prints_api_errors_raw_lines_and_late_lines() {
     let script = AgentScript::new()
         .stderr("oops")
         .emit_raw("{\"type\":\"odd\"}\n")
@@ -137,7 +137,7 @@ async fn an_api_error_a_raw_line_and_a_late_one() {
 }
 
 #[tokio::test]
-async fn files_gates_and_a_count_of_runs() {
+async fn it_writes_files_waits_at_gates_and_counts_runs() {
     let script = AgentScript::new()
         .log_run("runs")
         .write("deep/file", "content")
@@ -169,7 +169,7 @@ async fn files_gates_and_a_count_of_runs() {
 }
 
 #[tokio::test]
-async fn a_flood_a_long_line_and_partial_messages() {
+async fn it_prints_floods_long_lines_and_partial_messages() {
     let home = tempfile::tempdir().unwrap();
     let mut agent = start_in(home, &["--session-id", SESSION, "--include-partial-messages"]);
     let script = AgentScript::new().flood(1000, 200).long_line(3_000_000);
@@ -193,7 +193,7 @@ async fn a_flood_a_long_line_and_partial_messages() {
 }
 
 #[tokio::test]
-async fn an_interrupt_ends_it_like_the_cli() {
+async fn an_interrupt_ends_it_as_it_ends_the_cli() {
     let mut agent = start(&AgentScript::new().say("x").hang().prompt()).await;
     agent.next_of("assistant").await;
     let request = json!({"type": "control_request", "request_id": "r1",
@@ -212,7 +212,7 @@ async fn an_interrupt_ends_it_like_the_cli() {
 }
 
 #[tokio::test]
-async fn deaf_to_interrupts_and_signals_only_a_kill_ends_it() {
+async fn if_it_ignores_interrupts_and_signals_only_sigkill_ends_it() {
     let script = AgentScript::new()
         .ignore_interrupt()
         .ignore_signals()
@@ -251,7 +251,7 @@ async fn deaf_to_interrupts_and_signals_only_a_kill_ends_it() {
     agent.child.kill().await.unwrap();
     for child in children {
         assert!(is_alive(child.pid), "a spawned process outlives the agent");
-        // A blocked SIGTERM would be inherited; this one is taken.
+        // The agent would inherit a blocked SIGTERM, so the shell handles it instead.
         signal(child.pid, nix::sys::signal::SIGTERM);
         wait_for("the child's end", Duration::from_secs(10), || async {
             (!is_alive(child.pid)).then_some(())
@@ -271,7 +271,7 @@ async fn sigterm_ends_it_with_143() {
 }
 
 #[tokio::test]
-async fn closing_its_output_is_not_its_end() {
+async fn it_can_close_its_output_and_keep_running() {
     let mut agent = start(&AgentScript::new().close_stdout().wait_file("gate").prompt()).await;
     while agent.next().await.is_some() {}
     assert!(agent.child.try_wait().unwrap().is_none());
@@ -280,7 +280,7 @@ async fn closing_its_output_is_not_its_end() {
 }
 
 #[tokio::test]
-async fn sessions_are_kept_and_unknown_ones_refused() {
+async fn sessions_are_kept_and_unknown_sessions_are_refused() {
     let mut first = start("remember this").await;
     first.next_of("result").await;
     assert_eq!(first.finish().await.0, Some(0));

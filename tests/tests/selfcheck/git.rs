@@ -10,7 +10,7 @@ use std::{
 use testkit::{Fault, GitServer, http_json, wait_for};
 use tokio::process::Command;
 
-/// Runs git with no configuration and no prompt; the output's status is not checked.
+/// Runs git without configuration and without prompts. It does not check the exit status.
 fn git(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("git");
     command.args(arguments).current_dir(directory).kill_on_drop(true);
@@ -37,7 +37,7 @@ async fn fail(directory: &Path, arguments: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn clone_fetch_and_rewritten_history() {
+async fn git_can_clone_fetch_and_follow_rewritten_history() {
     let server = GitServer::start().await;
     let here = tempfile::tempdir().unwrap();
     let here = here.path();
@@ -74,7 +74,7 @@ async fn clone_fetch_and_rewritten_history() {
 }
 
 #[tokio::test]
-async fn the_same_commits_each_time() {
+async fn commits_are_the_same_in_every_run() {
     let (one, other) = (GitServer::start().await, GitServer::start().await);
     let files = [("a", "1"), ("b", "2")];
     assert_eq!(one.create_repo("r", &files), other.create_repo("r", &files));
@@ -82,7 +82,7 @@ async fn the_same_commits_each_time() {
 }
 
 #[tokio::test]
-async fn an_empty_and_a_missing_repository() {
+async fn empty_and_missing_repositories_can_be_told_apart() {
     let server = GitServer::start().await;
     let here = tempfile::tempdir().unwrap();
     server.create_empty_repo("empty");
@@ -92,7 +92,7 @@ async fn an_empty_and_a_missing_repository() {
 }
 
 #[tokio::test]
-async fn only_the_right_password_opens() {
+async fn only_the_right_password_is_accepted() {
     let server = GitServer::start().await;
     let here = tempfile::tempdir().unwrap();
     server.create_repo("private.git", &[("secret", "s")]);
@@ -109,7 +109,7 @@ async fn only_the_right_password_opens() {
 }
 
 #[tokio::test]
-async fn a_redirect_and_who_saw_credentials() {
+async fn it_records_which_host_saw_credentials_after_a_redirect() {
     let (server, other) = (GitServer::start().await, GitServer::start().await);
     let here = tempfile::tempdir().unwrap();
     other.create_repo("new", &[("moved", "m")]);
@@ -132,13 +132,13 @@ async fn a_redirect_and_who_saw_credentials() {
     assert_eq!(server.seen_authorization("old"), [basic]);
     assert_eq!(other.seen_authorization("new"), Vec::<String>::new());
 
-    // A client that carried them across would be seen.
+    // A client that sent credentials to the new host would show up here.
     http_json("GET", &new, None, &[("authorization", basic)]).await;
     assert_eq!(other.seen_authorization("new"), [basic]);
 }
 
 #[tokio::test]
-async fn faults_until_they_are_cleared() {
+async fn faults_last_until_they_are_cleared() {
     let server = GitServer::start().await;
     let here = tempfile::tempdir().unwrap();
     let here = here.path();
@@ -171,7 +171,7 @@ async fn faults_until_they_are_cleared() {
     succeed(here, &["clone", "-q", &url]).await;
 }
 
-/// Many branches make a fetch's request long enough for git to compress it.
+/// Many branches make the request of a fetch long enough for git to compress it.
 #[tokio::test]
 async fn compressed_requests() {
     let server = GitServer::start().await;
@@ -190,7 +190,7 @@ async fn compressed_requests() {
 }
 
 #[tokio::test]
-async fn a_big_repository_is_quick_to_make_and_streams() {
+async fn a_large_repository_is_created_quickly_and_streamed() {
     let server = GitServer::start().await;
     let here = tempfile::tempdir().unwrap();
     let started = Instant::now();

@@ -1,4 +1,4 @@
-//! The testkit against the real things it works with: git, sockets, processes, the Claude CLI.
+//! The testkit against the real things it works with: git, sockets, processes, and the Claude CLI.
 
 mod agent;
 mod git;

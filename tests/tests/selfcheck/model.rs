@@ -13,7 +13,7 @@ use tokio::{
 const KEY: &str = "sk-ant-test-0123456789abcdef";
 
 #[tokio::test]
-async fn it_answers_by_itself() {
+async fn the_mock_answers_without_the_cli() {
     let api = MockApi::start(vec![Turn::text("hi"), Turn::status(529)]).await;
     let messages = format!("{}/v1/messages?beta=true", api.url());
     let main = json!({"model": "m", "tools": [{"name": "Bash"}], "messages": []}).to_string();
@@ -45,7 +45,7 @@ struct Cli {
 }
 
 impl Cli {
-    /// The CLI as the claude service runs it; nothing if it is not here.
+    /// Runs the CLI as the claude service does. Returns `None` if the CLI is not installed.
     async fn start(test: &str, api: &MockApi, home: TempDir) -> Option<Self> {
         let Some(binary) = real_claude() else {
             skip(test, "CLAUDE_BIN_REAL does not name the Claude CLI");
@@ -121,7 +121,7 @@ impl Cli {
 }
 
 #[tokio::test]
-async fn the_real_cli_writes_files_and_says_so() {
+async fn the_real_cli_writes_files_and_reports_them() {
     let home = tempfile::tempdir().unwrap();
     let work = home.path().join("work");
     let api = MockApi::start(vec![
@@ -130,10 +130,10 @@ async fn the_real_cli_writes_files_and_says_so() {
         Turn::text("all written"),
     ])
     .await;
-    let test = "the_real_cli_writes_files_and_says_so";
+    let test = "the_real_cli_writes_files_and_reports_them";
     let Some(cli) = Cli::start(test, &api, home).await else { return };
     let home = cli.home.path().to_owned();
-    // The directory goes with `cli`, so it is looked at before the end.
+    // The directory is deleted with `cli`, so look at it before that.
     let mut cli = cli;
     let result = cli.next_of("result").await;
     assert_eq!(result["result"], "all written", "{result}");

@@ -1,11 +1,11 @@
-//! What a stack does about a `stackctl` that fails, and about processes that are left.
+//! What a stack does about a `stackctl` that fails, and about processes that it leaves behind.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use tempfile::TempDir;
 use testkit::{Stack, processes_of_directory};
 
-/// A shell script in the place of `stackctl`.
+/// A shell script in place of `stackctl`.
 fn stand_in(directory: &TempDir, script: &str) -> PathBuf {
     let path = directory.path().join("stackctl");
     fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -14,7 +14,7 @@ fn stand_in(directory: &TempDir, script: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_stackctl_that_ends_fails_the_start_and_leaves_nothing() {
+async fn a_stackctl_that_exits_fails_the_start_and_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let workspace = tempfile::tempdir().unwrap();
     // The orphan has a session of its own, and its parent is gone.

@@ -1,4 +1,4 @@
-//! The SSE client against good and bad streams, written to the socket byte by byte.
+//! The SSE client with valid and invalid streams, which are written to the socket byte by byte.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::{
 const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
                     Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\nX-Job-Id: j1\r\n";
 
-/// Answers one request with `answer`, sent in the given pieces, and closes.
+/// Answers one request with `answer`, sent in these pieces, and closes the connection.
 async fn serve(pieces: Vec<String>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -31,14 +31,14 @@ async fn serve(pieces: Vec<String>) -> String {
     url
 }
 
-/// A chunked body, one chunk for each of `chunks`, and its proper end.
+/// A chunked body with one chunk for each element, and its proper end.
 fn chunked(chunks: &[&str]) -> Vec<String> {
     let mut pieces = cut(chunks);
     pieces.push("0\r\n\r\n".to_owned());
     pieces
 }
 
-/// The same without an end.
+/// The same without the end.
 fn cut(chunks: &[&str]) -> Vec<String> {
     let mut pieces = vec![format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n")];
     for chunk in chunks {
@@ -52,7 +52,7 @@ async fn pull(pieces: Vec<String>) -> SseRequest {
     SseClient::post(&url, &json!({"repoUrl": "x"})).patience(Duration::from_secs(5))
 }
 
-/// What the client says against a stream, or nothing if it accepts it.
+/// What the client reports about a stream, or `None` if it accepts the stream.
 async fn complaint(pieces: Vec<String>) -> Option<String> {
     let request = pull(pieces).await;
     let read = tokio::spawn(async move { request.send().await.collect_all().await });
@@ -64,7 +64,7 @@ const MESSAGE: &str = "data: {\"type\":\"message\"}\n\n";
 const COMPLETED: &str = "data: {\"type\":\"completed\"}\n\n";
 
 #[tokio::test]
-async fn a_good_stream() {
+async fn a_valid_stream_is_accepted() {
     let url =
         serve(chunked(&[MESSAGE, ": ping\n\n", "data: {\"type\":", "\"completed\"}\n", "\n"]));
     let url = format!("{}/api/pull?x=1", url.await);
@@ -79,7 +79,7 @@ async fn a_good_stream() {
 }
 
 #[tokio::test]
-async fn every_split_of_a_good_stream() {
+async fn a_valid_stream_is_accepted_however_it_is_split() {
     let stream = format!("{MESSAGE}: ping\n\n{COMPLETED}");
     for at in 1..stream.len() {
         let (begin, end) = stream.split_at(at);
@@ -88,7 +88,7 @@ async fn every_split_of_a_good_stream() {
 }
 
 #[tokio::test]
-async fn broken_rules_are_named() {
+async fn violations_are_reported() {
     let cases = [
         (chunked(&[MESSAGE]), "ended without a terminal event"),
         (cut(&[MESSAGE]), "ended without a terminal event"),
@@ -102,13 +102,13 @@ async fn broken_rules_are_named() {
         (chunked(&["\n\n", COMPLETED]), "does not begin with `data: `"),
     ];
     for (pieces, expected) in cases {
-        let complaint = complaint(pieces.clone()).await.expect("a complaint");
+        let complaint = complaint(pieces.clone()).await.expect("the client reports a violation");
         assert!(complaint.contains(expected), "{pieces:?}: {complaint}");
     }
 }
 
 #[tokio::test]
-async fn wrong_headers_are_named() {
+async fn wrong_headers_are_reported() {
     for (right, wrong) in [
         ("text/event-stream", "text/event-stream; charset=utf-8"),
         ("no-cache", "no-store"),
@@ -123,7 +123,7 @@ async fn wrong_headers_are_named() {
 }
 
 #[tokio::test]
-async fn ids_where_they_are_asked_for() {
+async fn ids_must_be_present_if_requested() {
     let with_ids = |ids: [u32; 2]| {
         let kinds = ["message", "workflow_complete"];
         let mut stream = String::new();
@@ -132,7 +132,7 @@ async fn ids_where_they_are_asked_for() {
         }
         chunked(&[&stream])
     };
-    // A relayed `completed` does not end a workflow, so only the type of its own end may.
+    // A relayed `completed` does not end a workflow; only a terminal event of its own type does.
     let url = format!("{}/api/workflow", serve(with_ids([9, 10])).await);
     let mut response = SseClient::post(&url, &json!({})).accept_event_stream().send().await;
     let ids: Vec<_> = response.collect_all().await.into_iter().map(|event| event.id).collect();
@@ -145,7 +145,7 @@ async fn ids_where_they_are_asked_for() {
 }
 
 #[tokio::test]
-async fn a_cut_that_is_allowed_is_noted() {
+async fn an_allowed_cut_is_recorded() {
     for pieces in [cut(&[MESSAGE, "data: {"]), chunked(&[MESSAGE])] {
         let mut response = pull(pieces).await.allow_cut().send().await;
         assert_eq!(response.collect_all().await.len(), 1);
@@ -154,7 +154,7 @@ async fn a_cut_that_is_allowed_is_noted() {
 }
 
 #[tokio::test]
-async fn answers_that_are_no_streams() {
+async fn json_answers_are_returned_as_they_are() {
     let refusal = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
                    Retry-After: 1\r\nContent-Length: 15\r\n\r\n{\"code\":\"busy\"}";
     let response = pull(vec![refusal.to_owned()]).await.send().await;

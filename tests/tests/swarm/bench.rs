@@ -1,4 +1,4 @@
-//! The stack under test, and what it stands on.
+//! The stack under test and everything around it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,33 +19,33 @@ use crate::{
     engine::Engine,
     forward::Forward,
     images,
-    network::ENGINE,
+    network::{ENGINE, HERE},
 };
 
-/// How long anything may take that has no bound of its own. It matters only when a test fails.
+/// The deadline for anything that has no deadline of its own. It matters only when a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 pub(crate) const STACK: &str = "wstest";
 /// The credential of the first deployment.
 pub(crate) const KEY: &str = "sk-ant-test-0123456789abcdef";
 /// The git token.
 pub(crate) const TOKEN: &str = "ghp_test0123456789token";
-/// What the real CLI is answered.
+/// The mock's answer to the real CLI.
 pub(crate) const ANSWER: &str = "nothing to do here";
 const REPOSITORY: &str = "hello-world.git";
-/// Not the usual ones: somebody may have those.
+/// Not the default ports, which may be in use.
 const PORTS: [(Service, &str, u16); 3] = [
     (Service::Workflow, "WORKFLOW_PORT", 15_000),
     (Service::Pull, "PULL_PORT", 14_000),
     (Service::Claude, "CLAUDE_PORT", 13_000),
 ];
 
-/// The published port of a service.
+/// The published URL of a service.
 pub(crate) fn url_of(service: Service) -> String {
     let (_, _, port) = PORTS.iter().find(|(it, ..)| *it == service).unwrap();
     format!("http://{ENGINE}:{port}")
 }
 
-/// Everything the cases need.
+/// Everything that the cases need.
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) base_size: u64,
@@ -55,12 +55,12 @@ pub(crate) struct Bench {
     git_url: Forward,
     _git: GitServer,
     _api_url: Forward,
-    // Last, so that it goes last.
+    // The last field, because it must be dropped last.
     pub(crate) engine: Engine,
 }
 
 impl Bench {
-    /// An engine, the images, and the stack with the scripted agent.
+    /// Starts an engine, builds the images, and deploys the stack with the scripted agent.
     pub(crate) async fn set_up() -> Self {
         let engine = Engine::start();
         let base = images::base_images(&engine);
@@ -75,6 +75,7 @@ impl Bench {
         settings.insert("ANTHROPIC_API_KEY", KEY.into());
         settings.insert("GITHUB_TOKEN", TOKEN.into());
         settings.insert("ANTHROPIC_BASE_URL", api_url.url());
+        settings.insert("GIT_ALLOWED_NETWORKS", HERE.into());
         settings.extend(PORTS.map(|(_, name, port)| (name, port.to_string())));
         let bench = Self {
             base_size,
@@ -99,10 +100,10 @@ impl Bench {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs the real script, and returns what it prints.
+    /// Runs the real script and returns its output.
     ///
     /// # Panics
-    /// If it fails.
+    /// If the script fails.
     pub(crate) fn deploy(&self, arguments: &[&str]) -> String {
         let file = self.directory.path().join("settings.env");
         let lines: String =
@@ -112,24 +113,24 @@ impl Bench {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy-swarm.sh");
         let mut command = Command::new(script);
         command.args(["--stack", STACK, "--env-file"]).arg(&file).args(arguments);
-        // Nothing of this process's own, which may have a real credential.
+        // Without this process's environment, which may contain a real credential.
         command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.directory.path()).env("DOCKER_HOST", self.engine.host());
-        let output = command.output().expect("bash is there");
+        let output = command.output().expect("bash is installed");
         command::text("deploy-swarm.sh", &output)
     }
 
-    /// The URL of the sample repository, as replicas reach it.
+    /// The URL of the sample repository, as seen by the replicas.
     pub(crate) fn repository(&self) -> String {
         format!("{}/{REPOSITORY}", self.git_url.url())
     }
 
-    /// Waits until as many replicas are idle as a stack has by default.
+    /// Waits until the default number of replicas is idle.
     pub(crate) async fn wait_until_idle(&self) {
         self.wait_for_idle(PerService::from_fn(|service| service.spec().default_replicas)).await;
     }
 
-    /// Waits until so many replicas of each service are idle, and none is busy.
+    /// Waits until this many replicas of each service are idle and none is busy.
     pub(crate) async fn wait_for_idle(&self, counts: PerService<usize>) {
         for (service, count) in counts {
             let what = format!("{count} idle replicas of {service}");
@@ -142,33 +143,34 @@ impl Bench {
         }
     }
 
-    /// What `GET /status` says; nothing while no gateway answers.
+    /// The answer to `GET /status`, or `None` while no gateway answers.
     pub(crate) async fn status(&self, service: Service) -> Option<Value> {
-        // In a task: a gateway that is not there makes the helper panic.
+        // In a task, because the helper panics if there is no gateway.
         let url = format!("{}/status", url_of(service));
         let asked = tokio::spawn(async move { http_json("GET", &url, None, &[]).await }).await;
         asked.ok().map(|(_, _, status)| status)
     }
 
-    /// Where the volume is on this machine.
+    /// The directory of the volume on this machine.
     pub(crate) fn volume(&self) -> PathBuf {
         let volume = format!("{STACK}_workspace");
         self.engine.docker(&["volume", "inspect", "--format", "{{.Mountpoint}}", &volume]).into()
     }
 
-    /// Which replica took each job, of those created by now.
+    /// The claim of each job that exists now.
     pub(crate) fn claims(&self) -> BTreeMap<String, Value> {
         let mut claims = BTreeMap::new();
         for job in fs::read_dir(self.volume().join(".stack/jobs")).unwrap().flatten() {
             if let Ok(claim) = fs::read(job.path().join("claim")) {
-                let claim = serde_json::from_slice(&claim).expect("a claim is put in place whole");
+                let claim =
+                    serde_json::from_slice(&claim).expect("claims are put in place atomically");
                 claims.insert(job.file_name().into_string().unwrap(), claim);
             }
         }
         claims
     }
 
-    /// Checks that no replica took two jobs.
+    /// Checks that no replica has taken two jobs.
     pub(crate) fn check_one_job_each(&self) {
         let mut seen = BTreeSet::new();
         for (job, claim) in self.claims() {
@@ -186,13 +188,13 @@ impl Bench {
         ids.lines().map(str::to_owned).collect()
     }
 
-    /// What `docker inspect` says of one thing.
+    /// What `docker inspect` prints about one object.
     pub(crate) fn inspect(&self, id: &str) -> Value {
         let all: Value = serde_json::from_str(&self.engine.docker(&["inspect", id])).unwrap();
         all[0].clone()
     }
 
-    /// Prints what there is to know when a case has failed.
+    /// Prints what helps to explain why a case failed.
     pub(crate) fn show_state(&self) {
         let gateway = format!("{STACK}_gateway");
         for arguments in [

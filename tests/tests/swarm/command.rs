@@ -1,4 +1,4 @@
-//! Programs, run and waited for.
+//! Runs programs and waits for them.
 
 use std::{
     ffi::OsStr,
@@ -6,13 +6,13 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-/// Writes a line where it is seen while the test runs.
+/// Prints a line that is visible while the test runs.
 pub(crate) fn say(text: &str) {
-    // Not `eprintln!`, which the test harness keeps back.
+    // Not `eprintln!`, whose output the test harness holds back.
     let _unseen = writeln!(std::io::stderr(), "swarm: {text}");
 }
 
-/// Runs a program to its end.
+/// Runs a program until it exits.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> Output {
     Command::new(program)
         .args(arguments)
@@ -21,7 +21,7 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Output {
         .unwrap_or_else(|error| panic!("failed to run {program}: {error}"))
 }
 
-/// Whether a program ends well.
+/// Whether a program exits with 0.
 pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
     output(program, arguments).status.success()
 }
@@ -29,7 +29,7 @@ pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
 /// What a program prints, without the last line break.
 ///
 /// # Panics
-/// If it does not end well.
+/// If the program fails.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     text(&format!("{program} {}", arguments.join(" ")), &output(program, arguments))
 }
@@ -48,6 +48,6 @@ pub(crate) fn shell(line: &str, arguments: &[&OsStr]) -> String {
         .args(arguments)
         .stdin(Stdio::null())
         .output()
-        .expect("bash is there");
+        .expect("bash is installed");
     text(line, &output)
 }

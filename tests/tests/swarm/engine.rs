@@ -1,4 +1,4 @@
-//! An engine of the test's own.
+//! An engine that belongs to the test.
 
 use std::{
     env, fs,
@@ -20,14 +20,14 @@ use crate::{
     network::{ENGINE, Network},
 };
 
-/// How long an engine may take to start, or to stop.
+/// How long an engine may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Why the test cannot run here, if so.
+/// Why the test cannot run here, if it cannot.
 pub(crate) fn why_not() -> Option<String> {
     if env::var_os("SWARM_TESTS").is_none() && env::var_os("FORBID_SKIPS").is_none() {
         return Some(
-            "it starts a Docker engine as root and takes about ten minutes: set SWARM_TESTS=1"
+            "it starts a Docker engine as root and takes about ten minutes; set SWARM_TESTS=1 to run it"
                 .into(),
         );
     }
@@ -45,12 +45,13 @@ pub(crate) fn why_not() -> Option<String> {
             missing.join(", ")
         ));
     }
-    // Where not even that works, no container will either.
+    // If even this fails, a container will not start either.
     (!command::succeeds("unshare", &["--net", "true"]))
-        .then(|| "this machine lets nobody make network namespaces".into())
+        .then(|| "this machine does not allow network namespaces".into())
 }
 
-/// A running engine; dropped, it is stopped. Its images stay where they are, for the next run.
+/// A running engine, which is stopped when this is dropped. Its images stay on disk for the next
+/// run.
 #[derive(Debug)]
 pub(crate) struct Engine {
     child: Child,
@@ -61,14 +62,14 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Starts it.
+    /// Starts the engine.
     pub(crate) fn start() -> Self {
         let data = env::var_os("SWARM_TEST_DATA")
             .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("swarm"), PathBuf::from);
         fs::create_dir_all(&data).unwrap();
         end_predecessor(&data);
         let network = Network::make();
-        // Short, because a socket's path must be.
+        // A short path, because the length of a socket's path is limited.
         let directory = tempfile::Builder::new().prefix("wst-").tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         let (socket, log) = (path("docker.sock"), path("dockerd.log"));
@@ -78,7 +79,7 @@ impl Engine {
         command.arg("--host").arg(&host).arg("--data-root").arg(&data);
         command.arg("--exec-root").arg(path("exec")).arg("--pidfile").arg(data.join("pid"));
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
-        // So that the times it tells compare with ours.
+        // UTC, so that its times can be compared with ours.
         command.env("TZ", "UTC");
         let child = command.spawn().expect("failed to run dockerd");
         let mut engine = Self { child, host, log, _network: network, _directory: directory };
@@ -87,7 +88,7 @@ impl Engine {
             let ended = engine.child.try_wait().unwrap();
             assert!(
                 ended.is_none() && started.elapsed() < PATIENCE,
-                "dockerd does not start\n{}",
+                "dockerd did not start\n{}",
                 engine.errors()
             );
             std::thread::sleep(Duration::from_millis(100));
@@ -95,11 +96,11 @@ impl Engine {
         engine.clear();
         engine.docker(&["swarm", "init", "--advertise-addr", ENGINE]);
         let about = engine.docker(&["info", "--format", "{{.ServerVersion}}, storage {{.Driver}}"]);
-        say(&format!("an engine of our own: {about}"));
+        say(&format!("started an engine: {about}"));
         engine
     }
 
-    /// What an earlier run may have left.
+    /// Removes what an earlier run may have left.
     fn clear(&self) {
         self.try_docker(&["swarm", "leave", "--force"]);
         for (list, remove) in
@@ -112,12 +113,12 @@ impl Engine {
         }
     }
 
-    /// `DOCKER_HOST`.
+    /// The value for `DOCKER_HOST`.
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
-    /// The engine's processes: its own, and containerd's.
+    /// The processes of the engine, and of its containerd.
     pub(crate) fn pids(&self) -> Vec<u32> {
         let own = self.child.id();
         let mut pids = vec![own];
@@ -130,7 +131,7 @@ impl Engine {
         pids
     }
 
-    /// The last errors in its log, and its last words.
+    /// The last errors and the last other lines in its log.
     pub(crate) fn errors(&self) -> String {
         let log = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
         let (errors, rest): (Vec<_>, Vec<_>) =
@@ -139,7 +140,7 @@ impl Engine {
         format!("{}\n{}", last(&errors), last(&rest))
     }
 
-    /// Runs `docker`, and returns what it prints.
+    /// Runs `docker` and returns what it prints.
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
         text(&format!("docker {}", arguments.join(" ")), &self.try_docker(arguments))
     }
@@ -148,11 +149,11 @@ impl Engine {
     pub(crate) fn docker_with(&self, settings: &[(&str, &str)], arguments: &[&str]) -> String {
         let mut command = std::process::Command::new("docker");
         command.args(["--host", self.host()]).args(arguments).envs(settings.iter().copied());
-        let output = command.stdin(Stdio::null()).output().expect("docker is there");
+        let output = command.stdin(Stdio::null()).output().expect("docker is installed");
         text(&format!("docker {}", arguments.join(" ")), &output)
     }
 
-    /// Runs `docker`, which reads `input`.
+    /// Runs `docker` with `input` on its standard input.
     pub(crate) fn docker_reads(&self, input: &str, arguments: &[&str]) -> String {
         let mut child = std::process::Command::new("docker")
             .args(["--host", self.host()])
@@ -161,13 +162,13 @@ impl Engine {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("docker is there");
+            .expect("docker is installed");
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         text(&format!("docker {}", arguments.join(" ")), &output)
     }
 
-    /// Runs `docker`, however it ends.
+    /// Runs `docker`, whether it succeeds or fails.
     pub(crate) fn try_docker(&self, arguments: &[&str]) -> std::process::Output {
         let mut all = vec!["--host", self.host()];
         all.extend_from_slice(arguments);
@@ -183,12 +184,12 @@ impl Drop for Engine {
     }
 }
 
-/// Ends the engine of a run that was killed.
+/// Stops the engine of an earlier run that was killed.
 fn end_predecessor(data: &Path) {
     let Ok(pid) = fs::read_to_string(data.join("pid")) else { return };
     let Ok(pid) = pid.trim().parse::<u32>() else { return };
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    // The number may be another process's by now.
+    // By now another process may have this PID.
     if String::from_utf8_lossy(&command).contains(&*data.to_string_lossy()) {
         stop(pid);
     }

@@ -1,4 +1,4 @@
-//! What the engine says while containers come and go.
+//! Engine events about containers that start and exit.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::engine::Engine;
 
-/// `docker events`, written to a file until this is dropped.
+/// The output of `docker events`, written to a file until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Events {
     child: Child,
@@ -28,7 +28,8 @@ pub(crate) struct DeadTimes {
 }
 
 impl Events {
-    /// From now on. The engine keeps only the last few hundred, so they are read as they come.
+    /// Records from now on. The engine keeps only the last few hundred events, so they must be read
+    /// as they come.
     pub(crate) fn record(engine: &Engine) -> Self {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("events");
@@ -43,18 +44,18 @@ impl Events {
             "{{json .}}",
         ]);
         command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(File::create(&file).unwrap());
-        let child = command.spawn().expect("docker is there");
+        let child = command.spawn().expect("docker is installed");
         Self { child, file, _directory: directory }
     }
 
-    /// From each container's end to its successor's start, in the same slot.
+    /// The times from each container's exit to the start of its successor in the same slot.
     pub(crate) fn dead_times(&self) -> DeadTimes {
         let mut ended: HashMap<String, u64> = HashMap::new();
         let mut sorted = Vec::new();
         for line in fs::read_to_string(&self.file).unwrap_or_default().lines() {
             let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
             let task = &event["Actor"]["Attributes"]["com.docker.swarm.task.name"];
-            // Such as wstest_workflow-api.3.abc.
+            // For example wstest_workflow-api.3.abc.
             let Some((slot, _)) = task.as_str().and_then(|task| task.rsplit_once('.')) else {
                 continue;
             };
@@ -83,7 +84,7 @@ impl DeadTimes {
         self.sorted.len()
     }
 
-    /// So many hundredths were no longer than this.
+    /// The time that this percentage of the containers did not exceed.
     pub(crate) fn percentile(&self, hundredths: usize) -> Duration {
         let at = (self.sorted.len().saturating_sub(1)) * hundredths / 100;
         self.sorted.get(at).copied().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! A port that containers reach, in front of one that only this machine does.
+//! A port that containers can reach, in front of one that only this machine can reach.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::network::HERE;
 
-/// Passes connections on until it is dropped.
+/// Forwards connections until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Forward {
     address: SocketAddr,
@@ -15,15 +15,15 @@ pub(crate) struct Forward {
 }
 
 impl Forward {
-    /// To `target`, which listens on loopback.
+    /// Forwards to `target`, which listens on loopback.
     pub(crate) async fn to(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind((HERE, 0)).await.expect("the engine's network is there");
+        let listener = TcpListener::bind((HERE, 0)).await.expect("the engine's network exists");
         let address = listener.local_addr().unwrap();
         let task = tokio::spawn(async move {
             while let Ok((mut from, _)) = listener.accept().await {
                 tokio::spawn(async move {
                     if let Ok(mut to) = TcpStream::connect(target).await {
-                        // An end of either side ends both.
+                        // When either side closes, both connections end.
                         let _ended = tokio::io::copy_bidirectional(&mut from, &mut to).await;
                     }
                 });
@@ -32,7 +32,7 @@ impl Forward {
         Self { address, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Its URL, without a slash at the end.
+    /// Its URL, without a trailing slash.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -1,4 +1,4 @@
-//! The images that the product's images are built from, where no registry has them; and the one with the
+//! The base images of the product's images, for machines without a registry, and the image with the
 //! scripted agent.
 
 use std::{
@@ -20,18 +20,18 @@ const SLIM: &str = "workflow-stack-test/slim";
 const TOOLS: &str = "workflow-stack-test/tools";
 /// The claude image with the scripted agent.
 pub(crate) const AGENT: &str = "workflow-stack-test/agent";
-/// The release that the product's base images are of.
+/// The Debian release of the product's base images.
 const RELEASE: &str = "bookworm";
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// The settings of the deployment that name base images: none where a registry has the usual ones.
+/// The deployment's settings for the base images: none if a registry has the default ones.
 pub(crate) fn base_images(engine: &Engine) -> Vec<(&'static str, String)> {
-    // Refused at once where there is no way to a registry.
+    // This fails at once if there is no route to a registry.
     if engine.try_docker(&["pull", "--quiet", "debian:bookworm-slim"]).status.success() {
         say("base images: from the registry");
         return Vec::new();
     }
-    // Those of an earlier run will do, as long as the compiler is the same.
+    // Images of an earlier run are good enough, as long as the compiler is the same.
     let tools = format!("{TOOLS}:{}", run("rustc", &["--version"]).replace([' ', '(', ')'], "_"));
     for (name, make) in [(SLIM, make_slim as fn(&Engine, &str)), (&tools, make_tools)] {
         let started = Instant::now();
@@ -43,7 +43,7 @@ pub(crate) fn base_images(engine: &Engine) -> Vec<(&'static str, String)> {
     vec![("BUILD_IMAGE", tools.clone()), ("NODE_IMAGE", tools), ("RUNTIME_IMAGE", SLIM.into())]
 }
 
-/// The size of the base of the three small images.
+/// The size of the base image of the three small images.
 pub(crate) fn base_size(engine: &Engine, settings: &[(&'static str, String)]) -> u64 {
     let name = settings.iter().find(|(name, _)| *name == "RUNTIME_IMAGE");
     let name = name.map_or("debian:bookworm-slim", |(_, image)| image);
@@ -62,11 +62,12 @@ fn make_slim(engine: &Engine, name: &str) {
         "debootstrap --variant=minbase \"$1\" \"$2\" http://deb.debian.org/debian",
         &[OsStr::new(RELEASE), root.as_os_str()],
     );
-    // This machine's certificates: the way to the package registries may lead through a proxy of its own.
+    // This machine's certificates, because it may reach the package registries through a proxy of
+    // its own.
     let certificates = env::var_os("SSL_CERT_FILE").unwrap_or_else(|| CERTIFICATES.into());
     let inside = root.join(CERTIFICATES.trim_start_matches('/'));
     fs::create_dir_all(inside.parent().unwrap()).unwrap();
-    fs::copy(certificates, inside).expect("this machine has certificates");
+    fs::copy(certificates, inside).expect("the certificates can be copied");
     shell(
         "rm -rf \"$1\"/var/cache/apt/archives/*.deb \"$1\"/var/lib/apt/lists/* \"$1\"/usr/share/{doc,man,locale}; \
          tar -C \"$1\" -c . | docker --host \"$2\" import - \"$3\"",
@@ -85,7 +86,7 @@ fn make_tools(engine: &Engine, name: &str) {
         &[rust.as_os_str(), OsStr::new(target), host],
     );
     let node = Path::new(&run("bash", &["-c", "realpath \"$(command -v node)\""])).to_owned();
-    let prefix = node.parent().and_then(Path::parent).expect("node is in some bin");
+    let prefix = node.parent().and_then(Path::parent).expect("node is in a bin directory");
     assert!(prefix.join("lib/node_modules/npm").is_dir(), "npm is not beside {}", node.display());
     shell(
         "cd \"$1\" && tar -c bin/node lib/node_modules/npm | docker --host \"$2\" import - workflow-stack-test/node",
@@ -112,7 +113,8 @@ pub(crate) fn agent_image(engine: &Engine) -> String {
     fs::write(directory.path().join("Dockerfile"), dockerfile).unwrap();
     let path = directory.path().to_str().unwrap();
     engine.docker(&["build", "--quiet", "--tag", AGENT, path]);
-    // It was built for this machine, whose C library may be newer than the image's.
+    // This checks that the agent runs there: it was built for this machine, whose C library may be
+    // newer than the image's.
     engine.docker(&[
         "run",
         "--rm",

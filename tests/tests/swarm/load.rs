@@ -1,4 +1,4 @@
-//! Callers of the stack who do not give up.
+//! Callers that do not give up.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::bench::{Bench, PATIENCE, url_of};
 
-/// How long a caller goes on asking a gateway that is not there.
+/// How long a caller keeps trying to reach a gateway.
 const AWAY: Duration = Duration::from_secs(60);
 
 /// How one caller's workflow ended.
@@ -24,11 +24,11 @@ pub(crate) struct End {
     /// The type of the terminal event, and its code if it has one.
     pub(crate) kind: String,
     pub(crate) code: Option<String>,
-    /// How often the stream broke off.
+    /// How often the stream was cut.
     pub(crate) cuts: usize,
 }
 
-/// Callers on their way.
+/// Callers that are still running.
 #[derive(Debug)]
 pub(crate) struct Load {
     callers: JoinSet<End>,
@@ -36,7 +36,7 @@ pub(crate) struct Load {
     expected: usize,
 }
 
-/// How all of them ended.
+/// How all of the workflows ended.
 #[derive(Debug)]
 pub(crate) struct Ends {
     pub(crate) all: Vec<End>,
@@ -44,7 +44,8 @@ pub(crate) struct Ends {
 }
 
 impl Load {
-    /// One caller for each time, all at once; each has an agent that works so many milliseconds.
+    /// Starts one caller for each time, all at once. The agent of each works for this many
+    /// milliseconds.
     pub(crate) fn start(bench: &Arc<Bench>, times: impl IntoIterator<Item = u64>) -> Self {
         let mut callers = JoinSet::new();
         for time in times {
@@ -54,7 +55,7 @@ impl Load {
         Self { callers, started: Instant::now(), expected }
     }
 
-    /// Waits for the end of all.
+    /// Waits until all of them have ended.
     pub(crate) async fn ends(self) -> Ends {
         let all = self.callers.join_all().await;
         assert_eq!(all.len(), self.expected, "a caller for each job");
@@ -76,19 +77,21 @@ impl Ends {
         kinds
     }
 
-    /// Checks that every workflow went well.
+    /// Checks that every workflow completed.
     pub(crate) fn all_complete(&self) {
         let expected = BTreeMap::from([("workflow_complete".to_owned(), self.all.len())]);
         assert_eq!(self.kinds(), expected);
     }
 }
 
-/// Times as unequal as real jobs': half are short, some are long, 6 s at most.
+/// Durations as uneven as those of real jobs: half of them are short, some are long, and the
+/// longest is 6 s.
 pub(crate) fn unequal(count: u64) -> impl Iterator<Item = u64> {
     (0..count).map(|n| [0, 100, 200, 400, 800, 1500, 3000, 6000][usize::try_from(n % 8).unwrap()])
 }
 
-/// Asks for one workflow under a name of its own, so that asking again is safe, until its end is heard.
+/// Requests one workflow under an ID of its own, so that it can safely repeat the request, until it
+/// has seen the end.
 async fn call(bench: Arc<Bench>, work: u64) -> End {
     let job = Uuid::now_v7().to_string();
     let url = format!("{}/api/workflow", url_of(Service::Workflow));

@@ -1,12 +1,12 @@
 //! The stack on a real Docker engine, deployed with the real script.
 //!
-//! One test, because what it needs takes minutes: an engine of its own (in a network namespace of its own, so
-//! that neither an engine that runs here already nor anybody's ports are touched), base images where no
-//! registry answers, the four images, a swarm. The cases run one after the other on that one stack; all run,
-//! whichever fails.
+//! This is one test, because its setup takes minutes: an engine in a network namespace of its own
+//! (so that it interferes with neither a running engine nor its ports), base images if no registry
+//! answers, the four images, and a swarm. The cases run one after the other on the same stack, and
+//! a case that fails does not stop the others.
 //!
-//! Runs as root with `SWARM_TESTS=1`, or where nothing may be skipped. `SWARM_TEST_DATA` names a directory for
-//! the engine's images, if they are to be found elsewhere than in the build directory at the next run.
+//! It runs as root with `SWARM_TESTS=1` or `FORBID_SKIPS=1`. The engine's images are kept in the
+//! build directory for the next run; set `SWARM_TEST_DATA` to keep them somewhere else.
 
 mod bench;
 mod cases;
@@ -31,13 +31,14 @@ async fn the_stack_on_a_real_engine() {
     }
     let bench = Arc::new(Bench::set_up().await);
     let mut failed = Vec::new();
-    // Each case gets the stack as it should be: 5/3/3, idle, with the scripted agent.
+    // Each case starts with the stack in its default state: 5, 3 and 3 replicas, idle, with the
+    // scripted agent.
     macro_rules! run {
         ($($case:ident)*) => {$(
             let name = stringify!($case);
             if is_asked_for(name) {
                 let started = Instant::now();
-                // In a task, so that a case that panics fails alone.
+                // In a task, so that a case that panics does not stop the others.
                 let done = tokio::spawn(cases::$case(Arc::clone(&bench))).await;
                 let took = started.elapsed();
                 match done {
@@ -71,14 +72,14 @@ async fn the_stack_on_a_real_engine() {
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
-/// Why a case failed; what it printed itself is kept back until all are done.
+/// Why a case failed. Its own output is held back until all cases are done.
 fn what_was_said(error: tokio::task::JoinError) -> String {
     let Ok(panic) = error.try_into_panic() else { return "it was stopped".into() };
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no text").to_owned()
 }
 
-/// Whether a case is to run: all, or those that `SWARM_TEST_CASES` names.
+/// Whether to run a case: all of them, or those in `SWARM_TEST_CASES`.
 fn is_asked_for(case: &str) -> bool {
     std::env::var("SWARM_TEST_CASES")
         .map_or(true, |cases| cases.split(',').any(|name| name == case))

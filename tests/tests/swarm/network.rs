@@ -1,4 +1,4 @@
-//! A network namespace for an engine, joined to this machine's network.
+//! A network namespace for an engine, connected to this machine's network.
 
 use std::{fs, process::Command};
 
@@ -8,27 +8,27 @@ const NAMESPACE: &str = "workflow-stack-test";
 const OUTSIDE: &str = "wstest0";
 const INSIDE: &str = "wstest1";
 const SUBNET: &str = "10.231.98.0/24";
-/// This machine, as the engine and its containers see it.
+/// The address of this machine, as seen by the engine and its containers.
 pub(crate) const HERE: &str = "10.231.98.1";
-/// The engine's machine, as this one sees it.
+/// The address of the engine, as seen by this machine.
 pub(crate) const ENGINE: &str = "10.231.98.2";
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
-/// The rules on this machine that let the namespace out.
+/// The firewall rules on this machine that let the namespace reach other networks.
 const RULES: [&[&str]; 3] = [
     &["nat", "POSTROUTING", "-s", SUBNET, "!", "-d", SUBNET, "-j", "MASQUERADE"],
     &["filter", "FORWARD", "-i", OUTSIDE, "-j", "ACCEPT"],
     &["filter", "FORWARD", "-o", OUTSIDE, "-j", "ACCEPT"],
 ];
 
-/// The namespace; dropped, it is gone and this machine's network as it was.
+/// The namespace. Dropping it removes it and restores this machine's network.
 #[derive(Debug)]
 pub(crate) struct Network {
     forwarded: String,
 }
 
 impl Network {
-    /// Makes it, in place of one that an earlier run may have left.
+    /// Creates the namespace, and removes one that an earlier run may have left.
     pub(crate) fn make() -> Self {
         remove();
         run("ip", &["netns", "add", NAMESPACE]);
@@ -53,8 +53,9 @@ impl Network {
         Self { forwarded }
     }
 
-    /// A program that will run in the namespace. It shares everything else: `ip netns exec` would hide the
-    /// control groups. It ends with the thread that starts it, so that a test that is killed leaves no engine.
+    /// A program that will run in the namespace. It shares everything else, because `ip netns exec`
+    /// would hide the control groups. It ends with the thread that starts it, so that a test that
+    /// is killed leaves no engine behind.
     pub(crate) fn command(program: &str) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "nsenter"]);
@@ -74,7 +75,7 @@ fn remove() {
     for rule in RULES {
         while succeeds("iptables", &rule_arguments("-D", rule)) {}
     }
-    // Whatever is there of these; mostly nothing.
+    // Removes whatever exists of these; usually nothing does.
     succeeds("ip", &["link", "delete", OUTSIDE]);
     succeeds("ip", &["netns", "delete", NAMESPACE]);
 }

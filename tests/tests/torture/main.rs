@@ -1,5 +1,5 @@
-//! The campaigns of `torture`, at sizes for every day. One after the other: their figures are of time and memory, and
-//! each wants the machine for itself.
+//! The campaigns of `torture` in small sizes. They run one after the other, because they measure
+//! time and memory and need the machine for themselves.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use testkit::{
 };
 use tokio::sync::Mutex;
 
-/// Held by the one that runs.
+/// Held by the campaign that is running.
 static MACHINE: Mutex<()> = Mutex::const_new(());
 
 async fn alone(campaign: impl Future<Output = Report>) -> Report {
@@ -50,14 +50,14 @@ async fn the_gateway_is_killed_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_kill_in_the_life_of_each_job() {
+async fn one_kill_during_each_job() {
     let time = Duration::from_millis;
     let sweep = Sweep { victims: Victim::ALL.to_vec(), step: time(400), until: time(400) };
     alone(sweep.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_readers_are_cut_at_once() {
+async fn a_hundred_readers_are_cut_off_at_once() {
     alone(Readers { readers: 100, cuts: 3 }.run()).await;
 }
 
@@ -72,17 +72,17 @@ async fn a_flood_that_nobody_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn as_much_of_everything_as_before() {
+async fn jobs_leak_nothing() {
     alone(Leaks { jobs: 42, callers: 8 }.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn agents_that_do_not_want_to_end() {
+async fn agents_that_refuse_to_exit() {
     alone(Stops.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn interrupted_it_leaves_no_stack_behind() {
+async fn an_interrupted_campaign_leaves_no_stack_behind() {
     let _machine = MACHINE.lock().await;
     let workspace = tempfile::TempDir::new().unwrap();
     let mut torture = tokio::process::Command::new(target_binary("torture"))

@@ -14,7 +14,7 @@ use std::{
 use boot::Secret;
 use contract::{Code, FileRepositories, JobId, JobRequest as _, JobState, Policy, PullRequest};
 use futures_util::StreamExt as _;
-use github_pull_api::{Config, pull};
+use github_pull_api::{AddressPolicy, Config, ConnectorSettings, pull};
 use oneshot::{Deadline, JobContext, Step, Stop};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -44,6 +44,11 @@ impl Scene {
         let config = Config {
             policy: Policy { file_repositories: FileRepositories::Allowed, ..Policy::default() },
             credential_hosts: vec![],
+            connector: ConnectorSettings {
+                policy: AddressPolicy::loopback(),
+                relay: env!("CARGO_BIN_EXE_github-pull-api").into(),
+                ..ConnectorSettings::default()
+            },
             ..Config::default()
         };
         Self { _root: root, workspace, config }

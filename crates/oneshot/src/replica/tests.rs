@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 use web::{Answer, BaseUrl, ask};
-use workspace::Replicas;
+use workspace::{Replicas, Session};
 
 use super::*;
 use crate::Step;
@@ -394,27 +394,30 @@ async fn a_caller_that_leaves_takes_the_job_with_it_only_if_it_said_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_take_turns_and_use_no_replica_up() {
+async fn a_session_is_continued_by_its_id_and_in_turn() {
     let bench = Bench::idle().await;
-    let answer = bench.ask(Method::POST, "/api/sessions", &[], "").await;
-    assert_eq!(answer.status, StatusCode::OK);
-    let made: Value = serde_json::from_slice(&answer.bytes(1000).await.unwrap()).unwrap();
-    let id: contract::SessionId = made["sessionId"].as_str().unwrap().parse().unwrap();
-    assert_eq!(bench.get("/api/sessions").await["count"], 1);
-    let stream = |id: contract::SessionId| format!("/api/stream/{id}");
+    let id = contract::SessionId::new();
+    let place = bench.workspace.make_session_place(id).unwrap();
+    drop(Session::create(&bench.workspace, id, &place).unwrap());
     let headers = [("content-type", "application/json".to_owned())];
-    let body = r#"{"prompt":"x"}"#;
-    let unknown =
-        bench.ask(Method::POST, &stream(contract::SessionId::new()), &headers, body).await;
-    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    let body = format!(r#"{{"prompt":"x","resumeSessionId":"{id}"}}"#);
+    // Sessions, repositories and jobs are the gateway's.
+    let theirs =
+        ["/api/sessions", &format!("/api/stream/{id}"), "/api/repos", "/api/jobs", "/metrics"];
+    for path in theirs {
+        for method in [Method::GET, Method::POST] {
+            let answer = bench.ask(method, path, &headers, &body).await;
+            assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
+        }
+    }
     let turn = bench.workspace.take_turn(&Turn::Session(id), To::Lend).unwrap().unwrap();
-    let busy = bench.ask(Method::POST, &stream(id), &headers, body).await;
+    let busy = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
     assert_eq!(busy.status, StatusCode::SERVICE_UNAVAILABLE);
     let error: Value = serde_json::from_slice(&busy.bytes(1000).await.unwrap()).unwrap();
     assert_eq!(error["field"], "resumeSessionId");
     drop(turn);
     bench.gate.send(true).unwrap();
-    let events = events(bench.ask(Method::POST, &stream(id), &headers, body).await).await;
+    let events = events(bench.ask(Method::POST, "/api/execute", &headers, &body).await).await;
     assert_eq!(contents(&events), ["x", "after", "completed"]);
     let job = Job::open(&bench.workspace, Job::list(&bench.workspace).unwrap()[0]).unwrap();
     assert_eq!(job.record().unwrap().session, Some(id));

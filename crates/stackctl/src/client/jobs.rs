@@ -40,7 +40,7 @@ pub(crate) async fn jobs(options: &JobsOptions) -> anyhow::Result<()> {
     let children = if options.all { Children::Listed } else { Children::Omitted };
     let listing = Listing { limit: Some(options.limit), state: options.state, children };
     let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
-    let jobs = api.jobs(listing).await?;
+    let jobs = api.jobs(listing).await.map_err(ClientError::from)?;
     if options.stack.json {
         return Ok(print_json(&JobList { count: jobs.len(), jobs, next: None })?);
     }
@@ -92,7 +92,7 @@ pub(crate) async fn show(options: &ShowOptions) -> anyhow::Result<()> {
 pub(crate) async fn cancel(options: &CancelOptions) -> anyhow::Result<()> {
     let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
     let job = ids::resolve(&api, &options.job.id).await?;
-    let cancelled = api.cancel(job.job_id).await?;
+    let cancelled = api.cancel(job.job_id).await.map_err(ClientError::from)?;
     let state = cancelled.state.as_str();
     if options.stack.json {
         return Ok(print_json(&json!({"jobId": job.job_id, "state": state}))?);
@@ -297,7 +297,10 @@ mod tests {
         let now = Timestamp::from_millisecond(1_200_000);
         let api =
             Api::new("http://127.0.0.1:5000".parse::<stack_client::StackUrl>().unwrap()).unwrap();
-        let plain = |text: &str| anstream::adapter::strip_str(text).to_string();
+        // The tests run under cargo, or by themselves.
+        let plain = |text: &str| {
+            anstream::adapter::strip_str(text).to_string().replace(program_name(), "stackctl")
+        };
         let jobs = [done.clone(), queued, failed.clone()];
         let all = [facts.clone(), Facts::default(), Facts::default()];
         insta::assert_snapshot!("listing", plain(&table(&jobs, &all, now, None)));

@@ -22,7 +22,7 @@ pub(crate) fn lines(
     width: Option<u16>,
 ) -> Vec<String> {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_truncation_indicator("…");
+    table.load_style(presets::NOTHING).set_truncation_indicator("…");
     match width {
         Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
         None => table.set_content_arrangement(ContentArrangement::Disabled),

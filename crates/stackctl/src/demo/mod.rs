@@ -18,7 +18,6 @@ use stack_client::StackUrl;
 use crate::{
     cli::DemoOptions,
     client::{self, AgentOptions, End, Interrupts, RetryOptions, Work, program_name, quoted},
-    up,
 };
 use stage::{Pace, Stage};
 
@@ -140,21 +139,20 @@ impl Cast {
     }
 
     /// The environment of the stack.
-    fn environment(&self, stage: &Stage) -> anyhow::Result<Vec<(&'static str, OsString)>> {
-        let mut environment: Vec<(&'static str, OsString)> = Vec::new();
-        let own = match self.agent {
-            Agent::Real => up::passed(),
-            Agent::Rehearsal => vec!["PATH"],
+    fn environment(&self, stage: &Stage) -> anyhow::Result<Vec<(OsString, OsString)>> {
+        let mut environment: Vec<(OsString, OsString)> = match self.agent {
+            // Its parts get what they read of it.
+            Agent::Real => env::vars_os().collect(),
+            Agent::Rehearsal => env::vars_os().filter(|(name, _)| name == "PATH").collect(),
         };
-        environment.extend(own.into_iter().filter_map(|name| Some((name, env::var_os(name)?))));
         if self.agent == Agent::Rehearsal {
             let agent = stage.agent().context("cannot make the rehearsal agent")?;
-            environment.push(("CLAUDE_BIN", agent.into()));
+            environment.push(("CLAUDE_BIN".into(), agent.into()));
             // It writes to its own checkout only, so it may run as root.
-            environment.push(("IS_SANDBOX", "1".into()));
+            environment.push(("IS_SANDBOX".into(), "1".into()));
         }
-        environment.push((ALLOW_FILES, "1".into()));
-        environment.push(("TMPDIR", stage.temporary().into()));
+        environment.push((ALLOW_FILES.into(), "1".into()));
+        environment.push(("TMPDIR".into(), stage.temporary().into()));
         Ok(environment)
     }
 

@@ -97,7 +97,7 @@ impl Stage {
     /// If the stack ends, or does not start in time.
     pub(super) async fn start_stack(
         &mut self,
-        environment: Vec<(&'static str, OsString)>,
+        environment: Vec<(OsString, OsString)>,
     ) -> anyhow::Result<PerService<StackUrl>> {
         let addresses = free_addresses().context("there are no free ports on loopback")?;
         let log = File::create(self.log()).context("cannot write the stack's log")?;

@@ -1,5 +1,7 @@
 //! What so many replicas need of the kernel: memory, open files, inotify.
 
+use contract::{PerService, Service};
+
 use super::{
     files::{Files, number},
     finding::Finding,
@@ -13,16 +15,16 @@ const REPLICA: u64 = 16 * MIB;
 
 /// How many replicas there are to be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Counts {
-    pub(super) workflow: u16,
-    pub(super) pull: u16,
-    pub(super) claude: u16,
-}
+pub(super) struct Counts(pub(super) PerService<u16>);
 
 impl Counts {
     /// All processes of the stack but the agents: the replicas, the gateway and `up`.
     fn processes(self) -> u64 {
-        [self.workflow, self.pull, self.claude].into_iter().map(u64::from).sum::<u64>() + 2
+        self.0.iter().map(|(_, count)| u64::from(*count)).sum::<u64>() + 2
+    }
+
+    fn agents(self) -> u64 {
+        u64::from(self.0[Service::Claude])
     }
 }
 
@@ -32,12 +34,12 @@ pub(super) fn memory(files: &dyn Files, counts: Counts) -> Finding {
         return Finding::unknown(NAME, "how much is free cannot be seen here");
     };
     let stack = counts.processes() * REPLICA;
-    let needed = stack + u64::from(counts.claude) * AGENT;
+    let needed = stack + counts.agents() * AGENT;
     let found = format!(
         "{} MiB free, {} MiB wanted by {} agents at once",
         available / MIB,
         needed / MIB,
-        counts.claude
+        counts.agents()
     );
     if available >= needed {
         return Finding::ok(NAME, found);
@@ -123,7 +125,7 @@ mod tests {
         *,
     };
 
-    const COUNTS: Counts = Counts { workflow: 5, pull: 3, claude: 3 };
+    const COUNTS: Counts = Counts(PerService::new([5, 3, 3]));
 
     #[test]
     fn memory_for_all_some_or_no_agents() {
@@ -167,7 +169,7 @@ mod tests {
         let finding = open_files(256, COUNTS);
         assert_eq!(finding.state, Missing);
         assert!(finding.mend.unwrap().contains("nofile 308"));
-        let many = Counts { workflow: 400, pull: 3, claude: 3 };
+        let many = Counts(PerService::new([400, 3, 3]));
         assert_eq!(open_files(1024, many).state, Missing);
     }
 

@@ -14,6 +14,7 @@ mod swarm;
 mod volume;
 
 use std::{
+    collections::HashMap,
     fs,
     io::{self, Write as _},
     process::ExitCode,
@@ -21,12 +22,14 @@ use std::{
 };
 
 use boot::{Env, ProcessEnv, Settings};
+use clap::Args;
+use contract::Service;
 use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 
 use crate::{
-    cli::{DoctorOptions, UpOptions},
-    up,
+    serve,
+    up::{UpOptions, port_flag},
 };
 use agent::{CREDENTIALS, Cli};
 use files::RealFiles;
@@ -35,6 +38,27 @@ use limits::Counts;
 use net::{Host, Port};
 use swarm::Docker;
 use volume::Volume;
+
+/// Tell what this machine has for `stackctl up`, and what it lacks
+///
+/// Takes the options of `up`, and looks for what a stack with these needs. Nothing is changed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  stackctl doctor
+  stackctl doctor --claude 20 --workspace /srv/workspace --net
+
+Exit codes: 0 everything that `up` needs is here, 1 something is missing.")]
+pub(crate) struct DoctorOptions {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Also ask the network: git hosts and the Messages API
+    #[arg(long)]
+    pub(crate) net: bool,
+    #[command(flatten)]
+    pub(crate) up: UpOptions,
+}
 
 pub(crate) fn main(options: DoctorOptions) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -55,14 +79,20 @@ pub(crate) fn main(options: DoctorOptions) -> ExitCode {
 /// All findings, in the order in which they are of use.
 async fn look(options: &DoctorOptions) -> Vec<Finding> {
     let up = &options.up;
-    let (config, pull, problems) = settings(&Passed(&ProcessEnv));
+    let passed: HashMap<String, String> =
+        supervisor::settings_of_parts(serve::read_settings, &ProcessEnv).into_iter().collect();
+    let mut settings = Settings::new(&passed);
+    let config = claude_code_api::Config::read(&mut settings);
+    let pull = github_pull_api::Config::read(&mut settings);
+    let problems = supervisor::check_settings(serve::read_settings, &ProcessEnv)
+        .map_or_else(|error| error.problems, |()| Vec::new());
     let is_about_credential =
         |problem: &&String| CREDENTIALS.iter().any(|name| problem.starts_with(name));
     let (credential_problems, problems): (Vec<_>, Vec<_>) =
         problems.iter().partition(is_about_credential);
     let source =
         CREDENTIALS.into_iter().find(|name| Settings::new(&ProcessEnv).text(name).is_some());
-    let counts = Counts { workflow: up.workflow, pull: up.pull, claude: up.claude };
+    let counts = Counts(up.services.replicas);
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
     let volume = Volume::look(&up.workspace);
     let docker_host = ProcessEnv.get("DOCKER_HOST");
@@ -77,7 +107,7 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         ),
         agent::user(nix::unistd::geteuid().as_raw(), config.is_sandbox),
         agent::settings(&problems),
-        net::ports(&Port::look(up.bind, ports(up))),
+        net::ports(&Port::look(up.bind, &ports(up))),
         volume::workspace(&volume),
         volume::disk(&volume),
         volume::temporary(&config.temporary, &volume::try_temporary(&config.temporary)),
@@ -97,35 +127,9 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
     findings
 }
 
-fn ports(up: &UpOptions) -> [(&'static str, u16); 3] {
-    [
-        ("--port-workflow", up.port_workflow),
-        ("--port-pull", up.port_pull),
-        ("--port-claude", up.port_claude),
-    ]
-}
-
-/// What of an environment reaches the parts of a stack.
-struct Passed<'a>(&'a dyn Env);
-
-impl Env for Passed<'_> {
-    fn get(&self, name: &str) -> Option<String> {
-        if up::passed().contains(&name) { self.0.get(name) } else { None }
-    }
-}
-
-/// The settings of all parts, and what is wrong with them, each problem once.
-fn settings(env: &dyn Env) -> (claude_code_api::Config, github_pull_api::Config, Vec<String>) {
-    let mut settings = Settings::new(env);
-    let claude = claude_code_api::Config::read(&mut settings);
-    let pull = github_pull_api::Config::read(&mut settings);
-    gateway::Config::read(&mut settings);
-    oneshot::ReplicaConfig::read(&mut settings, contract::Service::Claude);
-    boot::Logging::read(&mut settings);
-    let mut problems = settings.finish().err().map(|error| error.problems).unwrap_or_default();
-    problems.sort();
-    problems.dedup();
-    (claude, pull, problems)
+fn ports(up: &UpOptions) -> Vec<(String, u16)> {
+    let flag = |service: Service| format!("--{}", port_flag(service));
+    up.services.ports.iter().map(|(service, port)| (flag(service), *port)).collect()
 }
 
 /// How many inotify instances the processes of this user have, as far as they can be seen.
@@ -187,8 +191,6 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     #[test]
@@ -223,7 +225,7 @@ mod tests {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
-        let (_, _, problems) = settings(&Passed(&env));
+        let problems = supervisor::check_settings(serve::read_settings, &env).unwrap_err().problems;
         let names: Vec<_> = problems.iter().map(|it| it.split(':').next().unwrap()).collect();
         let expected = [
             "CLAUDE_CODE_CREDENTIALS_JSON",

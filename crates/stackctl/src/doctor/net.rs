@@ -16,7 +16,7 @@ const NEIGHBOURS: u16 = 100;
 /// A port that `up` is to listen on.
 #[derive(Debug)]
 pub(super) struct Port {
-    pub(super) flag: &'static str,
+    pub(super) flag: String,
     pub(super) number: u16,
     pub(super) listen: io::Result<()>,
     /// Another one, if this is taken.
@@ -25,13 +25,14 @@ pub(super) struct Port {
 
 impl Port {
     /// Tries to listen on them all.
-    pub(super) fn look(bind: IpAddr, ports: [(&'static str, u16); 3]) -> Vec<Self> {
+    pub(super) fn look(bind: IpAddr, ports: &[(String, u16)]) -> Vec<Self> {
         // Held until all are tried, so that the same port twice is seen too.
         let mut held = Vec::new();
         let listen = |port| TcpListener::bind(SocketAddr::new(bind, port));
         ports
-            .into_iter()
+            .iter()
             .map(|(flag, number)| {
+                let number = *number;
                 let attempt = listen(number).map(|listener| held.push(listener));
                 let neighbours = number.saturating_add(1)..=number.saturating_add(NEIGHBOURS);
                 let free = match &attempt {
@@ -40,7 +41,7 @@ impl Port {
                         !ports.iter().any(|(_, taken)| taken == port) && listen(*port).is_ok()
                     }),
                 };
-                Self { flag, number, listen: attempt, free }
+                Self { flag: flag.clone(), number, listen: attempt, free }
             })
             .collect()
     }
@@ -151,11 +152,15 @@ mod tests {
 
     const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
+    fn flags(ports: [u16; 3]) -> Vec<(String, u16)> {
+        ["--a", "--b", "--c"].map(str::to_owned).into_iter().zip(ports).collect()
+    }
+
     #[test]
     fn ports_that_are_free_or_taken() {
         let holder = TcpListener::bind((LOOPBACK, 0)).unwrap();
         let taken = holder.local_addr().unwrap().port();
-        let looked = Port::look(LOOPBACK, [("--a", 0), ("--b", taken), ("--c", 0)]);
+        let looked = Port::look(LOOPBACK, &flags([0, taken, 0]));
         let finding = ports(&looked);
         assert_eq!(finding.state, Missing);
         assert!(finding.found.starts_with(&format!("{taken}: ")) && !finding.found.contains(';'));
@@ -164,13 +169,13 @@ mod tests {
         TcpListener::bind((LOOPBACK, port.parse().unwrap())).unwrap();
         assert_eq!(rest, format!("who has it: ss -ltnp 'sport = :{taken}'"));
         drop(holder);
-        assert_eq!(ports(&Port::look(LOOPBACK, [("--a", 0); 3])).state, Fine);
+        assert_eq!(ports(&Port::look(LOOPBACK, &flags([0; 3]))).state, Fine);
     }
 
     #[test]
     fn the_same_port_twice() {
         let free = TcpListener::bind((LOOPBACK, 0)).unwrap().local_addr().unwrap().port();
-        let finding = ports(&Port::look(LOOPBACK, [("--a", free), ("--b", free), ("--c", 0)]));
+        let finding = ports(&Port::look(LOOPBACK, &flags([free, free, 0])));
         assert_eq!(finding.state, Missing);
         assert!(finding.mend.unwrap().starts_with("stackctl up --b "));
     }

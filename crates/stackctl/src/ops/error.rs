@@ -1,6 +1,8 @@
 //! Why a command on a whole stack failed, and what it exits with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use supervisor::ConnectionError;
 
 use crate::client::{ClientError, exit};
 
@@ -37,8 +39,8 @@ pub(crate) enum OpsError {
     Nothing { workspace: PathBuf, swarm: Box<OpsError> },
     #[error("failed to {doing}: the engine says: {why}")]
     Engine { doing: &'static str, why: String },
-    #[error("failed to ask the local stack: {0}")]
-    Local(String),
+    #[error("failed to ask the local stack")]
+    Local(#[from] ConnectionError),
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
@@ -48,6 +50,13 @@ pub(crate) enum OpsError {
 }
 
 impl OpsError {
+    pub(super) fn of_connection(error: ConnectionError, workspace: &Path) -> Self {
+        match error {
+            ConnectionError::Nobody => Self::NoLocal { workspace: workspace.to_owned() },
+            error => Self::Local(error),
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => exit::USAGE,

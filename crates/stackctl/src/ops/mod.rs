@@ -5,7 +5,6 @@
 
 mod engine;
 mod error;
-mod local;
 mod logs;
 mod options;
 mod parts;

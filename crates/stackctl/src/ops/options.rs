@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, builder::RangedU64ValueParser};
 use contract::Timestamp;
 use stack_client::StackUrl;
+use supervisor::Part;
 
 use super::{logs::since, scale::Wanted};
 
@@ -93,7 +94,7 @@ Exit codes: 0 shown, 2 wrong usage, 3 there is no such stack.")]
 pub(crate) struct LogsOptions {
     /// Of this service alone: gateway, workflow, pull or claude
     #[arg(value_name = "SERVICE", value_parser = super::parts::part)]
-    pub(crate) service: Option<&'static str>,
+    pub(crate) service: Option<Part>,
     /// Only lines about this job, and the jobs it asked for; a beginning or an end of its id will do
     #[arg(long, value_name = "ID")]
     pub(crate) job: Option<String>,

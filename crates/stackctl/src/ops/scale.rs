@@ -9,20 +9,19 @@ use std::{
 
 use bollard::models::{Task, TaskState};
 use contract::Service;
+use supervisor::{
+    Ask, Connection, ConnectionError, MOST_REPLICAS, Part, Reply, SlotState, StackView,
+};
 
 use super::{
     engine::Engine,
     error::OpsError,
-    local::{Local, unexpected},
     options::ScaleOptions,
     parts,
     ps::swarm::{is_present, slot, state},
     target::Target,
 };
-use crate::{
-    client::{Interrupts, exit, note, one_line},
-    up::control::{Ask, Reply, SlotState, Status},
-};
+use crate::client::{Interrupts, exit, note, one_line};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -46,12 +45,13 @@ impl FromStr for Wanted {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, number) =
             text.split_once('=').ok_or("say how many of what, as in workflow=10")?;
-        if name == parts::GATEWAY {
+        if name == Part::GATEWAY {
             return Err("there is one gateway: a second would have a queue of its own".to_owned());
         }
         let service = parts::service(name)?;
-        let replicas = number.parse().ok().filter(|number| *number <= 1000);
-        let replicas = replicas.ok_or("the number must be from 0 to 1000")?;
+        let replicas = number.parse().ok().filter(|number| *number <= MOST_REPLICAS);
+        let replicas =
+            replicas.ok_or_else(|| format!("the number must be from 0 to {MOST_REPLICAS}"))?;
         Ok(Self { service, replicas })
     }
 }
@@ -136,15 +136,15 @@ fn grace(service: &bollard::models::Service) -> Duration {
     nanoseconds.map_or(DEFAULT_GRACE, Duration::from_nanos)
 }
 
-async fn on_local(local: &Local, options: &ScaleOptions) -> Result<(), OpsError> {
+async fn on_local(local: &Connection, options: &ScaleOptions) -> Result<(), OpsError> {
     let before = local.status().await?;
     let to = options.wanted.iter().map(|it| (it.service, it.replicas)).collect();
     match local.ask(&Ask::Scale { to }).await?.next().await? {
         Some(Reply::Done) => {}
-        other => return Err(unexpected(other)),
+        other => return Err(ConnectionError::unexpected(other).into()),
     }
     for wanted in &options.wanted {
-        let had = before.slots.iter().filter(|it| it.part == wanted.service.name() && !it.leaving);
+        let had = before.slots_of(wanted.service.name()).filter(|it| !it.leaving);
         told(*wanted, u64::try_from(had.count()).unwrap_or_default());
     }
     if options.no_wait {
@@ -240,8 +240,8 @@ impl Wait {
 }
 
 /// What a local stack lacks yet.
-fn missing(wanted: Wanted, status: &Status) -> Option<String> {
-    let slots = || status.slots.iter().filter(|it| it.part == wanted.service.name());
+fn missing(wanted: Wanted, status: &StackView) -> Option<String> {
+    let slots = || status.slots_of(wanted.service.name());
     let leaving = slots().filter(|it| it.leaving).count();
     let staying = slots().count() - leaving;
     let up = slots().filter(|it| !it.leaving && it.state != SlotState::Down).count();

@@ -1,6 +1,8 @@
 //! Which stack a command is about.
 
-use super::{engine::Engine, error::OpsError, local::Local, options::TargetOptions};
+use supervisor::Connection;
+
+use super::{engine::Engine, error::OpsError, options::TargetOptions};
 
 /// A stack that was found.
 #[derive(Clone, Debug)]
@@ -8,7 +10,7 @@ pub(crate) enum Target {
     /// On a Swarm.
     Swarm(Engine),
     /// Run by `stackctl up`.
-    Local(Local),
+    Local(Connection),
 }
 
 impl Target {
@@ -21,7 +23,8 @@ impl Target {
         if options.swarm {
             return Engine::connect(&options.stack).await.map(Self::Swarm);
         }
-        let local = Local::connect(&options.workspace).await;
+        let local = Connection::open(&options.workspace).await;
+        let local = local.map_err(|error| OpsError::of_connection(error, &options.workspace));
         if options.local {
             return local.map(Self::Local);
         }
@@ -42,8 +45,8 @@ impl Target {
             }
             Self::Local(local) => format!(
                 "the local stack on {} (stackctl up, process {})",
-                local.workspace.display(),
-                local.pid
+                local.workspace().display(),
+                local.pid()
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! What an operator does to a stack that works.
+//! What an operator does with a running stack.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,18 +27,18 @@ pub(crate) async fn scaled_up_and_down_under_load(bench: Arc<Bench>) {
         (bench.containers("workflow-api").len() >= 10).then_some(())
     })
     .await;
-    // While they work: it takes the highest slots, busy or not.
+    // While they work. Swarm stops the slots with the highest numbers, busy or not.
     scale(3);
     let ends = load.ends().await;
     ends.all_complete();
     bench.wait_for_idle(PerService::new([3, 3, 3])).await;
-    say(&format!("scaled to 10 and to 3 under thirty callers: nothing lost, {:.1?}", ends.took));
+    say(&format!("scaled to 10 and to 3 under thirty callers, no job was lost: {:.1?}", ends.took));
     scale(5);
     bench.wait_until_idle().await;
     bench.check_one_job_each();
 }
 
-/// Every container of every service is replaced, the gateway too.
+/// Every container of every service is replaced, including the gateway.
 pub(crate) async fn updated_under_load(bench: Arc<Bench>) {
     let before = bench.containers("gateway");
     let load = Load::start(&bench, unequal(40));
@@ -50,7 +50,7 @@ pub(crate) async fn updated_under_load(bench: Arc<Bench>) {
     let ends = load.ends().await;
     let cuts: usize = ends.all.iter().map(|end| end.cuts).sum();
     say(&format!(
-        "updated under forty callers: {:?} after {:.1?}, {cuts} streams taken up again",
+        "updated under forty callers: {:?} after {:.1?}, {cuts} streams resumed",
         ends.kinds(),
         ends.took
     ));
@@ -67,7 +67,7 @@ pub(crate) async fn updated_under_load(bench: Arc<Bench>) {
     }
 }
 
-/// With the image as it is built for operators, before a mock of the Messages API.
+/// With the image that operators get, and a mock of the Messages API.
 pub(crate) async fn the_real_cli(bench: Arc<Bench>) {
     let agent = bench.settings().remove("CLAUDE_CODE_API_IMAGE");
     bench.deploy(&["--no-build"]);
@@ -114,27 +114,29 @@ pub(crate) async fn a_credential_is_rotated(bench: Arc<Bench>) {
     }
 }
 
-/// Jobs that run go on to their end; the volume stays.
+/// Running jobs end first, and the volume stays.
 pub(crate) async fn taken_away(bench: Arc<Bench>) {
     let url = format!("{}/api/workflow", url_of(Service::Workflow));
     let prompt = testkit::AgentScript::new().sleep_ms(8000).prompt();
     let body = json!({"repoUrl": bench.repository(), "prompt": prompt});
     let mut response = SseClient::post(&url, &body).allow_cut().patience(PATIENCE).send().await;
-    // It has come as far as its agent.
+    // The workflow has reached its agent.
     response.next_of_kind("workflow_step_complete").await;
     let leaving = Arc::clone(&bench);
     let down = tokio::task::spawn_blocking(move || leaving.deploy(&["--down"]));
     let events = response.collect_all().await;
     assert_eq!(events.last().unwrap().kind(), "workflow_complete");
-    let said =
-        tokio::time::timeout(Duration::from_secs(120), down).await.expect("it ends").unwrap();
+    let said = tokio::time::timeout(Duration::from_secs(120), down)
+        .await
+        .expect("the script exits")
+        .unwrap();
     assert!(said.contains("still exists"), "{said}");
     assert_eq!(bench.engine.docker(&["service", "ls", "--quiet"]), "");
     assert_eq!(bench.engine.docker(&["secret", "ls", "--quiet"]), "");
     assert!(bench.volume().join(".stack/jobs").is_dir());
 }
 
-/// `stackctl ps` and `scale` see the stack that the script has deployed.
+/// `stackctl ps` and `scale` work with the stack that the script has deployed.
 pub(crate) async fn operators_commands(bench: Arc<Bench>) {
     let url = url_of(Service::Workflow);
     let stackctl = |arguments: &[&str]| {
@@ -143,7 +145,8 @@ pub(crate) async fn operators_commands(bench: Arc<Bench>) {
         command.env("DOCKER_HOST", bench.engine.host());
         text(&format!("stackctl {}", arguments.join(" ")), &command.output().unwrap())
     };
-    // What Swarm is to keep up of each, and what the gateway at that URL says of its own service.
+    // The number of replicas that Swarm should keep, and what the gateway at that URL reports about
+    // its own service.
     let shown = || {
         let shown: Value = serde_json::from_str(&stackctl(&["ps", "--json"])).unwrap();
         let services = shown["services"].as_array().unwrap().clone();
@@ -158,6 +161,6 @@ pub(crate) async fn operators_commands(bench: Arc<Bench>) {
     assert_eq!(shown(), ([7, 4, 3], 7));
     stackctl(&["scale", "workflow=5", "pull=3"]);
     bench.wait_until_idle().await;
-    // The first thing it says, which the last hundred lines may not hold any more.
+    // The gateway's first line, which may no longer be among the last hundred.
     assert!(stackctl(&["logs", "gateway", "--tail", "all"]).contains("listening"));
 }

@@ -1,4 +1,4 @@
-//! What has been deployed.
+//! Properties of the deployment.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) async fn images_are_small_and_labelled(bench: Arc<Bench>) {
         let image = bench.inspect(&name);
         let config = &image["Config"];
         assert_eq!(config["User"], "1001:1001", "{name}");
-        // The one that is built from the target for services without needs of their own.
+        // This image is built from the target for services that need only their own program.
         let program = if part == "workflow-api" { "service" } else { part };
         assert_eq!(config["Entrypoint"], json!([format!("/usr/local/bin/{program}")]));
         let label = |label: &str| &config["Labels"][format!("org.opencontainers.image.{label}")];
@@ -40,7 +40,7 @@ pub(crate) async fn images_are_small_and_labelled(bench: Arc<Bench>) {
     assert!(bench.engine.docker(&cli).starts_with(version), "the CLI is not {version}");
     let node =
         ["run", "--rm", "--entrypoint", "node", "workflow-stack/claude-code-api", "--version"];
-    assert!(!bench.engine.try_docker(&node).status.success(), "there is a node in the image");
+    assert!(!bench.engine.try_docker(&node).status.success(), "the image contains Node");
 }
 
 fn to_mb(bytes: u64) -> f64 {
@@ -110,7 +110,7 @@ pub(crate) async fn secrets_are_where_they_belong(bench: Arc<Bench>) {
         }
         assert!(!service.to_string().contains(KEY) && !service.to_string().contains(TOKEN));
     }
-    // What they say on the volume and in their logs.
+    // Neither the volume nor the logs may contain the secrets.
     let volume = bench.volume();
     for secret in [KEY, TOKEN] {
         let found = crate::command::output("grep", &["-rlF", secret, volume.to_str().unwrap()]);

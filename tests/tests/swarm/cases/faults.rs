@@ -1,4 +1,4 @@
-//! What goes wrong by itself, and what must not.
+//! Faults that happen by themselves, and faults that must not happen.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     load::{Load, unequal},
 };
 
-/// Kills, in the order of a shuffled pack.
+/// The services whose containers are killed, in a shuffled order.
 const VICTIMS: [&str; 8] = [
     "claude-code-api",
     "workflow-api",
@@ -24,16 +24,18 @@ const VICTIMS: [&str; 8] = [
     "workflow-api",
 ];
 
-/// No caller is left without an end: a job whose replica was killed says so, and all others go well.
+/// Every caller gets a terminal event: a job whose replica was killed says so, and all others
+/// complete.
 pub(crate) async fn containers_and_the_gateway_killed_at_random(bench: Arc<Bench>) {
     let load = Load::start(&bench, unequal(24));
     let mut killed = 0;
     for (n, part) in VICTIMS.into_iter().enumerate() {
-        // Not luck: the blows are to be spread over the time that the load takes.
+        // This sleep does not wait for anything: it spreads the kills over the duration of the
+        // load.
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let containers = bench.containers(part);
         let Some(victim) = containers.get(n % containers.len().max(1)) else { continue };
-        // One that has just ended by itself is none.
+        // A container that has just exited by itself does not count.
         let blow = bench.engine.try_docker(&["kill", victim]);
         killed += usize::from(blow.status.success() && part != "gateway");
     }
@@ -41,7 +43,7 @@ pub(crate) async fn containers_and_the_gateway_killed_at_random(bench: Arc<Bench
     let lost = ends.all.iter().filter(|end| end.code.as_deref() == Some("replica_lost")).count();
     let cuts: usize = ends.all.iter().map(|end| end.cuts).sum();
     say(&format!(
-        "{killed} replicas and 2 gateways killed: {:?} after {:.1?}, {cuts} streams taken up again",
+        "{killed} replicas and 2 gateways killed: {:?} after {:.1?}, {cuts} streams resumed",
         ends.kinds(),
         ends.took
     ));
@@ -55,7 +57,8 @@ pub(crate) async fn containers_and_the_gateway_killed_at_random(bench: Arc<Bench
     }
 }
 
-/// Three jobs of a minute keep every claude replica busy while other processes keep the processors so.
+/// Three jobs of one minute keep every claude replica busy while other processes keep the CPUs
+/// busy.
 pub(crate) async fn health_checks_stay_green_through_a_busy_minute(bench: Arc<Bench>) {
     let busy = bench.containers("claude-code-api");
     let load = Load::start(&bench, [60_000; 3]);
@@ -75,7 +78,8 @@ pub(crate) async fn health_checks_stay_green_through_a_busy_minute(bench: Arc<Be
         let health = wait_for("a probe of a busy replica", PATIENCE, || async {
             let health = bench.inspect(id)["State"]["Health"].clone();
             let probes = health["Log"].as_array()?;
-            // Times as text sort as times: all are of one zone, down to the second.
+            // The text of these times sorts like the times themselves: all have the same zone and
+            // the same format down to the second.
             let is_new = |probe: &Value| probe["Start"].as_str().is_some_and(|at| at > &*begin);
             probes.iter().any(is_new).then_some(health)
         })
@@ -106,7 +110,7 @@ pub(crate) async fn health_checks_stay_green_through_a_busy_minute(bench: Arc<Be
     assert!(!tasks.contains("unhealthy"), "{tasks}");
 }
 
-/// A process that keeps a processor busy until it is dropped.
+/// A process that keeps a CPU busy until it is dropped.
 struct Burner(std::process::Child);
 
 impl Drop for Burner {

@@ -1,4 +1,4 @@
-//! The two other ways to deploy. They run when the whole stack has left its ports.
+//! The two other ways to deploy. They run after the whole stack has freed its ports.
 
 use std::{process::Command, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     network::ENGINE,
 };
 
-/// `docker/claude-only.yml`, with the commands in its head: five agents at once behind one port.
+/// `docker/claude-only.yml` with the commands from its header: five agents behind one port.
 pub(crate) async fn the_agent_service_alone(bench: Arc<Bench>) {
     const ALONE: &str = "wstest-claude";
     let secret = "claude_credentials";
@@ -50,17 +50,17 @@ pub(crate) async fn the_agent_service_alone(bench: Arc<Bench>) {
     assert_eq!(callers.join_all().await, ["completed"; 12]);
     wait_for("five idle agents again", PATIENCE, is_idle).await;
     bench.engine.docker(&["stack", "rm", ALONE]);
-    wait_for("its containers to go", PATIENCE, || async {
+    wait_for("its containers to exit", PATIENCE, || async {
         bench.engine.docker(&["ps", "--quiet"]).is_empty().then_some(())
     })
     .await;
 }
 
-/// `docker/compose.yml`, with whichever compose there is.
+/// `docker/compose.yml`, with the version of compose that is installed.
 pub(crate) async fn one_engine_without_swarm(bench: Arc<Bench>) {
     let plugin = command::succeeds("docker", &["compose", "version"]);
     if !plugin && !command::succeeds("docker-compose", &["version"]) {
-        let why = "there is neither docker compose nor docker-compose (Debian: docker-compose)";
+        let why = "neither docker compose nor docker-compose is installed (Debian: docker-compose)";
         return testkit::skip("one_engine_without_swarm", why);
     }
     let compose = |arguments: &[&str]| {
@@ -75,7 +75,7 @@ pub(crate) async fn one_engine_without_swarm(bench: Arc<Bench>) {
             ("PULL_PORT", "14000"),
             ("CLAUDE_PORT", "13000"),
         ]);
-        text("docker compose", &command.output().expect("it is there"))
+        text("docker compose", &command.output().expect("docker is installed"))
     };
     compose(&["up", "--detach", "--no-build"]);
     bench.wait_for_idle(PerService::new([2, 2, 2])).await;

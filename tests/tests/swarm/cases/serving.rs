@@ -1,4 +1,4 @@
-//! Jobs, many at once.
+//! Many jobs at once.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -12,11 +12,11 @@ use crate::{
     load::{Load, unequal},
 };
 
-/// The load test that the stack's documents describe.
+/// The load test from the original documents.
 pub(crate) async fn ten_at_once(bench: Arc<Bench>) {
     let ends = Load::start(&bench, unequal(10)).ends().await;
     ends.all_complete();
-    assert!(ends.all.iter().all(|end| end.cuts == 0), "a stream broke off");
+    assert!(ends.all.iter().all(|end| end.cuts == 0), "a stream was cut");
     say(&format!("ten at once: {:.1?}", ends.took));
     bench.wait_until_idle().await;
     bench.check_one_job_each();
@@ -24,7 +24,7 @@ pub(crate) async fn ten_at_once(bench: Arc<Bench>) {
 
 pub(crate) async fn sixty_unequal_ones(bench: Arc<Bench>) {
     let jobs_before = bench.claims().len();
-    let [gateway] = &bench.containers("gateway")[..] else { panic!("one gateway") };
+    let [gateway] = &bench.containers("gateway")[..] else { panic!("not exactly one gateway") };
     let gateway = bench.inspect(gateway)["State"]["Pid"].as_u64().unwrap();
     let gateway = [u32::try_from(gateway).unwrap()];
     let engine = bench.engine.pids();
@@ -36,14 +36,14 @@ pub(crate) async fn sixty_unequal_ones(bench: Arc<Bench>) {
         cpu_time(&engine).saturating_sub(of_engine),
     );
     ends.all_complete();
-    assert!(ends.all.iter().all(|end| end.cuts == 0), "a stream broke off");
+    assert!(ends.all.iter().all(|end| end.cuts == 0), "a stream was cut");
     bench.wait_until_idle().await;
     assert_eq!(bench.claims().len() - jobs_before, 180, "three jobs a workflow, each taken once");
     bench.check_one_job_each();
     let dead = events.dead_times();
     say(&format!(
-        "sixty at once: {:.1?}, {:.1} job ends a second; the engine's dead time between two containers of a slot: \
-         p50 {:.2?}, p90 {:.2?}, max {:.2?} of {}; processor time: {of_gateway:.1?} the gateway, {of_engine:.1?} the engine",
+        "sixty at once: {:.1?}, {:.1} jobs per second; time between two containers of a slot: \
+         p50 {:.2?}, p90 {:.2?}, max {:.2?} of {}; CPU time: gateway {of_gateway:.1?}, engine {of_engine:.1?}",
         ends.took,
         180.0 / ends.took.as_secs_f64(),
         dead.percentile(50),
@@ -52,12 +52,12 @@ pub(crate) async fn sixty_unequal_ones(bench: Arc<Bench>) {
         dead.count(),
     ));
     say(&format!(
-        "the gateway alone, from a request to its job's first event on an idle stack: {:.1?}",
+        "from a request to its job's first event on an idle stack: {:.1?}",
         hand_over(&bench).await
     ));
 }
 
-/// The shortest of three: what it takes when nothing has to be waited for.
+/// The shortest of three: the time without any waiting.
 async fn hand_over(bench: &Arc<Bench>) -> Duration {
     let mut shortest = Duration::MAX;
     for _ in 0..3 {
@@ -73,7 +73,7 @@ async fn hand_over(bench: &Arc<Bench>) -> Duration {
     shortest
 }
 
-/// What processes have used, in hundredths of a second, by proc_pid_stat(5).
+/// The CPU time that processes have used, in units of 10 ms. See proc_pid_stat(5).
 fn cpu_time(pids: &[u32]) -> Duration {
     let ticks = |pid: &u32| -> u64 {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

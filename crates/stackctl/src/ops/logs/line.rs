@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use anstyle::{AnsiColor, Style};
 use contract::{JobId, Timestamp};
+use supervisor::Part;
 
-use crate::{client::clean, ops::parts};
+use crate::client::clean;
 
 /// One line of one replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,14 +65,7 @@ fn ids(text: &str) -> impl Iterator<Item = JobId> {
 
 /// The line as it is printed, with the replica before it.
 pub(super) fn draw(line: &Line) -> String {
-    let color = match parts::order(&line.part) {
-        0 => AnsiColor::Magenta,
-        1 => AnsiColor::Cyan,
-        2 => AnsiColor::Green,
-        3 => AnsiColor::Yellow,
-        _ => AnsiColor::White,
-    };
-    let style = Style::new().fg_color(Some(color.into()));
+    let style = Part::from_name(&line.part).map(Part::style).unwrap_or_default();
     let label = format!("{}.{}", line.part, line.slot);
     // A log may quote what an agent or a git host has said.
     let text = clean(&line.text).replace('\n', " ");

@@ -11,18 +11,15 @@ use std::{
 
 use contract::{JobId, Timestamp};
 use stack_client::StackUrl;
+use supervisor::{Ask, Connection, ConnectionError, Reply};
 
 use super::{
     error::OpsError,
-    local::{Local, unexpected},
     options::{LogsOptions, Since, Tail},
     ps::addresses_on_swarm,
     target::Target,
 };
-use crate::{
-    client::{Api, Interrupts, exit, ids, note, stack},
-    up::control::{Ask, Reply},
-};
+use crate::client::{Api, Interrupts, exit, ids, note, stack};
 use line::{Filter, Line};
 
 /// How many lines of each service are shown if nobody says.
@@ -138,12 +135,16 @@ async fn related(api: &Api, given: &str) -> Result<BTreeSet<JobId>, crate::clien
     Ok(children.chain([job.job_id]).collect())
 }
 
-async fn show_local(local: &Local, options: &LogsOptions, filter: &Filter) -> Result<(), OpsError> {
+async fn show_local(
+    local: &Connection,
+    options: &LogsOptions,
+    filter: &Filter,
+) -> Result<(), OpsError> {
     let tail = match options.tail() {
         Tail::All => u32::MAX,
         Tail::Last(lines) => lines,
     };
-    let part = options.service.map(str::to_owned);
+    let part = options.service.map(|part| part.name().to_owned());
     let mut replies = local.ask(&Ask::Logs { part, tail, follow: options.follow }).await?;
     while let Some(reply) = replies.next().await? {
         let line = match reply {
@@ -154,7 +155,7 @@ async fn show_local(local: &Local, options: &LogsOptions, filter: &Filter) -> Re
                 note(&format!("{lines} lines came too fast and are not shown"));
                 continue;
             }
-            other => return Err(unexpected(Some(other))),
+            other => return Err(ConnectionError::unexpected(Some(other)).into()),
         };
         if filter.takes(&line) && !print(&line)? {
             return Ok(());

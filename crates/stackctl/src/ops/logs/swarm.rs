@@ -50,7 +50,7 @@ pub(super) async fn show(
     let mut names = HashMap::new();
     for service in engine.services().await? {
         let name = engine.short_name(&service);
-        if options.service.is_none_or(|wanted| wanted == name) {
+        if options.service.is_none_or(|wanted| wanted.name() == name) {
             names.extend(service.id.map(|id| (id, name)));
         }
     }

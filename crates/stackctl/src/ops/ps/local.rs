@@ -9,15 +9,13 @@ use std::{
 
 use contract::JobId;
 use serde::Deserialize;
+use supervisor::{Part, SlotState, SlotView, StackView};
 
 use super::{
     snapshot::{Count, Exactness, Failure, ReplicaRow, ServiceRow},
     swarm::Rows,
 };
-use crate::{
-    client::{ids, one_line},
-    up::control::{SlotState, SlotView, Status},
-};
+use crate::client::{ids, one_line};
 
 /// Over how long CPU is measured.
 const MEASURE: Duration = Duration::from_millis(300);
@@ -117,7 +115,7 @@ pub(super) fn claims(
 
 /// Makes rows of it. Pure.
 pub(super) fn rows(
-    status: &Status,
+    status: &StackView,
     used: &HashMap<i32, (f64, u64)>,
     claims: &BTreeMap<String, JobId>,
 ) -> Rows {
@@ -155,7 +153,7 @@ fn replica(
         SlotState::Down => "down",
         SlotState::Idle => "idle",
         SlotState::Up if job.is_some() => "busy",
-        SlotState::Up if slot.part == crate::ops::parts::GATEWAY => "running",
+        SlotState::Up if slot.part == Part::GATEWAY => "running",
         SlotState::Up => "starting",
     };
     let used = slot.pid.and_then(|pid| used.get(&pid));
@@ -163,7 +161,7 @@ fn replica(
         service: slot.part.clone(),
         slot: u64::from(slot.number),
         state: state.to_owned(),
-        since: slot.started,
+        since: slot.since,
         node: None,
         cpu_percent: used.map(|(cpu, _)| *cpu),
         memory_bytes: used.map(|(_, memory)| *memory),
@@ -173,10 +171,10 @@ fn replica(
 
 #[cfg(test)]
 mod tests {
-    use contract::{ReplicaId, Timestamp};
+    use contract::{ReplicaId, Service, Timestamp};
+    use supervisor::FailureView;
 
     use super::*;
-    use crate::up::control::FailureView;
 
     #[test]
     fn lines_of_proc() {
@@ -213,15 +211,16 @@ mod tests {
             state,
             pid: Some(i32::from(number)),
             replica,
+            since: Some(Timestamp::from_millisecond(5)),
             started: Some(Timestamp::from_millisecond(5)),
             restarts: 2,
             leaving: false,
             failure: None,
         };
         let failure = FailureView { at: Timestamp::from_millisecond(9), what: "signal: 9".into() };
-        let status = Status {
+        let status = StackView {
             pid: 1,
-            ports: [1, 2, 3],
+            ports: Service::ALL.map(|service| (service, 1)).into(),
             host: "127.0.0.1".into(),
             slots: vec![
                 slot("gateway", 1, SlotState::Up, None),

@@ -16,8 +16,9 @@ use std::{
 use bollard::models::Service as SwarmService;
 use contract::{JobState, Service, Timestamp};
 use stack_client::StackUrl;
+use supervisor::{Connection, Part};
 
-use super::{engine::Engine, error::OpsError, local::Local, options::PsOptions, target::Target};
+use super::{engine::Engine, error::OpsError, options::PsOptions, target::Target};
 use crate::client::{Interrupts, exit};
 use snapshot::Snapshot;
 
@@ -127,7 +128,7 @@ pub(super) fn addresses_on_swarm(
     // A remote engine's gateway is on its host.
     let host = engine.host.strip_prefix("tcp://").and_then(|rest| rest.rsplit_once(':'));
     let host = host.map_or("127.0.0.1", |(host, _)| host);
-    let gateway = services.iter().find(|it| engine.short_name(it) == super::parts::GATEWAY);
+    let gateway = services.iter().find(|it| engine.short_name(it) == Part::GATEWAY);
     let ports = gateway.and_then(|it| it.endpoint.as_ref()?.ports.clone()).unwrap_or_default();
     let published = |service: Service| {
         let target = i64::from(service.default_port());
@@ -138,7 +139,7 @@ pub(super) fn addresses_on_swarm(
 }
 
 async fn look_at_local(
-    local: &Local,
+    local: &Connection,
     url: Option<&StackUrl>,
     mut snapshot: Snapshot,
 ) -> Result<Snapshot, OpsError> {
@@ -152,7 +153,7 @@ async fn look_at_local(
     let pids: Vec<i32> = status.slots.iter().filter_map(|slot| slot.pid).collect();
     let (used, heard) = tokio::join!(local::measure(&pids), gateway::hear(&addresses, snapshot.at));
     let running = heard.jobs.iter().filter(|job| job.state == JobState::Running);
-    let claims = local::claims(&local.workspace, running.map(|job| job.job_id));
+    let claims = local::claims(local.workspace(), running.map(|job| job.job_id));
     let rows = local::rows(&status, &used, &claims);
     (snapshot.services, snapshot.replicas, snapshot.failures) =
         (rows.services, rows.replicas, rows.failures);

@@ -1,0 +1,233 @@
+//! The routes of the gateway. `HEAD` is answered wherever `GET` is.
+#![doc = include_str!("routes.md")]
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Router,
+    extract::{MatchedPath, Path, RawQuery, Request, State, rejection::PathRejection},
+    routing::{get, post},
+};
+use contract::{RequestError, Service};
+use http::{HeaderMap, Response, StatusCode};
+use serde::Serialize;
+use web::{Body, Peer};
+use workspace::Position;
+
+use crate::{enter, layers, reads, sessions, state::Shared};
+
+/// The table at the top of this file. It is what callers of unknown paths and methods are told.
+const TABLE: &str = include_str!("routes.md");
+
+/// What a handler knows: the gateway, and on which service's port the request came.
+#[derive(Clone)]
+pub(crate) struct Front {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) service: Service,
+}
+
+/// An id in a path. One that does not decode is nobody's.
+type Id = Result<Path<String>, PathRejection>;
+
+fn text(id: Id) -> String {
+    id.map(|Path(id)| id).unwrap_or_default()
+}
+
+/// The routes on the port of `service`, with all layers.
+pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
+    let mut router = Router::new()
+        .route("/health", get(health))
+        .route("/status", get(status))
+        .route("/api/repos", get(repos))
+        .route("/api/jobs", get(jobs))
+        .route("/api/jobs/{id}", get(job))
+        .route("/api/jobs/{id}/events", get(events))
+        .route("/api/jobs/{id}/cancel", post(cancel));
+    for path in service.spec().job_paths {
+        router = router.route(path, post(enter_job));
+    }
+    if service == Service::Claude {
+        router = router
+            .route("/api/stream/{id}", post(enter_job_in_session))
+            .route("/api/sessions", get(sessions::list).post(sessions::create))
+            .route("/api/sessions/{id}", get(sessions::view).delete(sessions::delete));
+    }
+    let router = router.fallback(no_such_path).method_not_allowed_fallback(method_not_allowed);
+    let front = Front { shared: Arc::clone(shared), service };
+    layers::add(router, &front).with_state(front)
+}
+
+/// The rows of the table for one port: method and path.
+fn rows(service: Service) -> impl Iterator<Item = (&'static str, &'static str)> {
+    TABLE.lines().skip(2).filter_map(move |row| {
+        let mut cells = row.split('|').skip(1).map(|cell| cell.trim().trim_matches('`'));
+        let (method, path, port) = (cells.next()?, cells.next()?, cells.next()?);
+        (port == "all" || port == service.name()).then_some((method, path))
+    })
+}
+
+async fn no_such_path(State(front): State<Front>) -> Response<Body> {
+    let routes: Vec<_> =
+        rows(front.service).map(|(method, path)| format!("{method} {path}")).collect();
+    web::no_such_path(&routes.join(", "))
+}
+
+async fn method_not_allowed(State(front): State<Front>, path: MatchedPath) -> Response<Body> {
+    let mut allow: Vec<_> = rows(front.service)
+        .filter(|(_, known)| *known == path.as_str())
+        .flat_map(|(method, _)| if method == "GET" { vec!["GET", "HEAD"] } else { vec![method] })
+        .collect();
+    allow
+        .sort_by_key(|method| ["GET", "HEAD", "POST", "DELETE"].iter().position(|it| it == method));
+    web::method_not_allowed(&allow.join(", "))
+}
+
+/// The answer to a read.
+pub(crate) fn reply<T: Serialize>(result: Result<T, RequestError>) -> Response<Body> {
+    match result {
+        Ok(value) => web::json(StatusCode::OK, &value),
+        Err(error) => web::error(&error),
+    }
+}
+
+async fn health(State(front): State<Front>) -> Response<Body> {
+    web::json(StatusCode::OK, &reads::health(&front.shared, front.service))
+}
+
+async fn status(State(front): State<Front>) -> Response<Body> {
+    reply(reads::status(&front.shared, front.service).await)
+}
+
+async fn repos(State(front): State<Front>) -> Response<Body> {
+    reply(reads::repos(&front.shared).await)
+}
+
+async fn jobs(State(front): State<Front>, RawQuery(query): RawQuery) -> Response<Body> {
+    match reads::Listing::parse(query.as_deref().unwrap_or_default()) {
+        Ok(listing) => reply(reads::jobs(&front.shared, listing).await),
+        Err(error) => web::error(&error),
+    }
+}
+
+async fn job(State(front): State<Front>, id: Id) -> Response<Body> {
+    match reads::find(&front.shared, &text(id)).await {
+        Ok(job) => reply(reads::view(job).await),
+        Err(error) => web::error(&error),
+    }
+}
+
+async fn events(
+    State(front): State<Front>,
+    id: Id,
+    headers: HeaderMap,
+    peer: Option<Extension<Peer>>,
+) -> Response<Body> {
+    let peer = peer.map(|Extension(peer)| peer);
+    let events = async {
+        let job = reads::find(&front.shared, &text(id)).await?;
+        let after = web::last_event_id(&headers)?;
+        Ok::<_, RequestError>(match reads::position(&job, after).await? {
+            Position::After(after) => enter::events(&front.shared, job, after, peer),
+            // A browser's EventSource takes this as "do not come back".
+            Position::Ended => web::empty(StatusCode::NO_CONTENT),
+        })
+    };
+    events.await.unwrap_or_else(|error| web::error(&error))
+}
+
+async fn cancel(State(front): State<Front>, id: Id) -> Response<Body> {
+    reads::cancel(&front.shared, &text(id)).await.unwrap_or_else(|error| web::error(&error))
+}
+
+async fn enter_job(State(front): State<Front>, request: Request) -> Response<Body> {
+    enter::enter(&front, None, request).await.unwrap_or_else(|refusal| *refusal)
+}
+
+async fn enter_job_in_session(
+    State(front): State<Front>,
+    id: Id,
+    request: Request,
+) -> Response<Body> {
+    match sessions::known(&front.shared.workspace, text(id).parse().ok()).await {
+        Ok(session) => {
+            enter::enter(&front, Some(session), request).await.unwrap_or_else(|refusal| *refusal)
+        }
+        Err(error) => web::error(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::Config;
+
+    const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"];
+
+    async fn ask(router: &Router, method: &str, path: &str) -> (u16, String, Value) {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .body(axum::body::Body::empty())
+            .unwrap();
+        let answer = router.clone().oneshot(request).await.unwrap();
+        let allow = answer.headers().get("allow").map(|it| it.to_str().unwrap().to_owned());
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, allow.unwrap_or_default(), serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    #[tokio::test]
+    async fn the_table_is_what_is_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = Arc::new(Shared::open(Config::of_tests(dir.path())).unwrap());
+        let mut listed = BTreeSet::new();
+        for service in Service::ALL {
+            let router = router(&shared, service);
+            let paths: BTreeSet<_> = rows(service).map(|(_, path)| path).collect();
+            for path in paths {
+                let known: BTreeSet<_> = rows(service)
+                    .filter(|(_, other)| *other == path)
+                    .flat_map(
+                        |(method, _)| {
+                            if method == "GET" { vec!["GET", "HEAD"] } else { vec![method] }
+                        },
+                    )
+                    .collect();
+                listed.extend(known.iter().map(|method| (service, *method, path)));
+                for method in METHODS {
+                    let (status, allow, body) = ask(&router, method, path).await;
+                    let what = format!("{service}: {method} {path}: {status} {body}");
+                    assert_eq!(status == 405, !known.contains(method), "{what}");
+                    if status == 405 && method != "HEAD" {
+                        assert_eq!(allow.split(", ").collect::<BTreeSet<_>>(), known, "{what}");
+                        assert_eq!(body["code"], "method_not_allowed", "{what}");
+                    } else {
+                        let is_unknown =
+                            body["error"].as_str().is_some_and(|it| it.contains("such path"));
+                        assert!(!is_unknown, "{what}");
+                    }
+                }
+            }
+            let (status, _, body) = ask(&router, "GET", "/api/nope").await;
+            assert_eq!(status, 404);
+            for (method, path) in rows(service) {
+                assert!(
+                    body["error"].as_str().unwrap().contains(&format!("{method} {path}")),
+                    "{body}"
+                );
+            }
+        }
+        for service in Service::ALL {
+            for path in service.spec().job_paths {
+                assert!(listed.contains(&(service, "POST", path)), "{path} is not in the table");
+            }
+        }
+    }
+}

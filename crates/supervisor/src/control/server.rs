@@ -1,0 +1,274 @@
+//! The answering side.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use contract::{PerService, Service};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{broadcast::error::RecvError, mpsc},
+    task::JoinSet,
+};
+use workspace::Lease;
+
+use super::{
+    by_directory,
+    protocol::{Ask, Reply, StackView},
+    socket,
+};
+use crate::{MOST_REPLICAS, history::Entry, output::Output, roster::Roster};
+
+/// The longest question, in bytes.
+const ASK: u64 = 64 << 10;
+/// How long a question may take to arrive.
+const ASK_TIME: Duration = Duration::from_secs(5);
+/// How many may ask at once.
+const ASKERS: usize = 64;
+/// Locked by the supervisor that has the socket; its text is the process's id.
+const LOCK: &str = "up.lock";
+
+/// What the control of a stack works on.
+pub(crate) struct Control {
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) output: Output,
+    pub(crate) host: String,
+    pub(crate) ports: PerService<u16>,
+    /// Where changes of the number of replicas are carried out.
+    pub(crate) changes: mpsc::Sender<BTreeMap<Service, u16>>,
+}
+
+/// The socket. Dropped, it is removed.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Held as long as the file of the socket is ours, so that nobody removes another's.
+    _lock: Lease,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The next owner removes it if this fails.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoSocket {
+    #[error("another `stackctl up`{} runs in this workspace", process(.0))]
+    Held(Option<i32>),
+    #[error(transparent)]
+    Lock(#[from] workspace::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+fn process(pid: &Option<i32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+impl Socket {
+    /// Makes the socket of the supervisor in this workspace. Which of several gets it is decided by a lock, which
+    /// falls free with its holder. Blocks briefly.
+    ///
+    /// # Errors
+    /// If another supervisor has it, or it cannot be made.
+    pub(crate) fn open(workspace: &Path) -> Result<Self, NoSocket> {
+        let lock_path = workspace.join(".stack").join(LOCK);
+        let Some(lock) = Lease::try_acquire(&lock_path)? else {
+            let holder = fs::read_to_string(&lock_path).ok();
+            return Err(NoSocket::Held(holder.and_then(|pid| pid.trim().parse().ok())));
+        };
+        fs::write(&lock_path, std::process::id().to_string())?;
+        let path = socket(workspace);
+        match fs::remove_file(&path) {
+            // That of a supervisor that was killed.
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        let listener = by_directory(workspace, |path| UnixListener::bind(path))?;
+        let socket = Self { listener, path, _lock: lock };
+        fs::set_permissions(&socket.path, fs::Permissions::from_mode(0o600))?;
+        Ok(socket)
+    }
+}
+
+/// Answers whoever asks, until it is dropped.
+pub(crate) async fn serve(socket: Socket, control: Control) {
+    let control = Arc::new(control);
+    let mut askers = JoinSet::new();
+    loop {
+        while askers.try_join_next().is_some() {}
+        let Ok((stream, _)) = socket.listener.accept().await else {
+            // Out of descriptors, most likely: those who are there let go of some.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        if askers.len() < ASKERS {
+            let control = Arc::clone(&control);
+            // Its error is that of one who has hung up.
+            askers.spawn(async move { answer(stream, &control).await });
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader.take(ASK));
+    let mut line = String::new();
+    let Ok(read) = tokio::time::timeout(ASK_TIME, reader.read_line(&mut line)).await else {
+        return Ok(());
+    };
+    read?;
+    let ask = match serde_json::from_str(&line) {
+        Ok(ask) => ask,
+        Err(error) => return say(&mut writer, &Reply::Refused(error.to_string())).await,
+    };
+    match ask {
+        Ask::Status => {
+            let roster = Arc::clone(&control.roster);
+            // It looks at the registry on the volume.
+            let slots = tokio::task::spawn_blocking(move || roster.view()).await?;
+            let status = StackView {
+                pid: std::process::id().cast_signed(),
+                host: control.host.clone(),
+                ports: control.ports.into_iter().collect(),
+                slots,
+            };
+            say(&mut writer, &Reply::Status(status)).await
+        }
+        Ask::Scale { to } => {
+            let most = to.values().copied().max().unwrap_or_default();
+            let reply = if most > MOST_REPLICAS {
+                Reply::Refused(format!("no service can have more than {MOST_REPLICAS} replicas"))
+            } else if control.changes.send(to).await.is_err() {
+                Reply::Refused("the stack is being stopped".to_owned())
+            } else {
+                Reply::Done
+            };
+            say(&mut writer, &reply).await
+        }
+        Ask::Logs { part, tail, follow } => {
+            let hung_up = async {
+                let mut rest = [0];
+                let _ = reader.read(&mut rest).await;
+            };
+            tokio::select! {
+                told = tell(&mut writer, control, part, tail, follow) => told,
+                // Nothing may be logged for hours.
+                () = hung_up => Ok(()),
+            }
+        }
+    }
+}
+
+async fn tell(
+    writer: &mut (impl tokio::io::AsyncWrite + Unpin),
+    control: &Control,
+    part: Option<String>,
+    tail: u32,
+    follow: bool,
+) -> io::Result<()> {
+    let (past, mut future) = control.output.history();
+    let wanted = |entry: &Entry| part.as_ref().is_none_or(|part| *part == entry.part);
+    let mut past: Vec<_> = past.into_iter().filter(wanted).collect();
+    // So many of each part.
+    let mut left: BTreeMap<String, u32> = BTreeMap::new();
+    past.reverse();
+    past.retain(|entry| {
+        let left = left.entry(entry.part.clone()).or_insert(tail);
+        let keep = *left > 0;
+        *left = left.saturating_sub(1);
+        keep
+    });
+    for entry in past.into_iter().rev() {
+        say(writer, &entry.into()).await?;
+    }
+    if !follow {
+        return Ok(());
+    }
+    loop {
+        match future.recv().await {
+            Ok(entry) if wanted(&entry) => say(writer, &entry.into()).await?,
+            Ok(_) => {}
+            Err(RecvError::Lagged(lines)) => say(writer, &Reply::Missed(lines)).await?,
+            Err(RecvError::Closed) => return Ok(()),
+        }
+    }
+}
+
+async fn say(writer: &mut (impl tokio::io::AsyncWrite + Unpin), reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    writer.write_all(&line).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Connection;
+
+    fn workspace() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let workspace = directory.path().join("x".repeat(200));
+        fs::create_dir_all(workspace.join(".stack")).unwrap();
+        (directory, workspace)
+    }
+
+    #[tokio::test]
+    async fn a_workspace_of_any_length_has_one_socket() {
+        let (_directory, workspace) = workspace();
+        assert!(Connection::open(&workspace).await.is_err());
+        // What a killed one has left is no obstacle.
+        fs::write(socket(&workspace), "").unwrap();
+        let first = Socket::open(&workspace).unwrap();
+        let connect =
+            || by_directory(&workspace, |path| std::os::unix::net::UnixStream::connect(path));
+        connect().unwrap();
+        let mode = fs::metadata(socket(&workspace)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let second = Socket::open(&workspace).unwrap_err().to_string();
+        assert!(second.contains(&format!("(process {})", std::process::id())), "{second}");
+        connect().unwrap();
+        drop(first);
+        assert!(!socket(&workspace).exists());
+        drop(Socket::open(&workspace).unwrap());
+    }
+
+    /// However many begin at the same moment, one has the socket, and it is the one that answers there.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn of_many_at_once_one_gets_the_socket() {
+        let (_directory, workspace) = workspace();
+        for _ in 0..50 {
+            // What every round of a race begins with.
+            fs::write(socket(&workspace), "").unwrap();
+            let barrier = Arc::new(std::sync::Barrier::new(4));
+            let mut openers = JoinSet::new();
+            for _ in 0..4 {
+                let (workspace, barrier) = (workspace.clone(), Arc::clone(&barrier));
+                openers.spawn_blocking(move || {
+                    barrier.wait();
+                    let runtime = tokio::runtime::Handle::current();
+                    let _entered = runtime.enter();
+                    Socket::open(&workspace)
+                });
+            }
+            let opened = openers.join_all().await;
+            let sockets: Vec<_> = opened.iter().filter_map(|it| it.as_ref().ok()).collect();
+            let [socket] = &*sockets else { panic!("{opened:?}") };
+            let connected =
+                by_directory(&workspace, |path| std::os::unix::net::UnixStream::connect(path));
+            connected.unwrap();
+            let (_stream, _) = socket.listener.accept().await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What each part gets of this process's environment: the settings that it reads, and no others.
+//!
+//! So a secret reaches the one part that uses it, and a new setting reaches its part without being listed here.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::OsString,
+};
+
+use boot::{Env, InvalidSettings, Settings};
+use contract::{ReplicaId, Service};
+
+use crate::{Part, Plan, ReadSettings};
+
+/// What libraries read by themselves, so that no settings name it: backtraces, the language of messages, where
+/// temporary files go, and where OpenSSL finds certificates.
+const OF_LIBRARIES: [&str; 5] =
+    ["RUST_BACKTRACE", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// What `up` decides, whatever the environment says, besides ports and the URLs of services.
+const DECIDED: [&str; 7] = [
+    "WORKSPACE_DIR",
+    "BIND_ADDRESS",
+    "PORT",
+    "REPLICA_ID",
+    "ADVERTISE_ADDRESS",
+    "ADVERTISE_TOWARDS",
+    "DRAIN",
+];
+
+/// An environment that remembers which names were asked for.
+struct Recorder<'a> {
+    of: &'a dyn Env,
+    asked: RefCell<BTreeSet<String>>,
+}
+
+impl Env for Recorder<'_> {
+    fn get(&self, name: &str) -> Option<String> {
+        self.asked.borrow_mut().insert(name.to_owned());
+        self.of.get(name)
+    }
+}
+
+/// What a part reads if its environment is `env`.
+fn read(read_settings: ReadSettings, part: Part, env: &dyn Env) -> BTreeSet<String> {
+    let recorder = Recorder { of: env, asked: RefCell::default() };
+    let mut settings = Settings::new(&recorder);
+    read_settings(part, &mut settings);
+    recorder.asked.into_inner()
+}
+
+fn is_decided(name: &str) -> bool {
+    let of_service = |service: Service| {
+        [service.spec().port_variable, service.spec().url_variable].contains(&name)
+    };
+    DECIDED.contains(&name) || Service::ALL.into_iter().any(of_service)
+}
+
+/// Names in `env` that a part of a stack gets, with their values.
+///
+/// Names are looked for twice, with nothing set and with everything: some are read only if another is set, or is not.
+fn passed(read_settings: ReadSettings, part: Part, env: &dyn Env) -> BTreeMap<String, String> {
+    let nothing = HashMap::new();
+    let names =
+        read(read_settings, part, &nothing).into_iter().chain(read(read_settings, part, env));
+    names
+        .chain(OF_LIBRARIES.map(str::to_owned))
+        .filter(|name| !is_decided(name))
+        .filter_map(|name| Some((env.get(&name)?, name)))
+        .map(|(value, name)| (name, value))
+        .collect()
+}
+
+/// The variables that some part of a stack gets, with their values in `env`.
+#[must_use]
+pub fn settings_of_parts(read_settings: ReadSettings, env: &dyn Env) -> BTreeMap<String, String> {
+    Part::all().flat_map(|part| passed(read_settings, part, env)).collect()
+}
+
+/// Reads the settings of all parts as they will, and says what is wrong with them, each problem once.
+///
+/// Variables that `up` sets itself, such as `WORKSPACE_DIR`, are not looked at.
+///
+/// # Errors
+/// If any setting does not parse; the error names all that do not.
+pub fn check_settings(read_settings: ReadSettings, env: &dyn Env) -> Result<(), InvalidSettings> {
+    let mut problems = BTreeSet::new();
+    for part in Part::all() {
+        let passed: HashMap<String, String> =
+            passed(read_settings, part, env).into_iter().collect();
+        let mut settings = Settings::new(&passed);
+        read_settings(part, &mut settings);
+        problems.extend(settings.finish().err().into_iter().flat_map(|error| error.problems));
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(InvalidSettings { problems: problems.into_iter().collect() })
+    }
+}
+
+/// The settings of all parts.
+#[derive(Debug)]
+pub(crate) struct Environment {
+    parts: BTreeMap<Part, BTreeMap<String, String>>,
+}
+
+impl Environment {
+    /// Reads `env` for a stack that is like `plan`, on the workspace of this path.
+    pub(crate) fn new(plan: &Plan, workspace: &str, env: &dyn Env) -> Self {
+        let of_part = |part: Part| {
+            let mut variables = passed(plan.read_settings, part, env);
+            let mut set = |name: &str, value: String| variables.insert(name.to_owned(), value);
+            set("WORKSPACE_DIR", workspace.to_owned());
+            match part {
+                Part::Gateway => {
+                    set("BIND_ADDRESS", plan.bind.to_string());
+                    for (service, port) in plan.ports.iter() {
+                        set(service.spec().port_variable, port.to_string());
+                    }
+                }
+                Part::Replica(service) => {
+                    // On loopback whatever the gateway does: nobody else is to reach them.
+                    set("BIND_ADDRESS", "127.0.0.1".to_owned());
+                    set("PORT", "0".to_owned());
+                    for asked in service.spec().asks {
+                        set(asked.spec().url_variable, plan.url(*asked));
+                    }
+                }
+            }
+            (part, variables)
+        };
+        Self { parts: Part::all().map(of_part).collect() }
+    }
+
+    /// The environment of one life of a part.
+    pub(crate) fn of(&self, part: Part, replica: ReplicaId) -> Vec<(OsString, OsString)> {
+        let variables = self.parts.get(&part).into_iter().flatten();
+        let id = part.service().map(|_| ("REPLICA_ID".into(), replica.to_string().into()));
+        variables.map(|(name, value)| (name.into(), value.into())).chain(id).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv6Addr};
+
+    use contract::PerService;
+
+    use super::*;
+
+    /// A pull has a token, the agent has a key in one of two places, everybody has a level.
+    fn read_settings(part: Part, settings: &mut Settings<'_>) {
+        settings.or("LEVEL", 1_u16);
+        let _ = settings.text("WORKSPACE_DIR");
+        match part {
+            Part::Replica(Service::Pull) => drop(settings.secret("TOKEN_FILE", "TOKEN")),
+            Part::Replica(Service::Claude) if settings.text("KEY").is_none() => {
+                settings.or("OTHER_KEY", 0_u16);
+            }
+            _ => {}
+        }
+    }
+
+    fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn plan(bind: IpAddr) -> Plan {
+        Plan {
+            program: "/bin/true".into(),
+            workspace: "/w".into(),
+            bind,
+            ports: PerService::from_fn(Service::default_port),
+            replicas: PerService::from_fn(|_| 1),
+            read_settings,
+        }
+    }
+
+    #[test]
+    fn a_part_gets_what_it_reads_and_nothing_else() {
+        let env = env(&[
+            ("LEVEL", "2"),
+            ("TOKEN", "s3cret"),
+            ("KEY", "k"),
+            ("OTHER_KEY", "3"),
+            ("LANG", "C"),
+            ("HOME", "/root"),
+            ("WORKSPACE_DIR", "/elsewhere"),
+        ]);
+        let plan = plan(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        let environment = Environment::new(&plan, "/w", &env);
+        let of = |part: Part| -> HashMap<String, String> {
+            let text = |it: OsString| it.into_string().unwrap();
+            let variables = environment.of(part, ReplicaId::new());
+            variables.into_iter().map(|(name, value)| (text(name), text(value))).collect()
+        };
+        for part in Part::all() {
+            let variables = of(part);
+            assert_eq!(variables["LEVEL"], "2", "{part}");
+            assert_eq!(variables["LANG"], "C", "{part}");
+            assert_eq!(variables["WORKSPACE_DIR"], "/w", "{part}");
+            assert!(!variables.contains_key("HOME"), "{part}");
+            let is = |service| part == Part::Replica(service);
+            assert_eq!(variables.contains_key("TOKEN"), is(Service::Pull), "{part}");
+            // The other one is not read, but would be if the first were not set.
+            assert_eq!(variables.contains_key("KEY"), is(Service::Claude), "{part}");
+            assert_eq!(variables.contains_key("OTHER_KEY"), is(Service::Claude), "{part}");
+            assert_eq!(variables.contains_key("REPLICA_ID"), part != Part::Gateway, "{part}");
+            let asks = |name| variables.contains_key(name);
+            assert_eq!(asks("GITHUB_PULL_API"), is(Service::Workflow), "{part}");
+        }
+        let gateway = of(Part::Gateway);
+        assert_eq!((&*gateway["BIND_ADDRESS"], &*gateway["PORT_PULL"]), ("::", "4000"));
+        let workflow = of(Part::Replica(Service::Workflow));
+        assert_eq!(workflow["CLAUDE_CODE_API"], "http://[::1]:3000");
+        assert_eq!((&*workflow["BIND_ADDRESS"], &*workflow["PORT"]), ("127.0.0.1", "0"));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_named_once_and_no_secret() {
+        let check = |pairs: &[(&str, &str)]| check_settings(read_settings, &env(pairs));
+        assert_eq!(check(&[("LEVEL", "2")]), Ok(()));
+        let error =
+            check(&[("LEVEL", "high"), ("OTHER_KEY", "s3cret"), ("TOKEN_FILE", "/nowhere")])
+                .unwrap_err();
+        let names: Vec<_> = error.problems.iter().map(|it| it.split(':').next().unwrap()).collect();
+        assert_eq!(names, ["LEVEL", "OTHER_KEY", "TOKEN_FILE"]);
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+    }
+}

@@ -1,0 +1,205 @@
+//! What each slot is doing, for whoever asks.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use contract::{ReplicaId, Service, Timestamp};
+use workspace::{Replicas, Workspace};
+
+use crate::{
+    Part, SlotId,
+    control::{FailureView, SlotState, SlotView},
+};
+
+const HOUR: i64 = 3_600_000;
+/// How many starts of a slot are remembered: one that starts more often an hour is broken.
+const STARTS: usize = 20_000;
+
+/// All slots of a stack.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    workspace: Workspace,
+    slots: Mutex<BTreeMap<SlotId, Record>>,
+}
+
+/// What is known of one slot.
+#[derive(Debug, Default)]
+struct Record {
+    process: Option<Process>,
+    /// When the last process was started.
+    started: Option<Timestamp>,
+    /// When the last process ended.
+    ended: Option<Timestamp>,
+    /// All starts but the first.
+    restarts: VecDeque<Timestamp>,
+    /// Since when it is leaving.
+    leaving: Option<Timestamp>,
+    failure: Option<FailureView>,
+    /// A replica in it has been seen idle, or has served a job.
+    proven: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Process {
+    pid: i32,
+    replica: ReplicaId,
+}
+
+impl Roster {
+    pub(crate) fn new(workspace: &Workspace) -> Self {
+        Self { workspace: workspace.clone(), slots: Mutex::default() }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<SlotId, Record>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, slot: SlotId, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = self.slots().get_mut(&slot) {
+            change(record);
+        }
+    }
+
+    /// There is such a slot from now on.
+    pub(crate) fn add(&self, slot: SlotId) {
+        self.slots().insert(slot, Record::default());
+    }
+
+    /// A process runs in it.
+    pub(crate) fn started(&self, slot: SlotId, pid: i32, replica: ReplicaId) {
+        self.change(slot, |record| {
+            let now = Timestamp::now();
+            if record.started.replace(now).is_some() {
+                if record.restarts.len() == STARTS {
+                    record.restarts.pop_front();
+                }
+                record.restarts.push_back(now);
+            }
+            record.process = Some(Process { pid, replica });
+        });
+    }
+
+    /// Its process has ended; with `failure` if it should not have, or not so.
+    pub(crate) fn ended(&self, slot: SlotId, failure: Option<String>) {
+        self.change(slot, |record| {
+            (record.process, record.ended) = (None, Some(Timestamp::now()));
+            match failure {
+                Some(what) => {
+                    record.failure = Some(FailureView { at: Timestamp::now(), what });
+                }
+                None => record.proven = true,
+            }
+        });
+    }
+
+    /// It goes when it is idle.
+    pub(crate) fn leaves(&self, slot: SlotId) {
+        self.change(slot, |record| record.leaving = Some(Timestamp::now()));
+    }
+
+    /// There is no such slot any more.
+    pub(crate) fn remove(&self, slot: SlotId) {
+        self.slots().remove(&slot);
+    }
+
+    /// How many replicas of a service are known to work: each has been idle, or has served a job.
+    pub(crate) fn proven(&self, service: Service) -> usize {
+        let idle = Replicas::new(&self.workspace, service);
+        let mut slots = self.slots();
+        let of_service = slots.iter_mut().filter(|(slot, _)| slot.part == Part::Replica(service));
+        let mut proven = 0;
+        for (_, record) in of_service {
+            record.proven |= record.process.is_some_and(|it| idle.contains(it.replica));
+            proven += usize::from(record.proven);
+        }
+        proven
+    }
+
+    /// How all of them are. Blocks briefly.
+    pub(crate) fn view(&self) -> Vec<SlotView> {
+        let hour_ago = Timestamp::now().as_millisecond() - HOUR;
+        // Since when each idle replica is. One that cannot be looked at now is just not known to be idle.
+        let idle: HashMap<ReplicaId, Timestamp> = Service::ALL
+            .into_iter()
+            .filter_map(|service| Replicas::new(&self.workspace, service).idle().ok())
+            .flatten()
+            .map(|replica| (replica.id, replica.ready))
+            .collect();
+        let view = |(slot, record): (&SlotId, &Record)| {
+            let ready = record.process.and_then(|it| idle.get(&it.replica).copied());
+            let (state, since) = match (record.process, ready) {
+                (None, _) => (SlotState::Down, record.ended),
+                (Some(_), Some(ready)) => (SlotState::Idle, Some(ready)),
+                (Some(_), None) => (SlotState::Up, record.started),
+            };
+            let recent = |at: &&Timestamp| at.as_millisecond() > hour_ago;
+            SlotView {
+                part: slot.part.name().to_owned(),
+                number: slot.number,
+                state,
+                since: record.leaving.or(since),
+                pid: record.process.map(|it| it.pid),
+                replica: record.process.map(|it| it.replica),
+                started: record.started,
+                restarts: u64::try_from(record.restarts.iter().filter(recent).count())
+                    .unwrap_or(u64::MAX),
+                leaving: record.leaving.is_some(),
+                failure: record.failure.clone(),
+            }
+        };
+        self.slots().iter().map(view).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use workspace::Registration;
+
+    use super::*;
+
+    const SLOT: SlotId = SlotId { part: Part::Replica(Service::Pull), number: 1 };
+
+    #[test]
+    fn a_state_has_its_own_age() {
+        let directory = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(directory.path()).unwrap();
+        let roster = Roster::new(&workspace);
+        let only = || roster.view().pop().unwrap();
+        roster.add(SLOT);
+        assert_eq!((only().state, only().since), (SlotState::Down, None));
+        let id = ReplicaId::new();
+        roster.started(SLOT, 1, id);
+        assert_eq!((only().state, only().since), (SlotState::Up, only().started));
+        assert_eq!(roster.proven(Service::Pull), 0);
+        let address = "127.0.0.1:4000".parse().unwrap();
+        let entry = Registration::announce(&workspace, Service::Pull, id, address).unwrap();
+        let ready = Replicas::new(&workspace, Service::Pull).idle().unwrap()[0].ready;
+        assert_eq!((only().state, only().since), (SlotState::Idle, Some(ready)));
+        assert_eq!(roster.proven(Service::Pull), 1);
+        entry.withdraw();
+        assert_eq!(only().state, SlotState::Up);
+        assert_eq!(roster.proven(Service::Pull), 1, "it has been idle, and may be busy now");
+        roster.leaves(SLOT);
+        assert!(only().leaving && only().since >= only().started);
+        roster.ended(SLOT, Some("signal: 9".into()));
+        assert_eq!(only().failure.unwrap().what, "signal: 9");
+        roster.remove(SLOT);
+        assert!(roster.view().is_empty());
+    }
+
+    #[test]
+    fn a_replica_that_has_served_a_job_works_and_one_that_failed_may_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let roster = Roster::new(&Workspace::open(directory.path()).unwrap());
+        roster.add(SLOT);
+        roster.started(SLOT, 1, ReplicaId::new());
+        roster.ended(SLOT, Some("exit status: 70".into()));
+        assert_eq!(roster.proven(Service::Pull), 0);
+        roster.started(SLOT, 2, ReplicaId::new());
+        roster.ended(SLOT, None);
+        assert_eq!(roster.proven(Service::Pull), 1);
+        assert_eq!(roster.view()[0].restarts, 1);
+    }
+}

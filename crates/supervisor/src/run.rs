@@ -1,0 +1,211 @@
+//! A stack from its first process to its last.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::TcpListener,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use boot::{ProcessEnv, Settings};
+use contract::Service;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+};
+use workspace::Workspace;
+
+use crate::{
+    Error, Part, Plan,
+    control::{Control, Socket, serve},
+    environment::{Environment, check_settings},
+    output::Output,
+    ready::{announce, ready},
+    roster::Roster,
+    slot::FirstStart,
+    slots::{Slots, Stage, Supplies},
+};
+
+/// How long killed processes may take to be gone.
+const KILL_TIME: Duration = Duration::from_secs(5);
+/// How long replicas may take to end a job that is cut short. A replica gives its job 10 s.
+const END_TIME: Duration = Duration::from_secs(15);
+
+/// Runs a stack until this process is told to stop by SIGINT, SIGTERM or SIGHUP, and until every job has finished
+/// then, for as long as the settings say. A second signal kills everything.
+///
+/// # Errors
+/// If the stack cannot be started, if a part of it cannot be started again, or if processes are left.
+pub async fn run(plan: Plan) -> Result<(), Error> {
+    check_settings(plan.read_settings, &ProcessEnv)?;
+    let grace = grace()?;
+    check_ports(&plan)?;
+    let workspace = Workspace::open(&plan.workspace).map_err(Error::Workspace)?;
+    child_process::become_subreaper()
+        .map_err(Error::system("adopt the processes that replicas leave behind"))?;
+    boot::raise_file_limit();
+    // The settings of all parts are in it, and the agent is a process of the same user.
+    child_process::hide_environment()
+        .map_err(Error::system("hide the environment from the agent"))?;
+    let mut interrupts = Interrupts::listen()?;
+    let output = Output::start();
+    let roster = Arc::new(Roster::new(&workspace));
+    let mut slots = Slots::new(Supplies {
+        program: plan.program.clone(),
+        workspace: workspace.clone(),
+        environment: Arc::new(Environment::new(&plan, workspace.root_text(), &ProcessEnv)),
+        output: output.clone(),
+        roster: Arc::clone(&roster),
+    });
+    slots.scale(Part::Gateway, 1, FirstStart::MustSucceed);
+    for (service, count) in plan.replicas.iter() {
+        slots.scale(Part::Replica(service), *count, FirstStart::MustSucceed);
+    }
+    let (changes, mut changed) = mpsc::channel::<BTreeMap<Service, u16>>(16);
+    let mut tasks = JoinSet::new();
+    match Socket::open(workspace.root()) {
+        Ok(socket) => {
+            let control = Control {
+                roster: Arc::clone(&roster),
+                output: output.clone(),
+                host: plan.gateway_host(),
+                ports: plan.ports,
+                changes,
+            };
+            tasks.spawn(serve(socket, control));
+        }
+        Err(error) => output.note(&format!("{error}: ps, scale and logs do not show this one")),
+    }
+    output.note(&format!("starting {} in {}", Counts(&plan), workspace.root_text()));
+    let ready = ready(&plan, &roster);
+    let mut ready = std::pin::pin!(ready);
+    let mut announced = false;
+    loop {
+        tokio::select! {
+            () = interrupts.next() => break,
+            () = &mut ready, if !announced => {
+                announced = true;
+                announce(&plan, &output);
+            }
+            Some(wanted) = changed.recv() => {
+                for (service, count) in wanted {
+                    output.note(&format!("scaling {service} to {count} replicas"));
+                    slots.scale(Part::Replica(service), count, FirstStart::MayFail);
+                }
+            }
+            Some(ended) = slots.ended() => {
+                if ended.was_leaving && ended.result.is_ok() {
+                    continue;
+                }
+                // A slot that ends by itself cannot be restarted: the program is gone, most likely.
+                slots.tell(Stage::Kill);
+                slots.all_ended().await;
+                return ended.result.and(Err(Error::Task));
+            }
+        }
+    }
+    // From now on, whoever wants more replicas is told that there will be none.
+    drop(changed);
+    stop(&mut slots, grace, &mut interrupts, &output).await;
+    let left = child_process::kill_descendants(&[], Instant::now() + KILL_TIME).await;
+    output.finish().await;
+    if left.is_empty() { Ok(()) } else { Err(Error::Left(left)) }
+}
+
+/// Stops a stack: jobs finish, or are ended when the grace is over, or are killed at a second signal.
+async fn stop(slots: &mut Slots, grace: Duration, interrupts: &mut Interrupts, output: &Output) {
+    output.note(&format!(
+        "letting running jobs finish, for {} s at most; Ctrl-C again kills them",
+        grace.as_secs()
+    ));
+    let drain = async {
+        if tokio::time::timeout(grace, slots.drain()).await.is_ok() {
+            return;
+        }
+        output.note("ending the jobs that still run");
+        slots.tell(Stage::EndJobs);
+        if tokio::time::timeout(END_TIME, slots.all_ended()).await.is_err() {
+            slots.tell(Stage::Kill);
+            slots.all_ended().await;
+        }
+    };
+    let killed = tokio::select! {
+        () = drain => false,
+        () = interrupts.next() => true,
+    };
+    if killed {
+        output.note("killing all jobs");
+        slots.tell(Stage::Kill);
+        slots.all_ended().await;
+    }
+}
+
+/// How long running jobs may take to finish once the stack is told to stop: `GRACE_SECONDS`, or else as long as any
+/// job may take, `JOB_TIMEOUT_SECONDS`.
+fn grace() -> Result<Duration, Error> {
+    let mut settings = Settings::new(&ProcessEnv);
+    let job = settings.seconds("JOB_TIMEOUT_SECONDS", 3600);
+    let grace = settings.seconds("GRACE_SECONDS", job.as_secs());
+    settings.finish()?;
+    Ok(grace)
+}
+
+/// The signals that stop a stack.
+struct Interrupts {
+    receiver: mpsc::UnboundedReceiver<()>,
+    _listeners: JoinSet<()>,
+}
+
+impl Interrupts {
+    fn listen() -> Result<Self, Error> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut listeners = JoinSet::new();
+        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+            let mut stream = signal(kind).map_err(Error::system("listen to signals"))?;
+            let sender = sender.clone();
+            listeners.spawn(async move {
+                while stream.recv().await.is_some() && sender.send(()).is_ok() {}
+            });
+        }
+        Ok(Self { receiver, _listeners: listeners })
+    }
+
+    /// The next one; cancel safe.
+    async fn next(&mut self) {
+        if self.receiver.recv().await.is_none() {
+            // The listeners end with this value only.
+            std::future::pending().await
+        }
+    }
+}
+
+/// `5 workflow-api, 3 github-pull-api and 3 claude-code-api replicas`.
+struct Counts<'a>(&'a Plan);
+
+impl fmt::Display for Counts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of_service =
+            self.0.replicas.iter().map(|(service, count)| format!("{count} {service}"));
+        write!(f, "replicas: {}", of_service.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Says so if a port is taken, before anything is started.
+fn check_ports(plan: &Plan) -> Result<(), Error> {
+    let mut taken = Vec::new();
+    let mut listeners = Vec::new();
+    for service in Service::ALL {
+        let address = plan.address(service);
+        match TcpListener::bind(address) {
+            // Held until all are checked, so that the same port twice is seen too.
+            Ok(listener) => listeners.push(listener),
+            Err(error) => {
+                let flag = service.spec().short_name;
+                taken.push(format!("{address}: {error} (choose another with --port-{flag})"));
+            }
+        }
+    }
+    if taken.is_empty() { Ok(()) } else { Err(Error::Ports(taken)) }
+}

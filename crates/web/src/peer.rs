@@ -1,0 +1,122 @@
+//! The caller's end of a connection.
+//!
+//! Many clients close their sending side once their request is out, and still read the answer (`nc -N`, some
+//! SDKs). Others close the whole socket. Both look the same here, an end of file, until something is sent: a
+//! closed socket answers with a reset. So hyper serves half-closed connections, and a stream watches its
+//! [`Peer`] for the end of file and for the reset.
+
+use std::{
+    io,
+    net::Shutdown,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
+
+/// The caller's end of the connection that a request came by. The server adds it to the extensions of every
+/// request.
+#[derive(Clone, Debug)]
+pub struct Peer(Arc<TcpStream>);
+
+impl Peer {
+    /// Waits until the caller has closed its sending side, or the whole connection: which of the two, only a
+    /// write can tell.
+    pub(crate) async fn closes_its_side(&self) {
+        // hyper reads nothing while it writes an answer, so this does not take anything from it.
+        match self.0.peek(&mut [0]).await {
+            Ok(0) | Err(_) => {}
+            // The caller has sent its next request already; it wants this answer first.
+            Ok(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the connection is reset.
+    pub(crate) async fn resets(&self) {
+        // An error here can only be the runtime's end.
+        let _ = self.0.ready(Interest::ERROR).await;
+    }
+}
+
+/// The server's end of the same connection.
+#[derive(Debug)]
+pub(crate) struct Connection(Arc<TcpStream>);
+
+impl Connection {
+    pub(crate) fn new(stream: TcpStream) -> (Self, Peer) {
+        let stream = Arc::new(stream);
+        (Self(Arc::clone(&stream)), Peer(stream))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read_buf(buffer) {
+                Ok(_) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn poll_write_with(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match write(&self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, |stream| stream.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, |stream| stream.try_write_vectored(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match SockRef::from(&*self.0).shutdown(Shutdown::Write) {
+            // The caller was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            shut => Poll::Ready(shut),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What happens to a job when the caller who asked for it disconnects.
+
+use futures_util::{Stream, StreamExt};
+
+use crate::{Entry, Job, Result, follow};
+
+/// Cancels a job when it is dropped, unless the job's end was read first: it lives as long as the stream of the
+/// caller who asked for that.
+pub struct CancelOnDisconnect(Option<Armed>);
+
+struct Armed {
+    job: Job,
+    /// Whether this process closes the connection, not the caller.
+    is_stopping: Box<dyn Fn() -> bool + Send>,
+}
+
+impl CancelOnDisconnect {
+    /// A guard that does nothing: the job goes on.
+    #[must_use]
+    pub const fn disarmed() -> Self {
+        Self(None)
+    }
+
+    /// A guard that cancels `job`, unless this process closes the connection because it `is_stopping`.
+    #[must_use]
+    pub fn armed(job: &Job, is_stopping: impl Fn() -> bool + Send + 'static) -> Self {
+        Self(Some(Armed { job: job.clone(), is_stopping: Box::new(is_stopping) }))
+    }
+
+    fn disarm(&mut self) {
+        self.0 = None;
+    }
+
+    /// [`follow`](crate::follow), and the guard with it: to drop the stream before its end is to disconnect.
+    pub fn follow(
+        mut self,
+        job: Job,
+        after: u64,
+    ) -> impl Stream<Item = Result<Entry>> + Send + 'static {
+        follow(job, after).inspect(move |event| {
+            if event.as_ref().is_ok_and(|event| event.terminal) {
+                self.disarm();
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for CancelOnDisconnect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("CancelOnDisconnect").field(&self.0.is_some()).finish()
+    }
+}
+
+impl Drop for CancelOnDisconnect {
+    fn drop(&mut self) {
+        let Some(Armed { job, is_stopping }) = self.0.take() else { return };
+        if is_stopping() {
+            return;
+        }
+        // Without a runtime this process is about to end too, and the job with it or after it.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn_blocking(move || {
+            let cancelled = job.outcome().and_then(|outcome| match outcome {
+                Some(_) => Ok(()),
+                None => {
+                    tracing::info!(job = %job.id(), "its caller disconnected: cancelling");
+                    job.request_cancel()
+                }
+            });
+            if let Err(error) = cancelled {
+                tracing::error!(job = %job.id(), error = &error as &dyn std::error::Error, "cannot cancel a job");
+            }
+        });
+    }
+}
