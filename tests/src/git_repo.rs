@@ -1,4 +1,4 @@
-//! Bare repositories, written by `git fast-import`, which makes a commit in one process.
+//! Bare repositories, written by `git fast-import`, which creates a commit in a single process.
 
 use std::{
     io::Write,
@@ -7,17 +7,17 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// The time of the first commit; each later one is a second younger, so that no two are alike.
+/// The time of the first commit. Each later one is a second younger, so that no two are the same.
 const FIRST_COMMIT_AT: u64 = 1_700_000_000;
 
-/// Bare repositories under one directory.
+/// Bare repositories in one directory.
 #[derive(Debug)]
 pub(crate) struct BareRepos {
     root: PathBuf,
     commits: AtomicU64,
 }
 
-/// What one entry of a commit's tree is.
+/// An entry of a commit's tree.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Entry<'a> {
     File(&'a str),
@@ -25,11 +25,11 @@ pub(crate) enum Entry<'a> {
     Symlink(&'a str),
 }
 
-/// What a commit stands on.
+/// The parent of a commit.
 enum Parent {
-    /// This revision, and its files.
+    /// This revision, including its files.
     Revision(String),
-    /// Nothing.
+    /// No parent.
     Root,
 }
 
@@ -43,7 +43,7 @@ impl BareRepos {
         self.root.join(format!("{}.git", key(name)))
     }
 
-    /// An empty repository whose `HEAD` names `main`.
+    /// Creates an empty repository whose `HEAD` points to `main`.
     pub(crate) fn init(&self, name: &str) {
         let directory = self.directory(name);
         std::fs::create_dir_all(&directory).expect("failed to create the repository's directory");
@@ -51,7 +51,7 @@ impl BareRepos {
         git(&directory, &["config", "gc.auto", "0"]);
     }
 
-    /// Adds a commit to `branch`, which starts at `main` if it is new. Returns its id.
+    /// Adds a commit to `branch`, which starts at `main` if it is new. Returns the commit's ID.
     pub(crate) fn commit(&self, name: &str, branch: &str, entries: &[(&str, Entry<'_>)]) -> String {
         let parent = [branch, "main"].iter().find_map(|branch| self.resolve(name, branch));
         self.import(name, branch, parent.map_or(Parent::Root, Parent::Revision), |stream| {
@@ -59,7 +59,7 @@ impl BareRepos {
         })
     }
 
-    /// Puts another commit in the place of the last one of `branch`. Returns its id.
+    /// Replaces the last commit of `branch`. Returns the new commit's ID.
     pub(crate) fn amend(&self, name: &str, branch: &str, entries: &[(&str, Entry<'_>)]) -> String {
         let parent = self.resolve(name, &format!("{branch}^"));
         self.import(name, branch, parent.map_or(Parent::Root, Parent::Revision), |stream| {
@@ -67,7 +67,7 @@ impl BareRepos {
         })
     }
 
-    /// Adds a commit of `files` files of `bytes_each` bytes that do not compress.
+    /// Adds a commit with `files` files of `bytes_each` bytes that do not compress.
     pub(crate) fn commit_noise(&self, name: &str, files: usize, bytes_each: usize) -> String {
         self.import(name, "main", Parent::Root, |stream| {
             let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -75,7 +75,7 @@ impl BareRepos {
             for number in 0..files {
                 content.clear();
                 while content.len() < bytes_each {
-                    // xorshift64: noise, and the same noise each time.
+                    // xorshift64: noise, but the same noise in every run.
                     seed ^= seed << 13;
                     seed ^= seed >> 7;
                     seed ^= seed << 17;
@@ -98,7 +98,7 @@ impl BareRepos {
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
     }
 
-    /// Takes a branch away.
+    /// Deletes a branch.
     pub(crate) fn delete_branch(&self, name: &str, branch: &str) {
         git(&self.directory(name), &["update-ref", "-d", &format!("refs/heads/{branch}")]);
     }
@@ -138,7 +138,7 @@ impl BareRepos {
     }
 }
 
-/// The one spelling of a repository's name.
+/// Normalizes the name of a repository.
 pub(crate) fn key(name: &str) -> &str {
     let name = name.trim_matches('/');
     name.strip_suffix(".git").unwrap_or(name)
@@ -164,7 +164,7 @@ fn write_data(stream: &mut dyn Write, data: &[u8]) -> std::io::Result<()> {
     writeln!(stream)
 }
 
-/// Git on a bare repository, with no configuration but the repository's own.
+/// Runs git in a bare repository, with no configuration except the repository's own.
 fn command(directory: &Path) -> Command {
     let mut command = Command::new("git");
     command.arg("--git-dir").arg(directory).current_dir(directory);
@@ -174,7 +174,7 @@ fn command(directory: &Path) -> Command {
     command
 }
 
-/// Keeps the machine's and the user's configuration out.
+/// Ignores the configuration of the machine and the user.
 pub(crate) const ISOLATION: [(&str, &str); 3] =
     [("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_SYSTEM", "/dev/null"), ("LC_ALL", "C")];
 

@@ -27,27 +27,27 @@ use crate::{
     host::{Body, Host, full, respond},
 };
 
-/// How much of a stalled response comes before the silence, if nothing else is asked for.
+/// How much of a stalled response is sent before it stalls, by default.
 const STALL_AFTER: usize = 8;
 
-/// What goes wrong with a repository's requests, from now on.
+/// A fault in all further requests for a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Headers and eight bytes of the real response, and then nothing, for ever.
+    /// Sends the headers and eight bytes of the real response, and then nothing more.
     Stall,
-    /// So many bytes of each response, and then nothing, for ever.
+    /// Sends this many bytes of each response, and then nothing more.
     StallAfter(usize),
-    /// This status, with a short text.
+    /// Answers with this status and a short text.
     Status(u16),
-    /// So many bytes of each response, and then the connection is broken off.
+    /// Sends this many bytes of each response, and then closes the connection.
     CloseMidway(usize),
-    /// Each response takes so much longer to begin.
+    /// Delays the beginning of each response by this time.
     Delay(Duration),
-    /// 302 to the same request below this repository URL.
+    /// Answers 302 with the same request below this repository URL.
     RedirectTo(String),
 }
 
-/// A git server on a free loopback port. Dropped, it is gone with its repositories.
+/// A git server on a free loopback port. When dropped, it stops and deletes its repositories.
 #[derive(Debug)]
 pub struct GitServer {
     host: Host,
@@ -72,7 +72,7 @@ struct Record {
 impl GitServer {
     /// Starts a server without repositories.
     pub async fn start() -> Self {
-        let root = TempDir::new().expect("failed to make a temporary directory");
+        let root = TempDir::new().expect("failed to create a temporary directory");
         let repos = BareRepos::new(root.path().to_owned());
         let shared = Arc::new(Shared { root, repos, records: Mutex::default() });
         let of_host = Arc::clone(&shared);
@@ -80,7 +80,7 @@ impl GitServer {
         Self { host, shared }
     }
 
-    /// The URL of a repository. `name` and `name.git` are the same one, as on well-known hosts.
+    /// The URL of a repository. `name` and `name.git` are the same one, as on the well-known hosts.
     #[must_use]
     pub fn url(&self, name: &str) -> String {
         format!("http://{}/{}", self.host.address(), name.trim_start_matches('/'))
@@ -92,19 +92,19 @@ impl GitServer {
         format!("http://{user}:{password}@{}/{name}", self.host.address())
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.host.address()
     }
 
-    /// The bare repository on disk.
+    /// The path of the bare repository.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.shared.repos.directory(name)
     }
 
-    /// Creates a repository with one commit on `main`. Returns its id.
+    /// Creates a repository with one commit on `main`. Returns the commit's ID.
     pub fn create_repo(&self, name: &str, files: &[(&str, &str)]) -> String {
         self.shared.repos.init(name);
         self.commit(name, "main", files)
@@ -116,67 +116,68 @@ impl GitServer {
     }
 
     /// Creates a repository with one commit of `files` files of `bytes_each` bytes that do not
-    /// compress. Returns the commit's id.
+    /// compress. Returns the commit's ID.
     pub fn create_big_repo(&self, name: &str, files: usize, bytes_each: usize) -> String {
         self.shared.repos.init(name);
         self.shared.repos.commit_noise(name, files, bytes_each)
     }
 
-    /// Adds a commit to `branch`, which starts at `main` if it is new. Returns its id.
+    /// Adds a commit to `branch`, which starts at `main` if it is new. Returns the commit's ID.
     pub fn commit(&self, name: &str, branch: &str, files: &[(&str, &str)]) -> String {
         self.shared.repos.commit(name, branch, &as_files(files))
     }
 
-    /// Adds a commit of one symbolic link. Returns its id.
+    /// Adds a commit with one symbolic link. Returns the commit's ID.
     pub fn commit_symlink(&self, name: &str, branch: &str, path: &str, target: &str) -> String {
         self.shared.repos.commit(name, branch, &[(path, Entry::Symlink(target))])
     }
 
-    /// Adds a commit of one executable file. Returns its id.
+    /// Adds a commit with one executable file. Returns the commit's ID.
     pub fn commit_executable(&self, name: &str, branch: &str, path: &str, text: &str) -> String {
         self.shared.repos.commit(name, branch, &[(path, Entry::Executable(text))])
     }
 
-    /// Rewrites history: puts another commit in the place of the branch's last. Returns its id.
+    /// Rewrites history: replaces the last commit of the branch. Returns the new commit's ID.
     pub fn force_commit(&self, name: &str, branch: &str, files: &[(&str, &str)]) -> String {
         self.shared.repos.amend(name, branch, &as_files(files))
     }
 
-    /// Takes a branch away.
+    /// Deletes a branch.
     pub fn delete_branch(&self, name: &str, branch: &str) {
         self.shared.repos.delete_branch(name, branch);
     }
 
-    /// The commit at the end of a branch.
+    /// The last commit of a branch.
     #[must_use]
     pub fn head(&self, name: &str, branch: &str) -> Option<String> {
         self.shared.repos.resolve(name, branch)
     }
 
-    /// From now on the repository answers 401 to anyone without this user and password, before any
-    /// fault.
+    /// From now on, answers 401 to every request for the repository without this user and password.
+    /// This comes before any fault.
     pub fn set_auth(&self, name: &str, user: &str, password: &str) {
         let expected = format!("Basic {}", base64(format!("{user}:{password}").as_bytes()));
         self.shared.with_record(name, |record| record.credentials = Some(expected));
     }
 
-    /// From now on the repository's requests go wrong so. The repository need not exist.
+    /// From now on, applies this fault to requests for the repository, which does not have to
+    /// exist.
     pub fn set_fault(&self, name: &str, fault: Fault) {
         self.shared.with_record(name, |record| record.fault = Some(fault));
     }
 
-    /// Requests that arrive from now on go well again.
+    /// From now on, answers requests for the repository normally.
     pub fn clear_fault(&self, name: &str) {
         self.shared.with_record(name, |record| record.fault = None);
     }
 
-    /// How many requests for the repository arrived.
+    /// How many requests for the repository have arrived.
     #[must_use]
     pub fn requests(&self, name: &str) -> usize {
         self.shared.with_record(name, |record| record.requests)
     }
 
-    /// Every `Authorization` header that arrived for the repository, in order.
+    /// Every `Authorization` header that has arrived for the repository, in order.
     #[must_use]
     pub fn seen_authorization(&self, name: &str) -> Vec<String> {
         self.shared.with_record(name, |record| record.authorization.clone())
@@ -208,7 +209,8 @@ impl Shared {
             record.clone()
         });
         if record.credentials.is_some() && record.credentials != authorization {
-            let mut refusal = respond(StatusCode::UNAUTHORIZED, "text/plain", "who are you?\n");
+            let mut refusal =
+                respond(StatusCode::UNAUTHORIZED, "text/plain", "authentication required\n");
             let challenge = header::HeaderValue::from_static("Basic realm=\"testkit\"");
             refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
             return refusal;
@@ -266,7 +268,7 @@ impl Shared {
         let feed = tokio::spawn(async move {
             while let Some(Ok(frame)) = body.frame().await {
                 let Ok(data) = frame.into_data() else { continue };
-                // A backend that has read enough closes its end; its answer says why.
+                // A backend that has read enough closes its standard input. Its answer says why.
                 if stdin.write_all(&data).await.is_err() {
                     return;
                 }
@@ -280,7 +282,7 @@ impl Shared {
     }
 }
 
-/// Where a response ends before its end.
+/// Cuts a response short.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
     Never,
@@ -288,7 +290,7 @@ enum Cut {
     Close(usize),
 }
 
-/// The rest of a running backend's output; dropped, it kills the backend.
+/// The rest of a running backend's output. When dropped, it kills the backend.
 struct Backend {
     stdout: BufReader<ChildStdout>,
     cut: Cut,
@@ -302,7 +304,7 @@ impl Backend {
         match self.cut {
             Cut::Never => {}
             Cut::Stall(0) => std::future::pending().await,
-            Cut::Close(0) => return Some((Err(io::Error::other("broken off")), self)),
+            Cut::Close(0) => return Some((Err(io::Error::other("cut off")), self)),
             Cut::Stall(left) | Cut::Close(left) => room = room.min(left),
         }
         let mut buffer = vec![0; room];
@@ -348,10 +350,10 @@ fn redirect(request: &Request<Incoming>, target: &str, suffix: &str) -> Response
         .status(StatusCode::FOUND)
         .header(header::LOCATION, format!("{}{suffix}{query}", target.trim_end_matches('/')))
         .body(full("moved\n"))
-        .expect("a redirect's target is a URL")
+        .expect("the target of a redirect is a URL")
 }
 
-/// Splits a request's path into the repository's name and what git asks of it.
+/// Splits the path of a request into the name of the repository and the part for git.
 fn split_path(path: &str) -> Option<(&str, &str)> {
     ["/info/refs", "/git-upload-pack", "/git-receive-pack", "/HEAD", "/objects/"]
         .into_iter()

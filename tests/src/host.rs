@@ -1,7 +1,7 @@
-//! An HTTP/1.1 server on a free loopback port, with a runtime of its own.
+//! An HTTP/1.1 server on a free loopback port, with its own runtime.
 //!
-//! The runtime is separate so that a test may block its own thread (in `git2`, in a child's
-//! `wait`) while the server answers. Dropping the [`Host`] ends its connections and children.
+//! The separate runtime lets a test block its own thread (in `git2` or in a child's `wait`) while
+//! the server answers. Dropping the [`Host`] closes its connections and ends its children.
 
 use std::{
     convert::Infallible,
@@ -16,7 +16,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinSet};
 
-/// Any body; an error in it breaks the connection off.
+/// Any body. An error in it closes the connection.
 pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A running server.
@@ -50,7 +50,7 @@ impl Host {
         Self { address, runtime: Some(runtime) }
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -78,7 +78,7 @@ where
                 let response = handler(request);
                 async move { Ok::<_, Infallible>(response.await) }
             });
-            // A client that goes away is no fault of the server's.
+            // If a client disconnects, that is not an error of the server.
             let _gone = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -86,12 +86,12 @@ where
     }
 }
 
-/// A whole body.
+/// A complete body.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A response with a type and a whole body.
+/// A response with a content type and a complete body.
 pub(crate) fn respond(
     status: StatusCode,
     content_type: &str,

@@ -1,4 +1,4 @@
-//! The smallest HTTP client a test needs: one connection for each request.
+//! The smallest HTTP client that a test needs: one connection per request.
 
 use std::{
     net::SocketAddr,
@@ -21,14 +21,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::wait::PATIENCE;
 
-/// A response whose connection lives as long as this.
+/// A response. Its connection lives as long as this.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) response: Response<Incoming>,
     pub(crate) connection: AbortOnDropHandle<()>,
 }
 
-/// Sends one request and returns as soon as the response's headers are there.
+/// Sends one request and returns when the headers of the response have arrived.
 ///
 /// # Errors
 /// If there is no connection or no valid response.
@@ -44,7 +44,7 @@ pub(crate) async fn exchange(
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-        // What breaks here breaks the response's body too, where it is seen.
+        // If the connection fails, so does the body of the response, where the test sees it.
         let _seen = connection.await;
     }));
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -60,12 +60,12 @@ pub(crate) async fn exchange(
     Ok(Exchange { response, connection })
 }
 
-/// Sends one request and returns the whole answer. A body without a `content-type` header among
-/// `headers` is sent as JSON. The value is `Null` for an empty body, a string for one that is not
-/// JSON by its own `Content-Type`.
+/// Sends one request and returns the complete answer. A body is sent as JSON unless `headers`
+/// contains a `content-type`. The returned value is `Null` for an empty body, and a string if the
+/// answer's `Content-Type` is not JSON.
 ///
 /// # Panics
-/// If there is no whole answer within a minute, or JSON that does not parse.
+/// If no complete answer arrives within [`PATIENCE`], or if its JSON is invalid.
 pub async fn http_json(
     method: &str,
     url: &str,
@@ -79,7 +79,7 @@ pub async fn http_json(
         let exchange = exchange.unwrap_or_else(|error| panic!("{what} failed: {error}"));
         let (parts, body) = exchange.response.into_parts();
         let body = body.collect().await;
-        (parts, body.unwrap_or_else(|error| panic!("{what}: no whole body: {error}")).to_bytes())
+        (parts, body.unwrap_or_else(|error| panic!("{what}: incomplete body: {error}")).to_bytes())
     };
     let (parts, body) = tokio::time::timeout(PATIENCE, answer)
         .await
@@ -115,14 +115,14 @@ pub(crate) fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
     map
 }
 
-/// Sends bytes as they are and returns what comes back until the server closes or resets the
-/// connection, or has been silent for a second after it has answered something.
+/// Sends raw bytes and returns what comes back until the server closes or resets the connection, or
+/// until it has been silent for a second after its first bytes.
 ///
 /// # Panics
-/// If nothing connects, or nothing at all has happened after a minute.
+/// If the connection fails, or if nothing happens within [`PATIENCE`].
 pub async fn raw_request(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.expect("failed to connect");
-    // The server may refuse in the middle of a long request; its answer is still to be read.
+    // The server may refuse a long request before it is complete. Its answer must still be read.
     let _refused = stream.write_all(bytes).await;
     let started = Instant::now();
     let mut answer = Vec::new();

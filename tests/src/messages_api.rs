@@ -1,9 +1,9 @@
-//! The Messages API's answers, as JSON and as an event stream.
-//! <https://docs.anthropic.com/en/api/messages-streaming>
+//! Answers of the Messages API, as JSON and as an event stream. See
+//! <https://docs.anthropic.com/en/api/messages-streaming>.
 
 use serde_json::{Value, json};
 
-/// What one answer holds.
+/// The content of an answer.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
     Text(String),
@@ -53,7 +53,7 @@ impl Message {
         })
     }
 
-    /// The answer in one piece.
+    /// The answer as one JSON body.
     pub(crate) fn whole(&self) -> Value {
         let block = match &self.content {
             Content::Text(text) => json!({"type": "text", "text": text}),
@@ -64,7 +64,7 @@ impl Message {
         self.envelope(json!([block]), json!(self.stop_reason()), 50)
     }
 
-    /// The events of the answer up to its only block's first delta, and the rest.
+    /// The events of the answer up to the first delta of its only block, and the rest.
     pub(crate) fn events(&self) -> (Vec<u8>, Vec<u8>) {
         let (empty, delta) = match &self.content {
             Content::Text(text) => {
@@ -100,7 +100,7 @@ fn encode(events: &[Value]) -> Vec<u8> {
     events.iter().map(block).collect::<String>().into_bytes()
 }
 
-/// An error's body.
+/// The body of an error.
 pub(crate) fn error(kind: &str, number: usize) -> Value {
     json!({
         "type": "error",
@@ -109,7 +109,7 @@ pub(crate) fn error(kind: &str, number: usize) -> Value {
     })
 }
 
-/// What the error of a status is called, where the caller does not say.
+/// The default error type for a status.
 pub(crate) fn error_kind(status: u16) -> &'static str {
     match status {
         400 => "invalid_request_error",

@@ -1,4 +1,4 @@
-//! A mock Messages API, good enough for the real Claude CLI (`ANTHROPIC_BASE_URL`).
+//! A mock Messages API that works with the real Claude CLI (`ANTHROPIC_BASE_URL`).
 
 use std::{
     collections::VecDeque,
@@ -18,10 +18,10 @@ use crate::{
     messages_api::{Content, Message, error, error_kind},
 };
 
-/// What the model does when it is asked next.
+/// What the model does in its next turn.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Turn {
-    /// It says something, and its turn ends.
+    /// It says something and ends its turn.
     Text(String),
     /// It uses a tool; the CLI asks again with the result.
     ToolUse {
@@ -30,43 +30,44 @@ pub enum Turn {
         /// The tool's input.
         input: Value,
     },
-    /// The API answers with an error of this status and type (empty: the usual one).
+    /// The API answers with an error of this status and type; an empty type selects the default for
+    /// the status.
     Status(u16, String),
     /// The request is never answered.
     Hang,
-    /// The answer begins with this text and is never finished.
+    /// The answer begins with this text and never ends.
     Stall(String),
 }
 
 impl Turn {
-    /// It says this.
+    /// A turn that says this.
     #[must_use]
     pub fn text(text: &str) -> Self {
         Self::Text(text.to_owned())
     }
 
-    /// It runs a shell command.
+    /// A turn that runs a shell command.
     #[must_use]
     pub fn bash(command: &str) -> Self {
         let input = json!({"command": command, "description": "Run", "timeout": 600_000});
         Self::ToolUse { name: "Bash".to_owned(), input }
     }
 
-    /// It writes a file, at an absolute path.
+    /// A turn that writes a file at an absolute path.
     #[must_use]
     pub fn write(path: &str, content: &str) -> Self {
         let input = json!({"file_path": path, "content": content});
         Self::ToolUse { name: "Write".to_owned(), input }
     }
 
-    /// The API answers with this status.
+    /// A turn in which the API answers with this status.
     #[must_use]
     pub fn status(status: u16) -> Self {
         Self::Status(status, String::new())
     }
 }
 
-/// A request the mock has seen.
+/// A request that the mock has received.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recorded {
     /// The method.
@@ -77,7 +78,7 @@ pub struct Recorded {
     pub api_key: Option<String>,
     /// The `authorization` header.
     pub authorization: Option<String>,
-    /// The body; null if there was none.
+    /// The body, or null if there was none.
     pub body: Value,
     /// The turn it was answered with, if it belonged to the main conversation.
     pub turn: Option<Turn>,
@@ -85,7 +86,7 @@ pub struct Recorded {
 
 type Model = dyn FnMut(&Value) -> Turn + Send;
 
-/// A running mock. Dropped, it is gone.
+/// A running mock. It stops when it is dropped.
 #[derive(Debug)]
 pub struct MockApi {
     host: Host,
@@ -108,9 +109,9 @@ impl fmt::Debug for Shared {
 }
 
 impl MockApi {
-    /// Takes the turns in order; when they are used up, says `done`.
+    /// Takes the turns in order, and answers `done` when there are none left.
     ///
-    /// A retry of the CLI's is a request like any other and takes the next turn.
+    /// A retry by the CLI is a request like any other and takes the next turn.
     pub async fn start(script: Vec<Turn>) -> Self {
         let mut script = VecDeque::from(script);
         Self::start_with(move |_| script.pop_front().unwrap_or_else(|| Turn::text("done"))).await
@@ -121,7 +122,8 @@ impl MockApi {
         Self::start_with(move |_| turn.clone()).await
     }
 
-    /// Asks `model` for each turn of the main conversation, with the request's body.
+    /// Calls `model` with the body of each request of the main conversation, and takes the turn
+    /// that it returns.
     pub async fn start_with(model: impl FnMut(&Value) -> Turn + Send + 'static) -> Self {
         let state = State { model: Box::new(model), requests: Vec::new() };
         let shared = Arc::new(Shared { state: Mutex::new(state) });
@@ -130,7 +132,7 @@ impl MockApi {
         Self { host, shared }
     }
 
-    /// What goes into `ANTHROPIC_BASE_URL`.
+    /// The value for `ANTHROPIC_BASE_URL`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.host.address())
@@ -142,7 +144,7 @@ impl MockApi {
         self.shared.lock().requests.clone()
     }
 
-    /// The requests of the main conversation, which took a turn.
+    /// The requests of the main conversation, which have taken a turn.
     #[must_use]
     pub fn turns(&self) -> Vec<Recorded> {
         self.requests().into_iter().filter(|request| request.turn.is_some()).collect()
@@ -157,11 +159,11 @@ impl Shared {
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let Ok(body) = body.collect().await else {
-            return respond(StatusCode::BAD_REQUEST, "text/plain", "no whole body\n");
+            return respond(StatusCode::BAD_REQUEST, "text/plain", "incomplete body\n");
         };
         let body: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null);
         let is_message = parts.method == Method::POST && parts.uri.path() == "/v1/messages";
-        // Titles, quota checks and the like come without tools; they take no turn.
+        // Requests for titles, quota checks and the like have no tools. They take no turn.
         let has_tools = body["tools"].as_array().is_some_and(|tools| !tools.is_empty());
         let (turn, number) = {
             let mut state = self.lock();

@@ -1,4 +1,4 @@
-//! Processes, as `/proc` tells of them.
+//! Processes, as reported by `/proc`.
 
 use std::{
     fs,
@@ -8,17 +8,17 @@ use std::{
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcInfo {
-    /// Its id.
+    /// Its PID.
     pub pid: u32,
-    /// Its parent's.
+    /// The PID of its parent.
     pub ppid: u32,
     /// `R`, `S`, `Z` and so on, as in proc(5).
     pub state: char,
-    /// Its arguments, joined by spaces; the name in brackets if it has none.
+    /// Its arguments, joined by spaces, or its name in brackets if it has none.
     pub cmdline: String,
 }
 
-/// Every process below `pid`, parents before children.
+/// Every descendant of `pid`, parents before children.
 #[must_use]
 pub fn descendants(pid: u32) -> Vec<ProcInfo> {
     let all = processes();
@@ -33,27 +33,27 @@ pub fn descendants(pid: u32) -> Vec<ProcInfo> {
     found
 }
 
-/// Whether there is such a process, and it is no zombie.
+/// Whether the process exists and is not a zombie.
 #[must_use]
 pub fn is_alive(pid: u32) -> bool {
     read(pid).is_some_and(|process| !matches!(process.state, 'Z' | 'X'))
 }
 
-/// Its state, as [`ProcInfo::state`]; nothing if there is no such process.
+/// Its state, as in [`ProcInfo::state`], or `None` if the process does not exist.
 pub(crate) fn state(pid: u32) -> Option<char> {
     read(pid).map(|process| process.state)
 }
 
-/// The most memory a process has had at once, in kB; nothing if it is gone.
+/// The peak memory of a process in kB, or `None` if it has exited.
 pub(crate) fn peak_kb(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// Every process but this one that works in `directory`, or below it, or has its path in its
-/// arguments or its environment: what a stack on that workspace may have left behind, whoever its
-/// parent is now.
+/// Every process, except this one, that works in `directory` or below it, or has its path in its
+/// arguments or its environment. A stack on that workspace may have left such processes behind,
+/// whatever their parent is now.
 #[must_use]
 pub fn processes_of_directory(directory: &Path) -> Vec<ProcInfo> {
     let needle = directory.to_string_lossy();
@@ -75,7 +75,7 @@ pub fn processes_of_directory(directory: &Path) -> Vec<ProcInfo> {
     all
 }
 
-/// The kernel marks a directory that is gone.
+/// The kernel marks a deleted directory.
 fn without_deleted(path: PathBuf) -> PathBuf {
     path.to_str()
         .and_then(|path| path.strip_suffix(" (deleted)"))
@@ -91,10 +91,10 @@ fn processes() -> Vec<ProcInfo> {
         .collect()
 }
 
-/// A process that ends in between is simply not there.
+/// A process that exits meanwhile is simply skipped.
 fn read(pid: u32) -> Option<ProcInfo> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in brackets and may hold any character, brackets too.
+    // The name is in parentheses and may contain any character, even parentheses.
     let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?.chars().next()?;

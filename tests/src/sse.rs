@@ -1,7 +1,8 @@
-//! An SSE client that checks the wire contract on everything it reads.
+//! An SSE client that checks everything it reads against the wire contract.
 //!
-//! A broken rule is a panic that quotes the block: the response's headers, the shape of each
-//! block, ids that increase, exactly one terminal event, and nothing after it.
+//! It panics at a violation and quotes the block. It checks the headers of the response, the form
+//! of each block, that ids increase, that there is exactly one terminal event, and that nothing
+//! follows it.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -20,7 +21,7 @@ use crate::{
     wait::PATIENCE,
 };
 
-/// Where requests begin; see [`SseRequest`].
+/// Starts requests; see [`SseRequest`].
 #[derive(Debug)]
 pub struct SseClient;
 
@@ -38,7 +39,7 @@ impl SseClient {
     }
 }
 
-/// What happens when a stream ends without its terminal event.
+/// What to do if a stream ends without its terminal event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     Panics,
@@ -70,62 +71,62 @@ impl SseRequest {
         }
     }
 
-    /// With one more header.
+    /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.extend(header_map(&[(name, value)]));
         self
     }
 
-    /// With `Accept: text/event-stream`, so that events carry ids.
+    /// Adds `Accept: text/event-stream`, so that events carry ids.
     #[must_use]
     pub fn accept_event_stream(self) -> Self {
         self.header("accept", "text/event-stream")
     }
 
-    /// With `Last-Event-ID`.
+    /// Adds `Last-Event-ID`.
     #[must_use]
     pub fn last_event_id(self, id: &str) -> Self {
         self.header("last-event-id", id)
     }
 
-    /// Says whose terminal events end the stream, where the path does not.
+    /// Sets the service whose terminal events end the stream, if the path does not tell.
     #[must_use]
     pub fn service(mut self, service: Service) -> Self {
         self.service = Some(service);
         self
     }
 
-    /// The stream may end without its terminal event; the response says whether it did.
+    /// Allows the stream to end without its terminal event. The response then says whether it did.
     #[must_use]
     pub fn allow_cut(mut self) -> Self {
         self.cut = Cut::IsNoted;
         self
     }
 
-    /// How long to wait for the response's headers and for each event (pings do not count);
-    /// a minute if not said.
+    /// How long to wait for the headers of the response and for each event, not counting pings. The
+    /// default is [`PATIENCE`].
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Sends it, and checks the headers of a 200.
+    /// Sends the request, and checks the headers if the status is 200.
     ///
     /// # Panics
-    /// If there is no response, or a stream's headers are not as the contract has them.
+    /// If there is no response, or if the headers of a stream violate the contract.
     pub async fn send(self) -> SseResponse {
         self.try_send().await.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// [`send`](Self::send) to a server that may not be there.
+    /// Like [`send`](Self::send), for a server that may not be running.
     ///
     /// # Errors
-    /// If there is no connection, or it breaks off before the response's headers, in a sentence.
+    /// A sentence, if there is no connection or if it closes before the headers of the response.
     ///
     /// # Panics
-    /// If there is no response in time, or a stream's headers are not as the contract has them.
+    /// If there is no response in time, or if the headers of a stream violate the contract.
     pub async fn try_send(self) -> Result<SseResponse, String> {
         let what = format!("{} {}", self.method, self.url);
         let path = path_of(&self.url);
@@ -144,7 +145,7 @@ impl SseRequest {
         let (parts, body) = response.into_parts();
         if parts.status == StatusCode::OK {
             check_headers(&what, &parts.headers);
-            assert!(service.is_some(), "{what}: say which service's stream this is");
+            assert!(service.is_some(), "{what}: set the service of this stream");
         }
         Ok(SseResponse {
             status: parts.status,
@@ -165,17 +166,17 @@ impl SseRequest {
     }
 }
 
-/// How far a stream has come.
+/// How far a stream has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// The terminal event was there; nothing may follow but the end.
+    /// After the terminal event. Only the end of the stream may follow.
     Terminated,
     Ended,
     EndedWithoutTerminal,
 }
 
-/// A response; dropped, it closes its connection.
+/// A response. Dropping it closes its connection.
 #[derive(Debug)]
 pub struct SseResponse {
     /// The status.
@@ -203,14 +204,15 @@ impl SseResponse {
     /// If there is none.
     #[must_use]
     pub fn job_id(&self) -> String {
-        let id = self.headers.get("x-job-id").unwrap_or_else(|| panic!("{}: no id", self.what));
+        let id =
+            self.headers.get("x-job-id").unwrap_or_else(|| panic!("{}: no X-Job-Id", self.what));
         id.to_str().expect("an id is ASCII").to_owned()
     }
 
-    /// The next event, or nothing after the stream's proper end.
+    /// The next event, or `None` after the proper end of the stream.
     ///
     /// # Panics
-    /// If a rule is broken, or nothing comes in time.
+    /// If a rule is violated, or if nothing arrives in time.
     pub async fn next_event(&mut self) -> Option<SseEvent> {
         assert_eq!(self.status, StatusCode::OK, "{}: not a stream", self.what);
         let (what, patience) = (self.what.clone(), self.patience);
@@ -219,10 +221,10 @@ impl SseResponse {
             .unwrap_or_else(|_| panic!("{what}: no event in {patience:?}"))
     }
 
-    /// The next event of that type; those before it are passed over.
+    /// Skips to the next event of this type.
     ///
     /// # Panics
-    /// As [`Self::next_event`], and if the stream ends before.
+    /// Like [`Self::next_event`], and if the stream ends first.
     pub async fn next_of_kind(&mut self, kind: &str) -> SseEvent {
         loop {
             match self.next_event().await {
@@ -233,10 +235,10 @@ impl SseResponse {
         }
     }
 
-    /// All events to the stream's proper end.
+    /// All events up to the proper end of the stream.
     ///
     /// # Panics
-    /// As [`Self::next_event`].
+    /// Like [`Self::next_event`].
     pub async fn collect_all(&mut self) -> Vec<SseEvent> {
         let mut events = Vec::new();
         while let Some(event) = self.next_event().await {
@@ -245,28 +247,28 @@ impl SseResponse {
         events
     }
 
-    /// Whether the stream has ended, and without its terminal event.
+    /// Whether the stream has ended without its terminal event.
     #[must_use]
     pub fn ended_without_terminal(&self) -> bool {
         self.state == State::EndedWithoutTerminal
     }
 
-    /// How many pings came so far.
+    /// How many pings have arrived so far.
     #[must_use]
     pub fn pings(&self) -> usize {
         self.pings
     }
 
-    /// The whole body of a response that is no stream; as [`http_json`](crate::http_json).
+    /// The complete body of a response that is not a stream, as in [`http_json`](crate::http_json).
     ///
     /// # Panics
-    /// If it does not arrive whole.
+    /// If the body does not arrive completely.
     pub async fn json(self) -> Value {
         let what = self.what;
         let body = tokio::time::timeout(self.patience, self.body.collect())
             .await
-            .unwrap_or_else(|_| panic!("{what}: no whole body in {:?}", self.patience))
-            .unwrap_or_else(|error| panic!("{what}: no whole body: {error}"));
+            .unwrap_or_else(|_| panic!("{what}: no complete body in {:?}", self.patience))
+            .unwrap_or_else(|error| panic!("{what}: incomplete body: {error}"));
         parse_body(&what, &self.headers, &body.to_bytes())
     }
 
@@ -302,11 +304,11 @@ impl SseResponse {
                     self.pings += 1;
                     continue;
                 }
-                Err(rule) => panic!("{what}: the block {block:?} is wrong: {rule}"),
+                Err(rule) => panic!("{what}: the block {block:?} is invalid: {rule}"),
             };
             if let Some(id) = &event.id {
                 if let Some(last) = &self.last_id {
-                    assert!(increases(last, id), "{what}: the id {id} does not increase {last}");
+                    assert!(increases(last, id), "{what}: the id {id} does not come after {last}");
                 }
                 self.last_id = Some(id.clone());
             }
@@ -327,7 +329,7 @@ impl SseResponse {
         self.state = match (self.state, error) {
             (State::Terminated, None) => State::Ended,
             (State::Terminated, Some(error)) => {
-                panic!("{what}: broken off after the terminal event: {error}")
+                panic!("{what}: cut off after the terminal event: {error}")
             }
             (_, _) if self.cut == Cut::IsNoted => State::EndedWithoutTerminal,
             (_, error) => panic!(
@@ -353,7 +355,7 @@ fn check_headers(what: &str, headers: &HeaderMap) {
     assert!(!headers.contains_key(header::CONTENT_ENCODING), "{what}: the stream is encoded");
 }
 
-/// Written out here rather than taken from `contract`, which is under test too.
+/// Written out here and not taken from `contract`, which is also under test.
 fn is_terminal(service: Service, kind: &str) -> bool {
     match service {
         Service::Workflow => ["workflow_complete", "workflow_error"].contains(&kind),

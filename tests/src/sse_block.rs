@@ -1,4 +1,4 @@
-//! The blocks of an event stream, as the contract allows them.
+//! The blocks of an event stream that the contract allows.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -6,11 +6,11 @@ use serde_json::Value;
 /// One event of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SseEvent {
-    /// What its `id:` line says.
+    /// The value of its `id:` line.
     pub id: Option<String>,
-    /// What its `data:` line says.
+    /// The value of its `data:` line.
     pub json: Value,
-    /// The block as it came, without the blank line that ends it.
+    /// The block as received, without the blank line that ends it.
     pub raw: Bytes,
 }
 
@@ -22,24 +22,24 @@ impl SseEvent {
     }
 }
 
-/// What a block may be.
+/// A block of a stream.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Block {
     Ping,
     Event(SseEvent),
 }
 
-/// Whether a stream's events carry an `id:` line.
+/// Whether the events of a stream carry an `id:` line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ids {
     Expected,
     Forbidden,
 }
 
-/// Reads a block, less the blank line that ends it.
+/// Parses a block without the blank line that ends it.
 ///
 /// # Errors
-/// With a sentence about the rule it breaks.
+/// A sentence about the rule that the block violates.
 pub(crate) fn parse_block(block: &Bytes, ids: Ids) -> Result<Block, String> {
     let text = std::str::from_utf8(block).map_err(|_| "it is not UTF-8")?;
     if text == ": ping" {
@@ -60,10 +60,10 @@ pub(crate) fn parse_block(block: &Bytes, ids: Ids) -> Result<Block, String> {
         return Err("it has more than one data line".to_owned());
     }
     let json: Value = serde_json::from_str(data).map_err(|error| format!("its data: {error}"))?;
-    let kind = json["type"].as_str().ok_or("its data is no object with a `type`")?;
+    let kind = json["type"].as_str().ok_or("its data is not an object with a `type`")?;
     match (&id, ids) {
-        (Some(_), Ids::Forbidden) => return Err("it has an id nobody asked for".to_owned()),
-        // A wait in the queue is no part of the job's journal, so it has no id.
+        (Some(_), Ids::Forbidden) => return Err("it has an id that was not requested".to_owned()),
+        // Waiting in the queue is not part of the job's journal, so it has no id.
         (None, Ids::Expected) if kind != "queued" => return Err("it has no id".to_owned()),
         (Some(id), _) if id.is_empty() => return Err("its id is empty".to_owned()),
         (None | Some(_), _) => {}
@@ -71,7 +71,8 @@ pub(crate) fn parse_block(block: &Bytes, ids: Ids) -> Result<Block, String> {
     Ok(Block::Event(SseEvent { id, json, raw: block.clone() }))
 }
 
-/// Whether `id` comes after `last`. Ids are opaque; ones that are numbers compare as numbers.
+/// Whether `id` comes after `last`. Ids are opaque; if both are numbers, they are compared as
+/// numbers.
 pub(crate) fn increases(last: &str, id: &str) -> bool {
     match (last.parse::<u128>(), id.parse::<u128>()) {
         (Ok(last), Ok(id)) => id > last,
@@ -79,7 +80,7 @@ pub(crate) fn increases(last: &str, id: &str) -> bool {
     }
 }
 
-/// Takes the first block off the buffer, if it is whole.
+/// Removes the first block from the buffer, if it is complete.
 pub(crate) fn split_block(buffer: &mut Vec<u8>) -> Option<Bytes> {
     let end = memchr::memmem::find(buffer, b"\n\n")?;
     let rest = buffer.split_off(end + 2);

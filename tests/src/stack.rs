@@ -34,10 +34,10 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a stack may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long killed processes may take to be gone.
+/// How long killed processes may take to disappear.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What a stack is to be.
+/// The configuration of a stack.
 #[derive(Debug)]
 pub struct StackBuilder {
     replicas: PerService<usize>,
@@ -62,7 +62,7 @@ impl Default for StackBuilder {
 }
 
 impl StackBuilder {
-    /// This many replicas of the three services; one of each by default.
+    /// Sets the number of replicas of the three services; one of each by default.
     #[must_use]
     pub fn replicas(mut self, workflow: usize, pull: usize, claude: usize) -> Self {
         self.replicas[Service::Workflow] = workflow;
@@ -71,52 +71,52 @@ impl StackBuilder {
         self
     }
 
-    /// This many replicas of each service.
+    /// Sets the number of replicas of each service.
     #[must_use]
     pub const fn replicas_of_each(mut self, replicas: PerService<usize>) -> Self {
         self.replicas = replicas;
         self
     }
 
-    /// One more variable; it takes the place of a default of that name.
+    /// Sets an environment variable; it overrides a default with the same name.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.insert(name.into(), value.into());
         self
     }
 
-    /// On this workspace, which outlives the stack; a fresh one if not said.
+    /// Uses this workspace, which is kept when the stack is dropped. The default is a fresh one.
     #[must_use]
     pub fn workspace(mut self, workspace: impl Into<PathBuf>) -> Self {
         self.workspace = Some(workspace.into());
         self
     }
 
-    /// On these ports, such as those of an earlier stack; on free ones by default.
+    /// Uses these ports, for example those of an earlier stack. The default is free ones.
     #[must_use]
     pub fn ports(mut self, ports: PerService<u16>) -> Self {
         self.ports = Some(ports);
         self
     }
 
-    /// One more argument of `stackctl up`.
+    /// Adds an argument to `stackctl up`.
     #[must_use]
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
         self
     }
 
-    /// With this `stackctl`; the one beside the test if not said.
+    /// Uses this `stackctl`. The default is the one built beside the test.
     #[must_use]
     pub fn binary(mut self, stackctl: impl Into<PathBuf>) -> Self {
         self.binary = Some(stackctl.into());
         self
     }
 
-    /// Starts it, and waits until every replica is idle.
+    /// Starts the stack and waits until every replica is idle.
     ///
     /// # Panics
-    /// If a binary has not been built, or not all replicas are idle within a minute.
+    /// If a binary has not been built, or if not all replicas are idle within a minute.
     pub async fn start(self) -> Stack {
         let stack = Stack::spawn(self);
         stack.wait_until_idle().await;
@@ -124,7 +124,7 @@ impl StackBuilder {
     }
 }
 
-/// A running stack. Dropped, it is killed with everything it has started; if the test is
+/// A running stack. When dropped, it is killed with everything it has started; if the test is
 /// panicking, its log is printed.
 #[derive(Debug)]
 pub struct Stack {
@@ -138,7 +138,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// What a stack is to be.
+    /// Configures a stack.
     #[must_use]
     pub fn builder() -> StackBuilder {
         StackBuilder::default()
@@ -168,7 +168,7 @@ impl Stack {
             ("CLAUDE_CODE_CREDENTIALS_JSON", r#"{"apiKey":"sk-ant-test-0123456789abcdef"}"#),
             ("IS_SANDBOX", "1"),
             ("LOG_LEVEL", "info"),
-            // The git servers of tests are on this machine.
+            // The git servers of tests run on this machine.
             ("GIT_ALLOWED_NETWORKS", "127.0.0.0/8,::1"),
         ];
         command.envs(defaults);
@@ -186,13 +186,13 @@ impl Stack {
     /// Waits until every service answers and all its replicas are idle.
     ///
     /// # Panics
-    /// If that takes more than a minute, or the stack ends.
+    /// If that takes more than a minute, or if the stack exits.
     pub async fn wait_until_idle(&self) {
         for (service, port) in self.ports {
             let count = self.replicas[service];
             let what = format!("{count} idle replicas at port {port}");
             wait_for(&what, START_DEADLINE, || async move {
-                assert!(is_alive(self.pid), "stackctl has ended");
+                assert!(is_alive(self.pid), "stackctl has exited");
                 let health = get(port, "/health").await?;
                 let status = get(port, "/status").await?;
                 (health["status"] == "ok" && idle_replicas(&status) == Some(count)).then_some(())
@@ -207,7 +207,7 @@ impl Stack {
         self.ports
     }
 
-    /// The base URL of the workflow service, without a slash at its end.
+    /// The base URL of the workflow service, without a trailing slash.
     #[must_use]
     pub fn workflow_url(&self) -> String {
         base_url(self.ports[Service::Workflow])
@@ -225,25 +225,25 @@ impl Stack {
         base_url(self.ports[Service::Claude])
     }
 
-    /// The shared volume, as a real path.
+    /// The shared volume, as a canonical path.
     #[must_use]
     pub fn workspace(&self) -> &Path {
         &self.workspace
     }
 
-    /// What the stack has written so far.
+    /// What the stack has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// The process of `stackctl up`.
+    /// The PID of `stackctl up`.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Everything the stack has started and that still runs.
+    /// Every process that the stack has started and that still runs.
     #[must_use]
     pub fn descendants(&self) -> Vec<ProcInfo> {
         descendants(self.pid)
@@ -258,28 +258,28 @@ impl Stack {
         found.into_iter().map(|process| process.pid).collect()
     }
 
-    /// Sends a signal to `stackctl up` alone.
+    /// Sends a signal to `stackctl up` only.
     ///
     /// # Panics
-    /// If it has ended.
+    /// If it has exited.
     pub fn signal(&self, signal: Signal) {
         kill(pid_of(self.pid), signal).expect("stackctl runs until it is stopped");
     }
 
-    /// Sends SIGTERM, waits for the end, and says how it ended.
+    /// Sends SIGTERM, waits until the stack exits, and returns its exit code.
     ///
     /// # Panics
-    /// As [`Self::ended`].
+    /// Like [`Self::ended`].
     pub async fn stop(mut self) -> i32 {
         self.signal(Signal::SIGTERM);
         self.ended().await
     }
 
-    /// Waits for the end, and says how it ended. A stack killed by a signal counts as 128 and the
-    /// signal's number, as in a shell.
+    /// Waits until the stack exits and returns its exit code. If a signal killed it, the code is
+    /// 128 plus the number of the signal, as in a shell.
     ///
     /// # Panics
-    /// If it takes more than a minute, or leaves a process behind.
+    /// If it takes more than a minute, or if it leaves a process behind.
     pub async fn ended(&mut self) -> i32 {
         let status = tokio::time::timeout(STOP_DEADLINE, self.child.wait())
             .await
@@ -290,15 +290,16 @@ impl Stack {
         exit_code(status)
     }
 
-    /// What is alive of the stack, parents first, so that none is there to start another child.
+    /// The running processes of the stack, parents first, so that none can start another child.
     fn remaining(&self) -> Vec<u32> {
         let mut found = Vec::new();
-        // Once `stackctl` has been waited for, its id may be another process's.
+        // After `stackctl` has been waited for, its PID may belong to another process.
         if self.child.id().is_some() {
             found.push(self.pid);
             found.extend(descendants(self.pid).into_iter().map(|process| process.pid));
         }
-        // Whoever has lost its parent by now still has the workspace's path about it.
+        // A process that has lost its parent still has the workspace's path in its arguments or
+        // environment.
         found.extend(processes_of_directory(&self.workspace).into_iter().map(|it| it.pid));
         found.retain(|&pid| is_alive(pid));
         found
@@ -317,7 +318,7 @@ impl Drop for Stack {
                 return;
             }
             for pid in doomed {
-                // One that has ended in between is what is wanted.
+                // The process may have exited meanwhile, which is fine.
                 let _ended = kill(pid_of(pid), Signal::SIGKILL);
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -338,14 +339,15 @@ fn base_url(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-/// Ports that are free at the moment. All are held until all are known, so that they differ.
+/// Ports that are free at the moment. All are held until the last one is known, so that they
+/// differ.
 #[must_use]
 pub fn free_ports() -> PerService<u16> {
     let listeners = PerService::from_fn(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
-/// The JSON of a 200; nothing as long as there is none.
+/// The JSON of a 200, or `None` as long as there is none.
 async fn get(port: u16, path: &str) -> Option<Value> {
     use http_body_util::BodyExt as _;
 

@@ -1,13 +1,20 @@
 //! Settings from the environment, all problems reported at once.
 
-use std::{collections::HashMap, fmt::Display, str::FromStr, time::Duration};
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    net::IpAddr,
+    num::NonZeroU32,
+    str::FromStr,
+    time::Duration,
+};
 
 use crate::Secret;
 
 /// Where settings come from: the process's environment, or a map in a test.
 pub trait Env {
-    /// The value of `name`, if it is set and UTF-8.
-    fn get(&self, name: &str) -> Option<String>;
+    /// The value of `name`, if it is set.
+    fn get(&self, name: &str) -> Option<OsString>;
 }
 
 /// The environment of this process.
@@ -15,14 +22,14 @@ pub trait Env {
 pub struct ProcessEnv;
 
 impl Env for ProcessEnv {
-    fn get(&self, name: &str) -> Option<String> {
-        std::env::var(name).ok()
+    fn get(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
     }
 }
 
-impl Env for HashMap<String, String> {
-    fn get(&self, name: &str) -> Option<String> {
-        Self::get(self, name).cloned()
+impl<V: AsRef<OsStr>> Env for HashMap<String, V> {
+    fn get(&self, name: &str) -> Option<OsString> {
+        Self::get(self, name).map(|value| value.as_ref().to_owned())
     }
 }
 
@@ -64,20 +71,44 @@ impl<'a> Settings<'a> {
     }
 
     /// The text of `name`.
-    #[must_use]
-    pub fn text(&self, name: &str) -> Option<String> {
-        self.env.get(name).filter(|value| !value.is_empty())
+    pub fn text(&mut self, name: &str) -> Option<String> {
+        match self.env.get(name)?.into_string() {
+            Ok(text) => Some(text).filter(|text| !text.is_empty()),
+            Err(_) => {
+                self.problem(name, "must be UTF-8");
+                None
+            }
+        }
     }
 
-    /// The value of `name` as `T`.
-    pub fn optional<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
+    /// The value of `name` as `T`. `expected` goes on from "must be": it has the unit, and an example.
+    pub fn optional<T: FromStr>(&mut self, name: &str, expected: &str) -> Option<T> {
         let text = self.text(name)?;
-        text.trim().parse().map_err(|error| self.problem(name, &format!("{error}"))).ok()
+        let value = text.trim().parse().ok();
+        if value.is_none() {
+            self.problem(name, &format!("must be {expected}"));
+        }
+        value
     }
 
-    /// The value of `name` as `T`, or `default`.
-    pub fn or<T: FromStr<Err: Display>>(&mut self, name: &str, default: T) -> T {
-        self.optional(name).unwrap_or(default)
+    /// The value of `name` as `T`, or `default`. `expected` is as in [`optional`](Self::optional).
+    pub fn or<T: FromStr>(&mut self, name: &str, default: T, expected: &str) -> T {
+        self.optional(name, expected).unwrap_or(default)
+    }
+
+    /// A whole number above 0 of `unit`, such as `example`.
+    pub fn count(&mut self, name: &str, unit: &str, example: u32) -> Option<NonZeroU32> {
+        self.optional(name, &format!("a whole number of {unit} above 0, such as {example}"))
+    }
+
+    /// A TCP port; 0 is any free one.
+    pub fn port(&mut self, name: &str, default: u16) -> u16 {
+        self.or(name, default, &format!("a port from 0 to 65535, such as {default}"))
+    }
+
+    /// An IP address.
+    pub fn address(&mut self, name: &str) -> Option<IpAddr> {
+        self.optional(name, "an IP address, such as 127.0.0.1")
     }
 
     /// Whether `name` is `1` or `true`; absent, `0` and `false` are no.
@@ -86,7 +117,7 @@ impl<'a> Settings<'a> {
             None | Some("0" | "false" | "no" | "off") => false,
             Some("1" | "true" | "yes" | "on") => true,
             Some(_) => {
-                self.problem(name, "use 1 or 0");
+                self.problem(name, "must be 1 or 0");
                 false
             }
         }
@@ -95,16 +126,16 @@ impl<'a> Settings<'a> {
     /// A time in whole seconds, from 1 to a year.
     pub fn seconds(&mut self, name: &str, default: u64) -> Duration {
         const YEAR: u64 = 365 * 24 * 3600;
-        let seconds: u64 = self.or(name, default);
+        let expected = format!("whole seconds from 1 to {YEAR}, such as {default}");
+        let seconds: u64 = self.or(name, default, &expected);
         if !(1..=YEAR).contains(&seconds) {
-            self.problem(name, "must be a number of seconds from 1 to 31536000");
+            self.problem(name, &format!("must be {expected}"));
         }
         Duration::from_secs(seconds.clamp(1, YEAR))
     }
 
     /// Names separated by commas; `None` if there are none.
-    #[must_use]
-    pub fn list(&self, name: &str) -> Option<Vec<String>> {
+    pub fn list(&mut self, name: &str) -> Option<Vec<String>> {
         let text = self.text(name)?;
         let list: Vec<_> = text
             .split(',')
@@ -169,17 +200,52 @@ mod tests {
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .into();
         let mut settings = Settings::new(&env);
-        assert_eq!(settings.or("PORT", 5000_u16), 5000);
+        assert_eq!(settings.port("PORT", 5000), 5000);
         assert!(!settings.flag("FLAG"));
         settings.seconds("WAIT", 5);
         assert!(settings.secret("TOKEN_FILE", "TOKEN").is_none());
-        assert_eq!(settings.or("EMPTY", 7), 7);
+        assert_eq!(settings.or("EMPTY", 7, "a number"), 7);
         assert_eq!(settings.list("LIST").unwrap(), ["a", "b"]);
         assert_eq!(settings.list("EMPTY"), None);
         let error = settings.finish().unwrap_err();
         let names: Vec<_> = error.problems.iter().map(|p| p.split(':').next().unwrap()).collect();
         assert_eq!(names, ["PORT", "FLAG", "WAIT", "TOKEN_FILE"]);
         assert!(!error.to_string().contains("s3cret"));
+    }
+
+    #[test]
+    fn a_problem_has_the_unit_and_an_example() {
+        let mut env: HashMap<String, OsString> = [
+            ("TIMEOUT_SECONDS", "1h"),
+            ("TURNS", "lots"),
+            ("NONE", "0"),
+            ("PORT", "70000"),
+            ("ADDRESS", "home"),
+            ("FLAG", "maybe"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .into();
+        env.insert("BYTES".to_owned(), std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]));
+        let mut settings = Settings::new(&env);
+        settings.seconds("TIMEOUT_SECONDS", 3600);
+        settings.count("TURNS", "turns", 20);
+        settings.count("NONE", "turns", 20);
+        settings.port("PORT", 5000);
+        settings.address("ADDRESS");
+        settings.flag("FLAG");
+        settings.text("BYTES");
+        assert_eq!(
+            settings.finish().unwrap_err().problems,
+            [
+                "TIMEOUT_SECONDS: must be whole seconds from 1 to 31536000, such as 3600",
+                "TURNS: must be a whole number of turns above 0, such as 20",
+                "NONE: must be a whole number of turns above 0, such as 20",
+                "PORT: must be a port from 0 to 65535, such as 5000",
+                "ADDRESS: must be an IP address, such as 127.0.0.1",
+                "FLAG: must be 1 or 0",
+                "BYTES: must be UTF-8",
+            ]
+        );
     }
 
     #[test]

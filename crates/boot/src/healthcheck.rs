@@ -100,8 +100,8 @@ pub(crate) fn healthcheck(probe: Probe, pace: Pace) -> Exit {
 
 fn address(env: &dyn Env, probe: Probe) -> Result<SocketAddr, crate::InvalidSettings> {
     let mut settings = Settings::new(env);
-    let bind = settings.or("BIND_ADDRESS", IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let port = settings.or(probe.port_variable, probe.default_port);
+    let bind = settings.address("BIND_ADDRESS").unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let port = settings.port(probe.port_variable, probe.default_port);
     settings.finish()?;
     let host = match bind {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -57,8 +57,12 @@ impl fmt::Debug for Logging {
 impl Logging {
     /// Reads the settings.
     pub fn read(settings: &mut Settings<'_>) -> Self {
-        let filter = settings.or("LOG_LEVEL", EnvFilter::new("info"));
-        Self { filter, format: settings.or("LOG_FORMAT", LogFormat::Text) }
+        let filter = settings.or(
+            "LOG_LEVEL",
+            EnvFilter::new("info"),
+            "a level such as info, or levels by part such as gateway=debug,info",
+        );
+        Self { filter, format: settings.or("LOG_FORMAT", LogFormat::Text, "text or json") }
     }
 
     /// Sends the logs of this process to standard error. A second call changes nothing.

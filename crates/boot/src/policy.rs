@@ -1,5 +1,7 @@
 //! What an operator allows callers to ask for.
 
+use std::num::NonZeroU32;
+
 use contract::{FileRepositories, Limits, Policy, UnknownFields};
 
 use crate::Settings;
@@ -13,14 +15,12 @@ pub fn read_policy(settings: &mut Settings<'_>) -> Policy {
     } else {
         FileRepositories::Refused
     };
-    let max_budget_usd = settings.optional::<f64>("MAX_BUDGET_USD");
+    const DOLLARS: &str = "US dollars above 0, such as 2.5";
+    let max_budget_usd = settings.optional::<f64>("MAX_BUDGET_USD", DOLLARS);
     if max_budget_usd.is_some_and(|usd| !(usd > 0.0 && usd.is_finite())) {
-        settings.problem("MAX_BUDGET_USD", "must be a number above 0");
+        settings.problem("MAX_BUDGET_USD", &format!("must be {DOLLARS}"));
     }
-    let max_turns = settings.optional::<u32>("MAX_TURNS");
-    if max_turns == Some(0) {
-        settings.problem("MAX_TURNS", "must be at least 1");
-    }
+    let max_turns = settings.count("MAX_TURNS", "turns", 20).map(NonZeroU32::get);
     Policy {
         file_repositories,
         unknown_fields: UnknownFields::default(),
@@ -47,7 +47,10 @@ fn names(
         text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(allowed)
     };
     if !list.iter().all(is_name) {
-        settings.problem(name, "must be names that the CLI knows, separated by commas");
+        settings.problem(
+            name,
+            "must be names that the CLI knows, separated by commas, such as Read,Bash",
+        );
     }
     Some(list)
 }

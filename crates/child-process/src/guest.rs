@@ -19,9 +19,9 @@ use nix::{
 };
 use tokio::process::Command;
 
-use crate::{Child, Confinement, confinement, spawner};
+use crate::{Child, Confinement, JobBounds, confinement, spawner};
 
-/// A child process to be. Unless told otherwise it has an empty environment, `/` as its working
+/// A child process before it is spawned. Unless told otherwise it has an empty environment, `/` as its working
 /// directory and `/dev/null` as its standard input, output and error.
 pub struct Guest {
     command: Command,
@@ -46,9 +46,8 @@ impl Guest {
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true);
+            .stderr(Stdio::null());
+        lead_a_session(&mut command);
         // Before the steps of `spawn`, which open again what the child is to have.
         close_others_on_exec(&mut command);
         Self { command, fds: Vec::new() }
@@ -130,6 +129,22 @@ impl Guest {
         self
     }
 
+    /// Keeps it and whatever it starts within the bounds of a job.
+    #[must_use]
+    pub fn bounded(mut self, bounds: &JobBounds) -> Self {
+        bounds.apply(&mut self.command);
+        self
+    }
+
+    /// [`before_exec`], as a step of building.
+    pub(crate) fn step(
+        mut self,
+        step: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        before_exec(&mut self.command, step);
+        self
+    }
+
     /// Bounds what the child, and every process it starts, may use of `resource`, as `setrlimit(2)` has it.
     #[must_use]
     pub fn limit(mut self, resource: Resource, most: u64) -> Self {
@@ -159,55 +174,58 @@ impl Guest {
     }
 }
 
-#[expect(unsafe_code, reason = "between fork and exec there is no safe interface")]
 fn limit(command: &mut Command, resource: Resource, most: u64) {
-    // SAFETY: the closure runs in the forked child and makes two system calls, getrlimit and setrlimit;
-    // it allocates nothing, not even for the error, which is an errno.
-    unsafe {
-        command.pre_exec(move || {
-            // A limit that is lower already stays.
-            let (_, hard) = getrlimit(resource)?;
-            let most = most.min(hard);
-            Ok(setrlimit(resource, most, most)?)
-        });
-    }
+    before_exec(command, move || {
+        // A limit that is lower already stays.
+        let (_, hard) = getrlimit(resource)?;
+        let most = most.min(hard);
+        Ok(setrlimit(resource, most, most)?)
+    });
+}
+
+/// Adds a step that the child makes before it becomes the program. It must be a single system call that is
+/// async-signal-safe, and allocate nothing.
+#[expect(unsafe_code, reason = "between fork and exec there is no safe interface")]
+pub(crate) fn before_exec(
+    command: &mut Command,
+    step: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+) {
+    // SAFETY: this crate's steps, and there are no others, are system calls that may be made in a forked child
+    // of a process with several threads; their errors are bare numbers.
+    unsafe { command.pre_exec(step) };
+}
+
+/// A session of its own holds nobody but the child and what it starts, so that all of a group can be signalled;
+/// and it has no terminal, which the child could otherwise open and read from.
+fn lead_a_session(command: &mut Command) {
+    before_exec(command, || {
+        nix::unistd::setsid()?;
+        Ok(())
+    });
 }
 
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "between fork and exec there is no safe interface")]
 fn arm_parent_death(command: &mut Command, signal: Signal) {
     let parent = nix::unistd::getpid();
-    // SAFETY: the closure runs in the forked child, where only async-signal-safe functions may be
-    // called: it makes two system calls, prctl and getppid, and allocates nothing, not even for the
-    // error, which is an errno.
-    unsafe {
-        command.pre_exec(move || {
-            nix::sys::prctl::set_pdeathsig(signal)?;
-            // The parent may have ended before the signal was armed: then it will never be sent.
-            if nix::unistd::getppid() == parent {
-                Ok(())
-            } else {
-                Err(nix::errno::Errno::ESRCH.into())
-            }
-        });
-    }
+    before_exec(command, move || {
+        nix::sys::prctl::set_pdeathsig(signal)?;
+        // The parent may have ended before the signal was armed: then it will never be sent.
+        if nix::unistd::getppid() == parent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
+    });
 }
 
 /// What this process opens is closed on exec anyway; this is for what it has inherited.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "between fork and exec there is no safe interface")]
+#[expect(unsafe_code, reason = "no crate at hand has this system call")]
 fn close_others_on_exec(command: &mut Command) {
     use nix::libc::{CLOSE_RANGE_CLOEXEC, SYS_close_range, c_long, c_uint, syscall};
-    // SAFETY: the closure runs in the forked child and makes one system call, which changes a flag of
-    // file descriptors and neither closes one nor touches memory.
-    unsafe {
-        command.pre_exec(|| {
-            let (first, last, flags) = (3, c_uint::MAX, CLOSE_RANGE_CLOEXEC);
-            // A kernel without it (before Linux 5.11) leaves inherited ones open, as was usual then.
-            let _: c_long = syscall(SYS_close_range, first, last, flags);
-            Ok(())
-        });
-    }
+    before_exec(command, || {
+        let (first, last, flags) = (3, c_uint::MAX, CLOSE_RANGE_CLOEXEC);
+        // SAFETY: it changes a flag of file descriptors, and neither closes one nor touches memory. A kernel
+        // without it (before Linux 5.11) leaves inherited ones open, as was usual then.
+        let _: c_long = unsafe { syscall(SYS_close_range, first, last, flags) };
+        Ok(())
+    });
 }
 
 #[cfg(not(target_os = "linux"))]

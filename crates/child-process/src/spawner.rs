@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{process::Command, runtime::Handle, sync::oneshot};
 
-use crate::{Child, owned};
+use crate::{Child, registry};
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -26,13 +26,11 @@ pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
     let (sender, receiver) = oneshot::channel();
     let task = move || {
         let _context = runtime.enter();
-        let mut owned = owned::lock();
-        let spawned = command.spawn().and_then(Child::new);
-        if let Ok(child) = &spawned {
-            owned.insert(child.id());
-        }
-        drop(owned);
-        // Nobody waits any more: the child is dropped here, and killed thereby.
+        let mut registry = registry::lock();
+        let spawned = command.spawn().and_then(|child| Child::register(child, &mut registry));
+        // Before the child may be dropped, which takes the lock.
+        drop(registry);
+        // Where nobody waits any more, the child is dropped here, and thereby killed.
         let _ = sender.send(spawned);
     };
     let gone = |_| io::Error::other("the spawning thread did not answer");

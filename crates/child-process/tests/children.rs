@@ -13,7 +13,7 @@ use std::{
 
 use child_process::{
     Child, Confinement, Guest, Pid, Resource, Signal, become_subreaper, descendants,
-    is_confinement_available, kill_descendants, kill_descendants_now, reap_adopted,
+    is_confinement_available, kill_descendants, kill_descendants_now,
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
@@ -99,10 +99,14 @@ async fn the_environment_is_what_was_given() {
 async fn it_leads_a_group_of_its_own_and_works_where_it_is_told() {
     let _alone = alone().await;
     let directory = tempfile::tempdir().unwrap();
-    let script = "echo $$; cut -d' ' -f5 /proc/$$/stat; pwd -P; readlink /proc/$$/fd/0";
+    let script =
+        "echo $$; cut -d' ' -f5,6 /proc/$$/stat | tr ' ' '\\n'; pwd -P; readlink /proc/$$/fd/0";
     let text = output(shell(script).cwd(directory.path())).await;
-    let [pid, group, cwd, stdin] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    let [pid, group, session, cwd, stdin] = text.lines().collect::<Vec<_>>()[..] else {
+        panic!("{text}")
+    };
     assert_eq!(pid, group);
+    assert_eq!(pid, session, "and a session, which has no terminal");
     assert_eq!(Path::new(cwd), directory.path().canonicalize().unwrap());
     assert_eq!(stdin, "/dev/null");
 }
@@ -251,20 +255,48 @@ async fn the_excepted_are_spared_with_all_below_them() {
 }
 
 #[tokio::test]
-async fn adopted_zombies_are_reaped_and_tokios_are_left_to_it() {
+async fn whatever_is_adopted_is_reaped_at_once_and_no_status_is_lost() {
     let _alone = alone().await;
-    let (mut child, _lines) =
-        ready("for i in 1 2 3; do (sleep 0.1 &); done; echo ready; exec sleep 300").await;
-    until("three adopted zombies", || zombies().len() == 3).await;
+    let (child, _lines) =
+        ready("for i in {1..300}; do (sleep 0.1 &); done; echo ready; exec sleep 300").await;
+    // One that nobody waits for stands in nobody's way.
     let mut short = shell("exit 7").spawn().await.unwrap();
-    until("a fourth that is a child's", || zombies().len() == 4).await;
-    reap_adopted();
-    assert_eq!(zombies(), [short.id()]);
+    until("the end of all that were adopted", || descendants(Pid::this()) == [child.id()]).await;
+    assert!(zombies().is_empty());
     assert_eq!(short.wait().await.unwrap().code(), Some(7));
+    assert_eq!(short.wait().await.unwrap().code(), Some(7), "it may be asked again");
+    for result in [short.signal(Signal::SIGKILL), short.signal_group(Signal::SIGKILL)] {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(nix::libc::ESRCH));
+    }
+    // Real-time signals have no name.
+    let mut killed = shell("kill -40 $$").spawn().await.unwrap();
+    assert_eq!(killed.wait().await.unwrap().signal(), Some(40));
     assert!(is_alive(child.id()));
-    child.signal(Signal::SIGKILL).unwrap();
-    child.wait().await.unwrap();
-    assert_eq!(descendants(Pid::this()), []);
+    drop(child);
+    until("the end of the last", || descendants(Pid::this()).is_empty()).await;
+}
+
+#[tokio::test]
+async fn one_that_has_ended_is_not_signalled_by_its_number() {
+    let _alone = alone().await;
+    let child = shell("exit 0").spawn().await.unwrap();
+    until("its end", || stat(child.id()).is_none()).await;
+    // Its pid may be another's by now.
+    for result in [child.signal(Signal::SIGKILL), child.signal_group(Signal::SIGKILL)] {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(nix::libc::ESRCH));
+    }
+}
+
+#[tokio::test]
+async fn where_nothing_is_left_the_end_looks_at_nothing() {
+    let _alone = alone().await;
+    output(shell("true")).await;
+    let begun = Instant::now();
+    for _ in 0..1000 {
+        assert!(kill_descendants_now(&[], Duration::from_secs(10)).is_empty());
+    }
+    // One walk over /proc takes a millisecond or more; this is a thousand system calls.
+    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

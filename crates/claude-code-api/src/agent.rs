@@ -1,15 +1,20 @@
 //! The running CLI, from its first line to the end of its last descendant.
 
-use std::{future::Future, io, pin::Pin, process::ExitStatus, time::Duration};
+use std::{
+    future::Future, io, os::fd::AsFd, pin::Pin, process::ExitStatus, sync::Arc, time::Duration,
+};
 
-use child_process::{
-    Child, Guest, Pid, Signal, kill_descendants, kill_descendants_now, reap_adopted,
+use child_process::{Child, Guest, JobBounds, Pid, Signal, end_job, kill_descendants_now};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    unistd,
 };
 use oneshot::Stop;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     process::{ChildStderr, ChildStdout},
-    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tracing::{debug, warn};
 
@@ -26,9 +31,6 @@ use crate::{
 /// How much is read at once, at least: what a pipe holds, pipe(7).
 const READ: usize = 64 * 1024;
 
-/// How often processes that the agent has orphaned, and that have ended, are reaped.
-const REAP: Duration = Duration::from_secs(5);
-
 /// A running CLI. Dropped before its end it is killed, with everything below it.
 pub(crate) struct Agent {
     child: Child,
@@ -38,6 +40,7 @@ pub(crate) struct Agent {
     stderr: Option<ChildStderr>,
     tail: Tail,
     patience: Patience,
+    bounds: Arc<JobBounds>,
     phase: Phase,
     /// When the phase ends by itself.
     deadline: Instant,
@@ -48,7 +51,8 @@ pub(crate) struct Agent {
     result: Option<RunResult>,
     exit: Option<Exit>,
     sweep: Option<Pin<Box<dyn Future<Output = Vec<Pid>> + Send>>>,
-    reap: Interval,
+    /// Whether standard output was closed before its end, so that a line without an end may be in `lines`.
+    is_cut_off: bool,
     is_over: bool,
 }
 
@@ -99,19 +103,17 @@ enum Event {
     Stderr(io::Result<usize>),
     Exited(io::Result<ExitStatus>),
     Swept(Vec<Pid>),
-    Reap,
 }
 
 impl Agent {
-    /// Starts `guest`, whose standard streams are all pipes, and gives it `prompt`.
+    /// Starts `guest`, whose standard streams are all pipes, within `bounds`, and gives it `prompt`.
     pub(crate) async fn start(
         guest: Guest,
+        bounds: Arc<JobBounds>,
         prompt: Vec<u8>,
         patience: Patience,
     ) -> io::Result<Self> {
-        let mut child = guest.spawn().await?;
-        let mut reap = interval(REAP);
-        reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut child = guest.bounded(&bounds).spawn().await?;
         Ok(Self {
             input: Input::new(child.take_stdin(), prompt),
             stdout: child.take_stdout(),
@@ -119,6 +121,7 @@ impl Agent {
             stderr: child.take_stderr(),
             tail: Tail::default(),
             patience,
+            bounds,
             phase: Phase::Working,
             deadline: Instant::now() + patience.silence,
             is_told: false,
@@ -127,7 +130,7 @@ impl Agent {
             result: None,
             exit: None,
             sweep: None,
-            reap,
+            is_cut_off: false,
             is_over: false,
             child,
         })
@@ -146,6 +149,12 @@ impl Agent {
                     self.note(&message.kind);
                     return Some(message);
                 }
+            }
+            if std::mem::take(&mut self.is_cut_off)
+                && let Some(message) = self.lines.last().and_then(Message::read)
+            {
+                self.note(&message.kind);
+                return Some(message);
             }
             if self.phase == Phase::Exited
                 && self.stdout.is_none()
@@ -176,7 +185,7 @@ impl Agent {
 
     async fn event(&mut self, stop: &Stop) -> Event {
         // Whether output that waits to be read is looked at before the deadline, or cannot hold it off. After
-        // the exit it need not: one read takes all that the pipe holds, and comes before the deadline has passed.
+        // the exit it need not: when the deadline has passed, what is in the pipes is read before they are closed.
         let is_patient = self.phase <= Phase::Resulted;
         tokio::select! {
             // In this order, so that a flood of output, from whomever, cannot hold off the rest.
@@ -186,7 +195,6 @@ impl Agent {
             () = self.input.write() => Event::Written,
             status = self.child.wait(), if self.phase != Phase::Exited => Event::Exited(status),
             left = swept(&mut self.sweep) => Event::Swept(left),
-            _ = self.reap.tick() => Event::Reap,
             read = read(&mut self.stdout, self.lines.buffer()) => Event::Stdout(read),
             read = read(&mut self.stderr, self.tail.buffer()) => Event::Stderr(read),
             () = sleep_until(self.deadline), if is_patient => Event::Late,
@@ -219,7 +227,6 @@ impl Agent {
                     warn!(?left, "processes of the agent cannot be killed");
                 }
             }
-            Event::Reap => reap_adopted(),
             Event::Stop => self.stop(Cause::Stopped),
             Event::Late => self.late(),
         }
@@ -243,7 +250,7 @@ impl Agent {
             (Kind::State(State::Busy), Phase::Resulted) => {
                 self.enter(Phase::Working, self.patience.silence);
             }
-            (Kind::State(_) | Kind::Other, _) => {}
+            (Kind::State(_) | Kind::Answer | Kind::Other, _) => {}
         }
     }
 
@@ -303,8 +310,17 @@ impl Agent {
             // In an uninterruptible system call: nothing more can be done.
             Phase::Killing => self.exited(Err(io::ErrorKind::TimedOut.into())),
             Phase::Exited => {
-                // Somebody who cannot be killed holds the other end.
-                (self.stdout, self.stderr, self.sweep) = (None, None, None);
+                // Somebody who cannot be killed holds the other end; or this process had no time to read until
+                // now, and what the agent said is still in the pipes.
+                self.sweep = None;
+                if let Some(pipe) = self.stderr.take() {
+                    drain(&pipe, self.tail.buffer());
+                    self.tail.trim();
+                }
+                if let Some(pipe) = self.stdout.take() {
+                    drain(&pipe, self.lines.buffer());
+                    self.is_cut_off = true;
+                }
             }
         }
     }
@@ -320,7 +336,8 @@ impl Agent {
         // What it has left behind, in sessions of their own, too. Then nobody holds the pipes any more, and
         // what is in them is read to its end.
         let until = std::time::Instant::now() + self.patience.remains.mul_f32(0.8);
-        self.sweep = Some(Box::pin(kill_descendants(&[], until)));
+        let bounds = Arc::clone(&self.bounds);
+        self.sweep = Some(Box::pin(async move { end_job(&bounds, until).await }));
     }
 
     fn signal(&self, signal: Signal) {
@@ -333,6 +350,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         if !self.is_over {
+            self.bounds.kill();
             let left = kill_descendants_now(&[], self.patience.terminate);
             if !left.is_empty() {
                 warn!(?left, "processes of the agent cannot be killed");
@@ -349,6 +367,27 @@ async fn read(pipe: &mut Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> 
             pipe.read_buf(into).await
         }
         None => std::future::pending().await,
+    }
+}
+
+/// Reads what is in a pipe at this moment, however much that is, and waits for nothing. It asks the kernel: the
+/// runtime may not have heard yet that there is something.
+fn drain(pipe: &impl AsFd, into: &mut Vec<u8>) {
+    // Somebody may go on writing: no more is taken than a pipe can hold, which tells what is old from what is new.
+    let capacity = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ);
+    let mut left = capacity.ok().and_then(|size| usize::try_from(size).ok()).unwrap_or(READ);
+    let mut buffer = vec![0; READ];
+    while left > 0 {
+        // The pipe does not block, as tokio has it.
+        match unistd::read(pipe.as_fd(), &mut buffer) {
+            Ok(0) => return,
+            Ok(read) => {
+                into.extend_from_slice(buffer.get(..read).unwrap_or_default());
+                left = left.saturating_sub(read);
+            }
+            Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
     }
 }
 

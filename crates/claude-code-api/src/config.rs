@@ -14,6 +14,12 @@ use crate::{Credential, Patience};
 /// Where programs are looked for if `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// `JOB_PROCESSES`, unless it is set.
+const DEFAULT_PROCESSES: u32 = 1024;
+
+/// What it may be. The CLI alone has some 30 threads, and a build that it runs has many more.
+const PROCESSES: std::ops::RangeInclusive<u32> = 64..=1_000_000;
+
 /// How agents are run.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -30,6 +36,8 @@ pub struct Config {
     pub trust_repository_settings: bool,
     /// What callers may ask for.
     pub policy: Policy,
+    /// `JOB_PROCESSES`: how many processes and threads an agent and all it starts may be at once.
+    pub processes: u32,
     /// How long things may take.
     pub patience: Patience,
     /// The agent's `PATH`: this process's own.
@@ -57,6 +65,7 @@ impl Config {
             is_sandbox: settings.flag("IS_SANDBOX"),
             trust_repository_settings: settings.flag("TRUST_REPOSITORY_SETTINGS"),
             policy: boot::read_policy(settings),
+            processes: processes(settings),
             patience: Patience {
                 silence: settings.seconds("SILENCE_TIMEOUT_SECONDS", 900),
                 ..Patience::default()
@@ -107,6 +116,16 @@ pub(crate) fn no_agent(why: &str) -> String {
         "the Claude Code CLI cannot be started ({why}): install it with `npm install -g \
          @anthropic-ai/claude-code`, or set CLAUDE_BIN to where it is"
     )
+}
+
+fn processes(settings: &mut Settings<'_>) -> u32 {
+    const NAME: &str = "JOB_PROCESSES";
+    const EXPECTED: &str = "a whole number of processes from 64 to 1000000, such as 1024";
+    let processes = settings.or(NAME, DEFAULT_PROCESSES, EXPECTED);
+    if !PROCESSES.contains(&processes) {
+        settings.problem(NAME, &format!("must be {EXPECTED}"));
+    }
+    processes
 }
 
 fn base_url(settings: &mut Settings<'_>) -> Option<String> {
@@ -170,6 +189,7 @@ mod tests {
         let (config, _) =
             read(&[("CLAUDE_BIN", "/bin/sh"), ("ANTHROPIC_API_KEY", "k"), ("IS_SANDBOX", "1")]);
         assert_eq!(config.preflight(), Vec::<String>::new());
+        assert_eq!(config.processes, 1024);
     }
 
     #[test]
@@ -178,8 +198,9 @@ mod tests {
             ("ANTHROPIC_BASE_URL", "api.example.org"),
             ("IS_SANDBOX", "perhaps"),
             ("SILENCE_TIMEOUT_SECONDS", "x"),
+            ("JOB_PROCESSES", "10"),
         ]);
         assert_eq!(config.patience, Patience::default());
-        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert_eq!(problems.len(), 4, "{problems:?}");
     }
 }

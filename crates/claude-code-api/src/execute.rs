@@ -3,14 +3,15 @@
 use std::{fs, io, process::Stdio, sync::Arc, time::Duration};
 
 use async_stream::stream;
-use child_process::{Guest, Signal, become_subreaper, kill_descendants_now};
+use child_process::{Guest, JobBounds, Signal, become_subreaper, kill_descendants_now};
 use contract::{
     Code, Ending, EventLine, ExecuteEvent, ExecuteRequest, SessionId, Timestamp, WorkspacePath,
 };
 use futures_util::Stream;
 use oneshot::{JobContext, Step, StopReason};
 use tokio::task::spawn_blocking;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
+use workspace::ResolveError;
 
 use crate::{
     Config,
@@ -18,9 +19,10 @@ use crate::{
     config::{REFUSES_ROOT, no_agent},
     instructions,
     invocation::{arguments, environment, user_line},
+    message::Kind,
     private::Private,
     refusal::Refusal,
-    session::Conversation,
+    session::{Conversation, note_answer},
     verdict::{Ended, Evidence},
 };
 
@@ -66,7 +68,11 @@ pub fn execute(
             }
         };
         info!(job = %context.id, %session, pid = %agent.id(), "the agent runs");
+        let mut unanswered = Some(ready.conversation.answered());
         while let Some(message) = agent.next(&context.stop).await {
+            if matches!(message.kind, Kind::Answer) && let Some(file) = unanswered.take() {
+                let _ = spawn_blocking(move || note_answer(&file)).await;
+            }
             let (content, timestamp) = (&*message.content, Timestamp::now());
             yield event(&ExecuteEvent::Message { content, timestamp });
         }
@@ -108,6 +114,7 @@ struct Ready {
     cwd: String,
     append_system_prompt: Option<String>,
     private: Private,
+    bounds: Arc<JobBounds>,
 }
 
 impl Opening {
@@ -119,13 +126,20 @@ impl Opening {
             .resume_session_id
             .map(|id| Conversation::find(&context.workspace, id))
             .transpose();
-        let earlier = found.as_ref().ok().and_then(Option::as_ref);
-        let is_resumed = found.is_err() || earlier.is_some_and(Conversation::is_resumed);
-        let asked = request.workspace.clone().or_else(|| earlier?.place());
+        let found = found.and_then(|found| {
+            let earlier = found.as_ref().map(Conversation::place).transpose()?.flatten();
+            Ok((found, earlier))
+        });
+        let is_resumed = match &found {
+            Ok((found, _)) => found.as_ref().is_some_and(Conversation::is_resumed),
+            Err(_) => true,
+        };
+        let earlier = found.as_ref().ok().and_then(|(_, earlier)| earlier.clone());
+        let asked = request.workspace.clone().or(earlier);
         let own = format!("jobs/{}/work", context.id);
         let named = asked.as_ref().map_or(own.as_str(), WorkspacePath::as_str);
         let mut workspace = format!("{root}/{named}");
-        let ready = found.and_then(|found| {
+        let ready = found.and_then(|(found, _)| {
             let place = place(context, asked.as_ref(), &own)?;
             workspace = format!("{root}/{place}");
             may_run(config, request)?;
@@ -154,13 +168,17 @@ fn place(
     asked: Option<&WorkspacePath>,
     own: &str,
 ) -> Result<WorkspacePath, Refusal> {
-    let gone = |why| Refusal::new(Code::WorkspaceGone, why);
+    let gone = |error| match error {
+        ResolveError::Refused(why) => Refusal::new(Code::WorkspaceGone, why),
+        ResolveError::Volume(error) => Refusal::volume(&error),
+    };
     if let Some(asked) = asked {
         return context.workspace.resolve(asked).map_err(gone);
     }
     fs::create_dir_all(context.workspace.root().join(own))
         .map_err(|error| Refusal::io("make the job's directory", &error))?;
-    let own = WorkspacePath::parse(own, context.workspace.root_text()).map_err(gone)?;
+    let own = WorkspacePath::parse(own, context.workspace.root_text())
+        .map_err(|why| gone(ResolveError::Refused(why)))?;
     context.workspace.resolve(&own).map_err(gone)
 }
 
@@ -185,7 +203,9 @@ impl Ready {
             .map_err(|error| Refusal::io("make the agent's private directory", &error))?;
         conversation.open(&private.config(), place, &cwd)?;
         let append_system_prompt = instructions::argument(repository.as_deref(), caller);
-        Ok(Self { conversation, cwd, append_system_prompt, private })
+        let bounds = Arc::new(JobBounds::new(config.processes));
+        debug!(limited_by = ?bounds.limited_by(), has_cgroup = bounds.has_cgroup(), "the job's processes are bounded");
+        Ok(Self { conversation, cwd, append_system_prompt, private, bounds })
     }
 }
 
@@ -213,7 +233,7 @@ async fn start(config: &Config, request: &ExecuteRequest, ready: &Ready) -> Resu
             .secret(credential.variable(), credential.secret().expose().as_bytes())
             .map_err(|error| Refusal::io("hand over the credential", &error))?;
     }
-    Agent::start(guest, user_line(&request.prompt), config.patience)
+    Agent::start(guest, Arc::clone(&ready.bounds), user_line(&request.prompt), config.patience)
         .await
         .map_err(|error| not_started(&error, &ready.cwd))
 }

@@ -103,7 +103,7 @@ mod tests {
     use contract::{Limits, Policy};
 
     use super::*;
-    use crate::{Credential, Patience, session::Start};
+    use crate::{Credential, Patience, session::History};
 
     fn config() -> Config {
         Config {
@@ -113,21 +113,22 @@ mod tests {
             is_sandbox: false,
             trust_repository_settings: false,
             policy: Policy::default(),
+            processes: 1024,
             patience: Patience::default(),
             path: "/usr/bin:/bin".into(),
             temporary: "/tmp".into(),
         }
     }
 
-    fn argument(start: Start) -> Argument {
-        Argument { start, id: ID.parse().unwrap() }
+    fn argument(history: History) -> Argument {
+        Argument { history, id: ID.parse().unwrap() }
     }
 
     const ID: &str = "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6";
 
     #[test]
     fn the_smallest_call() {
-        let session = argument(Start::Fresh);
+        let session = argument(History::None);
         let args = arguments(&config(), &ExecuteOptions::default(), session, None);
         insta::assert_json_snapshot!(args, @r#"
         [
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_largest_call() {
-        let session = argument(Start::Resumed);
+        let session = argument(History::Transcript);
         let options = ExecuteOptions {
             dangerously_skip_permissions: false,
             resume_session_id: Some(session.id),
@@ -193,7 +194,7 @@ mod tests {
 
     #[test]
     fn the_operators_limits_are_the_defaults() {
-        let session = argument(Start::Fresh);
+        let session = argument(History::None);
         let limits = Limits {
             max_turns: Some(7),
             max_budget_usd: Some(0.25),

@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Init,
     /// `system`/`session_state_changed`.
     State(State),
+    /// `assistant`: the model has answered.
+    Answer,
     /// `result`.
     Result(Box<RunResult>),
     /// Anything else.
@@ -113,6 +115,7 @@ impl Kind {
                 Some("idle") => State::Idle,
                 _ => State::Busy,
             }),
+            ("assistant", _) => Self::Answer,
             ("result", _) => Self::Result(Box::new(RunResult::read(content))),
             _ => Self::Other,
         }
@@ -161,7 +164,7 @@ mod tests {
     #[test]
     fn a_message_is_passed_on_as_it_stands() {
         for line in [
-            r#"{"type":"assistant","n":1.50,"a" : [1, 2],"u":"\u2028é🦀"}"#,
+            r#"{"type":"user","n":1.50,"a" : [1, 2],"u":"\u2028é🦀"}"#,
             "{}",
             r#"{"type":5}"#,
             r#"{"type":"x","type":"y"}"#,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use boot::{Exit, Settings};
-use contract::{ExecuteRequest, Policy, RequestError};
+use contract::{ExecuteRequest, Policy, RequestError, Service};
 use futures_util::Stream;
 use oneshot::{JobContext, JobService, Step};
 use serde_json::{Map, Value};
@@ -25,6 +25,7 @@ impl ClaudeCodeApi {
 }
 
 impl JobService for ClaudeCodeApi {
+    const SERVICE: Service = Service::Claude;
     type Request = ExecuteRequest;
 
     fn policy(&self) -> &Policy {
@@ -33,7 +34,7 @@ impl JobService for ClaudeCodeApi {
 
     fn check(&self, workspace: &Workspace, request: &ExecuteRequest) -> Result<(), RequestError> {
         let Some(path) = &request.workspace else { return Ok(()) };
-        workspace.resolve(path).map(drop).map_err(|why| RequestError::field("workspace", why))
+        workspace.resolve(path).map(drop).map_err(|error| error.refusal("workspace"))
     }
 
     fn run(

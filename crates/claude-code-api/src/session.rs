@@ -21,36 +21,41 @@ const MAX_PROJECT: usize = 200;
 /// How far into a transcript its first message is looked for, in bytes: past the longest prompt, escaped.
 const MAX_HEAD: u64 = 64 << 20;
 
-/// A conversation, as one run goes on with it or begins it.
+/// The file in a session's directory that says that its agent has answered. The CLI's own files cannot say so
+/// when they are damaged.
+const ANSWERED: &str = "answered";
+
+/// A conversation, as one run continues or begins it.
 #[derive(Debug)]
 pub(crate) struct Conversation {
     session: Session,
-    start: Start,
+    history: History,
     /// The turn of a session that this run has made; that of another is held by the replica.
     made: Option<HeldTurn>,
 }
 
+/// What there is of a conversation before a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// Nothing has been said in it.
-    Fresh,
-    /// There is a transcript.
-    Resumed,
+pub(crate) enum History {
+    /// Nothing was ever said in it.
+    None,
+    /// A transcript.
+    Transcript,
 }
 
 /// How the CLI is told which session is meant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Argument {
-    pub(crate) start: Start,
+    pub(crate) history: History,
     pub(crate) id: SessionId,
 }
 
 impl Argument {
     /// The option that the id follows.
     pub(crate) fn option(self) -> &'static str {
-        match self.start {
-            Start::Fresh => "--session-id",
-            Start::Resumed => "--resume",
+        match self.history {
+            History::None => "--session-id",
+            History::Transcript => "--resume",
         }
     }
 }
@@ -64,20 +69,23 @@ impl Conversation {
     ) -> Result<Self, Refusal> {
         let (session, turn) =
             Session::create(workspace, id, place).map_err(|error| Refusal::volume(&error))?;
-        Ok(Self { session, start: Start::Fresh, made: Some(turn) })
+        Ok(Self { session, history: History::None, made: Some(turn) })
     }
 
-    /// Finds one that is to be gone on with. Blocking.
+    /// Finds one to continue. Blocking.
+    ///
+    /// Refuses one in which something was said and of which nothing is left that the CLI could continue: it would
+    /// begin a new conversation without a word. Its files stay as they are.
     pub(crate) fn find(workspace: &Workspace, id: SessionId) -> Result<Self, Refusal> {
-        let session = Session::open(workspace, id).ok_or_else(|| {
+        let found = Session::open(workspace, id).map_err(|error| Refusal::volume(&error))?;
+        let session = found.ok_or_else(|| {
             Refusal::new(
                 Code::SessionNotFound,
                 format!("there is no session {id}: leave resumeSessionId out to begin a new one"),
             )
         })?;
-        let start = start(&session)
-            .map_err(|error| Refusal::io("read the session's transcript", &error))?;
-        Ok(Self { session, start, made: None })
+        let history = history(&session)?;
+        Ok(Self { session, history, made: None })
     }
 
     pub(crate) fn id(&self) -> SessionId {
@@ -86,17 +94,17 @@ impl Conversation {
 
     /// Whether something has been said in it before.
     pub(crate) fn is_resumed(&self) -> bool {
-        self.start == Start::Resumed
+        self.history == History::Transcript
     }
 
     /// The CLI's option for it, and its id.
     pub(crate) fn argument(&self) -> Argument {
-        Argument { start: self.start, id: self.id() }
+        Argument { history: self.history, id: self.id() }
     }
 
     /// Where it has worked before, relative to the volume.
-    pub(crate) fn place(&self) -> Option<WorkspacePath> {
-        self.session.place()
+    pub(crate) fn place(&self) -> Result<Option<WorkspacePath>, Refusal> {
+        self.session.place().map_err(|error| Refusal::volume(&error))
     }
 
     /// Notes where it works now, and puts its files where a CLI that works in `cwd` looks for them. Blocking.
@@ -114,10 +122,30 @@ impl Conversation {
     }
 }
 
+impl Conversation {
+    /// The file that says that the agent has answered, for [`note_answer`].
+    pub(crate) fn answered(&self) -> PathBuf {
+        answered(&self.session)
+    }
+}
+
+/// Notes in `file` that the agent has answered, for whoever finds the session later. Blocking.
+pub(crate) fn note_answer(file: &Path) {
+    // An error leaves the transcript as the only witness.
+    let written = File::create(file).and_then(|file| file.sync_all()).and_then(|()| {
+        // The name of the file is its only content.
+        file.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    });
+    if let Err(error) = written {
+        warn!(file = %file.display(), %error, "failed to note that the agent has answered");
+    }
+}
+
 impl Drop for Conversation {
-    /// One that this run has begun, and in which nothing was said, is none.
+    /// A session that this run has begun, and in which nothing was said, does not stay.
     fn drop(&mut self) {
-        if self.made.is_none() || has_conversation(&transcript(&self.session)).unwrap_or(true) {
+        if self.made.is_none() || !matches!(read(&transcript(&self.session)), Ok(Transcript::Empty))
+        {
             return;
         }
         if let Err(error) = self.session.remove() {
@@ -130,21 +158,72 @@ fn transcript(session: &Session) -> PathBuf {
     session.project().join(format!("{}.jsonl", session.id()))
 }
 
-/// Whether the CLI can go on with the session. If it cannot, what is left of its files is out of the way of a
-/// new start: the CLI takes an id to be in use as soon as there is a file of its name.
-fn start(session: &Session) -> io::Result<Start> {
+fn answered(session: &Session) -> PathBuf {
+    session.project().with_file_name(ANSWERED)
+}
+
+/// What is at the place of a transcript.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transcript {
+    /// A conversation that the CLI can continue.
+    Conversation,
+    /// Nothing, or what a CLI leaves that was killed before anything was said.
+    Empty,
+    /// Something that the CLI has not written: bytes that are no text, lines that are no JSON, another kind of file.
+    Damaged,
+}
+
+/// What the CLI can do with the session. Where nothing was ever said, what is left of its files is put out of the
+/// way of a new start: the CLI takes an id to be in use as soon as there is a file of its name.
+fn history(session: &Session) -> Result<History, Refusal> {
+    let fault = |error| Refusal::io("read the session's transcript", &error);
+    let id = session.id();
+    let (project, transcript) = (session.project(), transcript(session));
+    let was_answered = answered(session).try_exists().map_err(fault)?;
     // An agent could have put something else in these places.
-    let project = session.project();
-    if !fs::symlink_metadata(&project).is_ok_and(|found| found.is_dir()) {
-        remove(&project)?;
-        fs::create_dir(&project)?;
+    let has_project = is_directory(&project).map_err(fault)?;
+    let found = if has_project { read(&transcript).map_err(fault)? } else { Transcript::Empty };
+    match found {
+        Transcript::Conversation => return Ok(History::Transcript),
+        Transcript::Empty if was_answered && !transcript.exists() => {
+            return Err(Refusal::new(
+                Code::SessionNotFound,
+                format!(
+                    "what was said in session {id} is gone: its transcript {} is missing; restore it, or leave \
+                     resumeSessionId out to begin a new conversation",
+                    transcript.display()
+                ),
+            ));
+        }
+        Transcript::Empty if !was_answered => {}
+        Transcript::Empty | Transcript::Damaged => {
+            return Err(Refusal::new(
+                Code::SessionDamaged,
+                format!(
+                    "session {id} cannot be continued: its transcript {} is damaged, and was left as it is; repair \
+                     it, or leave resumeSessionId out to begin a new conversation",
+                    transcript.display()
+                ),
+            ));
+        }
     }
-    let transcript = transcript(session);
-    if has_conversation(&transcript)? {
-        return Ok(Start::Resumed);
+    let make_room = || {
+        if !has_project {
+            remove(&project)?;
+            fs::create_dir(&project)?;
+        }
+        remove(&transcript)
+    };
+    make_room().map_err(fault)?;
+    Ok(History::None)
+}
+
+fn is_directory(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(found.is_dir()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
-    remove(&transcript)?;
-    Ok(Start::Fresh)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -156,29 +235,37 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether a transcript holds a message: without one the CLI does not take it up, as version 2.1.197 behaves.
-/// A process that was killed early leaves such a file.
-fn has_conversation(path: &Path) -> io::Result<bool> {
+/// Reads a transcript. With no message in it the CLI does not take it up, as version 2.1.197 behaves; a process that
+/// was killed early leaves such a file, with lines of other kinds, the last of them cut off.
+fn read(path: &Path) -> io::Result<Transcript> {
     #[derive(Deserialize)]
     struct Line<'a> {
         #[serde(borrow, rename = "type")]
         kind: Option<std::borrow::Cow<'a, str>>,
     }
-    // Not opened unless it is a file: a pipe in its place would never answer.
-    if !fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
-        return Ok(false);
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => {}
+        // Not opened: a pipe in its place would never answer.
+        Ok(_) => return Ok(Transcript::Damaged),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Transcript::Empty),
+        Err(error) => return Err(error),
     }
     let mut lines = BufReader::new(File::open(path)?.take(MAX_HEAD));
     let mut line = Vec::new();
+    let mut is_damaged = false;
     while lines.read_until(b'\n', &mut line)? > 0 {
-        // One that was cut off does not parse.
-        let kind = serde_json::from_slice::<Line<'_>>(&line).ok().and_then(|line| line.kind);
-        if matches!(kind.as_deref(), Some("user" | "assistant")) {
-            return Ok(true);
+        let is_whole = line.ends_with(b"\n");
+        match serde_json::from_slice::<Line<'_>>(&line) {
+            Ok(Line { kind: Some(kind) }) if matches!(&*kind, "user" | "assistant") => {
+                return Ok(Transcript::Conversation);
+            }
+            Ok(_) => {}
+            // The end of a line may be missing, but not its beginning.
+            Err(_) => is_damaged |= is_whole || !line.starts_with(b"{") || line.contains(&0),
         }
         line.clear();
     }
-    Ok(false)
+    Ok(if is_damaged { Transcript::Damaged } else { Transcript::Empty })
 }
 
 /// How the CLI names a project's directory after its path: as version 2.1.197 does it, counting in UTF-16
@@ -273,12 +360,13 @@ mod tests {
         drop(first);
 
         let second = Conversation::find(&bench.workspace, id).unwrap();
-        assert_eq!((second.argument().option(), second.place()), ("--resume", Some(place("app"))));
+        assert_eq!(second.argument().option(), "--resume");
+        assert_eq!(second.place(), Ok(Some(place("app"))));
         let config = bench.config.join("other");
         second.open(&config, &place("app/src"), "/w/app/src").unwrap();
         let restored = config.join(format!("projects/-w-app-src/{id}.jsonl"));
         assert_eq!(fs::read_to_string(&restored).unwrap(), SAID);
-        assert_eq!(second.place(), Some(place("app/src")));
+        assert_eq!(second.place(), Ok(Some(place("app/src"))));
     }
 
     #[test]
@@ -286,16 +374,62 @@ mod tests {
         let bench = bench();
         let id = SessionId::new();
         drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
-        for left in
-            ["", "{\"type\":\"queue-operation\"}\n", "{\"type\":\"user\",\"messa", "garbage\n"]
-        {
-            let session = Session::open(&bench.workspace, id).unwrap();
+        for left in ["", "{\"type\":\"queue-operation\"}\n", "{\"type\":\"user\",\"messa"] {
+            let session = Session::open(&bench.workspace, id).unwrap().unwrap();
             fs::write(transcript(&session), left).unwrap();
             let found = Conversation::find(&bench.workspace, id).unwrap();
             assert_eq!(found.argument().option(), "--session-id", "{left}");
             assert!(!transcript(&session).exists(), "the CLI would take the id to be in use");
         }
-        assert!(Session::open(&bench.workspace, id).is_some(), "made by somebody else: it stays");
+        assert!(
+            Session::open(&bench.workspace, id).unwrap().is_some(),
+            "made by somebody else: it stays"
+        );
+    }
+
+    #[test]
+    fn a_transcript_that_was_lost_is_no_new_beginning_and_stays_as_it_is() {
+        let bench = bench();
+        let id = SessionId::new();
+        let run = Conversation::begin(&bench.workspace, id, &place("app")).unwrap();
+        let path = transcript(&run.session);
+        fs::write(&path, SAID).unwrap();
+        note_answer(&run.answered());
+        drop(run);
+        let nul = "\0".repeat(5000);
+        for damaged in
+            ["", &nul, "garbage\n", "{\"type\":\"queue-operation\"}\n", &format!("{{{nul}")]
+        {
+            fs::write(&path, damaged).unwrap();
+            let refusal = Conversation::find(&bench.workspace, id).unwrap_err();
+            assert_eq!(refusal.code, Code::SessionDamaged, "{damaged}: {refusal}");
+            assert!(refusal.to_string().contains(path.to_str().unwrap()), "{refusal}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), damaged, "it is kept");
+        }
+        fs::remove_file(&path).unwrap();
+        let refusal = Conversation::find(&bench.workspace, id).unwrap_err();
+        assert_eq!(refusal.code, Code::SessionNotFound);
+        fs::remove_dir(path.parent().unwrap()).unwrap();
+        let refusal = Conversation::find(&bench.workspace, id).unwrap_err();
+        assert_eq!(refusal.code, Code::SessionNotFound);
+        // What somebody has restored is continued.
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        fs::write(&path, format!("{nul}\n{SAID}")).unwrap();
+        assert!(Conversation::find(&bench.workspace, id).unwrap().is_resumed());
+    }
+
+    #[test]
+    fn what_the_cli_has_not_written_is_damage_even_before_an_answer() {
+        let bench = bench();
+        let id = SessionId::new();
+        drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
+        let path = transcript(&Session::open(&bench.workspace, id).unwrap().unwrap());
+        for damaged in ["\0\0\0\0", "garbage\n", "\0\n"] {
+            fs::write(&path, damaged).unwrap();
+            let refusal = Conversation::find(&bench.workspace, id).unwrap_err();
+            assert_eq!(refusal.code, Code::SessionDamaged, "{damaged}");
+            assert!(path.exists());
+        }
     }
 
     #[test]
@@ -309,7 +443,7 @@ mod tests {
                 fs::write(transcript(&run.session), said).unwrap();
             }
             drop(run);
-            assert_eq!(Session::open(&bench.workspace, id).is_some(), said.is_some());
+            assert_eq!(Session::open(&bench.workspace, id).unwrap().is_some(), said.is_some());
         }
     }
 
@@ -318,14 +452,17 @@ mod tests {
         let bench = bench();
         let id = SessionId::new();
         drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
-        let session = Session::open(&bench.workspace, id).unwrap();
+        let session = Session::open(&bench.workspace, id).unwrap().unwrap();
         let path = transcript(&session);
         let outside = bench.config.join("outside");
         fs::write(&outside, SAID).unwrap();
         symlink(&outside, &path).unwrap();
-        assert!(!Conversation::find(&bench.workspace, id).unwrap().is_resumed());
+        let code = || Conversation::find(&bench.workspace, id).unwrap_err().code;
+        assert_eq!(code(), Code::SessionDamaged);
+        fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-        assert!(!Conversation::find(&bench.workspace, id).unwrap().is_resumed());
+        assert_eq!(code(), Code::SessionDamaged);
+        fs::remove_file(&path).unwrap();
         fs::remove_dir(session.project()).unwrap();
         symlink(&bench.config, session.project()).unwrap();
         assert!(!Conversation::find(&bench.workspace, id).unwrap().is_resumed());

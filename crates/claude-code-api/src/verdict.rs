@@ -10,6 +10,9 @@ use crate::{
     tail::{last_words, sentence_part},
 };
 
+/// The subtype of a result that is one.
+const SUCCESS: &str = "success";
+
 /// All there is to judge by.
 #[derive(Debug)]
 pub(crate) struct Evidence {
@@ -44,8 +47,9 @@ pub(crate) struct Ended {
 impl Evidence {
     /// The terminal event of a run that ended by itself.
     ///
-    /// It succeeded only with exit 0, a last `result` line, and `is_error: false` in it. The subtype says
-    /// nothing: API errors come as `success`.
+    /// It succeeded only with exit 0 and a last `result` line whose subtype is `success` and in which `is_error` is
+    /// false. Neither of the two is enough: API errors come as `success`, and a run that was cut short may come
+    /// without `is_error`.
     pub(crate) fn ending(self) -> Ending {
         match self.judge() {
             Ok(()) => Ending::agent_success(&self.summary()),
@@ -69,17 +73,15 @@ impl Evidence {
             return Err(failure);
         }
         let Some(result) = &self.result else { return Err(self.without_result()) };
-        match (result.is_error, self.exit) {
-            (Some(false), Exit::Forced) => Ok(()),
-            (Some(false), Exit::Own(status)) if status.success() => Ok(()),
-            (Some(false), Exit::Own(status)) => Err((
+        if !result.is_success() {
+            return Err(result.failure());
+        }
+        match self.exit {
+            Exit::Forced => Ok(()),
+            Exit::Own(status) if status.success() => Ok(()),
+            Exit::Own(status) => Err((
                 Code::AgentFailed,
                 format!("the agent finished its work, but {}{}", told(status), self.words()),
-            )),
-            (Some(true), _) => Err(result.failure()),
-            (None, _) => Err((
-                Code::AgentFailed,
-                "the agent's result does not say whether it is an error".to_owned(),
             )),
         }
     }
@@ -134,7 +136,11 @@ impl Evidence {
 }
 
 impl RunResult {
-    /// Why a result that is an error is one.
+    fn is_success(&self) -> bool {
+        self.subtype == SUCCESS && self.is_error == Some(false)
+    }
+
+    /// Why a result that is not a success is none.
     fn failure(&self) -> (Code, String) {
         let said = match (&self.summary.result, self.errors.first()) {
             (Some(text), _) | (None, Some(text)) => sentence_part(text),
@@ -143,18 +149,24 @@ impl RunResult {
         match &*self.subtype {
             "error_max_turns" => {
                 let sentence = "the agent took as many turns as it may: ask for more maxTurns, or raise MAX_TURNS";
-                return (Code::AgentFailed, sentence.to_owned());
+                return (Code::MaxTurns, sentence.to_owned());
             }
             "error_max_budget_usd" => {
                 let sentence = "the agent spent as much as it may: ask for more maxBudgetUsd, or raise MAX_BUDGET_USD";
-                return (Code::AgentFailed, sentence.to_owned());
+                return (Code::BudgetExceeded, sentence.to_owned());
             }
             _ => {}
         }
         if let Some(what) = self.api_failure(&said) {
             return (Code::AgentApiError, format!("{what} (the agent says: {said})"));
         }
-        (Code::AgentFailed, format!("the agent failed: {said}"))
+        let sentence = match (&*self.subtype, self.is_error) {
+            (SUCCESS, None) => "the agent's result does not say whether it is an error".to_owned(),
+            (SUCCESS, _) => format!("the agent failed: {said}"),
+            ("", _) => format!("the agent's result does not say that it succeeded: {said}"),
+            (subtype, _) => format!("the agent failed ({}): {said}", sentence_part(subtype)),
+        };
+        (Code::AgentFailed, sentence)
     }
 
     /// What the Messages API, or the way to it, has to do with the failure.

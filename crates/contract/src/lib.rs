@@ -30,7 +30,7 @@ pub use policy::{FileRepositories, Limits, Policy, UnknownFields};
 pub use repo_url::{RepoUrl, Scheme};
 pub use request::{
     CloneFilter, ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Place, PullOptions,
-    PullRequest, RequestError, Requester, Secrets, WorkflowRequest,
+    PullRequest, RawRequest, RequestError, Requester, Secrets, WorkflowRequest,
 };
 pub use service::{PerService, Service, ServiceSpec};
 pub use session::{SessionDeleted, SessionList, SessionRequest, SessionView};

@@ -80,15 +80,17 @@ pub enum Secrets {
 }
 
 /// What the requests that become jobs have in common.
-pub trait JobRequest: Clone + Sized + Send + 'static {
+pub trait JobRequest: Send + 'static {
     /// The service whose job it becomes.
-    const SERVICE: Service;
+    fn service(&self) -> Service;
 
     /// Parses a body. `root` is the absolute path of the workspace.
     ///
     /// # Errors
     /// What is wrong with the body, for the caller.
-    fn parse(body: &[u8], root: &str, policy: &Policy) -> Result<Self, RequestError>;
+    fn parse(body: &[u8], root: &str, policy: &Policy) -> Result<Self, RequestError>
+    where
+        Self: Sized;
 
     /// Encodes the request as a body that [`parse`](Self::parse) takes.
     fn to_body(&self, secrets: Secrets) -> Vec<u8>;
@@ -105,7 +107,10 @@ pub trait JobRequest: Clone + Sized + Send + 'static {
     ///
     /// # Errors
     /// If it names another session, or the service has no sessions.
-    fn in_session(self, _id: SessionId) -> Result<Self, RequestError> {
+    fn in_session(self, _id: SessionId) -> Result<Self, RequestError>
+    where
+        Self: Sized,
+    {
         Err(RequestError::new(Code::NotFound, "this service has no sessions"))
     }
 
@@ -114,6 +119,30 @@ pub trait JobRequest: Clone + Sized + Send + 'static {
 
     /// The deadline it asks for, in seconds.
     fn timeout_seconds(&self) -> Option<u64>;
+}
+
+/// A request as it came in, for the service whose row of the table parses it.
+#[derive(Clone, Copy, Debug)]
+pub struct RawRequest<'a> {
+    /// The body.
+    pub body: &'a [u8],
+    /// The absolute path of the workspace.
+    pub root: &'a str,
+    /// What callers may ask for.
+    pub policy: &'a Policy,
+    /// The session it was sent to: `POST /api/stream/:id`.
+    pub session: Option<SessionId>,
+}
+
+impl RawRequest<'_> {
+    /// Parses it as a request of one service.
+    pub(crate) fn parse<R: JobRequest>(&self) -> Result<Box<dyn JobRequest>, RequestError> {
+        let request = R::parse(self.body, self.root, self.policy)?;
+        Ok(Box::new(match self.session {
+            Some(session) => request.in_session(session)?,
+            None => request,
+        }))
+    }
 }
 
 /// Where a job works.

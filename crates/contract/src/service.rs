@@ -8,7 +8,10 @@ use std::ops::{Index, IndexMut};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Code, Ending, JobId};
+use crate::{
+    Code, Ending, ExecuteRequest, JobId, JobRequest, PullRequest, RawRequest, RequestError,
+    WorkflowRequest,
+};
 
 /// One of the services whose replicas serve one job each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -43,12 +46,16 @@ pub struct ServiceSpec {
     pub default_replicas: usize,
     /// The paths whose `POST` starts a job. The first is the one that help texts and examples use.
     pub job_paths: &'static [&'static str],
+    /// Parses the request that becomes its job.
+    pub parse: fn(&RawRequest<'_>) -> Result<Box<dyn JobRequest>, RequestError>,
     /// The type of the event that ends a job that did what it was for.
     pub success_event: &'static str,
     /// The type of the event that ends a job that failed or was cancelled.
     pub failure_event: &'static str,
     /// How a failure is written, for jobs that no replica can end any more.
     pub failure: fn(JobId, Code, &str) -> Ending,
+    /// What a caller is told whose job's replica died.
+    pub lost: &'static str,
 }
 
 impl Service {
@@ -72,9 +79,11 @@ impl Service {
                 asks: &[Self::Pull, Self::Claude],
                 default_replicas: 5,
                 job_paths: &["/api/workflow"],
+                parse: |raw| raw.parse::<WorkflowRequest>(),
                 success_event: "workflow_complete",
                 failure_event: "workflow_error",
                 failure: |job, code, error| Ending::workflow_failure(job, None, code, error),
+                lost: "the replica died before the job was done: send the job again",
             },
             Self::Pull => &ServiceSpec {
                 name: "github-pull-api",
@@ -86,9 +95,11 @@ impl Service {
                 asks: &[],
                 default_replicas: 3,
                 job_paths: &["/api/pull"],
+                parse: |raw| raw.parse::<PullRequest>(),
                 success_event: "completed",
                 failure_event: "error",
                 failure: |_, code, error| Ending::pull_failure(code, error),
+                lost: "the replica died before the job was done: send the job again",
             },
             Self::Claude => &ServiceSpec {
                 name: "claude-code-api",
@@ -100,9 +111,11 @@ impl Service {
                 asks: &[],
                 default_replicas: 3,
                 job_paths: &["/api/execute"],
+                parse: |raw| raw.parse::<ExecuteRequest>(),
                 success_event: "completed",
                 failure_event: "error",
                 failure: |_, code, error| Ending::agent_failure(code, error, &Default::default()),
+                lost: "the replica died while the agent ran: look at the checkout, then send the job again",
             },
         }
     }
@@ -138,6 +151,12 @@ impl Service {
     #[must_use]
     pub fn has_job_path(self, path: &str) -> bool {
         self.spec().job_paths.contains(&path)
+    }
+
+    /// Whether its jobs ask other services for jobs, and so hold turns for them.
+    #[must_use]
+    pub const fn asks_for_jobs(self) -> bool {
+        !self.spec().asks.is_empty()
     }
 
     /// Whether an event of this type ends a stream of this service.

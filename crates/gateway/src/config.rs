@@ -40,16 +40,16 @@ impl Config {
                 Service::Pull => "PORT_PULL",
                 Service::Claude => "PORT_CLAUDE",
             };
-            settings.or(name, service.default_port())
+            settings.port(name, service.default_port())
         };
         Self {
-            bind: settings.or("BIND_ADDRESS", IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            bind: settings.address("BIND_ADDRESS").unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             ports: Service::ALL.map(|service| port(settings, service)),
             workspace: settings.text("WORKSPACE_DIR").unwrap_or_else(|| "/workspace".into()).into(),
-            queue_limit: settings.or("QUEUE_LIMIT", 1000),
+            queue_limit: settings.or("QUEUE_LIMIT", 1000, "a whole number of jobs, such as 1000"),
             queue_wait: settings.seconds("QUEUE_WAIT_SECONDS", 600),
             policy: boot::read_policy(settings),
-            cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default()),
+            cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default(), Cors::EXPECTED),
             drain: settings.flag("DRAIN"),
         }
     }

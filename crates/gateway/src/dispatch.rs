@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 use web::{AskError, ask};
-use workspace::{Replica, Replicas, Turn, blocking};
+use workspace::{IdleReplica, Registry, Turn, blocking};
 
 use crate::{
     state::Shared,
@@ -28,7 +28,7 @@ const ELSEWHERE_TIME: Duration = Duration::from_millis(500);
 
 /// Hands out the jobs of one service for as long as the gateway lives.
 pub(crate) async fn run(shared: Arc<Shared>, service: Service) {
-    let replicas = Replicas::new(&shared.workspace, service);
+    let replicas = Registry::new(&shared.workspace, service);
     let mut registry = replicas.watch();
     loop {
         let work = shared.work.notified();
@@ -51,7 +51,7 @@ pub(crate) async fn run(shared: Arc<Shared>, service: Service) {
 }
 
 /// Pairs idle replicas with jobs until there are no more of one or the other.
-fn pass(shared: &Arc<Shared>, service: Service, idle: Vec<Replica>) {
+fn pass(shared: &Arc<Shared>, service: Service, idle: Vec<IdleReplica>) {
     let now = Instant::now();
     let mut books = shared.books();
     books.shunned.retain(|_, until| *until > now);
@@ -111,13 +111,18 @@ async fn is_over(
         return Some((Code::QueueTimeout, sentence));
     }
     let job = ticket.job.clone();
-    if looks_for_cancel && blocking(move || job.is_cancel_requested()).await {
-        return Some((
-            Code::Cancelled,
-            "the job was cancelled before a replica took it".to_owned(),
-        ));
+    if !looks_for_cancel {
+        return None;
     }
-    None
+    let is_cancelled = blocking(move || {
+        job.is_cancel_requested().unwrap_or_else(|error| {
+            job.workspace().report_once(&job.control(), &error);
+            false
+        })
+    });
+    is_cancelled
+        .await
+        .then(|| (Code::Cancelled, "the job was cancelled before a replica took it".to_owned()))
 }
 
 /// What became of a dispatch.
@@ -132,7 +137,7 @@ enum Verdict {
     Refused(Code, String, Refused),
 }
 
-async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: Replica) {
+async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: IdleReplica) {
     let verdict = hand_over(&ticket, &replica).await;
     let id = ticket.job.id();
     {
@@ -174,7 +179,7 @@ async fn put_back(shared: &Arc<Shared>, ticket: &Arc<Ticket>) {
     }
 }
 
-async fn hand_over(ticket: &Ticket, replica: &Replica) -> Verdict {
+async fn hand_over(ticket: &Ticket, replica: &IdleReplica) -> Verdict {
     let job = ticket.job.clone();
     let body = match &ticket.secret_body {
         Some(body) => body.clone(),
@@ -192,6 +197,8 @@ async fn hand_over(ticket: &Ticket, replica: &Replica) -> Verdict {
         (web::header::JOB_ID, ticket.job.id().to_string()),
         (web::header::REPLICA_ID, replica.id.to_string()),
     ];
+    let digest = ticket.digest.as_ref().map(|digest| digest.as_str().to_owned());
+    headers.extend(digest.map(|digest| (web::header::REQUEST_DIGEST, digest)));
     headers.extend(ticket.parent.map(|parent| (web::header::PARENT_JOB_ID, parent.to_string())));
     let base = replica.address.into();
     let asked = async {
@@ -217,9 +224,16 @@ async fn judge(ticket: &Ticket, status: StatusCode, body: Vec<u8>) -> Verdict {
         field: Option<String>,
     }
     let error = serde_json::from_slice::<Error>(&body).ok();
+    let code = error.as_ref().map(|error| Code::from_name(&error.code).unwrap_or(Code::Internal));
     match status {
         StatusCode::ACCEPTED => Verdict::Taken,
-        StatusCode::CONFLICT => taken_or_try_another(ticket).await,
+        StatusCode::CONFLICT if code == Some(Code::Claimed) => {
+            let verdict = taken_or_try_another(ticket).await;
+            if matches!(verdict, Verdict::TryAnother) {
+                tracing::warn!(job = %ticket.job.id(), "a replica says that this job is claimed, and it is not");
+            }
+            verdict
+        }
         StatusCode::SERVICE_UNAVAILABLE
             if error.as_ref().is_some_and(|error| error.field.is_some()) =>
         {
@@ -229,8 +243,8 @@ async fn judge(ticket: &Ticket, status: StatusCode, body: Vec<u8>) -> Verdict {
         }
         StatusCode::MISDIRECTED_REQUEST | StatusCode::SERVICE_UNAVAILABLE => Verdict::TryAnother,
         _ => match error {
-            Some(Error { error, code, .. }) => {
-                let code = Code::from_name(&code).unwrap_or(Code::Internal);
+            Some(Error { error, .. }) => {
+                let code = code.unwrap_or(Code::Internal);
                 Verdict::Refused(code, error, Refused { status, body: body.into() })
             }
             None => internal("a replica gave an answer that makes no sense"),
@@ -240,9 +254,13 @@ async fn judge(ticket: &Ticket, status: StatusCode, body: Vec<u8>) -> Verdict {
 
 async fn taken_or_try_another(ticket: &Ticket) -> Verdict {
     let job = ticket.job.clone();
-    match blocking(move || job.taken()).await {
+    match blocking(move || job.claimed()).await {
         Ok(Some(_)) => Verdict::Taken,
-        Ok(None) | Err(_) => Verdict::TryAnother,
+        Ok(None) => Verdict::TryAnother,
+        Err(error) => {
+            tracing::warn!(job = %ticket.job.id(), error = &error as &dyn std::error::Error, "cannot look at a job");
+            Verdict::TryAnother
+        }
     }
 }
 

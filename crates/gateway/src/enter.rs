@@ -4,13 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use contract::{
-    Code, ExecuteRequest, JobId, JobRequest, Policy, PullRequest, RequestError, Secrets, Service,
-    SessionId, WorkflowRequest,
-};
+use contract::{Code, JobId, RawRequest, RequestError, Secrets, Service, SessionId};
 use http::{HeaderMap, Response};
 use web::{BODY_LIMIT, Body, Ids, OnDisconnect, Peer};
-use workspace::{CancelOnDisconnect, Job, JobRecord, NewJob, Workspace, blocking};
+use workspace::{CancelOnDisconnect, Job, JobRecord, NewJob, RequestDigest, Workspace, blocking};
 
 use crate::{
     routes::Front,
@@ -36,14 +33,10 @@ pub(crate) async fn enter(
     let id = id.unwrap_or_else(JobId::new);
     let workspace = shared.workspace.clone();
     let policy = shared.config.policy.clone();
-    let named = blocking(move || match service {
-        Service::Workflow => {
-            describe::<WorkflowRequest>(&workspace, &policy, &body, session, id, parent)
-        }
-        Service::Pull => describe::<PullRequest>(&workspace, &policy, &body, session, id, parent),
-        Service::Claude => {
-            describe::<ExecuteRequest>(&workspace, &policy, &body, session, id, parent)
-        }
+    let named = blocking(move || {
+        let root = workspace.root_text();
+        let request = RawRequest { body: &body, root, policy: &policy, session };
+        describe(&workspace, service, request, id, parent)
     })
     .await;
     let (mut record, secret_body) = named.map_err(refuse)?;
@@ -53,19 +46,18 @@ pub(crate) async fn enter(
     answer(shared, entered, &headers, peer, guard).await
 }
 
-fn describe<R: JobRequest>(
+fn describe(
     workspace: &Workspace,
-    policy: &Policy,
-    body: &[u8],
-    session: Option<SessionId>,
+    service: Service,
+    raw: RawRequest<'_>,
     id: JobId,
     parent: Option<JobId>,
 ) -> Result<(JobRecord, Option<Bytes>), RequestError> {
-    let mut request = R::parse(body, workspace.root_text(), policy)?;
-    if let Some(session) = session {
-        request = request.in_session(session)?;
-    }
-    let record = JobRecord::of(workspace, &request, id, parent);
+    let request = (service.spec().parse)(&raw)?;
+    let request = request.as_ref();
+    let digest = RequestDigest::of(request, raw.body, raw.session);
+    let record =
+        JobRecord::of(workspace, request, digest, id, parent).map_err(|error| error.refusal())?;
     let secret_body =
         record.request.credentials_withheld.then(|| Bytes::from(request.to_body(Secrets::Exposed)));
     Ok((record, secret_body))
@@ -85,8 +77,8 @@ async fn queue(
 ) -> Result<(Entered, CancelOnDisconnect), RequestError> {
     let workspace = shared.workspace.clone();
     let (id, parent) = (record.job_id, record.parent);
-    let known = blocking(move || Job::open(&workspace, id).is_some()).await;
-    if !known {
+    let known = blocking(move || Job::open(&workspace, id)).await;
+    if known.map_err(|error| error.refusal())?.is_none() {
         if shared.is_stopping() || (shared.is_draining() && parent.is_none()) {
             let sentence = "the stack is being stopped: send the request again later";
             return Err(RequestError::new(Code::Terminated, sentence));
@@ -102,12 +94,14 @@ async fn queue(
     let entering = Arc::clone(shared);
     let task = shared.tasks.spawn(async move {
         let workspace = entering.workspace.clone();
-        let (record, entered) = blocking(move || {
-            let entered = Job::enter(&workspace, &record);
-            (record, entered)
+        let (record, turns, created) = blocking(move || {
+            // First: a job that is there and cannot be queued would wait for nobody.
+            let turns = record.turns(&workspace).map_err(|error| error.refusal())?.own;
+            let created = Job::create_for(&workspace, &record).map_err(|error| error.refusal())?;
+            Ok::<_, RequestError>((record, turns, created))
         })
-        .await;
-        let job = match entered.map_err(|error| error.refusal())? {
+        .await?;
+        let job = match created {
             NewJob::Exists(job) => {
                 let guard = guard(&entering, on_disconnect, &job);
                 return Ok((Entered::Known(job), guard));
@@ -116,12 +110,6 @@ async fn queue(
         };
         // Made here: if the caller is gone already, nobody takes it, and what it wanted comes true.
         let guard = guard(&entering, on_disconnect, &job);
-        let workspace = entering.workspace.clone();
-        let (record, turns) = blocking(move || {
-            let turns = record.turns(&workspace).own;
-            (record, turns)
-        })
-        .await;
         let ticket = Arc::new(Ticket::new(job, &record, turns, secret_body, Caller::Here));
         entering.books().queue.insert(Arc::clone(&ticket));
         entering.work.notify_waiters();

@@ -6,7 +6,7 @@ use contract::{Code, Ending, JobId, JobList, JobState, JobView, RequestError, Se
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use web::Body;
-use workspace::{Job, Position, Replicas, Workspace, blocking};
+use workspace::{Job, Position, Registry, Workspace, blocking};
 
 use crate::state::Shared;
 
@@ -29,7 +29,7 @@ pub(crate) fn health(shared: &Shared, service: Service) -> Value {
 }
 
 pub(crate) async fn status(shared: &Arc<Shared>, service: Service) -> Result<Value, RequestError> {
-    let replicas = Replicas::new(&shared.workspace, service);
+    let replicas = Registry::new(&shared.workspace, service);
     let announced = blocking(move || replicas.idle()).await.map_err(|error| error.refusal())?;
     let books = shared.books();
     // A replica that a job is on its way to is not idle any more.
@@ -106,11 +106,15 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
         if listing.cursor.is_some_and(|cursor| id >= cursor) {
             continue;
         }
-        let Some(job) = Job::open(workspace, id) else { continue };
-        let view = match job.view() {
-            Ok(view) => view,
+        let view = match Job::open(workspace, id).and_then(|job| match job {
+            Some(job) => job.view().map(Some),
+            None => Ok(None),
+        }) {
+            Ok(Some(view)) => view,
+            Ok(None) => continue,
             Err(error) => {
-                tracing::warn!(job = %id, error = &error as &dyn std::error::Error, "cannot read a job");
+                // One that cannot be read does not hide the others.
+                workspace.report_once(id.to_string().as_ref(), &error);
                 continue;
             }
         };
@@ -129,18 +133,22 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
 
 pub(crate) async fn find(shared: &Shared, id: &str) -> Result<Job, RequestError> {
     let workspace = shared.workspace.clone();
-    let id = id.parse().ok();
-    blocking(move || id.and_then(|id| Job::open(&workspace, id)))
-        .await
-        .ok_or_else(|| RequestError::new(Code::NotFound, "no such job: GET /api/jobs lists them"))
+    let unknown = || RequestError::new(Code::NotFound, "no such job: GET /api/jobs lists them");
+    let id = id.parse().map_err(|_| unknown())?;
+    let job = blocking(move || Job::open(&workspace, id)).await;
+    job.map_err(|error| error.refusal())?.ok_or_else(unknown)
 }
 
 /// Where a reader stands that has seen the event of id `after`.
 pub(crate) async fn position(job: &Job, after: u64) -> Result<Position, RequestError> {
     let job = job.clone();
-    blocking(move || job.check_position(after)).await.map_err(|error| {
-        let sentence = format!("'Last-Event-ID': {error}; leave it out to read from the beginning");
-        RequestError::new(Code::InvalidField, sentence)
+    blocking(move || job.check_position(after)).await.map_err(|error| match error {
+        workspace::Error::UnknownEvent(_) => {
+            let sentence =
+                format!("'Last-Event-ID': {error}; leave it out to read from the beginning");
+            RequestError::new(Code::InvalidField, sentence)
+        }
+        error => error.refusal(),
     })
 }
 

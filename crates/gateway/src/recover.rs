@@ -80,18 +80,7 @@ async fn adopt(shared: &Arc<Shared>) -> workspace::Result<Vec<ReplicaId>> {
     let mut adopted = shared.adopted.lock().await;
     let known: Vec<_> = adopted.keys().copied().chain([shared.id]).collect();
     let workspace = shared.workspace.clone();
-    let found = blocking(move || {
-        let mut found = Vec::new();
-        for id in workspace.known_gateways()? {
-            if !known.contains(&id)
-                && let Some(lease) = workspace.adopt_gateway(id)?
-            {
-                found.push((id, lease));
-            }
-        }
-        Ok::<_, workspace::Error>(found)
-    })
-    .await?;
+    let found = blocking(move || workspace.adopt_gateways(&known)).await?;
     let ids = found.iter().map(|(id, _)| *id).collect();
     adopted.extend(found);
     Ok(ids)
@@ -129,17 +118,16 @@ async fn take_up(
     let (unfinished, mut scan) = blocking(move || {
         let (mut unfinished, mut scan) = (Vec::new(), Scan::Whole);
         for id in Job::list(&workspace)? {
-            let Some(job) = Job::open(&workspace, id) else { continue };
             // One unreadable job must not keep all others from being served.
-            match look(job) {
+            match Job::open(&workspace, id).and_then(|job| job.map_or(Ok(None), look)) {
                 Ok(Some(found)) if wanted(&found.record) => unfinished.push(found),
                 Ok(_) => {}
                 Err(error) => {
-                    // What is malformed will never be read.
-                    if matches!(error, workspace::Error::Io { .. }) {
+                    // What is damaged will never be read.
+                    if !error.is_damage() {
                         scan = Scan::Partly;
                     }
-                    tracing::warn!(job = %id, error = &error as &dyn std::error::Error, "cannot read a job");
+                    workspace.report_once(id.to_string().as_ref(), &error);
                 }
             }
         }
@@ -200,11 +188,22 @@ async fn is_ours(shared: &Arc<Shared>, gateway: Option<ReplicaId>) -> workspace:
 }
 
 fn look(job: Job) -> workspace::Result<Option<Found>> {
-    if job.outcome()?.is_some() {
-        return Ok(None);
+    match job.outcome() {
+        Ok(None) => {}
+        // A job that has ended, and does not say how, is ended once more.
+        Err(error) if error.is_damage() => return job.settle().map(|_| None),
+        outcome => return outcome.map(|_| None),
     }
-    let record = job.record()?;
-    let is_taken = job.taken()?.is_some();
-    let turns = record.turns(job.workspace()).own;
+    let record = match job.record() {
+        Err(error) if error.is_damage() => {
+            if let Some(aside) = job.set_aside()? {
+                tracing::error!(job = %job.id(), aside = %aside.display(), "a job whose record is damaged is set aside");
+            }
+            return Err(error);
+        }
+        record => record?,
+    };
+    let is_taken = job.claimed()?.is_some();
+    let turns = record.turns(job.workspace())?.own;
     Ok(Some(Found { job, record, is_taken, turns }))
 }

@@ -59,11 +59,13 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
 
 /// The rows of the table for one port: method and path.
 fn rows(service: Service) -> impl Iterator<Item = (&'static str, &'static str)> {
-    TABLE.lines().skip(2).filter_map(move |row| {
+    let jobs = service.spec().job_paths.iter().map(|path| ("POST", *path));
+    // The first three lines are the table's head and the row that stands for these.
+    jobs.chain(TABLE.lines().skip(3).filter_map(move |row| {
         let mut cells = row.split('|').skip(1).map(|cell| cell.trim().trim_matches('`'));
         let (method, path, port) = (cells.next()?, cells.next()?, cells.next()?);
         (port == "all" || port == service.name()).then_some((method, path))
-    })
+    }))
 }
 
 async fn no_such_path(State(front): State<Front>) -> Response<Body> {
@@ -222,11 +224,6 @@ mod tests {
                     body["error"].as_str().unwrap().contains(&format!("{method} {path}")),
                     "{body}"
                 );
-            }
-        }
-        for service in Service::ALL {
-            for path in service.spec().job_paths {
-                assert!(listed.contains(&(service, "POST", path)), "{path} is not in the table");
             }
         }
     }

@@ -19,9 +19,10 @@ pub(crate) async fn known(
     workspace: &Workspace,
     id: Option<SessionId>,
 ) -> Result<SessionId, RequestError> {
+    let id = id.ok_or_else(unknown)?;
     let workspace = workspace.clone();
-    let session = blocking(move || Session::open(&workspace, id?)).await;
-    session.map(|session| session.id()).ok_or_else(unknown)
+    let session = blocking(move || Session::open(&workspace, id)).await;
+    session.map_err(|error| error.refusal())?.map(|session| session.id()).ok_or_else(unknown)
 }
 
 fn unknown() -> RequestError {
@@ -46,15 +47,14 @@ pub(crate) async fn create(State(front): State<Front>, request: Request) -> Resp
 fn make(workspace: &Workspace, request: &SessionRequest) -> Result<SessionView, RequestError> {
     let id = SessionId::new();
     let place = match &request.workspace {
-        Some(asked) => {
-            workspace.resolve(asked).map_err(|why| RequestError::field("workspace", why))?
-        }
+        Some(asked) => workspace.resolve(asked).map_err(|error| error.refusal("workspace"))?,
         None => workspace.make_session_place(id).map_err(|error| error.refusal())?,
     };
     let (session, _turn) =
         Session::create(workspace, id, &place).map_err(|error| error.refusal())?;
     session
         .view()
+        .map_err(|error| error.refusal())?
         .ok_or_else(|| RequestError::new(Code::Internal, "the session cannot be read back"))
 }
 
@@ -75,8 +75,12 @@ pub(crate) async fn view(
     id: Result<Path<String>, PathRejection>,
 ) -> Response<Body> {
     let workspace = front.shared.workspace.clone();
-    let view = blocking(move || Session::open(&workspace, parse(id)?)?.view()).await;
-    reply(view.ok_or_else(unknown))
+    let Some(id) = parse(id) else { return web::error(&unknown()) };
+    let view = blocking(move || match Session::open(&workspace, id)? {
+        Some(session) => session.view(),
+        None => Ok(None),
+    });
+    reply(view.await.map_err(|error| error.refusal()).and_then(|view| view.ok_or_else(unknown)))
 }
 
 /// `DELETE /api/sessions/{id}`.

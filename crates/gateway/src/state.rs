@@ -11,7 +11,7 @@ use std::{
 use contract::{Code, Ending, JobId, ReplicaId, Service, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
-use workspace::{Job, Lease, Outcome, Turn, Workspace, blocking};
+use workspace::{FileLock, Job, Outcome, Turn, Workspace, blocking};
 
 use crate::{
     Config,
@@ -28,10 +28,10 @@ pub(crate) struct Shared {
     pub(crate) workspace: Workspace,
     pub(crate) id: ReplicaId,
     /// Held as long as this gateway lives.
-    _lease: Lease,
+    _lease: FileLock,
     books: Mutex<Books>,
     /// Gateways that are gone, whose queues are this one's now.
-    pub(crate) adopted: tokio::sync::Mutex<HashMap<ReplicaId, Lease>>,
+    pub(crate) adopted: tokio::sync::Mutex<HashMap<ReplicaId, FileLock>>,
     /// Wakes the dispatchers.
     pub(crate) work: Notify,
     pub(crate) stopping: AtomicBool,
@@ -206,7 +206,8 @@ impl Shared {
         self.tasks.spawn(async move {
             let id = job.id();
             let outcome = ended(job).await;
-            tracing::info!(%service, job = %id, state = outcome.state.as_str(), "ended");
+            let state = outcome.as_ref().map_or("gone", |outcome| outcome.state.as_str());
+            tracing::info!(%service, job = %id, state, "ended");
             {
                 let mut books = shared.books();
                 books.running.remove(&id);
@@ -217,8 +218,9 @@ impl Shared {
     }
 }
 
-/// Waits until a job that has been taken is over; ends it if its process is gone.
-async fn ended(job: Job) -> Outcome {
+/// Waits until a job that has been claimed is over; ends it if its process is gone. `None` if the job is not there any
+/// more.
+async fn ended(job: Job) -> Option<Outcome> {
     let mut watch = job.workspace().watcher().watch(&job.directory());
     let mut settle = Instant::now();
     loop {
@@ -228,12 +230,18 @@ async fn ended(job: Job) -> Outcome {
         if probe {
             settle = Instant::now() + std::time::Duration::from_millis(500);
         }
-        match blocking(move || if probe { look.settle() } else { look.outcome() }).await {
-            Ok(Some(outcome)) => return outcome,
-            Ok(None) => {}
+        let looked = blocking(move || {
+            let outcome = if probe { look.settle()? } else { look.outcome()? };
+            let is_there = outcome.is_some() || Job::open(look.workspace(), look.id())?.is_some();
+            Ok::<_, workspace::Error>((outcome, is_there))
+        });
+        match looked.await {
+            Ok((Some(outcome), _)) => return Some(outcome),
+            Ok((None, false)) => return None,
+            Ok((None, true)) => {}
             Err(error) => {
-                tracing::warn!(job = %job.id(), error = &error as &dyn std::error::Error, "cannot look after a job");
-                // Its files may be gone for good; a look every poll is all that is left to do.
+                // Not every time: its files may be out of reach for long.
+                job.workspace().report_once(&job.directory(), &error);
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             }
         }

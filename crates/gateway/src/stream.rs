@@ -74,7 +74,7 @@ pub(crate) fn from_elsewhere(
             }
             let look = job.clone();
             // One that cannot be read says so when it is followed.
-            if !blocking(move || look.taken()).await.is_ok_and(|taken| taken.is_none()) {
+            if !blocking(move || look.claimed()).await.is_ok_and(|claim| claim.is_none()) {
                 break;
             }
             watch.changed().await;

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use contract::{JobId, ReplicaId, Service, Timestamp};
 use tokio::{sync::watch, time::Instant};
-use workspace::{Job, Turn};
+use workspace::{Job, RequestDigest, Turn};
 
 /// Where the caller of a job that waits is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,9 @@ pub(crate) struct Ticket {
     pub(crate) gateway: Option<ReplicaId>,
     /// When it was named, by the gateway's clock: ids may be the callers' own.
     pub(crate) created: Timestamp,
-    /// The body, if it holds credentials: those are on no disk.
+    /// By what the request is known to a replica.
+    pub(crate) digest: Option<RequestDigest>,
+    /// The body, if it contains credentials: those are on no disk.
     pub(crate) secret_body: Option<Bytes>,
     pub(crate) since: Instant,
     pub(crate) caller: Caller,
@@ -99,6 +101,7 @@ impl Ticket {
             turns,
             gateway: record.gateway,
             created: record.created,
+            digest: record.request.digest.clone(),
             secret_body,
             since: Instant::now(),
             caller,

@@ -50,7 +50,7 @@ async fn post(address: SocketAddr) -> web::Answer {
 
 fn views(workspace: &Workspace) -> Vec<JobView> {
     let jobs = Job::list(workspace).unwrap();
-    jobs.into_iter().map(|id| Job::open(workspace, id).unwrap().view().unwrap()).collect()
+    jobs.into_iter().map(|id| Job::open(workspace, id).unwrap().unwrap().view().unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,11 +90,11 @@ async fn who_cancels_and_leaves_has_cancelled() {
         let mut events = Box::pin(answer.events());
         let queued = events.next().await.unwrap().unwrap();
         assert!(String::from_utf8_lossy(&queued.data).contains("\"queued\""));
-        let job = Job::open(&workspace, id.parse().unwrap()).unwrap();
+        let job = Job::open(&workspace, id.parse().unwrap()).unwrap().unwrap();
         let path = format!("/api/jobs/{id}/cancel");
         // One that leaves before it is heard has said nothing, and says it again.
         let mut moment = Duration::from_micros(n * 50);
-        while !job.is_cancel_requested() {
+        while !job.is_cancel_requested().unwrap() {
             knock(address, &path, "", moment).await;
             moment += Duration::from_micros(200);
         }

@@ -101,7 +101,8 @@ fn target(context: &JobContext, request: &PullRequest) -> std::result::Result<Pa
     let workspace = &context.workspace;
     if let Some(path) = &request.workspace {
         // A link in it must not lead out of the workspace.
-        return Ok(workspace.root().join(workspace.resolve(path)?.as_str()));
+        let real = workspace.resolve(path).map_err(|error| error.to_string())?;
+        return Ok(workspace.root().join(real.as_str()));
     }
     Ok(match (&request.directory, context.parent) {
         (Some(name), _) => workspace.checkout(name),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use boot::{Exit, Settings};
-use contract::{Policy, PullRequest};
+use contract::{Policy, PullRequest, Service};
 use futures_util::Stream;
 use oneshot::{JobContext, JobService, Step};
 use serde_json::{Map, Value};
@@ -25,6 +25,7 @@ impl GithubPullApi {
 }
 
 impl JobService for GithubPullApi {
+    const SERVICE: Service = Service::Pull;
     type Request = PullRequest;
 
     fn policy(&self) -> &Policy {

@@ -33,7 +33,7 @@ pub enum Advertise {
 impl Advertise {
     /// Reads the settings.
     pub(crate) fn read(settings: &mut Settings<'_>) -> Self {
-        let address = settings.optional("ADVERTISE_ADDRESS");
+        let address = settings.address("ADVERTISE_ADDRESS");
         let towards = settings.text("ADVERTISE_TOWARDS").map(|name| name.trim().to_owned());
         match (address, towards) {
             (Some(address), _) => Self::Address(address),

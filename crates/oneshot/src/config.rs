@@ -1,7 +1,7 @@
 //! The settings every replica has.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     num::NonZeroU32,
     path::PathBuf,
     time::Duration,
@@ -36,21 +36,21 @@ pub struct ReplicaConfig {
 impl ReplicaConfig {
     /// Reads the settings.
     pub fn read(settings: &mut Settings<'_>, service: Service) -> Self {
-        let address = settings.or("BIND_ADDRESS", IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let port = settings.or("PORT", service.default_port());
-        let grace = settings.text("GRACE_SECONDS").map(|_| settings.seconds("GRACE_SECONDS", 1));
+        let address = settings.address("BIND_ADDRESS").unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let port = settings.port("PORT", service.default_port());
+        let grace = settings.text("GRACE_SECONDS").map(|_| settings.seconds("GRACE_SECONDS", 60));
         Self {
             bind: SocketAddr::new(address, port),
             advertise: Advertise::read(settings),
             workspace: settings.text("WORKSPACE_DIR").unwrap_or_else(|| "/workspace".into()).into(),
             grace,
             journal_limit: u64::from(
-                settings
-                    .or("JOURNAL_LIMIT_MIB", NonZeroU32::new(1024).unwrap_or(NonZeroU32::MAX))
-                    .get(),
+                settings.count("JOURNAL_LIMIT_MIB", "MiB", 1024).map_or(1024, NonZeroU32::get),
             ) << 20,
-            cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default()),
-            id: settings.optional("REPLICA_ID").unwrap_or_else(ReplicaId::new),
+            cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default(), Cors::EXPECTED),
+            id: settings
+                .optional("REPLICA_ID", "an id of a replica")
+                .unwrap_or_else(ReplicaId::new),
         }
     }
 }

@@ -8,7 +8,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 use web::{BODY_LIMIT, Body, OnDisconnect, Peer};
-use workspace::CancelOnDisconnect;
+use workspace::{CancelOnDisconnect, RequestDigest};
 
 use crate::{JobService, replica::Replica};
 
@@ -17,7 +17,7 @@ impl<S: JobService> Replica<S> {
     pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
-            path if S::Request::SERVICE.has_job_path(path) => {
+            path if S::SERVICE.has_job_path(path) => {
                 if request.method() == Method::POST {
                     self.take(request).await.unwrap_or_else(|refusal| *refusal)
                 } else {
@@ -36,7 +36,7 @@ impl<S: JobService> Replica<S> {
                 web::json(StatusCode::OK, &json!({"status": status, "timestamp": Timestamp::now()}))
             }
             _ => {
-                let paths = S::Request::SERVICE.spec().job_paths.join(", POST ");
+                let paths = S::SERVICE.spec().job_paths.join(", POST ");
                 web::no_such_path(&format!(
                     "POST {paths}, GET /health, GET /status (sessions, repositories and jobs are the gateway's)"
                 ))
@@ -69,11 +69,16 @@ impl<S: JobService> Replica<S> {
         let on_disconnect = OnDisconnect::read(&headers).map_err(refuse)?;
         let parsed = S::Request::parse(&body, self.workspace.root_text(), self.service.policy())
             .map_err(refuse)?;
+        // A gateway passes on the digest of what its caller sent, as it encodes the body anew.
+        let passed = headers.get(web::header::REQUEST_DIGEST);
+        let digest = passed
+            .and_then(|text| text.to_str().ok()?.parse().ok())
+            .unwrap_or_else(|| RequestDigest::of(&parsed, &body, None));
         // In a task of its own: a caller that disconnects now must not take the claim down with it, and the job.
         let (replica, named) = (Arc::clone(&self), headers.clone());
         let is_async = headers.get("prefer").is_some_and(|value| value == "respond-async");
         let accepting = tokio::spawn(async move {
-            let job = replica.accept(&named, parsed).await?;
+            let job = replica.accept(&named, parsed, digest).await?;
             // Made here: if the caller is gone already, nobody takes the guard, and it does what the caller asked.
             let guard = match on_disconnect {
                 OnDisconnect::Cancel if !is_async => CancelOnDisconnect::armed(&job, || false),

@@ -10,6 +10,7 @@
 
 mod advertise;
 mod config;
+mod deadline;
 mod http;
 mod job;
 mod orders;
@@ -17,11 +18,14 @@ mod replica;
 mod run;
 mod service;
 mod start;
+mod stop;
 
 pub use advertise::Advertise;
 pub use config::ReplicaConfig;
-pub use job::{Deadline, JobContext, Pause, Step, Stop, StopReason};
+pub use deadline::{Deadline, Pause};
+pub use job::{JobContext, Step};
 pub use orders::{Order, Orders};
 pub use replica::serve;
 pub use service::JobService;
 pub use start::main;
+pub use stop::{Settling, Stop, StopReason};

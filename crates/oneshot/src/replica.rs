@@ -7,37 +7,39 @@ use std::{
 };
 
 use boot::Exit;
-use contract::{Code, Ending, JobId, JobRequest, RequestError, Service};
+use contract::{Code, Ending, JobId, JobRequest, RequestError};
 use http::HeaderMap;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tower::{Layer, util::option_layer};
 use web::Server;
 use workspace::{
-    ClaimedJob, HeldTurn, Job, JobRecord, NewJob, Registration, To, Turn, Workspace, blocking,
+    ClaimedJob, HeldTurn, Job, JobRecord, NewJob, Registration, RequestDigest, Turn, TurnUse,
+    Workspace, blocking,
 };
 
 use crate::{
     Deadline, JobContext, JobService, Order, Orders, ReplicaConfig, Stop, StopReason,
     http::busy,
-    run::{drive, end_of_grace, watch},
+    job::STOP_BUDGET,
+    run::{Driven, Work, drive, end_of_grace, watch},
 };
 
-/// How long readers have, after the job's end, to take what is left of their stream. Who needs longer comes
-/// back to the journal.
+/// How long readers have, after the job's end, to take what is left of their stream. Those that need longer come back
+/// to the journal.
 const FLUSH_TIME: Duration = Duration::from_secs(10);
 /// How long to wait before leaving when the start failed, so that a replica that cannot start does not spin.
 const FAILED_START: Duration = Duration::from_secs(1);
 
-/// What a replica is doing. There is no way back to `Idle`.
-enum Phase {
-    Idle(Registration),
-    Busy,
-    Leaving,
+/// The one place that a replica has for a job. There is no way back to `Free`.
+enum Slot {
+    Free(Registration),
+    Taken,
+    Closed,
 }
 
-/// A job, taken and not begun.
-struct Taken<R> {
+/// A job, claimed and not begun.
+struct Accepted<R> {
     claimed: ClaimedJob,
     request: R,
     parent: Option<JobId>,
@@ -49,13 +51,13 @@ pub(crate) struct Replica<S: JobService> {
     pub(crate) service: S,
     pub(crate) config: ReplicaConfig,
     pub(crate) workspace: Workspace,
-    phase: Mutex<Phase>,
-    taken: mpsc::UnboundedSender<Taken<S::Request>>,
+    slot: Mutex<Slot>,
+    accepted: mpsc::UnboundedSender<Accepted<S::Request>>,
 }
 
 /// Serves one job of `service`, or leaves when told to.
 pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, mut orders: Orders) -> Exit {
-    let name = S::Request::SERVICE;
+    let name = S::SERVICE;
     for missing in service.preflight() {
         tracing::warn!("{missing}");
     }
@@ -65,9 +67,9 @@ pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, mut orders:
         Some(_) = orders.recv() => return Exit::Ok,
     };
     match start(service, config, host).await {
-        Ok((replica, server, taken)) => {
+        Ok((replica, server, accepted)) => {
             tracing::info!(service = %name, replica = %replica.config.id, address = %server.address(), "ready");
-            live(replica, server, taken, orders).await
+            live(replica, server, accepted, orders).await
         }
         Err(error) => {
             tracing::error!("{name} cannot start: {error}");
@@ -78,7 +80,7 @@ pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, mut orders:
 }
 
 type Started<S> =
-    (Arc<Replica<S>>, Server, mpsc::UnboundedReceiver<Taken<<S as JobService>::Request>>);
+    (Arc<Replica<S>>, Server, mpsc::UnboundedReceiver<Accepted<<S as JobService>::Request>>);
 
 async fn start<S: JobService>(
     service: S,
@@ -91,19 +93,19 @@ async fn start<S: JobService>(
     })?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let advertised = SocketAddr::new(host, address.port());
-    let (sender, taken) = mpsc::unbounded_channel();
+    let (sender, accepted) = mpsc::unbounded_channel();
     let (id, volume) = (config.id, workspace.clone());
     let registration =
-        blocking(move || Registration::announce(&volume, S::Request::SERVICE, id, advertised))
+        blocking(move || Registration::announce(&volume, S::SERVICE, id, advertised))
             .await
             .map_err(|error| describe(&error))?;
-    let phase = Mutex::new(Phase::Idle(registration));
-    let replica = Arc::new(Replica { service, config, workspace, phase, taken: sender });
+    let slot = Mutex::new(Slot::Free(registration));
+    let replica = Arc::new(Replica { service, config, workspace, slot, accepted: sender });
     let answering = Arc::clone(&replica);
     let routes = web::handler(move |request| Arc::clone(&answering).answer(request));
     let routes = option_layer(replica.config.cors.layer()).layer(routes);
     let server = Server::start(listener, routes).map_err(|error| error.to_string())?;
-    Ok((replica, server, taken))
+    Ok((replica, server, accepted))
 }
 
 /// An error with all its causes, on one line.
@@ -115,16 +117,16 @@ fn describe(error: &dyn std::error::Error) -> String {
 async fn live<S: JobService>(
     replica: Arc<Replica<S>>,
     server: Server,
-    mut taken: mpsc::UnboundedReceiver<Taken<S::Request>>,
+    mut accepted: mpsc::UnboundedReceiver<Accepted<S::Request>>,
     mut orders: Orders,
 ) -> Exit {
     let (job, order) = tokio::select! {
         biased;
-        Some(job) = taken.recv() => (job, None),
+        Some(job) = accepted.recv() => (job, None),
         Some(order) = orders.recv() => {
             replica.leave().await;
             // Between the order and the lock a job may have come in; the order counts for it too.
-            match taken.try_recv() {
+            match accepted.try_recv() {
                 Ok(job) => (job, Some(order)),
                 Err(_) => {
                     server.finish(FLUSH_TIME).await;
@@ -139,12 +141,12 @@ async fn live<S: JobService>(
 async fn run<S: JobService>(
     replica: &Replica<S>,
     mut server: Server,
-    taken: Taken<S::Request>,
+    accepted: Accepted<S::Request>,
     mut first: Option<Order>,
     mut orders: Orders,
 ) -> Exit {
-    let name = S::Request::SERVICE;
-    let Taken { mut claimed, request, parent, turns } = taken;
+    let name = S::SERVICE;
+    let Accepted { mut claimed, request, parent, turns } = accepted;
     let id = claimed.job().id();
     let limit =
         request.timeout_seconds().unwrap_or(replica.service.policy().limits.job_timeout_seconds);
@@ -153,6 +155,7 @@ async fn run<S: JobService>(
         parent,
         workspace: replica.workspace.clone(),
         stop: Stop::default(),
+        stop_budget: STOP_BUDGET,
         deadline: Deadline::new(Duration::from_secs(limit)),
     };
     let _watching =
@@ -161,13 +164,13 @@ async fn run<S: JobService>(
     let steps = replica.service.run(context.clone(), request);
     let mut grace = None;
     let mut killed = false;
-    let ending = {
+    let Driven { ending, work } = {
         let limit = replica.config.journal_limit;
         let mut job = std::pin::pin!(drive(name, &mut claimed, &context, limit, steps));
         loop {
             tokio::select! {
                 biased;
-                ending = &mut job => break ending,
+                driven = &mut job => break driven,
                 Some(order) = next_order(&mut first, &mut orders) => match (order, &grace) {
                     (Order::HangUp, _) => context.stop.request(StopReason::Terminated),
                     (Order::Leave, None) => {
@@ -179,7 +182,8 @@ async fn run<S: JobService>(
                         replica.service.kill_now();
                         killed = true;
                         let reason = StopReason::Terminated;
-                        break Ending::failure(name, id, reason.code(), reason.sentence());
+                        let ending = Ending::failure(name, id, reason.code(), reason.sentence());
+                        break Driven { ending, work: Work::GoesOn };
                     }
                 },
             }
@@ -191,9 +195,16 @@ async fn run<S: JobService>(
             tracing::info!(service = %name, job = %id, %code, error = ending.error.as_deref(), "ends");
         }
     }
-    // In this order: whoever reads the terminal event finds this replica gone, and the directory free.
+    // In this order: whoever reads the terminal event finds this replica gone, and the directory free. It is not free
+    // while something still works there; then the turns end with this process.
     server.close_listener().await;
-    drop(turns);
+    let _turns = match work {
+        Work::Done => {
+            drop(turns);
+            Vec::new()
+        }
+        Work::GoesOn => turns,
+    };
     let written = blocking(move || claimed.finish(ending)).await;
     if killed {
         return Exit::Killed;
@@ -218,14 +229,14 @@ async fn next_order(first: &mut Option<Order>, orders: &mut Orders) -> Option<Or
 
 impl<S: JobService> Replica<S> {
     pub(crate) async fn is_idle(&self) -> bool {
-        matches!(*self.phase.lock().await, Phase::Idle(_))
+        matches!(*self.slot.lock().await, Slot::Free(_))
     }
 
     async fn leave(&self) {
-        let mut phase = self.phase.lock().await;
-        if let Phase::Idle(_) = *phase {
+        let mut slot = self.slot.lock().await;
+        if let Slot::Free(_) = *slot {
             // Dropping the registration withdraws it.
-            *phase = Phase::Leaving;
+            *slot = Slot::Closed;
         }
     }
 
@@ -234,10 +245,11 @@ impl<S: JobService> Replica<S> {
         &self,
         headers: &HeaderMap,
         request: S::Request,
+        digest: RequestDigest,
     ) -> Result<Job, RequestError> {
         // Held from the look at the slot until it is taken: a second request waits here and then finds it gone.
-        let mut phase = self.phase.lock().await;
-        if !matches!(*phase, Phase::Idle(_)) {
+        let mut slot = self.slot.lock().await;
+        if !matches!(*slot, Slot::Free(_)) {
             return Err(busy());
         }
         let parent = web::job_id(headers, web::header::PARENT_JOB_ID)?;
@@ -250,13 +262,14 @@ impl<S: JobService> Replica<S> {
         let describe = request.clone();
         let (claimed, turns) = blocking(move || {
             // Before its turns are asked for: whoever runs it has them, and its caller is not to wait for those.
-            let known = Job::open(&workspace, id).map(|job| job.taken());
-            if known.transpose().map_err(|error| error.refusal())?.flatten().is_some() {
+            let known = Job::open(&workspace, id).map_err(|error| error.refusal())?;
+            let claim = known.map(|job| job.claimed()).transpose();
+            if claim.map_err(|error| error.refusal())?.flatten().is_some() {
                 return Err(claimed_already());
             }
-            let (record, turns) = take_turns(&workspace, &describe, id, parent)?;
+            let (record, turns) = take_turns(&workspace, &describe, &digest, id, parent)?;
             let (NewJob::Created(job) | NewJob::Exists(job)) =
-                Job::enter(&workspace, &record).map_err(|error| error.refusal())?;
+                Job::create_for(&workspace, &record).map_err(|error| error.refusal())?;
             match job.claim(&by) {
                 Ok(Some(claimed)) => Ok((claimed, turns)),
                 Ok(None) => Err(claimed_already()),
@@ -265,38 +278,44 @@ impl<S: JobService> Replica<S> {
         })
         .await?;
         let job = claimed.job().clone();
-        if let Phase::Idle(registration) = std::mem::replace(&mut *phase, Phase::Busy) {
+        if let Slot::Free(registration) = std::mem::replace(&mut *slot, Slot::Taken) {
             registration.withdraw();
         }
         // The receiver lives as long as the replica: whoever holds it is waiting for just this.
-        let _ = self.taken.send(Taken { claimed, request, parent, turns });
+        let _ = self.accepted.send(Accepted { claimed, request, parent, turns });
         Ok(job)
     }
 }
 
 /// The record of a job, and the turns it needs, held.
-fn take_turns<R: JobRequest>(
+fn take_turns(
     workspace: &Workspace,
-    request: &R,
+    request: &dyn JobRequest,
+    digest: &RequestDigest,
     id: JobId,
     parent: Option<JobId>,
 ) -> Result<(JobRecord, Vec<HeldTurn>), RequestError> {
-    let to = if R::SERVICE == Service::Workflow { To::Lend } else { To::Work };
-    let mut record = JobRecord::of(workspace, request, id, parent);
+    let lends = request.service().asks_for_jobs();
+    let turn_use = if lends { TurnUse::Lend } else { TurnUse::Work };
+    let describe = || {
+        let record = JobRecord::of(workspace, request, digest.clone(), id, parent);
+        let turns = record.and_then(|record| Ok((record.turns(workspace)?, record)));
+        turns.map_err(|error| error.refusal())
+    };
+    let (mut turns, mut record) = describe()?;
     let mut held = Vec::new();
-    // The session first: who has its turn decides where it works, so where that is stands fast only then.
+    // The session first: the job that has its turn may move it elsewhere, so only then is it known where it works.
     if record.session.is_some() {
-        for turn in record.turns(workspace).own {
+        for turn in &turns.own {
             if matches!(turn, Turn::Session(_)) {
-                held.push(hold(workspace.take_turn(&turn, to), &turn)?);
+                held.push(hold(workspace.take_turn(turn, turn_use), turn)?);
             }
         }
-        record = JobRecord::of(workspace, request, id, parent);
+        (turns, record) = describe()?;
     }
-    let turns = record.turns(workspace);
     for turn in &turns.own {
         if matches!(turn, Turn::Directory(_)) {
-            held.push(hold(workspace.take_turn(turn, to), turn)?);
+            held.push(hold(workspace.take_turn(turn, turn_use), turn)?);
         }
     }
     for turn in &turns.parents {

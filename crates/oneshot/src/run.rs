@@ -2,14 +2,26 @@
 
 use std::{panic::AssertUnwindSafe, pin::pin, time::Duration};
 
-use contract::{Code, Ending, Service};
+use contract::{Code, Ending, EventLine, Service};
 use futures_util::{FutureExt, Stream, StreamExt};
-use workspace::{ClaimedJob, Job};
+use workspace::{ClaimedJob, Job, blocking};
 
 use crate::{JobContext, Step, Stop, StopReason};
 
-/// How long a job may take to end once it is asked to; then it is ended without being asked.
-const STOP_TIME: Duration = Duration::from_secs(8);
+/// How a job ended, and whether anything of it is left.
+pub(crate) struct Driven {
+    pub(crate) ending: Ending,
+    pub(crate) work: Work,
+}
+
+/// Whether a job's work is over when its stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// It is.
+    Done,
+    /// A part of it cannot be stopped, and goes on as long as the process.
+    GoesOn,
+}
 
 /// Appends what the job's stream yields to its journal, which may grow to `journal_limit` bytes, until it ends,
 /// and returns how.
@@ -19,63 +31,98 @@ pub(crate) async fn drive(
     context: &JobContext,
     journal_limit: u64,
     steps: impl Stream<Item = Step> + Send,
-) -> Ending {
-    let id = context.id;
-    let failure = |code, sentence: &str| Ending::failure(service, id, code, sentence);
-    let mut steps = pin!(steps);
-    let overdue = async {
-        context.stop.requested().await;
-        tokio::time::sleep(STOP_TIME).await;
-    };
-    let mut overdue = pin!(overdue);
-    loop {
-        let step = tokio::select! {
-            step = AssertUnwindSafe(steps.next()).catch_unwind() => step,
-            () = &mut overdue => {
-                let reason = context.stop.reason().unwrap_or(StopReason::Terminated);
-                tracing::error!(job = %id, "the job did not stop when it was asked to");
-                return failure(reason.code(), reason.sentence());
-            }
+) -> Driven {
+    let failure = |code, sentence: &str| Ending::failure(service, context.id, code, sentence);
+    let ending = {
+        let mut steps = pin!(steps);
+        let overdue = async {
+            context.stop.requested().await;
+            tokio::time::sleep(context.stop_budget).await;
         };
-        match step {
-            Ok(Some(Step::Event(event))) => {
-                let length = event.as_bytes().len() as u64 + 1;
-                if claimed.journal_length().saturating_add(length) > journal_limit {
-                    let mib = journal_limit >> 20;
-                    let sentence = format!(
-                        "the job said more than a journal may hold ({mib} MiB): ask for less at once, or raise \
-                         JOURNAL_LIMIT_MIB"
+        let mut overdue = pin!(overdue);
+        loop {
+            let step = tokio::select! {
+                step = AssertUnwindSafe(steps.next()).catch_unwind() => step,
+                () = &mut overdue => {
+                    let reason = context.stop.reason().unwrap_or(StopReason::Terminated);
+                    tracing::error!(job = %context.id, "the job did not stop when it was asked to");
+                    break failure(reason.code(), reason.sentence());
+                }
+            };
+            match step {
+                Ok(Some(Step::Event(event))) => {
+                    if let Err((code, sentence)) = append(claimed, &event, journal_limit) {
+                        break failure(code, &sentence);
+                    }
+                }
+                Ok(Some(Step::End(ending))) => return Driven { ending, work: Work::Done },
+                Ok(None) => {
+                    tracing::error!(job = %context.id, "the job's stream ended without an ending");
+                    break failure(
+                        Code::Internal,
+                        "the job ended without saying how: see the log of its service",
                     );
-                    return failure(Code::JournalFull, &sentence);
                 }
-                if let Err(error) = claimed.append(&event) {
-                    tracing::error!(job = %id, error = &error as &dyn std::error::Error, "cannot write the journal");
-                    return if error.is_disk_full() {
-                        failure(
-                            Code::DiskFull,
-                            "the workspace is full: make room, then send the job again",
-                        )
-                    } else {
-                        failure(Code::Internal, "the job's journal cannot be written")
-                    };
+                // The panic has been printed by its hook.
+                Err(_) => {
+                    break failure(
+                        Code::Internal,
+                        "the service failed while it ran the job: see its log",
+                    );
                 }
             }
-            Ok(Some(Step::End(ending))) => return ending,
-            Ok(None) => {
-                tracing::error!(job = %id, "the job's stream ended without an ending");
-                return failure(Code::Internal, "the job ended without saying how");
-            }
-            // The panic has been printed by its hook.
-            Err(_) => return failure(Code::Internal, "the service failed while it ran the job"),
         }
+    };
+    // The stream was dropped before its end. A part of the job that must not be left half done is waited for.
+    let work = if context.stop.abandon() {
+        Work::Done
+    } else {
+        match tokio::time::timeout(context.stop_budget, context.stop.settled()).await {
+            Ok(()) => Work::Done,
+            Err(_) => Work::GoesOn,
+        }
+    };
+    Driven { ending, work }
+}
+
+fn append(
+    claimed: &mut ClaimedJob,
+    event: &EventLine,
+    journal_limit: u64,
+) -> Result<(), (Code, String)> {
+    let length = event.as_bytes().len() as u64 + 1;
+    if claimed.journal_length().saturating_add(length) > journal_limit {
+        let mib = journal_limit >> 20;
+        let sentence = format!(
+            "the job said more than a journal may hold ({mib} MiB): ask for less at once, or raise \
+             JOURNAL_LIMIT_MIB"
+        );
+        return Err((Code::JournalFull, sentence));
     }
+    claimed.append(event).map(drop).map_err(|error| {
+        let job = claimed.job().id();
+        tracing::error!(%job, error = &error as &dyn std::error::Error, "cannot write the journal");
+        if error.is_disk_full() {
+            let sentence = "the workspace is full: make room, then send the job again";
+            (Code::DiskFull, sentence.to_owned())
+        } else {
+            let sentence = "the job's journal cannot be written: see the log of its service";
+            (Code::Internal, sentence.to_owned())
+        }
+    })
 }
 
 /// Asks the job to end when somebody cancels it or its time is up. Never returns.
 pub(crate) async fn watch(job: Job, context: JobContext) {
     let cancelled = async {
         let mut watch = job.workspace().watcher().watch(&job.control());
-        while !job.is_cancel_requested() {
+        loop {
+            let look = job.clone();
+            match blocking(move || look.is_cancel_requested()).await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => job.workspace().report_once(&job.control(), &error),
+            }
             watch.changed().await;
         }
         context.stop.request(StopReason::Cancelled);

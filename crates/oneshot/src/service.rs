@@ -1,6 +1,6 @@
 //! What a service adds to the replica it runs in.
 
-use contract::{JobRequest, Policy, RequestError};
+use contract::{JobRequest, Policy, RequestError, Service};
 use futures_util::Stream;
 use serde_json::{Map, Value};
 use workspace::Workspace;
@@ -9,8 +9,11 @@ use crate::{JobContext, Step};
 
 /// A service whose replicas serve one job each.
 pub trait JobService: Send + Sync + 'static {
+    /// Which service it is.
+    const SERVICE: Service;
+
     /// The request that becomes the job.
-    type Request: JobRequest;
+    type Request: JobRequest + Clone;
 
     /// What callers may ask for.
     fn policy(&self) -> &Policy;

@@ -3,7 +3,6 @@
 use std::future::Future;
 
 use boot::{Exit, Logging, ProcessEnv, Settings};
-use contract::JobRequest;
 
 use crate::{JobService, ReplicaConfig, orders, replica};
 
@@ -13,10 +12,10 @@ pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
     let env = ProcessEnv;
     let mut settings = Settings::new(&env);
     let logging = Logging::read(&mut settings);
-    let config = ReplicaConfig::read(&mut settings, S::Request::SERVICE);
+    let config = ReplicaConfig::read(&mut settings, S::SERVICE);
     let service = read(&mut settings);
     if let Err(error) = settings.finish() {
-        eprintln!("{}: {error}", S::Request::SERVICE);
+        eprintln!("{}: {error}", S::SERVICE);
         return Exit::Usage.unhurried();
     }
     logging.init();

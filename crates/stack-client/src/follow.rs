@@ -21,8 +21,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How soon a stream must end after its terminal event, with [`After::Check`].
 const END_TIME: Duration = Duration::from_secs(10);
-/// The gateway breaks a silence every 15 s with a comment. Without four of them the connection is dead.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// Which job to follow, and how.
 #[derive(Clone, Debug)]
@@ -131,7 +129,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
                     if contact.made() {
                         yield Ok(Told::Back);
                     }
-                    let mut frames = Box::pin(answer.events_within(SILENCE));
+                    let mut frames = Box::pin(answer.events_within(web::SILENCE));
                     let mut again = false;
                     let mut trouble = "it ended before the job did".to_owned();
                     while let Some(frame) = frames.next().await {

@@ -7,12 +7,13 @@ mod completions;
 mod demo;
 mod doctor;
 mod ops;
+mod program;
 mod serve;
 mod up;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser};
+use clap::{CommandFactory as _, FromArgMatches as _};
 use claude_stand_in::rehearsal;
 
 use crate::cli::{Cli, Command};
@@ -25,7 +26,9 @@ fn main() -> ExitCode {
     if rehearsal::is_called(args.next().as_deref()) {
         rehearsal::main(args);
     }
-    match Cli::parse().command {
+    let matches = program::with_name(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match cli.command {
         Command::Up(options) => up::main(options),
         Command::Run(options) => client::run(options),
         Command::Jobs(options) => client::jobs(options),

@@ -119,6 +119,12 @@ fn wrong_settings_of_any_part_stop_the_whole_stack_at_once() {
     for (name, _) in settings {
         assert_eq!(text.matches(&format!("\n  {name}: ")).count(), 1, "{name}: {text}");
     }
+    for problem in [
+        "MAX_TURNS: must be a whole number of turns above 0, such as 20",
+        "JOB_TIMEOUT_SECONDS: must be whole seconds from 1 to 31536000, such as 3600",
+    ] {
+        assert!(text.contains(problem), "{text}");
+    }
     assert!(!text.contains("sk-ant-secret"), "{text}");
     assert!(!place.exists(), "{text}");
 }

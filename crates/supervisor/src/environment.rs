@@ -36,7 +36,7 @@ struct Recorder<'a> {
 }
 
 impl Env for Recorder<'_> {
-    fn get(&self, name: &str) -> Option<String> {
+    fn get(&self, name: &str) -> Option<OsString> {
         self.asked.borrow_mut().insert(name.to_owned());
         self.of.get(name)
     }
@@ -60,8 +60,8 @@ fn is_decided(name: &str) -> bool {
 /// Names in `env` that a part of a stack gets, with their values.
 ///
 /// Names are looked for twice, with nothing set and with everything: some are read only if another is set, or is not.
-fn passed(read_settings: ReadSettings, part: Part, env: &dyn Env) -> BTreeMap<String, String> {
-    let nothing = HashMap::new();
+fn passed(read_settings: ReadSettings, part: Part, env: &dyn Env) -> BTreeMap<String, OsString> {
+    let nothing: HashMap<String, OsString> = HashMap::new();
     let names =
         read(read_settings, part, &nothing).into_iter().chain(read(read_settings, part, env));
     names
@@ -74,7 +74,7 @@ fn passed(read_settings: ReadSettings, part: Part, env: &dyn Env) -> BTreeMap<St
 
 /// The variables that some part of a stack gets, with their values in `env`.
 #[must_use]
-pub fn settings_of_parts(read_settings: ReadSettings, env: &dyn Env) -> BTreeMap<String, String> {
+pub fn settings_of_parts(read_settings: ReadSettings, env: &dyn Env) -> BTreeMap<String, OsString> {
     Part::all().flat_map(|part| passed(read_settings, part, env)).collect()
 }
 
@@ -87,7 +87,7 @@ pub fn settings_of_parts(read_settings: ReadSettings, env: &dyn Env) -> BTreeMap
 pub fn check_settings(read_settings: ReadSettings, env: &dyn Env) -> Result<(), InvalidSettings> {
     let mut problems = BTreeSet::new();
     for part in Part::all() {
-        let passed: HashMap<String, String> =
+        let passed: HashMap<String, OsString> =
             passed(read_settings, part, env).into_iter().collect();
         let mut settings = Settings::new(&passed);
         read_settings(part, &mut settings);
@@ -103,7 +103,7 @@ pub fn check_settings(read_settings: ReadSettings, env: &dyn Env) -> Result<(), 
 /// The settings of all parts.
 #[derive(Debug)]
 pub(crate) struct Environment {
-    parts: BTreeMap<Part, BTreeMap<String, String>>,
+    parts: BTreeMap<Part, BTreeMap<String, OsString>>,
 }
 
 impl Environment {
@@ -111,7 +111,8 @@ impl Environment {
     pub(crate) fn new(plan: &Plan, workspace: &str, env: &dyn Env) -> Self {
         let of_part = |part: Part| {
             let mut variables = passed(plan.read_settings, part, env);
-            let mut set = |name: &str, value: String| variables.insert(name.to_owned(), value);
+            let mut set =
+                |name: &str, value: String| variables.insert(name.to_owned(), value.into());
             set("WORKSPACE_DIR", workspace.to_owned());
             match part {
                 Part::Gateway => {
@@ -138,7 +139,7 @@ impl Environment {
     pub(crate) fn of(&self, part: Part, replica: ReplicaId) -> Vec<(OsString, OsString)> {
         let variables = self.parts.get(&part).into_iter().flatten();
         let id = part.service().map(|_| ("REPLICA_ID".into(), replica.to_string().into()));
-        variables.map(|(name, value)| (name.into(), value.into())).chain(id).collect()
+        variables.map(|(name, value)| (name.into(), value.clone())).chain(id).collect()
     }
 }
 
@@ -152,12 +153,12 @@ mod tests {
 
     /// A pull has a token, the agent has a key in one of two places, everybody has a level.
     fn read_settings(part: Part, settings: &mut Settings<'_>) {
-        settings.or("LEVEL", 1_u16);
+        settings.or("LEVEL", 1_u16, "a level");
         let _ = settings.text("WORKSPACE_DIR");
         match part {
             Part::Replica(Service::Pull) => drop(settings.secret("TOKEN_FILE", "TOKEN")),
             Part::Replica(Service::Claude) if settings.text("KEY").is_none() => {
-                settings.or("OTHER_KEY", 0_u16);
+                settings.or("OTHER_KEY", 0_u16, "a key");
             }
             _ => {}
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use contract::{ReplicaId, Service, Timestamp};
-use workspace::{Replicas, Workspace};
+use workspace::{Registry, Workspace};
 
 use crate::{
     Part, SlotId,
@@ -106,12 +106,15 @@ impl Roster {
 
     /// How many replicas of a service are known to work: each has been idle, or has served a job.
     pub(crate) fn proven(&self, service: Service) -> usize {
-        let idle = Replicas::new(&self.workspace, service);
+        let idle = Registry::new(&self.workspace, service);
         let mut slots = self.slots();
         let of_service = slots.iter_mut().filter(|(slot, _)| slot.part == Part::Replica(service));
         let mut proven = 0;
         for (_, record) in of_service {
-            record.proven |= record.process.is_some_and(|it| idle.contains(it.replica));
+            record.proven |= record
+                .process
+                // One that cannot be looked at now is just not known to be idle.
+                .is_some_and(|it| idle.contains(it.replica).is_ok_and(|is_idle| is_idle));
             proven += usize::from(record.proven);
         }
         proven
@@ -123,7 +126,7 @@ impl Roster {
         // Since when each idle replica is. One that cannot be looked at now is just not known to be idle.
         let idle: HashMap<ReplicaId, Timestamp> = Service::ALL
             .into_iter()
-            .filter_map(|service| Replicas::new(&self.workspace, service).idle().ok())
+            .filter_map(|service| Registry::new(&self.workspace, service).idle().ok())
             .flatten()
             .map(|replica| (replica.id, replica.ready))
             .collect();
@@ -175,7 +178,7 @@ mod tests {
         assert_eq!(roster.proven(Service::Pull), 0);
         let address = "127.0.0.1:4000".parse().unwrap();
         let entry = Registration::announce(&workspace, Service::Pull, id, address).unwrap();
-        let ready = Replicas::new(&workspace, Service::Pull).idle().unwrap()[0].ready;
+        let ready = Registry::new(&workspace, Service::Pull).idle().unwrap()[0].ready;
         assert_eq!((only().state, only().since), (SlotState::Idle, Some(ready)));
         assert_eq!(roster.proven(Service::Pull), 1);
         entry.withdraw();

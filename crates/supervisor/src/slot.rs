@@ -14,7 +14,7 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use workspace::{Replicas, Workspace};
+use workspace::{Registry, Workspace};
 
 use crate::{
     Error, Part, SlotId, environment::Environment, output::Output, roster::Roster, slots::Stage,
@@ -193,7 +193,8 @@ impl Slot {
             .id
             .part
             .service()
-            .is_some_and(|service| Replicas::new(&self.workspace, service).contains(id));
+            .map(|service| Registry::new(&self.workspace, service).contains(id))
+            .is_some_and(|announced| announced.is_ok_and(|announced| announced));
         let failed = status.is_none_or(|status| !status.success());
         let by_itself = status.and_then(|status| status.code()).is_some();
         failed && (announced || by_itself || life < START_TIME)

@@ -22,12 +22,15 @@ impl std::str::FromStr for Cors {
         let plausible = text == "*" || text.starts_with("http://") || text.starts_with("https://");
         match HeaderValue::from_str(text) {
             Ok(origin) if plausible => Ok(Self { origin: Some(origin) }),
-            _ => Err("use * or one origin, such as https://app.example.com"),
+            _ => Err(Self::EXPECTED),
         }
     }
 }
 
 impl Cors {
+    /// What the setting must be.
+    pub const EXPECTED: &str = "* or one origin, such as https://app.example.com";
+
     /// Whether pages of this origin may call the service.
     #[must_use]
     pub fn allows(&self, origin: &HeaderValue) -> bool {

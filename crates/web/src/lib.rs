@@ -17,7 +17,8 @@ pub use intake::{
 };
 pub use peer::Peer;
 pub use reply::{
-    Body, PING, Refusal, empty, error, event_stream, full, json, method_not_allowed, no_such_path,
+    Body, PING, Refusal, SILENCE, empty, error, event_stream, full, json, method_not_allowed,
+    no_such_path,
 };
 pub use serve::{Server, bind, handler};
 pub use sse::{Decoder, Frame, FrameError, frame, frames};
@@ -30,6 +31,8 @@ pub mod header {
     pub const PARENT_JOB_ID: &str = "x-parent-job-id";
     /// What happens to a job whose caller disconnects: `continue`, or `cancel`.
     pub const ON_DISCONNECT: &str = "x-on-disconnect";
+    /// The digest of the body that a job's first caller sent, on a dispatch.
+    pub const REQUEST_DIGEST: &str = "x-request-digest";
     /// The life of a replica that a dispatch is meant for.
     pub const REPLICA_ID: &str = "x-replica-id";
 }

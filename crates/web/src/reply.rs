@@ -18,6 +18,9 @@ pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// After this much silence a stream carries a comment, so that no proxy on the way takes it for dead.
 pub const PING: Duration = Duration::from_secs(15);
 
+/// After this much silence a stream of ours is dead: three comments in a row did not come.
+pub const SILENCE: Duration = Duration::from_secs(3 * PING.as_secs() + 5);
+
 /// The same on a connection whose caller has closed its sending side, and may be gone.
 const HALF_CLOSED_PING: Duration = Duration::from_secs(1);
 
@@ -36,7 +39,9 @@ fn status(code: Code) -> StatusCode {
         Code::NotFound | Code::SessionNotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::Deadline => StatusCode::REQUEST_TIMEOUT,
-        Code::Claimed | Code::WorkspaceGone | Code::SessionDamaged => StatusCode::CONFLICT,
+        Code::Claimed | Code::WorkspaceGone | Code::SessionDamaged | Code::DifferentRepository => {
+            StatusCode::CONFLICT
+        }
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::Busy | Code::QueueFull | Code::QueueTimeout | Code::Terminated => {

@@ -16,14 +16,12 @@ use oneshot::{Deadline, Pause};
 use serde::Deserialize;
 use tokio::time::Instant;
 use web::{Answer, AskError, BaseUrl, ask};
-use workspace::{Job, Workspace};
+use workspace::{Job, Workspace, blocking};
 
 /// How long a connection to a service may take to be made.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long the head of an answer may take. The gateway sends it when it has looked for a replica.
 const HEAD_TIME: Duration = Duration::from_secs(40);
-/// Three comments of a stream of ours, missed: whoever sent them is gone without a word.
-const SILENCE: Duration = Duration::from_secs(50);
 /// How long to wait before asking again; doubled each time up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -90,7 +88,7 @@ impl Child {
                 Ok(Opened::Stream(answer)) => {
                     // Our own services are never silent for long; of others nobody knows.
                     let ours = answer.header(web::header::JOB_ID).is_some();
-                    let silence = if ours { SILENCE } else { Duration::MAX };
+                    let silence = if ours { web::SILENCE } else { Duration::MAX };
                     let mut frames = Box::pin(answer.events_within(silence));
                     while let Some(frame) = frames.next().await {
                         let frame = match frame {
@@ -119,12 +117,21 @@ impl Child {
                 }
             }
             // What follows, the journal knows; a service without one cannot be asked twice.
-            let Some(job) = Job::open(&self.workspace, self.id) else {
-                yield Err(ChildFailure {
-                    code: Code::ReplicaLost,
-                    sentence: format!("the stream of {} broke off before its end", self.service),
-                });
-                return;
+            let (workspace, id) = (self.workspace.clone(), self.id);
+            let job = match blocking(move || Job::open(&workspace, id)).await {
+                Ok(Some(job)) => job,
+                Ok(None) => {
+                    yield Err(ChildFailure {
+                        code: Code::ReplicaLost,
+                        sentence: format!("the stream of {} broke off before its end", self.service),
+                    });
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(child = %self.id, error = &error as &dyn std::error::Error, "cannot look for a job");
+                    yield Err(internal("the workspace cannot be read: see the workflow's log"));
+                    return;
+                }
             };
             let mut entries = Box::pin(workspace::follow(job, seen.position()).skip(seen.to_skip()));
             while let Some(entry) = entries.next().await {
@@ -185,9 +192,7 @@ impl Child {
                     let error = answer.bytes(64 * 1024).await.ok();
                     let error =
                         error.and_then(|body| serde_json::from_slice::<Refusal>(&body).ok());
-                    if status == StatusCode::CONFLICT
-                        && Job::open(&self.workspace, self.id).is_some()
-                    {
+                    if status == StatusCode::CONFLICT && self.look(|_| Ok(true)).await {
                         return Ok(Opened::Taken);
                     }
                     let again = [
@@ -209,7 +214,9 @@ impl Child {
                     sentence
                 }
                 // It was heard, and then the gateway was gone: the journal goes on.
-                Err(_) if self.is_taken() => return Ok(Opened::Taken),
+                Err(_) if self.look(|job| Ok(job.claimed()?.is_some())).await => {
+                    return Ok(Opened::Taken);
+                }
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
                     format!("failed to {error}{}", cause.unwrap_or_default())
@@ -231,10 +238,16 @@ impl Child {
         }
     }
 
-    /// Whether a replica has it, or it has ended, by what is on the volume.
-    fn is_taken(&self) -> bool {
-        let job = Job::open(&self.workspace, self.id);
-        job.is_some_and(|job| matches!(job.taken(), Ok(Some(_))))
+    /// Whether the job is on the volume and `is` as asked. If that cannot be seen, the answer is no: the job is then
+    /// asked for again, which is safe.
+    async fn look(&self, is: fn(&Job) -> workspace::Result<bool>) -> bool {
+        let (workspace, id) = (self.workspace.clone(), self.id);
+        blocking(move || Job::open(&workspace, id)?.as_ref().map_or(Ok(false), is))
+            .await
+            .unwrap_or_else(|error| {
+                tracing::warn!(child = %self.id, error = &error as &dyn std::error::Error, "cannot look at a job");
+                false
+            })
     }
 
     async fn ask(&self) -> Result<Answer, AskError> {

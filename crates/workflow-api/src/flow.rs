@@ -1,9 +1,6 @@
 //! The two steps.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use contract::{
     Code, Ending, EventLine, ExecuteRequest, JobId, JobRequest, PullRequest, Secrets, Service,
@@ -11,21 +8,19 @@ use contract::{
 };
 use futures_util::{Stream, StreamExt};
 use oneshot::{JobContext, Step};
-use workspace::Job;
+use workspace::blocking;
 
 use crate::{
     Config,
+    cancel::cancel,
     child::{Child, ChildEvent, ChildFailure, internal},
+    resume::{self, SessionCheckout},
 };
 
 const PULL: (u8, &str) = (1, "pull_repository");
 const EXECUTE: (u8, &str) = (2, "execute_claude_code");
-/// How long a child that was cancelled may take to say so.
-const CANCEL_TIME: Duration = Duration::from_secs(6);
-/// How long somebody who was asked for a child may take to name it, and the gateway to cancel one in its queue.
-const ANSWER_TIME: Duration = Duration::from_secs(1);
-/// How often a child is cancelled that may not be there yet.
-const CANCEL_TICK: Duration = Duration::from_millis(200);
+/// What is left of the stop budget for the workflow's own end, after that of the job it cancels.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// The workflow.
 pub(crate) fn run(
@@ -44,39 +39,59 @@ pub(crate) fn run(
             repo_url: &request.repo_url,
             timestamp: Timestamp::now(),
         });
-        yield message(&format!("Pulling {}", request.repo_url));
-        let pull = PullRequest {
-            repo_url: request.repo_url.clone(),
-            branch: request.branch.clone(),
-            directory: request.directory.clone(),
-            workspace: None,
-            options: request.pull_options.clone(),
+        let found = {
+            let (workspace, request) = (context.workspace.clone(), request.clone());
+            blocking(move || resume::checkout(&workspace, &request)).await
         };
-        let body = pull.to_body(Secrets::Exposed);
-        let mut target = Err(internal("the pull ended without saying where"));
-        // A pull may be repeated, so the death of its replica is not the workflow's; a second one is.
-        for attempt in 0..2 {
-            let mut events = Box::pin(child(&config, &context, Service::Pull, body.clone()));
-            while let Some(next) = events.next().await {
-                match next {
-                    Ok(pulled) => {
-                        if let Ok(data) = pulled.line.to_raw() {
-                            yield event(&WorkflowEvent::PullProgress { data, timestamp: Timestamp::now() });
-                        }
-                        if Service::Pull.is_terminal(&pulled.head.kind) {
-                            target = target_of(&pulled, &context);
-                        }
-                    }
-                    Err(failure) => target = Err(failure),
-                }
+        let earlier = match found {
+            Ok(earlier) => earlier,
+            Err(error) => {
+                let failure = ChildFailure { code: error.code, sentence: error.message };
+                yield failed(&context, step, failure);
+                return;
             }
-            match &target {
-                Err(ChildFailure { code: Code::ReplicaLost, .. })
-                    if attempt == 0 && context.stop.reason().is_none() =>
-                {
-                    yield message("The replica that pulled is gone: pulling again");
+        };
+        // The agent goes on exactly where it worked, which may be beneath what is pulled.
+        let known = earlier.as_ref().map(|SessionCheckout { place, .. }| {
+            (format!("{}/{place}", context.workspace.root_text()), place.clone())
+        });
+        if let (Some(earlier), Some((path, _))) = (&earlier, &known) {
+            yield message(&format!("Going on in {path}, where session {} worked", earlier.session));
+        }
+        let mut target = known.clone().ok_or_else(|| internal("the pull ended without saying where"));
+        if earlier.is_none() || request.update {
+            yield message(&format!("Pulling {}", request.repo_url));
+            let pull = PullRequest {
+                repo_url: request.repo_url.clone(),
+                branch: request.branch.clone(),
+                directory: request.directory.clone(),
+                workspace: earlier.as_ref().map(|earlier| earlier.root.clone()),
+                options: request.pull_options.clone(),
+            };
+            let body = pull.to_body(Secrets::Exposed);
+            // A pull may be repeated, so the death of its replica is not the workflow's; a second one is.
+            for attempt in 0..2 {
+                let mut pulled = Err(internal("the pull ended without saying where"));
+                let mut events = Box::pin(child(&config, &context, Service::Pull, body.clone()));
+                while let Some(next) = events.next().await {
+                    match next {
+                        Ok(told) => {
+                            if let Ok(data) = told.line.to_raw() {
+                                yield event(&WorkflowEvent::PullProgress { data, timestamp: Timestamp::now() });
+                            }
+                            if Service::Pull.is_terminal(&told.head.kind) {
+                                pulled = target_of(&told, &context);
+                            }
+                        }
+                        Err(failure) => pulled = Err(failure),
+                    }
                 }
-                _ => break,
+                let is_lost = matches!(&pulled, Err(ChildFailure { code: Code::ReplicaLost, .. }));
+                target = pulled.map(|pulled| known.clone().unwrap_or(pulled));
+                if !is_lost || attempt > 0 || context.stop.reason().is_some() {
+                    break;
+                }
+                yield message("The replica that pulled is gone: pulling again");
             }
         }
         // A pull that was past its last step when the workflow was stopped has ended well all the same.
@@ -151,8 +166,8 @@ fn child(
         patience: config.upstream_wait,
         began: Arc::default(),
     };
-    let (id, workspace, stop) = (child.id, context.workspace.clone(), context.stop.clone());
-    let began = Arc::clone(&child.began);
+    let (id, workspace, began) = (child.id, context.workspace.clone(), Arc::clone(&child.began));
+    let (stop, patience) = (context.stop.clone(), context.stop_budget.saturating_sub(MARGIN));
     async_stream::stream! {
         let mut events = Box::pin(child.events());
         loop {
@@ -167,27 +182,12 @@ fn child(
                 None => return,
             }
         }
-        let stopped = tokio::time::Instant::now();
-        let until = stopped + CANCEL_TIME;
-        let mut asked = tokio::time::interval(CANCEL_TICK);
-        // The request for the job may be under way and the job not be named yet, so it is cancelled until it is
-        // heard to have ended; if it was never asked for, or nobody is there who would name it, there is nothing
-        // to wait for. Should it be named after all, it is cancelled by the end of this workflow.
+        let until = tokio::time::Instant::now() + patience;
+        let mut cancelling = std::pin::pin!(cancel(workspace, id, service, began));
         loop {
             let next = tokio::select! {
                 biased;
-                _ = asked.tick() => {
-                    let is_alone = stopped.elapsed() > ANSWER_TIME;
-                    match Job::open(&workspace, id).map(|job| cancel(&job, service, is_alone)) {
-                        Some(Ok(())) => {}
-                        Some(Err(error)) => {
-                            tracing::error!(child = %id, error = &error as &dyn std::error::Error, "cannot cancel a job");
-                        }
-                        None if is_alone || !began.load(Ordering::SeqCst) => return,
-                        None => {}
-                    }
-                    continue;
-                }
+                () = &mut cancelling => return,
                 next = tokio::time::timeout_at(until, events.next()) => next,
             };
             match next {
@@ -196,17 +196,6 @@ fn child(
             }
         }
     }
-}
-
-/// Cancels a child. One that nobody has taken is ended if its gateway has not done so: it may be gone.
-fn cancel(job: &Job, service: Service, is_alone: bool) -> workspace::Result<()> {
-    job.request_cancel()?;
-    if is_alone {
-        let sentence = "the job was cancelled before a replica took it";
-        let ending = Ending::failure(service, job.id(), Code::Cancelled, sentence);
-        job.end_unclaimed("workflow-api", ending)?;
-    }
-    Ok(())
 }
 
 fn event(event: &WorkflowEvent<'_>) -> Step {

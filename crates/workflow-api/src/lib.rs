@@ -6,16 +6,18 @@
 //!
 //! *Architecture invariant:* this crate knows nothing of git and starts no processes.
 
+mod cancel;
 mod child;
 mod config;
 mod flow;
+mod resume;
 
 pub use config::Config;
 
 use std::sync::Arc;
 
 use boot::{Exit, Settings};
-use contract::{Policy, WorkflowRequest};
+use contract::{Policy, RequestError, Service, WorkflowRequest};
 use futures_util::Stream;
 use oneshot::{JobContext, JobService, Step};
 use serde_json::{Map, Value, json};
@@ -35,10 +37,15 @@ impl WorkflowApi {
 }
 
 impl JobService for WorkflowApi {
+    const SERVICE: Service = Service::Workflow;
     type Request = WorkflowRequest;
 
     fn policy(&self) -> &Policy {
         &self.config.policy
+    }
+
+    fn check(&self, workspace: &Workspace, request: &WorkflowRequest) -> Result<(), RequestError> {
+        resume::checkout(workspace, request).map(drop)
     }
 
     fn run(

@@ -2,12 +2,14 @@
 
 use std::{io, path::PathBuf};
 
-use contract::{Code, RequestError};
+use contract::{Code, RequestError, SessionId};
 
 /// Shorthand.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An operation on the volume that failed.
+///
+/// A file that is simply not there is no error: functions that look for one return an `Option` inside the result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or directory could not be used.
@@ -17,16 +19,24 @@ pub enum Error {
         operation: &'static str,
         /// With which file.
         path: PathBuf,
-        /// Why not.
+        /// Why it failed.
         source: io::Error,
     },
-    /// A file of ours does not hold what it should.
+    /// One of our files is there and does not hold what it should.
     #[error("read {path}: not what this version writes", path = path.display())]
     Malformed {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
-        source: serde_json::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The record of a session is there and does not hold what it should.
+    #[error("read session {id}")]
+    SessionDamaged {
+        /// Which session.
+        id: SessionId,
+        /// What is wrong with its record.
+        source: Box<Self>,
     },
     /// An event id that this journal never gave out.
     #[error("no event of this job has the id {0}")]
@@ -42,6 +52,20 @@ impl Error {
         move |source| Self::Io { operation, path, source }
     }
 
+    pub(crate) fn malformed<E>(path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let path = path.into();
+        move |source| Self::Malformed { path, source: source.into() }
+    }
+
+    /// Whether a file of ours is damaged: reading it again will not help, and no other file is to blame.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Malformed { .. } | Self::SessionDamaged { .. })
+    }
+
     /// Whether the volume (or a quota on it) is full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
@@ -49,23 +73,29 @@ impl Error {
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 
-    /// What a caller is told whose request cannot be written down; the rest goes to the log.
+    /// Logs the error, and returns what a caller is told whose request fails because of it.
     #[must_use]
     pub fn refusal(&self) -> RequestError {
         tracing::error!(error = self as &dyn std::error::Error, "cannot use the workspace");
-        if self.is_disk_full() {
-            RequestError::new(
+        match self {
+            Self::SessionDamaged { id, .. } => RequestError::new(
+                Code::SessionDamaged,
+                format!(
+                    "the record of session {id} cannot be read: delete the session and start a new one"
+                ),
+            ),
+            Self::Malformed { .. } => RequestError::new(
+                Code::Internal,
+                "a file of this request is damaged in the workspace: the service's log names it",
+            ),
+            _ if self.is_disk_full() => RequestError::new(
                 Code::DiskFull,
                 "the workspace is full: make room, then send the request again",
-            )
-        } else {
-            RequestError::new(Code::Internal, "the workspace cannot be used: see the log")
+            ),
+            _ => RequestError::new(
+                Code::Internal,
+                "the workspace cannot be used at the moment: the service's log says why; send the request again",
+            ),
         }
-    }
-
-    /// Whether the file asked for is not there.
-    #[must_use]
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }

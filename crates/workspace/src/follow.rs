@@ -1,19 +1,21 @@
-//! Reading a journal while it is being written: the one way in which anyone sees a job's events.
+//! Reads a journal while it is being written: the one way in which anyone sees a job's events.
 
 use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
+use contract::{Code, Ending};
 use futures_util::Stream;
+use tokio::time::Instant;
 
 use crate::{Error, Job, Outcome, Result, blocking, journal};
 
 /// How much is read at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
-/// How often a quiet job's process is looked after.
+/// How often to look whether the process of a quiet job is still there.
 const SETTLE: Duration = Duration::from_millis(500);
-/// How long to wait for the rest of a journal that is shorter than its outcome says: a network file system
-/// shows a small new file before the end of a large old one.
-const SHORT_JOURNAL: Duration = Duration::from_secs(5);
+/// How long to wait for the rest of a journal that is shorter than its outcome says. A network file system may show a
+/// small new file before the end of a large old one.
+const SHORT_JOURNAL: Duration = Duration::from_secs(30);
 
 /// Where in a job's stream of events a reader stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,15 +46,24 @@ struct Follower {
     /// Where the next event begins: `read` less what waits in `pending`.
     offset: u64,
     pending: BytesMut,
-    /// How much of `pending` holds no line end.
+    /// How many bytes of `pending` are known to hold no line end.
     searched: usize,
 }
 
 /// The events of `job` after the id `after` (0: all of them), to the terminal one. It may begin before the
-/// job does; it loses and repeats nothing, whatever moment it joins at.
+/// job does; it loses and repeats nothing, whatever moment it begins at.
 ///
-/// A job whose process is gone is ended by whoever looks, so this always ends.
+/// A job whose process is gone is ended by whoever looks, so this always ends. If the journal has become shorter than it
+/// was at the job's end, the terminal event is an error that says so.
 pub fn follow(job: Job, after: u64) -> impl Stream<Item = Result<Entry>> + Send + 'static {
+    follow_within(job, after, SHORT_JOURNAL)
+}
+
+fn follow_within(
+    job: Job,
+    after: u64,
+    short_journal: Duration,
+) -> impl Stream<Item = Result<Entry>> + Send + 'static {
     async_stream::try_stream! {
         let mut watch = job.workspace().watcher().watch(&job.directory());
         let mut follower = Follower {
@@ -64,64 +75,87 @@ pub fn follow(job: Job, after: u64) -> impl Stream<Item = Result<Entry>> + Send 
             pending: BytesMut::new(),
             searched: 0,
         };
-        let mut looked = tokio::time::Instant::now();
+        let mut looked = Instant::now();
         let mut short_since = None;
         loop {
-            let progress;
-            (follower, progress) = blocking(move || {
-                let progress = follower.step();
-                (follower, progress)
+            let found;
+            (follower, found) = blocking(move || {
+                let found = follower.step();
+                (follower, found)
             })
             .await;
-            let progress = progress?;
+            let found = found?;
             while let Some(entry) = follower.next_line() {
                 yield entry;
             }
-            if progress == Progress::More {
+            if found == Found::Bytes {
                 short_since = None;
                 continue;
             }
             if let Some(outcome) = &follower.outcome {
-                let since = *short_since.get_or_insert_with(tokio::time::Instant::now);
-                if follower.offset >= outcome.journal_length || since.elapsed() > SHORT_JOURNAL {
-                    yield Entry {
-                        id: outcome.event_id(),
-                        json: outcome.event.as_bytes().to_vec().into(),
-                        terminal: true,
-                    };
+                let since = *short_since.get_or_insert_with(Instant::now);
+                if follower.offset >= outcome.journal_length {
+                    yield outcome.terminal();
                     return;
                 }
+                if since.elapsed() > short_journal {
+                    yield blocking(move || follower.cut_short()).await?;
+                    return;
+                }
+                // A file system may show what was appended elsewhere only to those that open the file after it.
+                follower.file = None;
             }
             watch.changed().await;
             if follower.outcome.is_none() && looked.elapsed() >= SETTLE {
-                looked = tokio::time::Instant::now();
+                looked = Instant::now();
                 let job = follower.job.clone();
-                blocking(move || job.settle()).await?;
+                blocking(move || match job.settle() {
+                    Err(error) if error.is_damage() => Err(error),
+                    // A look that fails says nothing about the job, and the next one may not fail.
+                    Err(error) => {
+                        job.workspace().report_once(&job.directory(), &error);
+                        Ok(())
+                    }
+                    Ok(_) => Ok(()),
+                })
+                .await?;
             }
         }
     }
 }
 
+/// What a look at the journal found.
 #[derive(Debug, PartialEq, Eq)]
-enum Progress {
-    /// There may be more to read at once.
-    More,
+enum Found {
+    /// Something; there may be more to read at once.
+    Bytes,
     /// Nothing new.
     Nothing,
 }
 
+impl Outcome {
+    fn terminal(&self) -> Entry {
+        let json = self.event.as_bytes().to_vec().into();
+        Entry { id: self.event_id(), json, terminal: true }
+    }
+}
+
 impl Follower {
-    fn step(&mut self) -> Result<Progress> {
+    fn step(&mut self) -> Result<Found> {
         // The outcome first: if it is not there yet, what is read next may be followed by more, and if it
         // is, it says how far to read.
         if self.outcome.is_none() {
-            self.outcome = self.job.outcome()?;
+            self.outcome = match self.job.outcome() {
+                // It is replaced, and then there is one that can be read.
+                Err(error) if error.is_damage() => self.job.settle()?,
+                outcome => outcome?,
+            };
         }
         let limit = self.outcome.as_ref().map_or(u64::MAX, |outcome| outcome.journal_length);
         let room =
             usize::try_from(limit.saturating_sub(self.read)).unwrap_or(usize::MAX).min(CHUNK);
         if room == 0 {
-            return Ok(Progress::Nothing);
+            return Ok(Found::Nothing);
         }
         let path = self.job.journal_path();
         let file = match &mut self.file {
@@ -129,7 +163,7 @@ impl Follower {
             none => match journal::open(&path) {
                 Ok(file) => none.insert(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Ok(Progress::Nothing);
+                    return Ok(Found::Nothing);
                 }
                 Err(error) => return Err(Error::io("read the journal", path)(error)),
             },
@@ -140,7 +174,25 @@ impl Follower {
         self.pending.truncate(held + result.as_ref().map_or(0, |read| *read));
         let read = result.map_err(Error::io("read the journal", path))?;
         self.read += read as u64;
-        Ok(if read == 0 { Progress::Nothing } else { Progress::More })
+        Ok(if read == 0 { Found::Nothing } else { Found::Bytes })
+    }
+
+    /// The end of a stream whose journal is shorter than its outcome says, and stays so.
+    fn cut_short(&self) -> Result<Entry> {
+        let service = self.job.record()?.service;
+        let (state, length, id) = match &self.outcome {
+            Some(outcome) => (outcome.state.as_str(), outcome.journal_length, outcome.event_id()),
+            None => ("unknown", self.offset, self.offset.saturating_add(1)),
+        };
+        let missing = length.saturating_sub(self.offset);
+        tracing::error!(job = %self.job.id(), missing, "the journal is shorter than it was at the job's end");
+        let sentence = format!(
+            "the job has ended ({state}), but the last {missing} bytes of its events are missing from the workspace: \
+             GET /api/jobs/{} says how it ended",
+            self.job.id()
+        );
+        let ending = Ending::failure(service, self.job.id(), Code::JournalDamaged, &sentence);
+        Ok(Entry { id, json: ending.event.into_bytes().into(), terminal: true })
     }
 
     fn next_line(&mut self) -> Option<Entry> {

@@ -1,44 +1,48 @@
-//! Which gateways live: what waits in the queue of one is its own until it is gone, and then somebody else's.
+//! Which gateways are alive: what waits in the queue of one belongs to it until it is gone, and then to another.
 
-use std::{fs, io};
+use std::fs;
 
 use contract::ReplicaId;
 
-use crate::{Error, Lease, Result, Workspace};
+use crate::{FileLock, Result, Workspace, layout::parsed_names};
 
 impl Workspace {
     fn gateway(&self, id: ReplicaId) -> std::path::PathBuf {
         self.gateways().join(id.to_string())
     }
 
-    /// Says that the gateway of this id lives, for as long as the lease does.
+    /// Says that the gateway of this id is alive, for as long as the lock is held.
     ///
     /// # Errors
     /// If the volume cannot be written.
-    pub fn announce_gateway(&self, id: ReplicaId) -> Result<Lease> {
-        // Locked before it has its name, so that nobody ever takes it for dead.
-        let (scratch, path) = (self.scratch(), self.gateway(id));
-        let announced = Lease::try_acquire(&scratch).and_then(|lease| {
-            let taken = || io::Error::other("a fresh file is locked");
-            let lease = lease.ok_or_else(|| Error::io("lock", &scratch)(taken()))?;
-            fs::rename(&scratch, &path).map_err(Error::io("write", path))?;
-            Ok(lease)
-        });
-        if announced.is_err() {
-            let _ = fs::remove_file(&scratch);
-        }
-        announced
+    pub fn announce_gateway(&self, id: ReplicaId) -> Result<FileLock> {
+        FileLock::create(&self.scratch(), &self.gateway(id), b"")
     }
 
-    /// Takes over from the gateway of this id; `None` if it lives, or another has taken over. What waited in its
-    /// queue is the caller's for as long as it keeps the lease.
+    /// Takes over from the gateway of this id; `None` if it is alive, or another has taken over. What waited in its
+    /// queue belongs to the caller for as long as it keeps the lock.
     ///
     /// # Errors
     /// If the volume cannot be written.
-    pub fn adopt_gateway(&self, id: ReplicaId) -> Result<Option<Lease>> {
+    pub fn adopt_gateway(&self, id: ReplicaId) -> Result<Option<FileLock>> {
         let path = self.gateway(id);
         // Another may have opened it, and removed it, just before: a lock on no name keeps nobody out.
-        Ok(Lease::try_acquire(&path)?.filter(|lease| lease.is_at(&path)))
+        Ok(FileLock::try_acquire(&path)?.filter(|lock| lock.is_at(&path)))
+    }
+
+    /// Takes over from all gateways that are gone, but those `known`. One that cannot be looked at is logged once.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn adopt_gateways(&self, known: &[ReplicaId]) -> Result<Vec<(ReplicaId, FileLock)>> {
+        let mut adopted = Vec::new();
+        for id in self.known_gateways()?.into_iter().filter(|id| !known.contains(id)) {
+            match self.adopt_gateway(id) {
+                Ok(lock) => adopted.extend(lock.map(|lock| (id, lock))),
+                Err(error) => self.report_once(&self.gateway(id), &error),
+            }
+        }
+        Ok(adopted)
     }
 
     /// The gateways there are signs of, dead or alive.
@@ -46,14 +50,12 @@ impl Workspace {
     /// # Errors
     /// If the volume cannot be read.
     pub fn known_gateways(&self) -> Result<Vec<ReplicaId>> {
-        let directory = self.gateways();
-        let entries = fs::read_dir(&directory).map_err(Error::io("list", &directory))?;
-        Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+        parsed_names(&self.gateways())
     }
 
     /// Removes what is left of an adopted gateway: nothing waits in its queue any more.
-    pub fn forget_gateway(&self, id: ReplicaId, adopted: Lease) {
-        // While it is locked: whoever gets the lock after this sees that it is on no name any more.
+    pub fn forget_gateway(&self, id: ReplicaId, adopted: FileLock) {
+        // While it is locked: whoever gets the lock after this sees that its file has no name any more.
         let _ = fs::remove_file(self.gateway(id));
         drop(adopted);
     }
@@ -78,8 +80,8 @@ mod tests {
         let adopted = workspace.adopt_gateway(id).unwrap().expect("its adopter died too");
         let late = std::fs::File::open(workspace.gateway(id)).unwrap();
         workspace.forget_gateway(id, adopted);
-        let late = Lease::try_lock(late, &workspace.gateway(id)).unwrap().unwrap();
-        assert!(!late.is_at(&workspace.gateway(id)), "who was late has a lock on no name");
+        let late = FileLock::try_lock(late, &workspace.gateway(id)).unwrap().unwrap();
+        assert!(!late.is_at(&workspace.gateway(id)), "a late one has a lock on no name");
         assert!(workspace.known_gateways().unwrap().is_empty());
     }
 }

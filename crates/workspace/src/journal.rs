@@ -34,7 +34,7 @@ impl Journal {
 
     /// Appends one event and returns its id: where it ends.
     ///
-    /// A write that fails half way is taken back, so the journal ends with a whole line.
+    /// A write that fails half way is undone, so the journal ends with a whole line.
     pub(crate) fn append(&mut self, event: &EventLine) -> Result<u64> {
         let mut line = Vec::with_capacity(event.as_bytes().len() + 1);
         line.extend_from_slice(event.as_bytes());
@@ -59,7 +59,7 @@ impl Journal {
     }
 }
 
-/// Opens a journal to read it. What is none, which an agent may have put in its place, is not waited for.
+/// Opens a journal to read it. Anything but a file, which an agent may have put in its place, is not waited for.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let file = without_waiting(OpenOptions::new().read(true)).open(path)?;
     if file.metadata()?.is_file() {
@@ -69,7 +69,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Where the last whole line of the journal at `path` ends: what its writer left, if it died in mid-line.
+/// Where the last whole line of the journal at `path` ends; behind it there may be part of one, if its writer died.
 pub(crate) fn whole_length(path: &Path) -> Result<u64> {
     const BLOCK: u64 = 64 * 1024;
     let error = || Error::io("read the journal", path);

@@ -1,9 +1,11 @@
 //! Where everything is.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use cap_std::{ambient_authority, fs::Dir};
@@ -11,7 +13,10 @@ use contract::{
     DirectoryName, JobId, Repo, RepoList, Service, SessionId, Timestamp, WorkspacePath,
 };
 
-use crate::{Error, Result, Watcher};
+use crate::{Error, ResolveError, Result, Watcher};
+
+/// How many damaged files are remembered, so that each is logged once. Later ones are not logged.
+const MOST_REPORTED: usize = 10_000;
 
 /// The volume, opened. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -25,6 +30,7 @@ struct Inner {
     root_text: String,
     dir: Dir,
     watcher: Watcher,
+    reported: Mutex<HashSet<PathBuf>>,
 }
 
 impl Workspace {
@@ -45,7 +51,9 @@ impl Workspace {
         let dir = Dir::open_ambient_dir(&root, ambient_authority())
             .map_err(Error::io("open the workspace", &root))?;
         let watcher = Watcher::new(&root);
-        let workspace = Self { inner: Arc::new(Inner { root, root_text, dir, watcher }) };
+        let workspace = Self {
+            inner: Arc::new(Inner { root, root_text, dir, watcher, reported: Mutex::default() }),
+        };
         let mut directories = vec![
             workspace.root().join("jobs"),
             workspace.jobs(),
@@ -75,7 +83,7 @@ impl Workspace {
         &self.inner.root_text
     }
 
-    /// This process's eyes on the volume.
+    /// Tells this process what changes on the volume.
     #[must_use]
     pub fn watcher(&self) -> &Watcher {
         &self.inner.watcher
@@ -83,6 +91,32 @@ impl Workspace {
 
     fn stack(&self) -> PathBuf {
         self.root().join(".stack")
+    }
+
+    /// Files and jobs that are damaged, moved out of the way for an operator to look at.
+    #[must_use]
+    pub fn damaged(&self) -> PathBuf {
+        self.stack().join("damaged")
+    }
+
+    /// Moves what is damaged there.
+    pub(crate) fn set_aside(&self, path: &Path) -> Result<PathBuf> {
+        let damaged = self.damaged();
+        fs::create_dir_all(&damaged).map_err(Error::io("create", &damaged))?;
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}", uuid::Uuid::now_v7()));
+        let to = damaged.join(name);
+        fs::rename(path, &to).map_err(Error::io("set aside", path))?;
+        Ok(to)
+    }
+
+    /// Logs that one file of ours cannot be used, the first time that this process comes upon it. It is looked at
+    /// again and again, and must not fill the log.
+    pub fn report_once(&self, path: &Path, error: &Error) {
+        let mut reported = self.inner.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.len() < MOST_REPORTED && reported.insert(path.to_owned()) {
+            tracing::error!(path = %path.display(), error = error as &dyn std::error::Error, "a file of the workspace cannot be used: going on without it");
+        }
     }
 
     pub(crate) fn jobs(&self) -> PathBuf {
@@ -93,13 +127,13 @@ impl Workspace {
         self.stack().join("replicas").join(service.name())
     }
 
-    /// Bare mirrors of repositories, and their locks.
+    /// Bare mirrors of repositories and their locks.
     #[must_use]
     pub fn mirrors(&self) -> PathBuf {
         self.stack().join("mirrors")
     }
 
-    /// What is known of each shared checkout, and its lock.
+    /// What is known of each shared checkout, and the locks of pulls into them.
     #[must_use]
     pub fn checkouts(&self) -> PathBuf {
         self.stack().join("checkouts")
@@ -126,8 +160,8 @@ impl Workspace {
         self.sessions().join(id.to_string())
     }
 
-    /// Things in the making, on the same file system, so that a rename puts them in place. Each job makes
-    /// a directory of its own name here and removes it.
+    /// Staging: things that a rename will put in place, on the same file system. Each job that needs one makes a
+    /// directory of its own name here and removes it.
     #[must_use]
     pub fn temporary(&self) -> PathBuf {
         self.stack().join("tmp")
@@ -139,7 +173,7 @@ impl Workspace {
         self.root().join(name.as_str())
     }
 
-    /// Where a job keeps its own files; not made before somebody needs it.
+    /// Where a job keeps its own files; not created before somebody needs it.
     #[must_use]
     pub fn job_directory(&self, job: JobId) -> PathBuf {
         self.root().join("jobs").join(job.to_string())
@@ -150,22 +184,19 @@ impl Workspace {
     /// is held to the same rules as the one given.
     ///
     /// # Errors
-    /// A sentence for the caller.
-    pub fn resolve(&self, path: &WorkspacePath) -> std::result::Result<WorkspacePath, String> {
-        let real =
-            self.inner.dir.canonicalize(path.as_str()).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => format!("'{path}' does not exist in the workspace"),
-                io::ErrorKind::PermissionDenied => format!("'{path}' leads out of the workspace"),
-                _ => format!("'{path}' cannot be opened: {error}"),
-            })?;
-        let real =
-            real.to_str().ok_or_else(|| format!("'{path}' leads to a name that is not UTF-8"))?;
+    /// What is wrong with the path, for the caller, or with the volume.
+    pub fn resolve(&self, path: &WorkspacePath) -> Result<WorkspacePath, ResolveError> {
+        let refused = ResolveError::Refused;
+        let failed = |error| ResolveError::of(self.root().join(path.as_str()), path, error);
+        let real = self.inner.dir.canonicalize(path.as_str()).map_err(failed)?;
+        let real = real
+            .to_str()
+            .ok_or_else(|| refused(format!("'{path}' leads to a name that is not UTF-8")))?;
         let real = WorkspacePath::parse(real, self.root_text())
-            .map_err(|why| format!("'{path}' leads to '{real}': {why}"))?;
-        match self.inner.dir.metadata(real.as_str()) {
-            Ok(metadata) if metadata.is_dir() => Ok(real),
-            Ok(_) => Err(format!("'{path}' is not a directory")),
-            Err(error) => Err(format!("'{path}' cannot be opened: {error}")),
+            .map_err(|why| refused(format!("'{path}' leads to '{real}': {why}")))?;
+        match self.inner.dir.metadata(real.as_str()).map_err(failed)? {
+            metadata if metadata.is_dir() => Ok(real),
+            _ => Err(refused(format!("'{path}' is not a directory"))),
         }
     }
 
@@ -185,13 +216,20 @@ impl Workspace {
     pub fn repos(&self) -> Result<RepoList> {
         let mut repos = Vec::new();
         let entries = self.inner.dir.entries().map_err(Error::io("list", self.root()))?;
-        for entry in entries.flatten() {
-            let name = entry.file_name();
+        for entry in entries {
+            let name = entry.map_err(Error::io("list", self.root()))?.file_name();
             let Some(name) = name.to_str().and_then(|name| DirectoryName::parse(name).ok()) else {
                 continue;
             };
             // A link is not one of ours, wherever it leads.
-            let Ok(metadata) = self.inner.dir.symlink_metadata(name.as_str()) else { continue };
+            let metadata = match self.inner.dir.symlink_metadata(name.as_str()) {
+                Ok(metadata) => metadata,
+                // It was removed after the listing.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    return Err(Error::io("look at", self.root().join(name.as_str()))(error));
+                }
+            };
             if !metadata.is_dir() || !self.inner.dir.is_dir(format!("{name}/.git")) {
                 continue;
             }
@@ -204,6 +242,17 @@ impl Workspace {
         repos.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(RepoList { count: repos.len(), repos })
     }
+}
+
+/// The names in `directory` that are ids; others are not ours.
+pub(crate) fn parsed_names<T: FromStr>(directory: &Path) -> Result<Vec<T>> {
+    let error = || Error::io("list", directory);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).map_err(error())? {
+        let name = entry.map_err(error())?.file_name();
+        names.extend(name.to_str().and_then(|name| name.parse().ok()));
+    }
+    Ok(names)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The shared volume, seen through types.
+//! The shared volume, as types.
 //!
 //! Everything the services tell each other goes through this crate: the journal of a job, the claim
 //! that says who took it, the outcome that says how it ended, the registry of idle replicas. Every
@@ -6,34 +6,38 @@
 //!
 //! *Architecture invariant:* this crate knows nothing of HTTP, of git or of Claude.
 
+mod digest;
 mod disconnect;
 mod error;
+mod file_lock;
 mod follow;
 mod gateways;
 mod job;
 mod journal;
 mod layout;
-mod lock;
 mod off_thread;
 mod outcome;
 mod record;
 mod registry;
+mod resolve;
 mod session;
 mod tidy;
 mod turn;
 mod watch;
 mod write;
 
+pub use digest::{InvalidDigest, RequestDigest};
 pub use disconnect::CancelOnDisconnect;
 pub use error::{Error, Result};
+pub use file_lock::FileLock;
 pub use follow::{Entry, Position, follow};
-pub use job::{Claim, ClaimedJob, EnterError, Job, NewJob};
+pub use job::{Claim, ClaimedJob, CreateError, Job, NewJob};
 pub use layout::Workspace;
-pub use lock::Lease;
 pub use off_thread::blocking;
 pub use outcome::Outcome;
-pub use record::{JobRecord, JobRequest, Turns};
-pub use registry::{Registration, Replica, Replicas};
+pub use record::{JobRecord, RecordedRequest, Turns};
+pub use registry::{IdleReplica, Registration, Registry};
+pub use resolve::ResolveError;
 pub use session::{Deleted, Session};
-pub use turn::{HeldTurn, To, Turn};
+pub use turn::{HeldTurn, Turn, TurnUse};
 pub use watch::Watcher;

@@ -1,6 +1,6 @@
 //! File access off the async threads: a network file system may take its time.
 
-/// Runs work that may block, and waits for it. A panic in it is the caller's.
+/// Runs work that may block, and waits for it. A panic in it is passed on to the caller.
 ///
 /// The work goes on if the caller is dropped meanwhile, and its result is thrown away.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

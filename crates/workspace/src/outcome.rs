@@ -4,7 +4,7 @@ use contract::{Code, Ending, EventLine, JobState, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// A job's end, as it stands on the volume. There is one or none, and it never changes.
+/// A job's end, as it stands on the volume. A job has at most one, and it never changes.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The terminal event.

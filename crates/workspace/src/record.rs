@@ -1,24 +1,27 @@
 //! What a job was asked to do: `job.json`.
 
 use contract::{
-    DirectoryName, JobId, Place, ReplicaId, RepoUrl, Requester, Secrets, Service, SessionId,
-    Timestamp,
+    DirectoryName, JobId, JobRequest, Place, ReplicaId, RepoUrl, Requester, Secrets, Service,
+    SessionId, Timestamp,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Job, Session, Turn, Workspace};
+use crate::{Job, RequestDigest, ResolveError, Result, Session, Turn, Workspace};
 
-/// The request of a job, as far as it may stand on a disk.
+/// The request of a job, as far as it may be written to a disk.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct JobRequest {
-    /// The body of the request, without the credentials of its URL.
+pub struct RecordedRequest {
+    /// The body of the request as the version that wrote it encodes it, without the credentials of its URL.
     pub body: Box<RawValue>,
-    /// Whether `body` lacks credentials that the request had: they are in the memory of the process that
+    /// Whether the request had credentials that `body` does not contain: they are in the memory of the process that
     /// received it and nowhere else.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub credentials_withheld: bool,
+    /// By what the same request is known when it comes again. Versions that came before this one wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<RequestDigest>,
 }
 
 /// `job.json`: written once, before anyone can see the job.
@@ -52,7 +55,7 @@ pub struct JobRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<ReplicaId>,
     /// What was asked.
-    pub request: JobRequest,
+    pub request: RecordedRequest,
 }
 
 /// What a job may use only in turn with others.
@@ -65,13 +68,17 @@ pub struct Turns {
 }
 
 impl JobRecord {
-    /// The record of a job that begins its life now. Blocks briefly.
-    pub fn of<R: contract::JobRequest>(
+    /// The record of a job that is created now; `digest` is that of the body that its caller sent. Blocks briefly.
+    ///
+    /// # Errors
+    /// If the volume cannot be read, or the request's session is damaged.
+    pub fn of(
         workspace: &Workspace,
-        request: &R,
+        request: &dyn JobRequest,
+        digest: RequestDigest,
         job_id: JobId,
         parent: Option<JobId>,
-    ) -> Self {
+    ) -> Result<Self> {
         let requester = if parent.is_some() { Requester::Workflow } else { Requester::Caller };
         let body = String::from_utf8(request.to_body(Secrets::Withheld)).ok();
         // A request that was parsed is a JSON object again when it is written.
@@ -81,39 +88,64 @@ impl JobRecord {
             Place::Own => None,
             Place::Checkout(name) => Some(name),
             // Through links: what counts is where it really works.
-            Place::At(path) => workspace.resolve(&path).unwrap_or(path).directory(),
-            Place::OfSession => session
-                .and_then(|id| Session::open(workspace, id)?.place())
-                .and_then(|place| place.directory()),
+            Place::At(path) => match workspace.resolve(&path) {
+                Ok(real) => real.directory(),
+                // Whether the path will do is for the service to say.
+                Err(ResolveError::Refused(_)) => path.directory(),
+                Err(ResolveError::Volume(error)) => return Err(error),
+            },
+            Place::OfSession => match session {
+                Some(id) => match Session::open(workspace, id)? {
+                    Some(session) => session.place()?.and_then(|place| place.directory()),
+                    None => None,
+                },
+                None => None,
+            },
         };
-        Self {
+        Ok(Self {
             job_id,
-            service: R::SERVICE,
+            service: request.service(),
             parent,
             directory,
             session,
             repo_url: request.repo_url().map(ToString::to_string),
             created: Timestamp::now(),
             gateway: None,
-            request: JobRequest {
+            request: RecordedRequest {
                 body,
                 credentials_withheld: request.repo_url().is_some_and(RepoUrl::has_secret),
+                digest: Some(digest),
             },
-        }
+        })
     }
 
     /// What it may use only in turn with others. Blocks briefly.
-    #[must_use]
-    pub fn turns(&self, workspace: &Workspace) -> Turns {
-        let parents = self
-            .parent
-            .and_then(|parent| Job::open(workspace, parent))
-            .and_then(|parent| parent.record().ok())
-            .filter(|parent| parent.service == Service::Workflow)
-            .map(|parent| parent.wanted().collect::<Vec<_>>())
+    ///
+    /// # Errors
+    /// If the record of its parent cannot be read: without it, the job would wait for a turn that its own workflow
+    /// has.
+    pub fn turns(&self, workspace: &Workspace) -> Result<Turns> {
+        let parent = match self.parent {
+            Some(parent) => Job::open(workspace, parent)?,
+            None => None,
+        };
+        let parent = parent.map(|parent| parent.record()).transpose()?;
+        let held: Vec<Turn> = parent
+            .filter(|parent| parent.service.asks_for_jobs())
+            .map(|parent| parent.wanted().collect())
             .unwrap_or_default();
-        let (parents, own) = self.wanted().partition(|turn| parents.contains(turn));
-        Turns { own, parents }
+        let (parents, own) = self.wanted().partition(|turn| held.contains(turn));
+        Ok(Turns { own, parents })
+    }
+
+    /// Whether `other` records the same request.
+    pub(crate) fn is_same_request(&self, other: &Self) -> bool {
+        // A record without a digest was written before an update; its id has to do.
+        let is_same_body = match (&self.request.digest, &other.request.digest) {
+            (Some(known), Some(new)) => known == new,
+            _ => true,
+        };
+        self.service == other.service && is_same_body
     }
 
     fn wanted(&self) -> impl Iterator<Item = Turn> {

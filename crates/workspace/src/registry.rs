@@ -1,20 +1,22 @@
 //! Which replicas are idle, and where: each announces itself on the volume.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
+    fs,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use contract::{ReplicaId, Service, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Lease, Result, Workspace, watch::Watch};
+use crate::{Error, FileLock, Result, Workspace, watch::Watch, write::read_at_most};
+
+/// The longest entry that is read, in bytes: many times the longest that is written.
+const MAX_ENTRY: u64 = 64 * 1024;
 
 /// An idle replica, as it announced itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replica {
+pub struct IdleReplica {
     /// This life of it.
     pub id: ReplicaId,
     /// Where it takes its job.
@@ -26,11 +28,11 @@ pub struct Replica {
 }
 
 /// This replica's entry. Withdrawn at the latest when dropped; if the process dies first, the lock on the
-/// entry falls free and shows that it is stale.
+/// entry is released and shows that the entry is stale.
 #[derive(Debug)]
 pub struct Registration {
     path: PathBuf,
-    _lock: Lease,
+    _lock: FileLock,
 }
 
 impl Registration {
@@ -45,35 +47,13 @@ impl Registration {
         address: SocketAddr,
     ) -> Result<Self> {
         let path = workspace.replicas(service).join(format!("{id}.json"));
-        let replica = Replica { id, address, pid: std::process::id(), ready: Timestamp::now() };
+        let replica = IdleReplica { id, address, pid: std::process::id(), ready: Timestamp::now() };
         let content = serde_json::to_vec(&replica).unwrap_or_default();
-        // Locked before it has its name, so that nobody ever sees it unlocked while its process lives.
-        let scratch = workspace.scratch();
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&scratch)
-            .map_err(Error::io("create", &scratch))?;
-        let result =
-            file.write_all(&content).map_err(Error::io("write", &scratch)).and_then(|()| {
-                let lock = Lease::try_lock(file, &scratch)?;
-                fs::rename(&scratch, &path).map_err(Error::io("write", &path))?;
-                Ok(lock)
-            });
-        match result {
-            Ok(Some(lock)) => Ok(Self { path, _lock: lock }),
-            Ok(None) => {
-                Err(Error::io("lock", path)(std::io::Error::other("a fresh file is locked")))
-            }
-            Err(error) => {
-                let _ = fs::remove_file(&scratch);
-                Err(error)
-            }
-        }
+        let lock = FileLock::create(&workspace.scratch(), &path, &content)?;
+        Ok(Self { path, _lock: lock })
     }
 
-    /// Takes the entry back: no gateway will send a job here any more.
+    /// Removes the entry: no gateway will send a job here any more.
     pub fn withdraw(self) {}
 }
 
@@ -83,14 +63,14 @@ impl Drop for Registration {
     }
 }
 
-/// All entries of one service.
+/// The entries of one service.
 #[derive(Clone, Debug)]
-pub struct Replicas {
+pub struct Registry {
     workspace: Workspace,
     service: Service,
 }
 
-impl Replicas {
+impl Registry {
     /// The registry of `service`.
     #[must_use]
     pub fn new(workspace: &Workspace, service: Service) -> Self {
@@ -103,34 +83,62 @@ impl Replicas {
         self.workspace.watcher().watch(&self.workspace.replicas(self.service))
     }
 
-    /// The replicas that are idle now, longest first. Entries of dead ones are removed. Blocks briefly.
+    /// The replicas that are idle now, in the order in which they became so. Entries of dead ones are removed. Blocks
+    /// briefly.
+    ///
+    /// An entry that cannot be used costs only its own replica: it is logged once, and set aside if nobody holds it.
     ///
     /// # Errors
-    /// If the volume cannot be read.
-    pub fn idle(&self) -> Result<Vec<Replica>> {
+    /// If the registry cannot be listed.
+    pub fn idle(&self) -> Result<Vec<IdleReplica>> {
         let directory = self.workspace.replicas(self.service);
+        let error = || Error::io("list", &directory);
         let mut replicas = Vec::new();
-        for entry in fs::read_dir(&directory).map_err(Error::io("list", &directory))?.flatten() {
-            let path = entry.path();
-            let Ok(content) = fs::read(&path) else { continue };
-            let Ok(replica) = serde_json::from_slice::<Replica>(&content) else {
-                tracing::warn!(path = %path.display(), "not a replica's entry");
-                continue;
-            };
-            if Lease::is_held(&path)? {
-                replicas.push(replica);
-            } else if fs::remove_file(&path).is_ok() {
-                tracing::warn!(service = %self.service, replica = %replica.id, "an idle replica is gone");
+        for entry in fs::read_dir(&directory).map_err(error())? {
+            let path = entry.map_err(error())?.path();
+            match self.look(&path) {
+                Ok(replica) => replicas.extend(replica),
+                Err(error) => self.workspace.report_once(&path, &error),
             }
         }
         replicas.sort_by_key(|replica| replica.id);
         Ok(replicas)
     }
 
+    /// The replica whose entry this is, if it is alive.
+    fn look(&self, path: &Path) -> Result<Option<IdleReplica>> {
+        // One that is gone has taken a job after the listing.
+        let entry = read_at_most(path, MAX_ENTRY).and_then(|content| {
+            let read = content.map(|content| serde_json::from_slice::<IdleReplica>(&content));
+            read.transpose().map_err(Error::malformed(path))
+        });
+        let replica = match entry {
+            Ok(Some(replica)) => replica,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                // One that is held may be of a newer version.
+                if error.is_damage() && !FileLock::is_held(path)? {
+                    self.workspace.set_aside(path)?;
+                }
+                return Err(error);
+            }
+        };
+        if FileLock::is_held(path)? {
+            return Ok(Some(replica));
+        }
+        if fs::remove_file(path).is_ok() {
+            tracing::warn!(service = %self.service, replica = %replica.id, "an idle replica is gone");
+        }
+        Ok(None)
+    }
+
     /// Whether the entry of this replica is still there.
-    #[must_use]
-    pub fn contains(&self, id: ReplicaId) -> bool {
-        self.workspace.replicas(self.service).join(format!("{id}.json")).exists()
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn contains(&self, id: ReplicaId) -> Result<bool> {
+        let path = self.workspace.replicas(self.service).join(format!("{id}.json"));
+        path.try_exists().map_err(Error::io("look at", path))
     }
 }
 
@@ -138,35 +146,70 @@ impl Replicas {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_entry_lives_as_long_as_its_replica_is_idle() {
+    fn workspace() -> (tempfile::TempDir, Workspace) {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
-        let replicas = Replicas::new(&workspace, Service::Pull);
+        (dir, workspace)
+    }
+
+    #[test]
+    fn an_entry_lives_as_long_as_its_replica_is_idle() {
+        let (_dir, workspace) = workspace();
+        let registry = Registry::new(&workspace, Service::Pull);
         let address = "127.0.0.1:4000".parse().unwrap();
         let ids = [ReplicaId::new(), ReplicaId::new()];
         let first = Registration::announce(&workspace, Service::Pull, ids[0], address).unwrap();
         let second = Registration::announce(&workspace, Service::Pull, ids[1], address).unwrap();
-        let seen: Vec<_> = replicas.idle().unwrap().iter().map(|replica| replica.id).collect();
+        let seen: Vec<_> = registry.idle().unwrap().iter().map(|replica| replica.id).collect();
         assert_eq!(seen, ids);
-        assert!(Replicas::new(&workspace, Service::Claude).idle().unwrap().is_empty());
+        assert!(Registry::new(&workspace, Service::Claude).idle().unwrap().is_empty());
         first.withdraw();
-        assert!(!replicas.contains(ids[0]) && replicas.contains(ids[1]));
+        assert!(!registry.contains(ids[0]).unwrap() && registry.contains(ids[1]).unwrap());
         drop(second);
-        assert!(replicas.idle().unwrap().is_empty());
+        assert!(registry.idle().unwrap().is_empty());
     }
 
     #[test]
     fn the_entry_of_a_dead_replica_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let workspace = Workspace::open(dir.path()).unwrap();
+        let (_dir, workspace) = workspace();
         let id = ReplicaId::new();
         let entry = serde_json::json!({
             "id": id, "address": "127.0.0.1:1", "pid": 1, "ready": Timestamp::now(),
         });
         let path = workspace.replicas(Service::Claude).join(format!("{id}.json"));
         fs::write(&path, entry.to_string()).unwrap();
-        assert!(Replicas::new(&workspace, Service::Claude).idle().unwrap().is_empty());
+        assert!(Registry::new(&workspace, Service::Claude).idle().unwrap().is_empty());
         assert!(!path.exists());
+    }
+
+    /// One such entry once kept every job of its service waiting.
+    #[test]
+    fn an_entry_that_cannot_be_used_costs_only_its_own_replica() {
+        let (_dir, workspace) = workspace();
+        let directory = workspace.replicas(Service::Pull);
+        let id = ReplicaId::new();
+        let address = "127.0.0.1:4000".parse().unwrap();
+        let _alive = Registration::announce(&workspace, Service::Pull, id, address).unwrap();
+        let names = ["00-directory.json", "00-pipe.json", "00-loop.json", "00-garbage.json"];
+        let [folder, pipe, looped, garbage] = names.map(|name| directory.join(name));
+        fs::create_dir(&folder).unwrap();
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        std::os::unix::fs::symlink(&looped, &looped).unwrap();
+        fs::write(&garbage, "{").unwrap();
+        let (done, heard) = std::sync::mpsc::channel();
+        let registry = Registry::new(&workspace, Service::Pull);
+        std::thread::spawn(move || {
+            for _ in 0..3 {
+                let idle = registry.idle().map_err(|error| error.to_string());
+                let _ = done.send(idle.map(|idle| idle.iter().map(|it| it.id).collect::<Vec<_>>()));
+            }
+        });
+        for _ in 0..3 {
+            let idle = heard.recv_timeout(std::time::Duration::from_secs(5)).expect("it hangs");
+            assert_eq!(idle, Ok(vec![id]));
+        }
+        let aside: Vec<_> = fs::read_dir(workspace.damaged()).unwrap().flatten().collect();
+        assert!(!garbage.exists() && !pipe.exists());
+        assert_eq!(aside.len(), 3, "what nobody holds is set aside once: {aside:?}");
     }
 }

@@ -1,16 +1,20 @@
-//! Sessions: what an agent remembers of a conversation, on the volume, so that any replica can go on with it.
+//! Sessions: what an agent remembers of a conversation, on the volume, so that any replica can resume it.
 //!
 //! `<volume>/.stack/sessions/<id>/` holds `meta.json` (where the session works, and when it was made and
-//! used), `project/` (what the CLI keeps, written by the CLI itself), and the locks of its turn. It is put in
-//! place whole.
+//! used), `project/` (what the CLI keeps, written by the CLI itself), and the locks of its turn. It is created
+//! whole.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use contract::{SessionId, SessionView, Timestamp, WorkspacePath};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, HeldTurn, Lease, Result, To, Turn, Workspace,
+    Error, FileLock, HeldTurn, Result, Turn, TurnUse, Workspace,
+    layout::parsed_names,
     write::{read_at_most, write_synced},
 };
 
@@ -45,7 +49,7 @@ struct Meta {
 }
 
 impl Session {
-    /// Makes a session that works in `place`, and takes its turn.
+    /// Creates a session that works in `place`, and takes its turn.
     ///
     /// # Errors
     /// If the volume cannot be written, or there is one of that id.
@@ -63,7 +67,7 @@ impl Session {
         made.map(|turn| (session, turn))
     }
 
-    fn fill(&self, scratch: &std::path::Path, place: &WorkspacePath) -> Result<HeldTurn> {
+    fn fill(&self, scratch: &Path, place: &WorkspacePath) -> Result<HeldTurn> {
         let project = scratch.join("project");
         fs::create_dir_all(&project).map_err(Error::io("create", &project))?;
         let now = Timestamp::now();
@@ -71,55 +75,63 @@ impl Session {
         let path = scratch.join("meta.json");
         let content = serde_json::to_vec(&meta).unwrap_or_default();
         write_synced(&path, &content).map_err(Error::io("write", &path))?;
-        // Locked before it has its name, so that nobody can enter before its maker.
+        // Locked before it has its name, so that nobody can enter before its creator.
         let lock = scratch.join("lock");
-        let lease = Lease::try_acquire(&lock)?
-            .ok_or_else(|| Error::io("lock", lock)(io::Error::other("a fresh file is locked")))?;
+        let lock = FileLock::create(&scratch.join("unlocked"), &lock, b"")?;
         let directory = self.directory();
         fs::rename(scratch, &directory).map_err(Error::io("create", directory))?;
-        Ok(lease.into())
+        Ok(lock.into())
     }
 
-    /// The session of that id, if there is one.
-    #[must_use]
-    pub fn open(workspace: &Workspace, id: SessionId) -> Option<Self> {
+    /// The session of that id; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::SessionDamaged`] if its record is there and makes no sense, or another if the volume cannot be read.
+    pub fn open(workspace: &Workspace, id: SessionId) -> Result<Option<Self>> {
         let session = Self { workspace: workspace.clone(), id };
-        session.meta().is_some().then_some(session)
+        Ok(session.meta()?.is_some().then_some(session))
     }
 
-    /// All sessions, newest first.
+    /// All sessions, newest first. Those that are damaged are logged once and left out.
     ///
     /// # Errors
     /// If the volume cannot be read.
     pub fn list(workspace: &Workspace) -> Result<Vec<SessionView>> {
-        let sessions = workspace.sessions();
-        let entries = fs::read_dir(&sessions).map_err(Error::io("list", &sessions))?;
-        let mut views: Vec<SessionView> = entries
-            .flatten()
-            .filter_map(|entry| {
-                let id = entry.file_name().to_str()?.parse().ok()?;
-                Self { workspace: workspace.clone(), id }.view()
-            })
-            .collect();
+        let mut views = Vec::new();
+        for id in parsed_names(&workspace.sessions())? {
+            let session = Self { workspace: workspace.clone(), id };
+            match session.view() {
+                Ok(view) => views.extend(view),
+                Err(error) if error.is_damage() => {
+                    workspace.report_once(&session.directory(), &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
         views.sort_by_key(|view| std::cmp::Reverse((view.created, view.session_id)));
         Ok(views)
     }
 
-    /// Removes a session, unless a job works in it. A workspace of its own goes with it if it is empty.
+    /// Removes a session, also a damaged one, unless a job works in it. A workspace of its own goes with it if it is
+    /// empty.
     ///
     /// # Errors
     /// If the volume cannot be written.
     pub fn delete(workspace: &Workspace, id: SessionId) -> Result<Deleted> {
-        let Some(session) = Self::open(workspace, id) else { return Ok(Deleted::Unknown) };
-        let Some(turn) = workspace.take_turn(&session.turn(), To::Work)? else {
+        let session = Self { workspace: workspace.clone(), id };
+        if session.place_or_damage()?.is_none() {
+            return Ok(Deleted::Unknown);
+        }
+        let Some(turn) = workspace.take_turn(&session.turn(), TurnUse::Work)? else {
             return Ok(Deleted::Busy);
         };
         // Another may have deleted it meanwhile.
-        let Some(place) = session.place() else { return Ok(Deleted::Unknown) };
+        let Some(place) = session.place_or_damage()? else { return Ok(Deleted::Unknown) };
         session.remove()?;
         drop(turn);
-        if place.as_str() == own_place(id) {
-            let own = workspace.root().join(place.as_str());
+        if place.is_some_and(|place| place.as_str() == own_place(id)) {
+            let place = own_place(id);
+            let own = workspace.root().join(place);
             // Fails if there is anything in it, and should.
             if fs::remove_dir(&own).is_ok() {
                 let _ = own.parent().map(fs::remove_dir);
@@ -128,7 +140,7 @@ impl Session {
         Ok(Deleted::Done)
     }
 
-    /// Removes its files. Only for who has its turn.
+    /// Removes its files. Only for the holder of its turn.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -161,15 +173,42 @@ impl Session {
         self.directory().join("project")
     }
 
-    fn meta(&self) -> Option<Meta> {
-        let content = read_at_most(&self.directory().join("meta.json"), MAX_META).ok()??;
-        serde_json::from_slice(&content).ok()
+    /// The record and the place that stands in it.
+    fn meta(&self) -> Result<Option<(Meta, WorkspacePath)>> {
+        let path = self.directory().join("meta.json");
+        let read = || {
+            let Some(content) = read_at_most(&path, MAX_META)? else { return Ok(None) };
+            let meta: Meta = serde_json::from_slice(&content).map_err(Error::malformed(&path))?;
+            let place = WorkspacePath::parse(&meta.workspace, self.workspace.root_text())
+                .map_err(Error::malformed(&path))?;
+            Ok(Some((meta, place)))
+        };
+        read().map_err(|error: Error| match error {
+            error @ Error::Malformed { .. } => {
+                Error::SessionDamaged { id: self.id, source: Box::new(error) }
+            }
+            error => error,
+        })
     }
 
-    /// Where it works, relative to the volume.
-    #[must_use]
-    pub fn place(&self) -> Option<WorkspacePath> {
-        WorkspacePath::parse(&self.meta()?.workspace, self.workspace.root_text()).ok()
+    /// Where it last worked, relative to the volume; `None` if it is not there any more.
+    ///
+    /// # Errors
+    /// [`Error::SessionDamaged`] if its record makes no sense, or another if the volume cannot be read.
+    pub fn place(&self) -> Result<Option<WorkspacePath>> {
+        Ok(self.meta()?.map(|(_, place)| place))
+    }
+
+    /// The same for whoever does not mind damage: the inner `None` is a session whose place is not known.
+    #[expect(
+        clippy::option_option,
+        reason = "there is no session, there is a damaged one, there is a whole one"
+    )]
+    fn place_or_damage(&self) -> Result<Option<Option<WorkspacePath>>> {
+        match self.place() {
+            Err(Error::SessionDamaged { .. }) => Ok(Some(None)),
+            place => Ok(place?.map(Some)),
+        }
     }
 
     /// Notes that a job works in it now, and where. Only for the job whose turn it is.
@@ -178,7 +217,12 @@ impl Session {
     /// If the volume cannot be written.
     pub fn touch(&self, place: &WorkspacePath) -> Result<()> {
         let now = Timestamp::now();
-        let created = self.meta().map_or(now, |meta| meta.created);
+        let created = match self.meta() {
+            Ok(Some((meta, _))) => meta.created,
+            // What is written now takes the place of what is damaged.
+            Ok(None) | Err(Error::SessionDamaged { .. }) => now,
+            Err(error) => return Err(error),
+        };
         let meta = Meta { workspace: place.to_string(), created, updated: now };
         let content = serde_json::to_vec(&meta).unwrap_or_default();
         let (scratch, path) = (self.workspace.scratch(), self.directory().join("meta.json"));
@@ -189,23 +233,22 @@ impl Session {
         written.map_err(Error::io("write", path))
     }
 
-    /// What callers see of it.
-    #[must_use]
-    pub fn view(&self) -> Option<SessionView> {
-        let meta = self.meta()?;
-        let root = self.workspace.root_text();
-        let place = WorkspacePath::parse(&meta.workspace, root).ok()?;
-        Some(SessionView {
+    /// What callers see of it; `None` if it is not there any more.
+    ///
+    /// # Errors
+    /// [`Error::SessionDamaged`] if its record makes no sense, or another if the volume cannot be read.
+    pub fn view(&self) -> Result<Option<SessionView>> {
+        Ok(self.meta()?.map(|(meta, place)| SessionView {
             session_id: self.id,
-            workspace: format!("{root}/{place}"),
+            workspace: format!("{}/{place}", self.workspace.root_text()),
             created: meta.created,
             updated: meta.updated,
-        })
+        }))
     }
 }
 
 impl Workspace {
-    /// Makes the directory of a session that names none.
+    /// Creates the directory of a session that names none.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -233,20 +276,20 @@ mod tests {
     }
 
     #[test]
-    fn a_session_from_its_making_to_its_end() {
+    fn a_session_from_its_creation_to_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let id = SessionId::new();
-        assert!(Session::open(&workspace, id).is_none());
+        assert!(Session::open(&workspace, id).unwrap().is_none());
         assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Unknown);
         let (session, turn) = Session::create(&workspace, id, &place("app")).unwrap();
         assert!(Session::create(&workspace, id, &place("other")).is_err(), "there is one");
         assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Busy);
-        assert!(workspace.take_turn(&session.turn(), To::Work).unwrap().is_none());
+        assert!(workspace.take_turn(&session.turn(), TurnUse::Work).unwrap().is_none());
         drop(turn);
-        let created = session.view().unwrap().created;
+        let created = session.view().unwrap().unwrap().created;
         session.touch(&place("app/src")).unwrap();
-        let view = Session::open(&workspace, id).unwrap().view().unwrap();
+        let view = Session::open(&workspace, id).unwrap().unwrap().view().unwrap().unwrap();
         assert_eq!(view.workspace, format!("{}/app/src", workspace.root_text()));
         assert_eq!(view.created, created);
         fs::write(session.project().join("kept"), "x").unwrap();
@@ -293,30 +336,58 @@ mod tests {
         let (done, heard) = std::sync::mpsc::channel();
         let others = workspace.clone();
         std::thread::spawn(move || {
-            let turn = others.take_turn(&Turn::Session(id), To::Lend).unwrap();
+            let turn = others.take_turn(&Turn::Session(id), TurnUse::Lend).unwrap();
             let _ = done.send((Session::list(&others).unwrap().len(), turn.is_some()));
         });
         let heard = heard.recv_timeout(std::time::Duration::from_secs(5));
         assert_eq!(heard, Ok((0, true)), "a pipe that nobody writes to never answers");
         fs::remove_file(&meta).unwrap();
         File::create(&meta).unwrap().set_len(1 << 40).unwrap();
-        assert!(Session::open(&workspace, id).is_none(), "a file that is too large to be read");
+        let error = Session::open(&workspace, id).unwrap_err();
+        assert!(error.is_damage(), "a file that is too large to be read: {error}");
     }
 
     #[test]
-    fn what_an_agent_wrote_over_is_no_session() {
+    fn what_an_agent_wrote_over_is_damaged_not_gone() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let id = SessionId::new();
-        let (session, _turn) = Session::create(&workspace, id, &place("app")).unwrap();
+        let (session, turn) = Session::create(&workspace, id, &place("app")).unwrap();
         let meta = session.directory().join("meta.json");
         for bad in ["", "{}", "[1]"] {
             fs::write(&meta, bad).unwrap();
-            assert!(Session::open(&workspace, id).is_none(), "{bad}");
+            let error = Session::open(&workspace, id).unwrap_err();
+            assert_eq!(error.refusal().code, contract::Code::SessionDamaged, "{bad}");
         }
         let escaping = r#"{"workspace":"../etc","created":"2026-01-31T12:00:00.000Z","updated":"2026-01-31T12:00:00.000Z"}"#;
         fs::write(&meta, escaping).unwrap();
-        assert_eq!(session.place(), None);
+        assert!(session.place().unwrap_err().is_damage());
         assert!(Session::list(&workspace).unwrap().is_empty());
+        drop(turn);
+        assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Done);
+    }
+
+    /// An error of the volume once read as "no such session", so that a conversation was begun anew.
+    #[test]
+    fn a_session_that_cannot_be_read_is_an_error_not_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let id = SessionId::new();
+        let (session, turn) = Session::create(&workspace, id, &place("app")).unwrap();
+        drop(turn);
+        let meta = session.directory().join("meta.json");
+        fs::remove_file(&meta).unwrap();
+        // Fails with ELOOP, for root too.
+        std::os::unix::fs::symlink(&meta, &meta).unwrap();
+        for failed in [
+            Session::open(&workspace, id).map(drop),
+            session.view().map(drop),
+            session.place().map(drop),
+            Session::list(&workspace).map(drop),
+            Session::delete(&workspace, id).map(drop),
+            session.touch(&place("app")),
+        ] {
+            assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What killed processes have left in the making.
+//! Removes what killed processes left in the staging directory.
 
 use std::{
     fs, io,
@@ -11,12 +11,13 @@ use uuid::Uuid;
 
 use crate::{Error, Job, Result, Workspace};
 
-/// How long anything but a checkout is in the making, with much to spare: it takes milliseconds.
-const IN_THE_MAKING: Duration = Duration::from_secs(3600);
+/// How long anything but a checkout is staged, with much to spare: it takes milliseconds.
+const LONGEST_STAGING: Duration = Duration::from_secs(3600);
 
 impl Workspace {
     /// Removes what nobody is going to put in place any more: the directories of jobs that have ended, and other
-    /// things that are older than an hour. Their names say whose they are and when they were begun. Blocking.
+    /// things that are older than an hour. Their names say whose they are and when they were begun. Returns how many
+    /// it removed. Blocking.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -24,7 +25,8 @@ impl Workspace {
         let directory = self.temporary();
         let entries = fs::read_dir(&directory).map_err(Error::io("list", &directory))?;
         let mut removed = 0;
-        for entry in entries.flatten() {
+        for entry in entries {
+            let entry = entry.map_err(Error::io("list", &directory))?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             if self.is_left(name) {
@@ -40,15 +42,20 @@ impl Workspace {
     }
 
     fn is_left(&self, name: &str) -> bool {
-        if let Some(job) = name.parse::<JobId>().ok().and_then(|id| Job::open(self, id)) {
-            return matches!(job.outcome(), Ok(Some(_)));
+        if let Ok(id) = name.parse::<JobId>() {
+            match Job::open(self, id) {
+                Ok(Some(job)) => return matches!(job.outcome(), Ok(Some(_))),
+                Ok(None) => {}
+                // Nobody knows whether it is needed.
+                Err(_) => return false,
+            }
         }
         // What has no such name is not ours to judge.
         let begun = Uuid::try_parse(name).ok().and_then(|id| id.get_timestamp());
         begun.is_some_and(|begun| {
             let (seconds, nanos) = begun.to_unix();
             let age = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
-            age.elapsed().is_ok_and(|age| age > IN_THE_MAKING)
+            age.elapsed().is_ok_and(|age| age > LONGEST_STAGING)
         })
     }
 }
@@ -67,16 +74,18 @@ mod tests {
     use uuid::{NoContext, Timestamp};
 
     use super::*;
-    use crate::{JobRecord, NewJob};
+    use crate::{JobRecord, NewJob, RequestDigest};
 
     #[test]
     fn only_what_nobody_makes_any_more_goes() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
-        let request =
-            ExecuteRequest::parse(br#"{"prompt":"x"}"#, "/w", &Policy::default()).unwrap();
+        let body = br#"{"prompt":"x"}"#;
+        let request = ExecuteRequest::parse(body, "/w", &Policy::default()).unwrap();
+        let digest = RequestDigest::of(&request, body, None);
         let job = || {
-            let record = JobRecord::of(&workspace, &request, JobId::new(), None);
+            let record =
+                JobRecord::of(&workspace, &request, digest.clone(), JobId::new(), None).unwrap();
             let NewJob::Created(job) = Job::create(&workspace, &record).unwrap() else { panic!() };
             fs::create_dir_all(workspace.temporary().join(job.id().to_string()).join("half"))
                 .unwrap();

@@ -1,4 +1,4 @@
-//! What only one job may use at a time: a shared checkout, a session.
+//! What only one job at a time may use: a shared checkout, a session.
 
 use std::{
     fmt, io,
@@ -7,13 +7,13 @@ use std::{
 
 use contract::{DirectoryName, SessionId};
 
-use crate::{Error, Lease, Result, Workspace};
+use crate::{Error, FileLock, Result, Workspace};
 
 /// The right to use something that is one job's at a time.
 ///
-/// The job that has it holds a lock, and whoever really works there holds a second one: a workflow has the first
-/// for its jobs, and each of those the second while it runs. So the turn is not over when a workflow's process
-/// dies, but when the last of its jobs is gone too, and there are never two at work.
+/// The job that has the turn holds a lock, and the job that works there holds a second one: a workflow holds the first
+/// for its jobs, and each of those holds the second while it runs. So when a workflow's process dies, the turn does not
+/// end before the last of its jobs is gone too, and there are never two at work.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Turn {
     /// A conversation.
@@ -45,21 +45,21 @@ impl Turn {
 
 /// What a job takes a turn for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum To {
-    /// To work there itself.
+pub enum TurnUse {
+    /// The job works there itself.
     Work,
-    /// To let its jobs work there, one after another.
+    /// The jobs that it asks for work there, one after another.
     Lend,
 }
 
-/// A turn that is held until this is dropped, or its process is gone. It may hold no lock: a session that is not
-/// there is nobody's.
+/// A turn that is held until this is dropped, or its process is gone. It holds no lock if it is that of a session that
+/// is not there, which has no turns.
 #[derive(Debug)]
-pub struct HeldTurn(Vec<Lease>);
+pub struct HeldTurn(Vec<FileLock>);
 
-impl From<Lease> for HeldTurn {
-    fn from(lease: Lease) -> Self {
-        Self(vec![lease])
+impl From<FileLock> for HeldTurn {
+    fn from(lock: FileLock) -> Self {
+        Self(vec![lock])
     }
 }
 
@@ -68,16 +68,16 @@ impl Workspace {
     ///
     /// # Errors
     /// If the volume cannot be written.
-    pub fn take_turn(&self, turn: &Turn, to: To) -> Result<Option<HeldTurn>> {
+    pub fn take_turn(&self, turn: &Turn, turn_use: TurnUse) -> Result<Option<HeldTurn>> {
         let Some(mut held) = lock(turn, &self.turn_lock(turn))? else { return Ok(None) };
         let guest = self.guest_lock(turn);
-        match to {
-            To::Work => {
+        match turn_use {
+            TurnUse::Work => {
                 let Some(guest) = lock(turn, &guest)? else { return Ok(None) };
                 held.0.extend(guest.0);
             }
-            To::Lend if Lease::is_held(&guest)? => return Ok(None),
-            To::Lend => {}
+            TurnUse::Lend if FileLock::is_held(&guest)? => return Ok(None),
+            TurnUse::Lend => {}
         }
         Ok(Some(held))
     }
@@ -107,8 +107,8 @@ impl Workspace {
 }
 
 fn lock(turn: &Turn, path: &Path) -> Result<Option<HeldTurn>> {
-    match Lease::try_acquire(path) {
-        Ok(lease) => Ok(lease.map(HeldTurn::from)),
+    match FileLock::try_acquire(path) {
+        Ok(lock) => Ok(lock.map(HeldTurn::from)),
         // Only of a session: a directory's turn that cannot be locked is not free.
         Err(Error::Io { source, .. })
             if matches!(turn, Turn::Session(_)) && source.kind() == io::ErrorKind::NotFound =>
@@ -128,23 +128,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let turn = Turn::Directory(DirectoryName::parse("app").unwrap());
-        let workflow = workspace.take_turn(&turn, To::Lend).unwrap().unwrap();
-        assert!(workspace.take_turn(&turn, To::Lend).unwrap().is_none());
+        let workflow = workspace.take_turn(&turn, TurnUse::Lend).unwrap().unwrap();
+        assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_none());
         let child = workspace.join_turn(&turn).unwrap().unwrap();
         assert!(workspace.join_turn(&turn).unwrap().is_none(), "one job of a workflow at a time");
         drop(workflow);
         assert!(
-            workspace.take_turn(&turn, To::Lend).unwrap().is_none(),
+            workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_none(),
             "its child still works there"
         );
         drop(child);
-        assert!(workspace.take_turn(&turn, To::Lend).unwrap().is_some());
-        let work = workspace.take_turn(&turn, To::Work).unwrap().unwrap();
+        assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_some());
+        let work = workspace.take_turn(&turn, TurnUse::Work).unwrap().unwrap();
         assert!(workspace.join_turn(&turn).unwrap().is_none(), "a late job of the one before");
         drop(work);
         let other = Turn::Directory(DirectoryName::parse("app-guest").unwrap());
         let _held = workspace.join_turn(&turn).unwrap().unwrap();
-        assert!(workspace.take_turn(&other, To::Lend).unwrap().is_some());
+        assert!(workspace.take_turn(&other, TurnUse::Lend).unwrap().is_some());
     }
 
     #[test]
@@ -153,12 +153,12 @@ mod tests {
         let workspace = Workspace::open(dir.path()).unwrap();
         let name = "a".repeat(DirectoryName::MAX_BYTES);
         let turn = Turn::Directory(DirectoryName::parse(&name).unwrap());
-        let held = workspace.take_turn(&turn, To::Lend).unwrap().unwrap();
+        let held = workspace.take_turn(&turn, TurnUse::Lend).unwrap().unwrap();
         let guest = workspace.join_turn(&turn).unwrap().unwrap();
         drop(held);
-        assert!(workspace.take_turn(&turn, To::Lend).unwrap().is_none());
+        assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_none());
         drop(guest);
-        assert!(workspace.take_turn(&turn, To::Lend).unwrap().is_some());
+        assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_some());
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
         let workspace = Workspace::open(dir.path()).unwrap();
         let turn = Turn::Directory(DirectoryName::parse("app").unwrap());
         std::fs::remove_dir_all(workspace.turns()).unwrap();
-        assert!(workspace.take_turn(&turn, To::Lend).is_err());
+        assert!(workspace.take_turn(&turn, TurnUse::Lend).is_err());
         assert!(workspace.join_turn(&turn).is_err());
     }
 
@@ -176,7 +176,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let turn = Turn::Session(SessionId::new());
-        let _first = workspace.take_turn(&turn, To::Lend).unwrap().unwrap();
-        assert!(workspace.take_turn(&turn, To::Lend).unwrap().is_some());
+        let _first = workspace.take_turn(&turn, TurnUse::Lend).unwrap().unwrap();
+        assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_some());
     }
 }

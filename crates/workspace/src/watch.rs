@@ -1,5 +1,5 @@
-//! Eyes on the volume: who waits for a change in a directory is woken at once when this process makes it,
-//! promptly when another does, and at the latest after a poll.
+//! Watches the volume: whoever waits for a change in a directory is woken at once when this process makes it,
+//! promptly when another does, and at the latest by a poll.
 
 use std::{
     collections::HashMap,
@@ -39,7 +39,7 @@ enum Kernel {
     /// Nobody has asked yet.
     Unused,
     Watching(RecommendedWatcher),
-    /// There is none to be had, so only polls remain.
+    /// The kernel has none for us, so only polls remain.
     Unavailable,
 }
 
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_change_by_another_hand_wakes_and_a_look_does_not() {
+    async fn a_change_by_another_process_wakes_and_a_read_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let watcher = Watcher::new(dir.path());
         let mut watch = watcher.watch(dir.path());
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wake_within_the_process_is_kept_for_who_is_not_waiting_yet() {
+    async fn a_wake_within_the_process_is_kept_for_those_that_do_not_wait_yet() {
         let dir = tempfile::tempdir().unwrap();
         let watcher = Watcher::new(dir.path());
         let mut watches: Vec<_> = (0..3).map(|_| watcher.watch(dir.path())).collect();

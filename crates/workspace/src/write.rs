@@ -1,4 +1,4 @@
-//! Putting files in place whole.
+//! Puts files in place whole.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{Error, Result, Workspace};
 
-/// Whether a file that may exist only once is ours.
+/// Who put a file in place that may be put there only once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Once {
     /// This call put it in place.
@@ -21,7 +21,7 @@ pub(crate) enum Once {
 }
 
 impl Workspace {
-    /// A name that nobody else has, on the same file system.
+    /// A path that nobody else uses, on the same file system.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.temporary().join(Uuid::now_v7().to_string())
     }
@@ -31,13 +31,12 @@ impl Workspace {
     pub(crate) fn put_once(&self, path: &Path, content: &[u8]) -> Result<Once> {
         let scratch = self.scratch();
         let result = link_once(&scratch, write_synced(&scratch, content), path);
-        // Whatever happened, the scratch name is of no more use.
+        // Whatever happened, the scratch file is of no more use.
         let _ = fs::remove_file(&scratch);
         result
     }
 
-    /// [`put_once`](Self::put_once), for the one process that may use the room kept at `reserve`: it is
-    /// needed when the volume is full.
+    /// The same for the one process that may use the room kept at `reserve`, which it does if the volume is full.
     pub(crate) fn put_once_or_reserve(
         &self,
         path: &Path,
@@ -59,8 +58,8 @@ pub(crate) fn reserve(path: &Path, size: usize) -> io::Result<()> {
     fs::write(path, vec![b' '; size])
 }
 
-/// Writes into the room that `path` takes up already, and not one byte more. What is left of it stays filled
-/// with blanks, which JSON ignores: a write that is not put in place must not make the room smaller.
+/// Writes into the room that the file at `path` takes up already, and not one byte more. The rest of it stays filled
+/// with blanks, which JSON ignores, so that a file that is not put in place after all keeps its room.
 fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     let room = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
@@ -75,7 +74,7 @@ fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
 fn link_once(from: &Path, written: io::Result<()>, path: &Path) -> Result<Once> {
     match written.and_then(|()| fs::hard_link(from, path)) {
         Ok(()) => {
-            sync_directory(path)?;
+            path.parent().map_or(Ok(()), sync_directory)?;
             Ok(Once::Ours)
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Once::Theirs),
@@ -83,40 +82,45 @@ fn link_once(from: &Path, written: io::Result<()>, path: &Path) -> Result<Once> 
     }
 }
 
+/// Creates a file that is flushed to disk.
 pub(crate) fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     file.write_all(content)?;
-    file.sync_all()
+    sync(&file, path)
 }
 
-/// Makes the entry of `path` in its directory last through a power cut.
-fn sync_directory(path: &Path) -> Result<()> {
-    match path.parent() {
-        Some(parent) => {
-            File::open(parent).and_then(|dir| dir.sync_all()).map_err(Error::io("flush", parent))
-        }
-        None => Ok(()),
-    }
+/// Makes the entries of a directory last through a power cut.
+pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
+    File::open(directory)
+        .and_then(|opened| sync(&opened, directory))
+        .map_err(Error::io("flush", directory))
 }
 
-/// Reads a file of at most `limit` bytes; `None` if it is not there. What is no file, which an agent may have put
-/// in its place, is an error, not something to wait for.
+fn sync(file: &File, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    #[cfg(test)]
+    tests::SYNCED.with_borrow_mut(|synced| synced.push(path.to_owned()));
+    #[cfg(not(test))]
+    let _ = path;
+    Ok(())
+}
+
+/// Reads a file of at most `limit` bytes; `None` if it is not there. Anything but a file, which an agent may have
+/// put in its place, is damage, and is not waited for.
 pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let read = || {
-        let file = without_waiting(OpenOptions::new().read(true)).open(path)?;
-        let found = file.metadata()?;
-        if !found.is_file() || found.len() > limit {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a file of ours"));
-        }
-        let mut content = Vec::new();
-        file.take(limit).read_to_end(&mut content)?;
-        Ok(content)
+    let error = || Error::io("read", path);
+    let file = match without_waiting(OpenOptions::new().read(true)).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(error()(source)),
     };
-    match read() {
-        Ok(content) => Ok(Some(content)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("read", path)(error)),
+    let found = file.metadata().map_err(error())?;
+    if !found.is_file() || found.len() > limit {
+        return Err(Error::malformed(path)("not a file that this stack wrote"));
     }
+    let mut content = Vec::new();
+    file.take(limit).read_to_end(&mut content).map_err(error())?;
+    Ok(Some(content))
 }
 
 /// Opens at once, even a pipe that nobody holds the other end of.
@@ -124,9 +128,22 @@ pub(crate) fn without_waiting(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
 }
 
+/// What this thread has flushed to disk since the last call.
+#[cfg(test)]
+pub(crate) fn take_synced() -> Vec<PathBuf> {
+    tests::SYNCED.take()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
+
+    thread_local! {
+        /// What this thread has flushed to disk: a power cut cannot be had in a test.
+        pub(super) static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+    }
 
     #[test]
     fn a_reserve_takes_what_fits_and_no_more() {

@@ -1,4 +1,4 @@
-//! A caller who does not give up, and what it checks of what it is told.
+//! A caller that does not give up and checks everything it receives.
 
 use std::{path::Path, time::Duration};
 
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use crate::{AgentScript, SseClient, SseEvent, Stack};
 
-/// How long a caller waits for the next event. It matters only when a promise is broken.
+/// How long a caller waits for the next event. It matters only if a guarantee is broken.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Between two tries of somebody who finds nobody there.
+/// Time between two attempts if nobody answers.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Where the services of a stack are.
+/// The URLs of a stack's services.
 #[derive(Clone, Debug)]
 pub(crate) struct Urls {
     workflow: String,
@@ -27,23 +27,23 @@ impl Urls {
     }
 }
 
-/// One job, and the caller who wants it done. It comes back until it has read the end: with the
-/// job's id as long as it has heard nothing, with the last event's afterwards.
+/// One job and its caller. The caller reconnects until it has read the end: with the job's ID while
+/// it has read nothing, and then with the ID of the last event.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     urls: Urls,
     service: Service,
     body: Value,
-    /// The job's id, which the caller has chosen.
+    /// The job's ID, which the caller has chosen.
     pub(crate) id: String,
 }
 
-/// What a caller has read, to the end.
+/// Everything that a caller has read.
 #[derive(Clone, Debug)]
 pub(crate) struct Read {
     /// `complete`, or the code of the failure.
     pub(crate) end: String,
-    /// How often the stream broke off.
+    /// How often the stream was cut.
     pub(crate) cuts: usize,
     /// All events of the journal.
     pub(crate) events: Vec<SseEvent>,
@@ -67,29 +67,34 @@ impl Caller {
         Self { urls: Urls::of(stack), service, body, id: uuid::Uuid::now_v7().to_string() }
     }
 
-    /// The same, with one more field.
+    /// The same with one more field.
     pub(crate) fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
         self.body[field] = value.into();
         self
     }
 
-    /// With a mark that the agent leaves when it is run: one line each time.
+    /// With a mark that the agent leaves when it runs: one line per run.
     pub(crate) fn logging_runs(mut self, script: &AgentScript, runs: &Path) -> Self {
         let script = AgentScript::new().log_run(runs.join(&self.id)).then(script);
         self.body["prompt"] = script.prompt().into();
         self
     }
 
-    /// Reads the job to its end, then once more from the beginning, and compares.
+    /// Reads the job to its end, then again from the beginning, and compares the two.
     ///
     /// # Panics
-    /// If it is refused, a rule of the contract is broken, or the two are not the same bytes.
+    /// If the job is refused, if a rule of the contract is violated, or if the two differ.
     pub(crate) async fn read(&self) -> Read {
         let (seen, cuts) = self.live().await;
         let whole = self.replay().await;
         let same = seen.iter().zip(&whole).take_while(|(seen, whole)| seen == whole).count();
         let differ = (seen.get(same), whole.get(same));
-        assert_eq!(differ, (None, None), "{}: lost or repeated from event {same} on", self.id);
+        assert_eq!(
+            differ,
+            (None, None),
+            "{}: events are lost or repeated from event {same} on",
+            self.id
+        );
         let end = &whole.last().expect("a stream has a terminal event").json;
         let failed = ["workflow_error", "error"].contains(&end["type"].as_str().unwrap_or(""));
         let end = match (failed, end["code"].as_str()) {
@@ -115,7 +120,7 @@ impl Caller {
                 Some(last) => self.events().last_event_id(last),
             };
             let Ok(mut response) = request.allow_cut().patience(PATIENCE).try_send().await else {
-                // As any caller would, it leaves the gateway a moment.
+                // Like any caller, it gives the gateway a moment.
                 tokio::time::sleep(RETRY).await;
                 continue;
             };
@@ -123,7 +128,8 @@ impl Caller {
                 let (id, status) = (&self.id, response.status);
                 panic!("{id} was refused with {status}: {}", response.json().await);
             }
-            // What has no id is in no journal: its own waits, not those of its jobs.
+            // An event without an id is in no journal: it reports this job's own wait, not that of
+            // a job it started.
             let mut events = response.collect_all().await;
             events.retain(|event| event.id.is_some());
             seen.extend(events);
@@ -134,7 +140,7 @@ impl Caller {
         }
     }
 
-    /// The whole journal, in one reading.
+    /// Reads the whole journal in one go.
     async fn replay(&self) -> Vec<SseEvent> {
         loop {
             let request = self.events().allow_cut().patience(PATIENCE);

@@ -1,4 +1,4 @@
-//! Everything a stack holds of the machine, counted.
+//! Counts everything that a stack uses on the machine.
 
 use std::{
     collections::BTreeMap,
@@ -9,10 +9,10 @@ use std::{
 use super::outcomes::entries;
 use crate::Stack;
 
-/// How much there is of each thing.
+/// The number of each kind of thing.
 pub(crate) type Census = BTreeMap<String, usize>;
 
-/// Counts it.
+/// Counts everything now.
 pub(crate) fn census(stack: &Stack, temporary: &Path) -> Census {
     let mut census = Census::new();
     let mut add = |name: &str, count: usize| {
@@ -43,7 +43,7 @@ pub(crate) fn census(stack: &Stack, temporary: &Path) -> Census {
     census
 }
 
-/// What each descriptor of a process leads to, and what the kernel tells of it.
+/// The target of each descriptor of a process, and what the kernel reports about it.
 fn descriptors(pid: u32) -> Vec<(PathBuf, String)> {
     let directory = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let one = |entry: fs::DirEntry| {
@@ -54,7 +54,7 @@ fn descriptors(pid: u32) -> Vec<(PathBuf, String)> {
     directory.filter_map(one).collect()
 }
 
-/// What there is now more or less of, in words.
+/// Describes what there is more or less of now.
 pub(crate) fn changes(before: &Census, after: &Census) -> Vec<String> {
     let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
     let differs = |name: &&&String| before.get(**name) != after.get(**name);

@@ -1,4 +1,4 @@
-//! An agent that prints a million messages, and readers who do not read them.
+//! An agent that prints a million messages, and readers that do not read them.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{AgentScript, SseClient, Stack, procfs::peak_kb, wait_for};
 
-/// How much more memory a process may take than for a small job.
+/// How much more memory a process may use than for a small job.
 const GROWTH_KB: u64 = 64 * 1024;
 
 /// How many messages the small job has.
@@ -33,12 +33,12 @@ const FEW: usize = 1000;
 /// Bytes of text in each message.
 const BYTES: usize = 100;
 
-/// How much longer a job may take whose readers do not read. It takes the same time but for what else the
-/// machine does.
+/// How much longer a job may take if its readers do not read. It should take the same time, except
+/// for what else the machine does.
 const SLOWER: f64 = 1.5;
 const SLOWER_BY: Duration = Duration::from_secs(3);
 
-/// How long one job may take. It matters only when a promise is broken.
+/// How long one job may take. It matters only if a guarantee is broken.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// The size of the campaign.
@@ -48,23 +48,23 @@ pub struct Flooded {
     pub messages: usize,
 }
 
-/// The most memory each part has had, in kB.
+/// The peak memory of each part, in kB.
 type Peaks = BTreeMap<String, u64>;
 
-/// Who reads a job.
+/// The readers of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Audience {
-    /// One who reads everything at once.
+    /// One reader that reads everything at once.
     Eager,
-    /// One who reads a byte a second, and two who read nothing.
+    /// One that reads a byte per second, and two that read nothing.
     Stalled,
 }
 
 impl Flooded {
-    /// Runs it.
+    /// Runs the campaign.
     ///
     /// # Panics
-    /// If a stack cannot be started, or a job does not end.
+    /// If a stack cannot be started, or if a job does not end.
     pub async fn run(self) -> Report {
         let mut report = Report::new("flood", None);
         let stack = Stack::builder().replicas(1, 1, 1).env("LOG_LEVEL", "warn").start().await;
@@ -73,27 +73,30 @@ impl Flooded {
         let (stalled, slow) = job(&stack, self.messages, Audience::Stalled).await;
         report.figure("messages", self.messages);
         report.figure("seconds with a reader", seconds(fast));
-        report.figure("seconds with readers who do not read", seconds(slow));
-        report.demand(slow < fast.mul_f64(SLOWER) + SLOWER_BY, || {
-            format!("readers who do not read slow the job: {slow:?} instead of {fast:?}")
+        report.figure("seconds with readers that do not read", seconds(slow));
+        report.check(slow < fast.mul_f64(SLOWER) + SLOWER_BY, || {
+            format!("readers that do not read slow the job down: {slow:?} instead of {fast:?}")
         });
         for (part, few) in &few {
             for (audience, peaks) in [("read", &eager), ("not read", &stalled)] {
                 let Some(peak) = peaks.get(part) else {
-                    report.break_promise(format!("{part} is gone"));
+                    report.violate(format!("{part} is gone"));
                     continue;
                 };
                 let grown = peak.saturating_sub(*few);
-                report.figure(format!("{part}, {audience}: most memory (kB)"), *peak);
-                report.figure(format!("{part}, {audience}: more than for {FEW} (kB)"), grown);
-                report.demand(grown < GROWTH_KB, || format!("{part} has grown by {grown} kB"));
+                report.figure(format!("{part}, {audience}: peak memory (kB)"), *peak);
+                report.figure(
+                    format!("{part}, {audience}: above the peak for {FEW} messages (kB)"),
+                    grown,
+                );
+                report.check(grown < GROWTH_KB, || format!("{part} needs {grown} kB more"));
             }
         }
         report
     }
 }
 
-/// One flood: the most memory each part has had by its end, and how long it took.
+/// Runs one flood. Returns the peak memory of each part at its end, and its duration.
 async fn job(stack: &Stack, messages: usize, audience: Audience) -> (Peaks, Duration) {
     let marks = TempDir::new().unwrap();
     let (done, gate) = (marks.path().join("done"), marks.path().join("gate"));
@@ -120,7 +123,7 @@ async fn job(stack: &Stack, messages: usize, audience: Audience) -> (Peaks, Dura
     wait_for("the end of the flood", PATIENCE, || async { done.exists().then_some(()) }).await;
     let took = started.elapsed();
     if audience == Audience::Eager {
-        // What is on its way to the reader is memory of somebody's too.
+        // Data on its way to the reader also uses memory.
         wait_for("the last message", PATIENCE, || async {
             (seen.load(Ordering::Relaxed) >= messages).then_some(())
         })
@@ -134,7 +137,7 @@ async fn job(stack: &Stack, messages: usize, audience: Audience) -> (Peaks, Dura
     let job = JobDirectory::of(stack.workspace(), &id);
     wait_for("the end of the job", PATIENCE, || async { job.has("outcome").then_some(()) }).await;
     drop(readers);
-    // The whole journal is there, whoever has read it.
+    // The whole journal is there, no matter who has read it.
     let url = format!("{}/api/jobs/{id}/events", stack.claude_url());
     let mut replay = SseClient::get(&url).service(Service::Claude).patience(PATIENCE).send().await;
     let mut lines = 0;
@@ -146,7 +149,7 @@ async fn job(stack: &Stack, messages: usize, audience: Audience) -> (Peaks, Dura
     (peaks, took)
 }
 
-/// Readers who hold a connection each, and take next to nothing from it.
+/// Readers that hold a connection each and read almost nothing from it.
 async fn stall(stack: &Stack, id: &str, body: &str, readers: &mut JoinSet<()>) {
     let port = stack.ports()[Service::Claude];
     let head = format!(
@@ -176,7 +179,7 @@ async fn stall(stack: &Stack, id: &str, body: &str, readers: &mut JoinSet<()>) {
     }
 }
 
-/// With little room for what is not read.
+/// With a small receive buffer, so that little fits into it.
 async fn connect(port: u16) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();

@@ -1,4 +1,4 @@
-//! Many short jobs, while processes are killed all the time: the outcomes add up.
+//! Many short jobs while processes are killed all the time: every job still ends exactly once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,15 +26,15 @@ use super::{
 };
 use crate::{AgentScript, GitServer, Stack, wait_for};
 
-/// Repositories, so that not every pull waits for the same checkout's turn.
+/// Several repositories, so that not every pull waits for the turn of the same checkout.
 const REPOSITORIES: usize = 8;
 
-/// The parts that may be struck.
+/// The processes that may be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Any replica of any service.
     Replicas,
-    /// Replicas of this service; all jobs are its own then.
+    /// Replicas of this service; all jobs are for this service.
     Service(Service),
     /// The gateway.
     Gateway,
@@ -55,22 +55,22 @@ impl Target {
     }
 }
 
-/// The sizes of the campaign.
+/// The size of the campaign.
 #[derive(Clone, Debug)]
 pub struct Kill {
-    /// How many jobs callers send.
+    /// How many jobs the callers send.
     pub jobs: usize,
     /// How many callers there are at once.
     pub callers: usize,
-    /// Between two kills.
+    /// Time between two kills.
     pub every: Duration,
-    /// Who is killed.
+    /// What is killed.
     pub target: Target,
     /// Replicas of each service.
     pub replicas: PerService<usize>,
-    /// What the jobs and the victims come from.
+    /// The seed for the jobs and the kills.
     pub seed: u64,
-    /// Where the volume is; a fresh place, gone afterwards, if not said.
+    /// The directory for the volume. By default, a temporary directory.
     pub workspace: Option<PathBuf>,
 }
 
@@ -83,22 +83,22 @@ struct Field {
     options: Kill,
 }
 
-/// How one job went.
+/// The result of one job.
 struct Done {
     id: String,
     end: String,
     /// The terminal event.
     said: String,
     cuts: usize,
-    /// Whether an agent must have run for this end.
+    /// Whether this end is possible only if an agent has run.
     needs_agent: bool,
 }
 
 impl Kill {
-    /// Runs it.
+    /// Runs the campaign.
     ///
     /// # Panics
-    /// If a stack cannot be started, or does not come back to rest.
+    /// If a stack cannot be started, or if it does not become idle again.
     pub async fn run(self) -> Report {
         let mut report = Report::new("kill", Some(self.seed));
         let temporary = TempDir::new().unwrap();
@@ -130,8 +130,9 @@ impl Kill {
         let done = deaths.done;
         field.conclude(&mut report, &done).await;
         deaths.ends.conclude(&mut report).await;
-        // No promise: one that is killed while it makes or removes its agent's directory leaves it without a lock.
-        report.figure("agents' directories left in TMPDIR", entries(temporary.path()));
+        // This is not guaranteed: a replica that is killed while it creates or removes its agent's
+        // directory leaves one without a lock.
+        report.figure("directories of agents left in TMPDIR", entries(temporary.path()));
         let state = field.stack.workspace().join(".stack");
         report.figure("files left in .stack/tmp", entries(&state.join("tmp")));
         report
@@ -142,13 +143,13 @@ fn repository(number: usize) -> String {
     format!("repository-{number}")
 }
 
-/// What the campaign did, and those who look after it.
+/// What the campaign has done, and the tasks that check it.
 struct Deaths {
     done: Vec<Done>,
     ends: Ends,
 }
 
-/// Who waits for the ends of the jobs of dead processes.
+/// The tasks that wait for the jobs of dead processes to end.
 #[derive(Default)]
 struct Ends {
     tasks: JoinSet<Result<Vec<Duration>, String>>,
@@ -162,18 +163,18 @@ impl Ends {
         while let Some(settled) = self.tasks.join_next().await {
             match settled.map_err(sentence) {
                 Ok(Ok(some)) => times.extend(some),
-                Ok(Err(late)) | Err(late) => report.break_promise(late),
+                Ok(Err(late)) | Err(late) => report.violate(late),
             }
         }
         report.figure("processes killed", self.killed.values().sum::<usize>());
-        report.figure("of these", serde_json::json!(self.killed));
-        report.figure("killed with a job", self.at_work);
-        report.times("a dead process's job has its end after", &mut times);
+        report.figure("by service", serde_json::json!(self.killed));
+        report.figure("of these, with a job", self.at_work);
+        report.times("from a kill to the end of the job", &mut times);
     }
 }
 
 impl Field {
-    /// A caller: one job after the other, until there are enough.
+    /// A caller that sends one job after the other until there are enough.
     async fn call(self: Arc<Self>) -> Vec<Result<Done, String>> {
         let mut done = Vec::new();
         loop {
@@ -181,13 +182,13 @@ impl Field {
             if number >= self.options.jobs {
                 return done;
             }
-            // In a task of its own, so that a broken rule ends this job and not the campaign.
+            // In its own task, so that a violation ends this job and not the campaign.
             let one = tokio::spawn(Arc::clone(&self).one(number));
             done.push(one.await.map_err(sentence));
         }
     }
 
-    /// One job. What it is comes from the seed and its number alone.
+    /// One job. Its kind depends only on the seed and its number.
     async fn one(self: Arc<Self>, number: usize) -> Done {
         let mut rng = Rng::with_seed(self.options.seed ^ (number as u64).rotate_left(32));
         let url = self.git.url(&repository(rng.usize(..REPOSITORIES)));
@@ -235,7 +236,7 @@ impl Field {
                     for done in one.unwrap() {
                         match done {
                             Ok(done) => deaths.done.push(done),
-                            Err(broken) => report.break_promise(broken),
+                            Err(broken) => report.violate(broken),
                         }
                     }
                 }
@@ -274,26 +275,26 @@ impl Field {
         })
         .await;
         report.figure("jobs sent", self.options.jobs);
-        report.figure("ends read by their callers", done.len());
-        report.demand(done.len() == self.options.jobs, || {
-            format!("{} of {} jobs have an end", done.len(), self.options.jobs)
+        report.figure("terminal events received by their callers", done.len());
+        report.check(done.len() == self.options.jobs, || {
+            format!("{} of {} jobs have ended", done.len(), self.options.jobs)
         });
         let ends = count(done.iter().map(|done| done.end.clone()));
         for done in done.iter().filter(|done| !is_expected(&done.end)) {
-            report.break_promise(format!("no end that a killed process explains: {}", done.said));
+            report.violate(format!("an end that no killed process explains: {}", done.said));
         }
         report.figure("ends", serde_json::json!(ends));
-        report.figure("streams cut and taken up", done.iter().map(|done| done.cuts).sum::<usize>());
+        report.figure("streams cut and resumed", done.iter().map(|done| done.cuts).sum::<usize>());
         let mut agents = 0;
         for done in done {
             let runs = runs(self.runs.path(), &done.id);
             agents += runs;
             let expected = if done.needs_agent { runs == 1 } else { runs <= 1 };
-            report.demand(expected, || {
+            report.check(expected, || {
                 format!("{}: {} after {runs} runs of its agent", done.id, done.end)
             });
         }
-        report.figure("agents run", agents);
+        report.figure("agents that have run", agents);
         let callers: BTreeSet<_> = done.iter().map(|done| done.id.clone()).collect();
         check_volume(report, &self.stack, &callers);
         if !report.is_whole() && self.options.workspace.is_some() {
@@ -316,10 +317,10 @@ fn is_expected(end: &str) -> bool {
     ["complete", "replica_lost"].contains(&end)
 }
 
-/// What a task that panicked had to say.
+/// The message of a task that panicked.
 pub(crate) fn sentence(error: JoinError) -> String {
     let Ok(panic) = error.try_into_panic() else { return "a task was cancelled".to_owned() };
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("a panic without words").to_owned()
+    text.unwrap_or("a panic without a message").to_owned()
 }

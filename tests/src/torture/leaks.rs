@@ -1,4 +1,4 @@
-//! Many jobs, and then as much of everything as before.
+//! Many jobs, after which everything must be as before.
 
 use std::{
     collections::BTreeSet,
@@ -22,16 +22,17 @@ use super::{
 };
 use crate::{AgentScript, GitServer, Stack};
 
-/// How long what ends by itself may take to be gone: descriptors of connections that were closed, and the like.
+/// How long things that end by themselves may take to disappear, such as descriptors of closed
+/// connections.
 const SETTLING: Duration = Duration::from_secs(10);
 
-/// What jobs there are: successes, failures, agents that leave processes, cancelled ones.
+/// The kinds of jobs: successes, failures, agents that leave processes behind, and cancelled ones.
 const KINDS: usize = 7;
 
-/// The sizes of the campaign.
+/// The size of the campaign.
 #[derive(Clone, Copy, Debug)]
 pub struct Leaks {
-    /// How many jobs there are between the two counts.
+    /// How many jobs run between the two counts.
     pub jobs: usize,
     /// How many callers there are at once.
     pub callers: usize,
@@ -45,10 +46,10 @@ struct Field {
 }
 
 impl Leaks {
-    /// Runs it.
+    /// Runs the campaign.
     ///
     /// # Panics
-    /// If a stack cannot be started, or does not come back to rest.
+    /// If a stack cannot be started, or if it does not become idle again.
     pub async fn run(self) -> Report {
         let mut report = Report::new("leaks", None);
         let temporary = TempDir::new().unwrap();
@@ -64,7 +65,7 @@ impl Leaks {
         let field =
             Arc::new(Field { stack, git, next: AtomicUsize::new(0), jobs: KINDS + self.jobs });
         let started = Instant::now();
-        // One of each kind first: mirrors, checkouts and thread pools are there from then on.
+        // First one of each kind, because mirrors, checkouts and thread pools exist from then on.
         let mut done = Vec::new();
         for number in 0..KINDS {
             done.push(Ok(Arc::clone(&field).one(number).await));
@@ -89,7 +90,7 @@ impl Leaks {
                     callers.insert(id);
                     ends.push(end);
                 }
-                Err(broken) => report.break_promise(broken),
+                Err(broken) => report.violate(broken),
             }
         }
         report.figure("jobs between the counts", self.jobs);
@@ -100,7 +101,7 @@ impl Leaks {
             report.figure(format!("{name}, before and after"), format!("{was} {count}"));
         }
         for change in changes(&before, &after) {
-            report.break_promise(change);
+            report.violate(change);
         }
         report.figure("seconds", seconds(started.elapsed()));
         report
@@ -131,7 +132,7 @@ impl Field {
             3 => Caller::pull(stack, &self.git.url("empty")),
             4 => Caller::execute(stack, &leaving),
             5 => Caller::execute(stack, &failing),
-            // Ended by its deadline, in the midst of its work.
+            // Its deadline ends it in the middle of its work.
             _ => Caller::execute(stack, &leaving.hang()).with("timeoutSeconds", 1),
         };
         let end = caller.read().await.end;
@@ -139,7 +140,7 @@ impl Field {
     }
 }
 
-/// The count once it no longer changes, or is as it was before.
+/// The count, as soon as it no longer changes or is the same as before.
 async fn settled(stack: &Stack, temporary: &TempDir, before: Option<&Census>) -> Census {
     let started = Instant::now();
     let mut last = census(stack, temporary.path());

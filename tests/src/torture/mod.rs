@@ -1,9 +1,9 @@
-//! Campaigns that attack a whole stack, and what must hold whatever they do.
+//! Campaigns that attack a whole stack, and the guarantees that must hold whatever they do.
 //!
-//! Each campaign is one function from its sizes to a [`Report`]. The program `torture` runs them at
-//! the sizes that mean something, the tests at small ones. What is random comes from a seed that
-//! the report names; the machine's own timing is not in it, so a seed repeats the plan, not the
-//! microsecond.
+//! Each campaign is one function from its size to a [`Report`]. The program `torture` runs them at
+//! a meaningful size, the tests at a small one. All randomness comes from a seed that the report
+//! contains. A seed repeats the plan of a campaign, but not its exact timing, which depends on the
+//! machine.
 
 mod caller;
 mod census;

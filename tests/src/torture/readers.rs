@@ -1,4 +1,4 @@
-//! Many readers of one job, all cut at once and back at once, again and again.
+//! Many readers of one job, all cut off at once, again and again.
 
 use std::{
     path::Path,
@@ -14,15 +14,15 @@ use super::{
 };
 use crate::{AgentScript, SseEvent, Stack, wait_for};
 
-/// How long any step may take. It matters only when a promise is broken.
+/// How long any step may take. It matters only if a guarantee is broken.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The sizes of the campaign.
+/// The size of the campaign.
 #[derive(Clone, Copy, Debug)]
 pub struct Readers {
-    /// How many read the job at once.
+    /// How many readers read the job at once.
     pub readers: usize,
-    /// How often all of them are cut.
+    /// How often all of them are cut off.
     pub cuts: usize,
 }
 
@@ -35,10 +35,10 @@ struct Reader {
 }
 
 impl Readers {
-    /// Runs it.
+    /// Runs the campaign.
     ///
     /// # Panics
-    /// If a stack cannot be started, or nothing comes any more.
+    /// If a stack cannot be started, or if events stop arriving.
     pub async fn run(self) -> Report {
         let mut report = Report::new("readers", None);
         let stack = Stack::builder().replicas(1, 1, 1).env("LOG_LEVEL", "warn").start().await;
@@ -63,10 +63,12 @@ impl Readers {
             readers.spawn(reader.read());
         }
         for number in 1..=self.cuts {
-            // Everyone has read something since the last cut, and the job is not at its end.
+            // Every reader has read something since the last cut, and the job has not ended.
             for reader in &mut progress {
                 let more = tokio::time::timeout(PATIENCE, reader.changed()).await;
-                report.demand(matches!(more, Ok(Ok(()))), || "a reader reads no more".to_owned());
+                report.check(matches!(more, Ok(Ok(()))), || {
+                    "a reader receives nothing more".to_owned()
+                });
                 reader.mark_unchanged();
             }
             cut.send_replace(number);
@@ -77,27 +79,29 @@ impl Readers {
         while let Some(read) = readers.join_next().await {
             match read.map_err(sentence) {
                 Ok(events) if events == whole => same += 1,
-                Ok(events) => report.break_promise(format!(
+                Ok(events) => report.violate(format!(
                     "a reader has {} events, the journal {}",
                     events.len(),
                     whole.len()
                 )),
-                Err(broken) => report.break_promise(broken),
+                Err(broken) => report.violate(broken),
             }
         }
         report.figure("readers", self.readers);
-        report.figure("cuts, of all at once", self.cuts);
+        report.figure("cuts of all readers", self.cuts);
         report.figure("events of the job", whole.len());
         report.figure("bytes of the job", whole.iter().map(|it| it.raw.len() + 2).sum::<usize>());
         report.figure("readers with the same bytes", same);
-        report.demand(same == self.readers, || format!("{same} of {} agree", self.readers));
+        report.check(same == self.readers, || {
+            format!("only {same} of {} readers have the same bytes", self.readers)
+        });
         report.figure("seconds", seconds(started.elapsed()));
         report
     }
 }
 
 impl Readers {
-    /// Has something to say all the while, and its last words when the cuts are over.
+    /// Keeps printing, and prints its last message when the cuts are over.
     fn talkative(self, marks: &Path) -> AgentScript {
         let mut script = AgentScript::new().touch(marks.join("begun"));
         for _ in 0..20 * (self.cuts + 1) {
@@ -121,7 +125,7 @@ impl Reader {
             loop {
                 tokio::select! {
                     biased;
-                    // Its connection is broken off wherever it is, with events on their way.
+                    // The connection is closed at whatever point it is, with events in flight.
                     _ = self.cuts.changed() => break,
                     event = response.next_event() => match event {
                         None => return self.events,

@@ -1,36 +1,36 @@
-//! What a campaign has seen.
+//! The result of a campaign.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// How many broken promises are quoted at most; a campaign that breaks one often breaks it often.
+/// How many violations are quoted at most. A campaign that finds one often finds it many times.
 const QUOTED: usize = 20;
 
-/// The figures of a campaign, and the promises it has seen broken.
+/// The figures of a campaign, and the violations it has found.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Its name on the command line.
     pub campaign: &'static str,
-    /// What the random part of it came from.
+    /// The seed of its random part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// What was counted and measured, in the order it is to be read.
+    /// Counts and measurements, in the order in which to print them.
     pub figures: Vec<Figure>,
-    /// How many promises were broken.
+    /// The number of violations.
     pub broken_count: usize,
-    /// The first of them, each a sentence.
+    /// The first violations, one sentence each.
     pub broken: Vec<String>,
 }
 
 /// One line of a report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
-    /// What it is, with its unit.
+    /// What was measured, with its unit.
     pub name: String,
-    /// How much.
+    /// The value.
     pub value: Value,
 }
 
@@ -43,7 +43,8 @@ impl Report {
         self.figures.push(Figure { name: name.into(), value: value.into() });
     }
 
-    /// Figures in milliseconds: the middle, the 95th percentile and the longest of some times, if there are any.
+    /// The median, the 95th percentile and the maximum of some durations in milliseconds, if there
+    /// are any.
     pub(crate) fn times(&mut self, name: &str, times: &mut [Duration]) {
         if times.is_empty() {
             return;
@@ -57,35 +58,35 @@ impl Report {
         }
     }
 
-    pub(crate) fn break_promise(&mut self, sentence: impl Into<String>) {
+    pub(crate) fn violate(&mut self, sentence: impl Into<String>) {
         self.broken_count += 1;
         if self.broken.len() < QUOTED {
             self.broken.push(sentence.into());
         }
     }
 
-    pub(crate) fn demand(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+    pub(crate) fn check(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         if !holds {
-            self.break_promise(otherwise());
+            self.violate(otherwise());
         }
     }
 
-    /// A figure's value, if there is one of that name.
+    /// The value of the figure with this name, if there is one.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.figures.iter().find(|figure| figure.name == name).map(|figure| &figure.value)
     }
 
-    /// Whether every promise was kept.
+    /// Whether every guarantee held.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.broken_count == 0
     }
 
-    /// Prints the figures, for a test that keeps its promises.
+    /// Prints the figures, for a test.
     ///
     /// # Panics
-    /// If a promise was broken, with the whole report.
+    /// If a guarantee was broken; the message is the whole report.
     pub fn assert_whole(&self) {
         assert!(self.is_whole(), "{self}");
         eprintln!("{self}");
@@ -104,16 +105,16 @@ impl fmt::Display for Report {
             writeln!(f, "  {name:width$}  {}", plain(value))?;
         }
         match self.broken_count {
-            0 => write!(f, "every promise was kept"),
+            0 => write!(f, "every guarantee held"),
             count => {
-                write!(f, "BROKEN: {count} times")?;
+                write!(f, "VIOLATIONS: {count}")?;
                 self.broken.iter().try_for_each(|sentence| write!(f, "\n  - {sentence}"))
             }
         }
     }
 }
 
-/// JSON as a person reads it.
+/// JSON in a form that is easy to read.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -134,13 +135,13 @@ pub(crate) fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 10.0).round() / 10.0
 }
 
-/// Of times in order; zero if there are none.
+/// A percentile of sorted durations; zero if there are none.
 pub(crate) fn percentile(sorted: &[Duration], hundredths: usize) -> Duration {
     let rank = (sorted.len() * hundredths).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// How often each name came.
+/// How often each name occurs.
 pub(crate) fn count(names: impl IntoIterator<Item = String>) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for name in names {
@@ -164,15 +165,15 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_promise_is_told_and_counted() {
+    fn violations_are_reported_and_counted() {
         let mut report = Report::new("kill", Some(7));
         report.figure("jobs", 3);
         assert!(report.is_whole());
         for _ in 0..30 {
-            report.demand(false, || "a job was lost".to_owned());
+            report.check(false, || "a job was lost".to_owned());
         }
         let text = report.to_string();
-        assert!(text.contains("kill (seed 7)") && text.contains("BROKEN: 30 times"), "{text}");
+        assert!(text.contains("kill (seed 7)") && text.contains("VIOLATIONS: 30"), "{text}");
         assert_eq!(text.matches("a job was lost").count(), QUOTED);
     }
 }

@@ -12,26 +12,26 @@ use super::{
 };
 use crate::{AgentScript, Stack, http_json, wait_for};
 
-/// The longest that 95 of 100 answers may take.
+/// The longest time that 95 of 100 answers may take.
 const P95: Duration = Duration::from_millis(50);
 
-/// Between two questions.
+/// Time between two requests.
 const EVERY: Duration = Duration::from_millis(20);
 
-/// How long the jobs may take to begin. It matters only when a promise is broken.
+/// How long the jobs may take to begin. It matters only if a guarantee is broken.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The sizes of the campaign.
+/// The size of the campaign.
 #[derive(Clone, Copy, Debug)]
 pub struct SideBySide {
     /// How many jobs run at once.
     pub jobs: usize,
-    /// For how long `/health` is asked while all of them run.
+    /// How long `/health` is requested while all of them run.
     pub time: Duration,
 }
 
 impl SideBySide {
-    /// Runs it.
+    /// Runs the campaign.
     ///
     /// # Panics
     /// If a stack cannot be started.
@@ -44,7 +44,7 @@ impl SideBySide {
         let mut callers = JoinSet::new();
         for number in 0..self.jobs {
             let mut script = AgentScript::new().touch(marks.path().join(number.to_string()));
-            // Some twenty messages a second, as an agent at work.
+            // About twenty messages per second, like a working agent.
             for _ in 0..self.time.as_millis() / 250 {
                 script = script.flood(5, 500).sleep_ms(250);
             }
@@ -63,7 +63,7 @@ impl SideBySide {
         while let Some(read) = callers.join_next().await {
             match read.map_err(sentence) {
                 Ok(read) => ends.push(read.end),
-                Err(broken) => report.break_promise(broken),
+                Err(broken) => report.violate(broken),
             }
         }
         let ends = count(ends);
@@ -71,8 +71,9 @@ impl SideBySide {
         report.figure("questions", times.len());
         report.times("/health answers after", &mut times);
         let p95 = percentile(&times, 95);
-        report.demand(p95 < P95, || format!("95 of 100 within {} ms", milliseconds(p95)));
-        report.demand(ends.get("complete") == Some(&self.jobs), || format!("ends: {ends:?}"));
+        report
+            .check(p95 < P95, || format!("95 of 100 answers took up to {} ms", milliseconds(p95)));
+        report.check(ends.get("complete") == Some(&self.jobs), || format!("ends: {ends:?}"));
         report
     }
 
@@ -90,7 +91,7 @@ impl SideBySide {
             let asked = Instant::now();
             let (status, _, body) = http_json("GET", &format!("{url}/health"), None, &[]).await;
             times.push(asked.elapsed());
-            report.demand(status == 200, || format!("{status}: {body}"));
+            report.check(status == 200, || format!("{status}: {body}"));
         }
         report.figure("seconds", seconds(started.elapsed()));
         times

@@ -1,4 +1,4 @@
-//! Agents that do not want to end, and every reason to end them.
+//! Agents that refuse to exit, and every reason to stop them.
 
 use std::time::{Duration, Instant};
 
@@ -19,19 +19,19 @@ use super::{
 };
 use crate::{AgentScript, Stack, descendants, http_json, is_alive, wait_for};
 
-/// After which time a deadline or a silence ends a job here.
+/// The deadline and the silence timeout in this campaign.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// How long an agent may take to begin. It matters only when a promise is broken.
+/// How long an agent may take to begin. It matters only if a guarantee is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Why a job is ended before it is done.
+/// Why a job is stopped early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     Cancel,
     Deadline,
     Silence,
-    /// SIGTERM to its replica, twice: once lets it finish.
+    /// SIGTERM to its replica, twice: the first one would let the job finish.
     Terminate,
 }
 
@@ -46,23 +46,23 @@ impl Reason {
     }
 }
 
-/// What the agent does about it. Each has a process in a session of its own.
+/// How the agent reacts. Each agent has a process in a session of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
-    /// It does as it is told.
+    /// It obeys.
     Obedient,
-    /// Neither an interrupt nor a signal moves it, and it says nothing.
+    /// It ignores interrupts and signals, and prints nothing.
     Deaf,
-    /// Nor this one, and it talks on.
+    /// It ignores them too, and keeps printing.
     DeafAndLoud,
 }
 
-/// The campaign; it has one size.
+/// The campaign; it has only one size.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stops;
 
 impl Stops {
-    /// Runs it.
+    /// Runs the campaign.
     ///
     /// # Panics
     /// If a stack cannot be started.
@@ -71,7 +71,7 @@ impl Stops {
         let reasons = [Reason::Cancel, Reason::Deadline, Reason::Silence, Reason::Terminate];
         let manners = [Manner::Obedient, Manner::Deaf, Manner::DeafAndLoud];
         let pairs = reasons.into_iter().flat_map(|reason| manners.map(|manner| (reason, manner)));
-        // Who talks is not silent.
+        // An agent that keeps printing is never silent.
         let pairs: Vec<_> =
             pairs.filter(|pair| *pair != (Reason::Silence, Manner::DeafAndLoud)).collect();
         let stack = Stack::builder()
@@ -90,30 +90,31 @@ impl Stops {
         while let Some(one) = stops.join_next().await {
             match one.map_err(sentence) {
                 Ok((what, time, left)) => {
-                    report.demand(time < SOON && left.is_empty(), || {
-                        format!("{what}: {left:?} are left of it after {time:?}")
+                    report.check(time < SOON && left.is_empty(), || {
+                        format!("{what}: processes left after {time:?}: {left:?}")
                     });
                     report.figure(what, format!("all gone after {:.1} s", time.as_secs_f64()));
                     times.push(time);
                 }
-                Err(broken) => report.break_promise(broken),
+                Err(broken) => report.violate(broken),
             }
         }
-        report.times("from the reason until all is gone", &mut times);
+        report.times("until all processes are gone", &mut times);
         stack.wait_until_idle().await;
         let left = agents(&stack);
-        report.demand(left.is_empty(), || format!("{left:?} are left"));
+        report.check(left.is_empty(), || format!("processes left: {left:?}"));
         report
     }
 }
 
-/// One job that is ended: what it was, how long it took until all of it was gone, and what is left.
+/// Stops one job. Returns what it was, how long it took until all of its processes were gone, and
+/// what is left.
 async fn stop(stack: &Stack, reason: Reason, manner: Manner) -> (String, Duration, Vec<u32>) {
     let what = format!("{reason:?}, {manner:?}");
     let marks = TempDir::new().unwrap();
     let began = marks.path().join("began");
     let script = AgentScript::new().spawn_in_new_session(&["sleep", "300"]);
-    // Who is silent is never silent before it has begun.
+    // The silence timeout starts when the agent does, so there is nothing to wait for.
     let script = match manner {
         Manner::Obedient => keep_talking(script.touch(&began), reason).hang(),
         Manner::Deaf => {
@@ -143,7 +144,7 @@ async fn stop(stack: &Stack, reason: Reason, manner: Manner) -> (String, Duratio
         .find(|&pid| has_lease_of(stack.workspace(), pid, &job))
         .expect("a replica runs the job");
     let mut all: Vec<_> = descendants(replica).iter().map(|process| process.pid).collect();
-    assert!(all.len() >= 2, "{what}: an agent and its child: {all:?}");
+    assert!(all.len() >= 2, "{what}: the agent or its child is missing: {all:?}");
     all.push(replica);
 
     let mut asked = Instant::now();
@@ -152,13 +153,14 @@ async fn stop(stack: &Stack, reason: Reason, manner: Manner) -> (String, Duratio
             let (status, _, body) = http_json("POST", &cancel, None, &[]).await;
             assert_eq!(status, 202, "{what}: {body}");
         }
-        // From now on at the latest.
+        // The limit counts from the agent's start, which is now at the latest.
         Reason::Deadline | Reason::Silence => asked += LIMIT,
         Reason::Terminate => {
             let replica = Pid::from_raw(replica.cast_signed());
             kill(replica, Signal::SIGTERM).unwrap();
-            // One that is seen at all is seen apart from the next: signals of a kind that wait are one.
-            wait_for("the first SIGTERM to be taken", PATIENCE, || async {
+            // Wait until the first signal has been delivered: two pending signals of the same kind
+            // count as one.
+            wait_for("the first SIGTERM to be delivered", PATIENCE, || async {
                 (!is_pending(replica.as_raw(), Signal::SIGTERM)).then_some(())
             })
             .await;
@@ -177,7 +179,7 @@ async fn stop(stack: &Stack, reason: Reason, manner: Manner) -> (String, Duratio
     (what, time, all)
 }
 
-/// For as long as another reason than silence is to be met.
+/// How long the agent keeps printing, so that the reason is not its silence.
 fn keep_talking(mut script: AgentScript, reason: Reason) -> AgentScript {
     if reason != Reason::Silence {
         for _ in 0..100 {
@@ -187,7 +189,7 @@ fn keep_talking(mut script: AgentScript, reason: Reason) -> AgentScript {
     script
 }
 
-/// Whether a signal to the process has not yet been delivered.
+/// Whether a signal to the process is still pending.
 fn is_pending(pid: i32, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));

@@ -1,4 +1,4 @@
-//! Killing a process, and seeing to it that its jobs end.
+//! Kills a process and checks that its jobs end.
 
 use std::{
     fs,
@@ -14,35 +14,35 @@ use nix::{
 use super::volume::JobDirectory;
 use crate::procfs;
 
-/// How soon a job is to be ended whose process has died.
+/// How soon a job must have ended after its process died.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
 
-/// How soon the jobs are to be ended which it had asked for: they are told once it has ended, and
-/// may have an agent that needs all of its own time.
+/// The same for the jobs that it started: they are cancelled only after it has ended, and their
+/// agents may take all of their own time to exit.
 const CHILDREN_SOON: Duration = Duration::from_secs(10);
 
-/// Between two looks for a file.
+/// Time between two looks for a file.
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// A process that was killed.
 #[derive(Debug)]
 pub(crate) struct Death {
     at: Instant,
-    /// The jobs it had taken, by the locks it held.
+    /// The jobs it had claimed, according to the locks it held.
     pub(crate) jobs: Vec<JobDirectory>,
 }
 
 impl Death {
-    /// Stops the process, looks which jobs it has, and kills it. Nothing if it has left by itself.
+    /// Stops the process, finds its jobs, and kills it. Returns `None` if it has exited by itself.
     pub(crate) fn of(workspace: &Path, pid: u32) -> Option<Self> {
         let target = Pid::from_raw(pid.cast_signed());
-        // Stopped, it can take no job between the look and its death.
+        // While it is stopped, it cannot claim a job between the look and its death.
         kill(target, Signal::SIGSTOP).ok()?;
         let stopped = Instant::now();
         loop {
             match procfs::state(pid)? {
                 'T' => break,
-                // It has left by itself in this moment; its id may soon be another's.
+                // It has just exited by itself, and another process may soon have its PID.
                 'Z' | 'X' => return None,
                 _ if stopped.elapsed() > Duration::from_millis(100) => break,
                 _ => std::thread::yield_now(),
@@ -53,7 +53,7 @@ impl Death {
         Some(Self { at: Instant::now(), jobs })
     }
 
-    /// Waits for the end of its jobs, and says how long each took.
+    /// Waits for its jobs to end. Returns how long each of them took.
     ///
     /// # Errors
     /// A sentence, if one is late.
@@ -61,7 +61,7 @@ impl Death {
         let mut times = Vec::new();
         for job in self.jobs {
             if !job.has("claim") {
-                // It died with the lock and without the job, which is another's to take.
+                // It died holding the lock but without a claim, so another replica can run the job.
                 continue;
             }
             times.push(ended(&job, self.at, SOON).await?);
@@ -77,7 +77,7 @@ async fn ended(job: &JobDirectory, since: Instant, limit: Duration) -> Result<Du
     while !job.has("outcome") {
         if since.elapsed() > limit {
             let id = job.id();
-            return Err(format!("{id} has no end {limit:?} after the death of its process"));
+            return Err(format!("{id} has not ended {limit:?} after its process died"));
         }
         tokio::time::sleep(INTERVAL).await;
     }
@@ -93,18 +93,18 @@ fn leases(workspace: &Path, pid: u32) -> Vec<JobDirectory> {
         let is_lease = file.starts_with(&jobs) && file.ends_with("lease");
         let number = descriptor.file_name().into_string().ok()?;
         let told = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
-        // Who only looks whether somebody holds it has the file open, and no lock.
+        // A process that only checks the lease has the file open, but holds no lock.
         (is_lease && told.contains("FLOCK")).then(|| JobDirectory::holding(&file))?
     };
     descriptors.filter_map(lease).collect()
 }
 
-/// Whether a process has taken a job.
+/// Whether a process has claimed a job.
 pub(crate) fn has_job(workspace: &Path, pid: u32) -> bool {
     !leases(workspace, pid).is_empty()
 }
 
-/// Whether a process has taken this job.
+/// Whether a process has claimed this job.
 pub(crate) fn has_lease_of(workspace: &Path, pid: u32, job: &JobDirectory) -> bool {
     leases(workspace, pid).contains(job)
 }

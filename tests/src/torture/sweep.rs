@@ -1,4 +1,4 @@
-//! One kill a job, at every moment of its life.
+//! One kill per job, at every moment of its life.
 
 use std::{
     collections::BTreeSet,
@@ -21,13 +21,13 @@ use super::{
 };
 use crate::{AgentScript, GitServer, Stack, is_alive, wait_for};
 
-/// How long a moment may take to come. It matters only when a promise is broken.
+/// How long to wait for a moment. It matters only if a guarantee is broken.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How soon everything is to be gone that a killed `stackctl up` had started.
+/// How soon every process of a killed `stackctl up` must be gone.
 const ALL_GONE: Duration = Duration::from_secs(10);
 
-/// Who is killed.
+/// What is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
     /// The replica that runs the workflow.
@@ -38,7 +38,7 @@ pub enum Victim {
     Claude,
     /// The gateway.
     Gateway,
-    /// `stackctl up` itself; another one is then started on the same volume and ports.
+    /// `stackctl up` itself. Another one is then started on the same volume and ports.
     Up,
 }
 
@@ -56,13 +56,13 @@ impl Victim {
         }
     }
 
-    /// How a workflow may end whose victim died.
+    /// How a workflow may end if this victim dies.
     fn may_end_as(self, end: &str) -> bool {
         match self {
-            // A pull is tried again, and jobs go on without a gateway.
+            // A pull is retried, and jobs continue without a gateway.
             Self::Pull | Self::Gateway => end == "complete",
             Self::Workflow | Self::Claude => ["complete", "replica_lost"].contains(&end),
-            // Its replicas are told, and may have the time to say so themselves.
+            // Its replicas receive a signal and may have time to end their jobs themselves.
             Self::Up => ["complete", "replica_lost", "terminated", "cancelled"].contains(&end),
         }
     }
@@ -71,9 +71,10 @@ impl Victim {
 /// A moment in a job's life.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
-    /// So long after it was accepted.
+    /// This long after it was accepted.
     After(Duration),
-    /// As soon as the job of this service, the workflow itself or one it asked for, has this file.
+    /// As soon as the job of this service (the workflow itself or one that it started) has this
+    /// file.
     Has(Service, &'static str),
 }
 
@@ -81,13 +82,13 @@ impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::After(time) => write!(f, "{} ms after it was accepted", time.as_millis()),
-            Self::Has(service, file) => write!(f, "at the {file} of the {service:?} job"),
+            Self::Has(service, file) => write!(f, "when the {service:?} job has its {file}"),
         }
     }
 }
 
 impl Moment {
-    /// Whether the first byte of the journal, a claim or an outcome is there.
+    /// The file is the journal, a claim or an outcome, and it must not be empty.
     fn has_come(self, job: &JobDirectory, accepted: Instant) -> bool {
         match self {
             Self::After(time) => accepted.elapsed() >= time,
@@ -108,14 +109,14 @@ fn name_of(service: Service) -> &'static str {
     }
 }
 
-/// The sizes of the campaign.
+/// The size of the campaign.
 #[derive(Clone, Debug)]
 pub struct Sweep {
-    /// Who is killed, one after the other.
+    /// What is killed, one after the other.
     pub victims: Vec<Victim>,
-    /// Between two moments.
+    /// Time between two moments.
     pub step: Duration,
-    /// Up to which moment; a job of the sweep takes a second or so.
+    /// The last moment; a job of the sweep takes about a second.
     pub until: Duration,
 }
 
@@ -131,10 +132,10 @@ struct Sweeping {
 }
 
 impl Sweep {
-    /// Runs it.
+    /// Runs the campaign.
     ///
     /// # Panics
-    /// If a stack cannot be started, or does not come back to rest.
+    /// If a stack cannot be started, or if it does not become idle again.
     pub async fn run(self) -> Report {
         let mut report = Report::new("sweep", None);
         let git = GitServer::start().await;
@@ -163,8 +164,8 @@ impl Sweep {
         report.figure("jobs, each with one kill", sweeping.callers.len());
         report.figure("ends", serde_json::json!(count(sweeping.ends)));
         check_volume(&mut report, &sweeping.stack, &sweeping.callers);
-        report.times("a dead replica's job has its end after", &mut sweeping.ends_of_dead);
-        report.times("all is gone after the death of `up`", &mut sweeping.all_gone);
+        report.times("from a kill to the end of the job", &mut sweeping.ends_of_dead);
+        report.times("until all processes of a killed `up` are gone", &mut sweeping.all_gone);
         report.figure("seconds", seconds(started.elapsed()));
         report
     }
@@ -185,7 +186,7 @@ impl Sweep {
     }
 }
 
-/// One replica each, so that there is no doubt who is the victim; two that pull, for the second try.
+/// One replica each, so that the victim is clear, and two for pulls, for the second attempt.
 fn builder() -> crate::StackBuilder {
     Stack::builder().replicas(1, 2, 1).env("LOG_LEVEL", "warn")
 }
@@ -205,7 +206,7 @@ impl Sweeping {
         self.callers.insert(id.clone());
         let reading = tokio::spawn(async move { caller.read().await });
         if !reach(job.clone(), moment).await {
-            report.break_promise(format!("{which}: that moment never came ({id})"));
+            report.violate(format!("{which}: that moment never came ({id})"));
         }
         match victim {
             Victim::Up => self = self.kill_up(report, &which).await,
@@ -217,18 +218,19 @@ impl Sweeping {
         self
     }
 
-    /// Kills whoever of the part has a job, or else any of it.
+    /// Kills the replica of this part that has a job, or any other one if none has.
     async fn kill_part(&mut self, victim: Victim, report: &mut Report, which: &str) {
         let pids = self.stack.processes_of(victim.part());
         let at_work = |pid: &&u32| super::strike::has_job(self.stack.workspace(), **pid);
         let Some(&pid) = pids.iter().find(at_work).or_else(|| pids.first()) else {
-            // It has just left, and its successor is not there yet: nothing to kill is no failure.
+            // It has just exited, and its successor is not running yet. Having nothing to kill is
+            // not a failure.
             return;
         };
         let Some(death) = Death::of(self.stack.workspace(), pid) else { return };
         match death.settled().await {
             Ok(times) => self.ends_of_dead.extend(times),
-            Err(late) => report.break_promise(format!("{which}: {late}")),
+            Err(late) => report.violate(format!("{which}: {late}")),
         }
     }
 
@@ -247,11 +249,11 @@ impl Sweeping {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        report.demand(late.is_none(), || format!("{which}: after {SOON:?} there is {late:?}"));
+        report.check(late.is_none(), || format!("{which}: still running after {SOON:?}: {late:?}"));
         let took = killed.elapsed();
         self.all_gone.push(took);
         let ports = self.stack.ports();
-        // Waits for the dead, and sees to it that nobody else is left.
+        // Waits for the jobs of the dead process, and checks that no other process is left.
         drop(self.stack);
         self.stack = builder().workspace(self.workspace.path()).ports(ports).start().await;
         self
@@ -266,12 +268,12 @@ impl Sweeping {
         which: &str,
     ) {
         match reading.await.map_err(sentence) {
-            Err(broken) => report.break_promise(format!("{which}: {broken}")),
+            Err(broken) => report.violate(format!("{which}: {broken}")),
             Ok(Read { end, .. }) => {
-                report.demand(victim.may_end_as(&end), || format!("{which}: {id} ended {end}"));
+                report.check(victim.may_end_as(&end), || format!("{which}: {id} ended {end}"));
                 let runs = runs(self.runs.path(), id);
                 let expected = if end == "complete" { runs == 1 } else { runs <= 1 };
-                report.demand(expected, || format!("{which}: {id}: {runs} runs, {end}"));
+                report.check(expected, || format!("{which}: {id}: {runs} runs, {end}"));
                 self.ends.push(end);
             }
         }
@@ -284,7 +286,7 @@ impl Sweeping {
     }
 }
 
-/// Looks without a pause to speak of, so that the moment is not over when it is seen.
+/// Looks almost without a pause, so that the moment has not passed when it is noticed.
 async fn reach(job: JobDirectory, moment: Moment) -> bool {
     let look = move || {
         let (pause, begun) = (Duration::from_micros(200), Instant::now());

@@ -1,4 +1,4 @@
-//! The shared volume, as a bystander reads it: plain files, without the code under test.
+//! The shared volume, read as plain files, without the code under test.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-/// A job's directory.
+/// The directory of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JobDirectory(PathBuf);
 
@@ -16,12 +16,12 @@ impl JobDirectory {
         Self(workspace.join(".stack/jobs").join(id))
     }
 
-    /// The job whose file this is.
+    /// The job that this file belongs to.
     pub(crate) fn holding(file: &Path) -> Option<Self> {
         Some(Self(file.parent()?.to_owned()))
     }
 
-    /// Every job that was ever named.
+    /// Every job that was ever created.
     pub(crate) fn all(workspace: &Path) -> Vec<Self> {
         let entries = fs::read_dir(workspace.join(".stack/jobs")).into_iter().flatten();
         entries.flatten().map(|entry| Self(entry.path())).collect()
@@ -35,23 +35,23 @@ impl JobDirectory {
         self.0.join(file).exists()
     }
 
-    /// Whether the file is there, with something in it.
+    /// Whether the file exists and is not empty.
     pub(crate) fn has_bytes(&self, file: &str) -> bool {
         fs::metadata(self.0.join(file)).is_ok_and(|file| file.len() > 0)
     }
 
-    /// The request, the service and the parent; nothing if the job was only about to be named.
+    /// The request, the service and the parent, or `None` if the job was still being created.
     pub(crate) fn record(&self) -> Option<Value> {
         serde_json::from_slice(&fs::read(self.0.join("job.json")).ok()?).ok()
     }
 
-    /// The jobs it asked for.
+    /// The jobs that it started.
     pub(crate) fn children(&self) -> Vec<Self> {
         let entries = fs::read_dir(self.0.join("children")).into_iter().flatten();
         let jobs = self.0.parent().map(Path::to_owned).unwrap_or_default();
         let mut children: Vec<_> =
             entries.flatten().map(|entry| Self(jobs.join(entry.file_name()))).collect();
-        // A name that leads nowhere: its parent died before it was asked for.
+        // A dangling name: the parent died before it requested the job.
         children.retain(|child| child.has("job.json"));
         children
     }

@@ -54,7 +54,7 @@ async fn a_job_that_waits_and_one_whose_agent_hides_its_children() {
     assert!(asked.elapsed() < END, "{:?}", asked.elapsed());
     assert_eq!((&end["type"], &end["code"]), (&json!("workflow_error"), &json!("cancelled")));
     assert_eq!(end["step"], 2, "{end}");
-    assert!(agents(&stack).is_empty(), "these are left: {:#?}", agents(&stack));
+    assert!(agents(&stack).is_empty(), "agents left behind: {:#?}", agents(&stack));
 
     for job in all_jobs(&stack).await {
         let expected = match (job["service"].as_str().unwrap(), job["parent"].as_str()) {

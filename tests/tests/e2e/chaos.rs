@@ -1,4 +1,5 @@
-//! Callers who hang up at any moment. (Processes that die at any moment: see the campaigns.)
+//! Callers that disconnect at any moment. (For processes that die at any moment, see the
+//! campaigns.)
 
 use std::time::Duration;
 
@@ -8,22 +9,22 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::support::{all_jobs, execute, registry};
 
-/// How long all of them may take; it matters only when the test fails.
+/// The deadline for all of them. It matters only when the test fails.
 const PATIENCE: Duration = Duration::from_secs(200);
 
-/// A job whose caller hangs up, at whatever moment, is run or is cancelled: it is never taken by a
-/// replica that then does nothing about it, and never left in nobody's queue.
+/// A job whose caller disconnects, at whatever moment, either runs or is cancelled. It is never
+/// claimed by a replica that then does nothing, and never left without a queue.
 #[tokio::test]
-async fn callers_who_hang_up_at_any_moment() {
+async fn callers_that_disconnect_at_any_moment() {
     let stack = Stack::builder().replicas(1, 1, 2).start().await;
     let body = execute(&AgentScript::new()).to_string();
     let head =
         "POST /api/execute HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n";
     let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-    // A job is named and taken within a millisecond or so, if the machine has nothing else to do.
+    // On an idle machine, a job is created and claimed within about a millisecond.
     let moments = (0..4).flat_map(|_| (0..40).map(|step| step * 50));
     for (number, moment) in moments.enumerate() {
-        let mut stream = wait_for("somebody who takes jobs", PATIENCE, || async {
+        let mut stream = wait_for("a gateway that accepts jobs", PATIENCE, || async {
             let idle = registry(&stack, "claude-code-api");
             let replica = idle.values().next()?["address"].as_str()?.to_owned();
             let gateway = stack.claude_url().strip_prefix("http://")?.to_owned();
@@ -31,7 +32,7 @@ async fn callers_who_hang_up_at_any_moment() {
         })
         .await;
         stream.write_all(request.as_bytes()).await.unwrap();
-        // Not to wait for anything: to hang up at another moment each time.
+        // This sleep does not wait for anything: it makes each caller disconnect at another moment.
         std::thread::sleep(Duration::from_micros(moment));
         drop(stream);
     }
@@ -43,6 +44,6 @@ async fn callers_who_hang_up_at_any_moment() {
     let odd = |job: &&Value| !["succeeded", "cancelled"].contains(&job["state"].as_str().unwrap());
     let odd: Vec<_> = jobs.iter().filter(odd).collect();
     assert!(odd.is_empty(), "{} of {}: {odd:#?}", odd.len(), jobs.len());
-    assert!(jobs.len() > 10, "too few have come far enough: {}", jobs.len());
+    assert!(jobs.len() > 10, "too few jobs were created: {}", jobs.len());
     stack.wait_until_idle().await;
 }

@@ -1,4 +1,4 @@
-//! Clients that know nothing of event streams but lines: `tests/clients/`.
+//! Clients that read lines and know nothing else about event streams: `tests/clients/`.
 
 use std::{path::Path, process::Stdio};
 
@@ -24,7 +24,8 @@ async fn python_that_splits_on_blank_lines() {
     speaks("python_that_splits_on_blank_lines", "python3", "blocks.py").await;
 }
 
-/// Whether the client understands every event of a pull and of a workflow, hostile text included.
+/// Checks that the client understands every event of a pull and of a workflow, including hostile
+/// text.
 async fn speaks(test: &str, interpreter: &str, script: &str) {
     let version = Command::new(interpreter).arg("--version").stdout(Stdio::null()).status().await;
     if !version.is_ok_and(|status| status.success()) {
@@ -57,7 +58,7 @@ async fn speaks(test: &str, interpreter: &str, script: &str) {
     }
 }
 
-/// What the client prints: one JSON value a line.
+/// What the client prints: one JSON value per line.
 async fn run(interpreter: &str, script: &str, url: &str, body: &Value) -> Vec<Value> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(script);
     let output = Command::new(interpreter)

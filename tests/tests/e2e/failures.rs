@@ -1,4 +1,4 @@
-//! A failed pull or a failed run is a failed workflow, and says why.
+//! A failed pull or a failed agent run is a failed workflow, which says why.
 
 use claude_stand_in::Ending;
 use testkit::{AgentScript, GitServer, Stack};
@@ -31,7 +31,7 @@ async fn a_failed_pull_fails_the_workflow_and_no_agent_runs() {
         assert_eq!((end["code"].as_str(), &end["step"]), (Some(code), &1.into()), "{repo}: {end}");
         assert_eq!(end["workflowId"], *id, "{repo}");
         assert!(end["error"].as_str().is_some_and(|error| error.len() > 10), "{repo}: {end}");
-        // The pull's own error comes through before it.
+        // The pull's own error is relayed before it.
         let relayed = &events[events.len() - 2].json;
         assert_eq!(
             (&relayed["type"], &relayed["data"]["code"]),
@@ -58,7 +58,7 @@ async fn a_failed_agent_fails_the_workflow_and_says_why() {
         ("500", begin().api_error(500, "Internal server error"), "agent_api_error", "500"),
         ("exit 3", begin().stderr("out of luck").exit(3), "agent_failed", "3"),
         ("no result", begin().say("bye").exit(0), "agent_no_result", "result"),
-        ("too many turns", begin().result(turns), "agent_failed", "turns"),
+        ("too many turns", begin().result(turns), "max_turns", "turns"),
     ] {
         let body = workflow(&git.url("here"), &script);
         let mut response = post_workflow(&stack, &body).send().await;
@@ -68,7 +68,7 @@ async fn a_failed_agent_fails_the_workflow_and_says_why() {
         assert_eq!((end["code"].as_str(), &end["step"]), (Some(code), &2.into()), "{what}: {end}");
         let error = end["error"].as_str().unwrap();
         assert!(error.contains(word), "{what}: {error}");
-        // The agent's own error comes through before it.
+        // The agent's own error is relayed before it.
         let relayed = &events[events.len() - 2].json;
         assert_eq!((&relayed["type"], &relayed["code"]), (&"error".into(), &code.into()), "{what}");
     }

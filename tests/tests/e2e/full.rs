@@ -1,4 +1,4 @@
-//! A workspace without room.
+//! A full workspace.
 
 use std::{fs, path::Path, process::Command};
 
@@ -31,7 +31,7 @@ impl Volume {
         self.directory.path()
     }
 
-    /// Takes up all the room there is.
+    /// Fills all the space that is left.
     fn fill(&self) {
         use std::io::Write as _;
         let mut file = fs::File::create(self.path().join("filler")).unwrap();
@@ -59,8 +59,8 @@ async fn refusal(stack: &Stack, body: &Value) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn jobs_end_reads_go_on_and_everything_works_again_when_there_is_room() {
-    let test = "jobs_end_reads_go_on_and_everything_works_again_when_there_is_room";
+async fn on_a_full_volume_jobs_end_reads_work_and_it_recovers() {
+    let test = "on_a_full_volume_jobs_end_reads_work_and_it_recovers";
     let Some(volume) = Volume::mount(32) else {
         return skip(test, "a tmpfs cannot be mounted here");
     };
@@ -76,7 +76,7 @@ async fn jobs_end_reads_go_on_and_everything_works_again_when_there_is_room() {
     assert_eq!(terminal(&before)["type"], "workflow_complete");
     stack.wait_until_idle().await;
 
-    // A workflow and an agent's run that are in the middle, and one that waits for a replica.
+    // A workflow and an agent run are in progress, and a third job waits for a replica.
     let script = |name: &str| {
         AgentScript::new().touch(marks.path(name)).wait_file(marks.path("gate")).flood(1000, 1000)
     };
@@ -99,14 +99,14 @@ async fn jobs_end_reads_go_on_and_everything_works_again_when_there_is_room() {
     }
     assert_eq!(terminal(&second_reader.collect_all().await)["code"], "disk_full");
 
-    // Reads are answered all the while.
+    // Reads are answered all the time.
     assert_eq!(get(&format!("{}/health", stack.workflow_url())).await.0, 200);
     assert_eq!(get(&format!("{}/status", stack.claude_url())).await.0, 200);
     let jobs = all_jobs(&stack).await;
     assert!(jobs.iter().all(|job| job["state"] != "running"), "{jobs:?}");
 
     volume.make_room();
-    // What waited is run, or has ended for want of room; it is not forgotten.
+    // The job that waited has either run or ended with `disk_full`; it is not forgotten.
     let end = waiting.collect_all().await;
     let end = terminal(&end);
     assert!(end["type"] == "completed" || end["code"] == "disk_full", "{end}");
@@ -121,8 +121,8 @@ async fn jobs_end_reads_go_on_and_everything_works_again_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn a_pull_that_does_not_fit_ends_and_leaves_nothing() {
-    let test = "a_pull_that_does_not_fit_ends_and_leaves_nothing";
+async fn a_pull_that_does_not_fit_ends_and_leaves_nothing_behind() {
+    let test = "a_pull_that_does_not_fit_ends_and_leaves_nothing_behind";
     let Some(volume) = Volume::mount(16) else {
         return skip(test, "a tmpfs cannot be mounted here");
     };
@@ -139,7 +139,7 @@ async fn a_pull_that_does_not_fit_ends_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_journal_has_a_bound_of_its_own() {
+async fn a_journal_has_a_size_limit() {
     let stack = Stack::builder().env("JOURNAL_LIMIT_MIB", "1").start().await;
     let script = AgentScript::new().flood(3000, 1000);
     let mut response = post_execute(&stack, &execute(&script)).send().await;

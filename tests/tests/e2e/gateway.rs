@@ -59,7 +59,7 @@ async fn jobs_go_on_and_callers_come_back_when_the_gateway_is_killed() {
     })
     .await;
 
-    let last = before.last().unwrap().id.clone().expect("a without_waits event came last");
+    let last = before.last().unwrap().id.clone().expect("the last event is not `queued`");
     let (running_id, returns_id) = (running.job_id(), returns.job_id());
     let back = events_of(&stack, &running_id, Service::Workflow).last_event_id(&last);
     let mut back = back.send().await;

@@ -1,4 +1,4 @@
-//! Two gateways before the same replicas.
+//! Two gateways in front of the same replicas.
 
 use std::{process::Stdio, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::support::{
     Marks, PATIENCE, execute, job, post_execute, process_of, send_signal, terminal,
 };
 
-/// A gateway beside that of the stack.
+/// A second gateway beside that of the stack.
 struct Second {
     _child: Child,
     claude_url: String,
@@ -38,7 +38,7 @@ async fn second(stack: &Stack) -> Second {
 }
 
 #[tokio::test]
-async fn one_takes_up_what_waited_in_the_queue_of_another_that_died() {
+async fn a_gateway_takes_over_the_queue_of_a_dead_one() {
     let stack = Stack::builder().start().await;
     let second = second(&stack).await;
     let marks = Marks::new();
@@ -50,14 +50,14 @@ async fn one_takes_up_what_waited_in_the_queue_of_another_that_died() {
     waiting.next_of_kind("queued").await;
     let (busy, id) = (running.job_id(), waiting.job_id());
 
-    // The stack's own gateway dies, and cannot come back: the second is all there is.
+    // The stack's own gateway dies and cannot come back, so only the second one is left.
     send_signal(stack.pid(), Signal::SIGSTOP);
     send_signal(process_of(&stack, "gateway"), Signal::SIGKILL);
     running.collect_all().await;
     waiting.collect_all().await;
     let url = format!("{}/api/jobs/{id}/events", second.claude_url);
     let mut again = SseClient::get(&url).service(Service::Claude).send().await;
-    // This caller is known to wait, though it came before the job was taken over.
+    // This caller counts as waiting, although it reconnected before the job was taken over.
     let queued = again.next_of_kind("queued").await;
     assert_eq!(queued.json["position"], 1, "{queued:?}");
     marks.open("gate");
@@ -71,7 +71,7 @@ async fn one_takes_up_what_waited_in_the_queue_of_another_that_died() {
     assert_eq!(job(&stack, &id).await["state"], "succeeded");
 }
 
-/// A turn holds across gateways.
+/// Turns also work across gateways.
 #[tokio::test]
 async fn jobs_of_two_gateways_take_turns() {
     let stack = Stack::builder().replicas(1, 1, 3).start().await;
@@ -94,6 +94,6 @@ async fn jobs_of_two_gateways_take_turns() {
     let runs = marks.lines("runs");
     assert_eq!(runs.len(), 12);
     for turn in runs.chunks(2) {
-        assert_eq!(turn[0], turn[1], "two agents were there at once: {runs:?}");
+        assert_eq!(turn[0], turn[1], "two agents worked there at once: {runs:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What bounds a job: time, silence, its callers' slowness and their impatience.
+//! Limits of a job: its deadline, the silence timeout, slow callers, and repeated requests.
 
 use std::{fs, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_job_that_takes_too_long_and_one_that_says_nothing() {
+async fn a_job_past_its_deadline_and_a_silent_one_are_ended() {
     let stack = Stack::builder().env("SILENCE_TIMEOUT_SECONDS", "2").start().await;
     let quiet = AgentScript::new().spawn_in_new_session(&["sleep", "300"]).hang();
     let mut talking = AgentScript::new();
@@ -37,9 +37,9 @@ async fn a_job_that_takes_too_long_and_one_that_says_nothing() {
     stack.wait_until_idle().await;
 }
 
-/// The time of a workflow is the time it works, not the time it waits for a replica.
+/// The deadline of a workflow covers the time it works, not the time it waits for a replica.
 #[tokio::test]
-async fn waiting_does_not_count() {
+async fn waiting_does_not_count_towards_the_deadline() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     let stack = Stack::builder().start().await;
@@ -51,16 +51,16 @@ async fn waiting_does_not_count() {
     body["timeoutSeconds"] = 3.into();
     let mut waiting = post_workflow(&stack, &body).send().await;
     waiting.next_of_kind("queued").await;
-    // Longer than its deadline, which is what this is about.
+    // Longer than its deadline: that is the point of this test.
     tokio::time::sleep(Duration::from_secs(4)).await;
     marks.open("gate");
     let events = waiting.collect_all().await;
     assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
 }
 
-/// A caller who does not read holds up neither the agent nor the replica, and costs no memory.
+/// A caller that does not read holds up neither the agent nor the replica, and uses no memory.
 #[tokio::test]
-async fn a_caller_who_does_not_read() {
+async fn a_caller_that_does_not_read_holds_nothing_up() {
     const LINES: usize = 3000;
     const BYTES: usize = 20_000;
     let stack = Stack::builder().start().await;
@@ -85,9 +85,9 @@ fn resident(pid: u32) -> usize {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// A caller who heard no answer asks again in the same words, and there is still one job.
+/// A caller that has received no answer repeats its request, and there is still one job.
 #[tokio::test]
-async fn the_same_job_asked_for_twice() {
+async fn the_same_request_twice_is_one_job() {
     let stack = Stack::builder().replicas(1, 1, 2).start().await;
     let marks = Marks::new();
     let script = AgentScript::new().log_run(marks.path("runs")).wait_file(marks.path("gate"));
@@ -113,7 +113,7 @@ async fn the_same_job_asked_for_twice() {
     let (first, second) = (first.collect_all().await, second.collect_all().await);
     let json = |events| without_waits(events).into_iter().map(|it| it.json).collect::<Vec<Value>>();
     assert_eq!(json(first), json(second));
-    // And a third time, when it is all over.
+    // And a third time, after the job has ended.
     let third = { ask().send().await }.collect_all().await;
     assert_eq!(terminal(&third)["type"], "completed");
     assert_eq!(marks.lines("runs").len(), 1);

@@ -1,4 +1,4 @@
-//! A replica dies in the middle of its job: the job ends, once, and soon.
+//! A replica dies in the middle of its job: the job ends soon, and only once.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::support::{
 /// How soon a caller is told that its job is lost.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Kills the only process of a part, and reads the rest of a stream that has to end soon after.
+/// Kills the only process of a part, and reads the rest of a stream that must end soon after.
 async fn kill_and_read(stack: &Stack, part: &str, response: &mut SseResponse) -> Vec<SseEvent> {
     let killed = Instant::now();
     send_signal(process_of(stack, part), Signal::SIGKILL);
@@ -23,7 +23,7 @@ async fn kill_and_read(stack: &Stack, part: &str, response: &mut SseResponse) ->
     events
 }
 
-/// An agent with a child in a session of its own, until `gate` is opened, which it never is.
+/// An agent with a child in a session of its own. It waits for `gate`, which is never opened.
 fn endless(marks: &Marks) -> AgentScript {
     AgentScript::new()
         .spawn_in_new_session(&["sleep", "300"])
@@ -52,7 +52,7 @@ async fn a_workflow() {
     assert_eq!((&end["type"], &end["code"]), (&json!("workflow_error"), &json!("replica_lost")));
     assert_eq!(end["workflowId"], *response.job_id());
 
-    // Its agent is cancelled, and all of its processes end.
+    // Its agent is cancelled, and all of the agent's processes exit.
     let jobs = all_jobs(&stack).await;
     let agent = jobs.iter().find(|job| job["service"] == "claude-code-api").unwrap();
     let agent = wait_for_state(&stack, agent["jobId"].as_str().unwrap(), "cancelled").await;
@@ -77,7 +77,7 @@ async fn an_agent() {
     let end = terminal(&events);
     assert_eq!((&end["type"], &end["code"]), (&json!("workflow_error"), &json!("replica_lost")));
     assert_eq!(end["step"], 2);
-    // It is never run a second time: nobody knows how far it came.
+    // The job never runs a second time, because nobody knows how far it got.
     wait_until_no_agent_is_left(&stack).await;
     stack.wait_until_idle().await;
     let jobs = all_jobs(&stack).await;
@@ -108,7 +108,7 @@ async fn a_pull() {
     assert_eq!((&end["type"], &end["code"]), (&json!("error"), &json!("replica_lost")));
     stack.wait_until_idle().await;
 
-    // A workflow pulls again, once: a pull does no harm the second time.
+    // A workflow retries its pull once: pulling a second time does no harm.
     let before = git.requests("app");
     let body = workflow(&git.url("app"), &AgentScript::new());
     let mut flow = post_workflow(&stack, &body).send().await;
@@ -120,7 +120,7 @@ async fn a_pull() {
     assert_eq!(pulls(&events), ["connected", "error", "connected", "completed"]);
     stack.wait_until_idle().await;
 
-    // Once, and not for ever.
+    // Once, and not forever.
     git.set_fault("app", Fault::Stall);
     let mut requests = git.requests("app");
     let mut flow = post_workflow(&stack, &body).send().await;
@@ -142,7 +142,7 @@ async fn a_pull() {
     assert_eq!(pulls(&events), ["connected", "error", "connected", "error"]);
 }
 
-/// Waits until one more request hangs at the git server.
+/// Waits until one more request is stalled at the git server.
 async fn stalled(git: &GitServer, before: usize) {
     wait_for("a request to the git server", PATIENCE, || async {
         (git.requests("app") > before).then_some(())
@@ -150,7 +150,7 @@ async fn stalled(git: &GitServer, before: usize) {
     .await;
 }
 
-/// The beginnings and ends of the pulls of a workflow.
+/// The start and terminal events of a workflow's pulls.
 fn pulls(events: &[SseEvent]) -> Vec<&str> {
     let pulls = events.iter().filter(|event| event.kind() == "pull_progress");
     let kinds = pulls.filter_map(|event| event.json["data"]["type"].as_str());

@@ -1,5 +1,5 @@
-//! The whole stack, end to end: a real `stackctl up`, real sockets, real git, real processes. Only
-//! the model is played, by `scripted-agent` or by a mock API behind the real CLI.
+//! The whole stack, end to end: a real `stackctl up`, real sockets, real git and real processes.
+//! Only the model is a stand-in: `scripted-agent`, or a mock API behind the real CLI.
 
 mod cancel;
 mod chaos;

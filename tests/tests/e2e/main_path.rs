@@ -1,4 +1,5 @@
-//! What the stack is for: a prompt and a repository in, everything that happens out.
+//! The purpose of the stack: you send a prompt and a repository, and you get everything that
+//! happens.
 
 use std::{fs, path::Path};
 
@@ -13,7 +14,7 @@ use crate::support::{
 const PASSWORD: &str = "pa55-w0rd-0f-the-url";
 
 #[tokio::test]
-async fn a_workflow_from_its_request_to_its_replicas_return() {
+async fn a_workflow_from_the_request_to_the_replacement_of_its_replicas() {
     let git = GitServer::start().await;
     let commit = git.create_repo("hello-world.git", &[("README.md", "hello\n"), ("src/a", "a")]);
     git.set_auth("hello-world.git", "reader", PASSWORD);
@@ -39,13 +40,14 @@ async fn a_workflow_from_its_request_to_its_replicas_return() {
     assert_eq!(fs::read_to_string(target.join("README.md")).unwrap(), "hello\nagent\n");
     assert_eq!(fs::read_to_string(target.join("src/a")).unwrap(), "a");
 
-    // Whoever reads it later reads the same.
+    // A later reader reads the same events.
     let again = events_of(&stack, &id, Service::Workflow).send().await.collect_all().await;
     let again = without_waits(again);
     let json = |events: &[SseEvent]| events.iter().map(|it| it.json.clone()).collect::<Vec<_>>();
     assert_eq!(json(&again), json(&events));
 
-    // A workflow and the two jobs it asked for, and fresh replicas in the places of all three.
+    // Three jobs, the workflow and the two it started, and a fresh replica in place of each of the
+    // three.
     let jobs = all_jobs(&stack).await;
     assert!(jobs.iter().all(|job| job["state"] == "succeeded"), "{jobs:#?}");
     let mut owners: Vec<_> = jobs.iter().map(|job| (&job["service"], &job["parent"])).collect();
@@ -73,7 +75,7 @@ async fn a_workflow_from_its_request_to_its_replicas_return() {
 struct Expected<'a> {
     id: &'a str,
     prompt: &'a str,
-    /// Without credentials.
+    /// The environment without credentials.
     url: &'a str,
     commit: &'a str,
     target: &'a str,
@@ -164,22 +166,23 @@ fn assert_message(event: &Value) {
     assert!(event["type"] == "message" && !text.is_empty(), "{event}");
 }
 
-/// The event without its timestamp, which must be there (but on `connected`) and be one.
+/// The event without its timestamp, which must be valid, and present on every event but
+/// `connected`.
 fn timeless(event: &Value) -> Value {
     let mut event = event.clone();
     match event.as_object_mut().unwrap().remove("timestamp") {
         Some(Value::String(time)) => {
-            // As `2025-11-21T10:00:00.000Z`.
+            // For example `2025-11-21T10:00:00.000Z`.
             let marks: Vec<_> = [4, 7, 10, 13, 16, 19, 23].map(|at| time.as_bytes()[at]).into();
             assert_eq!((time.len(), &*marks), (24, b"--T::.Z".as_slice()), "{time}");
         }
-        Some(other) => panic!("{other} is no time"),
+        Some(other) => panic!("{other} is not a time"),
         None => assert_eq!(event["type"], "connected", "{event} has no timestamp"),
     }
     event
 }
 
-/// Every file of a directory and all below it, links left alone.
+/// Every file in a directory and below it, except links.
 fn every_file(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     let mut directories = vec![directory.to_owned()];

@@ -1,4 +1,4 @@
-//! Waiting, first come first served.
+//! Waiting in the queue, first come, first served.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::{
     wait_for_state, workflow,
 };
 
-/// A stack whose one agent is busy until `gate` is opened.
+/// A stack whose only agent is busy until `gate` is opened.
 async fn busy(builder: StackBuilder) -> (Stack, Marks, SseResponse) {
     let stack = builder.start().await;
     let marks = Marks::new();
@@ -29,7 +29,7 @@ async fn queued(response: &mut SseResponse) -> Value {
 }
 
 #[tokio::test]
-async fn places_in_the_queue_and_what_becomes_of_callers_who_leave() {
+async fn positions_in_the_queue_change_as_callers_cancel_and_disconnect() {
     let (stack, marks, running) = busy(Stack::builder()).await;
     let running_id = running.job_id();
     let note = |name: &str| AgentScript::new().log_run(marks.path("runs")).touch(marks.path(name));
@@ -40,13 +40,13 @@ async fn places_in_the_queue_and_what_becomes_of_callers_who_leave() {
         waiting.push(response);
     }
 
-    // One is cancelled, and all behind it move up.
+    // One is cancelled, and all jobs behind it move up.
     let cancelled = waiting.remove(1);
     assert_eq!(cancel(&stack, &cancelled.job_id()).await.0, 202);
     assert_eq!(queued(&mut waiting[1]).await, 2);
     assert_eq!(queued(&mut waiting[2]).await, 3);
 
-    // One leaves, and its job with it; who comes after moves up.
+    // One caller disconnects, which cancels its job, and the next job moves up.
     let left = waiting.remove(1);
     let left_id = left.job_id();
     drop(left);
@@ -54,7 +54,7 @@ async fn places_in_the_queue_and_what_becomes_of_callers_who_leave() {
     assert_eq!((&ended["code"], &ended["started"]), (&json!("caller_left"), &Value::Null));
     assert_eq!(queued(&mut waiting[1]).await, 2);
 
-    // The caller of the running job leaves, and its job goes on.
+    // The caller of the running job disconnects, and its job continues.
     drop(running);
     let status = format!("{}/status", stack.claude_url());
     assert_eq!(crate::support::get(&status).await.1["queue"]["depth"], 2);
@@ -66,12 +66,12 @@ async fn places_in_the_queue_and_what_becomes_of_callers_who_leave() {
     }
     assert!(marks.exists("first") && marks.exists("fourth"));
     stack.wait_until_idle().await;
-    assert_eq!(marks.lines("runs").len(), 2, "a job without a caller ran");
+    assert_eq!(marks.lines("runs").len(), 2, "a job without a caller has run");
 }
 
-/// First come, first served, whatever the number.
+/// Jobs start in the order in which they arrived, however many there are.
 #[tokio::test]
-async fn the_order_is_that_of_arrival() {
+async fn jobs_run_in_the_order_of_arrival() {
     let (stack, marks, _running) = busy(Stack::builder()).await;
     let mut waiting = Vec::new();
     for number in 0..10 {
@@ -92,7 +92,7 @@ async fn the_order_is_that_of_arrival() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses() {
+async fn a_full_queue_refuses_jobs() {
     let (stack, marks, mut running) = busy(Stack::builder().env("QUEUE_LIMIT", "2")).await;
     let body = execute(&AgentScript::new());
     let mut waiting = Vec::new();
@@ -110,13 +110,13 @@ async fn a_full_queue_refuses() {
         assert_eq!(answer["code"], "queue_full", "{answer}");
         assert!(answer["error"].as_str().unwrap().contains('2'), "{answer}");
     }
-    // The other services' queues are their own.
+    // The queues of the other services are separate.
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     let mut flow = post_workflow(&stack, &workflow(&git.url("app"), &AgentScript::new()));
     flow = flow.patience(PATIENCE);
     let mut flow = flow.send().await;
-    // What a running workflow asks for is not bound by the limit.
+    // The limit does not apply to the jobs that a running workflow starts.
     let event = flow.next_of_kind("queued").await;
     assert_eq!(
         (&event.json["service"], &event.json["position"]),
@@ -131,7 +131,7 @@ async fn a_full_queue_refuses() {
 }
 
 #[tokio::test]
-async fn a_wait_that_is_too_long_ends() {
+async fn a_job_that_waits_too_long_ends() {
     let builder = Stack::builder().env("QUEUE_WAIT_SECONDS", "1");
     let (stack, marks, mut running) = busy(builder).await;
     let script = AgentScript::new().log_run(marks.path("runs"));

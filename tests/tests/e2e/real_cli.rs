@@ -1,4 +1,4 @@
-//! The real Claude CLI before a mock of its API. Needs `CLAUDE_BIN_REAL`.
+//! The real Claude CLI with a mock of its API. Needs `CLAUDE_BIN_REAL`.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use crate::support::{
 
 const KEY: &str = "sk-ant-test-0123456789abcdef";
 
-/// A stack that runs the real CLI; nothing if it is not here.
+/// A stack that runs the real CLI, or `None` if the CLI is not installed.
 fn with_cli(test: &str, api: &MockApi) -> Option<StackBuilder> {
     let Some(binary) = real_claude() else {
         skip(test, "CLAUDE_BIN_REAL does not name the Claude CLI");
@@ -31,7 +31,7 @@ fn with_cli(test: &str, api: &MockApi) -> Option<StackBuilder> {
 }
 
 #[tokio::test]
-async fn it_writes_a_file_in_its_checkout() {
+async fn the_cli_writes_a_file_in_its_checkout() {
     let workspace = TempDir::new().unwrap();
     let checkout = workspace.path().canonicalize().unwrap().join("app");
     let file = checkout.join("by-write").to_str().unwrap().to_owned();
@@ -41,7 +41,7 @@ async fn it_writes_a_file_in_its_checkout() {
         Turn::text("all written"),
     ])
     .await;
-    let Some(builder) = with_cli("it_writes_a_file_in_its_checkout", &api) else { return };
+    let Some(builder) = with_cli("the_cli_writes_a_file_in_its_checkout", &api) else { return };
     let git = GitServer::start().await;
     git.create_repo("app", &[("README.md", "hello\n")]);
     let stack = builder.workspace(workspace.path()).start().await;
@@ -63,7 +63,7 @@ async fn it_writes_a_file_in_its_checkout() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "by Write\n");
     let cwd = fs::read_to_string(checkout.join("by-bash")).unwrap();
     assert_eq!(cwd.trim_end(), checkout.to_str().unwrap());
-    // A prompt that begins with a slash is a prompt and no command.
+    // A prompt that begins with a slash is a prompt, not a command.
     let asked = api.turns()[0].body["messages"].to_string();
     assert!(asked.contains("/write two files"), "{asked}");
     assert!(api.turns().iter().all(|turn| turn.api_key.as_deref() == Some(KEY)));
@@ -90,14 +90,14 @@ async fn errors_of_the_api_fail_the_workflow() {
         assert!(end["error"].as_str().unwrap().contains(status), "{end}");
     };
     tokio::join!(fail("refuse me", "401"), fail("break down", "500"));
-    // The CLI would try for three minutes by itself.
+    // The CLI itself would retry for three minutes.
     assert!(api.turns().len() <= 10, "{}", api.turns().len());
 }
 
 #[tokio::test]
-async fn cancelled_in_the_middle_of_a_shell_command() {
+async fn a_job_is_cancelled_during_a_shell_command() {
     let api = MockApi::always(Turn::bash("sleep 300")).await;
-    let Some(builder) = with_cli("cancelled_in_the_middle_of_a_shell_command", &api) else {
+    let Some(builder) = with_cli("a_job_is_cancelled_during_a_shell_command", &api) else {
         return;
     };
     let stack = builder.start().await;
@@ -111,14 +111,14 @@ async fn cancelled_in_the_middle_of_a_shell_command() {
     let events = response.collect_all().await;
     assert_eq!(terminal(&events)["code"], "cancelled", "{}", terminal(&events));
     assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
-    assert!(agents(&stack).is_empty(), "these are left: {:#?}", agents(&stack));
+    assert!(agents(&stack).is_empty(), "agents left behind: {:#?}", agents(&stack));
     stack.wait_until_idle().await;
 }
 
-/// A repository may speak to the model through its CLAUDE.md, and do nothing else to the CLI; and
-/// what the model runs does not get to see the key.
+/// A repository's CLAUDE.md reaches the model, but nothing else in the repository affects the CLI.
+/// Programs that the model runs cannot see the key.
 #[tokio::test]
-async fn a_repository_and_its_agent_get_no_power_and_no_key() {
+async fn a_repository_and_its_agent_get_neither_control_nor_the_key() {
     let marks = Marks::new();
     let dump = marks.path("environment");
     let command = format!(
@@ -128,7 +128,7 @@ async fn a_repository_and_its_agent_get_no_power_and_no_key() {
     );
     let api = MockApi::start(vec![Turn::bash(&command), Turn::text("done")]).await;
     let thief = MockApi::always(Turn::text("thank you")).await;
-    let test = "a_repository_and_its_agent_get_no_power_and_no_key";
+    let test = "a_repository_and_its_agent_get_neither_control_nor_the_key";
     let Some(builder) = with_cli(test, &api) else { return };
     let hook = |event: &str| {
         let command = format!("touch {}", marks.path(&format!("hook-{event}")).display());
@@ -163,8 +163,8 @@ async fn a_repository_and_its_agent_get_no_power_and_no_key() {
     assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
 
     let first = api.turns()[0].body.to_string();
-    assert!(first.contains("said the marmalade owl"), "the model was not shown CLAUDE.md");
-    assert_eq!(thief.requests(), [], "the repository has moved the API");
+    assert!(first.contains("said the marmalade owl"), "CLAUDE.md did not reach the model");
+    assert_eq!(thief.requests(), [], "the repository has redirected the API");
     assert!(api.turns().iter().all(|turn| turn.api_key.as_deref() == Some(KEY)));
     for mark in ["hook-start", "hook-tool", "hook-prompt", "hook-stop", "helper", "mcp"] {
         assert!(!marks.exists(mark), "the repository ran its {mark}");
@@ -173,12 +173,12 @@ async fn a_repository_and_its_agent_get_no_power_and_no_key() {
     assert!(seen.contains("PATH=") && seen.ends_with("end\n"), "{seen}");
     assert!(!seen.contains(KEY), "the agent's shell saw the key: {seen}");
     assert!(!seen.contains("FROM_THE_REPOSITORY"), "{seen}");
-    // Nor did anybody else get to see it.
+    // Nobody else has seen the key either.
     let said: Value = events.iter().map(|event| event.json.clone()).collect();
     assert!(!said.to_string().contains(KEY) && !stack.log().contains(KEY));
 }
 
-/// A session goes on in another replica, where the first left it, however that died.
+/// A session continues in another replica where the first one stopped, however that one died.
 #[tokio::test]
 async fn a_session_is_resumed_by_another_replica() {
     let api = MockApi::start(vec![

@@ -1,5 +1,5 @@
-//! On one machine the agent is a process of the same user as the whole stack, and still the stack's
-//! secrets are out of its reach.
+//! On a single machine, the agent has the same user as the whole stack, and still cannot read the
+//! stack's secrets.
 
 use std::{
     fs,
@@ -14,15 +14,15 @@ use tokio::process::Command;
 
 use crate::support::{execute, post_execute, terminal};
 
-/// Another one than in the other tests, whose processes are looked at too.
+/// Not the key of the other tests, because their processes are searched too.
 const KEY: &str = "sk-ant-0ut-0f-reach";
 const TOKEN: &str = "ghp_0utOfReachOfAgents";
-/// Root reads every process; the stack runs as somebody else then (nobody, on most systems).
+/// Root can read every process, so the stack runs as another user (`nobody` on most systems).
 const SOMEBODY: u32 = 65534;
 
 #[tokio::test]
-async fn no_process_shows_them_to_the_agent() {
-    let test = "no_process_shows_them_to_the_agent";
+async fn no_process_shows_secrets_to_the_agent() {
+    let test = "no_process_shows_secrets_to_the_agent";
     let place = TempDir::new().unwrap();
     let (workspace, seen) = (place.path().join("workspace"), place.path().join("seen"));
     fs::create_dir(&workspace).unwrap();
@@ -42,7 +42,8 @@ async fn no_process_shows_them_to_the_agent() {
         }
     }
     let program = script(place.path(), "stackctl", &command);
-    // Its own process is there to be found, so that it cannot pass by finding nothing.
+    // The agent can find its own process. Without this check, the test would pass if the agent
+    // found nothing at all.
     let look = format!(
         "for it in /proc/[0-9]*; do \
            if grep -aqE '{KEY}|{TOKEN}|L00K=1' $it/environ; then tr '\\0' ' ' < $it/cmdline; echo; fi; \
@@ -64,12 +65,12 @@ async fn no_process_shows_them_to_the_agent() {
     let events = response.collect_all().await;
     assert_eq!(terminal(&events)["type"], "completed", "{}", terminal(&events));
     let seen = fs::read_to_string(&seen).unwrap();
-    assert!(seen.contains("look"), "the look has not seen itself: {seen}");
+    assert!(seen.contains("look"), "the agent has not seen its own process: {seen}");
     let others: Vec<_> = seen.lines().filter(|line| !line.contains("/look")).collect();
-    assert!(others.is_empty(), "these show their environment: {others:#?}");
+    assert!(others.is_empty(), "these processes show their environment: {others:#?}");
 }
 
-/// A shell script that anybody may run.
+/// A shell script that everybody may execute.
 fn script(directory: &Path, name: &str, text: &str) -> std::path::PathBuf {
     let path = directory.join(name);
     fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();

@@ -4,12 +4,14 @@ use std::{fs, path::Path, process::Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{AgentScript, GitServer, SseClient, SseEvent, SseRequest, Stack, http_json, skip};
+use testkit::{
+    AgentScript, GitServer, SseClient, SseEvent, SseRequest, Stack, http_json, skip, wait_for,
+};
 use tokio::process::Command;
 
 use crate::support::{
-    Marks, execute, post_execute, post_workflow, process_of, send_signal, terminal, without_waits,
-    workflow,
+    Marks, PATIENCE, execute, post_execute, post_workflow, process_of, registry, send_signal,
+    terminal, without_waits, workflow,
 };
 
 async fn ask(stack: &Stack, method: &str, path: &str) -> (u16, Value) {
@@ -207,29 +209,134 @@ async fn unknown_sessions_are_refused_and_use_nothing_up() {
     assert_eq!(process_of(&stack, "claude-code-api"), replica);
 }
 
-/// A workflow has the session's turn for its agent, as it has the checkout's.
+/// The agent's `connected` in the stream of a workflow.
+fn connected(events: &[SseEvent]) -> Value {
+    let connected = events.iter().find(|event| event.json["sessionId"].is_string()).unwrap();
+    connected.json.clone()
+}
+
+/// Once it continued the conversation in a fresh checkout, without the change that the conversation was about.
 #[tokio::test]
-async fn a_workflow_goes_on_with_a_session_in_another_checkout() {
+async fn a_workflow_that_resumes_a_session_goes_on_in_its_checkout() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "a")]);
+    git.create_repo("other", &[("b", "b")]);
+    let stack = Stack::builder().start().await;
+    let first = AgentScript::new().write("change", "made by the first");
+    let events =
+        post_workflow(&stack, &workflow(&git.url("app"), &first)).send().await.collect_all().await;
+    let first = connected(&events);
+    let pulled = git.requests("app");
+    git.commit("app", "main", &[("upstream", "new")]);
+    let checkout = Path::new(first["workspace"].as_str().unwrap()).to_owned();
+
+    let resume = |repo: &str| {
+        let mut body = workflow(&git.url(repo), &AgentScript::new().say("again"));
+        body["resumeSessionId"] = first["sessionId"].clone();
+        body
+    };
+    let events = post_workflow(&stack, &resume("app")).send().await.collect_all().await;
+    assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
+    let second = connected(&events);
+    assert_eq!(second["resuming"], true);
+    assert_eq!(
+        [&second["sessionId"], &second["workspace"]],
+        [&first["sessionId"], &first["workspace"]]
+    );
+    let said = events.iter().any(|event| {
+        let message = event.json["message"].as_str().unwrap_or_default();
+        message.contains("Going on in") && message.contains(checkout.to_str().unwrap())
+    });
+    let step = events.iter().find(|event| event.kind() == "workflow_step_complete").unwrap();
+    assert!(said && step.json["targetPath"] == first["workspace"], "it says where");
+    assert_eq!(git.requests("app"), pulled, "nobody asked for a pull");
+    assert!(checkout.join("change").exists() && !checkout.join("upstream").exists());
+
+    let mut body = resume("app");
+    body["update"] = true.into();
+    let events = post_workflow(&stack, &body).send().await.collect_all().await;
+    assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
+    assert_eq!(connected(&events)["workspace"], first["workspace"]);
+    assert!(events.iter().any(|event| event.kind() == "pull_progress"));
+    assert!(checkout.join("change").exists() && checkout.join("upstream").exists());
+
+    // Refused before any replica is used up.
+    wait_for("an idle workflow replica", PATIENCE, || async {
+        (!registry(&stack, "workflow-api").is_empty()).then_some(())
+    })
+    .await;
+    let replica = process_of(&stack, "workflow-api");
+    for (body, status, code) in [
+        (resume("other"), 409, "different_repository"),
+        (
+            {
+                let mut body = resume("app");
+                body["resumeSessionId"] = "00000000-0000-4000-8000-000000000000".into();
+                body
+            },
+            404,
+            "session_not_found",
+        ),
+    ] {
+        let url = format!("{}/api/workflow", stack.workflow_url());
+        let headers = [("content-type", "application/json")];
+        let (found, _, error) =
+            http_json("POST", &url, Some(body.to_string().into()), &headers).await;
+        assert_eq!((found.as_u16(), &error["code"]), (status, &json!(code)), "{error}");
+    }
+    assert_eq!(process_of(&stack, "workflow-api"), replica);
+}
+
+/// A workflow has the session's turn for its agent, and that of the session's checkout.
+#[tokio::test]
+async fn a_workflow_that_resumes_a_session_in_a_shared_checkout_takes_its_turn_there() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "a")]);
+    let stack = Stack::builder().replicas(3, 1, 2).start().await;
+    let marks = Marks::new();
+    let shared = |script: &AgentScript| {
+        let mut body = workflow(&git.url("app"), script);
+        body["directory"] = "shared".into();
+        body
+    };
+    let first = post_workflow(&stack, &shared(&AgentScript::new().say("first")))
+        .send()
+        .await
+        .collect_all()
+        .await;
+    let first = connected(&first);
+    let script = AgentScript::new().touch(marks.path("in")).wait_file(marks.path("gate"));
+    let mut holder = post_workflow(&stack, &shared(&script)).send().await;
+    marks.wait("in").await;
+    let mut body = workflow(&git.url("app"), &AgentScript::new().say("second"));
+    body["resumeSessionId"] = first["sessionId"].clone();
+    let mut waiting = post_workflow(&stack, &body).send().await;
+    let queued = waiting.next_of_kind("queued").await;
+    assert!(queued.json["waitingFor"].as_str().unwrap().contains("'shared'"), "{queued:?}");
+    marks.open("gate");
+    assert_eq!(terminal(&holder.collect_all().await)["type"], "workflow_complete");
+    let events = waiting.collect_all().await;
+    assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
+    assert_eq!(connected(&events)["workspace"], first["workspace"]);
+}
+
+#[tokio::test]
+async fn a_workflow_goes_on_with_a_session_in_a_directory_that_it_names() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     let stack = Stack::builder().start().await;
-    let session_of = |events: &[SseEvent]| {
-        let connected = events.iter().find(|event| event.json["sessionId"].is_string()).unwrap();
-        connected.json.clone()
-    };
-    let mut body = workflow(&git.url("app"), &AgentScript::new().say("first"));
-    body["directory"] = "shared".into();
-    let events = post_workflow(&stack, &body).send().await.collect_all().await;
-    let first = session_of(&events);
-    assert_eq!(first["resuming"], false);
+    let body = workflow(&git.url("app"), &AgentScript::new().say("first"));
+    let first = post_workflow(&stack, &body).send().await.collect_all().await;
+    let first = connected(&first);
 
     let mut body = workflow(&git.url("app"), &AgentScript::new().say("second"));
     body["resumeSessionId"] = first["sessionId"].clone();
+    body["directory"] = "shared".into();
     let events = post_workflow(&stack, &body).send().await.collect_all().await;
     assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
-    let second = session_of(&events);
+    let second = connected(&events);
     assert_eq!((&second["sessionId"], &second["resuming"]), (&first["sessionId"], &json!(true)));
-    assert_ne!(second["workspace"], first["workspace"], "it has a checkout of its own");
+    assert!(second["workspace"].as_str().unwrap().ends_with("/shared"));
     let path = format!("/api/sessions/{}", first["sessionId"].as_str().unwrap());
     assert_eq!(ask(&stack, "GET", &path).await.1["workspace"], second["workspace"]);
 }

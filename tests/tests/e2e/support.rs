@@ -1,4 +1,4 @@
-//! What the tests here have in common.
+//! Helpers for these tests.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,17 +20,17 @@ use testkit::{
 
 pub(crate) use testkit::PATIENCE;
 
-/// The body of a workflow.
+/// The body of a workflow request.
 pub(crate) fn workflow(repo_url: &str, script: &AgentScript) -> Value {
     json!({"repoUrl": repo_url, "prompt": script.prompt()})
 }
 
-/// The body of an agent's run.
+/// The body of an `execute` request.
 pub(crate) fn execute(script: &AgentScript) -> Value {
     json!({"prompt": script.prompt()})
 }
 
-/// `POST /api/workflow`, as a browser's or an original caller's.
+/// Sends `POST /api/workflow` as a browser or an original client does.
 pub(crate) fn post_workflow(stack: &Stack, body: &Value) -> SseRequest {
     SseClient::post(&format!("{}/api/workflow", stack.workflow_url()), body)
 }
@@ -56,7 +56,7 @@ pub(crate) async fn get(url: &str) -> (u16, Value) {
     (status.as_u16(), body)
 }
 
-/// What `GET /api/jobs/:id` says.
+/// The answer to `GET /api/jobs/:id`.
 pub(crate) async fn job(stack: &Stack, id: &str) -> Value {
     let (status, body) = get(&format!("{}/api/jobs/{id}", stack.workflow_url())).await;
     assert_eq!(status, 200, "{body}");
@@ -70,7 +70,7 @@ pub(crate) async fn all_jobs(stack: &Stack) -> Vec<Value> {
     body["jobs"].as_array().unwrap().clone()
 }
 
-/// Waits until a job is in that state.
+/// Waits until a job is in this state.
 pub(crate) async fn wait_for_state(stack: &Stack, id: &str, state: &str) -> Value {
     wait_for(&format!("job {id} to be {state}"), PATIENCE, || async {
         let job = job(stack, id).await;
@@ -86,12 +86,13 @@ pub(crate) async fn cancel(stack: &Stack, id: &str) -> (u16, Value) {
     (status.as_u16(), body)
 }
 
-/// The last event, which is the terminal one of a whole stream.
+/// The last event, which is the terminal event of a complete stream.
 pub(crate) fn terminal(events: &[SseEvent]) -> &Value {
     &events.last().expect("a stream has a terminal event").json
 }
 
-/// All events but the waits: a job's own, which are in no journal, and those of the jobs it asked for.
+/// All events except `queued`: the job's own, which are in no journal, and those of the jobs it
+/// started.
 pub(crate) fn without_waits(mut events: Vec<SseEvent>) -> Vec<SseEvent> {
     events.retain(|event| {
         event.kind() != "queued"
@@ -100,48 +101,48 @@ pub(crate) fn without_waits(mut events: Vec<SseEvent>) -> Vec<SseEvent> {
     events
 }
 
-/// The value of a header that must be there.
+/// The value of a header that must be present.
 pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
-    headers.get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
+    headers.get(name).unwrap_or_else(|| panic!("the header {name} is missing")).to_str().unwrap()
 }
 
-/// The entries of a service's idle replicas, by id.
+/// The registry entries of a service's idle replicas, by ID.
 pub(crate) fn registry(stack: &Stack, service: &str) -> BTreeMap<String, Value> {
     let directory = stack.workspace().join(".stack/replicas").join(service);
     let entry = |path: PathBuf| {
         let id = path.file_stem()?.to_str()?.to_owned();
-        // It may be withdrawn in this moment.
+        // The replica may withdraw it at this moment.
         Some((id, serde_json::from_slice(&fs::read(&path).ok()?).ok()?))
     };
     fs::read_dir(directory).unwrap().filter_map(|it| entry(it.unwrap().path())).collect()
 }
 
-/// The ids of all jobs that were ever named.
+/// The IDs of all jobs that were ever created.
 pub(crate) fn named_jobs(stack: &Stack) -> BTreeSet<String> {
     let jobs = fs::read_dir(stack.workspace().join(".stack/jobs")).unwrap();
     jobs.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// The agents of a stack and what they have started, wherever these hide.
+/// The agents of a stack and everything they have started, wherever it hides.
 pub(crate) fn agents(stack: &Stack) -> Vec<ProcInfo> {
     let mut found = stack.descendants();
     found.retain(|process| process.state != 'Z' && !process.cmdline.contains(" serve "));
     found
 }
 
-/// The one process of a part that has one.
+/// The process of a part that has exactly one.
 pub(crate) fn process_of(stack: &Stack, part: &str) -> u32 {
     let found = stack.processes_of(part);
-    let [pid] = *found else { panic!("{found:?} are processes of {part}") };
+    let [pid] = *found else { panic!("not exactly one process of {part}: {found:?}") };
     pid
 }
 
 /// Sends a signal to one process.
 pub(crate) fn send_signal(pid: u32, signal: Signal) {
-    kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process runs");
+    kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process is running");
 }
 
-/// Waits until none of these runs any more.
+/// Waits until all of these have exited.
 pub(crate) async fn wait_until_gone(pids: &[u32], deadline: Duration) {
     wait_for(&format!("the end of {pids:?}"), deadline, || async {
         pids.iter().all(|&pid| !is_alive(pid)).then_some(())
@@ -149,7 +150,7 @@ pub(crate) async fn wait_until_gone(pids: &[u32], deadline: Duration) {
     .await;
 }
 
-/// Files outside the workspace: where agents leave marks, and what they wait for.
+/// Files outside the workspace: marks that agents leave, and gates that they wait for.
 #[derive(Debug)]
 pub(crate) struct Marks {
     directory: TempDir,
@@ -168,17 +169,17 @@ impl Marks {
         self.path(name).exists()
     }
 
-    /// Lets go whoever waits for this file.
+    /// Creates this file, which releases everything that waits for it.
     pub(crate) fn open(&self, name: &str) {
         fs::write(self.path(name), "").unwrap();
     }
 
-    /// Waits until somebody has made this file.
+    /// Waits until this file exists.
     pub(crate) async fn wait(&self, name: &str) {
         wait_for(name, PATIENCE, || async { self.exists(name).then_some(()) }).await;
     }
 
-    /// The lines of this file; none if nobody has made it.
+    /// The lines of this file, or none if it does not exist.
     pub(crate) fn lines(&self, name: &str) -> Vec<String> {
         let text = fs::read_to_string(self.path(name)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! Workflows that name the same directory take turns; others pass them.
+//! Workflows that name the same directory take turns. Others pass them.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ async fn eight_workflows_on_one_directory_take_turns_and_another_passes() {
     git.create_repo("app", &[("a", "a")]);
     let stack = Stack::builder().replicas(3, 2, 2).start().await;
     let marks = Marks::new();
-    // A begin and an end, with some time between them in which another could begin.
+    // A start and an end, with some time between them in which another one could start.
     let script = AgentScript::new()
         .log_run(marks.path("runs"))
         .wait_file(marks.path("gate"))
@@ -33,7 +33,7 @@ async fn eight_workflows_on_one_directory_take_turns_and_another_passes() {
         assert_eq!(queued.json["position"], position, "{queued:?}");
         assert_eq!(queued.json["service"], "workflow-api", "{queued:?}");
         let waiting_for = queued.json["waitingFor"].as_str().unwrap_or_default();
-        // Each knows which job it waits for, and where.
+        // Each of them knows which job it waits for, and where.
         let holder = all[0].job_id();
         assert!(waiting_for.contains("'shared'") && waiting_for.contains(&holder), "{queued:?}");
         all.push(response);
@@ -42,7 +42,7 @@ async fn eight_workflows_on_one_directory_take_turns_and_another_passes() {
     let other = workflow(&git.url("app"), &AgentScript::new().say("hi"));
     let passing = post_workflow(&stack, &other).send().await.collect_all().await;
     assert_eq!(terminal(&passing)["type"], "workflow_complete");
-    assert_eq!(marks.lines("runs").len(), 1, "somebody else began in the directory");
+    assert_eq!(marks.lines("runs").len(), 1, "another agent started in the directory");
 
     marks.open("gate");
     for mut response in all {
@@ -52,14 +52,14 @@ async fn eight_workflows_on_one_directory_take_turns_and_another_passes() {
     let runs = marks.lines("runs");
     assert_eq!(runs.len(), 2 * CALLERS, "{runs:?}");
     for turn in runs.chunks(2) {
-        assert_eq!(turn[0], turn[1], "two agents were there at once: {runs:?}");
+        assert_eq!(turn[0], turn[1], "two agents worked there at once: {runs:?}");
     }
     assert_eq!(fs::read_to_string(stack.workspace().join("shared/a")).unwrap(), "a");
     stack.wait_until_idle().await;
     assert_eq!(stack.stop().await, 0);
 }
 
-/// An agent's run and a pull that go there by themselves wait for the same turn.
+/// An agent run and a pull that name the directory directly wait for the same turn.
 #[tokio::test]
 async fn every_service_waits_for_a_directory() {
     use crate::support::{execute, post_execute, post_pull};

@@ -27,7 +27,7 @@ async fn a_stackctl_that_exits_fails_the_start_and_leaves_nothing_behind() {
         .binary(stand_in(&directory, &format!("cd {}; {script}", directory.path().display())));
     let error = tokio::spawn(async move { builder.start().await }).await.unwrap_err();
     let panic = error.into_panic();
-    assert_eq!(panic.downcast_ref(), Some(&"stackctl has ended"));
+    assert_eq!(panic.downcast_ref(), Some(&"stackctl has exited"));
     let argv = fs::read_to_string(directory.path().join("argv")).unwrap();
     let expected = format!("up --workspace {} --workflow 5 ", workspace.path().display());
     assert!(argv.starts_with(&expected) && argv.ends_with("--extra\n"), "{argv}");

@@ -92,12 +92,12 @@ async fn violations_are_reported() {
     let cases = [
         (chunked(&[MESSAGE]), "ended without a terminal event"),
         (cut(&[MESSAGE]), "ended without a terminal event"),
-        (cut(&[MESSAGE, COMPLETED]), "broken off after the terminal event"),
+        (cut(&[MESSAGE, COMPLETED]), "cut off after the terminal event"),
         (chunked(&[COMPLETED, COMPLETED]), "after the terminal event"),
         (chunked(&[COMPLETED, ": ping\n\n"]), "after the terminal event"),
         (chunked(&[COMPLETED, "d"]), "after the terminal event"),
-        (chunked(&["id: 1\n", COMPLETED]), "an id nobody asked for"),
-        (chunked(&["data: {}\n\n", COMPLETED]), "no object with a `type`"),
+        (chunked(&["id: 1\n", COMPLETED]), "an id that was not requested"),
+        (chunked(&["data: {}\n\n", COMPLETED]), "not an object with a `type`"),
         (chunked(&["event: x\n", COMPLETED]), "no `id: `"),
         (chunked(&["\n\n", COMPLETED]), "does not begin with `data: `"),
     ];

@@ -67,9 +67,9 @@ const VERDICTS: &[(&str, Code, &str)] = &[
     ("error-toolong", Code::AgentApiError, "Prompt is too long"),
     ("hang-60s-killed", Code::AgentFailed, "killed by signal 9"),
     ("hang-apitimeout5s", Code::AgentApiError, "did not answer in time"),
-    ("max-budget", Code::AgentFailed, "maxBudgetUsd"),
+    ("max-budget", Code::BudgetExceeded, "maxBudgetUsd"),
     ("max-tokens", Code::AgentApiError, "exceeded the 64000 output token maximum"),
-    ("max-turns", Code::AgentFailed, "maxTurns"),
+    ("max-turns", Code::MaxTurns, "maxTurns"),
     ("no-output-exit0-bad-tmpdir", Code::AgentNoResult, "without a result"),
     ("refusal", Code::AgentApiError, "unable to respond to this request"),
     ("resume-not-found", Code::SessionNotFound, "there is no session"),
@@ -127,7 +127,7 @@ fn a_success_tells_what_is_known() {
 #[test]
 fn a_failure_tells_it_too() {
     let event: Value = recorded("max-turns").ending().event.peek().unwrap();
-    assert_eq!((&event["type"], &event["code"]), (&"error".into(), &"agent_failed".into()));
+    assert_eq!((&event["type"], &event["code"]), (&"error".into(), &"max_turns".into()));
     assert_eq!((&event["numTurns"], event["costUsd"].is_number()), (&4.into(), true));
 }
 
@@ -166,6 +166,26 @@ fn the_exit_counts_as_well_as_the_result() {
     assert_eq!(with(exited(0), Some(true)), Some(Code::AgentFailed));
     assert_eq!(with(Exit::Forced, Some(true)), Some(Code::AgentFailed));
     assert_eq!(with(exited(0), None), Some(Code::AgentFailed));
+}
+
+#[test]
+fn a_result_of_another_kind_is_no_success_whatever_is_error_says() {
+    for (subtype, code, part) in [
+        ("error_max_turns", Code::MaxTurns, "maxTurns"),
+        ("error_max_budget_usd", Code::BudgetExceeded, "maxBudgetUsd"),
+        ("error_during_execution", Code::AgentFailed, "(error_during_execution)"),
+        ("error_of_a_kind_to_come", Code::AgentFailed, "(error_of_a_kind_to_come)"),
+        ("", Code::AgentFailed, "does not say that it succeeded"),
+    ] {
+        for is_error in [Some(false), Some(true), None] {
+            let mut evidence = recorded("recommended-first");
+            let result = evidence.result.as_mut().unwrap();
+            (result.is_error, result.subtype) = (is_error, subtype.to_owned());
+            let ending = evidence.ending();
+            assert_eq!(ending.code, Some(code), "{subtype} {is_error:?}");
+            assert!(ending.error.as_ref().unwrap().contains(part), "{:?}", ending.error);
+        }
+    }
 }
 
 #[test]

@@ -92,6 +92,7 @@ impl Bench {
             parent: None,
             workspace: volume,
             stop: self.stop.clone(),
+            stop_budget: std::time::Duration::from_secs(15),
             deadline: Deadline::new(Duration::from_secs(3600)),
         };
         Box::pin(execute(Arc::new(self.config.clone()), context, request))
@@ -173,6 +174,7 @@ fn config(temporary: &Path) -> Config {
         is_sandbox: true,
         trust_repository_settings: false,
         policy: Policy::default(),
+        processes: 1024,
         patience: Patience::default(),
         path: std::env::var("PATH").unwrap(),
         temporary: temporary.to_owned(),

@@ -353,6 +353,108 @@ async fn a_late_reader_of_an_agent_that_has_exited_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_starved_replica_loses_nothing_of_an_agent_that_has_exited() {
+    // All that it says, and more than is read at once, is in the pipe when it exits (1031: F_SETPIPE_SZ).
+    let lines = r#"fcntl(STDOUT, 1031, 1 << 20) or die; $| = 1;
+        for (1..5000) { print q({"type":"assistant","x":"), q(x) x 80, qq("}\n) }"#;
+    let mut bench = Bench::new(&format!(
+        "prompt; init; perl -e '{lines}'; result; printf '{{\"type\":\"last\"}}'; echo last words >&2"
+        ))
+    .await;
+    // The deadline has passed as soon as the exit is noticed, as if this process had not run for long.
+    bench.config.patience.remains = Duration::ZERO;
+    let mut steps = bench.start();
+    let mut last = None;
+    let mut events = 0;
+    while let Some(step) = steps.next().await {
+        events += 1;
+        if events == 2 {
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        match step {
+            Step::Event(line) => last = Some(line.peek::<serde_json::Value>().unwrap()),
+            Step::End(ending) => assert_eq!(ending.code, None, "{:?}", ending.error),
+        }
+    }
+    assert_eq!(
+        events, 5006,
+        "connected, two of the beginning, 5000, the result, the last, the end"
+    );
+    assert_eq!(last.unwrap()["content"]["type"], "last");
+}
+
+#[tokio::test]
+async fn a_job_that_forks_without_end_is_bounded_and_ended() {
+    let storm = "use POSIX; $SIG{CHLD} = q(IGNORE); \
+        while (1) { my $pid = fork(); if (defined $pid && !$pid) { POSIX::setsid() } }";
+    let mut bench = Bench::new(&format!(
+        "prompt; init; (setsid perl -e '{storm}' > /dev/null 2>&1 &); sleep 1; echo '{{\"type\":\"go\"}}'; sleep 300"
+    ))
+    .await;
+    bench.config.processes = 200;
+    let bounds = child_process::JobBounds::new(200);
+    let is_bounded = matches!(
+        bounds.limited_by(),
+        child_process::LimitedBy::Cgroup | child_process::LimitedBy::UserLimit
+    );
+    drop(bounds);
+    if !is_bounded {
+        return testkit::skip(
+            "a_job_that_forks_without_end",
+            "nothing bounds a job's processes here",
+        );
+    }
+    let below = || testkit::descendants(std::process::id()).len();
+    let most = std::cell::Cell::new(0);
+    let asked = std::cell::Cell::new(None);
+    let outcome = bench
+        .run_with(|message| {
+            if message["type"] == "go" {
+                most.set(below());
+                asked.set(Some(std::time::Instant::now()));
+                bench.stop.request(oneshot::StopReason::Cancelled);
+            }
+        })
+        .await;
+    assert_eq!(outcome.code(), Some("cancelled"), "{}", outcome.error());
+    assert!((100..=200).contains(&most.get()), "{} at once", most.get());
+    let took = asked.get().expect("it began").elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(below(), 0, "nothing is left, no zombie either");
+}
+
+#[tokio::test]
+async fn a_conversation_that_was_lost_is_not_begun_anew_in_silence() {
+    // As the CLI keeps it: one file a session, in the directory of its project.
+    let said = "echo '{\"type\":\"assistant\"}'; D=$CLAUDE_CONFIG_DIR/projects/*; \
+        for A; do [ \"$P\" = --session-id ] || [ \"$P\" = --resume ] && ID=$A; P=$A; done; \
+        echo '{\"type\":\"user\"}' >> $(echo $D)/$ID.jsonl";
+    let mut bench = Bench::new(&format!("prompt; init; {said}; result; idle; closed")).await;
+    let first = bench.run().await;
+    assert_eq!(first.code(), None, "{}", first.error());
+    bench.options.resume_session_id = Some(first.session());
+    assert_eq!(bench.run().await.code(), None, "it is continued");
+    let session =
+        workspace::Session::open(&bench.volume(), first.session()).unwrap().expect("it is there");
+    let transcript = session.project().join(format!("{}.jsonl", first.session()));
+    assert_eq!(fs::read_to_string(&transcript).unwrap().lines().count(), 2);
+    for (damaged, code) in [
+        (Some(vec![]), "session_damaged"),
+        (Some(vec![0; 4096]), "session_damaged"),
+        (None, "session_not_found"),
+    ] {
+        match &damaged {
+            Some(bytes) => fs::write(&transcript, bytes).unwrap(),
+            None => fs::remove_file(&transcript).unwrap(),
+        }
+        let outcome = bench.run().await;
+        assert_eq!(outcome.code(), Some(code), "{}", outcome.error());
+        assert!(outcome.messages.is_empty(), "no agent ran");
+        assert_eq!(fs::read(&transcript).ok(), damaged, "the file is as it was");
+    }
+}
+
+#[tokio::test]
 async fn a_flood_from_below_does_not_hold_the_end() {
     let flood = r#"while ! [ -e go ]; do sleep 0.01; done; exec yes "{\"type\":\"flood\"}""#;
     let bench = Bench::new(&format!(

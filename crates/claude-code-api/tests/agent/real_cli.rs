@@ -233,7 +233,7 @@ async fn a_stop_in_the_middle_of_a_tool_ends_all_of_it() {
     let kinds = outcome.kinds();
     assert!(kinds.contains(&"error_during_execution"), "it was asked politely: {kinds:?}");
     // What was said is kept.
-    let session = Session::open(&bench.volume(), outcome.session()).unwrap();
+    let session = Session::open(&bench.volume(), outcome.session()).unwrap().unwrap();
     let transcript = session.project().join(format!("{}.jsonl", session.id()));
     assert!(fs::read_to_string(transcript).unwrap().contains("do it"));
 }

@@ -17,7 +17,9 @@ pub struct ExecuteRequest {
 }
 
 impl JobRequest for ExecuteRequest {
-    const SERVICE: Service = Service::Claude;
+    fn service(&self) -> Service {
+        Service::Claude
+    }
 
     fn parse(body: &[u8], root: &str, policy: &Policy) -> Result<Self, RequestError> {
         let fields = Fields::parse(body)?;

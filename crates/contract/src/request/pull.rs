@@ -24,7 +24,9 @@ pub struct PullRequest {
 }
 
 impl JobRequest for PullRequest {
-    const SERVICE: Service = Service::Pull;
+    fn service(&self) -> Service {
+        Service::Pull
+    }
 
     fn parse(body: &[u8], root: &str, policy: &Policy) -> Result<Self, RequestError> {
         let fields = Fields::parse(body)?;

@@ -29,7 +29,9 @@ pub struct WorkflowRequest {
 }
 
 impl JobRequest for WorkflowRequest {
-    const SERVICE: Service = Service::Workflow;
+    fn service(&self) -> Service {
+        Service::Workflow
+    }
 
     fn parse(body: &[u8], _root: &str, policy: &Policy) -> Result<Self, RequestError> {
         let fields = Fields::parse(body)?;

@@ -81,6 +81,7 @@ impl Scene {
             parent: None,
             workspace: self.workspace.clone(),
             stop: stop.clone(),
+            stop_budget: std::time::Duration::from_secs(15),
             deadline: Deadline::new(Duration::from_secs(60)),
         }
     }

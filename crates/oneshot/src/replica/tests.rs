@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 use web::{Answer, BaseUrl, ask};
-use workspace::{Replicas, Session};
+use workspace::{Registry, Session};
 
 use super::*;
 use crate::Step;
@@ -18,6 +18,7 @@ struct Gated {
 }
 
 impl JobService for Gated {
+    const SERVICE: Service = Service::Claude;
     type Request = ExecuteRequest;
 
     fn policy(&self) -> &Policy {
@@ -75,7 +76,7 @@ impl Bench {
         };
         let id = config.id;
         let exit = tokio::spawn(serve(Gated { gate: gates, policy }, config, received));
-        let replicas = Replicas::new(&workspace, Service::Claude);
+        let replicas = Registry::new(&workspace, Service::Claude);
         let mut watch = replicas.watch();
         let base = loop {
             match replicas.idle().unwrap().first() {
@@ -114,6 +115,12 @@ impl Bench {
     }
 }
 
+fn record(workspace: &Workspace, body: &str) -> JobRecord {
+    let request = ExecuteRequest::parse(body.as_bytes(), "/w", &Policy::default()).unwrap();
+    let digest = RequestDigest::of(&request, body.as_bytes(), None);
+    JobRecord::of(workspace, &request, digest, JobId::new(), None).unwrap()
+}
+
 async fn events(answer: Answer) -> Vec<Value> {
     assert_eq!(answer.status, StatusCode::OK);
     answer
@@ -141,7 +148,7 @@ async fn one_job_and_out() {
     assert!(frames.next().await.unwrap().unwrap().id.is_none(), "ids are for who asks for them");
     assert_eq!(bench.get("/status").await["status"], "busy");
     assert_eq!(bench.get("/health").await["status"], "ok");
-    assert!(!Replicas::new(&bench.workspace, Service::Claude).contains(bench.id));
+    assert!(!Registry::new(&bench.workspace, Service::Claude).contains(bench.id).unwrap());
     let second = bench.execute("second", &[]).await;
     assert_eq!(second.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(second.header("retry-after"), Some("1"));
@@ -155,7 +162,7 @@ async fn one_job_and_out() {
     assert!(matches!(error, web::AskError::Connect(..)), "{error}");
     assert!(frames.next().await.is_none());
     assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
-    let view = Job::open(&bench.workspace, job).unwrap().view().unwrap();
+    let view = Job::open(&bench.workspace, job).unwrap().unwrap().view().unwrap();
     assert_eq!(view.state, contract::JobState::Succeeded);
 }
 
@@ -167,7 +174,7 @@ async fn a_caller_that_leaves_does_not_stop_the_job() {
     drop(answer);
     bench.gate.send(true).unwrap();
     assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
-    let job = Job::open(&bench.workspace, job).unwrap();
+    let job = Job::open(&bench.workspace, job).unwrap().unwrap();
     let entries: Vec<_> = workspace::follow(job, 0).collect().await;
     assert_eq!(entries.len(), 3);
 }
@@ -203,7 +210,7 @@ async fn a_refused_request_uses_nothing_up() {
     assert_eq!(misdirected.status, StatusCode::MISDIRECTED_REQUEST);
     let large = "x".repeat(2 << 20);
     assert_eq!(bench.execute(&large, &[]).await.status, StatusCode::PAYLOAD_TOO_LARGE);
-    assert!(Replicas::new(&bench.workspace, Service::Claude).contains(bench.id));
+    assert!(Registry::new(&bench.workspace, Service::Claude).contains(bench.id).unwrap());
     assert!(Job::list(&bench.workspace).unwrap().is_empty());
     bench.orders.send(Order::Leave).unwrap();
     assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
@@ -212,14 +219,13 @@ async fn a_refused_request_uses_nothing_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_taken_is_refused_and_the_replica_stays_idle() {
     let bench = Bench::idle().await;
-    let request = ExecuteRequest::parse(br#"{"prompt":"x"}"#, "/w", &Policy::default()).unwrap();
-    let record = JobRecord::of(&bench.workspace, &request, JobId::new(), None);
+    let record = record(&bench.workspace, r#"{"prompt":"x"}"#);
     let (NewJob::Created(job) | NewJob::Exists(job)) =
         Job::create(&bench.workspace, &record).unwrap();
     let taken = job.claim("another").unwrap().unwrap();
     let name = [(web::header::JOB_ID, job.id().to_string())];
     assert_eq!(bench.execute("x", &name).await.status, StatusCode::CONFLICT);
-    assert!(Replicas::new(&bench.workspace, Service::Claude).contains(bench.id));
+    assert!(Registry::new(&bench.workspace, Service::Claude).contains(bench.id).unwrap());
     drop(taken);
     bench.gate.send(true).unwrap();
     let later = [("prefer", "respond-async".to_owned())];
@@ -253,7 +259,7 @@ async fn a_second_order_kills_and_the_job_is_ended_all_the_same() {
     bench.orders.send(Order::Leave).unwrap();
     bench.orders.send(Order::Leave).unwrap();
     assert_eq!(bench.exit.await.unwrap(), Exit::Killed);
-    let outcome = Job::open(&bench.workspace, job).unwrap().outcome().unwrap().unwrap();
+    let outcome = Job::open(&bench.workspace, job).unwrap().unwrap().outcome().unwrap().unwrap();
     assert_eq!(outcome.code, Some(Code::Terminated));
 }
 
@@ -263,7 +269,7 @@ async fn cancel_and_deadline_end_a_job_with_their_codes() {
     let bench = Bench::start(None, policy.clone()).await;
     let answer = bench.execute("first", &[]).await;
     let job: JobId = answer.header("x-job-id").unwrap().parse().unwrap();
-    Job::open(&bench.workspace, job).unwrap().request_cancel().unwrap();
+    Job::open(&bench.workspace, job).unwrap().unwrap().request_cancel().unwrap();
     assert_eq!(events(answer).await[2]["code"], "cancelled");
     policy.limits.job_timeout_seconds = 1;
     let bench = Bench::start(None, policy).await;
@@ -284,7 +290,7 @@ async fn a_job_that_panics_ends_with_an_error() {
 async fn a_directory_in_use_is_refused_unless_the_workflow_has_it() {
     let bench = Bench::idle().await;
     let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
-    let turn = bench.workspace.take_turn(&app, To::Lend).unwrap().unwrap();
+    let turn = bench.workspace.take_turn(&app, TurnUse::Lend).unwrap().unwrap();
     let body = json!({"prompt": "x", "workspace": "app"}).to_string();
     let headers = [("content-type", "application/json".to_owned())];
     let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
@@ -295,7 +301,7 @@ async fn a_directory_in_use_is_refused_unless_the_workflow_has_it() {
     bench.gate.send(true).unwrap();
     let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
     assert_eq!(contents(&events(answer).await), ["x", "after", "completed"]);
-    assert!(bench.workspace.take_turn(&app, To::Lend).unwrap().is_some());
+    assert!(bench.workspace.take_turn(&app, TurnUse::Lend).unwrap().is_some());
 }
 
 /// The turn is that of the checkout a job really works in.
@@ -307,7 +313,7 @@ async fn a_link_does_not_lead_past_a_turn() {
     std::fs::create_dir(root.join("lib")).unwrap();
     std::os::unix::fs::symlink("../app/src", root.join("lib/x")).unwrap();
     let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
-    let turn = bench.workspace.take_turn(&app, To::Lend).unwrap().unwrap();
+    let turn = bench.workspace.take_turn(&app, TurnUse::Lend).unwrap().unwrap();
     let body = json!({"prompt": "x", "workspace": "lib/x"}).to_string();
     let headers = [("content-type", "application/json".to_owned())];
     let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
@@ -341,12 +347,11 @@ async fn what_a_job_of_a_dead_workflow_works_in_is_not_free() {
 async fn a_job_that_is_taken_is_not_said_to_wait_for_its_own_turn() {
     let bench = Bench::idle().await;
     let body = json!({"prompt": "x", "workspace": "app"}).to_string();
-    let request = ExecuteRequest::parse(body.as_bytes(), "/w", &Policy::default()).unwrap();
-    let record = JobRecord::of(&bench.workspace, &request, JobId::new(), None);
+    let record = record(&bench.workspace, &body);
     let (NewJob::Created(job) | NewJob::Exists(job)) =
         Job::create(&bench.workspace, &record).unwrap();
     let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
-    let turn = bench.workspace.take_turn(&app, To::Lend).unwrap().unwrap();
+    let turn = bench.workspace.take_turn(&app, TurnUse::Lend).unwrap().unwrap();
     let taken = job.claim("another").unwrap().unwrap();
     let headers = [
         ("content-type", "application/json".to_owned()),
@@ -354,7 +359,7 @@ async fn a_job_that_is_taken_is_not_said_to_wait_for_its_own_turn() {
     ];
     let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
     assert_eq!(answer.status, StatusCode::CONFLICT);
-    assert!(Replicas::new(&bench.workspace, Service::Claude).contains(bench.id));
+    assert!(Registry::new(&bench.workspace, Service::Claude).contains(bench.id).unwrap());
     drop((taken, turn));
 }
 
@@ -378,7 +383,7 @@ async fn a_caller_that_leaves_takes_the_job_with_it_only_if_it_said_so() {
         let mut frames = Box::pin(answer.events());
         frames.next().await.unwrap().unwrap();
         drop(frames);
-        let job = Job::open(&bench.workspace, job).unwrap();
+        let job = Job::open(&bench.workspace, job).unwrap().unwrap();
         if code.is_none() {
             // A second look at the job is one more caller; the first has left by the time it is answered.
             bench.get("/status").await;
@@ -390,7 +395,7 @@ async fn a_caller_that_leaves_takes_the_job_with_it_only_if_it_said_so() {
     let bench = Bench::idle().await;
     let answer = bench.execute("first", &[(web::header::ON_DISCONNECT, "maybe".into())]).await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-    assert!(Replicas::new(&bench.workspace, Service::Claude).contains(bench.id));
+    assert!(Registry::new(&bench.workspace, Service::Claude).contains(bench.id).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -410,7 +415,7 @@ async fn a_session_is_continued_by_its_id_and_in_turn() {
             assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
         }
     }
-    let turn = bench.workspace.take_turn(&Turn::Session(id), To::Lend).unwrap().unwrap();
+    let turn = bench.workspace.take_turn(&Turn::Session(id), TurnUse::Lend).unwrap().unwrap();
     let busy = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
     assert_eq!(busy.status, StatusCode::SERVICE_UNAVAILABLE);
     let error: Value = serde_json::from_slice(&busy.bytes(1000).await.unwrap()).unwrap();
@@ -419,7 +424,8 @@ async fn a_session_is_continued_by_its_id_and_in_turn() {
     bench.gate.send(true).unwrap();
     let events = events(bench.ask(Method::POST, "/api/execute", &headers, &body).await).await;
     assert_eq!(contents(&events), ["x", "after", "completed"]);
-    let job = Job::open(&bench.workspace, Job::list(&bench.workspace).unwrap()[0]).unwrap();
+    let job =
+        Job::open(&bench.workspace, Job::list(&bench.workspace).unwrap()[0]).unwrap().unwrap();
     assert_eq!(job.record().unwrap().session, Some(id));
     assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
 }
@@ -462,7 +468,8 @@ async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
         if tokio::time::timeout(Duration::from_millis(300), heard).await.is_ok() {
             assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
             let id = Job::list(&bench.workspace).unwrap()[0];
-            let outcome = Job::open(&bench.workspace, id).unwrap().settle().unwrap().unwrap();
+            let outcome =
+                Job::open(&bench.workspace, id).unwrap().unwrap().settle().unwrap().unwrap();
             assert_eq!(outcome.state, contract::JobState::Succeeded, "{:?}", outcome.error);
         }
     }

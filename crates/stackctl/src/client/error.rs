@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use contract::Code;
 use http::StatusCode;
-use stack_client::{DEFAULT_URL, Error, StackUrl};
+use stack_client::{DEFAULT_URL, Error, StackUrl, chain};
 
 use super::{command_on, program_name};
 
@@ -25,8 +25,9 @@ pub(crate) mod exit {
 /// Why there is no result. Each message says what to do next.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    #[error("{error}{hint}", error = .0, hint = hint(.0))]
-    Stack(#[from] Error),
+    /// The message has the causes, since the hint follows them.
+    #[error("{error}{hint}", error = chain(.0), hint = hint(.0))]
+    Stack(Error),
     #[error("no job has an id that begins or ends with '{0}': `{me} jobs --all` lists them", me = program_name())]
     NoSuchJob(String),
     #[error(
@@ -51,6 +52,12 @@ pub(crate) enum ClientError {
     File { file: String, source: std::io::Error },
     #[error("failed to listen for signals")]
     Signals(#[source] std::io::Error),
+}
+
+impl From<Error> for ClientError {
+    fn from(error: Error) -> Self {
+        Self::Stack(error)
+    }
 }
 
 impl ClientError {

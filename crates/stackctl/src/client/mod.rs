@@ -21,6 +21,7 @@ use stack_client::StackUrl;
 pub(crate) use stack_client::{Api, chain, clean, one_line};
 
 use crate::command::complete;
+pub(crate) use crate::program::name as program_name;
 pub(crate) use error::{ClientError, exit};
 pub(crate) use interrupt::Interrupts;
 pub(crate) use jobs::between;
@@ -29,14 +30,8 @@ pub(crate) use options::{
     AgentOptions, AttachOptions, CancelOptions, JobsOptions, RetryOptions, RunOptions, ShowOptions,
 };
 pub(crate) use render::note;
-pub(crate) use run::{Work, quoted, run_workflow};
+pub(crate) use run::{Work, run_workflow};
 pub(crate) use watch::End;
-
-/// What a hint calls this program, so that a copied command works: cargo runs a checkout's program, which need not be
-/// installed.
-pub(crate) fn program_name() -> &'static str {
-    if std::env::var_os("CARGO").is_some() { "cargo stack" } else { "stackctl" }
-}
 
 /// The variable that holds a token for the stack.
 const TOKEN: &str = "STACK_TOKEN";

@@ -11,6 +11,8 @@ use contract::{JobId, JobState, JobView, Service};
 use serde_json::{Map, Value, json};
 use stack_client::{Api, StackUrl, Start};
 
+use crate::program::quoted;
+
 use super::{
     command_on,
     error::{ClientError, url_argument},
@@ -120,15 +122,6 @@ fn next_step(url: &StackUrl, outcome: &Outcome) {
             io::Write::write_all(&mut anstream::stdout(), format!("{label}{step}\n").as_bytes());
         label = "      ";
     }
-}
-
-/// The text, quoted as one word for a shell if it has to be.
-pub(crate) fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// The prompt itself, from a file or from standard input. It is read before anything else runs.
@@ -295,13 +288,5 @@ mod tests {
         for url in ["https://github.com/user/repo.git", "git@host:path", "file:///a"] {
             assert_eq!(repository(url).unwrap(), url);
         }
-    }
-
-    #[test]
-    fn words_for_a_shell() {
-        assert_eq!(quoted("/tmp/a-b"), "/tmp/a-b");
-        assert_eq!(quoted("a b"), "'a b'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
     }
 }

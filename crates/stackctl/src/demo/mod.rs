@@ -15,9 +15,10 @@ use anyhow::Context as _;
 use boot::{ProcessEnv, Settings};
 use stack_client::StackUrl;
 
+use crate::program::quoted;
 use crate::{
     cli::DemoOptions,
-    client::{self, AgentOptions, End, Interrupts, RetryOptions, Work, program_name, quoted},
+    client::{self, AgentOptions, End, Interrupts, RetryOptions, Work, program_name},
 };
 use stage::{Pace, Stage};
 

@@ -15,13 +15,14 @@ mod volume;
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs,
     io::{self, Write as _},
     process::ExitCode,
     time::SystemTime,
 };
 
-use boot::{Env, ProcessEnv, Settings};
+use boot::{ProcessEnv, Settings};
 use clap::Args;
 use contract::Service;
 use nix::sys::resource::{Resource, getrlimit};
@@ -79,7 +80,7 @@ pub(crate) fn main(options: DoctorOptions) -> ExitCode {
 /// All findings, in the order in which they are of use.
 async fn look(options: &DoctorOptions) -> Vec<Finding> {
     let up = &options.up;
-    let passed: HashMap<String, String> =
+    let passed: HashMap<String, OsString> =
         supervisor::settings_of_parts(serve::read_settings, &ProcessEnv).into_iter().collect();
     let mut settings = Settings::new(&passed);
     let config = claude_code_api::Config::read(&mut settings);
@@ -95,7 +96,7 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
     let counts = Counts(up.services.replicas);
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
     let volume = Volume::look(&up.workspace);
-    let docker_host = ProcessEnv.get("DOCKER_HOST");
+    let docker_host = Settings::new(&ProcessEnv).text("DOCKER_HOST");
     let problems: Vec<_> = problems.into_iter().cloned().collect();
     let mut findings = vec![
         agent::cli(&Cli::look(&config).await),
@@ -115,7 +116,7 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         limits::open_files(files, counts),
         limits::inotify(&RealFiles, inotify_instances(), counts),
         swarm::landlock(&RealFiles),
-        swarm::docker(&Docker::look(docker_host.as_deref().filter(|host| !host.is_empty()))),
+        swarm::docker(&Docker::look(docker_host.as_deref())),
         swarm::ipvs(&RealFiles),
     ];
     if options.net {

@@ -1,6 +1,6 @@
 //! Two lists of the same variables, which must not drift apart: what the parts read, and what the README tells of.
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{cell::RefCell, collections::BTreeSet, ffi::OsString};
 
 use boot::Env;
 use clap::CommandFactory as _;
@@ -16,7 +16,7 @@ type Names = BTreeSet<String>;
 struct Recorder(RefCell<Names>);
 
 impl Env for Recorder {
-    fn get(&self, name: &str) -> Option<String> {
+    fn get(&self, name: &str) -> Option<OsString> {
         self.0.borrow_mut().insert(name.to_owned());
         None
     }

@@ -16,7 +16,7 @@ use tokio::{
     sync::{broadcast::error::RecvError, mpsc},
     task::JoinSet,
 };
-use workspace::Lease;
+use workspace::FileLock;
 
 use super::{
     by_directory,
@@ -50,7 +50,7 @@ pub(crate) struct Socket {
     listener: UnixListener,
     path: PathBuf,
     /// Held as long as the file of the socket is ours, so that nobody removes another's.
-    _lock: Lease,
+    _lock: FileLock,
 }
 
 impl Drop for Socket {
@@ -83,7 +83,7 @@ impl Socket {
     /// If another supervisor has it, or it cannot be made.
     pub(crate) fn open(workspace: &Path) -> Result<Self, NoSocket> {
         let lock_path = workspace.join(".stack").join(LOCK);
-        let Some(lock) = Lease::try_acquire(&lock_path)? else {
+        let Some(lock) = FileLock::try_acquire(&lock_path)? else {
             let holder = fs::read_to_string(&lock_path).ok();
             return Err(NoSocket::Held(holder.and_then(|pid| pid.trim().parse().ok())));
         };

@@ -1,12 +1,10 @@
-use std::time::Instant;
-
 use contract::{Code, Ending, EventLine, JobId, Service, Timestamp};
 use futures_util::StreamExt;
 use proptest::prelude::*;
 use serde_json::{json, value::to_raw_value};
 
 use super::*;
-use crate::{JobRecord, JobRequest, NewJob, Workspace};
+use crate::{JobRecord, NewJob, RecordedRequest, Workspace};
 
 fn job(workspace: &Workspace) -> Job {
     let record = JobRecord {
@@ -18,9 +16,10 @@ fn job(workspace: &Workspace) -> Job {
         repo_url: None,
         created: Timestamp::now(),
         gateway: None,
-        request: JobRequest {
+        request: RecordedRequest {
             body: to_raw_value(&json!({})).unwrap(),
             credentials_withheld: false,
+            digest: None,
         },
     };
     match Job::create(workspace, &record).unwrap() {
@@ -42,7 +41,7 @@ async fn collect(job: Job, after: u64) -> Vec<Entry> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_that_join_at_any_moment_see_every_event_once_and_in_order() {
+async fn readers_that_begin_at_any_moment_see_every_event_once_and_in_order() {
     const EVENTS: usize = 500;
     let dir = tempfile::tempdir().unwrap();
     let workspace = Workspace::open(dir.path()).unwrap();
@@ -54,7 +53,7 @@ async fn readers_that_join_at_any_moment_see_every_event_once_and_in_order() {
     for n in 0..EVENTS {
         if n % 25 == 0 {
             for workspace in [&workspace, &other] {
-                readers.spawn(collect(Job::open(workspace, job.id()).unwrap(), 0));
+                readers.spawn(collect(Job::open(workspace, job.id()).unwrap().unwrap(), 0));
             }
             tokio::task::yield_now().await;
         }
@@ -85,7 +84,7 @@ async fn an_append_in_another_process_is_seen_promptly() {
     let other = Workspace::open(dir.path()).unwrap();
     let job = job(&workspace);
     let mut claimed = job.claim("replica").unwrap().unwrap();
-    let mut stream = Box::pin(follow(Job::open(&other, job.id()).unwrap(), 0));
+    let mut stream = Box::pin(follow(Job::open(&other, job.id()).unwrap().unwrap(), 0));
     let mut slowest = Duration::ZERO;
     for n in 0..20 {
         let start = Instant::now();
@@ -123,6 +122,42 @@ async fn bytes_behind_the_outcome_do_not_count() {
     let mut file = std::fs::OpenOptions::new().append(true).open(job.journal_path()).unwrap();
     io::Write::write_all(&mut file, b"{\"type\":\"late\"}\n").unwrap();
     assert_eq!(collect(job, 0).await, before);
+}
+
+/// Once it was passed over in silence.
+#[tokio::test]
+async fn a_journal_that_stays_shorter_than_its_outcome_ends_the_stream_with_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = Workspace::open(dir.path()).unwrap();
+    let job = job(&workspace);
+    let mut claimed = job.claim("replica").unwrap().unwrap();
+    let first = claimed.append(&event(0, 10)).unwrap();
+    claimed.append(&event(1, 10)).unwrap();
+    let outcome = claimed.finish(ending(&job)).unwrap();
+    let path = job.journal_path();
+    let whole = std::fs::read(&path).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(first + 5).unwrap();
+
+    let entries: Vec<Entry> = follow_within(job.clone(), 0, Duration::from_millis(50))
+        .map(|entry| entry.unwrap())
+        .collect()
+        .await;
+    let [before, end] = &entries[..] else { panic!("{entries:?}") };
+    assert_eq!((before.id, before.terminal), (first, false));
+    assert_eq!((end.id, end.terminal), (outcome.event_id(), true));
+    let event: serde_json::Value = serde_json::from_slice(&end.json).unwrap();
+    assert_eq!((&event["type"], &event["code"]), (&json!("error"), &json!("journal_damaged")));
+    assert!(event["error"].as_str().unwrap().contains("are missing"), "{event}");
+
+    // What only comes late is waited for.
+    let reading = tokio::spawn(collect(job, 0));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!reading.is_finished());
+    std::fs::write(&path, whole).unwrap();
+    let entries = reading.await.unwrap();
+    assert_eq!(entries.len(), 3);
+    assert_eq!(entries[2].json, outcome.event.as_bytes());
 }
 
 proptest! {

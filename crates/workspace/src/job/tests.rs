@@ -1,13 +1,17 @@
-use contract::ExecuteEvent;
+use contract::{Code, Ending, EventLine, ExecuteEvent, Service, Timestamp};
 use serde_json::{json, value::to_raw_value};
 
 use super::*;
-use crate::JobRequest;
+use crate::{RecordedRequest, RequestDigest, Turn, write::take_synced};
 
 fn workspace() -> (tempfile::TempDir, Workspace) {
     let dir = tempfile::tempdir().unwrap();
     let workspace = Workspace::open(dir.path()).unwrap();
     (dir, workspace)
+}
+
+fn digest(digit: char) -> RequestDigest {
+    digit.to_string().repeat(64).parse().unwrap()
 }
 
 fn record(parent: Option<JobId>) -> JobRecord {
@@ -20,9 +24,10 @@ fn record(parent: Option<JobId>) -> JobRecord {
         repo_url: Some("https://h/r".into()),
         created: Timestamp::now(),
         gateway: None,
-        request: JobRequest {
+        request: RecordedRequest {
             body: to_raw_value(&json!({"prompt": "x"})).unwrap(),
             credentials_withheld: false,
+            digest: Some(digest('a')),
         },
     }
 }
@@ -47,18 +52,18 @@ fn done() -> Ending {
 }
 
 #[test]
-fn a_job_is_named_once() {
+fn a_job_is_created_once() {
     let (_dir, workspace) = workspace();
     let record = record(None);
     assert!(matches!(Job::create(&workspace, &record).unwrap(), NewJob::Created(_)));
     assert!(matches!(Job::create(&workspace, &record).unwrap(), NewJob::Exists(_)));
     assert_eq!(Job::list(&workspace).unwrap(), [record.job_id]);
     assert_eq!(fs::read_dir(workspace.temporary()).unwrap().count(), 0);
-    assert!(Job::open(&workspace, JobId::new()).is_none());
+    assert!(Job::open(&workspace, JobId::new()).unwrap().is_none());
 }
 
 #[test]
-fn a_job_is_taken_once_even_by_a_hundred_threads() {
+fn a_job_is_claimed_once_even_by_a_hundred_threads() {
     let (_dir, workspace) = workspace();
     let job = create(&workspace, None);
     let takers: Vec<_> = (0..100)
@@ -81,7 +86,7 @@ fn a_job_whose_process_is_gone_is_lost_and_its_children_are_cancelled() {
     let child = create(&workspace, Some(parent.id()));
     let ended = create(&workspace, Some(parent.id()));
     ended.claim("r").unwrap().unwrap().finish(done()).unwrap();
-    assert!(parent.settle().unwrap().is_none(), "nobody took it yet");
+    assert!(parent.settle().unwrap().is_none(), "nobody has claimed it yet");
     let mut claimed = parent.claim("replica").unwrap().unwrap();
     let id = claimed.append(&EventLine::encode(&json!({"type": "message"}))).unwrap();
     assert!(parent.settle().unwrap().is_none(), "its process lives");
@@ -94,8 +99,8 @@ fn a_job_whose_process_is_gone_is_lost_and_its_children_are_cancelled() {
     let outcome = parent.settle().unwrap().unwrap();
     assert_eq!((outcome.code, outcome.journal_length), (Some(Code::ReplicaLost), id));
     assert_eq!(parent.settle().unwrap().unwrap().ended, outcome.ended, "the first outcome stays");
-    assert!(child.is_cancel_requested());
-    assert!(!ended.is_cancel_requested());
+    assert!(child.is_cancel_requested().unwrap());
+    assert!(!ended.is_cancel_requested().unwrap());
 }
 
 #[test]
@@ -110,7 +115,7 @@ fn the_first_outcome_wins() {
 }
 
 #[test]
-fn ending_a_queued_job_and_taking_it_exclude_each_other() {
+fn ending_a_queued_job_and_claiming_it_exclude_each_other() {
     let (_dir, workspace) = workspace();
     let ending = |job: &Job| Ending::failure(Service::Workflow, job.id(), Code::QueueTimeout, "x");
     let job = create(&workspace, None);
@@ -139,4 +144,147 @@ fn positions_are_those_that_were_given_out() {
     for unknown in [1, id - 1, id + 2, u64::MAX] {
         assert!(job.check_position(unknown).is_err(), "{unknown}");
     }
+}
+
+/// After a power cut, a claim beside an empty record would be a job that nobody can end.
+#[test]
+fn a_job_is_flushed_before_anybody_can_claim_it() {
+    let (_dir, workspace) = workspace();
+    take_synced();
+    let job = create(&workspace, None);
+    let synced = take_synced();
+    let [record, directory, jobs] = &synced[..] else { panic!("{synced:?}") };
+    assert!(record.ends_with("job.json") && record.parent() == Some(directory), "{synced:?}");
+    assert_eq!(Some(&**jobs), job.directory().parent());
+}
+
+/// An update of one part of a stack must not make another refuse what it queued.
+#[test]
+fn a_request_is_known_by_what_its_caller_sent() {
+    let (_dir, workspace) = workspace();
+    let first = record(None);
+    Job::create_for(&workspace, &first).unwrap();
+    let again = |body: serde_json::Value, digest, service| JobRecord {
+        job_id: first.job_id,
+        service,
+        request: RecordedRequest {
+            body: to_raw_value(&body).unwrap(),
+            credentials_withheld: false,
+            digest,
+        },
+        ..record(None)
+    };
+    let body = json!({"prompt": "x", "ofTomorrow": "with its default"});
+    let newer = again(body.clone(), Some(digest('a')), Service::Workflow);
+    assert!(matches!(Job::create_for(&workspace, &newer).unwrap(), NewJob::Exists(_)));
+    let older = again(body.clone(), None, Service::Workflow);
+    assert!(matches!(Job::create_for(&workspace, &older).unwrap(), NewJob::Exists(_)));
+    for other in [
+        again(body.clone(), Some(digest('b')), Service::Workflow),
+        again(body, Some(digest('a')), Service::Pull),
+    ] {
+        let refused = Job::create_for(&workspace, &other).unwrap_err();
+        assert!(matches!(refused, CreateError::AnotherRequest), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_second_cancel_writes_nothing() {
+    let (_dir, workspace) = workspace();
+    let job = create(&workspace, None);
+    job.request_cancel().unwrap();
+    let path = job.control().join("cancel");
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
+    let before = fs::metadata(&path).unwrap().modified().unwrap();
+    for _ in 0..3 {
+        job.request_cancel().unwrap();
+    }
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+    assert!(job.is_cancel_requested().unwrap());
+}
+
+/// Such a claim once kept its job from ever ending, without a line in the log.
+#[test]
+fn a_damaged_claim_is_a_claim() {
+    let (_dir, workspace) = workspace();
+    let job = create(&workspace, None);
+    let claimed = job.claim("replica").unwrap().unwrap();
+    let path = job.directory().join("claim");
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "{").unwrap();
+    assert_eq!(job.view().unwrap().state, JobState::Running);
+    drop(claimed);
+    let outcome = job.settle().unwrap().unwrap();
+    assert_eq!(outcome.code, Some(Code::ReplicaLost));
+    let view = job.view().unwrap();
+    assert!(view.state == JobState::Failed && view.started.is_some(), "{view:?}");
+}
+
+#[test]
+fn a_damaged_outcome_is_replaced_and_kept_for_a_look() {
+    let (_dir, workspace) = workspace();
+    let job = create(&workspace, None);
+    job.claim("replica").unwrap().unwrap().finish(done()).unwrap();
+    let path = job.outcome_path();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "{").unwrap();
+    assert!(job.outcome().unwrap_err().is_damage());
+    let view = job.view().unwrap();
+    assert_eq!((view.state, view.code), (JobState::Failed, Some(Code::Internal)));
+    assert_eq!(fs::read_dir(workspace.damaged()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_claimed_job_whose_record_is_damaged_is_set_aside_when_its_process_is_gone() {
+    let (_dir, workspace) = workspace();
+    let job = create(&workspace, None);
+    let claimed = job.claim("replica").unwrap().unwrap();
+    fs::write(job.record_path(), "{").unwrap();
+    assert!(job.settle().unwrap().is_none(), "its process is alive and will end it");
+    assert!(job.set_aside().unwrap().is_none());
+    drop(claimed);
+    assert!(job.settle().unwrap_err().is_damage());
+    assert!(Job::open(&workspace, job.id()).unwrap().is_none());
+    assert_eq!(fs::read_dir(workspace.damaged()).unwrap().count(), 1);
+}
+
+/// Puts a link to itself at `path`: reading it fails, for root too, and not because nothing is there.
+fn break_file(path: &std::path::Path) {
+    fs::remove_file(path).unwrap();
+    std::os::unix::fs::symlink(path, path).unwrap();
+}
+
+#[test]
+fn what_cannot_be_read_is_an_error_and_ends_no_job() {
+    let (_dir, workspace) = workspace();
+    for name in ["claim", "lease", "job.json"] {
+        let job = create(&workspace, None);
+        drop(job.claim("replica").unwrap().unwrap());
+        break_file(&job.directory().join(name));
+        let settled = job.settle();
+        assert!(matches!(settled, Err(Error::Io { .. })), "{name}: {settled:?}");
+        assert!(job.outcome().unwrap().is_none(), "{name}");
+    }
+    let job = create(&workspace, None);
+    break_file(&job.record_path());
+    assert!(matches!(Job::open(&workspace, job.id()), Err(Error::Io { .. })));
+    std::os::unix::fs::symlink("cancel", job.control().join("cancel")).unwrap();
+    assert!(job.is_cancel_requested().is_err());
+    std::os::unix::fs::symlink("children", job.directory().join("children")).unwrap();
+    assert!(job.children().is_err());
+}
+
+/// The child once waited for the turn that its own workflow holds.
+#[test]
+fn a_child_whose_parent_cannot_be_read_has_no_turns_of_its_own() {
+    let (_dir, workspace) = workspace();
+    let app = contract::DirectoryName::parse("app").unwrap();
+    let parent = JobRecord { directory: Some(app.clone()), ..record(None) };
+    let NewJob::Created(job) = Job::create(&workspace, &parent).unwrap() else { panic!() };
+    let child = JobRecord { directory: Some(app.clone()), ..record(Some(parent.job_id)) };
+    let turns = child.turns(&workspace).unwrap();
+    assert_eq!((turns.own, turns.parents), (vec![], vec![Turn::Directory(app)]));
+    break_file(&job.record_path());
+    assert!(child.turns(&workspace).is_err());
+    assert!(matches!(Job::create_for(&workspace, &child), Err(CreateError::Volume(_))));
 }

@@ -15,13 +15,18 @@ Examples:
   cargo run --release -p testkit --bin torture -- sweep --step 25ms --victims gateway,up
   cargo run --release -p testkit --bin torture -- --json flood --messages 1000000
 
-It exits with 0 if every promise was kept, 1 if one was broken, 2 if it could not start, 130 if it was
-interrupted.";
+Exit codes:
+  0    every guarantee held
+  1    a guarantee was broken
+  2    the campaign could not start
+  130  the campaign was interrupted";
 
-/// Attacks a workflow-stack: kills it, floods it, stops reading from it, and looks what is lost or left behind
+/// Attacks a workflow-stack and checks what is lost or left behind: kills processes, floods them,
+/// stops reading
 ///
-/// Starts a stack of its own with `stackctl up` on free ports and a fresh volume. Needs git; the agent is a stand-in that
-/// calls no model. The programs are those beside this one, so build the workspace first.
+/// Starts a stack of its own with `stackctl up`, on free ports and a fresh volume. You need git,
+/// but no API key: the agent is a stand-in that calls no model. It uses the programs in its own
+/// directory, so build the workspace first.
 #[derive(Debug, Parser)]
 #[command(name = "torture", version, after_help = EXAMPLES)]
 pub(crate) struct Cli {
@@ -40,35 +45,39 @@ pub(crate) enum Campaign {
     SideBySide(SideBySideOptions),
     Flood(FloodOptions),
     Leaks(LeaksOptions),
-    /// End agents that do not want to end, for every reason: each has its code, and all is gone within 5 s
+    /// Stop agents that refuse to exit, for every reason: each has its own code, and every process
+    /// is gone within 5 s
     Stops,
 }
 
-/// Send many short jobs while a random process is killed all the time: the outcomes add up
+/// Send many short jobs and keep killing random processes: every job still ends exactly once
 ///
-/// Workflows, pulls and runs of agents, mixed. Every stream has one end and is, byte for byte, its own replay; no agent
-/// runs twice; no job is without an end 5 s after its process died; nothing is left.
+/// The jobs are a mix of workflows, pulls and agent runs. Every stream has one terminal event and
+/// is, byte for byte, the same as its replay. No agent runs twice. Every job ends within 5 s of the
+/// death of its process. Nothing is left behind.
 #[derive(Debug, Args)]
 pub(crate) struct KillOptions {
-    /// How many jobs
+    /// Number of jobs
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     jobs: usize,
-    /// How many callers at once
+    /// Number of callers at once
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     callers: usize,
     /// Time between two kills
     #[arg(long, default_value = "100ms", value_name = "TIME", value_parser = time)]
     every: Duration,
-    /// Who is killed
+    /// Which processes to kill
     #[arg(long, default_value = "replicas", value_enum)]
     target: TargetName,
-    /// Replicas of each service, from the front door inwards, such as 5,3,3 [default: as `stackctl up` has them]
+    /// Replicas of each service, in the order of the services, for example 5,3,3 [default: those of
+    /// `stackctl up`]
     #[arg(long, value_name = "N,N,…", value_parser = replicas)]
     replicas: Option<PerService<usize>>,
-    /// What the jobs and the victims come from; a report names it, so that its campaign can be repeated
+    /// Seed for the jobs and the kills; the report prints it, so that you can repeat the campaign
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Where the volume is, and stays, with the stack's log if a promise is broken
+    /// Directory for the volume; if a guarantee is broken, it is kept, together with the stack's
+    /// log
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
 }
@@ -81,7 +90,7 @@ enum TargetName {
     Workflow,
     /// A random replica of the pull service; all jobs are pulls
     Pull,
-    /// A random replica of the claude service; all jobs are runs of agents
+    /// A random replica of the claude service; all jobs are agent runs
     Claude,
     /// The gateway
     Gateway,
@@ -110,12 +119,13 @@ impl KillOptions {
     }
 }
 
-/// Kill once in the life of a job, at every moment of it, every process that has a part in it
+/// Kill once per job, at every moment of its life, every process that takes part in it
 ///
-/// The moments: every so often after it was accepted, and as each of its jobs is claimed, has its first event, has its end.
+/// The moments are: at regular intervals after the job was accepted, and when each of its jobs is
+/// claimed, writes its first event and ends.
 #[derive(Debug, Args)]
 pub(crate) struct SweepOptions {
-    /// Who is killed
+    /// Which processes to kill
     #[arg(long, value_enum, value_delimiter = ',', value_name = "VICTIM", default_values_t = [VictimName::Workflow, VictimName::Pull, VictimName::Claude, VictimName::Gateway, VictimName::Up])]
     victims: Vec<VictimName>,
     /// Time between two moments
@@ -157,13 +167,13 @@ impl SweepOptions {
     }
 }
 
-/// Cut all readers of one job at once, again and again: each ends with the same bytes
+/// Cut off all readers of one job at once, again and again: all of them receive the same bytes
 #[derive(Debug, Args)]
 pub(crate) struct ReadersOptions {
-    /// How many readers
+    /// Number of readers
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     readers: usize,
-    /// How often they are cut
+    /// How often they are cut off
     #[arg(long, default_value_t = 10, value_name = "N")]
     cuts: usize,
 }
@@ -174,13 +184,13 @@ impl ReadersOptions {
     }
 }
 
-/// Run long jobs at once, and ask `/health` every 20 ms: 95 of 100 answers within 50 ms
+/// Run long jobs at once and request `/health` every 20 ms: 95 of 100 answers arrive within 50 ms
 #[derive(Debug, Args)]
 pub(crate) struct SideBySideOptions {
-    /// How many jobs
+    /// Number of jobs
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100))]
     jobs: usize,
-    /// For how long
+    /// Duration of the campaign
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = time)]
     time: Duration,
 }
@@ -191,10 +201,10 @@ impl SideBySideOptions {
     }
 }
 
-/// Let an agent print a million messages, with readers who do not read them: memory stays flat
+/// Let an agent print a million messages to readers that do not read them: memory use stays flat
 #[derive(Debug, Args)]
 pub(crate) struct FloodOptions {
-    /// How many messages
+    /// Number of messages
     #[arg(long, default_value_t = 1_000_000, value_name = "N")]
     messages: usize,
 }
@@ -205,13 +215,13 @@ impl FloodOptions {
     }
 }
 
-/// Count processes, files, locks and watches before and after many jobs: as many as before
+/// Count processes, files, locks and watches before and after many jobs: the counts are the same
 #[derive(Debug, Args)]
 pub(crate) struct LeaksOptions {
-    /// How many jobs
+    /// Number of jobs
     #[arg(long, default_value_t = 1000, value_name = "N")]
     jobs: usize,
-    /// How many callers at once
+    /// Number of callers at once
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     callers: usize,
 }
@@ -222,11 +232,11 @@ impl LeaksOptions {
     }
 }
 
-/// A time such as `100ms` or `1.5s`; not none, so that nothing spins.
+/// A time such as `100ms` or `1.5s`. Zero is refused, because a loop would never wait.
 fn time(text: &str) -> Result<Duration, String> {
     let time: SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
-    let time = Duration::try_from(time).map_err(|_| "it is negative".to_owned())?;
-    if time.is_zero() { Err("it is nothing; say for example 100ms".to_owned()) } else { Ok(time) }
+    let time = Duration::try_from(time).map_err(|_| "must not be negative".to_owned())?;
+    if time.is_zero() { Err("must not be zero; for example 100ms".to_owned()) } else { Ok(time) }
 }
 
 /// One count for each service, none of them zero.
@@ -239,7 +249,7 @@ fn replicas(text: &str) -> Result<PerService<usize>, String> {
         .map(PerService::new)
         .ok_or_else(|| {
             let example = default_replicas().as_array().map(|count| count.to_string()).join(",");
-            format!("give {} counts from 1 to 100, such as {example}", Service::COUNT)
+            format!("must be {} numbers from 1 to 100, for example {example}", Service::COUNT)
         })
 }
 

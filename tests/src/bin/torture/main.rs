@@ -1,4 +1,4 @@
-//! `torture`: attacks a stack of its own on this machine, and says what it has seen.
+//! `torture`: attacks a stack of its own on this machine and reports the result.
 
 mod cli;
 
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let report = match run(&cli.campaign) {
         Ok(Some(report)) => report,
         Ok(None) => {
-            eprintln!("torture: interrupted; its stack is gone too");
+            eprintln!("torture: interrupted; the stack has been stopped");
             return ExitCode::from(130);
         }
         Err(error) => {
@@ -31,10 +31,10 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(!report.is_whole()))
 }
 
-/// The campaign's report; nothing if a signal came first.
+/// The campaign's report, or `None` if a signal came first.
 fn run(campaign: &Campaign) -> std::io::Result<Option<Report>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    // The stack goes with the last task that holds it, and these go with the runtime.
+    // The last task that holds the stack stops it. The tasks end with the runtime.
     runtime.block_on(async {
         let mut interrupted = signal(SignalKind::interrupt())?;
         let mut terminated = signal(SignalKind::terminate())?;

@@ -311,8 +311,7 @@ pub(super) mod tests {
     #[test]
     fn for_people() {
         let text = anstream::adapter::strip_str(&text(&run())).to_string();
-        // The tests run under cargo, or by themselves.
-        insta::assert_snapshot!(text.replace(program_name(), "stackctl"));
+        insta::assert_snapshot!(text);
     }
 
     #[test]

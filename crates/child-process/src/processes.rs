@@ -1,4 +1,6 @@
-//! The tree of processes, as `/proc` tells it.
+//! The tree of processes, as `/proc` shows it.
+
+use std::collections::HashMap;
 
 use nix::unistd::Pid;
 
@@ -7,7 +9,10 @@ use nix::unistd::Pid;
 pub(crate) struct Process {
     pub(crate) pid: Pid,
     pub(crate) parent: Pid,
+    pub(crate) group: Pid,
     pub(crate) life: Life,
+    /// When it started, in ticks since the machine did. With the pid it names one process and no other.
+    pub(crate) started: u64,
 }
 
 /// Whether a process still runs.
@@ -20,8 +25,9 @@ pub(crate) enum Life {
 
 /// Every process below `pid`, parents before their children, zombies included.
 ///
-/// Processes come and go while this looks, so one that has just been forked may be missing: call it
-/// until it finds nothing new. Empty elsewhere than on Linux.
+/// Processes come and go while this looks, so one that was forked meanwhile may be missing: call it
+/// until it finds nothing new. It reads the whole of `/proc`, which takes milliseconds: not for an async
+/// thread. Empty on anything but Linux.
 #[must_use]
 pub fn descendants(pid: Pid) -> Vec<Pid> {
     below(&processes(), pid, &[]).into_iter().map(|process| process.pid).collect()
@@ -29,19 +35,50 @@ pub fn descendants(pid: Pid) -> Vec<Pid> {
 
 /// The processes of `all` below `root`, parents first, without those of `except` and what is below them.
 pub(crate) fn below(all: &[Process], root: Pid, except: &[Pid]) -> Vec<Process> {
-    let mut found: Vec<Process> = Vec::new();
+    let mut children: HashMap<Pid, Vec<Process>> = HashMap::new();
+    for process in all {
+        children.entry(process.parent).or_default().push(*process);
+    }
+    let mut found = Vec::new();
     let mut parents = vec![root];
     while let Some(parent) = parents.pop() {
-        for process in all.iter().filter(|process| process.parent == parent) {
-            // A pid used again while /proc was read could make a circle.
-            let is_known = found.iter().any(|known| known.pid == process.pid);
-            if !is_known && process.pid != root && !except.contains(&process.pid) {
+        // Taken out: a pid used again while /proc was read could make a circle.
+        for process in children.remove(&parent).unwrap_or_default() {
+            if process.pid != root && !except.contains(&process.pid) {
                 parents.push(process.pid);
-                found.push(*process);
+                found.push(process);
             }
         }
     }
     found
+}
+
+/// The children of this process, zombies included. `None` where the kernel keeps no such list
+/// (`CONFIG_PROC_CHILDREN`).
+///
+/// Cheap, unlike a look at every process, and the children of one that ends join the list at once where this
+/// process is a subreaper.
+#[cfg(target_os = "linux")]
+pub(crate) fn children() -> Option<Vec<Pid>> {
+    let mut children = Vec::new();
+    // A child belongs to the thread that forked it, or to any thread once it is adopted.
+    for thread in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
+        match std::fs::read_to_string(thread.path().join("children")) {
+            Ok(list) => {
+                let pids = list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
+                children.extend(pids.map(Pid::from_raw));
+            }
+            // A thread that has ended meanwhile: its children are another thread's now, and found next time.
+            Err(_) if !thread.path().exists() => {}
+            Err(_) => return None,
+        }
+    }
+    Some(children)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn children() -> Option<Vec<Pid>> {
+    None
 }
 
 /// Every process there is. One that ends meanwhile is left out.
@@ -61,8 +98,8 @@ pub(crate) fn processes() -> Vec<Process> {
     Vec::new()
 }
 
-/// Reads `/proc/<pid>/stat`, proc_pid_stat(5): `pid (name) state parent …`. The name is whatever the
-/// process calls itself, brackets, spaces, line breaks and bytes that are no text included.
+/// Reads `/proc/<pid>/stat`, proc_pid_stat(5): `pid (name) state parent group …`. The name is whatever the
+/// process calls itself, including brackets, spaces, line breaks and bytes that are not text.
 #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no /proc"))]
 fn parse_stat(stat: &[u8]) -> Option<Process> {
     let name_ends = stat.iter().rposition(|byte| *byte == b')')?;
@@ -73,10 +110,15 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
         "Z" | "X" | "x" => Life::Zombie,
         _ => Life::Alive,
     };
+    let mut number = || fields.next()?.parse().ok().map(Pid::from_raw);
+    let (parent, group) = (number()?, number()?);
     Some(Process {
         pid: Pid::from_raw(std::str::from_utf8(pid).ok()?.parse().ok()?),
-        parent: Pid::from_raw(fields.next()?.parse().ok()?),
+        parent,
+        group,
         life,
+        // The 22nd field; five were read.
+        started: fields.nth(16)?.parse().ok()?,
     })
 }
 
@@ -85,25 +127,32 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, parent: i32, life: Life) -> Process {
-        Process { pid: Pid::from_raw(pid), parent: Pid::from_raw(parent), life }
+        let [pid, parent] = [pid, parent].map(Pid::from_raw);
+        Process { pid, parent, group: Pid::from_raw(7), life, started: 22 }
     }
 
     #[test]
     fn any_name_is_read() {
+        let rest = b" 7 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23";
         for (stat, expected) in [
-            (&b"7 (sh) S 1 7 7 0"[..], Some(process(7, 1, Life::Alive))),
-            (b"7 (a) Z 9 (b) Z 1 7", Some(process(7, 1, Life::Zombie))),
-            (b"7 (x\n) R 2\n) S 3 7", Some(process(7, 3, Life::Alive))),
-            (b"7 (\xff\xfe) D 1 7", Some(process(7, 1, Life::Alive))),
-            (b"7 () S 1 7", Some(process(7, 1, Life::Alive))),
+            (&b"7 (sh) S 1"[..], Some(process(7, 1, Life::Alive))),
+            (b"7 (a) Z 9 (b) Z 1", Some(process(7, 1, Life::Zombie))),
+            (b"7 (x\n) R 2\n) S 3", Some(process(7, 3, Life::Alive))),
+            (b"7 (\xff\xfe) D 1", Some(process(7, 1, Life::Alive))),
+            (b"7 () S 1", Some(process(7, 1, Life::Alive))),
             (b"7 (sh", None),
             (b"7 (sh)", None),
-            (b"7 (sh) S", None),
             (b"x (sh) S 1", None),
             (b"", None),
         ] {
-            assert_eq!(parse_stat(stat), expected, "{}", String::from_utf8_lossy(stat));
+            let text = String::from_utf8_lossy(stat);
+            assert_eq!(parse_stat(&[stat, rest].concat()), expected, "{text}");
+            assert_eq!(parse_stat(stat), None, "cut off: {text}");
         }
+        let own = std::fs::read("/proc/self/stat").unwrap();
+        let own = parse_stat(&own).unwrap();
+        assert_eq!((own.pid, own.group), (Pid::this(), nix::unistd::getpgrp()));
+        assert!(own.started > 0);
     }
 
     #[test]

@@ -1,0 +1,115 @@
+//! What this machine has for holding jobs and ending them. For `doctor`.
+
+use std::{fs, io, path::PathBuf};
+
+use nix::sched::{CloneFlags, unshare};
+
+use crate::{Guest, LimitedBy, bounds, cgroup::Hierarchy};
+
+/// A cgroup of version 2 in which this process may make groups for its jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delegation {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Whether a whole group can be killed in one step (Linux 5.14).
+    pub can_kill: bool,
+}
+
+/// How much of something there is, and how much of it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// What is taken.
+    pub used: u64,
+    /// How much there is altogether.
+    pub limit: u64,
+}
+
+/// Whether a job gets a cgroup of its own, which can be ended in one step that no fork outruns.
+///
+/// # Errors
+/// If it does not: why, as a part of a sentence.
+pub fn cgroup_delegation() -> Result<Delegation, String> {
+    let directory = Hierarchy::Version2.delegated()?;
+    // The root has no such file, but all below it have.
+    let is_root = !directory.join("cgroup.type").exists();
+    let can_kill = is_root && is_at_least((5, 14)) || directory.join("cgroup.kill").exists();
+    Ok(Delegation { directory, can_kill })
+}
+
+/// What would keep a job that began now from having more processes than it may. Makes a cgroup and removes it, to
+/// see whether that works.
+#[must_use]
+pub fn process_limit() -> LimitedBy {
+    bounds::limited_by()
+}
+
+/// Whether a child can have a pid namespace of its own: as root by itself, else inside a user namespace.
+///
+/// # Errors
+/// As unshare(2) has it: `EPERM` or `ENOSPC` where the operator does not allow it.
+pub async fn pid_namespace() -> io::Result<()> {
+    let flags = if nix::unistd::geteuid().is_root() {
+        CloneFlags::CLONE_NEWPID
+    } else {
+        CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID
+    };
+    let guest = Guest::new("true").env("PATH", "/usr/local/bin:/usr/bin:/bin");
+    let mut child = guest.step(move || Ok(unshare(flags)?)).spawn().await?;
+    child.wait().await.map(drop)
+}
+
+/// The process ids of this machine, which threads take too.
+///
+/// # Errors
+/// If `/proc` does not tell.
+pub fn pids() -> io::Result<Room> {
+    let limit = number_in("/proc/sys/kernel/pid_max")?;
+    Ok(Room { used: threads_now()?, limit })
+}
+
+/// The threads of this machine, of all processes.
+///
+/// # Errors
+/// If `/proc` does not tell.
+pub fn threads() -> io::Result<Room> {
+    let limit = number_in("/proc/sys/kernel/threads-max")?;
+    Ok(Room { used: threads_now()?, limit })
+}
+
+/// The second number of the fourth field of `/proc/loadavg`, proc_loadavg(5).
+fn threads_now() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    let field = text.split_ascii_whitespace().nth(3).and_then(|field| field.split_once('/'));
+    field
+        .and_then(|(_, total)| total.parse().ok())
+        .ok_or_else(|| io::Error::other("/proc/loadavg is not as proc_loadavg(5) has it"))
+}
+
+fn number_in(path: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(path)?;
+    text.trim().parse().map_err(|error| io::Error::other(format!("{path}: {error}")))
+}
+
+fn is_at_least(wanted: (u32, u32)) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
+    numbers.next().zip(numbers.next()).is_some_and(|found: (u32, u32)| found >= wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_and_some_of_it_is_used() {
+        for room in [pids().unwrap(), threads().unwrap()] {
+            assert!(room.used > 1 && room.used < room.limit, "{room:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_version_is_compared_by_number() {
+        assert!(is_at_least((3, 4)) && is_at_least((4, 20)));
+        assert!(!is_at_least((1000, 0)));
+    }
+}

@@ -1,0 +1,223 @@
+//! The request to end a job, and the part of a job that such a request must not interrupt.
+
+use std::sync::Arc;
+
+use contract::Code;
+use tokio::sync::watch;
+
+/// Why a running job should end. In order: a reason is only ever replaced by a later one in this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StopReason {
+    /// A caller asked, or the parent ended.
+    Cancelled,
+    /// The job ran as long as it may.
+    Deadline,
+    /// The replica was told to stop and its grace is over.
+    Terminated,
+}
+
+impl StopReason {
+    /// The code of the terminal event.
+    #[must_use]
+    pub const fn code(self) -> Code {
+        match self {
+            Self::Cancelled => Code::Cancelled,
+            Self::Deadline => Code::Deadline,
+            Self::Terminated => Code::Terminated,
+        }
+    }
+
+    /// One sentence for the caller.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Cancelled => "the job was cancelled",
+            Self::Deadline => {
+                "the job ran longer than it may: ask for a longer timeoutSeconds, or raise JOB_TIMEOUT_SECONDS"
+            }
+            Self::Terminated => {
+                "the replica was told to stop before the job was done: send the job again"
+            }
+        }
+    }
+}
+
+/// The request to end a job, seen from both sides. Cheap to clone.
+///
+/// A job has parts that must not be left half done, such as putting the files of a checkout in place. It begins one with
+/// [`settle`](Self::settle), which fails if the job is to stop. That check and the beginning are one step: whoever
+/// asks a job to stop and finds it not [settling](Self::is_settling) knows that it never will be, and may clear away
+/// what it left.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    state: Arc<watch::Sender<State>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    reason: Option<StopReason>,
+    work: Work,
+}
+
+/// Whether the job's work may be interrupted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Work {
+    #[default]
+    Interruptible,
+    /// Not now.
+    Settling,
+    /// Nobody waits for it any more.
+    Abandoned,
+}
+
+/// A part of a job that must not be interrupted, until this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Settling {
+    state: Arc<watch::Sender<State>>,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self { state: Arc::new(watch::Sender::new(State::default())) }
+    }
+}
+
+impl Stop {
+    /// Asks the job to end. A weaker reason than the one already given changes nothing.
+    pub fn request(&self, reason: StopReason) {
+        self.state.send_if_modified(|state| {
+            let stronger = state.reason < Some(reason);
+            if stronger {
+                state.reason = Some(reason);
+            }
+            stronger
+        });
+    }
+
+    /// The reason, if the job should end.
+    #[must_use]
+    pub fn reason(&self) -> Option<StopReason> {
+        self.state.borrow().reason
+    }
+
+    /// Waits until the job should end.
+    pub async fn requested(&self) -> StopReason {
+        self.wait_for(|state| state.reason).await
+    }
+
+    /// Begins a part of the job that must not be interrupted; `None` if the job is to stop, or has been abandoned.
+    pub fn settle(&self) -> Option<Settling> {
+        let begun = self.state.send_if_modified(|state| {
+            let may_begin = state.reason.is_none() && state.work == Work::Interruptible;
+            if may_begin {
+                state.work = Work::Settling;
+            }
+            may_begin
+        });
+        begun.then(|| Settling { state: Arc::clone(&self.state) })
+    }
+
+    /// Whether the job is in a part that must not be interrupted.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        self.state.borrow().work == Work::Settling
+    }
+
+    /// Gives up on the job's work, whether or not it was asked to stop: from here on it cannot begin to settle. `false`
+    /// if it is settling now; then nothing changes.
+    #[must_use]
+    pub fn abandon(&self) -> bool {
+        let mut is_abandoned = false;
+        self.state.send_if_modified(|state| {
+            is_abandoned = state.work != Work::Settling;
+            if is_abandoned {
+                state.work = Work::Abandoned;
+            }
+            is_abandoned
+        });
+        is_abandoned
+    }
+
+    /// Whether the job's work has been given up.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.state.borrow().work == Work::Abandoned
+    }
+
+    /// Waits until the job is not settling.
+    pub async fn settled(&self) {
+        self.wait_for(|state| (state.work != Work::Settling).then_some(())).await;
+    }
+
+    async fn wait_for<T>(&self, find: impl Fn(&State) -> Option<T>) -> T {
+        let mut receiver = self.state.subscribe();
+        loop {
+            if let Some(found) = find(&receiver.borrow_and_update()) {
+                return found;
+            }
+            // The sender lives in `self`, so the channel cannot close while this waits.
+            if receiver.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.state.send_modify(|state| state.work = Work::Interruptible);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn reasons_only_escalate() {
+        let stop = Stop::default();
+        assert_eq!(stop.reason(), None);
+        stop.request(StopReason::Deadline);
+        stop.request(StopReason::Cancelled);
+        assert_eq!(stop.requested().await, StopReason::Deadline);
+        stop.request(StopReason::Terminated);
+        assert_eq!(stop.reason(), Some(StopReason::Terminated));
+    }
+
+    #[tokio::test]
+    async fn a_job_that_is_to_stop_does_not_begin_to_settle() {
+        let stop = Stop::default();
+        let settling = stop.settle().unwrap();
+        assert!(stop.settle().is_none(), "one part at a time");
+        stop.request(StopReason::Cancelled);
+        assert!(stop.is_settling() && !stop.abandon(), "it is too late to interrupt it");
+        let waiting = tokio::spawn({
+            let stop = stop.clone();
+            async move { stop.settled().await }
+        });
+        drop(settling);
+        waiting.await.unwrap();
+        assert!(stop.settle().is_none(), "it was asked to stop");
+        let given_up = Stop::default();
+        assert!(given_up.abandon() && given_up.is_abandoned());
+        assert!(given_up.settle().is_none());
+    }
+
+    /// The check and the beginning were two steps once: what a pull left was removed while it put files in place.
+    #[test]
+    fn either_it_stops_or_it_settles() {
+        for _ in 0..2000 {
+            let stop = Stop::default();
+            let worker = std::thread::spawn({
+                let stop = stop.clone();
+                move || stop.settle().is_some_and(|_settling| true)
+            });
+            let is_abandoned = stop.abandon();
+            let has_settled = worker.join().unwrap();
+            // It may have settled, and be done, before it was abandoned; but never after.
+            assert!(has_settled || is_abandoned);
+            assert!(!is_abandoned || stop.settle().is_none());
+        }
+    }
+}

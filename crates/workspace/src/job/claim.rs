@@ -1,0 +1,212 @@
+//! How a job is claimed once, and ended once.
+
+use std::{fs, path::Path};
+
+use contract::{Code, Ending, EventLine, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::Job;
+use crate::{
+    Error, FileLock, Outcome, Result,
+    journal::{self, Journal},
+    write::Once,
+};
+
+/// `claim`: who took a job, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// A replica's id, or the name of a service that only ended the job.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Whether the job was claimed to be run, or only to be ended.
+    pub run: bool,
+}
+
+impl Claim {
+    /// What is known of a claim whose file is damaged.
+    pub(super) fn unreadable(path: &Path) -> Self {
+        let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
+        let at = modified.map_or(Timestamp::from_millisecond(0), Timestamp::from);
+        Self { by: "unknown".to_owned(), at, run: true }
+    }
+}
+
+impl Job {
+    /// Claims the job to run it: at most one call ever succeeds, whoever makes it. `None`: it is claimed already.
+    ///
+    /// # Errors
+    /// If the volume cannot be written; the job is not claimed then.
+    pub fn claim(&self, by: &str) -> Result<Option<ClaimedJob>> {
+        self.take(by, true)
+    }
+
+    /// Ends a job that nobody has claimed. `None`: somebody has, so the ending is theirs.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn end_unclaimed(&self, by: &str, ending: Ending) -> Result<Option<Outcome>> {
+        self.take(by, false)?.map(|claimed| claimed.finish(ending)).transpose()
+    }
+
+    fn take(&self, by: &str, run: bool) -> Result<Option<ClaimedJob>> {
+        // The lease first: a claim without a holder means a dead one.
+        let Some(lease) = FileLock::try_acquire(&self.lease_path())? else { return Ok(None) };
+        let claim = Claim { by: by.to_owned(), at: Timestamp::now(), run };
+        let content = serde_json::to_vec(&claim).unwrap_or_default();
+        let (path, reserve) = (self.directory().join("claim"), self.reserve().join("claim"));
+        match self.workspace.put_once_or_reserve(&path, &content, &reserve)? {
+            Once::Theirs => Ok(None),
+            Once::Ours => {
+                let journal = Journal::create(self.journal_path())?;
+                self.workspace.watcher().wake(&self.directory());
+                Ok(Some(ClaimedJob { job: self.clone(), journal, _lease: lease }))
+            }
+        }
+    }
+
+    /// Ends the job as lost if the process that claimed it is gone; otherwise says how it ended, if it has.
+    ///
+    /// A job whose outcome is damaged is ended once more, as a failure.
+    ///
+    /// # Errors
+    /// If the volume cannot be read or written. That says nothing about the process, so the job is not ended then.
+    pub fn settle(&self) -> Result<Option<Outcome>> {
+        match self.outcome() {
+            Ok(None) => {}
+            Err(error) if error.is_damage() => return self.replace_outcome(&error),
+            known => return known,
+        }
+        // Only claimed jobs are probed: a probe of an unclaimed one could keep a replica from claiming it.
+        if self.claimed()?.is_none() || FileLock::is_held(&self.lease_path())? {
+            return Ok(None);
+        }
+        // Its process may have written the outcome between the two looks.
+        if let Some(outcome) = self.outcome()? {
+            return Ok(Some(outcome));
+        }
+        let record = match self.record() {
+            Err(error) if error.is_damage() => {
+                self.workspace.report_once(&self.record_path(), &error);
+                self.set_aside()?;
+                return Err(error);
+            }
+            record => record?,
+        };
+        let sentence = record.service.spec().lost;
+        let ending = Ending::failure(record.service, self.id, Code::ReplicaLost, sentence);
+        let length = journal::whole_length(&self.journal_path())?;
+        // Of several that look at once, one ends it.
+        let Some(_lease) = FileLock::try_acquire(&self.lease_path())? else {
+            return self.outcome();
+        };
+        tracing::warn!(job = %self.id, "the process that ran this job is gone");
+        self.close(ending, length).map(Some)
+    }
+
+    /// Puts an outcome in the place of one that is damaged.
+    fn replace_outcome(&self, damage: &Error) -> Result<Option<Outcome>> {
+        let path = self.outcome_path();
+        self.workspace.report_once(&path, damage);
+        let record = self.record()?;
+        let Some(_lease) = FileLock::try_acquire(&self.lease_path())? else { return Ok(None) };
+        // Another may have replaced it meanwhile.
+        if !self.outcome().is_err_and(|error| error.is_damage()) {
+            return self.outcome();
+        }
+        self.workspace.set_aside(&path)?;
+        let sentence = "how this job ended is not known any more, because its outcome is damaged: its events are \
+                        still there";
+        let ending = Ending::failure(record.service, self.id, Code::Internal, sentence);
+        let length = journal::whole_length(&self.journal_path())?;
+        self.close(ending, length).map(Some)
+    }
+
+    /// Writes the outcome, unless there is one; returns the one that counts. Only for the holder of the lease.
+    pub(super) fn close(&self, ending: Ending, journal_length: u64) -> Result<Outcome> {
+        let mut outcome = Outcome::new(ending, journal_length);
+        let path = self.outcome_path();
+        let reserve = self.reserve().join("outcome");
+        let put = |outcome: &Outcome| {
+            self.workspace.put_once_or_reserve(&path, &outcome.encode(), &reserve)
+        };
+        let mut once = put(&outcome);
+        if once.as_ref().is_err_and(Error::is_disk_full) {
+            // What the job has to say at its end is longer than the room that is left for it.
+            let sentence = "the workspace is full: make room, then send the job again";
+            let ending = Ending::failure(self.record()?.service, self.id, Code::DiskFull, sentence);
+            outcome = Outcome::new(ending, journal_length);
+            once = put(&outcome);
+        }
+        let outcome = match once? {
+            Once::Ours => outcome,
+            Once::Theirs => self.outcome()?.unwrap_or(outcome),
+        };
+        // Of no more use; one that stays does no harm.
+        let _ = fs::remove_dir_all(self.reserve());
+        self.workspace.watcher().wake(&self.directory());
+        self.cancel_children();
+        Ok(outcome)
+    }
+
+    fn cancel_children(&self) {
+        let children = self.children().unwrap_or_else(|error| {
+            tracing::error!(job = %self.id, error = &error as &dyn std::error::Error, "cannot find the jobs it asked for");
+            Vec::new()
+        });
+        for id in children {
+            let cancelled = Self::open(&self.workspace, id).and_then(|child| match child {
+                Some(child) if child.outcome()?.is_none() => child.request_cancel(),
+                _ => Ok(()),
+            });
+            // One that cannot be reached must not save the others; its own deadline ends it.
+            if let Err(error) = cancelled {
+                tracing::error!(job = %id, error = &error as &dyn std::error::Error, "cannot cancel a job");
+            }
+        }
+    }
+}
+
+/// A job that this process has claimed. Only this value writes the journal.
+#[derive(Debug)]
+pub struct ClaimedJob {
+    job: Job,
+    journal: Journal,
+    _lease: FileLock,
+}
+
+impl ClaimedJob {
+    /// The job.
+    #[must_use]
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Appends one event, for everyone who follows the journal, and returns its id.
+    ///
+    /// # Errors
+    /// If the volume cannot be written; the event is not there then.
+    pub fn append(&mut self, event: &EventLine) -> Result<u64> {
+        let id = self.journal.append(event)?;
+        self.job.workspace.watcher().wake(&self.job.directory());
+        Ok(id)
+    }
+
+    /// How long the journal is, in bytes.
+    #[must_use]
+    pub fn journal_length(&self) -> u64 {
+        self.journal.length()
+    }
+
+    /// Ends the job. Another may have ended it before: the outcome that counts is returned.
+    ///
+    /// # Errors
+    /// If the volume cannot be written; the job then ends as lost when this process does.
+    pub fn finish(self, ending: Ending) -> Result<Outcome> {
+        // Best effort: a full disk must not keep the outcome from being written.
+        if let Err(error) = self.journal.sync() {
+            tracing::warn!(job = %self.job.id, error = %error, "cannot flush the journal");
+        }
+        self.job.close(ending, self.journal.length())
+    }
+}

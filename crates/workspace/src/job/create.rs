@@ -1,0 +1,174 @@
+//! How a request becomes a job.
+
+use std::{fs, io, path::Path};
+
+use contract::{Code, JobId, JobState, RequestError};
+
+use super::Job;
+use crate::{
+    Error, JobRecord, Result, Workspace,
+    write::{Once, reserve, sync_directory, write_synced},
+};
+
+/// How much room is kept for a job's claim, so that the job can be claimed and ended when the volume is full. Bytes.
+const CLAIM_RESERVE: usize = 512;
+/// How much room is kept for its outcome. A longer one is replaced then.
+const OUTCOME_RESERVE: usize = 8 * 1024;
+
+/// What became of creating a job.
+#[derive(Debug)]
+pub enum NewJob {
+    /// It is there now.
+    Created(Job),
+    /// It was there already and was left alone: the caller asks a second time.
+    Exists(Job),
+}
+
+/// Why a request does not become a job.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// Its parent is not a running workflow.
+    #[error("the parent is not a running workflow")]
+    ParentEnded,
+    /// Another request has become a job of this id.
+    #[error("the id belongs to another request")]
+    AnotherRequest,
+    /// The volume cannot be used.
+    #[error(transparent)]
+    Volume(#[from] Error),
+}
+
+impl CreateError {
+    /// What the caller is told; what is wrong with the volume is logged.
+    #[must_use]
+    pub fn refusal(&self) -> RequestError {
+        match self {
+            Self::ParentEnded => RequestError::new(
+                Code::NotFound,
+                "the workflow that asks for this job is not running",
+            ),
+            Self::AnotherRequest => RequestError::new(
+                Code::Claimed,
+                "this job id belongs to another request: use a new one",
+            ),
+            Self::Volume(error) => error.refusal(),
+        }
+    }
+}
+
+impl Job {
+    /// Creates a job: from here on it is on the volume, waiting to be claimed, and survives a power cut.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn create(workspace: &Workspace, record: &JobRecord) -> Result<NewJob> {
+        let job = Self { workspace: workspace.clone(), id: record.job_id };
+        if Self::open(workspace, job.id)?.is_some() {
+            return Ok(NewJob::Exists(job));
+        }
+        // The parent learns of its child first: a name that leads nowhere does no harm, but a child that the end
+        // of its parent does not reach would.
+        if let Some(parent) = record.parent {
+            job.announce_to(parent)?;
+        }
+        let scratch = workspace.scratch();
+        let result = job.fill(&scratch, record);
+        if result.is_err() {
+            let _ = fs::remove_dir_all(&scratch);
+        }
+        let once = result?;
+        // The parent may have ended between the announcement and here, and looked before the job was there. It writes
+        // its outcome before it looks, and this looks after the job is there: one of the two sees the other.
+        // The job is there, so it is too late to fail: its replica looks at the parent again.
+        if let Some(parent) = record.parent {
+            let parent = Self { workspace: workspace.clone(), id: parent };
+            let cancelled = parent.outcome().and_then(|outcome| match outcome {
+                Some(_) => job.request_cancel(),
+                None => Ok(()),
+            });
+            if let Err(error) = cancelled {
+                tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "cannot look at the parent");
+            }
+        }
+        Ok(match once {
+            Once::Ours => NewJob::Created(job),
+            Once::Theirs => NewJob::Exists(job),
+        })
+    }
+
+    /// [`create`](Self::create) for a request from outside: its parent must be a workflow that runs, and a job
+    /// that is there already must have come from the same request.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or with the volume.
+    pub fn create_for(workspace: &Workspace, record: &JobRecord) -> Result<NewJob, CreateError> {
+        if let Some(parent) = record.parent {
+            // Only a running workflow may ask for jobs in its own name: they pass the limits of queues.
+            let view = Self::open(workspace, parent)?.map(|parent| parent.view()).transpose()?;
+            let runs = view.is_some_and(|view| {
+                view.service.asks_for_jobs() && view.state == JobState::Running
+            });
+            if !runs {
+                return Err(CreateError::ParentEnded);
+            }
+        }
+        let new = Self::create(workspace, record)?;
+        if let NewJob::Exists(job) = &new
+            && !job.record()?.is_same_request(record)
+        {
+            return Err(CreateError::AnotherRequest);
+        }
+        Ok(new)
+    }
+
+    fn announce_to(&self, parent: JobId) -> Result<()> {
+        let parent = Self { workspace: self.workspace.clone(), id: parent };
+        let children = parent.directory().join("children");
+        match fs::create_dir(&children) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("create", children)(error));
+            }
+            _ => {}
+        }
+        let marker = children.join(self.id.to_string());
+        fs::write(&marker, "").map_err(Error::io("write", &marker))
+    }
+
+    fn fill(&self, scratch: &Path, record: &JobRecord) -> Result<Once> {
+        let control = scratch.join("control");
+        fs::create_dir_all(&control).map_err(Error::io("create", &control))?;
+        let path = scratch.join("job.json");
+        let content = serde_json::to_vec(record).map_err(Error::malformed(&path))?;
+        write_synced(&path, &content).map_err(Error::io("write", &path))?;
+        // All that its end needs is there from the beginning: a volume may run out of names, too.
+        for name in ["lease", "events.ndjson"] {
+            let path = scratch.join(name);
+            fs::write(&path, "").map_err(Error::io("write", path))?;
+        }
+        let kept = scratch.join("reserve");
+        fs::create_dir(&kept)
+            .and_then(|()| reserve(&kept.join("claim"), CLAIM_RESERVE))
+            .and_then(|()| reserve(&kept.join("outcome"), OUTCOME_RESERVE))
+            .map_err(Error::io("write", kept))?;
+        // A claim and an outcome are flushed. After a power cut they must not stand beside a record that is empty:
+        // a job of which nobody knows what it is could never be ended.
+        sync_directory(scratch)?;
+        // Fails if the directory exists, because it is not empty then.
+        match fs::rename(scratch, self.directory()) {
+            Ok(()) => {
+                sync_directory(&self.workspace.jobs())?;
+                Ok(Once::Ours)
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
+                let _ = fs::remove_dir_all(scratch);
+                Ok(Once::Theirs)
+            }
+            Err(error) => Err(Error::io("create", self.directory())(error)),
+        }
+    }
+}
