@@ -84,6 +84,7 @@ impl Machine {
         let docker = fs::read_to_string(self.path("docker.log")).unwrap_or_default();
         assert!(!docker.contains("s3cret"), "a secret on a command line: {docker}");
         let environment = fs::read_to_string(self.path("docker.log.env")).unwrap_or_default();
+        assert_eq!(environment.is_empty(), docker.is_empty(), "the fake docker logs both");
         assert!(!environment.contains("s3cret"), "a secret in a program's environment");
         End { code: output.status.code(), said, docker }
     }

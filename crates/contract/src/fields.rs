@@ -12,7 +12,7 @@ const SHOWN_NAME: usize = 64;
 /// A body that is a JSON object. `null` means absent.
 pub(crate) struct Fields {
     map: Map<String, Value>,
-    /// The names that were asked for, which are those that this version knows.
+    /// The names that have been read, which are those that this version knows.
     known: RefCell<Vec<&'static str>>,
 }
 
@@ -22,7 +22,7 @@ impl Fields {
         if let [0xFE, 0xFF, ..] | [0xFF, 0xFE, ..] = body {
             return invalid("the body is UTF-16: send it as UTF-8");
         }
-        // Some editors and libraries of Windows begin every text with a byte order mark.
+        // Some Windows editors and libraries write a byte order mark before every text.
         let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
         if body.iter().all(u8::is_ascii_whitespace) {
             return invalid("the body is empty: send a JSON object");
@@ -39,7 +39,7 @@ impl Fields {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// Refuses a field that has not been asked for, if `unknown` says so. For when all others have been read.
+    /// Refuses a field that nobody has read, if `unknown` says so. Call this after all known fields have been read.
     pub(crate) fn finish(self, unknown: UnknownFields) -> Result<(), RequestError> {
         if unknown == UnknownFields::Ignored {
             return Ok(());
@@ -117,9 +117,9 @@ impl Fields {
     }
 }
 
-/// The known name that `name` is most likely a misspelling of.
+/// The known name of which `name` is most likely a misspelling.
 fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
-    /// Names are short; a longer one is no misspelling, and comparing takes time.
+    /// Names are short. A longer one is not a misspelling, and comparing it takes time.
     const LONGEST: usize = 64;
     if name.len() > LONGEST {
         return None;

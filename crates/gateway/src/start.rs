@@ -101,7 +101,14 @@ pub fn main() -> Exit {
         eprintln!("gateway: {error}");
         return Exit::Usage.unhurried();
     }
-    logging.init();
+    // Held until the end: the last lines are written then.
+    let _logs = match logging.init() {
+        Ok(logs) => logs,
+        Err(error) => {
+            eprintln!("gateway: cannot start threads: {error}");
+            return Exit::Failed;
+        }
+    };
     boot::raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -13,7 +13,7 @@ use crate::{
     ticket::{Caller, Stage, Ticket},
 };
 
-/// The error of a job whose last caller left before it began.
+/// What is said of a job whose last caller left before it began.
 pub(crate) const CALLER_LEFT: &str = "the caller left before a replica was free";
 
 /// Somebody who watches a job that has not been taken. When the last one leaves, so does the job.

@@ -18,10 +18,16 @@ pub struct Config {
     pub credential_hosts: Vec<String>,
     /// The private key for ssh. Without it there is no ssh.
     pub ssh_key_file: Option<PathBuf>,
-    /// The host keys ssh believes, in OpenSSH's format. Without it there is no ssh.
+    /// The host keys that ssh accepts, in OpenSSH's format. Without it there is no ssh.
     pub ssh_known_hosts_file: Option<PathBuf>,
     /// How long a git host may send next to nothing.
     pub stall: Duration,
+    /// How long git's work on this machine may go on without progress.
+    pub local_patience: Duration,
+    /// How much memory each process of git may address, in bytes.
+    pub memory: u64,
+    /// How large the files of a checkout may be together, in bytes.
+    pub checkout_limit: u64,
     /// How git reaches the network.
     pub connector: ConnectorSettings,
 }
@@ -35,6 +41,9 @@ impl Default for Config {
             ssh_key_file: None,
             ssh_known_hosts_file: None,
             stall: Duration::from_secs(60),
+            local_patience: Duration::from_secs(120),
+            memory: 2048 << 20,
+            checkout_limit: 10_240 << 20,
             connector: ConnectorSettings::default(),
         }
     }
@@ -51,12 +60,23 @@ impl Config {
         config.ssh_key_file = file(settings, "SSH_KEY_FILE");
         config.ssh_known_hosts_file = file(settings, "SSH_KNOWN_HOSTS_FILE");
         config.stall = settings.seconds("GIT_STALL_SECONDS", config.stall.as_secs());
+        config.local_patience =
+            settings.seconds("GIT_LOCAL_SECONDS", config.local_patience.as_secs());
+        let mut mib = |name: &str, default: u64| {
+            let mib: u64 = settings.or(name, default >> 20, "whole MiB, such as 2048");
+            if !(64..=1 << 30).contains(&mib) {
+                settings.problem(name, "must be a number of MiB from 64 on, such as 2048");
+            }
+            mib.clamp(64, 1 << 30) << 20
+        };
+        config.memory = mib("GIT_MEMORY_MIB", config.memory);
+        config.checkout_limit = mib("GIT_CHECKOUT_LIMIT_MIB", config.checkout_limit);
         config.connector = ConnectorSettings::read(settings);
         config
     }
 }
 
-/// A path to a file that can be read now: a typing error is told at the start, not by a job.
+/// A path to a file that can be read now: a typing error stops the start, not a job.
 fn file(settings: &mut Settings<'_>, name: &str) -> Option<PathBuf> {
     let path = PathBuf::from(settings.text(name)?);
     if let Err(error) = std::fs::File::open(&path) {

@@ -1,6 +1,6 @@
 //! How a pull fails: the code and the sentence for the caller, the rest for the log.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use contract::Code;
 
@@ -10,20 +10,23 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 /// Why a pull ends without a checkout.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The job was asked to end; whoever asked knows why.
+    /// The job was asked to end, for a reason that whoever asked knows.
     #[error("stopped")]
     Stopped,
     /// Something the caller is told.
     #[error("{code}: {sentence}")]
     Told {
-        /// What kind.
+        /// The kind, for programs.
         code: Code,
-        /// What to do about it. Without credentials.
+        /// What happened, why, and what to do next. Without credentials.
         sentence: String,
     },
-    /// The mirror, or what was taken from it, does not hold together.
-    #[error("damaged: {0}")]
-    Damaged(String),
+    /// The git host sent nothing for so long.
+    #[error("the git host sent nothing for {0:?}")]
+    Stalled(Duration),
+    /// git failed, with these words; whoever started it knows what for.
+    #[error("git: {0}")]
+    Git(String),
 }
 
 impl Failure {
@@ -47,15 +50,6 @@ impl Failure {
         }
     }
 
-    /// A git operation on files of ours that failed.
-    pub(crate) fn local(error: &git2::Error) -> Self {
-        if says_disk_full(error.message()) {
-            return Self::disk_full();
-        }
-        let (class, code) = (error.class(), error.code());
-        Self::Damaged(format!("{} ({class:?}, {code:?})", error.message()))
-    }
-
     pub(crate) fn disk_full() -> Self {
         Self::told(
             Code::DiskFull,
@@ -69,12 +63,20 @@ pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// The same, from the words libgit2 passes on (`strerror` of ENOSPC and EDQUOT).
+/// The same, by the words that git passes on (`strerror` of ENOSPC and EDQUOT).
 pub(crate) fn says_disk_full(message: &str) -> bool {
     message.contains("No space left on device") || message.contains("Disk quota exceeded")
 }
 
-/// Text from elsewhere, made fit for a sentence: one line, not long, no secret in it.
+/// Whether the volume of `path` has no room left that counts: git does not always say why it cannot write.
+pub(crate) fn is_volume_full(path: &Path) -> bool {
+    const LEAST: u64 = 64 * 1024;
+    nix::sys::statvfs::statvfs(path).is_ok_and(|volume| {
+        volume.blocks_available().saturating_mul(volume.fragment_size()) < LEAST
+    })
+}
+
+/// Text from elsewhere as part of a sentence: one line, short, without secrets.
 pub(crate) fn quote(text: &str, secrets: &[String]) -> String {
     const LONGEST: usize = 300;
     let mut text = text.replace(|c: char| c.is_control(), " ");
@@ -104,9 +106,6 @@ mod tests {
         let error = io::Error::from_raw_os_error(ENOSPC);
         assert!(says_disk_full(&error.to_string()));
         let failure = Failure::io("write", Path::new("/x"))(error);
-        assert!(matches!(failure, Failure::Told { code: Code::DiskFull, .. }), "{failure}");
-        let error = git2::Error::from_str("failed to write: No space left on device");
-        let failure = Failure::local(&error);
         assert!(matches!(failure, Failure::Told { code: Code::DiskFull, .. }), "{failure}");
     }
 }

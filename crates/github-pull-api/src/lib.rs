@@ -1,30 +1,34 @@
-//! Clones or updates one repository, and tells as it goes.
+//! Clones or updates one repository, and reports as it goes.
 //!
-//! [`pull()`] is the job: a stream of steps that ends once. What talks to git is the module `git`,
-//! which runs on the blocking pool and knows nothing of streams; what a caller reads is made in
-//! `report` and `failure`.
+//! [`pull()`] is the job: a stream of steps that ends once. [`work`] has the steps of a pull, which run on a
+//! thread of the blocking pool; [`remote`] is the git host's side of it, [`checkout`] the caller's; [`git`] is
+//! the one place that starts git, and [`connector`] its one way to the network. What a caller reads is made
+//! in [`report`] and [`failure`].
 //!
-//! Four things hold:
+//! *Architecture invariants:*
 //! * Only the mirror of a repository talks to the network. A checkout is filled and updated from the
-//!   mirror, and only after a fetch with the request's own credentials went well.
-//! * The configuration of an existing checkout may have been written by an agent and is not obeyed:
-//!   git works on a copy of the checkout's references and index under a configuration of ours.
+//!   mirror, and only after a fetch with the request's own credentials succeeded.
+//! * The configuration of an existing checkout may have been written by an agent and is not obeyed: git
+//!   works in a control directory of ours, with the checkout's objects and a copy of its index.
 //! * A pull that fails leaves the directory as it was, byte for byte.
-//! * Credentials go to the host they are for, and to no disk, event or log.
+//! * Credentials go to the host they are for, and to no disk, argument, environment, event or log.
 //!
-//! Submodules are not fetched (their directories stay empty), and files kept in LFS stay pointers.
-//! Hooks and filters are never run.
+//! Files kept in LFS stay pointers; hooks and filters are never run.
 
-mod access;
+mod checkout;
 mod config;
-#[expect(dead_code, reason = "git does not go through it yet")]
 mod connector;
 mod failure;
 mod git;
-mod known_hosts;
+mod lock;
+mod monitor;
+mod progress;
 mod pull;
+mod remote;
 mod report;
 mod service;
+mod staging;
+mod work;
 
 pub use config::Config;
 pub use connector::{

@@ -1,4 +1,4 @@
-//! The job: git's work on its own thread, told as a stream of steps.
+//! The job: a pull on a thread of its own, as a stream of steps.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -9,25 +9,21 @@ use tokio::task::JoinHandle;
 
 use crate::{
     Config,
-    failure::{Failure, Result},
-    git::{self, Done, Job},
+    checkout::Done,
+    connector::Connector,
+    failure::{Failure, Result, quote},
+    monitor::Monitor,
     report::Reporter,
+    work::{self, Work},
 };
 
-/// How long git's thread has to end after it was asked to, before the stream ends without it.
-const PATIENCE: Duration = Duration::from_millis(800);
-
-/// The same while a checkout's files are being put in place, which takes renames only.
-const PATIENCE_WHILE_SETTLING: Duration = Duration::from_secs(10);
-
-/// How often silence is looked at.
-const WATCH: Duration = Duration::from_millis(250);
+/// What is kept of the stop budget for the end of the stream itself.
+const RESERVE: Duration = Duration::from_millis(500);
 
 /// Clones or updates the repository of `request`, as a stream that ends with [`Step::End`].
 ///
-/// A job that is asked to stop, or whose git host is silent, ends even if the thread that talks to
-/// the host is stuck in a socket; that thread then lives on until the host answers or the process
-/// ends. So whoever owns the runtime must not wait for its blocking threads at the end.
+/// A job that is asked to stop ends as soon as git is dead and what it had begun is undone, at the latest
+/// within the stop budget of its context.
 pub fn pull(
     config: Arc<Config>,
     context: JobContext,
@@ -35,7 +31,6 @@ pub fn pull(
 ) -> impl Stream<Item = Step> + Send + 'static {
     async_stream::stream! {
         let id = context.id;
-        let repo_url = request.repo_url.clone();
         let found = {
             let (context, request) = (context.clone(), request.clone());
             workspace::blocking(move || target(&context, &request)).await
@@ -51,42 +46,42 @@ pub fn pull(
         let target_path = target.to_string_lossy().into_owned();
         yield Step::Event(EventLine::encode(&PullEvent::Connected {
             job_id: id,
-            repo_url: &repo_url,
+            repo_url: &request.repo_url,
             target_path: &target_path,
         }));
+        let connector = match Connector::start(id, config.connector.clone()).await {
+            Ok(connector) => connector,
+            Err(error) => {
+                let sentence = format!("there is no port for git's connections: {error}; check the machine");
+                yield Step::End(failure(id, Code::Internal, &sentence));
+                return;
+            }
+        };
 
         let reporter = Reporter::default();
-        let stall = config.stall;
-        let job = Job {
+        let _abandon = AbandonOnDrop(reporter.clone());
+        let work = Work {
             config,
             id,
             workspace: context.workspace.clone(),
-            repo: request.repo_url,
-            branch: request.branch,
+            request,
             target,
-            reporter: reporter.clone(),
-            stop: context.stop.clone(),
+            monitor: Monitor { reporter: reporter.clone(), stop: context.stop.clone() },
+            deadline: context.deadline.limit(),
         };
-        let leftovers = job.aside();
-        let _abandon = AbandonOnDrop(reporter.clone());
-        let mut work = tokio::task::spawn_blocking(move || git::run(&job));
-        let mut watch = tokio::time::interval(WATCH);
+        let mut work = tokio::task::spawn_blocking(move || work::run(&work, connector));
         let ending = loop {
             tokio::select! {
                 biased;
                 reason = context.stop.requested() => {
-                    break stopped(id, reason, work, &reporter, leftovers, &target_path).await;
+                    let time = context.stop_budget.saturating_sub(RESERVE);
+                    let ending = stopped(id, reason, work, time, &target_path).await;
+                    // Whatever is still running may not begin to put anything in place.
+                    let _ = context.stop.abandon();
+                    break ending;
                 }
                 note = reporter.next() => yield Step::Event(note.event()),
                 result = &mut work => break ending(id, &target_path, result.ok(), None),
-                _ = watch.tick() => {
-                    // libgit2's own timeouts come first; this is for what they do not cover, like a
-                    // name server that does not answer.
-                    if reporter.silence().is_some_and(|silence| silence > stall * 2) {
-                        git::remove_leftovers(leftovers);
-                        break failure(id, Code::RemoteStalled, &git::stalled(&repo_url, stall));
-                    }
-                }
             }
         };
         while let Some(note) = reporter.take() {
@@ -118,16 +113,14 @@ async fn stopped(
     id: JobId,
     reason: StopReason,
     mut work: JoinHandle<Result<Done>>,
-    reporter: &Reporter,
-    leftovers: PathBuf,
+    time: Duration,
     target_path: &str,
 ) -> Ending {
-    let patience = if reporter.is_settling() { PATIENCE_WHILE_SETTLING } else { PATIENCE };
-    match tokio::time::timeout(patience, &mut work).await {
+    match tokio::time::timeout(time, &mut work).await {
         // It was too late to stop: the checkout is there, and saying otherwise would be wrong.
         Ok(result) => ending(id, target_path, result.ok(), Some(reason)),
         Err(_) => {
-            git::remove_leftovers(leftovers);
+            tracing::error!(job = %id, "a pull did not stop in time; a later one removes what it leaves");
             failure(id, reason.code(), reason.sentence())
         }
     }
@@ -152,22 +145,25 @@ fn ending(
         (Some(Err(Failure::Stopped)), None) => {
             failure(id, Code::Cancelled, StopReason::Cancelled.sentence())
         }
-        (Some(Err(Failure::Damaged(what))), None) => {
-            tracing::error!(job = %id, %what, "a pull found damage it could not mend");
+        (Some(Err(Failure::Git(said))), None) => {
+            failure(id, Code::GitFailed, &format!("git failed: {}", quote(&said, &[])))
+        }
+        (Some(Err(Failure::Stalled(time))), None) => {
+            let seconds = time.as_secs();
+            failure(id, Code::RemoteStalled, &format!("the git host sent nothing for {seconds} s"))
+        }
+        (None, None) => {
+            tracing::error!(job = %id, "the thread of a pull panicked");
             failure(
                 id,
                 Code::Internal,
-                &format!("git could not read what it had just written: {what}; check the volume"),
+                "the pull failed unexpectedly: see the log of the pull service",
             )
-        }
-        (None, None) => {
-            tracing::error!(job = %id, "git's thread panicked");
-            failure(id, Code::Internal, "the pull broke off: see the log of the pull service")
         }
     }
 }
 
-/// A stream that is dropped before its end takes git's work with it.
+/// A stream that is dropped before its end stops its pull.
 struct AbandonOnDrop(Reporter);
 
 impl Drop for AbandonOnDrop {

@@ -1,8 +1,8 @@
-//! What a caller is told while git works.
+//! What a caller reads while git works.
 //!
-//! Git's thread puts notes into a [`Reporter`] and never waits; the stream takes them out. A note of
-//! progress takes the place of one of the same stage that nobody has taken yet, so a slow reader
-//! costs no memory and sees the newest state.
+//! The thread of the pull puts notes into a [`Reporter`] and never waits; the stream takes them out. A
+//! note of progress replaces one of the same stage that has not been taken yet, so a slow reader costs no
+//! memory and sees the newest state.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ use std::{
 use contract::{EventLine, PullEvent, Timestamp};
 use tokio::sync::Notify;
 
-/// Between two notes of progress. With the last states of three stages, which are always told, it
+/// Between two notes of progress. With the last states of three stages, which are always sent, this
 /// makes at most ten in any second.
 const INTERVAL: Duration = Duration::from_millis(150);
 
@@ -50,7 +50,7 @@ pub(crate) struct Progress {
     pub(crate) bytes: usize,
 }
 
-/// One thing to tell.
+/// One thing to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Note {
     Message(String),
@@ -76,7 +76,7 @@ impl Note {
     }
 }
 
-/// Between git's thread and the stream. Cheap to clone.
+/// Between the thread of the pull and its stream. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reporter {
     shared: Arc<Shared>,
@@ -86,7 +86,6 @@ pub(crate) struct Reporter {
 struct Shared {
     state: Mutex<State>,
     changed: Notify,
-    settling: AtomicBool,
     abandoned: AtomicBool,
 }
 
@@ -96,8 +95,6 @@ struct State {
     /// Not queued yet: either it is too early for it, or it is followed by a newer one.
     held: Option<Progress>,
     last: Option<Instant>,
-    /// When the git host last gave a sign of life, while one is waited for.
-    heard: Option<Instant>,
 }
 
 impl Reporter {
@@ -105,7 +102,7 @@ impl Reporter {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells `text`, after all progress so far.
+    /// Sends `text`, after all progress so far.
     pub(crate) fn message(&self, text: impl Into<String>) {
         let mut state = self.state();
         state.flush();
@@ -114,7 +111,7 @@ impl Reporter {
         self.shared.changed.notify_one();
     }
 
-    /// Tells how far a stage is, now or when it is time to.
+    /// Sends how far a stage is, now or when the interval is over.
     pub(crate) fn progress(&self, progress: Progress) {
         let mut state = self.state();
         if state.held.is_some_and(|held| held.stage != progress.stage) {
@@ -128,7 +125,7 @@ impl Reporter {
         self.shared.changed.notify_one();
     }
 
-    /// Tells the last state of the stage that ends here.
+    /// Sends the last state of the stage that ends here.
     pub(crate) fn end_stage(&self) {
         self.state().flush();
         self.shared.changed.notify_one();
@@ -150,34 +147,6 @@ impl Reporter {
         self.state().queue.pop_front()
     }
 
-    /// From now on the git host is expected to give signs of life.
-    pub(crate) fn listen(&self) {
-        self.state().heard = Some(Instant::now());
-    }
-
-    /// The git host gave a sign of life.
-    pub(crate) fn heard(&self) {
-        let mut state = self.state();
-        if state.heard.is_some() {
-            state.heard = Some(Instant::now());
-        }
-    }
-
-    /// From now on nothing is expected of the git host.
-    pub(crate) fn stop_listening(&self) {
-        self.state().heard = None;
-    }
-
-    /// For how long a git host that is expected to has said nothing.
-    pub(crate) fn silence(&self) -> Option<Duration> {
-        self.state().heard.map(|heard| heard.elapsed())
-    }
-
-    /// From now on the work is short and is not to be broken off: it ends, well or undone.
-    pub(crate) fn settle(&self) {
-        self.shared.settling.store(true, Ordering::SeqCst);
-    }
-
     /// From now on nobody reads what is told.
     pub(crate) fn abandon(&self) {
         self.shared.abandoned.store(true, Ordering::SeqCst);
@@ -186,11 +155,6 @@ impl Reporter {
     /// Whether [`abandon`](Self::abandon) was called.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.shared.abandoned.load(Ordering::SeqCst)
-    }
-
-    /// Whether [`settle`](Self::settle) was called.
-    pub(crate) fn is_settling(&self) -> bool {
-        self.shared.settling.load(Ordering::SeqCst)
     }
 }
 
@@ -256,17 +220,5 @@ mod tests {
         tokio::task::yield_now().await;
         reporter.message("here");
         assert_eq!(waiting.await.unwrap(), Note::Message("here".into()));
-    }
-
-    #[test]
-    fn silence_is_counted_only_while_listening() {
-        let reporter = Reporter::default();
-        assert_eq!(reporter.silence(), None);
-        reporter.heard();
-        assert_eq!(reporter.silence(), None);
-        reporter.listen();
-        assert!(reporter.silence().is_some());
-        reporter.stop_listening();
-        assert_eq!(reporter.silence(), None);
     }
 }

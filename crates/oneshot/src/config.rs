@@ -1,4 +1,4 @@
-//! The settings every replica has.
+//! The settings that every replica has.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -13,23 +13,27 @@ use web::Cors;
 
 use crate::Advertise;
 
+/// Long enough for a pull to put the files of a large checkout in place, and shorter than what stops a container.
+const STOP_BUDGET: Duration = Duration::from_secs(15);
+
 /// Where a replica listens and works, and how it stops.
 #[derive(Clone, Debug)]
 pub struct ReplicaConfig {
     /// `BIND_ADDRESS` and `PORT`; port 0 is any free one.
     pub bind: SocketAddr,
-    /// `ADVERTISE_ADDRESS` or `ADVERTISE_TOWARDS`: the address by which the gateway reaches this replica.
+    /// `ADVERTISE_ADDRESS` or `ADVERTISE_TOWARDS`: the address at which the gateway reaches this replica.
     pub advertise: Advertise,
     /// `WORKSPACE_DIR`
     pub workspace: PathBuf,
-    /// `GRACE_SECONDS`: how long a job goes on after the replica is told to stop. `None`: until its own
-    /// deadline.
+    /// `GRACE_SECONDS`: how long a job may run on after the replica is told to stop. `None`: until its own deadline.
     pub grace: Option<Duration>,
+    /// How long a job may take to end once it is asked to. The time limits of its parts must fit into this.
+    pub stop_budget: Duration,
     /// `JOURNAL_LIMIT_MIB`, in bytes: how long the journal of a job may grow.
     pub journal_limit: u64,
     /// `CORS_ALLOW_ORIGIN`
     pub cors: Cors,
-    /// `REPLICA_ID`: given by whoever starts the replica and wants to know it again.
+    /// `REPLICA_ID`: set by a supervisor, so that it can recognize the replica.
     pub id: ReplicaId,
 }
 
@@ -44,12 +48,13 @@ impl ReplicaConfig {
             advertise: Advertise::read(settings),
             workspace: settings.text("WORKSPACE_DIR").unwrap_or_else(|| "/workspace".into()).into(),
             grace,
+            stop_budget: STOP_BUDGET,
             journal_limit: u64::from(
                 settings.count("JOURNAL_LIMIT_MIB", "MiB", 1024).map_or(1024, NonZeroU32::get),
             ) << 20,
             cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default(), Cors::EXPECTED),
             id: settings
-                .optional("REPLICA_ID", "an id of a replica")
+                .optional("REPLICA_ID", "a replica id (a UUID)")
                 .unwrap_or_else(ReplicaId::new),
         }
     }

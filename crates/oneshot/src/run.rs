@@ -1,4 +1,4 @@
-//! The job itself: its stream into its journal, and its end.
+//! Runs the job: writes its stream to its journal until it ends.
 
 use std::{panic::AssertUnwindSafe, pin::pin, time::Duration};
 
@@ -8,19 +8,18 @@ use workspace::{ClaimedJob, Job, blocking};
 
 use crate::{JobContext, Step, Stop, StopReason};
 
-/// How a job ended, and whether anything of it is left.
+/// How a job ended, and whether any of its work goes on.
 pub(crate) struct Driven {
     pub(crate) ending: Ending,
-    pub(crate) work: Work,
+    pub(crate) left: Left,
 }
 
-/// Whether a job's work is over when its stream is.
+/// What is still going on when a job's stream is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Work {
-    /// It is.
-    Done,
-    /// A part of it cannot be stopped, and goes on as long as the process.
-    GoesOn,
+pub(crate) enum Left {
+    Nothing,
+    /// Work that cannot be stopped, and ends with the process.
+    Work,
 }
 
 /// Appends what the job's stream yields to its journal, which may grow to `journal_limit` bytes, until it ends,
@@ -55,7 +54,7 @@ pub(crate) async fn drive(
                         break failure(code, &sentence);
                     }
                 }
-                Ok(Some(Step::End(ending))) => return Driven { ending, work: Work::Done },
+                Ok(Some(Step::End(ending))) => return Driven { ending, left: Left::Nothing },
                 Ok(None) => {
                     tracing::error!(job = %context.id, "the job's stream ended without an ending");
                     break failure(
@@ -63,7 +62,7 @@ pub(crate) async fn drive(
                         "the job ended without saying how: see the log of its service",
                     );
                 }
-                // The panic has been printed by its hook.
+                // The panic hook has logged it.
                 Err(_) => {
                     break failure(
                         Code::Internal,
@@ -73,16 +72,16 @@ pub(crate) async fn drive(
             }
         }
     };
-    // The stream was dropped before its end. A part of the job that must not be left half done is waited for.
-    let work = if context.stop.abandon() {
-        Work::Done
+    // The stream was dropped before its end. Work that must not be interrupted gets time to finish.
+    let left = if context.stop.abandon() {
+        Left::Nothing
     } else {
         match tokio::time::timeout(context.stop_budget, context.stop.settled()).await {
-            Ok(()) => Work::Done,
-            Err(_) => Work::GoesOn,
+            Ok(()) => Left::Nothing,
+            Err(_) => Left::Work,
         }
     };
-    Driven { ending, work }
+    Driven { ending, left }
 }
 
 fn append(
@@ -94,7 +93,7 @@ fn append(
     if claimed.journal_length().saturating_add(length) > journal_limit {
         let mib = journal_limit >> 20;
         let sentence = format!(
-            "the job said more than a journal may hold ({mib} MiB): ask for less at once, or raise \
+            "the job wrote more events than a journal may hold ({mib} MiB): split the work into smaller jobs, or raise \
              JOURNAL_LIMIT_MIB"
         );
         return Err((Code::JournalFull, sentence));
@@ -136,7 +135,7 @@ pub(crate) async fn watch(job: Job, context: JobContext) {
     tokio::join!(cancelled, late);
 }
 
-/// Asks the job to end after `grace`, or leaves it to its own deadline. Never returns.
+/// Asks the job to end after `grace`. Without one, the job runs until its own deadline. Never returns.
 pub(crate) async fn end_of_grace(grace: Option<Duration>, stop: Stop) {
     if let Some(grace) = grace {
         tokio::time::sleep(grace).await;

@@ -13,6 +13,7 @@ mod control;
 mod environment;
 mod error;
 mod history;
+mod log_files;
 mod output;
 mod part;
 mod plan;

@@ -1,4 +1,4 @@
-//! The logs of all parts on one terminal.
+//! The logs of all parts: on one terminal, in files on the volume, and for whoever asks.
 
 use std::sync::Arc;
 
@@ -8,7 +8,14 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::{
     SlotId,
     history::{Entry, History},
+    log_files::LogFiles,
 };
+
+/// How many lines may wait for the terminal, and how many for the disk. One that does not keep up holds the parts back
+/// no further than their pipes do.
+const WAITING: usize = 1000;
+/// How much is written to the disk at once, in bytes.
+const BLOCK: usize = 64 << 10;
 
 enum Line {
     Part(SlotId, String),
@@ -16,27 +23,44 @@ enum Line {
     End(oneshot::Sender<()>),
 }
 
+enum Kept {
+    Entry(Arc<Entry>),
+    End(oneshot::Sender<()>),
+}
+
 /// Where the lines of all parts meet. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Output {
     lines: mpsc::Sender<Line>,
+    kept: Option<mpsc::Sender<Kept>>,
     history: Arc<History>,
 }
 
 impl Output {
-    pub(crate) fn start() -> Self {
-        // A terminal that does not keep up holds the parts back no further than their pipes do.
-        let (lines, receiver) = mpsc::channel(1000);
+    /// Begins with what is in the files, if there are any.
+    pub(crate) fn start(files: Option<(LogFiles, Vec<Entry>)>) -> Self {
+        let (lines, receiver) = mpsc::channel(WAITING);
         let plain = std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json");
-        // A thread of its own, because writing to a terminal may block. It ends with the last sender.
+        // Threads of their own, because writing to a terminal or a disk may block. They end with the last sender.
         std::thread::spawn(move || write(receiver, plain));
-        Self { lines, history: Arc::default() }
+        let (files, past) = files.unzip();
+        let kept = files.map(|files| {
+            let (kept, receiver) = mpsc::channel(WAITING);
+            let lines = lines.downgrade();
+            std::thread::spawn(move || keep(receiver, files, &lines));
+            kept
+        });
+        Self { lines, kept, history: Arc::new(History::new(past.unwrap_or_default())) }
     }
 
     /// A line that a part has logged.
     pub(crate) async fn line(&self, slot: SlotId, text: String) {
-        self.history.add(slot, &text);
-        // Fails only when this process is about to end.
+        let entry = Arc::new(Entry::new(slot, &text));
+        self.history.add(Arc::clone(&entry));
+        // These fail only when this process is about to end.
+        if let Some(kept) = &self.kept {
+            let _ = kept.send(Kept::Entry(entry)).await;
+        }
         let _ = self.lines.send(Line::Part(slot, text)).await;
     }
 
@@ -46,15 +70,21 @@ impl Output {
     }
 
     /// What parts have logged, and what they will.
-    pub(crate) fn history(&self) -> (Vec<Entry>, broadcast::Receiver<Entry>) {
+    pub(crate) fn history(&self) -> (Vec<Arc<Entry>>, broadcast::Receiver<Arc<Entry>>) {
         self.history.look()
     }
 
     /// Waits until everything said so far is written.
     pub(crate) async fn finish(&self) {
-        let (sender, done) = oneshot::channel();
+        let (sender, written) = oneshot::channel();
         if self.lines.send(Line::End(sender)).await.is_ok() {
-            let _ = done.await;
+            let _ = written.await;
+        }
+        let (sender, written) = oneshot::channel();
+        if let Some(kept) = &self.kept
+            && kept.send(Kept::End(sender)).await.is_ok()
+        {
+            let _ = written.await;
         }
     }
 }
@@ -78,5 +108,41 @@ fn write(mut lines: mpsc::Receiver<Line>, plain: bool) {
             }
             Line::End(done) => done.send(()).map_err(|()| std::io::ErrorKind::BrokenPipe.into()),
         };
+    }
+}
+
+/// Writes lines to the files, as many at once as there are. Says once that it cannot, until it can again.
+fn keep(mut kept: mpsc::Receiver<Kept>, mut files: LogFiles, notes: &mpsc::WeakSender<Line>) {
+    let mut failing = false;
+    while let Some(first) = kept.blocking_recv() {
+        let mut block = Vec::new();
+        let mut ends = Vec::new();
+        let mut next = Some(first);
+        while let Some(kept_line) = next {
+            match kept_line {
+                Kept::Entry(entry) => {
+                    // A line is text and numbers, which are always JSON.
+                    if serde_json::to_writer(&mut block, &*entry).is_ok() {
+                        block.push(b'\n');
+                    }
+                }
+                Kept::End(done) => ends.push(done),
+            }
+            next = if block.len() < BLOCK { kept.try_recv().ok() } else { None };
+        }
+        let written = files.append(&block);
+        if let (Err(error), false) = (&written, failing)
+            && let Some(notes) = notes.upgrade()
+        {
+            let text = format!(
+                "cannot keep logs in the workspace: {error}; `logs` has them as long as this runs"
+            );
+            let _ = notes.try_send(Line::Note(text));
+        }
+        failing = written.is_err();
+        for done in ends {
+            // Fails if whoever waited has given up.
+            let _ = done.send(());
+        }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     Error, Part, Plan,
     control::{Control, Socket, serve},
     environment::{Environment, check_settings},
+    log_files::LogFiles,
     output::Output,
     ready::{announce, ready},
     roster::Roster,
@@ -50,7 +51,17 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
     child_process::hide_environment()
         .map_err(Error::system("hide the environment from the agent"))?;
     let mut interrupts = Interrupts::listen()?;
-    let output = Output::start();
+    let socket = Socket::open(workspace.root());
+    // The logs belong to whoever has the socket.
+    let files = socket.as_ref().ok().map(|_| LogFiles::open(workspace.root())).transpose();
+    let (files, no_files) = match files {
+        Ok(files) => (files, None),
+        Err(error) => (None, Some(error)),
+    };
+    let output = Output::start(files);
+    if let Some(error) = no_files {
+        output.note(&format!("cannot keep logs in the workspace: {error}"));
+    }
     let roster = Arc::new(Roster::new(&workspace));
     let mut slots = Slots::new(Supplies {
         program: plan.program.clone(),
@@ -65,7 +76,7 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
     }
     let (changes, mut changed) = mpsc::channel::<BTreeMap<Service, u16>>(16);
     let mut tasks = JoinSet::new();
-    match Socket::open(workspace.root()) {
+    match socket {
         Ok(socket) => {
             let control = Control {
                 roster: Arc::clone(&roster),
@@ -125,8 +136,8 @@ async fn stop(slots: &mut Slots, grace: Duration, interrupts: &mut Interrupts, o
             return;
         }
         output.note("ending the jobs that still run");
-        slots.tell(Stage::EndJobs);
-        if tokio::time::timeout(END_TIME, slots.all_ended()).await.is_err() {
+        slots.end_jobs();
+        if tokio::time::timeout(END_TIME, slots.drain()).await.is_err() {
             slots.tell(Stage::Kill);
             slots.all_ended().await;
         }

@@ -164,7 +164,7 @@ impl Slot {
                 let signal = match (stage, self.id.part) {
                     (Stage::Kill, _) => Some(Signal::SIGKILL),
                     // A replica ends its job and leaves.
-                    (Stage::EndJobs, Part::Replica(_)) => Some(Signal::SIGHUP),
+                    (Stage::EndJobs, _) => Some(Signal::SIGHUP),
                     _ if told < leaves_at && stage >= leaves_at => Some(Signal::SIGTERM),
                     // Its own turn comes last, but it takes no new jobs from now on.
                     (Stage::DrainCallers, Part::Gateway) => Some(Signal::SIGUSR1),

@@ -175,6 +175,15 @@ impl Slots {
         }
     }
 
+    /// Ends the jobs of all replicas. The gateway goes on for now: callers hear from it how their jobs ended.
+    pub(crate) fn end_jobs(&self) {
+        for (id, handle) in &self.handles {
+            if id.part != Part::Gateway {
+                handle.tell(Stage::EndJobs);
+            }
+        }
+    }
+
     /// Waits until no slot is left.
     pub(crate) async fn all_ended(&mut self) {
         while self.ended().await.is_some() {}

@@ -56,13 +56,24 @@ async fn a_job_that_waits_and_one_whose_agent_hides_its_children() {
     assert_eq!(end["step"], 2, "{end}");
     assert!(agents(&stack).is_empty(), "agents left behind: {:#?}", agents(&stack));
 
-    for job in all_jobs(&stack).await {
-        let expected = match (job["service"].as_str().unwrap(), job["parent"].as_str()) {
-            ("github-pull-api", Some(_)) => "succeeded",
-            _ => "cancelled",
-        };
-        assert_eq!(job["state"], expected, "{job}");
-    }
+    // Newest first: the agent, its pull, their workflow, and a workflow that waited.
+    let ends: Vec<_> = all_jobs(&stack)
+        .await
+        .iter()
+        .map(|job| (job["service"].clone(), job["state"].clone()))
+        .collect();
+    let mut ends: Vec<_> = ends
+        .iter()
+        .map(|(service, state)| (service.as_str().unwrap(), state.as_str().unwrap()))
+        .collect();
+    ends.sort_unstable();
+    let expected = [
+        ("claude-code-api", "cancelled"),
+        ("github-pull-api", "succeeded"),
+        ("workflow-api", "cancelled"),
+        ("workflow-api", "cancelled"),
+    ];
+    assert_eq!(ends, expected);
     for id in [&waiting_id, &running_id] {
         assert_eq!(cancel(&stack, id).await, (200, json!({"jobId": id, "state": "cancelled"})));
     }
@@ -97,6 +108,7 @@ async fn a_pull_in_the_middle_of_a_transfer() {
         assert!(asked.elapsed() < END, "{:?}", asked.elapsed());
     }
     let jobs = all_jobs(&stack).await;
+    assert!(jobs.len() >= 2, "{jobs:#?}");
     assert!(jobs.iter().all(|job| job["state"] == "cancelled"), "{jobs:#?}");
     assert!(!stack.workspace().join("big").exists(), "half a checkout was left");
     git.clear_fault("big");

@@ -245,7 +245,7 @@ async fn a_workflow_that_resumes_a_session_goes_on_in_its_checkout() {
     );
     let said = events.iter().any(|event| {
         let message = event.json["message"].as_str().unwrap_or_default();
-        message.contains("Going on in") && message.contains(checkout.to_str().unwrap())
+        message.contains("Continuing in") && message.contains(checkout.to_str().unwrap())
     });
     let step = events.iter().find(|event| event.kind() == "workflow_step_complete").unwrap();
     assert!(said && step.json["targetPath"] == first["workspace"], "it says where");
@@ -339,4 +339,27 @@ async fn a_workflow_goes_on_with_a_session_in_a_directory_that_it_names() {
     assert!(second["workspace"].as_str().unwrap().ends_with("/shared"));
     let path = format!("/api/sessions/{}", first["sessionId"].as_str().unwrap());
     assert_eq!(ask(&stack, "GET", &path).await.1["workspace"], second["workspace"]);
+}
+
+/// A record that cannot be read once passed for no session at all.
+#[tokio::test]
+async fn a_damaged_session_is_said_to_be_damaged_and_can_be_deleted() {
+    let stack = Stack::builder().start().await;
+    let session = made(&stack).await;
+    let record = stack.workspace().join(format!(".stack/sessions/{session}/meta.json"));
+    fs::write(record, "{").unwrap();
+    let body = json!({"prompt": "x", "resumeSessionId": session}).to_string();
+    let headers = [("content-type", "application/json")];
+    for url in [
+        format!("{}/api/execute", stack.claude_url()),
+        format!("{}/api/stream/{session}", stack.claude_url()),
+    ] {
+        let (status, _, error) = http_json("POST", &url, Some(body.clone().into()), &headers).await;
+        assert_eq!((status.as_u16(), &error["code"]), (409, &json!("session_damaged")), "{error}");
+    }
+    let path = format!("/api/sessions/{session}");
+    assert_eq!(ask(&stack, "GET", &path).await.0, 409);
+    assert_eq!(ask(&stack, "GET", "/api/sessions").await.1["count"], 0);
+    assert_eq!(ask(&stack, "DELETE", &path).await.0, 200);
+    assert_eq!(ask(&stack, "GET", &path).await.0, 404);
 }

@@ -92,6 +92,27 @@ async fn interrupted_while_replicas_are_starting() {
     }
 }
 
+/// A workflow's own time stands still while its job waits, here for an agent's replica that never comes.
+#[tokio::test]
+async fn interrupted_once_it_ends_within_its_grace_although_a_job_waits() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "a")]);
+    let mut stack =
+        Stack::builder().replicas(1, 1, 0).env("JOB_TIMEOUT_SECONDS", "3").start().await;
+    let body = workflow(&git.url("app"), &AgentScript::new());
+    let mut response = post_workflow(&stack, &body).send().await;
+    response.next_of_kind("queued").await;
+    let told = Instant::now();
+    stack.signal(Signal::SIGINT);
+    let events = response.collect_all().await;
+    let end = terminal(&events);
+    assert_eq!((&end["type"], &end["code"]), (&json!("workflow_error"), &json!("terminated")));
+    assert_eq!(stack.ended().await, 0, "{}", stack.log());
+    let took = told.elapsed();
+    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(12), "{took:?}");
+    assert!(stack.log().contains("for 3 s at most"), "{}", stack.log());
+}
+
 #[tokio::test]
 async fn interrupted_twice_it_kills_everything() {
     let git = GitServer::start().await;
@@ -135,11 +156,12 @@ async fn killed_it_takes_everything_with_it_and_the_next_one_settles_what_was_lo
         let code = job["code"].as_str();
         let ended = match job["service"].as_str().unwrap() {
             "github-pull-api" => job["state"] == "succeeded",
-            // Its replica may have had the time to say so itself.
-            _ => {
+            // Its replica may have had the time to end the job itself.
+            "workflow-api" | "claude-code-api" => {
                 ["failed", "cancelled"].contains(&job["state"].as_str().unwrap())
                     && ["replica_lost", "terminated", "cancelled"].contains(&code.unwrap())
             }
+            other => panic!("a job of {other}: {job}"),
         };
         assert!(ended, "{job}");
     }

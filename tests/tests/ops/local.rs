@@ -86,7 +86,10 @@ async fn ps_shows_busy_replicas_and_failures() {
 
     let drawn = ran(NO_ENGINE, &["ps", "--local", "--workspace", &workspace]).await;
     assert_eq!(drawn.code, 0, "{drawn:?}");
-    assert!(drawn.stdout.contains("LAST FAILURES") && !drawn.stdout.contains('\x1b'), "{drawn:?}");
+    assert!(
+        drawn.stdout.contains("LAST FAILURE OF") && !drawn.stdout.contains('\x1b'),
+        "{drawn:?}"
+    );
     std::fs::write(&gate, "").unwrap();
     for run in &mut runs {
         run.wait().await.unwrap();
@@ -121,7 +124,7 @@ async fn scaling_up_and_down_interrupts_no_job() {
     .await;
     let late = scale(&["workflow=1", "--timeout", "1"]).await;
     assert_eq!(late.code, 1, "{late:?}");
-    assert!(late.stderr.contains("2 finish what they do"), "{late:?}");
+    assert!(late.stderr.contains("2 still finish a job"), "{late:?}");
     let before = stack.processes_of("workflow-api");
     assert_eq!(before.len(), 3, "busy replicas stay until their jobs are done");
     std::fs::write(&gate, "").unwrap();
@@ -137,7 +140,7 @@ async fn scaling_up_and_down_interrupts_no_job() {
     .await;
 
     for (arguments, what) in [
-        (&["gateway=2"][..], "one gateway"),
+        (&["gateway=2"][..], "has one gateway"),
         (&["workflow=2", "workflow-api=3"], "named twice"),
         (&["workflow=1001"], "0 to 1000"),
         (&[], "SERVICE=N"),
@@ -217,6 +220,30 @@ async fn logs_of_the_stack_of_one_service_and_of_a_job() {
     assert!(logs(&["--since", "2099-01-01T00:00:00Z"]).await.is_empty());
 }
 
+/// Also when it was killed.
+#[tokio::test]
+async fn logs_outlive_the_stack() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("README.md", "hello\n")]);
+    let directory = tempfile::tempdir().unwrap();
+    let (workspace, gate) = (directory.path().join("workspace"), directory.path().join("gate"));
+    std::fs::write(&gate, "").unwrap();
+    let first = Stack::builder().workspace(&workspace).start().await;
+    begin(&first, &git, &gate).wait().await.unwrap();
+    let jobs = ran(NO_ENGINE, &["jobs", "--url", &first.workflow_url(), "--json"]).await.json();
+    let job = jobs["jobs"][0]["jobId"].as_str().unwrap().to_owned();
+    let path = workspace.to_str().unwrap();
+    let logs = async || ran(NO_ENGINE, &["logs", "--workspace", path, "--job", &job]).await.stdout;
+    let before = logs().await;
+    assert!(before.contains("workflow-api.1"), "{before}");
+    first.signal(Signal::SIGKILL);
+    drop(first);
+    let second = Stack::builder().workspace(&workspace).start().await;
+    let after = logs().await;
+    assert!(after.starts_with(&before), "before:\n{before}after:\n{after}");
+    assert_eq!(second.stop().await, 0);
+}
+
 #[tokio::test]
 async fn commands_without_a_stack_fail_with_a_hint() {
     let empty = tempfile::tempdir().unwrap();
@@ -225,7 +252,7 @@ async fn commands_without_a_stack_fail_with_a_hint() {
         let arguments = [command, &["--workspace", workspace]].concat();
         let output = ran(NO_ENGINE, &[&arguments[..], &["--local"]].concat()).await;
         assert_eq!(output.code, 3, "{output:?}");
-        assert!(output.stderr.contains("stackctl up --workspace"), "{output:?}");
+        assert!(output.stderr.contains(" up --workspace "), "{output:?}");
         let output = ran(NO_ENGINE, &[&arguments[..], &["--swarm"]].concat()).await;
         assert_eq!(output.code, 3, "{output:?}");
         assert!(output.stderr.contains("DOCKER_HOST"), "{output:?}");

@@ -314,21 +314,24 @@ async fn a_reader_who_is_late_loses_nothing_and_holds_the_agent() {
          echo; echo $i > written; done; result; idle; closed",
     )
     .await;
+    let written = || -> u32 {
+        fs::read_to_string(bench.app().join("written")).unwrap().trim().parse().unwrap()
+    };
     let mut steps = bench.start();
     let mut events = 0;
     while let Some(step) = steps.next().await {
         events += 1;
-        if events == 3 {
-            // Not read from: it fills its pipe, and then it waits.
+        if events == 8 {
+            // While nobody reads, the agent fills its pipe and then waits. It has written some of its 20 lines.
             tokio::time::sleep(Duration::from_millis(500)).await;
-            let written = fs::read_to_string(bench.app().join("written")).unwrap_or_default();
-            assert!(written.trim().parse().unwrap_or(0) <= 3, "{written}");
+            assert!((1..=8).contains(&written()), "{}", written());
         }
         if let Step::End(ending) = step {
             assert_eq!(ending.code, None);
         }
     }
     assert_eq!(events, 26);
+    assert_eq!(written(), 20);
 }
 
 #[tokio::test]

@@ -89,7 +89,7 @@ async fn what_a_killed_pull_left_is_no_harm() {
     let (server, scene) = mirrored().await;
     let mirror = scene.mirror();
     let left = [
-        "objects/pack/pack_git2_1234",
+        "objects/pack/tmp_idx_1234",
         "objects/pack/tmp_pack_x",
         "HEAD.lock",
         "refs/heads/main.lock",

@@ -110,9 +110,8 @@ async fn local_changes_elsewhere_are_kept() {
 #[tokio::test]
 async fn each_kind_of_local_change_in_the_way() {
     type Change = fn(&Scene);
-    let kinds: [(&str, Change); 9] = [
+    let kinds: [(&str, Change); 8] = [
         ("a", |scene| write(scene, "a", "mine\n")),
-        ("a", |scene| fs::remove_file(scene.path("repo/a")).unwrap()),
         ("a", |scene| {
             write(scene, "a", "mine\n");
             git(&scene.path("repo"), &["add", "a"]);
@@ -131,7 +130,7 @@ async fn each_kind_of_local_change_in_the_way() {
             write(scene, ".git/info/exclude", "new\n");
             write(scene, "new", "ignored\n");
         }),
-        ("dir/new", |scene| write(scene, "dir", "a file where a directory is to be\n")),
+        ("dir", |scene| write(scene, "dir", "a file where a directory is to be\n")),
         ("new", |scene| write(scene, "new/inside", "a directory where a file is to be\n")),
     ];
     for (number, (name, change)) in kinds.into_iter().enumerate() {
@@ -141,9 +140,21 @@ async fn each_kind_of_local_change_in_the_way() {
         server.commit("app", "main", &[("new", "theirs\n")]);
         let before = snapshot(&scene.path("repo"));
         let outcome = scene.pull(&server.url("app")).await;
+        assert!(outcome.code.is_some(), "{number}: {outcome:?}");
         let sentence = assert_unchanged(&before, &scene, &outcome, Code::CheckoutConflict);
         assert!(sentence.contains(&format!("'{name}'")), "{number}: {sentence}");
     }
+}
+
+#[tokio::test]
+async fn a_file_that_was_deleted_here_comes_back_when_it_changes() {
+    let (server, scene) = cloned().await;
+    fs::remove_file(scene.path("repo/a")).unwrap();
+    fs::remove_file(scene.path("repo/b")).unwrap();
+    let commit = server.commit("app", "main", &[("a", "2\n")]);
+    assert_eq!(scene.pull(&server.url("app")).await.commit(), commit);
+    assert_eq!(read(&scene, "a"), "2\n");
+    assert_eq!(status(&scene.path("repo")), "## main...origin/main\n D b");
 }
 
 #[tokio::test]

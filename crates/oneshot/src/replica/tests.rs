@@ -35,6 +35,17 @@ impl JobService for Gated {
             let say = |text: &str| Step::Event(contract::EventLine::encode(&json!({"type": "message", "content": text})));
             yield say(request.prompt.as_str());
             assert_ne!(request.prompt.as_str(), "panic");
+            if request.prompt.as_str() == "settle" {
+                let settling = context.stop.settle().unwrap();
+                let work = tokio::spawn(async move {
+                    let _ = gate.wait_for(|open| *open).await;
+                    drop(settling);
+                });
+                // It does not answer when it is asked to stop.
+                let _ = work.await;
+                std::future::pending::<()>().await;
+                return;
+            }
             let open = async { gate.wait_for(|open| *open).await.is_ok() };
             let stopped = tokio::select! {
                 _ = open => None,
@@ -61,6 +72,10 @@ struct Bench {
 
 impl Bench {
     async fn start(grace: Option<Duration>, policy: Policy) -> Self {
+        Self::start_with(grace, Duration::from_secs(15), policy).await
+    }
+
+    async fn start_with(grace: Option<Duration>, stop_budget: Duration, policy: Policy) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let (gate, gates) = watch::channel(false);
@@ -70,6 +85,7 @@ impl Bench {
             advertise: crate::Advertise::default(),
             workspace: dir.path().to_owned(),
             grace,
+            stop_budget,
             journal_limit: 1000,
             cors: web::Cors::default(),
             id: ReplicaId::new(),
@@ -449,6 +465,7 @@ async fn a_connection_that_asks_nothing_does_not_keep_the_replica() {
 /// A caller that was gone before the claim was written once took the claim down with it, and the job.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
+    let mut heard_count = 0;
     for _ in 0..20 {
         let bench = Bench::idle().await;
         bench.gate.send(true).unwrap();
@@ -466,6 +483,7 @@ async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
             }
         };
         if tokio::time::timeout(Duration::from_millis(300), heard).await.is_ok() {
+            heard_count += 1;
             assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
             let id = Job::list(&bench.workspace).unwrap()[0];
             let outcome =
@@ -473,6 +491,7 @@ async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
             assert_eq!(outcome.state, contract::JobState::Succeeded, "{:?}", outcome.error);
         }
     }
+    assert!(heard_count > 0, "no request arrived before its caller left");
 }
 
 #[tokio::test]
@@ -486,6 +505,7 @@ async fn told_to_leave_while_it_waits_for_its_gateway_it_leaves() {
         advertise: crate::Advertise::Towards("gateway.invalid".into()),
         workspace: dir.path().to_owned(),
         grace: None,
+        stop_budget: Duration::from_secs(15),
         journal_limit: 1000,
         cors: web::Cors::default(),
         id: ReplicaId::new(),
@@ -513,4 +533,29 @@ async fn a_caller_that_leaves_at_once_and_said_so_leaves_no_job_that_runs() {
         let exit = tokio::time::timeout(Duration::from_secs(10), bench.exit).await;
         assert_eq!(exit.expect("its job goes on").unwrap(), Exit::Ok, "after {n} x 100 us");
     }
+}
+
+/// The turn was once given to the next job while the last one still put files in place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_is_not_free_while_a_job_settles_in_it() {
+    let budget = Duration::from_millis(1500);
+    let bench = Bench::start_with(None, budget, Policy::default()).await;
+    let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
+    let body = json!({"prompt": "settle", "workspace": "app"}).to_string();
+    let headers = [("content-type", "application/json".to_owned())];
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, &body).await;
+    let job: JobId = answer.header("x-job-id").unwrap().parse().unwrap();
+    let job = Job::open(&bench.workspace, job).unwrap().unwrap();
+    let mut frames = Box::pin(answer.events());
+    frames.next().await.unwrap().unwrap();
+    job.request_cancel().unwrap();
+    // Past the budget, in which nothing may change.
+    tokio::time::sleep(budget * 5 / 4).await;
+    assert!(job.outcome().unwrap().is_none());
+    assert!(bench.workspace.take_turn(&app, TurnUse::Lend).unwrap().is_none());
+    bench.gate.send(true).unwrap();
+    let end: Value = serde_json::from_slice(&frames.next().await.unwrap().unwrap().data).unwrap();
+    assert_eq!(end["code"], "cancelled");
+    assert!(bench.workspace.take_turn(&app, TurnUse::Lend).unwrap().is_some());
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
 }

@@ -10,7 +10,7 @@ mod load;
 mod options;
 mod render;
 mod run;
-mod table;
+pub(crate) mod table;
 mod watch;
 
 use std::{fs, path::Path, process::ExitCode};

@@ -180,7 +180,7 @@ async fn tell(
 ) -> io::Result<()> {
     let (past, mut future) = control.output.history();
     let wanted = |entry: &Entry| part.as_ref().is_none_or(|part| *part == entry.part);
-    let mut past: Vec<_> = past.into_iter().filter(wanted).collect();
+    let mut past: Vec<_> = past.into_iter().filter(|entry| wanted(entry)).collect();
     // So many of each part.
     let mut left: BTreeMap<String, u32> = BTreeMap::new();
     past.reverse();
@@ -191,14 +191,14 @@ async fn tell(
         keep
     });
     for entry in past.into_iter().rev() {
-        say(writer, &entry.into()).await?;
+        say(writer, &Reply::from(&*entry)).await?;
     }
     if !follow {
         return Ok(());
     }
     loop {
         match future.recv().await {
-            Ok(entry) if wanted(&entry) => say(writer, &entry.into()).await?,
+            Ok(entry) if wanted(&entry) => say(writer, &Reply::from(&*entry)).await?,
             Ok(_) => {}
             Err(RecvError::Lagged(lines)) => say(writer, &Reply::Missed(lines)).await?,
             Err(RecvError::Closed) => return Ok(()),

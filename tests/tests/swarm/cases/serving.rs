@@ -76,14 +76,9 @@ async fn hand_over(bench: &Arc<Bench>) -> Duration {
 /// The CPU time that processes have used, in units of 10 ms. See proc_pid_stat(5).
 fn cpu_time(pids: &[u32]) -> Duration {
     let ticks = |pid: &u32| -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-        fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<u64>().ok())
-            .sum()
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
     };
     Duration::from_millis(10 * pids.iter().map(ticks).sum::<u64>())
 }

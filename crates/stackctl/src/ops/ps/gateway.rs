@@ -1,7 +1,7 @@
-//! What the gateway adds: who is idle, what waits, and what became of the jobs of the last hour.
+//! What the gateway adds: idle replicas, the queue, running jobs, and the jobs of the last hour.
 
 use contract::{JobState, JobView, Service, Timestamp};
-use stack_client::StackUrl;
+use stack_client::{Listing, StackUrl};
 
 use super::snapshot::{Count, Exactness, Failure, ServiceRow};
 use crate::client::{ids, one_line, stack};
@@ -10,12 +10,14 @@ const HOUR: i64 = 3_600_000;
 /// How many pages of jobs are read: a busier hour is counted from below.
 const PAGES: usize = 5;
 
-/// What a gateway has said.
+/// What a gateway has answered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Heard {
     /// Idle, busy and queued, by service.
     pub(crate) counts: Vec<(Service, [usize; 3])>,
-    /// The jobs of the last hour.
+    /// The jobs that run, however old.
+    pub(crate) running: Vec<JobView>,
+    /// The jobs that were created in the last hour.
     pub(crate) jobs: Vec<JobView>,
     /// Whether those are all.
     pub(crate) whole: bool,
@@ -35,20 +37,32 @@ pub(crate) async fn hear(addresses: &[(Service, StackUrl)], now: Timestamp) -> H
                 .counts
                 .push((*service, [status.replicas.idle, status.replicas.busy, status.queue.depth])),
             Err(error) => {
-                heard.notes.push(format!("the gateway does not say who is idle: {error}"));
+                heard
+                    .notes
+                    .push(format!("cannot ask the gateway which replicas are idle: {error}"));
                 return heard;
             }
         }
     }
     if let Some((_, url)) = addresses.first() {
-        let since = Timestamp::from_millisecond(now.as_millisecond() - HOUR);
-        let jobs = match stack(url.clone(), None) {
-            Ok(api) => api.jobs_since(since, PAGES).await.map_err(Into::into),
-            Err(error) => Err(error),
+        let api = match stack(url.clone(), None) {
+            Ok(api) => api,
+            Err(error) => {
+                heard.notes.push(format!("cannot ask the gateway which jobs run: {error}"));
+                return heard;
+            }
         };
-        match jobs {
+        let listing = Listing { state: Some(JobState::Running), ..Listing::default() };
+        match api.jobs(listing).await {
+            Ok(running) => heard.running = running,
+            Err(error) => {
+                heard.notes.push(format!("cannot ask the gateway which jobs run: {error}"));
+            }
+        }
+        let since = Timestamp::from_millisecond(now.as_millisecond() - HOUR);
+        match api.jobs_since(since, PAGES).await {
             Ok((jobs, whole)) => (heard.jobs, heard.whole) = (jobs, whole),
-            Err(error) => heard.notes.push(format!("the gateway does not list its jobs: {error}")),
+            Err(error) => heard.notes.push(format!("cannot list the jobs of the gateway: {error}")),
         }
     }
     heard
@@ -125,6 +139,7 @@ mod tests {
                 job(Service::Workflow, JobState::Running, None),
                 job(Service::Pull, JobState::Failed, parent),
             ],
+            running: vec![],
             whole: false,
             notes: vec![],
         };

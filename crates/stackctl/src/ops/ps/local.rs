@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contract::JobId;
+use contract::{JobId, JobView};
+use procfs::process::Stat;
 use serde::Deserialize;
 use supervisor::{Part, SlotState, SlotView, StackView};
 
@@ -19,9 +20,6 @@ use crate::client::{ids, one_line};
 
 /// Over how long CPU is measured.
 const MEASURE: Duration = Duration::from_millis(300);
-/// Clock ticks a second in `/proc`: 100 on every Linux there is.
-const TICKS: f64 = 100.0;
-const PAGE: u64 = 4096;
 
 /// What a process and all below it use.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -30,70 +28,54 @@ pub(super) struct Use {
     memory: u64,
 }
 
-/// One line of `/proc/<pid>/stat`, as far as it matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Process {
-    pid: i32,
-    parent: i32,
-    ticks: u64,
-    pages: u64,
-}
-
 /// What each of these processes uses: in percent of a core, and in bytes.
-pub(super) async fn measure(pids: &[i32]) -> HashMap<i32, (f64, u64)> {
-    let (before, started) = (look(pids), Instant::now());
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub(super) async fn measure(pids: Vec<i32>) -> anyhow::Result<HashMap<i32, (f64, u64)>> {
+    let started = Instant::now();
+    let (pids, before) = tokio::task::spawn_blocking(move || (look(&pids), pids))
+        .await
+        .map(|(before, pids)| (pids, before))?;
+    let before = before?;
     tokio::time::sleep(MEASURE).await;
     let passed = started.elapsed().as_secs_f64();
-    let after = look(pids);
+    let after = tokio::task::spawn_blocking(move || look(&pids)).await??;
+    #[expect(clippy::cast_precision_loss, reason = "there are a hundred ticks a second")]
+    let rate = procfs::ticks_per_second() as f64;
     let used = |(pid, after): (i32, Use)| {
         let ticks = after.ticks.saturating_sub(before.get(&pid)?.ticks);
         let ticks = f64::from(u32::try_from(ticks).unwrap_or(u32::MAX));
-        Some((pid, (ticks / TICKS / passed * 100.0, after.memory)))
+        Some((pid, (ticks / rate / passed * 100.0, after.memory)))
     };
-    after.into_iter().filter_map(used).collect()
+    Ok(after.into_iter().filter_map(used).collect())
 }
 
-fn look(pids: &[i32]) -> HashMap<i32, Use> {
-    let all: Vec<Process> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter_map(|pid| parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?))
-        .collect();
-    pids.iter().filter_map(|pid| Some((*pid, tree(&all, *pid)?))).collect()
+fn look(pids: &[i32]) -> procfs::ProcResult<HashMap<i32, Use>> {
+    // Processes that end meanwhile are left out.
+    let all: Vec<Stat> =
+        procfs::process::all_processes()?.filter_map(|process| process.ok()?.stat().ok()).collect();
+    Ok(pids.iter().filter_map(|pid| Some((*pid, tree(&all, *pid)?))).collect())
 }
 
-/// Of a process and all below it; none if it is gone, as one is that has done its job.
-fn tree(all: &[Process], root: i32) -> Option<Use> {
-    let mut children: HashMap<i32, Vec<&Process>> = HashMap::new();
+/// Of a process and all below it; `None` if it is gone, as one is that has done its job.
+fn tree(all: &[Stat], root: i32) -> Option<Use> {
+    let mut children: HashMap<i32, Vec<&Stat>> = HashMap::new();
     for process in all {
-        children.entry(process.parent).or_default().push(process);
+        children.entry(process.ppid).or_default().push(process);
     }
     let mut sum = Use::default();
-    let mut waiting: Vec<&Process> = vec![all.iter().find(|it| it.pid == root)?];
+    let mut waiting: Vec<&Stat> = vec![all.iter().find(|it| it.pid == root)?];
     while let Some(process) = waiting.pop() {
-        sum.ticks += process.ticks;
-        sum.memory += process.pages * PAGE;
+        // With those of children it has waited for: an agent's tools end all the time.
+        let of_ended = u64::try_from(process.cutime + process.cstime).unwrap_or_default();
+        sum.ticks += process.utime + process.stime + of_ended;
+        sum.memory += process.rss.saturating_mul(procfs::page_size());
         // Each once, should a pid that is used again while this looks make a circle.
         let below = children.remove(&process.pid).into_iter().flatten();
         waiting.extend(below.filter(|it| it.pid != root));
     }
     Some(sum)
-}
-
-/// proc(5): the name in parentheses may hold anything, so fields are counted from its end.
-fn parse_stat(line: &str) -> Option<Process> {
-    let (pid, _) = line.split_once(' ')?;
-    let (_, rest) = line.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-    Some(Process {
-        pid: pid.parse().ok()?,
-        parent: fields.get(1)?.parse().ok()?,
-        // With those of children it has waited for: an agent's tools end all the time.
-        ticks: number(11)? + number(12)? + number(13)? + number(14)?,
-        pages: number(21)?,
-    })
 }
 
 /// Which replica runs which of these jobs.
@@ -118,20 +100,24 @@ pub(super) fn rows(
     status: &StackView,
     used: &HashMap<i32, (f64, u64)>,
     claims: &BTreeMap<String, JobId>,
+    running: &[JobView],
 ) -> Rows {
     let mut rows = Rows::default();
-    let mut services: BTreeMap<&str, ServiceRow> = BTreeMap::new();
+    let service = |name: &str| ServiceRow {
+        service: name.to_owned(),
+        restarts: Some(Count { count: 0, exact: Exactness::Exact }),
+        ..ServiceRow::default()
+    };
+    // Services without replicas have a row too: jobs may wait for them.
+    let mut services: BTreeMap<&str, ServiceRow> =
+        Part::all().map(|part| (part.name(), service(part.name()))).collect();
     for slot in &status.slots {
-        let row = services.entry(&slot.part).or_insert_with(|| ServiceRow {
-            service: slot.part.clone(),
-            restarts: Some(Count { count: 0, exact: Exactness::Exact }),
-            ..ServiceRow::default()
-        });
+        let row = services.entry(&slot.part).or_insert_with(|| service(&slot.part));
         row.wanted += u64::from(!slot.leaving);
         if let Some(restarts) = &mut row.restarts {
             restarts.count = restarts.count.saturating_add(slot.restarts);
         }
-        rows.replicas.push(replica(slot, used, claims));
+        rows.replicas.push(replica(slot, used, claims, running));
         rows.failures.extend(slot.failure.as_ref().map(|failure| Failure {
             at: failure.at,
             of: format!("{}.{}", slot.part, slot.number),
@@ -146,8 +132,10 @@ fn replica(
     slot: &SlotView,
     used: &HashMap<i32, (f64, u64)>,
     claims: &BTreeMap<String, JobId>,
+    running: &[JobView],
 ) -> ReplicaRow {
     let job = slot.replica.and_then(|replica| claims.get(&replica.to_string()));
+    let view = job.and_then(|job| running.iter().find(|view| view.job_id == *job));
     let state = match slot.state {
         _ if slot.leaving => "leaving",
         SlotState::Down => "down",
@@ -161,43 +149,67 @@ fn replica(
         service: slot.part.clone(),
         slot: u64::from(slot.number),
         state: state.to_owned(),
-        since: slot.since,
+        since: match (slot.leaving, view.and_then(|view| view.started)) {
+            (false, Some(started)) => Some(started),
+            _ => slot.since,
+        },
         node: None,
         cpu_percent: used.map(|(cpu, _)| *cpu),
         memory_bytes: used.map(|(_, memory)| *memory),
         job: job.map(|job| ids::short(*job)),
+        work: view.and_then(|view| work(view, running)),
     }
+}
+
+/// What a job is about: its repository, or that of the workflow that asked for it.
+fn work(job: &JobView, running: &[JobView]) -> Option<String> {
+    let parent = job.parent.and_then(|id| running.iter().find(|view| view.job_id == id));
+    let repo = job.repo_url.as_ref().or_else(|| parent?.repo_url.as_ref()).map(|url| {
+        let path = url.trim_end_matches('/').trim_end_matches(".git");
+        let mut names = path.rsplit(['/', ':']).filter(|name| !name.is_empty());
+        let last = names.next().unwrap_or(path);
+        one_line(
+            &names.next().map_or_else(|| last.to_owned(), |owner| format!("{owner}/{last}")),
+            80,
+        )
+    });
+    let parent = job.parent.map(|id| format!("for workflow {}", ids::short(id)));
+    let words: Vec<String> = repo.into_iter().chain(parent).collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
-    use contract::{ReplicaId, Service, Timestamp};
+    use contract::{JobState, ReplicaId, Service, Timestamp};
     use supervisor::FailureView;
 
     use super::*;
 
-    #[test]
-    fn lines_of_proc() {
-        let line = "12 (a) b (x)) S 7 1 1 0 -1 4194560 100 0 0 0 5 6 7 8 20 0 1 0 100 1000 42 18446744073709551615";
-        assert_eq!(parse_stat(line), Some(Process { pid: 12, parent: 7, ticks: 26, pages: 42 }));
-        assert_eq!(parse_stat("12 (a"), None);
-        assert_eq!(parse_stat(""), None);
+    fn own() -> Stat {
+        procfs::process::Process::myself().unwrap().stat().unwrap()
     }
 
     #[test]
     fn a_process_counts_with_all_below_it() {
-        let process = |pid, parent| Process { pid, parent, ticks: 1, pages: 10 };
+        let stat = own();
+        let process = |pid, ppid| {
+            let mut process = stat.clone();
+            (process.pid, process.ppid) = (pid, ppid);
+            process
+        };
         // 4 and 5 are a circle, as a pid that is used again could make one.
         let all = [process(1, 0), process(2, 1), process(3, 2), process(4, 5), process(5, 4)];
-        assert_eq!(tree(&all, 1), Some(Use { ticks: 3, memory: 30 * PAGE }));
-        assert_eq!(tree(&all, 4), Some(Use { ticks: 2, memory: 20 * PAGE }));
+        let one = stat.rss * procfs::page_size();
+        let of = |root| tree(&all, root).map(|used| used.memory);
+        assert_eq!((of(1), of(4)), (Some(3 * one), Some(2 * one)));
+        assert!(one > 0);
         assert_eq!(tree(&all, 9), None);
     }
 
     #[tokio::test]
     async fn this_process_uses_memory() {
         let pid = i32::try_from(std::process::id()).unwrap();
-        let used = measure(&[pid]).await;
+        let used = measure(vec![pid]).await.unwrap();
         let (cpu, memory) = used[&pid];
         assert!(cpu >= 0.0 && memory > 100_000, "{cpu} {memory}");
     }
@@ -236,10 +248,28 @@ mod tests {
         let job: JobId = "019aa001-0000-7000-8000-0123456789ab".parse().unwrap();
         let claims = BTreeMap::from([(replicas[0].to_string(), job)]);
         let used = HashMap::from([(2, (12.5, 4096))]);
-        let rows = rows(&status, &used, &claims);
+        let running = JobView {
+            job_id: job,
+            service: Service::Claude,
+            state: JobState::Running,
+            parent: Some("019aa001-0000-7000-8000-0123456789aa".parse().unwrap()),
+            repo_url: Some("https://github.com/user/repo.git".into()),
+            created: Timestamp::from_millisecond(6),
+            started: Some(Timestamp::from_millisecond(7)),
+            ended: None,
+            code: None,
+            error: None,
+        };
+        let rows = rows(&status, &used, &claims, &[running]);
         let states: Vec<_> = rows.replicas.iter().map(|row| &*row.state).collect();
         assert_eq!(states, ["running", "busy", "starting", "leaving", "down"]);
         assert_eq!(rows.replicas[1].job.as_deref(), Some("456789ab"));
+        assert_eq!(rows.replicas[1].work.as_deref(), Some("user/repo, for workflow 456789aa"));
+        // A job's age, and otherwise the slot's.
+        let since = |at: usize| rows.replicas[at].since.unwrap().as_millisecond();
+        assert_eq!((since(1), since(2)), (7, 5));
+        let pull = rows.services.iter().find(|row| row.service == "github-pull-api").unwrap();
+        assert_eq!(pull.wanted, 0, "it has a row although it has no replicas");
         assert_eq!(rows.replicas[2].memory_bytes, Some(4096));
         let claude = rows.services.iter().find(|row| row.service == "claude-code-api").unwrap();
         assert_eq!((claude.wanted, claude.restarts.unwrap().count), (3, 8));

@@ -9,17 +9,18 @@ mod table;
 mod tests;
 
 use std::{
+    collections::HashMap,
     io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
 
 use bollard::models::Service as SwarmService;
-use contract::{JobState, Service, Timestamp};
+use contract::{Service, Timestamp};
 use stack_client::StackUrl;
 use supervisor::{Connection, Part};
 
 use super::{engine::Engine, error::OpsError, options::PsOptions, target::Target};
-use crate::client::{Interrupts, exit};
+use crate::client::{Interrupts, exit, table::terminal_width};
 use snapshot::Snapshot;
 
 /// Shows a stack, once or until somebody has seen enough.
@@ -58,14 +59,14 @@ fn print(snapshot: &Snapshot, options: &PsOptions) -> io::Result<()> {
         writeln!(out, "{json}")?;
     } else if options.watch && io::stdout().is_terminal() {
         // Drawn over what was there, line by line, so that nothing flickers.
-        let text = table::draw(snapshot).replace('\n', "\x1b[K\n");
+        let text = table::draw(snapshot, terminal_width()).replace('\n', "\x1b[K\n");
         let mut raw =
             anstream::AutoStream::new(io::stdout(), anstream::AutoStream::choice(&io::stdout()));
         io::stdout().write_all(b"\x1b[H")?;
         write!(raw, "{text}")?;
         io::stdout().write_all(b"\x1b[J")?;
     } else {
-        write!(out, "{}", table::draw(snapshot))?;
+        write!(out, "{}", table::draw(snapshot, terminal_width()))?;
         if options.watch {
             writeln!(out)?;
         }
@@ -110,7 +111,7 @@ async fn look_at_swarm(
     heard.add_to(&mut snapshot.services, &mut snapshot.failures);
     snapshot.notes = heard.notes;
     if addresses.is_empty() {
-        let note = "the gateway publishes no ports here: say where it is with --url";
+        let note = "the gateway publishes no ports here; name its address with --url";
         snapshot.notes.push(note.to_owned());
     }
     Ok(snapshot.complete())
@@ -151,13 +152,16 @@ async fn look_at_local(
         }
     };
     let pids: Vec<i32> = status.slots.iter().filter_map(|slot| slot.pid).collect();
-    let (used, heard) = tokio::join!(local::measure(&pids), gateway::hear(&addresses, snapshot.at));
-    let running = heard.jobs.iter().filter(|job| job.state == JobState::Running);
-    let claims = local::claims(local.workspace(), running.map(|job| job.job_id));
-    let rows = local::rows(&status, &used, &claims);
+    let (used, heard) = tokio::join!(local::measure(pids), gateway::hear(&addresses, snapshot.at));
+    let claims = local::claims(local.workspace(), heard.running.iter().map(|job| job.job_id));
+    let (used, unmeasured) = match used {
+        Ok(used) => (used, None),
+        Err(error) => (HashMap::new(), Some(format!("CPU and memory are not known: {error:#}"))),
+    };
+    let rows = local::rows(&status, &used, &claims, &heard.running);
     (snapshot.services, snapshot.replicas, snapshot.failures) =
         (rows.services, rows.replicas, rows.failures);
     heard.add_to(&mut snapshot.services, &mut snapshot.failures);
-    snapshot.notes = heard.notes;
+    snapshot.notes = heard.notes.into_iter().chain(unmeasured).collect();
     Ok(snapshot.complete())
 }

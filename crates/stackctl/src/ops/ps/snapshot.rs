@@ -72,11 +72,14 @@ pub(crate) struct ReplicaRow {
     pub(crate) service: String,
     pub(crate) slot: u64,
     pub(crate) state: String,
+    /// Since when it is in this state.
     pub(crate) since: Option<Timestamp>,
     pub(crate) node: Option<String>,
     pub(crate) cpu_percent: Option<f64>,
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) job: Option<String>,
+    /// What the job is about.
+    pub(crate) work: Option<String>,
 }
 
 /// Something that went wrong.

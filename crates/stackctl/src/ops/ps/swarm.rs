@@ -96,6 +96,7 @@ fn replica(name: &str, task: &Task, said: &Said) -> Option<ReplicaRow> {
         cpu_percent: stats.and_then(cpu),
         memory_bytes: stats.and_then(memory),
         job: None,
+        work: None,
     })
 }
 

@@ -1,80 +1,109 @@
 //! A snapshot for people. Pure.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use anstyle::{AnsiColor, Style};
 use contract::Timestamp;
 
-use super::snapshot::{Count, Exactness, ReplicaRow, ServiceRow, Snapshot};
-use crate::client::{between, one_line};
+use super::snapshot::{Count, Exactness, Failure, ReplicaRow, ServiceRow, Snapshot};
+use crate::client::{
+    between, one_line,
+    table::{
+        Column::{self, Elastic, Number, Text},
+        lines,
+    },
+};
 
-/// Draws it; the stream takes the styles out where they are not seen.
-pub(crate) fn draw(snapshot: &Snapshot) -> String {
+const SERVICES: [(&str, Column); 11] = [
+    ("SERVICE", Text),
+    ("REPLICAS", Number),
+    ("IDLE", Number),
+    ("BUSY", Number),
+    ("QUEUED", Number),
+    ("CPU", Number),
+    ("MEMORY", Number),
+    ("JOBS/H", Number),
+    ("FAILED", Number),
+    ("RESTARTS/H", Number),
+    ("STATES", Elastic),
+];
+const REPLICAS: [(&str, Column); 8] = [
+    ("REPLICA", Text),
+    ("STATE", Text),
+    ("SINCE", Number),
+    ("CPU", Number),
+    ("MEMORY", Number),
+    ("NODE", Text),
+    ("JOB", Text),
+    ("WORKS ON", Elastic),
+];
+const FAILURES: [(&str, Column); 3] =
+    [("LAST FAILURE OF", Text), ("AGO", Number), ("WHAT", Elastic)];
+
+/// Draws it, in lines of at most `width` cells. The stream takes the styles out where they are not seen.
+pub(crate) fn draw(snapshot: &Snapshot, width: Option<u16>) -> String {
     let (bold, dim) = (Style::new().bold(), Style::new().dimmed());
     let mut text = format!("{bold}{}{bold:#}\n\n", capital(&snapshot.target));
-    let _ = writeln!(
-        text,
-        "{bold}{:<17}{:>9}{:>6}{:>6}{:>7}{:>8}{:>11}{:>8}{:>8}{:>11}  STATES{bold:#}",
-        "SERVICE",
-        "REPLICAS",
-        "IDLE",
-        "BUSY",
-        "QUEUED",
-        "CPU",
-        "MEMORY",
-        "JOBS/H",
-        "FAILED",
-        "RESTARTS/H"
-    );
-    for row in &snapshot.services {
-        service(&mut text, row);
+    let services = snapshot.services.iter().map(|row| (style_of_service(row), service(row)));
+    add(&mut text, &SERVICES, services, width);
+    // Idle replicas are in the column of that name.
+    let (idle, others): (Vec<_>, Vec<_>) =
+        snapshot.replicas.iter().partition(|row| row.state == "idle");
+    let replicas = others.into_iter().map(|row| (style_of_replica(row), replica(row, snapshot.at)));
+    add(&mut text, &REPLICAS, replicas, width);
+    if !idle.is_empty() {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        idle.iter().for_each(|row| *counts.entry(&row.service).or_default() += 1);
+        let counts: Vec<_> =
+            counts.into_iter().map(|(service, count)| format!("{count} {service}")).collect();
+        let _ = writeln!(text, "{dim}idle: {}{dim:#}\n", counts.join(", "));
     }
-    if !snapshot.replicas.is_empty() {
-        let _ = writeln!(
-            text,
-            "\n{bold}{:<20}{:<11}{:>12}{:>8}{:>11}  {:<10}NODE{bold:#}",
-            "REPLICA", "STATE", "SINCE", "CPU", "MEMORY", "JOB"
-        );
-    }
-    for row in &snapshot.replicas {
-        replica(&mut text, row, snapshot.at);
-    }
-    if !snapshot.failures.is_empty() {
-        let _ = writeln!(text, "\n{bold}LAST FAILURES{bold:#}");
-    }
-    for failure in &snapshot.failures {
-        let red = AnsiColor::Red.on_default();
-        let ago = between(failure.at, snapshot.at);
-        let _ = writeln!(text, "{red}{:<20}{red:#}{ago:>12} ago  {}", failure.of, failure.what);
-    }
+    let red = AnsiColor::Red.on_default();
+    let failures = snapshot.failures.iter().map(|it| (red, failure(it, snapshot.at)));
+    add(&mut text, &FAILURES, failures, width);
     for note in &snapshot.notes {
-        let _ = writeln!(text, "\n{dim}{}{dim:#}", one_line(note, 400));
+        let _ = writeln!(text, "{dim}{}{dim:#}", one_line(note, 400));
     }
     text
 }
 
-fn service(text: &mut String, row: &ServiceRow) {
-    let there: usize =
-        row.states.iter().filter(|(state, _)| *state != "leaving").map(|(_, count)| count).sum();
-    let up: usize =
-        ["running", "idle", "busy"].iter().filter_map(|state| row.states.get(*state)).sum();
-    let style = if u64::try_from(up).is_ok_and(|up| up >= row.wanted) {
-        AnsiColor::Green.on_default()
-    } else if there > 0 || row.wanted > 0 {
-        AnsiColor::Yellow.on_default()
-    } else {
+/// Adds a table and an empty line, or nothing if it has no rows.
+fn add(
+    text: &mut String,
+    columns: &[(&str, Column)],
+    rows: impl Iterator<Item = (Style, Vec<String>)>,
+    width: Option<u16>,
+) {
+    let (styles, rows): (Vec<Style>, Vec<Vec<String>>) = rows.unzip();
+    if rows.is_empty() {
+        return;
+    }
+    let styles = std::iter::once(Style::new().bold()).chain(styles);
+    for (line, style) in lines(columns, rows, width).into_iter().zip(styles) {
+        let _ = writeln!(text, "{style}{line}{style:#}");
+    }
+    text.push('\n');
+}
+
+fn working(row: &ServiceRow) -> usize {
+    ["running", "idle", "busy"].iter().filter_map(|state| row.states.get(*state)).sum()
+}
+
+fn style_of_service(row: &ServiceRow) -> Style {
+    if u64::try_from(working(row)).is_ok_and(|working| working >= row.wanted) {
         Style::new()
-    };
+    } else {
+        AnsiColor::Yellow.on_default()
+    }
+}
+
+fn service(row: &ServiceRow) -> Vec<String> {
     let number = |value: Option<usize>| value.map_or("-".to_owned(), |value| value.to_string());
-    let states: Vec<_> =
-        row.states.iter().map(|(state, count)| format!("{count} {state}")).collect();
-    let update =
-        row.update.as_ref().map(|update| format!("  (update {update})")).unwrap_or_default();
-    let _ = writeln!(
-        text,
-        "{:<17}{style}{:>9}{style:#}{:>6}{:>6}{:>7}{:>8}{:>11}{:>8}{:>8}{:>11}  {}{update}",
-        row.service,
-        format!("{up}/{}", row.wanted),
+    let states = row.states.iter().map(|(state, count)| format!("{count} {state}"));
+    let update = row.update.as_ref().map(|update| format!("update {update}"));
+    vec![
+        row.service.clone(),
+        format!("{}/{}", working(row), row.wanted),
         number(row.idle),
         number(row.busy),
         number(row.queued),
@@ -83,28 +112,34 @@ fn service(text: &mut String, row: &ServiceRow) {
         count(row.jobs),
         count(row.jobs_failed),
         count(row.restarts),
-        states.join(", "),
-    );
+        states.chain(update).collect::<Vec<_>>().join(", "),
+    ]
 }
 
-fn replica(text: &mut String, row: &ReplicaRow, now: Timestamp) {
-    let style = match row.state.as_str() {
-        "idle" | "running" => AnsiColor::Green.on_default(),
+fn style_of_replica(row: &ReplicaRow) -> Style {
+    match row.state.as_str() {
+        "running" => Style::new(),
         "busy" => AnsiColor::Cyan.on_default(),
         _ => AnsiColor::Yellow.on_default(),
-    };
-    let line = format!(
-        "{:<20}{style}{:<11}{style:#}{:>12}{:>8}{:>11}  {:<10}{}",
+    }
+}
+
+fn replica(row: &ReplicaRow, now: Timestamp) -> Vec<String> {
+    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    vec![
         format!("{}.{}", row.service, row.slot),
-        row.state,
-        row.since.map(|since| between(since, now)).unwrap_or_default(),
+        row.state.clone(),
+        row.since.map_or("-".to_owned(), |since| between(since, now)),
         percent(row.cpu_percent),
         memory(row.memory_bytes),
-        row.job.as_deref().unwrap_or("-"),
-        row.node.as_deref().unwrap_or("-"),
-    );
-    text.push_str(line.trim_end());
-    text.push('\n');
+        text(&row.node),
+        text(&row.job),
+        text(&row.work),
+    ]
+}
+
+fn failure(failure: &Failure, now: Timestamp) -> Vec<String> {
+    vec![failure.of.clone(), between(failure.at, now), failure.what.clone()]
 }
 
 fn percent(value: Option<f64>) -> String {

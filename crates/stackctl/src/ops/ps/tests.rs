@@ -68,15 +68,32 @@ fn snapshot() -> Snapshot {
         services: rows.services,
         replicas: rows.replicas,
         failures: rows.failures,
-        notes: vec!["the gateway publishes no ports here: say where it is with --url".into()],
+        notes: vec!["the gateway publishes no ports here; name its address with --url".into()],
     }
     .complete()
 }
 
 #[test]
 fn what_a_person_sees() {
-    let drawn = anstream::adapter::strip_str(&table::draw(&snapshot())).to_string();
+    let drawn = anstream::adapter::strip_str(&table::draw(&snapshot(), None)).to_string();
     insta::assert_snapshot!(drawn);
+}
+
+#[test]
+fn idle_replicas_are_counted_and_long_texts_are_cut() {
+    let mut snapshot = snapshot();
+    for row in &mut snapshot.replicas[1..] {
+        row.state = "idle".to_owned();
+    }
+    snapshot.replicas[0].work = Some("修复构建 ".repeat(40));
+    snapshot.failures[0].what = "long ".repeat(100);
+    let drawn = anstream::adapter::strip_str(&table::draw(&snapshot, Some(120))).to_string();
+    assert!(drawn.contains("\nidle: 4 workflow-api\n"), "{drawn}");
+    let listed = drawn.lines().filter(|line| line.starts_with("workflow-api.2")).count();
+    assert_eq!(listed, 0, "{drawn}");
+    for line in drawn.lines() {
+        assert!(unicode_width::UnicodeWidthStr::width(line) <= 120, "{line}");
+    }
 }
 
 #[test]

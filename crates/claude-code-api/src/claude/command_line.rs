@@ -1,0 +1,275 @@
+//! How the CLI is called. Each argument and variable was tried with the real CLI; comments say what one guards
+//! against where that is not obvious.
+
+use std::ffi::OsString;
+
+use contract::{ExecuteOptions, Prompt};
+use serde_json::json;
+
+use crate::{
+    Config,
+    dialect::{History, SessionArgument},
+    runner::Private,
+};
+
+/// The control message that ends the running turn. The CLI answers with a `result`.
+pub(crate) const INTERRUPT: &[u8] =
+    b"{\"type\":\"control_request\",\"request_id\":\"stop\",\"request\":{\"subtype\":\"interrupt\"}}\n";
+
+/// The CLI's arguments. The prompt is not among them: it goes to standard input, since with a prompt given
+/// otherwise the CLI exits without waiting for its output to be read, and loses the end of it.
+pub(crate) fn arguments(
+    config: &Config,
+    options: &ExecuteOptions,
+    session: SessionArgument,
+    append_system_prompt: Option<String>,
+) -> Vec<String> {
+    let mut args = vec!["-p".to_owned()];
+    let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
+    add("--input-format", "stream-json".into());
+    add("--output-format", "stream-json".into());
+    let mode = if options.dangerously_skip_permissions { "bypassPermissions" } else { "default" };
+    add("--permission-mode", mode.into());
+    // A repository's settings hold hooks, which run, and variables, which can send the credential elsewhere.
+    let sources = if config.trust_repository_settings { "user,project" } else { "" };
+    add("--setting-sources", sources.into());
+    let limits = &config.policy.limits;
+    if let Some(tools) = options.allowed_tools.as_ref().or(limits.tools.as_ref()) {
+        add("--tools", tools.join(","));
+    }
+    // Where models are bounded, the CLI's own default may be out of bounds.
+    let default_model = limits.models.as_ref().and_then(|models| models.first());
+    if let Some(model) = options.model.as_ref().or(default_model) {
+        add("--model", model.clone());
+    }
+    if let Some(turns) = options.max_turns.or(limits.max_turns) {
+        add("--max-turns", turns.to_string());
+    }
+    if let Some(usd) = options.max_budget_usd.or(limits.max_budget_usd) {
+        add("--max-budget-usd", usd.to_string());
+    }
+    if let Some(text) = append_system_prompt {
+        add("--append-system-prompt", text);
+    }
+    add(option(session.history), session.id.to_string());
+    // Without it there is no stream-json.
+    args.push("--verbose".into());
+    if !config.trust_repository_settings {
+        // Servers of the repository's .mcp.json are programs.
+        args.push("--strict-mcp-config".into());
+    }
+    args
+}
+
+/// The option that the session's id follows.
+fn option(history: History) -> &'static str {
+    match history {
+        History::None => "--session-id",
+        History::Transcript => "--resume",
+    }
+}
+
+/// The whole of the CLI's environment, but for the variable that names the credential's descriptor.
+pub(crate) fn environment(config: &Config, private: &Private) -> Vec<(&'static str, OsString)> {
+    let mut env: Vec<(&'static str, OsString)> = vec![
+        ("PATH", config.path.clone().into()),
+        ("HOME", private.home().into()),
+        ("CLAUDE_CONFIG_DIR", private.config().into()),
+        ("TMPDIR", private.temporary().into()),
+        ("CLAUDE_CODE_TMPDIR", private.temporary().into()),
+        ("LANG", "C.UTF-8".into()),
+        ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".into()),
+        ("DISABLE_AUTOUPDATER", "1".into()),
+        ("DISABLE_TELEMETRY", "1".into()),
+        ("DISABLE_ERROR_REPORTING", "1".into()),
+        // Ten by default, which takes three minutes, for a wrong key too.
+        ("CLAUDE_CODE_MAX_RETRIES", "4".into()),
+        ("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS", "1".into()),
+        ("CLAUDE_CODE_DISABLE_CRON", "1".into()),
+        // A prompt that says `@/etc/passwd` would be given the file.
+        ("CLAUDE_CODE_DISABLE_ATTACHMENTS", "1".into()),
+        ("CLAUDE_CODE_DISABLE_AUTO_MEMORY", "1".into()),
+        // They tell when standard input may be closed.
+        ("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1".into()),
+    ];
+    if config.is_sandbox {
+        env.push(("IS_SANDBOX", "1".into()));
+    }
+    if let Some(url) = &config.base_url {
+        env.push(("ANTHROPIC_BASE_URL", url.clone().into()));
+    }
+    env
+}
+
+/// The prompt as a line of standard input.
+pub(crate) fn user_line(prompt: &Prompt) -> Vec<u8> {
+    let prompt = prompt.as_str();
+    // What begins with a slash is a command of the CLI's, and an unknown one does nothing, successfully.
+    let text = if prompt.starts_with('/') { format!("\n{prompt}") } else { prompt.to_owned() };
+    let message = json!({"type": "user", "message": {"role": "user", "content": text}});
+    format!("{message}\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::{Limits, Policy};
+
+    use super::*;
+    use crate::{Credential, Patience};
+
+    fn config() -> Config {
+        Config {
+            claude_bin: Some("/usr/bin/claude".into()),
+            credential: Some(Credential::ApiKey(boot::Secret::new("sk-ant-s3cret".into()))),
+            base_url: None,
+            is_sandbox: false,
+            trust_repository_settings: false,
+            policy: Policy::default(),
+            processes: 1024,
+            patience: Patience::default(),
+            path: "/usr/bin:/bin".into(),
+            temporary: "/tmp".into(),
+        }
+    }
+
+    fn argument(history: History) -> SessionArgument {
+        SessionArgument { history, id: ID.parse().unwrap() }
+    }
+
+    const ID: &str = "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6";
+
+    #[test]
+    fn the_smallest_call() {
+        let session = argument(History::None);
+        let args = arguments(&config(), &ExecuteOptions::default(), session, None);
+        insta::assert_json_snapshot!(args, @r#"
+        [
+          "-p",
+          "--input-format",
+          "stream-json",
+          "--output-format",
+          "stream-json",
+          "--permission-mode",
+          "bypassPermissions",
+          "--setting-sources",
+          "",
+          "--session-id",
+          "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6",
+          "--verbose",
+          "--strict-mcp-config"
+        ]
+        "#);
+    }
+
+    #[test]
+    fn the_largest_call() {
+        let session = argument(History::Transcript);
+        let options = ExecuteOptions {
+            dangerously_skip_permissions: false,
+            resume_session_id: Some(session.id),
+            model: Some("sonnet".into()),
+            max_turns: Some(5),
+            max_budget_usd: Some(1.5),
+            append_system_prompt: None,
+            allowed_tools: Some(vec!["Bash".into(), "Read".into()]),
+            timeout_seconds: Some(60),
+        };
+        let config = Config { trust_repository_settings: true, ..config() };
+        let args = arguments(&config, &options, session, Some("# Instructions\n".into()));
+        insta::assert_json_snapshot!(args, @r##"
+        [
+          "-p",
+          "--input-format",
+          "stream-json",
+          "--output-format",
+          "stream-json",
+          "--permission-mode",
+          "default",
+          "--setting-sources",
+          "user,project",
+          "--tools",
+          "Bash,Read",
+          "--model",
+          "sonnet",
+          "--max-turns",
+          "5",
+          "--max-budget-usd",
+          "1.5",
+          "--append-system-prompt",
+          "# Instructions\n",
+          "--resume",
+          "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6",
+          "--verbose"
+        ]
+        "##);
+    }
+
+    #[test]
+    fn the_operators_limits_are_the_defaults() {
+        let session = argument(History::None);
+        let limits = Limits {
+            max_turns: Some(7),
+            max_budget_usd: Some(0.25),
+            models: Some(vec!["haiku".into(), "sonnet".into()]),
+            tools: Some(vec!["Read".into()]),
+            ..Limits::default()
+        };
+        let config = Config { policy: Policy { limits, ..Policy::default() }, ..config() };
+        let args = arguments(&config, &ExecuteOptions::default(), session, None);
+        for pair in [
+            ["--max-turns", "7"],
+            ["--max-budget-usd", "0.25"],
+            ["--model", "haiku"],
+            ["--tools", "Read"],
+        ] {
+            assert!(args.windows(2).any(|window| window == pair), "{pair:?}: {args:?}");
+        }
+    }
+
+    #[test]
+    fn the_environment_is_a_list() {
+        let private = Private::create(&std::env::temp_dir()).unwrap();
+        let config = Config { is_sandbox: true, base_url: Some("http://h".into()), ..config() };
+        let root = private.home().parent().unwrap().to_str().unwrap().to_owned();
+        let env: Vec<String> = environment(&config, &private)
+            .into_iter()
+            .map(|(name, value)| {
+                format!("{name}={}", value.to_str().unwrap().replace(&root, "<private>"))
+            })
+            .collect();
+        insta::assert_json_snapshot!(env, @r#"
+        [
+          "PATH=/usr/bin:/bin",
+          "HOME=<private>/home",
+          "CLAUDE_CONFIG_DIR=<private>/config",
+          "TMPDIR=<private>/tmp",
+          "CLAUDE_CODE_TMPDIR=<private>/tmp",
+          "LANG=C.UTF-8",
+          "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1",
+          "DISABLE_AUTOUPDATER=1",
+          "DISABLE_TELEMETRY=1",
+          "DISABLE_ERROR_REPORTING=1",
+          "CLAUDE_CODE_MAX_RETRIES=4",
+          "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1",
+          "CLAUDE_CODE_DISABLE_CRON=1",
+          "CLAUDE_CODE_DISABLE_ATTACHMENTS=1",
+          "CLAUDE_CODE_DISABLE_AUTO_MEMORY=1",
+          "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS=1",
+          "IS_SANDBOX=1",
+          "ANTHROPIC_BASE_URL=http://h"
+        ]
+        "#);
+    }
+
+    #[test]
+    fn a_prompt_is_one_line_and_never_a_command() {
+        let line = |text| String::from_utf8(user_line(&Prompt::parse(text).unwrap())).unwrap();
+        assert_eq!(
+            line("a\n\"b\""),
+            "{\"message\":{\"content\":\"a\\n\\\"b\\\"\",\"role\":\"user\"},\"type\":\"user\"}\n"
+        );
+        assert!(line("/clear").contains("\"\\n/clear\""));
+        assert!(line(" /clear").contains("\" /clear\""));
+        assert_eq!(line("a\u{2028}\r\n\0b").lines().count(), 1);
+    }
+}

@@ -1,0 +1,228 @@
+//! Lines to messages.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use contract::{AgentSummary, SessionId};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{json, value::RawValue};
+
+use crate::{
+    dialect::{Kind, Message, State},
+    runner::Line,
+};
+
+/// How much of a line that does not parse is shown, in bytes.
+const EXCERPT: usize = 200;
+
+/// A `result` line.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RunResult {
+    /// Absent, it is not a success.
+    pub(crate) is_error: Option<bool>,
+    pub(crate) subtype: String,
+    pub(crate) api_error_status: Option<u16>,
+    pub(crate) errors: Vec<String>,
+    pub(crate) summary: AgentSummary,
+}
+
+impl Message<RunResult> {
+    /// Reads a line. One that is not a JSON object becomes a message that says so, and shows how it begins.
+    /// Nothing for an empty line.
+    pub(crate) fn read(line: Line) -> Option<Self> {
+        match line {
+            Line::Whole(line) if line.trim_ascii().is_empty() => None,
+            Line::Whole(line) => Some(
+                Self::parse(line)
+                    .unwrap_or_else(|line| Self::unparsed("not a JSON object", &line, line.len())),
+            ),
+            Line::TooLong { begin, bytes } => Some(Self::unparsed("too long", &begin, bytes)),
+        }
+    }
+
+    fn parse(mut line: Vec<u8>) -> Result<Self, Vec<u8>> {
+        // Between tokens JSON allows a carriage return, and an event must not hold one. In a string it
+        // cannot stand.
+        if memchr::memchr(b'\r', &line).is_some() {
+            line.iter_mut().filter(|byte| **byte == b'\r').for_each(|byte| *byte = b' ');
+        }
+        match serde_json::from_slice::<Box<RawValue>>(&line) {
+            Ok(content) if content.get().starts_with('{') => {
+                let kind = Kind::of(&content);
+                Ok(Self { content, kind })
+            }
+            _ => Err(line),
+        }
+    }
+
+    fn unparsed(reason: &str, begin: &[u8], bytes: usize) -> Self {
+        let excerpt = begin.get(..EXCERPT).unwrap_or(begin);
+        let content = json!({
+            "type": "system",
+            "subtype": "unparsed_line",
+            "reason": reason,
+            "bytes": bytes,
+            "excerpt": String::from_utf8_lossy(excerpt),
+        });
+        // A value that was just made is JSON.
+        let content = RawValue::from_string(content.to_string()).unwrap_or_default();
+        Self { content, kind: Kind::Other }
+    }
+}
+
+impl Kind<RunResult> {
+    fn of(content: &RawValue) -> Self {
+        #[derive(Deserialize)]
+        struct Head<'a> {
+            #[serde(borrow, rename = "type")]
+            kind: Cow<'a, str>,
+            #[serde(borrow, default)]
+            subtype: Option<Cow<'a, str>>,
+            #[serde(borrow, default)]
+            state: Option<Cow<'a, str>>,
+        }
+        let Ok(head) = serde_json::from_str::<Head<'_>>(content.get()) else { return Self::Other };
+        match (&*head.kind, head.subtype.as_deref()) {
+            ("system", Some("init")) => Self::Begun,
+            ("system", Some("session_state_changed")) => Self::State(match head.state.as_deref() {
+                Some("idle") => State::Idle,
+                _ => State::Busy,
+            }),
+            ("assistant", _) => Self::Answer,
+            ("result", _) => Self::Report(Box::new(RunResult::read(content))),
+            _ => Self::Other,
+        }
+    }
+}
+
+impl RunResult {
+    /// Field by field: one that another version of the CLI writes otherwise must not cost the others.
+    fn read(content: &RawValue) -> Self {
+        let fields: HashMap<Cow<'_, str>, &RawValue> =
+            serde_json::from_str(content.get()).unwrap_or_default();
+        fn get<T: DeserializeOwned>(
+            fields: &HashMap<Cow<'_, str>, &RawValue>,
+            name: &str,
+        ) -> Option<T> {
+            serde_json::from_str(fields.get(name)?.get()).ok()
+        }
+        let usage = fields.get("usage").filter(|usage| usage.get() != "null");
+        Self {
+            is_error: get(&fields, "is_error"),
+            subtype: get(&fields, "subtype").unwrap_or_default(),
+            api_error_status: get(&fields, "api_error_status"),
+            errors: get(&fields, "errors").unwrap_or_default(),
+            summary: AgentSummary {
+                session_id: get::<SessionId>(&fields, "session_id"),
+                result: get(&fields, "result"),
+                cost_usd: get(&fields, "total_cost_usd"),
+                num_turns: get(&fields, "num_turns"),
+                duration_ms: get(&fields, "duration_ms"),
+                usage: usage.map(|usage| (*usage).to_owned()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(line: &[u8]) -> Message<RunResult> {
+        Message::read(Line::Whole(line.to_vec())).unwrap()
+    }
+
+    #[test]
+    fn a_message_is_passed_on_as_it_stands() {
+        for line in [
+            r#"{"type":"user","n":1.50,"a" : [1, 2],"u":"\u2028é🦀"}"#,
+            "{}",
+            r#"{"type":5}"#,
+            r#"{"type":"x","type":"y"}"#,
+            "{\"a\":\"\u{2028}\u{85}\"}",
+        ] {
+            let message = read(line.as_bytes());
+            assert_eq!(message.content.get(), line);
+            assert!(matches!(message.kind, Kind::Other));
+        }
+        assert_eq!(read(b"{\r\"a\":\r1}\r").content.get(), "{ \"a\": 1}");
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(read(deep.as_bytes()).content.get(), deep);
+    }
+
+    #[test]
+    fn what_is_not_an_object_is_shown_and_not_passed_on() {
+        for line in [
+            &b"Warning: something"[..],
+            b"[1]",
+            b"\"{}\"",
+            b"{",
+            b"{}{}",
+            b"{\"a\":\"\xff\"}",
+            b"\xff\xfe\x00",
+        ] {
+            let content: serde_json::Value =
+                serde_json::from_str(read(line).content.get()).unwrap();
+            assert_eq!(content["subtype"], "unparsed_line");
+            assert_eq!(content["bytes"], line.len());
+            assert_eq!(content["excerpt"], *String::from_utf8_lossy(line));
+        }
+        let long = Line::TooLong { begin: vec![b'x'; 500], bytes: 1_000_000 };
+        let message = Message::read(long).unwrap();
+        let content: serde_json::Value = serde_json::from_str(message.content.get()).unwrap();
+        assert_eq!(
+            (&content["reason"], &content["bytes"]),
+            (&"too long".into(), &1_000_000.into())
+        );
+        assert_eq!(content["excerpt"].as_str().unwrap().len(), EXCERPT);
+        assert!(Message::read(Line::Whole(b" \r".to_vec())).is_none());
+    }
+
+    #[test]
+    fn a_result_is_read_whatever_one_field_holds() {
+        let line = br#"{"type":"result","subtype":"success","is_error":false,"result":"done","num_turns":"two",
+            "total_cost_usd":0.5,"duration_ms":7,"usage":{"a": 1},"session_id":"not one","errors":null}"#;
+        let Kind::Report(result) = read(line).kind else { panic!("not a result") };
+        assert_eq!((result.is_error, &*result.subtype), (Some(false), "success"));
+        let summary = result.summary;
+        assert_eq!((summary.result.as_deref(), summary.cost_usd), (Some("done"), Some(0.5)));
+        assert_eq!((summary.num_turns, summary.duration_ms), (None, Some(7)));
+        assert_eq!(summary.usage.unwrap().get(), r#"{"a": 1}"#);
+        assert_eq!(summary.session_id, None);
+    }
+
+    #[test]
+    fn states_are_read() {
+        let state = |state: &str| {
+            let line = format!(
+                r#"{{"type":"system","subtype":"session_state_changed","state":"{state}"}}"#
+            );
+            match read(line.as_bytes()).kind {
+                Kind::State(state) => state,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((state("idle"), state("running")), (State::Idle, State::Busy));
+        assert!(matches!(read(br#"{"type":"system","subtype":"init"}"#).kind, Kind::Begun));
+    }
+
+    proptest! {
+        /// Half of the characters are JSON's own, so that some of the lines parse.
+        #[test]
+        fn any_line_becomes_an_object_on_one_line(
+            line in proptest::collection::vec(
+                prop_oneof![any::<u8>(), proptest::sample::select(&b"{}[]:,\"\r\\ 1e"[..])],
+                0..30,
+            ),
+        ) {
+            if let Some(message) = Message::read(Line::Whole(line)) {
+                let text = message.content.get();
+                let is_on_one_line = !text.contains(['\n', '\r']);
+                prop_assert!(is_on_one_line);
+                let object = serde_json::from_str::<serde_json::Map<_, _>>(text);
+                prop_assert!(object.is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What became of a run, and how to tell the caller.
+
+use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus};
+
+use contract::{AgentSummary, Code, Ending, SessionId};
+
+use super::message::RunResult;
+use crate::{
+    config::{REFUSES_ROOT, no_agent},
+    dialect::{AgentExit, Stopped},
+    runner::{last_words, sentence_part},
+};
+
+/// The subtype of a result that is one.
+const SUCCESS: &str = "success";
+
+/// All there is to judge by.
+#[derive(Debug)]
+pub(crate) struct Evidence {
+    /// The session the CLI was given.
+    pub(crate) session: SessionId,
+    /// The last `result` line.
+    pub(crate) result: Option<RunResult>,
+    /// Whether the CLI said `init`.
+    pub(crate) began: bool,
+    /// How it exited.
+    pub(crate) exit: AgentExit,
+    /// The end of its standard error, without secrets.
+    pub(crate) stderr: String,
+}
+
+impl Evidence {
+    /// The terminal event of a run that ended by itself.
+    ///
+    /// It succeeded only with exit 0 and a last `result` line whose subtype is `success` and in which `is_error` is
+    /// false. Neither of the two is enough: API errors come as `success`, and a run that was cut short may come
+    /// without `is_error`.
+    pub(crate) fn ending(self) -> Ending {
+        match self.judge() {
+            Ok(()) => Ending::agent_success(&self.summary()),
+            Err((code, sentence)) => Ending::agent_failure(code, &sentence, &self.summary()),
+        }
+    }
+
+    /// The terminal event of a run that was ended from outside, with what the CLI had to say by then.
+    pub(crate) fn ending_of(self, stopped: &Stopped) -> Ending {
+        Ending::agent_failure(stopped.code, &stopped.sentence, &self.summary())
+    }
+
+    /// The session is known whatever the CLI says.
+    fn summary(&self) -> AgentSummary {
+        let summary = self.result.as_ref().map(|result| result.summary.clone()).unwrap_or_default();
+        AgentSummary { session_id: Some(self.session), ..summary }
+    }
+
+    fn judge(&self) -> Result<(), (Code, String)> {
+        if let Some(failure) = self.known_from_stderr() {
+            return Err(failure);
+        }
+        let Some(result) = &self.result else { return Err(self.without_result()) };
+        if !result.is_success() {
+            return Err(result.failure());
+        }
+        match self.exit {
+            AgentExit::Forced => Ok(()),
+            AgentExit::Own(status) if status.success() => Ok(()),
+            AgentExit::Own(status) => Err((
+                Code::AgentFailed,
+                format!("the agent finished its work, but {}{}", told(status), self.words()),
+            )),
+        }
+    }
+
+    /// Failures that the CLI tells in words alone.
+    fn known_from_stderr(&self) -> Option<(Code, String)> {
+        if self.began {
+            return None;
+        }
+        let errors = self.result.iter().flat_map(|result| result.errors.iter().map(String::as_str));
+        for line in self.stderr.lines().chain(errors) {
+            if line.contains("No conversation found with session ID") {
+                return Some((
+                    Code::SessionNotFound,
+                    format!("there is no session {} to resume", self.session),
+                ));
+            }
+            if line.contains("cannot be used with root/sudo privileges") {
+                return Some((Code::AgentRefusesRoot, REFUSES_ROOT.to_owned()));
+            }
+        }
+        None
+    }
+
+    fn without_result(&self) -> (Code, String) {
+        match self.exit {
+            AgentExit::Own(status) if status.success() => {
+                (Code::AgentNoResult, format!("the agent exited without a result{}", self.words()))
+            }
+            // What shells and `env` exit with when the program, or its interpreter, is not there.
+            AgentExit::Own(status) if !self.began && matches!(status.code(), Some(126 | 127)) => (
+                Code::AgentNotFound,
+                no_agent(&last_words(&self.stderr).unwrap_or_else(|| told(status))),
+            ),
+            AgentExit::Own(status) => {
+                (Code::AgentFailed, format!("the agent failed: {}{}", told(status), self.words()))
+            }
+            AgentExit::Forced => (
+                Code::AgentNoResult,
+                format!(
+                    "the agent closed its output without a result and did not exit{}",
+                    self.words()
+                ),
+            ),
+        }
+    }
+
+    /// The end of standard error, to stand at the end of a sentence.
+    fn words(&self) -> String {
+        last_words(&self.stderr).map(|words| format!(": {words}")).unwrap_or_default()
+    }
+}
+
+impl RunResult {
+    fn is_success(&self) -> bool {
+        self.subtype == SUCCESS && self.is_error == Some(false)
+    }
+
+    /// Why a result is not a success.
+    fn failure(&self) -> (Code, String) {
+        let said = match (&self.summary.result, self.errors.first()) {
+            (Some(text), _) | (None, Some(text)) => sentence_part(text),
+            (None, None) => "it does not say why".to_owned(),
+        };
+        match &*self.subtype {
+            "error_max_turns" => {
+                let sentence =
+                    "the agent used up its turns: raise maxTurns in the request, or MAX_TURNS";
+                return (Code::MaxTurns, sentence.to_owned());
+            }
+            "error_max_budget_usd" => {
+                let sentence = "the agent used up its budget: raise maxBudgetUsd in the request, or MAX_BUDGET_USD";
+                return (Code::BudgetExceeded, sentence.to_owned());
+            }
+            _ => {}
+        }
+        if let Some(what) = self.api_failure(&said) {
+            return (Code::AgentApiError, format!("{what} (the agent says: {said})"));
+        }
+        let sentence = match (&*self.subtype, self.is_error) {
+            (SUCCESS, None) => "the agent's result does not say whether it is an error".to_owned(),
+            (SUCCESS, _) => format!("the agent failed: {said}"),
+            ("", _) => format!("the agent's result does not say that it succeeded: {said}"),
+            (subtype, _) => format!("the agent failed ({}): {said}", sentence_part(subtype)),
+        };
+        (Code::AgentFailed, sentence)
+    }
+
+    /// What the Messages API, or the way to it, has to do with the failure.
+    fn api_failure(&self, said: &str) -> Option<String> {
+        if let Some(status) = self.api_error_status {
+            return Some(format!("the Messages API answered {status}: {}", advice(status)));
+        }
+        // The CLI gives no status for these.
+        let what = if said.contains("Not logged in") {
+            "the agent has no credential that works: set ANTHROPIC_API_KEY, \
+             CLAUDE_CODE_CREDENTIALS_SECRET or CLAUDE_CODE_CREDENTIALS_JSON"
+        } else if said.contains("529 Overloaded") {
+            return Some(format!("the Messages API answered 529: {}", advice(529)));
+        } else if said.contains("Unable to connect to API") {
+            "the Messages API cannot be reached: check the network and ANTHROPIC_BASE_URL"
+        } else if said == "Request timed out" {
+            "the Messages API did not answer in time: try again"
+        } else if said.starts_with("API Error") {
+            "the Messages API did not give a usable answer"
+        } else {
+            return None;
+        };
+        Some(what.to_owned())
+    }
+}
+
+/// What to do about a status of the Messages API.
+fn advice(status: u16) -> &'static str {
+    match status {
+        400 => "it does not take the request",
+        401 => "check the credential, it may be wrong, revoked or expired",
+        403 => "the credential's account may not do this",
+        404 => "check the model's name",
+        413 => "the request is too large",
+        429 => "the account's limit is reached, try again later",
+        529 => "it is overloaded, try again later",
+        500.. => "it has a fault of its own, try again later",
+        _ => "try again",
+    }
+}
+
+fn told(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("it exited with code {code}"),
+        (None, Some(signal)) => format!("it was killed by signal {signal}"),
+        (None, None) => "it ended in an unknown way".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! The agent's private directory, which is removed after the job.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+use tracing::warn;
+use workspace::FileLock;
+
+/// What the names of these directories begin with.
+const PREFIX: &str = "agent-";
+/// In each directory: locked as long as the directory is in use.
+const LOCK: &str = "lock";
+
+/// A fresh directory that nobody else may enter. Removed when dropped, at the latest.
+#[derive(Debug)]
+pub(crate) struct Private {
+    root: Option<TempDir>,
+    path: PathBuf,
+    _lock: FileLock,
+}
+
+impl Private {
+    /// Creates one in `parent`, and removes those there whose replica was killed. Blocking.
+    pub(crate) fn create(parent: &Path) -> io::Result<Self> {
+        sweep(parent);
+        let root = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(parent)?;
+        // The CLI names files after real paths.
+        let path = root.path().canonicalize()?;
+        // A directory without a lock is left alone until it has one.
+        let lock = FileLock::create(&path.join("unlocked"), &path.join(LOCK), b"")
+            .map_err(io::Error::other)?;
+        let private = Self { path, root: Some(root), _lock: lock };
+        for directory in [private.home(), private.config(), private.temporary()] {
+            fs::create_dir(directory)?;
+        }
+        Ok(private)
+    }
+
+    /// `HOME`.
+    pub(crate) fn home(&self) -> PathBuf {
+        self.path.join("home")
+    }
+
+    /// `CLAUDE_CONFIG_DIR`.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.path.join("config")
+    }
+
+    /// `TMPDIR`.
+    pub(crate) fn temporary(&self) -> PathBuf {
+        self.path.join("tmp")
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let Some(root) = self.root.take() else { return };
+        remove(&root.keep());
+    }
+}
+
+/// Removes the directories that killed replicas have left. Whatever else has such a name stays.
+fn sweep(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries {
+        let is_named = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        // Neither a link nor another user's.
+        let is_ours = || {
+            let owner = nix::unistd::geteuid().as_raw();
+            entry.metadata().is_ok_and(|it| it.is_dir() && it.uid() == owner)
+        };
+        if !is_named || !is_ours() {
+            continue;
+        }
+        let lock = entry.path().join(LOCK);
+        // A dead agent could have left anything there.
+        if fs::symlink_metadata(&lock).is_ok_and(|it| it.is_file())
+            && FileLock::is_held(&lock).is_ok_and(|is_held| !is_held)
+        {
+            remove(&entry.path());
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    let removed = fs::remove_dir_all(path).or_else(|_| {
+        // Some tools, Go's module cache for one, leave directories that their owner may not write to.
+        open_up(path);
+        fs::remove_dir_all(path)
+    });
+    if let Err(error) = removed {
+        warn!(directory = %path.display(), %error, "failed to remove the agent's directory");
+    }
+}
+
+/// Gives the owner access to every directory below, as far as possible. Links are not followed.
+fn open_up(path: &Path) {
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+    let Ok(entries) = fs::read_dir(path) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_up(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_private_and_goes_whatever_is_in_it() {
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("kept"), "").unwrap();
+        let private = Private::create(&std::env::temp_dir()).unwrap();
+        let path = private.path.clone();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        let locked = private.home().join("go/pkg");
+        fs::create_dir_all(&locked).unwrap();
+        fs::write(locked.join("file"), "").unwrap();
+        std::os::unix::fs::symlink(outside.path(), private.home().join("link")).unwrap();
+        for directory in [&locked, locked.parent().unwrap()] {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o500)).unwrap();
+        }
+        drop(private);
+        assert!(!path.exists());
+        assert!(outside.path().join("kept").exists());
+    }
+
+    #[test]
+    fn what_a_killed_replica_left_goes_with_the_next_one_and_nothing_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let at = |name: &str| parent.path().join(name);
+        let alive = Private::create(parent.path()).unwrap();
+        for name in ["agent-dead", "agent-unlocked", "another-dead"] {
+            fs::create_dir_all(at(name).join("home/deep")).unwrap();
+        }
+        for name in ["agent-dead", "another-dead"] {
+            fs::write(at(name).join(LOCK), "").unwrap();
+        }
+        std::os::unix::fs::symlink(at("another-dead"), at("agent-link")).unwrap();
+        fs::write(at("agent-file"), "").unwrap();
+        let next = Private::create(parent.path()).unwrap();
+        assert!(!at("agent-dead").exists());
+        for kept in ["agent-unlocked", "another-dead/lock", "agent-link", "agent-file"] {
+            assert!(at(kept).exists(), "{kept}");
+        }
+        assert!(alive.home().exists() && next.home().exists());
+    }
+}

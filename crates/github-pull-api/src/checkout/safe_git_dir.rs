@@ -1,0 +1,105 @@
+//! A control directory of our own for a checkout that may be hostile.
+//!
+//! git gets the checkout's index as a copy, its objects to read, and a configuration of ours. So
+//! `core.worktree`, `url.….insteadOf`, includes, filters, hooks and monitors that somebody put into the
+//! checkout's own `.git` are not even read.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Refusal,
+    existing::{Existing, Sparse},
+    files,
+};
+use crate::{
+    failure::{Failure, Result},
+    git::{Command, Git},
+    remote::{ObjectFormat, ObjectId},
+    staging::Staging,
+};
+
+/// What git works on.
+pub(super) struct SafeGitDir<'a> {
+    git: &'a Git,
+    path: PathBuf,
+    target: &'a Path,
+}
+
+impl<'a> SafeGitDir<'a> {
+    /// Makes the control directory of the checkout at `refusal.target`, with `head` checked out.
+    ///
+    /// # Errors
+    /// If the checkout's index cannot be read.
+    pub(super) fn make(
+        git: &'a Git,
+        staging: &Staging,
+        refusal: &Refusal<'a>,
+        existing: &Existing,
+        head: Option<&ObjectId>,
+        format: ObjectFormat,
+    ) -> Result<Self> {
+        let path = staging.directory("git")?;
+        for directory in ["objects/info", "objects/pack", "refs", "info"] {
+            let path = path.join(directory);
+            fs::create_dir_all(&path).map_err(Failure::io("create", &path))?;
+        }
+        for name in ["index", "shallow", "info/sparse-checkout", "info/attributes"] {
+            copy(existing, refusal, Path::new(name), &path)?;
+        }
+        for entry in existing.git.entries().map_err(Failure::io("list", refusal.target))?.flatten()
+        {
+            let name = PathBuf::from(entry.file_name());
+            if name.to_string_lossy().starts_with("sharedindex.") {
+                copy(existing, refusal, &name, &path)?;
+            }
+        }
+        let write = |name: &str, text: String| {
+            let path = path.join(name);
+            fs::write(&path, text).map_err(Failure::io("write", &path))
+        };
+        let objects = refusal.target.join(".git/objects");
+        // In quotes: a comment or an escape is not meant.
+        let quoted = objects.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\"");
+        write("objects/info/alternates", format!("\"{quoted}\"\n"))?;
+        let mut config = match format {
+            ObjectFormat::Sha1 => "[core]\n\trepositoryformatversion = 0\n".to_owned(),
+            ObjectFormat::Sha256 => "[core]\n\trepositoryformatversion = 1\n[extensions]\n\
+                 \tobjectformat = sha256\n[core]\n"
+                .to_owned(),
+        };
+        config.push_str("\tbare = false\n\tfilemode = true\n\tlogallrefupdates = false\n");
+        if let Some(sparse) = existing.sparse {
+            let cone = sparse == Sparse::Cone;
+            config.push_str(&format!("\tsparseCheckout = true\n\tsparseCheckoutCone = {cone}\n"));
+        }
+        write("config", config)?;
+        let unborn = || "ref: refs/heads/unborn".to_owned();
+        write("HEAD", head.map_or_else(unborn, ObjectId::to_string) + "\n")?;
+        Ok(Self { git, path, target: refusal.target })
+    }
+
+    /// A command on the control directory and the files of the checkout.
+    pub(super) fn command(&self, arguments: &[&str]) -> Command<'a> {
+        self.git.command(arguments).git_dir(&self.path).work_tree(self.target)
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Copies a regular file if it is there. Its time comes along: by it git knows which of the files in an
+/// index it must look into.
+fn copy(existing: &Existing, refusal: &Refusal<'_>, name: &Path, to: &Path) -> Result<()> {
+    let failed = |error| Failure::io("copy from .git", name)(error);
+    let Some(mut source) = files::open(&existing.git, name, refusal)? else { return Ok(()) };
+    let modified = source.metadata().and_then(|metadata| metadata.modified()).map_err(failed)?;
+    let to = to.join(name);
+    let mut copy = fs::File::create(&to).map_err(Failure::io("create", &to))?;
+    std::io::copy(&mut source, &mut copy).map_err(failed)?;
+    copy.set_modified(modified.into_std()).map_err(Failure::io("date", &to))
+}

@@ -1,0 +1,87 @@
+//! What changes between two commits, before any of it is written.
+
+use contract::Code;
+
+use crate::{
+    failure::{Failure, Result},
+    git::Command,
+    remote::ObjectId,
+};
+
+/// The mode of a submodule, which has no content here.
+const SUBMODULE: &[u8] = b"160000";
+
+/// Paths that differ between two commits.
+pub(super) struct Changes {
+    pub(super) paths: Vec<Vec<u8>>,
+    /// The contents to be written: one id for each file, as often as it is written.
+    contents: Vec<ObjectId>,
+}
+
+impl Changes {
+    /// What differs between `old` (or nothing) and `new`. `git` makes a command on a control directory that
+    /// has both.
+    ///
+    /// # Errors
+    /// If git cannot read the commits.
+    pub(super) fn between<'g>(
+        git: impl Fn(&[&str]) -> Command<'g>,
+        old: Option<&ObjectId>,
+        new: &ObjectId,
+    ) -> Result<Self> {
+        let empty = new.empty_tree();
+        let old = old.unwrap_or(&empty);
+        let raw =
+            git(&["diff-tree", "-r", "-z", "--raw", "--no-renames", old.as_str(), new.as_str()])
+                .output()?;
+        let mut changes = Self { paths: Vec::new(), contents: Vec::new() };
+        let mut fields = raw.split(|byte| *byte == 0);
+        // `:MODE MODE ID ID STATUS`, then the path.
+        while let (Some(line), Some(path)) = (fields.next(), fields.next()) {
+            let mut words = line.split(|byte| *byte == b' ').skip(1);
+            let (mode, id) = (words.next(), words.nth(1));
+            if let (Some(mode), Some(id)) = (mode, id.and_then(ObjectId::parse))
+                && mode != SUBMODULE
+                && mode != b"000000"
+            {
+                changes.contents.push(id);
+            }
+            changes.paths.push(path.to_vec());
+        }
+        Ok(changes)
+    }
+
+    /// Makes sure that what is to be written is there and no larger than `most` bytes together.
+    ///
+    /// # Errors
+    /// If it is larger; [`Failure::Git`] if something is missing.
+    pub(super) fn check_size<'g>(
+        &self,
+        git: impl Fn(&[&str]) -> Command<'g>,
+        most: u64,
+    ) -> Result<()> {
+        if self.contents.is_empty() {
+            return Ok(());
+        }
+        let input = self.contents.iter().flat_map(|id| format!("{id}\n").into_bytes()).collect();
+        let sizes =
+            git(&["cat-file", "--batch-check=%(objectsize)", "--buffer"]).input(input).output()?;
+        let mut sum = 0_u64;
+        for line in sizes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let line = String::from_utf8_lossy(line);
+            let size: u64 =
+                line.parse().map_err(|_| Failure::Git(format!("missing blob {line}")))?;
+            sum = sum.saturating_add(size);
+        }
+        if sum <= most {
+            return Ok(());
+        }
+        let (sum, most) = (sum >> 20, most >> 20);
+        Err(Failure::told(
+            Code::GitFailed,
+            format!(
+                "the files are {sum} MiB, and a checkout may write {most} MiB: raise GIT_CHECKOUT_LIMIT_MIB"
+            ),
+        ))
+    }
+}

@@ -1,0 +1,406 @@
+//! The mirror of a repository: bare, shared by all pulls of it, and the only thing that talks to the
+//! network.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{self, Read as _, Seek as _},
+    path::{Path, PathBuf},
+};
+
+use contract::{BranchName, Code};
+use sha2::{Digest as _, Sha256};
+use workspace::Workspace;
+
+use super::{ObjectId, Refs, Transport, refs};
+use crate::{
+    failure::{Failure, Result},
+    git::{Command, Git},
+    lock::Lock,
+    staging::Staging,
+};
+
+/// What a mirror has of its repository.
+const REFSPECS: [&str; 2] = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
+/// `HEAD` of a mirror whose repository names no branch that is there.
+const NO_HEAD: &[u8] = b"ref: refs/heads/.invalid\n";
+/// Is there if the mirror may hold objects that no reference leads to any more.
+const UNREACHABLE: &str = "unreachable";
+/// With more packs than this, looking objects up costs more than making one pack of them.
+const MOST_PACKS: usize = 30;
+
+/// Whether what is there is to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// Fetch what changed.
+    Update,
+    /// Fetch everything into a new mirror, which then replaces the old one.
+    Rebuild,
+}
+
+/// What to check out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// A branch, without `refs/heads/`.
+    Branch(Vec<u8>, ObjectId),
+    /// A tag or a commit, and how people call it.
+    Commit(String, ObjectId),
+}
+
+impl Wanted {
+    pub(crate) fn id(&self) -> &ObjectId {
+        match self {
+            Self::Branch(_, id) | Self::Commit(_, id) => id,
+        }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Branch(name, _) => String::from_utf8_lossy(name).into_owned(),
+            Self::Commit(name, _) => name.clone(),
+        }
+    }
+}
+
+/// A mirror as of now. No other pull reads or writes it while this lives.
+pub(crate) struct Mirror<'a> {
+    git: &'a Git,
+    path: PathBuf,
+    refs: Refs,
+    /// The contents of `HEAD`.
+    head: Vec<u8>,
+    _lock: Lock,
+}
+
+impl<'a> Mirror<'a> {
+    /// Brings the mirror of the transport's repository up to date, with the credentials of this pull.
+    ///
+    /// # Errors
+    /// If the fetch fails: what the mirror already holds serves nobody who may not fetch it.
+    pub(crate) fn fetch(
+        git: &'a Git,
+        transport: &Transport<'_>,
+        workspace: &Workspace,
+        staging: &Staging,
+        freshness: Freshness,
+    ) -> Result<Self> {
+        let name: String = Sha256::digest(transport.repo.mirror_key())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let directory = workspace.mirrors();
+        let path = directory.join(format!("{name}.git"));
+        let lock = directory.join(format!("{name}.lock"));
+        let monitor = &git.monitor;
+        let lock = Lock::take(monitor, &lock, "Waiting for another pull of this repository")?;
+        let mut mirror = Self { git, path, refs: Refs::new(), head: Vec::new(), _lock: lock };
+        let mut is_fresh = false;
+        if freshness == Freshness::Update && mirror.path.exists() {
+            remove_leftovers(&mirror.path);
+            monitor.message("Updating the mirror");
+            match mirror.update(transport) {
+                Err(Failure::Git(what)) => {
+                    tracing::warn!(%what, mirror = %mirror.path.display(), "a mirror is damaged");
+                    monitor.message("The mirror is damaged: building it anew");
+                }
+                updated => is_fresh = updated.map(|()| true)?,
+            }
+        }
+        if !is_fresh {
+            monitor.message(format!("Cloning {}", transport.repo));
+            mirror.create(transport, staging)?;
+        }
+        if !mirror.refs.keys().any(|name| name.starts_with(b"refs/heads/")) {
+            return Err(Failure::told(
+                Code::EmptyRepository,
+                format!(
+                    "{} has no commit yet: check the URL, or push one, then send the job again",
+                    transport.repo
+                ),
+            ));
+        }
+        Ok(mirror)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every branch and tag.
+    pub(crate) fn refs(&self) -> &Refs {
+        &self.refs
+    }
+
+    /// The remote's default branch, without `refs/heads/`.
+    pub(crate) fn default(&self) -> Option<&[u8]> {
+        let name = self.head.trim_ascii().strip_prefix(b"ref: refs/heads/")?;
+        self.tip(name).is_some().then_some(name)
+    }
+
+    /// The commit of a branch, if the branch is there.
+    pub(crate) fn tip(&self, branch: &[u8]) -> Option<&ObjectId> {
+        self.refs.get([b"refs/heads/", branch].concat().as_slice())
+    }
+
+    /// What `asked` or, without it, the remote's `HEAD` names.
+    ///
+    /// # Errors
+    /// If there is no such branch, tag or commit.
+    pub(crate) fn find(
+        &self,
+        repo: &contract::RepoUrl,
+        asked: Option<&BranchName>,
+    ) -> Result<Wanted> {
+        let Some(asked) = asked.map(BranchName::as_str) else {
+            return self.find_default(repo);
+        };
+        if let Some(id) = self.tip(asked.as_bytes()) {
+            return Ok(Wanted::Branch(asked.into(), id.clone()));
+        }
+        let tag = format!("refs/tags/{asked}");
+        if self.refs.contains_key(tag.as_bytes()) {
+            let id = self.command(["rev-parse", "--verify", &format!("{tag}^{{commit}}")]).output();
+            if let Some(id) = id.ok().and_then(|id| ObjectId::parse(id.trim_ascii())) {
+                return Ok(Wanted::Commit(asked.into(), id));
+            }
+        }
+        let id = ObjectId::parse(asked.to_ascii_lowercase().as_bytes());
+        if let Some(id) = id
+            && self.is_reachable(&id)?
+        {
+            return Ok(Wanted::Commit(id.short().to_owned(), id));
+        }
+        Err(Failure::told(
+            Code::BranchNotFound,
+            format!("{repo} has no branch '{asked}': there is {}", self.some_branches()),
+        ))
+    }
+
+    fn find_default(&self, repo: &contract::RepoUrl) -> Result<Wanted> {
+        if let Some(name) = self.default()
+            && let Some(id) = self.tip(name)
+        {
+            return Ok(Wanted::Branch(name.to_vec(), id.clone()));
+        }
+        if let Some(id) = ObjectId::parse(self.head.trim_ascii()) {
+            return Ok(Wanted::Commit(id.short().to_owned(), id));
+        }
+        Err(Failure::told(
+            Code::BranchNotFound,
+            format!(
+                "{repo} names no default branch: ask for one of its own, like {}",
+                self.some_branches()
+            ),
+        ))
+    }
+
+    fn some_branches(&self) -> String {
+        let names = self.refs.keys().filter_map(|name| name.strip_prefix(b"refs/heads/"));
+        let names: Vec<_> =
+            names.take(10).map(|name| format!("'{}'", String::from_utf8_lossy(name))).collect();
+        names.join(", ")
+    }
+
+    /// Whether a branch or a tag leads to the commit `id`: what else a mirror may hold was taken away
+    /// upstream.
+    fn is_reachable(&self, id: &ObjectId) -> Result<bool> {
+        let contains = format!("--contains={id}");
+        let output =
+            self.command(["for-each-ref", "--count=1", "--format=x", contains.as_str()]).run()?;
+        Ok(output.status.success() && !output.stdout.is_empty())
+    }
+
+    /// A command on the mirror.
+    pub(crate) fn command<'s>(
+        &'s self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Command<'s> {
+        self.git.command(arguments).git_dir(&self.path)
+    }
+
+    /// Makes sure that the mirror holds what its references lead to, in few packs, and nothing else: what
+    /// was taken away upstream is to be in no new checkout.
+    ///
+    /// # Errors
+    /// If git cannot repack.
+    pub(crate) fn tidy(&self) -> Result<()> {
+        let packs = self.path.join("objects/pack");
+        let packs = fs::read_dir(&packs).map_err(Failure::io("list", &packs))?;
+        let is_pack = |name: &OsStr| Path::new(name).extension() == Some(OsStr::new("pack"));
+        let packs = packs.flatten().filter(|entry| is_pack(&entry.file_name())).count();
+        let marker = self.path.join(UNREACHABLE);
+        if packs <= MOST_PACKS && !marker.exists() {
+            return Ok(());
+        }
+        self.command(["repack", "-a", "-d", "-q"]).output()?;
+        self.command(["prune", "--expire=now"]).output()?;
+        match fs::remove_file(&marker) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Failure::io("remove", &marker)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn update(&mut self, transport: &Transport<'_>) -> Result<()> {
+        let git = self.git;
+        let path = self.path.clone();
+        check_packs(&path.join("objects/pack"))?;
+        let listed = transport.run(git, &["ls-remote", "--symref"], &[], |command| command)?.stdout;
+        let mut wanted = refs::parse(&listed, b'\t');
+        let detached = wanted.remove(b"HEAD".as_slice());
+        wanted
+            .retain(|name, _| name.starts_with(b"refs/heads/") || name.starts_with(b"refs/tags/"));
+        let before = self.read_refs()?;
+        if wanted != before {
+            let first = [
+                "fetch",
+                "--progress",
+                "--prune",
+                "--no-tags",
+                "--force",
+                "--update-shallow",
+                "--no-write-fetch-head",
+                "--no-auto-maintenance",
+                "--no-recurse-submodules",
+            ];
+            transport
+                .run(git, &first, &REFSPECS.map(OsStr::new), |command| command.git_dir(&path))?;
+        }
+        self.refs = if wanted == before { before.clone() } else { self.read_refs()? };
+        self.note_unreachable(&before)?;
+        let symbolic = listed.split(|byte| *byte == b'\n').find_map(|line| {
+            line.strip_prefix(b"ref: ").and_then(|line| line.strip_suffix(b"\tHEAD"))
+        });
+        let head = match (symbolic, detached) {
+            (Some(name), _) if name.starts_with(b"refs/heads/") => [b"ref: ", name, b"\n"].concat(),
+            (_, Some(id)) => format!("{id}\n").into_bytes(),
+            (_, None) => NO_HEAD.to_vec(),
+        };
+        let file = self.path.join("HEAD");
+        self.head = fs::read(&file).map_err(Failure::io("read", &file))?;
+        if self.head != head {
+            let new = self.path.join("HEAD.lock");
+            fs::write(&new, &head).map_err(Failure::io("write", &new))?;
+            fs::rename(&new, &file).map_err(Failure::io("put in place", &file))?;
+            self.head = head;
+        }
+        Ok(())
+    }
+
+    /// Leaves a mark if something that the references led to before is reachable no more.
+    fn note_unreachable(&self, before: &Refs) -> Result<()> {
+        let gone = before.iter().filter(|(name, id)| self.refs.get(*name) != Some(*id));
+        let mut input: Vec<u8> = gone.flat_map(|(_, id)| format!("{id}\n").into_bytes()).collect();
+        if input.is_empty() {
+            return Ok(());
+        }
+        for id in self.refs.values() {
+            input.extend_from_slice(format!("^{id}\n").as_bytes());
+        }
+        let command = self.command(["rev-list", "--max-count=1", "--ignore-missing", "--stdin"]);
+        let output = command.input(input).run()?;
+        if output.status.success() && output.stdout.is_empty() {
+            return Ok(());
+        }
+        let marker = self.path.join(UNREACHABLE);
+        fs::write(&marker, "").map_err(Failure::io("write", &marker))
+    }
+
+    fn read_refs(&self) -> Result<Refs> {
+        let format = "--format=%(objectname) %(refname)";
+        let refs = self.command(["for-each-ref", format, "refs/heads", "refs/tags"]).output()?;
+        Ok(refs::parse(&refs, b' '))
+    }
+
+    /// Makes a mirror in `staging` and renames it into place, so that half a mirror is never there.
+    fn create(&mut self, transport: &Transport<'_>, staging: &Staging) -> Result<()> {
+        let making = staging.directory("mirror")?;
+        let first = ["clone", "--bare", "--no-local", "--template=", "--progress", "--"];
+        let cloned = transport
+            .run(self.git, &first, &[making.as_os_str()], |command| command.writes(&making));
+        match cloned {
+            Err(Failure::Git(what)) => return Err(super::unusable(transport.repo, &what)),
+            other => other?,
+        };
+        let old = staging.join("old-mirror");
+        match fs::rename(&self.path, &old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Failure::io("move away", &self.path)(error));
+            }
+            _ => {}
+        }
+        fs::rename(&making, &self.path).map_err(Failure::io("put in place", &self.path))?;
+        self.refs = self.read_refs()?;
+        let file = self.path.join("HEAD");
+        self.head = fs::read(&file).map_err(Failure::io("read", &file))?;
+        Ok(())
+    }
+}
+
+/// Makes sure that every pack is whole, as far as its size and its ends tell: git would fetch again what it
+/// cannot read, and leave the damaged pack to be copied into checkouts.
+fn check_packs(packs: &Path) -> Result<()> {
+    let damaged = |path: &Path| Failure::Git(format!("{} is damaged", path.display()));
+    let entries = fs::read_dir(packs).map_err(|_| damaged(packs))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension() != Some(OsStr::new("idx")) {
+            continue;
+        }
+        // An index ends with the checksum that its pack ends with, and one of its own.
+        let (index, pack) = (end_of(&path, 64), end_of(&path.with_extension("pack"), 32));
+        let (Ok(index), Ok(pack)) = (index, pack) else { return Err(damaged(&path)) };
+        let is_whole = [20, 32].into_iter().any(|length| {
+            let of_index = index.get(64 - 2 * length..64 - length);
+            of_index.is_some() && of_index == pack.get(32 - length..)
+        });
+        if !is_whole {
+            return Err(damaged(&path));
+        }
+    }
+    Ok(())
+}
+
+/// The last `length` bytes of a file.
+fn end_of(path: &Path, length: usize) -> io::Result<Vec<u8>> {
+    let mut file = fs::File::open(path)?;
+    file.seek(io::SeekFrom::End(-i64::try_from(length).map_err(io::Error::other)?))?;
+    let mut bytes = vec![0; length];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Removes what a killed process left in a mirror: half a pack, and locks of references.
+fn remove_leftovers(mirror: &Path) {
+    let remove = |path: &Path| {
+        if let Err(error) = fs::remove_file(path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove what a killed pull left");
+        }
+    };
+    let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
+    for entry in list(&mirror.join("objects/pack")) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("tmp_") {
+            remove(&entry.path());
+        }
+    }
+    let mut directories = vec![mirror.join("refs")];
+    for entry in list(mirror).filter(|entry| is_lock(&entry.path())) {
+        remove(&entry.path());
+    }
+    while let Some(directory) = directories.pop() {
+        for entry in list(&directory) {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => directories.push(entry.path()),
+                Ok(_) if is_lock(&entry.path()) => remove(&entry.path()),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn is_lock(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "lock")
+}

@@ -1,0 +1,15 @@
+//! The git host's side of a pull: the mirror of a repository, and the way to its host.
+
+mod access;
+mod diagnosis;
+mod mirror;
+mod refs;
+mod transport;
+
+pub(crate) use self::{
+    access::Logins,
+    diagnosis::{stalled, unusable},
+    mirror::{Freshness, Mirror, Wanted},
+    refs::{ObjectFormat, ObjectId, Refs, parse as parse_refs},
+    transport::Transport,
+};

@@ -1,0 +1,78 @@
+//! References: names, which are bytes, and the objects they lead to.
+
+use std::{collections::BTreeMap, fmt};
+
+/// The id of an object, in hexadecimal: 40 digits of SHA-1 or 64 of SHA-256.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ObjectId(String);
+
+/// References by name, like `refs/heads/main`.
+pub(crate) type Refs = BTreeMap<Vec<u8>, ObjectId>;
+
+impl ObjectId {
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        let is_id = matches!(text.len(), 40 | 64)
+            && text.iter().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
+        is_id.then(|| Self(text.iter().map(|&byte| char::from(byte)).collect()))
+    }
+
+    /// The id of the tree without entries, in the format of this one.
+    pub(crate) fn empty_tree(&self) -> Self {
+        Self(match self.format() {
+            ObjectFormat::Sha1 => "4b825dc642cb6eb9a060e54bf8d69288fbee4904".into(),
+            ObjectFormat::Sha256 => {
+                "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321".into()
+            }
+        })
+    }
+
+    pub(crate) fn format(&self) -> ObjectFormat {
+        if self.0.len() == 40 { ObjectFormat::Sha1 } else { ObjectFormat::Sha256 }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first digits, for people.
+    pub(crate) fn short(&self) -> &str {
+        self.0.get(..10).unwrap_or(&self.0)
+    }
+
+    /// The id that stands for no object.
+    pub(crate) fn zero(&self) -> String {
+        "0".repeat(self.0.len())
+    }
+}
+
+/// How objects are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ObjectFormat {
+    Sha1,
+    Sha256,
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Reads lines of an id, one character, and a name: what `for-each-ref`, `ls-remote` and `packed-refs` have
+/// in common. Other lines are left out, and so are the peeled tags of `ls-remote`.
+pub(crate) fn parse(text: &[u8], separator: u8) -> Refs {
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| {
+            let at = line.iter().position(|byte| *byte == separator)?;
+            let (id, name) = line.split_at_checked(at)?;
+            let name = name.get(1..)?;
+            (!name.ends_with(b"^{}")).then_some((name.to_vec(), ObjectId::parse(id)?))
+        })
+        .collect()
+}

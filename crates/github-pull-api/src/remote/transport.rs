@@ -1,0 +1,141 @@
+//! The way to the git host: through the connector, with the credentials of this pull.
+
+use std::{ffi::OsStr, path::Path};
+
+use contract::{RepoUrl, Scheme};
+
+use super::{
+    access::{Login, Logins},
+    diagnosis::{Diagnosis, is_login_refused},
+};
+use crate::{
+    Config,
+    connector::Connector,
+    failure::{Failure, Result},
+    git::{Command, Git, Output},
+};
+
+/// Prints the login that the pull handed over, once, and keeps none. By its path, because some shells do not
+/// know file descriptors of more than one digit.
+const HELPER: &str = r#"!f() { test "$1" = get && cat "/proc/self/fd/$PULL_SECRET"; }; f"#;
+
+/// How a pull reaches the host of its repository.
+pub(crate) struct Transport<'a> {
+    config: &'a Config,
+    pub(crate) repo: &'a RepoUrl,
+    connector: Connector,
+}
+
+impl<'a> Transport<'a> {
+    /// Lets git connect to the host of `repo` by `connector`.
+    pub(crate) fn new(config: &'a Config, repo: &'a RepoUrl, connector: Connector) -> Self {
+        connector.permit(repo);
+        Self { config, repo, connector }
+    }
+
+    /// Runs a command that talks to the host: `git FIRST… ADDRESS LAST…`, with one login after the other
+    /// until the host accepts one.
+    ///
+    /// # Errors
+    /// What the host did wrong; [`Failure::Git`] if it was this machine.
+    pub(crate) fn run(
+        &self,
+        git: &Git,
+        first: &[&str],
+        last: &[&OsStr],
+        place: impl Fn(Command<'_>) -> Command<'_>,
+    ) -> Result<Output> {
+        let logins = Logins::new(self.config, self.repo);
+        let mut left = logins.list.iter();
+        let mut login = left.next();
+        loop {
+            let address = [OsStr::new(self.repo.address())];
+            let arguments = first.iter().map(OsStr::new).chain(address).chain(last.iter().copied());
+            let command = place(self.prepare(git.command(arguments), login));
+            let output = match command.run() {
+                Err(Failure::Stalled(stall)) => return Err(super::stalled(self.repo, stall)),
+                other => other?,
+            };
+            if output.status.success() {
+                return Ok(output);
+            }
+            let diagnosis = Diagnosis {
+                config: self.config,
+                repo: self.repo,
+                refusal: self.connector.refusal(),
+                withheld: logins.withheld,
+            };
+            let failure = diagnosis.explain(&output);
+            tracing::info!(repo = %self.repo, said = output.stderr, %failure, "git could not fetch");
+            login = left.next();
+            if login.is_none() || !is_login_refused(&output) {
+                return Err(failure);
+            }
+        }
+    }
+
+    fn prepare<'g>(&'g self, command: Command<'g>, login: Option<&Login>) -> Command<'g> {
+        let scheme = match self.repo.scheme() {
+            // A redirect may lead to https.
+            Scheme::Http => "http:https",
+            Scheme::Https => "https",
+            Scheme::Ssh => "ssh",
+            Scheme::Git => "git",
+            Scheme::File => "file",
+        };
+        let mut command = command.env("GIT_ALLOW_PROTOCOL", scheme);
+        if self.repo.scheme() == Scheme::File {
+            return command.reads(self.repo.address());
+        }
+        command = command.network(&self.connector, self.config.stall);
+        if self.repo.scheme() == Scheme::Ssh {
+            return self.prepare_ssh(command);
+        }
+        if let (Some(login), Some(origin)) = (login, origin(self.repo.address())) {
+            // For this scheme, host and port alone: no redirect carries it on.
+            command = command
+                .config(format!("credential.{origin}.helper"), HELPER)
+                .secret(format!("username={}\npassword={}\n", login.user, login.password));
+        }
+        for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+            if let Some(path) = std::env::var_os(name) {
+                let own = if name == "SSL_CERT_FILE" { "GIT_SSL_CAINFO" } else { "GIT_SSL_CAPATH" };
+                command = command.reads(Path::new(&path)).env(own, path);
+            }
+        }
+        command
+    }
+
+    fn prepare_ssh<'g>(&'g self, mut command: Command<'g>) -> Command<'g> {
+        let mut ssh = "ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=yes \
+             -o GlobalKnownHostsFile=/dev/null -o UpdateHostKeys=no -o IdentityAgent=none \
+             -o IdentitiesOnly=yes -o PreferredAuthentications=publickey"
+            .to_owned();
+        let mut add = |option: &str| {
+            ssh.push_str(" -o ");
+            ssh.push_str(&quote(option));
+        };
+        let known = self.config.ssh_known_hosts_file.as_deref();
+        let known = known.unwrap_or(Path::new("/dev/null"));
+        add(&format!("UserKnownHostsFile=\"{}\"", known.display()));
+        let key = self.config.ssh_key_file.as_deref().unwrap_or(Path::new("/dev/null"));
+        add(&format!("IdentityFile=\"{}\"", key.display()));
+        add(&Connector::ssh_option());
+        for path in [known, key] {
+            command = command.reads(path);
+        }
+        command.env("GIT_SSH_COMMAND", ssh).env("GIT_SSH_VARIANT", "ssh").env("SHELL", "/bin/sh")
+    }
+}
+
+/// Scheme, host and port, as the keys of git's configuration have them.
+fn origin(address: &str) -> Option<String> {
+    let url = url::Url::parse(address).ok()?;
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(format!("{}://{}{port}", url.scheme(), url.host_str()?))
+}
+
+/// One word of a shell's command.
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
