@@ -170,3 +170,56 @@ async fn the_prompt_may_come_from_standard_input_and_fields_from_flags() {
     assert!(argv.iter().any(|it| it.contains("- be brief")), "{argv:?}");
     assert!(scene.stack.workspace().join("shared/README.md").exists());
 }
+
+/// The session of a job, named by a part of the job's id, on the repository of that job.
+#[tokio::test]
+async fn a_job_is_resumed() {
+    let scene = Scene::new().await;
+    let url = scene.url();
+    let first = scene.run(&url, &AgentScript::new().say("one"), &["--directory", "shared"]);
+    assert_eq!(Running::start(first).ended().await.code, 0);
+    let first = scene.workflow().await;
+    let id = id_of(&first);
+    let shown = ran(&url, &["show", &id]).await.stdout;
+    let session =
+        shown.lines().find_map(|line| line.strip_prefix("session     ")).unwrap().to_owned();
+
+    let prompt = AgentScript::new().say("two").prompt();
+    let short = &id[id.len() - 8..];
+    let arguments =
+        ["run", "--resume", short, "--prompt", &prompt, "--directory", "shared", "--json"];
+    let said = ran(&url, &arguments).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let connected = said.ndjson().into_iter().find(|event| event["resuming"] == true);
+    assert_eq!(connected.expect("a resumed session")["sessionId"], session.as_str());
+
+    // A session's own id needs a repository.
+    let said = ran(&url, &["run", "--resume", &session, "--prompt", "x"]).await;
+    assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
+    assert!(said.stderr.contains("--repo"), "{said:?}");
+    let said = ran(&url, &["run", "--prompt", "x"]).await;
+    assert_eq!(said.code, 2, "{said:?}");
+}
+
+/// A directory of this machine, and what switches it on where it is off.
+#[tokio::test]
+async fn a_repository_on_disk_and_a_prompt_in_a_file() {
+    let scene = Scene::new().await;
+    let file = scene.mark("task.md");
+    std::fs::write(&file, AgentScript::new().say("from a file").prompt()).unwrap();
+    let run = |url: &str| {
+        let mut command = stackctl(url, &["run", "--repo", ".", "--prompt"]);
+        command.arg(format!("@{}", file.display())).current_dir(scene.git.path("app"));
+        Running::start(command)
+    };
+    let said = run(&scene.url()).ended().await;
+    assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
+    assert!(said.stderr.contains("ALLOW_FILE_REPOSITORIES=1"), "{said:?}");
+
+    let stack = testkit::Stack::builder().env("ALLOW_FILE_REPOSITORIES", "1").start().await;
+    let said = run(&stack.workflow_url()).ended().await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let path = scene.git.path("app").canonicalize().unwrap();
+    assert!(said.stdout.contains(&format!("Pulling {}\n", path.display())), "{said:?}");
+    assert!(said.stdout.contains("  from a file\n"), "{said:?}");
+}

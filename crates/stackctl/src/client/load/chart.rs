@@ -27,6 +27,9 @@ const TOTAL: RGBColor = RGBColor(0x25, 0x63, 0xeb);
 const QUEUEING: RGBColor = RGBColor(0xd9, 0x77, 0x06);
 const BAD: RGBColor = RGBColor(0xdc, 0x26, 0x26);
 
+/// Where dots are, in seconds.
+type Dots = Vec<(f64, f64)>;
+
 /// Why there is no picture.
 type Problem = Box<dyn std::error::Error + Send + Sync>;
 
@@ -89,7 +92,7 @@ fn scatter(area: &Area<'_>, results: &Results) -> Result<(), Problem> {
             .filter(move |kept| results.is_complete(kept) == complete)
             .map(|kept| (seconds(kept.start), seconds(kept.total)))
     };
-    let series: [(&str, RGBColor, u32, Vec<(f64, f64)>); 3] = [
+    let series: [(&str, RGBColor, u32, Dots); 3] = [
         ("… a replica began the job", QUEUEING, 2, queueing.collect()),
         ("… the end of a job", TOTAL, 3, ends(true).collect()),
         ("… an end that is not complete", BAD, 3, ends(false).collect()),
