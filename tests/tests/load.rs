@@ -1,17 +1,15 @@
 //! Two hundred callers at once on 5, 3 and 3 replicas. Each caller gets its workflow, and no
 //! replica gets a second job. This is a test binary of its own, so that its duration is meaningful.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Write as _,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fs, io::Write as _, path::Path, sync::Arc, time::Duration};
 
+use contract::Service;
 use serde_json::{Value, json};
-use testkit::{AgentScript, GitServer, SseClient, Stack};
-use tokio::task::JoinSet;
+use stack_client::{
+    Api, StackUrl,
+    load::{Load, Outcome, Run},
+};
+use testkit::{AgentScript, GitServer, Stack};
 
 const CALLERS: usize = 200;
 /// The deadline for everything in this test. It matters only when the test fails.
@@ -22,30 +20,26 @@ async fn two_hundred_callers_at_once() {
     let git = GitServer::start().await;
     git.create_repo("hello-world.git", &[("README.md", "hello\n")]);
     let stack = Stack::builder().replicas(5, 3, 3).start().await;
-    let url = format!("{}/api/workflow", stack.workflow_url());
     let times = unequal_times();
     let work: u64 = times.iter().sum();
-
-    let started = Instant::now();
-    let mut callers = JoinSet::new();
-    for time in times {
-        let script = AgentScript::new().sleep_ms(time);
-        let body = json!({"repoUrl": git.url("hello-world.git"), "prompt": script.prompt()});
-        let request = SseClient::post(&url, &body).patience(PATIENCE);
-        callers.spawn(async move {
-            let mut response = request.send().await;
-            assert_eq!(response.status, 200, "a caller was refused");
-            let events = response.collect_all().await;
-            (events.last().unwrap().kind().to_owned(), started.elapsed())
-        });
-    }
-    let ends = callers.join_all().await;
-    let took = started.elapsed();
-    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-    for (kind, _) in &ends {
-        *kinds.entry(kind).or_default() += 1;
-    }
-    assert_eq!(kinds, BTreeMap::from([("workflow_complete", CALLERS)]));
+    let repo = git.url("hello-world.git");
+    let url: StackUrl = stack.workflow_url().parse().unwrap();
+    let load = Load {
+        api: Api::new(url).unwrap(),
+        service: Service::Workflow,
+        jobs: u32::try_from(CALLERS).unwrap(),
+        concurrency: u32::try_from(CALLERS).unwrap(),
+        jitter: Duration::ZERO,
+        patience: PATIENCE,
+        request: Arc::new(move |number| {
+            let script = AgentScript::new().sleep_ms(times[usize::try_from(number).unwrap() - 1]);
+            json!({"repoUrl": repo, "prompt": script.prompt()})
+        }),
+    };
+    let results = tokio::time::timeout(PATIENCE, Run::start(&load).finish()).await.unwrap();
+    let complete = Outcome { label: "workflow_complete".into(), complete: true, count: CALLERS };
+    assert_eq!((&results.outcomes, &results.troubles), (&vec![complete], &vec![]));
+    assert_eq!((results.lost, results.refused, results.faults, results.breaks), (0, 0, 0, 0));
     stack.wait_until_idle().await;
 
     let claims = claims(stack.workspace());
@@ -53,7 +47,9 @@ async fn two_hundred_callers_at_once() {
     for (replica, jobs) in claims {
         assert_eq!(jobs.len(), 1, "the replica {replica} took the jobs {jobs:?}");
     }
-    let first = ends.iter().map(|(_, at)| *at).min().unwrap();
+    let ends = || results.kept.iter().map(|kept| u64::from(kept.start) + u64::from(kept.total));
+    let first = Duration::from_millis(ends().min().unwrap());
+    let took = Duration::from_millis(ends().max().unwrap());
     writeln!(
         std::io::stderr(),
         "{CALLERS} callers at once, {:.1} s of agents' work: the first was done after {first:.1?}, \

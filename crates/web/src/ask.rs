@@ -9,7 +9,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, head
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinHandle,
+};
 use url::Url;
 
 use crate::{Decoder, Frame, FrameError};
@@ -39,6 +43,26 @@ impl FromStr for BaseUrl {
         let host = url.host_str().ok_or("the URL names no host")?.to_owned();
         let prefix = url.path().trim_end_matches('/').to_owned();
         Ok(Self { host, port: url.port_or_known_default().unwrap_or(80), prefix })
+    }
+}
+
+impl BaseUrl {
+    /// The host; an IPv6 address is in brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What precedes each path, without a slash at its end.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 }
 
@@ -131,13 +155,6 @@ pub async fn ask(
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(|error| AskError::Connect(target.clone(), error))?;
     let _ = stream.set_nodelay(true);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| AskError::Broken(target.clone(), error))?;
-    let connection = Connection(tokio::spawn(async move {
-        // Its error reaches the reader through the body.
-        let _ = connection.await;
-    }));
     let mut request = Request::builder()
         .method(method)
         .uri(format!("{}{path}", base.prefix))
@@ -147,8 +164,28 @@ pub async fn ask(
         let value = HeaderValue::from_str(value).map_err(http::Error::from)?;
         request.headers_mut().insert(HeaderName::from_static(name), value);
     }
-    let response =
-        sender.send_request(request).await.map_err(|error| AskError::Broken(target, error))?;
+    ask_on(stream, &target, request).await
+}
+
+/// Sends one request on a new connection to `target`, which may be encrypted, and waits for the head of the answer.
+///
+/// # Errors
+/// If there is no answer.
+pub async fn ask_on<S>(
+    stream: S,
+    target: &str,
+    request: Request<Full<Bytes>>,
+) -> Result<Answer, AskError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |error| AskError::Broken(target.to_owned(), error);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let connection = Connection(tokio::spawn(async move {
+        // Its error reaches the reader through the body.
+        let _ = connection.await;
+    }));
+    let response = sender.send_request(request).await.map_err(broken)?;
     let (head, body) = response.into_parts();
     Ok(Answer { status: head.status, headers: head.headers, body, connection })
 }

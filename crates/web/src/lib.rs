@@ -9,7 +9,7 @@ mod reply;
 mod serve;
 mod sse;
 
-pub use ask::{Answer, AskError, BaseUrl, ask};
+pub use ask::{Answer, AskError, BaseUrl, ask, ask_on};
 pub use cors::Cors;
 pub use intake::{
     BODY_LIMIT, Ids, OnDisconnect, ids_wanted, job_id, last_event_id, read_json_body,

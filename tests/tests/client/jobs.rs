@@ -53,7 +53,8 @@ async fn listings_and_shortened_ids() {
         let said = ran(&url, &[command, &first[..4]]).await;
         assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
         assert!(said.stderr.contains("may be any of") && said.stderr.contains(&first), "{said:?}");
-        for (given, why) in [("ffffffff", "no job has"), ("x", "no job id"), ("../x", "no job id")]
+        for (given, why) in
+            [("ffffffff", "no job has"), ("x", "not a job id"), ("../x", "not a job id")]
         {
             let said = ran(&url, &[command, given]).await;
             assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
@@ -80,7 +81,7 @@ async fn cancelled_from_elsewhere() {
     assert!(said.stdout.lines().last().unwrap().starts_with("Cancelled after "), "{said:?}");
     assert_eq!(ran(&url, &["attach", end]).await.code, 130);
     let again = ran(&url, &["cancel", end]).await;
-    assert!(again.code == 0 && again.stdout.contains("had ended before: cancelled"), "{again:?}");
+    assert!(again.code == 0 && again.stdout.contains("has already ended: cancelled"), "{again:?}");
     let again = ran(&url, &["cancel", end, "--json"]).await.json();
     assert_eq!(again, json!({"jobId": id, "state": "cancelled"}));
 }

@@ -161,7 +161,7 @@ async fn ctrl_c_reports_what_there_is() {
     let said = running.ended().await;
     assert_eq!(said.code, 130, "{said:?}");
     assert_eq!(said.json()["stopped"], json!({"running": 1, "waiting": 2}), "{said:?}");
-    assert!(said.stderr.contains("6 were never asked for"), "{said:?}");
+    assert!(said.stderr.contains("6 were never requested"), "{said:?}");
     scene.open("gate");
     scene.stack.wait_until_idle().await;
 }

@@ -6,5 +6,6 @@ mod jobs;
 mod load;
 mod reconnects;
 mod run;
+mod secure;
 mod support;
 mod terminal;

@@ -18,7 +18,7 @@ async fn piped_it_prints_plain_lines_and_attach_prints_them_again() {
 
     let id = id_of(&scene.workflow().await);
     let lines: Vec<_> = said.stdout.lines().collect();
-    let [job, pulling, between @ .., running, one, two, done, end] = &*lines else {
+    let [job, pulling, between @ .., running, one, two, done, end, next, resume] = &*lines else {
         panic!("{lines:#?}")
     };
     assert_eq!(*job, format!("Job {id}"));
@@ -32,8 +32,36 @@ async fn piped_it_prints_plain_lines_and_attach_prints_them_again() {
     );
     assert!(end.starts_with("Done after ") && end.ends_with(" s (1 turn, $0.0076)"), "{end}");
 
+    // The next steps work when they are copied.
+    assert_eq!(*next, format!("Next: git -C {} status", checkout.display()));
+    let short = &id[id.len() - 8..];
+    let url = scene.url();
+    assert_eq!(*resume, format!("      stackctl run --resume {short} --prompt '…' --url {url}"));
+
     let again = ran(&scene.url(), &["attach", &id]).await;
-    assert_eq!((again.code, again.stdout), (0, said.stdout));
+    assert_eq!((again.code, again.stdout), (0, said.stdout.clone()));
+    // `show` and `jobs` count the time as `attach` does, and know the rest from the events.
+    let took = end.strip_prefix("Done after ").unwrap().split(" (").next().unwrap();
+    let shown = ran(&scene.url(), &["show", &id]).await.stdout;
+    for (name, value) in [
+        ("took", took),
+        ("cost", "$0.0076 (1 turn)"),
+        ("prompt", "Follow the script."),
+        ("checkout", checkout.to_str().unwrap()),
+        ("branch", "main"),
+        ("commit", &scene.git.head("app", "main").unwrap()),
+        ("model", "claude-opus-4-8"),
+        ("result", "Done."),
+    ] {
+        let line = format!("{name:12}{value}");
+        assert!(shown.lines().any(|it| it.starts_with(&line)), "{line}: {shown}");
+    }
+    assert!(shown.contains("\nsession     "), "{shown}");
+    let listed = ran(&scene.url(), &["jobs"]).await.stdout;
+    for part in [took, "$0.0076", "Follow the script."] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+
     scene.stack.wait_until_idle().await;
 }
 
@@ -141,4 +169,57 @@ async fn the_prompt_may_come_from_standard_input_and_fields_from_flags() {
     }
     assert!(argv.iter().any(|it| it.contains("- be brief")), "{argv:?}");
     assert!(scene.stack.workspace().join("shared/README.md").exists());
+}
+
+/// The session of a job, named by a part of the job's id, on the repository of that job.
+#[tokio::test]
+async fn a_job_is_resumed() {
+    let scene = Scene::new().await;
+    let url = scene.url();
+    let first = scene.run(&url, &AgentScript::new().say("one"), &["--directory", "shared"]);
+    assert_eq!(Running::start(first).ended().await.code, 0);
+    let first = scene.workflow().await;
+    let id = id_of(&first);
+    let shown = ran(&url, &["show", &id]).await.stdout;
+    let session =
+        shown.lines().find_map(|line| line.strip_prefix("session     ")).unwrap().to_owned();
+
+    let prompt = AgentScript::new().say("two").prompt();
+    let short = &id[id.len() - 8..];
+    let arguments =
+        ["run", "--resume", short, "--prompt", &prompt, "--directory", "shared", "--json"];
+    let said = ran(&url, &arguments).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let connected = said.ndjson().into_iter().find(|event| event["resuming"] == true);
+    assert_eq!(connected.expect("a resumed session")["sessionId"], session.as_str());
+
+    // A session's own id needs a repository.
+    let said = ran(&url, &["run", "--resume", &session, "--prompt", "x"]).await;
+    assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
+    assert!(said.stderr.contains("--repo"), "{said:?}");
+    let said = ran(&url, &["run", "--prompt", "x"]).await;
+    assert_eq!(said.code, 2, "{said:?}");
+}
+
+/// A directory of this machine, and what switches it on where it is off.
+#[tokio::test]
+async fn a_repository_on_disk_and_a_prompt_in_a_file() {
+    let scene = Scene::new().await;
+    let file = scene.mark("task.md");
+    std::fs::write(&file, AgentScript::new().say("from a file").prompt()).unwrap();
+    let run = |url: &str| {
+        let mut command = stackctl(url, &["run", "--repo", ".", "--prompt"]);
+        command.arg(format!("@{}", file.display())).current_dir(scene.git.path("app"));
+        Running::start(command)
+    };
+    let said = run(&scene.url()).ended().await;
+    assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
+    assert!(said.stderr.contains("ALLOW_FILE_REPOSITORIES=1"), "{said:?}");
+
+    let stack = testkit::Stack::builder().env("ALLOW_FILE_REPOSITORIES", "1").start().await;
+    let said = run(&stack.workflow_url()).ended().await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let path = scene.git.path("app").canonicalize().unwrap();
+    assert!(said.stdout.contains(&format!("Pulling {}\n", path.display())), "{said:?}");
+    assert!(said.stdout.contains("  from a file\n"), "{said:?}");
 }

@@ -22,8 +22,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `stackctl` with these arguments, on the stack at `url`, in an environment with nothing of this one.
 pub(crate) fn stackctl(url: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(target_binary("stackctl"));
+    let program = target_binary("stackctl");
+    let mut command = Command::new(&program);
     command.args(arguments).env_clear().env("STACK_URL", url).kill_on_drop(true);
+    // A shell would find it, so that hints call it `stackctl`.
+    command.env("PATH", program.parent().unwrap());
     command.stdin(Stdio::null());
     command
 }

@@ -99,7 +99,7 @@ async fn bars_and_colours_and_neither_if_not_wanted() {
         }
         let (code, screen) = Terminal::start(command).ended().await;
         assert_eq!(code, 0, "{screen}");
-        assert!(screen.contains("hello") && screen.contains("is at work"), "{screen}");
+        assert!(screen.contains("hello") && screen.contains("is working"), "{screen}");
         assert_eq!(screen.contains("\u{1b}[32m"), !no_color, "{screen:?}");
         if !no_color {
             assert!(screen.contains("receiving  █") || screen.contains("checkout   █"), "{screen}");
@@ -107,7 +107,7 @@ async fn bars_and_colours_and_neither_if_not_wanted() {
     }
 }
 
-const QUESTION: &str = "[c]ancel the job, [l]eave it running, or Enter to go on watching:";
+const QUESTION: &str = "[c]ancel the job, [l]eave it running, or press Enter to go on watching:";
 
 #[tokio::test]
 async fn ctrl_c_asks_and_does_what_is_answered() {
@@ -119,7 +119,7 @@ async fn ctrl_c_asks_and_does_what_is_answered() {
     terminal.interrupt();
     terminal.shows(QUESTION).await;
     terminal.types("what?\n\n");
-    // Asked again after an answer that is none; then it goes on.
+    // It asks again after something that is not an answer, and then goes on.
     wait_for("the question again", PATIENCE, || async {
         (terminal.screen().matches(QUESTION).count() == 2).then_some(())
     })

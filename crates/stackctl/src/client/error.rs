@@ -1,7 +1,12 @@
 //! Why a command of the client failed, and what it exits with.
 
+use std::path::PathBuf;
+
+use contract::Code;
 use http::StatusCode;
-use web::{AskError, BaseUrl};
+use stack_client::{DEFAULT_URL, Error, StackUrl, chain};
+
+use super::{command_on, program_name};
 
 /// The exit codes that callers rely on.
 pub(crate) mod exit {
@@ -17,27 +22,17 @@ pub(crate) mod exit {
     pub(crate) const CANCELLED: u8 = 130;
 }
 
-/// Why there is no result.
+/// Why there is no result. Each message says what to do next.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// Its cause stands in the sentence, before what to do about it.
-    #[error(
-        "nobody answers at {url} ({}): start a stack with `stackctl up`, or name another with --url",
-        chain(.cause)
-    )]
-    Unreachable { url: BaseUrl, cause: AskError },
-    #[error("what answers at {url} is no stack ({what}): name one with --url")]
-    NotAStack { url: BaseUrl, what: String },
-    /// The answer says what to do.
-    #[error("{sentence}")]
-    Refused { status: StatusCode, code: Option<String>, sentence: String },
-    #[error(
-        "{url} has not answered for {seconds} s; the job goes on without a watcher, come back with `{come_back}`"
-    )]
-    Lost { url: BaseUrl, seconds: u64, come_back: String },
-    #[error("no job has an id that begins or ends with '{0}': `stackctl jobs --all` lists them")]
+    /// The message has the causes, since the hint follows them.
+    #[error("{error}{hint}", error = chain(.0), hint = hint(.0))]
+    Stack(Error),
+    #[error("no job has an id that begins or ends with '{0}': `{me} jobs --all` lists them", me = program_name())]
     NoSuchJob(String),
-    #[error("'{0}' is no job id: give the digits a-f, 0-9 and hyphens of its beginning or its end")]
+    #[error(
+        "'{0}' is not a job id: give the beginning or the end of one (hexadecimal digits and hyphens, at least 3)"
+    )]
     NotAnId(String),
     #[error("'{given}' may be any of {}: give more of the id", .matches.join(", "))]
     Ambiguous { given: String, matches: Vec<String> },
@@ -45,22 +40,32 @@ pub(crate) enum ClientError {
     Usage(String),
     #[error("failed to read the prompt from standard input")]
     Prompt(#[source] std::io::Error),
-    #[error("failed to read the answer")]
-    Answer(#[source] serde_json::Error),
+    #[error(
+        "failed to read the prompt from {file}; pass a prompt that begins with '@' on standard input, with --prompt -", file = .0.display()
+    )]
+    PromptFile(PathBuf, #[source] std::io::Error),
+    #[error("failed to read the token from {file}; it holds the token alone", file = .0.display())]
+    TokenFile(PathBuf, #[source] std::io::Error),
     #[error("failed to print")]
     Output(#[source] std::io::Error),
     #[error("failed to write {file}; choose another place for it")]
     File { file: String, source: std::io::Error },
-    #[error("failed to listen to signals")]
+    #[error("failed to listen for signals")]
     Signals(#[source] std::io::Error),
+}
+
+impl From<Error> for ClientError {
+    fn from(error: Error) -> Self {
+        Self::Stack(error)
+    }
 }
 
 impl ClientError {
     /// What the command exits with.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused { status, .. } => {
-                // These two say "not now", not "not so".
+            Self::Stack(Error::Refused { status, .. }) => {
+                // These two mean "not now".
                 let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
                 if status.is_client_error() && !later.contains(status) {
                     exit::USAGE
@@ -68,29 +73,57 @@ impl ClientError {
                     exit::UNREACHABLE
                 }
             }
+            Self::Stack(_) => exit::UNREACHABLE,
             Self::NoSuchJob(_)
             | Self::NotAnId(_)
             | Self::Ambiguous { .. }
             | Self::Prompt(_)
+            | Self::PromptFile(..)
+            | Self::TokenFile(..)
             | Self::Usage(_)
             | Self::File { .. } => exit::USAGE,
-            Self::Unreachable { .. }
-            | Self::NotAStack { .. }
-            | Self::Lost { .. }
-            | Self::Answer(_) => exit::UNREACHABLE,
             Self::Output(_) | Self::Signals(_) => exit::FAILED,
         }
     }
 }
 
-/// An error and its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
+/// What to do about an error of the stack, to follow its message.
+fn hint(error: &Error) -> String {
+    match error {
+        Error::Unreachable { url, .. } if url.is_https() => {
+            ": name another stack with --url; SSL_CERT_FILE names the certificates to trust if yours come from a private authority"
+                .to_owned()
+        }
+        Error::Unreachable { .. } => {
+            format!(": start a stack with `{} up`, or name another one with --url", program_name())
+        }
+        Error::NotAStack { .. } => ": name a stack with --url".to_owned(),
+        Error::Lost { url, job, .. } => {
+            format!("; come back with `{}`", command_on(url, "attach", *job))
+        }
+        Error::Certificates(_) => {
+            ": set SSL_CERT_FILE to a file of PEM certificates, such as /etc/ssl/certs/ca-certificates.crt"
+                .to_owned()
+        }
+        Error::Refused { status, .. } if *status == StatusCode::UNAUTHORIZED => {
+            "; put a token in STACK_TOKEN, or in a file for --token-file".to_owned()
+        }
+        // A repository on disk is the one kind that an operator can allow.
+        Error::Refused { code, sentence, .. }
+            if code.as_deref() == Some(Code::SchemeNotAllowed.as_str())
+                && sentence.contains("'file'")
+                && !sentence.contains(ALLOW_FILES) =>
+        {
+            format!("; `{ALLOW_FILES}=1 {} up` starts a stack that clones from disk", program_name())
+        }
+        Error::Refused { .. } | Error::Answer(_) => String::new(),
     }
-    text
+}
+
+const ALLOW_FILES: &str = "ALLOW_FILE_REPOSITORIES";
+
+/// The argument that names this stack, unless it is the default one.
+pub(super) fn url_argument(url: &StackUrl) -> String {
+    let url = url.to_string();
+    if url == DEFAULT_URL { String::new() } else { format!(" --url {url}") }
 }

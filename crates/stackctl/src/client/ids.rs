@@ -1,32 +1,30 @@
-//! Job ids for people: as much of an id as no other job has.
+//! Short job ids for people.
 //!
-//! Ids begin with the time, so those of one day begin alike; what tells them apart fastest is their end.
-//! Listings show the last characters, and commands take a beginning or an end.
+//! An id begins with the time, so the ids of one day begin alike, and ends with random digits. Listings show the end, and
+//! commands take a beginning or an end that is unique.
 
 use std::collections::HashMap;
 
 use contract::{JobId, JobView};
+use stack_client::{Api, Listing, one_line};
 
-use super::{
-    api::{Api, Listing},
-    error::ClientError,
-};
+use super::error::ClientError;
 
-/// How many characters of an id are shown, if these tell it from all others in sight.
+/// How many characters of an id are shown if they are unique among the ids in view.
 const SHORT: usize = 8;
-/// The fewest characters that are taken for an id: fewer are a slip more often than a choice.
+/// The fewest characters that count as an id: fewer are a typing error more often than a choice.
 const FEWEST: usize = 3;
-/// How many ids an error names.
+/// How many ids an error lists.
 const NAMED: usize = 5;
 
-/// The job that `given` stands for: a whole id, or the beginning or the end of one only.
+/// The job with this id, or with an id that begins or ends so if there is only one.
 pub(crate) async fn resolve(api: &Api, given: &str) -> Result<JobView, ClientError> {
     let given = given.trim().to_ascii_lowercase();
     if let Ok(id) = given.parse() {
-        return api.job(id).await;
+        return Ok(api.job(id).await?);
     }
     if given.len() < FEWEST || !given.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
-        return Err(ClientError::NotAnId(super::draw::one_line(&given, 80)));
+        return Err(ClientError::NotAnId(one_line(&given, 80)));
     }
     pick(api.jobs(Listing::default()).await?, given)
 }
@@ -50,12 +48,12 @@ fn pick(jobs: Vec<JobView>, given: String) -> Result<JobView, ClientError> {
     Err(ClientError::Ambiguous { given, matches })
 }
 
-/// The end of an id that is shown when it is alone.
+/// The end of an id, as it is shown when it stands alone.
 pub(crate) fn short(id: JobId) -> String {
     end_of(id, SHORT)
 }
 
-/// The ends of these ids, as long as it takes to tell them apart.
+/// The ends of these ids, long enough to be unique among them.
 pub(crate) fn shorten(ids: &[JobId]) -> Vec<String> {
     let mut length = SHORT;
     loop {
@@ -120,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_or_none_have() {
+    fn an_id_of_several_or_no_jobs() {
         let ambiguous = pick(jobs(), "abcd".to_owned()).unwrap_err();
         assert_eq!(
             ambiguous.to_string(),
@@ -134,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_tells_them_apart_and_finds_them_again() {
+    fn short_ids_are_unique_and_find_their_jobs() {
         let ids = IDS.map(|id| id.parse().unwrap());
         assert_eq!(shorten(&ids[1..3]), ["0000abcd", "456789ab"]);
         let all = shorten(&ids);

@@ -11,7 +11,7 @@ use super::error::ClientError;
 
 /// The signals that end a watch.
 pub(crate) struct Interrupts {
-    /// None: whoever watches is ended by others.
+    /// `None` if signals are handled elsewhere.
     signals: Option<Signals>,
 }
 
@@ -24,20 +24,20 @@ struct Signals {
 /// What came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interrupt {
-    /// Ctrl-C, most likely: somebody may be there to be asked.
+    /// Probably Ctrl-C: somebody may be there to answer a question.
     Keyboard,
-    /// A program wants this one to end, or the terminal is gone.
+    /// Another program wants this one to stop, or the terminal is gone.
     Order,
 }
 
-/// What whoever pressed Ctrl-C wants.
+/// The answer of whoever pressed Ctrl-C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wish {
-    /// The end of the job.
+    /// Cancel the job.
     Cancel,
-    /// The end of watching it.
+    /// Stop watching it.
     Leave,
-    /// Nothing.
+    /// Go on watching.
     GoOn,
 }
 
@@ -57,7 +57,7 @@ impl Interrupts {
         Self { signals: None }
     }
 
-    /// The next one; cancel safe.
+    /// The next signal. Cancel safe.
     pub(crate) async fn next(&mut self) -> Interrupt {
         let Some(Signals { interrupt, terminate, hangup }) = &mut self.signals else {
             return std::future::pending().await;
@@ -69,11 +69,11 @@ impl Interrupts {
         }
     }
 
-    /// Asks `question`. A second Ctrl-C is an answer too: to leave.
+    /// Asks `question`. A second Ctrl-C means to leave.
     pub(crate) async fn ask(&mut self, question: &str) -> Wish {
         let (answer, answered) = oneshot::channel();
         let question = question.to_owned();
-        // A thread of its own: reading a terminal cannot be given up, and the runtime would wait for it.
+        // On a thread of its own, because a read from a terminal cannot be cancelled and the runtime would wait for it.
         std::thread::spawn(move || {
             let _ = answer.send(ask_terminal(&question));
         });
@@ -84,7 +84,7 @@ impl Interrupts {
     }
 }
 
-/// Whether somebody can be asked.
+/// Whether there is somebody to ask.
 pub(crate) fn somebody_is_there() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }

@@ -1,108 +1,196 @@
 //! `stackctl jobs`, `show` and `cancel`.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use anstyle::{AnsiColor, Style};
 use contract::{JobList, JobState, JobView, Timestamp};
+use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use serde_json::json;
+use stack_client::{Api, Children, Listing, one_line};
 
 use super::{
-    api::{Api, Children, Listing},
-    draw::{duration, one_line},
+    command_on,
+    draw::duration,
     error::ClientError,
+    facts::Facts,
     ids,
     options::{CancelOptions, JobsOptions, ShowOptions},
+    program_name, stack,
+    table::{Column, lines, terminal_width},
 };
 
-/// The longest text in a listing, in characters.
+/// The longest text in a listing, in characters. A terminal may cut it shorter.
 const TEXT: usize = 100;
+/// How long a listing waits for prompts and costs, which are in the events of each job.
+const LISTING_TIME: Duration = Duration::from_secs(3);
+/// For how many jobs a listing reads them, and for how many at once.
+const LISTED_FACTS: usize = 100;
+const AT_ONCE: usize = 8;
+/// How long `show` waits for the events of a job.
+const SHOW_TIME: Duration = Duration::from_secs(20);
+/// For a job that runs: it gets no terminal event to wait for.
+const GLANCE: Duration = Duration::from_millis(500);
 
 /// Lists jobs.
 pub(crate) async fn jobs(options: &JobsOptions) -> anyhow::Result<()> {
     let children = if options.all { Children::Listed } else { Children::Omitted };
     let listing = Listing { limit: Some(options.limit), state: options.state, children };
-    let jobs = Api::new(options.stack.url.clone()).jobs(listing).await?;
+    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
+    let jobs = api.jobs(listing).await.map_err(ClientError::from)?;
     if options.stack.json {
         return Ok(print_json(&JobList { count: jobs.len(), jobs, next: None })?);
     }
     if jobs.is_empty() {
-        return Ok(print("no such jobs; `stackctl run --help` shows how to start one\n")?);
+        let start = format!("{} run --help", program_name());
+        return Ok(print(&format!("there are no such jobs; `{start}` shows how to start one\n"))?);
     }
-    Ok(print(&table(&jobs, Timestamp::now()))?)
+    let facts = all_facts(&api, &jobs).await;
+    Ok(print(&table(&jobs, &facts, Timestamp::now(), terminal_width()))?)
+}
+
+/// The facts of each of these jobs. They are empty for those that come too late.
+async fn all_facts(api: &Api, jobs: &[JobView]) -> Vec<Facts> {
+    let mut all = vec![Facts::default(); jobs.len()];
+    let mut reads =
+        stream::iter(jobs.iter().enumerate().take(LISTED_FACTS))
+            .map(|(at, job)| async move {
+                (at, Facts::read(api, job, time_for(job, LISTING_TIME)).await)
+            })
+            .buffer_unordered(AT_ONCE);
+    let read_all = async {
+        while let Some((at, facts)) = reads.next().await {
+            if let Some(place) = all.get_mut(at) {
+                *place = facts;
+            }
+        }
+    };
+    let _late = tokio::time::timeout(LISTING_TIME, read_all).await;
+    drop(reads);
+    all
+}
+
+fn time_for(job: &JobView, ended: Duration) -> Duration {
+    if job.state.has_ended() { ended } else { GLANCE }
 }
 
 /// Shows one job.
 pub(crate) async fn show(options: &ShowOptions) -> anyhow::Result<()> {
-    let api = Api::new(options.stack.url.clone());
+    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
     let job = ids::resolve(&api, &options.job.id).await?;
     if options.stack.json {
         return Ok(print_json(&job)?);
     }
-    Ok(print(&description(&api, &job, Timestamp::now()))?)
+    let facts = Facts::read(&api, &job, time_for(&job, SHOW_TIME)).await;
+    Ok(print(&description(&api, &job, &facts, Timestamp::now()))?)
 }
 
 /// Cancels a job.
 pub(crate) async fn cancel(options: &CancelOptions) -> anyhow::Result<()> {
-    let api = Api::new(options.stack.url.clone());
+    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
     let job = ids::resolve(&api, &options.job.id).await?;
-    let cancelled = api.cancel(job.job_id).await?;
+    let cancelled = api.cancel(job.job_id).await.map_err(ClientError::from)?;
     let state = cancelled.state.as_str();
     if options.stack.json {
         return Ok(print_json(&json!({"jobId": job.job_id, "state": state}))?);
     }
     let id = job.job_id;
     Ok(print(&match (cancelled.too_late, cancelled.state) {
-        (true, _) => format!("{id} had ended before: {state}\n"),
+        (true, _) => format!("{id} has already ended: {state}\n"),
         (false, JobState::Queued | JobState::Running) => {
-            format!("{id} is being cancelled: `{}` shows its end\n", api.command("attach", id))
+            format!(
+                "{id} is being cancelled: `{}` shows its end\n",
+                command_on(&api.url, "attach", id)
+            )
         }
         (false, _) => format!("{id} is {state}\n"),
     })?)
 }
 
-fn table(jobs: &[JobView], now: Timestamp) -> String {
+fn table(jobs: &[JobView], facts: &[Facts], now: Timestamp, width: Option<u16>) -> String {
     let ids = ids::shorten(&jobs.iter().map(|job| job.job_id).collect::<Vec<_>>());
-    let width = ids.iter().map(String::len).max().unwrap_or_default();
-    let header = Style::new().bold();
-    let mut text = format!(
-        "{header}{:width$}  {:9}  {:>12}  {:>12}  {:15}  WHAT{header:#}\n",
-        "ID", "STATE", "AGE", "TOOK", "SERVICE"
-    );
-    for (job, id) in jobs.iter().zip(ids) {
-        let style = style(job.state);
-        let what = [job.repo_url.as_deref(), job.error.as_deref()];
-        let what = what.into_iter().flatten().map(|text| one_line(text, TEXT)).collect::<Vec<_>>();
-        let line = format!(
-            "{id:width$}  {style}{:9}{style:#}  {:>12}  {:>12}  {:15}  {}",
-            job.state.as_str(),
+    let columns = [
+        ("ID", Column::Text),
+        ("STATE", Column::Text),
+        ("AGE", Column::Number),
+        ("TOOK", Column::Number),
+        ("COST", Column::Number),
+        ("SERVICE", Column::Text),
+        ("WHAT", Column::Elastic),
+    ];
+    let rows = jobs.iter().zip(facts).zip(ids).map(|((job, facts), id)| {
+        let repo = job.repo_url.as_deref().map(short_repo);
+        let what = [job.error.as_deref(), facts.prompt.as_deref(), repo];
+        let what: Vec<_> = what.into_iter().flatten().map(|text| one_line(text, TEXT)).collect();
+        vec![
+            id,
+            job.state.as_str().to_owned(),
             between(job.created, now),
-            took(job, now).unwrap_or_default(),
-            job.service.name(),
-            what.join(": "),
-        );
-        text.push_str(line.trim_end());
+            took(job, facts, now).unwrap_or_default(),
+            facts.cost().unwrap_or_default(),
+            job.service.spec().short_name.to_owned(),
+            what.join(" · "),
+        ]
+    });
+    let mut text = String::new();
+    let header = Style::new().bold();
+    let styles = std::iter::once(None).chain(jobs.iter().map(|job| Some(job.state)));
+    for (line, state) in lines(&columns, rows, width).into_iter().zip(styles) {
+        match state {
+            None => text.push_str(&format!("{header}{line}{header:#}")),
+            Some(state) => {
+                let (style, name) = (style(state), state.as_str());
+                // The first one is the state: an id has hexadecimal digits only.
+                text.push_str(&line.replacen(name, &format!("{style}{name}{style:#}"), 1));
+            }
+        }
         text.push('\n');
     }
     text
 }
 
-fn description(api: &Api, job: &JobView, now: Timestamp) -> String {
+/// The end of a repository's URL, which names it among others.
+fn short_repo(url: &str) -> &str {
+    let mut slashes = url.trim_end_matches('/').rmatch_indices('/');
+    let second = slashes.nth(1).map_or(0, |(at, _)| at + 1);
+    url.get(second..).unwrap_or(url)
+}
+
+fn description(api: &Api, job: &JobView, facts: &Facts, now: Timestamp) -> String {
     let style = style(job.state);
     let state = format!("{style}{}{style:#}", job.state.as_str());
     let at = |time: Timestamp| format!("{time} ({} ago)", between(time, now));
+    let line = |text: &String| one_line(text, 2000);
+    let cost = facts.cost().map(|cost| match facts.turns {
+        Some(1) => format!("{cost} (1 turn)"),
+        Some(turns) => format!("{cost} ({turns} turns)"),
+        None => cost,
+    });
+    let waited = job.started.map(|started| between(job.created, started));
     let fields = [
         ("job", Some(job.job_id.to_string())),
         ("state", Some(state)),
         ("service", Some(job.service.to_string())),
         ("parent", job.parent.map(|id| id.to_string())),
-        ("repository", job.repo_url.as_ref().map(|url| one_line(url, 2000))),
+        ("prompt", facts.prompt.clone()),
+        ("repository", job.repo_url.as_ref().map(line)),
+        ("branch", facts.branch.clone()),
+        ("commit", facts.commit.clone()),
+        ("checkout", facts.checkout.clone()),
+        ("model", facts.model.clone()),
+        ("session", facts.session.clone()),
+        ("cost", cost),
         ("created", Some(at(job.created))),
         ("started", job.started.map(at)),
         ("ended", job.ended.map(at)),
-        ("took", took(job, now)),
+        ("waited", waited),
+        ("took", took(job, facts, now)),
         ("code", job.code.map(|code| code.to_string())),
-        ("error", job.error.as_ref().map(|error| one_line(error, 2000))),
+        ("error", job.error.as_ref().map(line)),
+        ("result", facts.result.clone()),
     ];
     let mut text = String::new();
     for (name, value) in fields {
@@ -110,19 +198,21 @@ fn description(api: &Api, job: &JobView, now: Timestamp) -> String {
             text.push_str(&format!("{name:12}{value}\n"));
         }
     }
-    let attach = api.command("attach", job.job_id);
+    let attach = command_on(&api.url, "attach", job.job_id);
     text.push_str(&if job.state.has_ended() {
         format!("\n`{attach}` shows what happened\n")
     } else {
-        let cancel = api.command("cancel", job.job_id);
-        format!("\n`{attach}` watches it, `{cancel}` ends it\n")
+        let cancel = command_on(&api.url, "cancel", job.job_id);
+        format!("\n`{attach}` watches it, `{cancel}` cancels it\n")
     });
     text
 }
 
-/// How long it has run, if it has begun.
-fn took(job: &JobView, now: Timestamp) -> Option<String> {
-    Some(between(job.started?, job.ended.unwrap_or(now)))
+/// How long the job has run, if it has begun. `attach` counts from and to the same events.
+fn took(job: &JobView, facts: &Facts, now: Timestamp) -> Option<String> {
+    let began = facts.began.or(job.started)?;
+    let ended = facts.ended.or(job.ended).unwrap_or(now);
+    Some(between(began, ended))
 }
 
 /// How long that is, for people.
@@ -145,7 +235,7 @@ fn style(state: JobState) -> Style {
 }
 
 fn print_json<T: Serialize>(value: &T) -> Result<(), ClientError> {
-    let mut json = serde_json::to_string_pretty(value).map_err(ClientError::Answer)?;
+    let mut json = serde_json::to_string_pretty(value).map_err(stack_client::Error::Answer)?;
     json.push('\n');
     print(&json)
 }
@@ -153,7 +243,7 @@ fn print_json<T: Serialize>(value: &T) -> Result<(), ClientError> {
 fn print(text: &str) -> Result<(), ClientError> {
     let mut out = anstream::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads has seen enough.
+        // The reader has closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         printed => printed.map_err(ClientError::Output),
     }
@@ -188,10 +278,45 @@ mod tests {
         failed.code = Some(Code::Diverged);
         failed.error = Some("both have\nmoved \x1b[31mon".into());
         let queued = job("019aa002-0000-7000-8000-fedcba987654", JobState::Queued);
+        let done = job("019aa003-0000-7000-8000-00000000000a", JobState::Succeeded);
+        let facts = Facts {
+            prompt: Some(
+                "修复构建 🚀 and write down, at some length, what was wrong with it".into(),
+            ),
+            checkout: Some("/workspace/jobs/019aa003/repo".into()),
+            branch: Some("main".into()),
+            commit: Some("0123456789abcdef0123456789abcdef01234567".into()),
+            model: Some("opus".into()),
+            session: Some("5ccfa640-c6db-4838-93a9-c1d8e2383074".into()),
+            result: Some("Done.".into()),
+            cost_usd: Some(1.5),
+            turns: Some(12),
+            began: Some(Timestamp::from_millisecond(1_100_000)),
+            ended: Some(Timestamp::from_millisecond(1_160_000)),
+        };
         let now = Timestamp::from_millisecond(1_200_000);
-        let api = Api::new("http://127.0.0.1:5000".parse().unwrap());
+        let api =
+            Api::new("http://127.0.0.1:5000".parse::<stack_client::StackUrl>().unwrap()).unwrap();
         let plain = |text: &str| anstream::adapter::strip_str(text).to_string();
-        insta::assert_snapshot!(plain(&table(&[queued, failed.clone()], now)));
-        insta::assert_snapshot!(plain(&description(&api, &failed, now)));
+        let jobs = [done.clone(), queued, failed.clone()];
+        let all = [facts.clone(), Facts::default(), Facts::default()];
+        insta::assert_snapshot!("listing", plain(&table(&jobs, &all, now, None)));
+        insta::assert_snapshot!("narrow_listing", plain(&table(&jobs, &all, now, Some(80))));
+        insta::assert_snapshot!(
+            "failed_job",
+            plain(&description(&api, &failed, &Facts::default(), now))
+        );
+        insta::assert_snapshot!("done_job", plain(&description(&api, &done, &facts, now)));
+    }
+
+    #[test]
+    fn the_end_of_a_repository() {
+        for (url, short) in [
+            ("https://github.com/user/repo.git", "user/repo.git"),
+            ("/srv/git/app/", "git/app/"),
+            ("git@host:repo.git", "git@host:repo.git"),
+        ] {
+            assert_eq!(short_repo(url), short);
+        }
     }
 }

@@ -1,48 +1,55 @@
-//! The command lines of the client's commands.
+//! The options of the client's commands.
+
+use std::path::PathBuf;
 
 use clap::{Args, builder::RangedU64ValueParser};
 use contract::JobState;
-use web::BaseUrl;
+use stack_client::{DEFAULT_URL, StackUrl};
 
-/// Where the stack is, and in which form answers are printed.
+/// Where the stack is, and how to print answers.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StackOptions {
     /// Where workflows are posted
     #[arg(long, env = "STACK_URL", value_name = "URL", default_value = DEFAULT_URL)]
-    pub(crate) url: BaseUrl,
+    pub(crate) url: StackUrl,
+    /// The file that holds a token for the stack [default: the token in STACK_TOKEN, if that is set]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Print JSON, for programs
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// What a stack on this machine answers at.
-pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:5000";
-
 /// Run an agent on a repository and watch it
 ///
-/// Posts a workflow and shows what happens: the queue, the clone, what the agent says and does, what it cost.
-/// When the connection breaks or the gateway restarts, the stream is taken up again where it broke.
+/// Posts a workflow and shows its progress: the queue, the clone, what the agent says and does, what it cost.
+/// If the connection breaks or the gateway restarts, the stream resumes where it broke.
 ///
-/// Ctrl-C asks whether to cancel the job or to leave it running. Where nobody can be asked (standard input or
-/// standard error is no terminal), it leaves the job running and says how to come back. A job that still waits
-/// in the queue is given up when its caller leaves.
+/// Ctrl-C asks whether to cancel the job or to leave it running. If nobody can answer, because standard input or
+/// standard error is not a terminal, Ctrl-C leaves the job running and prints how to come back. A job that still
+/// waits in the queue is cancelled when its caller leaves.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
   stackctl run --repo https://github.com/user/repo.git --prompt 'Add a README'
-  stackctl run --repo https://github.com/user/repo.git --prompt - --max-turns 20 < task.md
+  stackctl run --repo https://github.com/user/repo.git --prompt @task.md --max-turns 20
+  stackctl run --repo . --prompt 'Fix the build'          with ALLOW_FILE_REPOSITORIES=1 on a stack of this machine
+  stackctl run --resume 7c3e91d2 --prompt 'Now add tests'  goes on with the session of that job
   stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --json | jq -c .type
 
 Exit codes: 0 complete, 1 failed, 2 wrong usage or a refused request, 3 the stack cannot be reached or takes no
 job now, 130 cancelled or left with Ctrl-C.")]
 pub(crate) struct RunOptions {
-    /// The repository: https, ssh or git@host:path
-    #[arg(long, value_name = "URL")]
-    pub(crate) repo: String,
-    /// What the agent is to do; `-` reads it from standard input
+    /// The repository: https, ssh, git@host:path, or a directory of this machine [default with --resume JOB: that job's]
+    #[arg(long, value_name = "URL", required_unless_present = "resume")]
+    pub(crate) repo: Option<String>,
+    /// What the agent is to do; `@FILE` reads it from a file and `-` from standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: String,
-    /// The branch [default: the repository's own]
+    /// Continue a session: that of a job, by the job's id or a part of it, or one by the session's id
+    #[arg(long, value_name = "ID")]
+    pub(crate) resume: Option<String>,
+    /// The branch [default: the repository's default branch]
     #[arg(long, value_name = "NAME")]
     pub(crate) branch: Option<String>,
     /// Work in the shared checkout of that name, which is kept; jobs on it take turns [default: a fresh one]
@@ -52,16 +59,16 @@ pub(crate) struct RunOptions {
     pub(crate) retry: RetryOptions,
     #[command(flatten)]
     pub(crate) stack: StackOptions,
-    // The last, since its heading holds for all that follow.
+    // It comes last, because its heading applies to all that follow.
     #[command(flatten)]
     pub(crate) agent: AgentOptions,
 }
 
-/// What may be asked of the agent.
+/// Settings of the agent.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Agent")]
 pub(crate) struct AgentOptions {
-    /// The model, by the CLI's names
+    /// The model, by a name that the CLI takes
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
     /// How many turns the agent may take
@@ -73,7 +80,7 @@ pub(crate) struct AgentOptions {
     /// How long the job may run
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout_seconds: Option<u64>,
-    /// The tools the agent has, separated by commas
+    /// The tools the agent may use, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) allowed_tools: Vec<String>,
     /// Text to add to the system prompt
@@ -81,10 +88,10 @@ pub(crate) struct AgentOptions {
     pub(crate) append_system_prompt: Option<String>,
 }
 
-/// How long a stack that was there may be away.
+/// How long a stack that has answered may be away.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RetryOptions {
-    /// How long to go on trying when a stack that was there does not answer
+    /// How long to keep trying when a stack that has answered stops answering
     #[arg(long, value_name = "SECONDS", default_value_t = RetryOptions::default().retry_seconds)]
     pub(crate) retry_seconds: u64,
 }
@@ -103,22 +110,22 @@ Examples:
   stackctl jobs --state running --all
   stackctl jobs --json | jq -r '.jobs[].jobId'
 
-The ids are shortened to their last characters; every command takes them so.")]
+IDs are shortened to their last characters; every command takes them in this form.")]
 pub(crate) struct JobsOptions {
-    /// Only those: queued, running, succeeded, failed or cancelled
+    /// Only jobs in this state: queued, running, succeeded, failed or cancelled
     #[arg(long, value_name = "STATE", value_parser = state)]
     pub(crate) state: Option<JobState>,
-    /// How many at most
+    /// How many jobs at most
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(crate) limit: usize,
-    /// Also the pulls and agent runs that workflows asked for
+    /// Include the pulls and agent runs of workflows
     #[arg(long)]
     pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) stack: StackOptions,
 }
 
-/// Show what is known of a job
+/// Show a job: its prompt, checkout, cost, result and times
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -130,9 +137,9 @@ pub(crate) struct ShowOptions {
     pub(crate) stack: StackOptions,
 }
 
-/// Watch a job from its beginning, whether it runs or has ended
+/// Watch a job from its beginning, whether it is running or has ended
 ///
-/// Shows what `run` would have shown, and exits as it would have. Ctrl-C leaves the job alone, or asks.
+/// Prints what `run` would have printed, and exits with the same code. Ctrl-C does what it does in `run`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -146,7 +153,7 @@ pub(crate) struct AttachOptions {
     pub(crate) stack: StackOptions,
 }
 
-/// Cancel a job that waits or runs
+/// Cancel a job that is waiting or running
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -161,7 +168,7 @@ pub(crate) struct CancelOptions {
 /// Which job.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct JobArgument {
-    /// The job's id, or as much of its beginning or its end as no other job has
+    /// The job's ID, or a beginning or end of it that no other job shares
     #[arg(value_name = "ID")]
     pub(crate) id: String,
 }

@@ -1,4 +1,4 @@
-//! Drawings on a terminal, as plain lines, or not at all.
+//! Shows a drawing on a terminal, as plain lines, or not at all.
 
 use std::{
     fmt::Write as _,
@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::draw::{Draw, Line, Progress, Role, Status};
 
-/// Without a terminal, a transfer is told of this often, and at its end.
+/// How often the progress of a transfer is printed without a terminal. Its end is printed too.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Where a job's events go.
@@ -21,12 +21,12 @@ pub(crate) enum Renderer {
     Terminal(Terminal),
     /// To a file or a pipe, as lines.
     Plain(Plain),
-    /// To a program, as they came.
+    /// To a program, unchanged.
     Json,
 }
 
 impl Renderer {
-    /// As the command line and standard output want it.
+    /// The one that the command line and standard output call for.
     pub(crate) fn new(json: bool) -> Self {
         let target = ProgressDrawTarget::stdout();
         if json {
@@ -56,7 +56,7 @@ impl Renderer {
         }
     }
 
-    /// Passes an event on, to a program.
+    /// Passes an event on to a program.
     pub(crate) fn event(&self, line: &EventLine) -> io::Result<()> {
         if !matches!(self, Self::Json) {
             return Ok(());
@@ -67,21 +67,21 @@ impl Renderer {
         out.flush()
     }
 
-    /// Something about the watching, not about the job. It goes to standard error, so that standard output
-    /// says the same however often a connection breaks.
+    /// Prints something about the watching, not about the job. It goes to standard error, so that standard output is
+    /// the same however often a connection breaks.
     pub(crate) fn note(&mut self, text: &str) {
         self.pause();
         note(text);
     }
 
-    /// Takes away what moves, until [`resume`](Self::resume) or the next thing to draw.
+    /// Hides the moving line until [`resume`](Self::resume) or the next drawing.
     pub(crate) fn pause(&mut self) {
         if let Self::Terminal(terminal) = self {
             terminal.clear();
         }
     }
 
-    /// Shows again what is going on.
+    /// Shows the moving line again.
     pub(crate) fn resume(&mut self) {
         if let Self::Terminal(terminal) = self {
             terminal.show();
@@ -89,7 +89,7 @@ impl Renderer {
     }
 }
 
-/// A sentence on standard error.
+/// Prints a sentence on standard error.
 pub(crate) fn note(text: &str) {
     // Nobody may be there to read it.
     let _ = writeln!(anstream::stderr(), "{text}");
@@ -115,7 +115,7 @@ fn styled(line: &Line) -> String {
     format!("{:indent$}{style}{}{style:#}", "", line.text)
 }
 
-/// Lines above, and one that moves below them.
+/// Lines, and a moving one below them.
 pub(crate) struct Terminal {
     live: Option<Live>,
     status: Status,
@@ -129,7 +129,7 @@ struct Live {
 #[derive(PartialEq, Eq)]
 enum Kind {
     Spinner,
-    /// Of this stage.
+    /// For this stage.
     Bar(String),
 }
 
@@ -157,7 +157,7 @@ impl Terminal {
         }
     }
 
-    /// The moving line of that kind: the one there is, or a new one.
+    /// The moving line of this kind, which may be a new one.
     fn live(&mut self, kind: Kind) -> &ProgressBar {
         let fits = self.live.as_ref().is_some_and(|live| live.kind == kind);
         if !fits {
@@ -189,7 +189,7 @@ impl Live {
         if let Kind::Bar(stage) = &kind {
             bar.set_prefix(stage.clone());
         }
-        // A template that does not parse would leave indicatif's own.
+        // If the template did not parse, indicatif's default would remain.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -198,16 +198,16 @@ impl Live {
     }
 }
 
-/// Lines only, and few of them.
+/// Few lines, and no moving one.
 #[derive(Default)]
 pub(crate) struct Plain {
     waiting: Option<String>,
-    /// The stage told of last, and when; `None` once its end was told.
-    told: Option<(String, Option<Instant>)>,
+    /// The last stage, and when a line was printed for it; `None` once its end was.
+    printed: Option<(String, Option<Instant>)>,
 }
 
 impl Plain {
-    /// The line that a change of status is worth, if it is.
+    /// The line for a change of status, if it deserves one.
     fn line(&mut self, status: &Status) -> Option<Line> {
         match status {
             Status::Waiting(text) if self.waiting.as_ref() != Some(text) => {
@@ -222,11 +222,11 @@ impl Plain {
     fn progress(&mut self, progress: &Progress) -> Option<Line> {
         let now = Instant::now();
         let whole = progress.total > 0 && progress.done >= progress.total;
-        let same = self.told.as_ref().filter(|(stage, _)| *stage == progress.stage);
+        let same = self.printed.as_ref().filter(|(stage, _)| *stage == progress.stage);
         let due = match same {
             None => {
-                // Most stages end before anyone would want to hear that they have begun.
-                self.told = Some((progress.stage.clone(), Some(now)));
+                // Most stages are too short for a line about their beginning.
+                self.printed = Some((progress.stage.clone(), Some(now)));
                 whole
             }
             Some((_, None)) => false,
@@ -235,7 +235,7 @@ impl Plain {
         if !due {
             return None;
         }
-        self.told = Some((progress.stage.clone(), (!whole).then_some(now)));
+        self.printed = Some((progress.stage.clone(), (!whole).then_some(now)));
         let mut text = format!("{}: {}", progress.stage, progress.done);
         if progress.total > 0 {
             let _ = write!(text, " of {}", progress.total);

@@ -1,59 +1,135 @@
 //! `stackctl run` and `stackctl attach`.
 
 use std::{
+    fs,
     io::{self, Read as _},
+    path::Path,
     time::Duration,
 };
 
-use contract::Service;
+use contract::{JobId, JobState, JobView, Service};
 use serde_json::{Map, Value, json};
+use stack_client::{Api, StackUrl, Start};
+
+use crate::program::quoted;
 
 use super::{
-    api::Api,
-    error::ClientError,
-    follow::Start,
+    command_on,
+    error::{ClientError, url_argument},
+    facts::Facts,
     ids,
     interrupt::Interrupts,
-    options::{AttachOptions, RunOptions},
-    watch::{Outcome, Watch, watch},
+    options::{AgentOptions, AttachOptions, RunOptions},
+    program_name, stack,
+    watch::{End, Outcome, Watch, watch},
 };
 
-/// Posts a workflow and shows it to its end, as `stackctl run` does.
+/// How long to look for the session of a job.
+const SESSION_TIME: Duration = Duration::from_secs(60);
+
+/// A workflow to run, once its parts have been read and found.
+pub(crate) struct Work {
+    pub(crate) repo: String,
+    pub(crate) prompt: String,
+    pub(crate) branch: Option<String>,
+    pub(crate) directory: Option<String>,
+    pub(crate) resume: Option<String>,
+    pub(crate) agent: AgentOptions,
+}
+
+/// `stackctl run`.
+pub(crate) async fn run(options: &RunOptions) -> anyhow::Result<u8> {
+    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
+    let prompt = prompt(&options.prompt)?;
+    let repo = options.repo.as_deref().map(repository).transpose()?;
+    let (resume, repo) = match &options.resume {
+        None => (None, repo),
+        Some(given) => resume(&api, given, repo).await?,
+    };
+    let repo = repo.ok_or_else(|| {
+        ClientError::Usage("say with --repo which repository the session is about".to_owned())
+    })?;
+    let (branch, directory) = (options.branch.clone(), options.directory.clone());
+    let work = Work { repo, prompt, branch, directory, resume, agent: options.agent.clone() };
+    let patience = Duration::from_secs(options.retry.retry_seconds);
+    let json = options.stack.json;
+    let outcome = run_workflow(api, &work, patience, json, Interrupts::listen()?).await?;
+    if !json {
+        next_step(&options.stack.url, &outcome);
+    }
+    Ok(outcome.exit_code())
+}
+
+/// Posts a workflow and shows it to its end.
 ///
 /// # Errors
 /// If the stack refuses the workflow or cannot be reached; a failed workflow is an [`Outcome`].
 pub(crate) async fn run_workflow(
-    options: &RunOptions,
+    api: Api,
+    work: &Work,
+    patience: Duration,
+    json: bool,
     interrupts: Interrupts,
 ) -> anyhow::Result<Outcome> {
-    let body = body(options, prompt(&options.prompt)?);
-    let watched = watch(Watch {
-        api: Api::new(options.stack.url.clone()),
-        service: Service::Workflow,
-        start: Start::Post(body.to_string().into()),
-        patience: Duration::from_secs(options.retry.retry_seconds),
-        json: options.stack.json,
-        interrupts,
-    });
-    Ok(watched.await?)
+    let start = Start::Post(body(work).to_string().into());
+    let service = Service::Workflow;
+    Ok(watch(Watch { api, service, start, patience, json, interrupts }).await?)
 }
 
 /// Shows a job of any service from its beginning to its end.
-pub(crate) async fn attach(options: &AttachOptions) -> anyhow::Result<Outcome> {
-    let api = Api::new(options.stack.url.clone());
+pub(crate) async fn attach(options: &AttachOptions) -> anyhow::Result<u8> {
+    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
     let job = ids::resolve(&api, &options.job.id).await?;
-    let watched = watch(Watch {
+    let outcome = watch(Watch {
         api,
         service: job.service,
         start: Start::Known(job.job_id),
         patience: Duration::from_secs(options.retry.retry_seconds),
         json: options.stack.json,
         interrupts: Interrupts::listen()?,
-    });
-    Ok(watched.await?)
+    })
+    .await?;
+    if !options.stack.json {
+        next_step(&options.stack.url, &outcome);
+    }
+    Ok(outcome.exit_code())
 }
 
+/// Says what to do after a job that has succeeded.
+fn next_step(url: &StackUrl, outcome: &Outcome) {
+    if outcome.end != End::Complete {
+        return;
+    }
+    let mut steps = Vec::new();
+    // The checkout is on this machine, or the stack is on another one.
+    let checkout = outcome.target.as_ref().filter(|target| Path::new(target).is_dir());
+    match checkout {
+        Some(checkout) => steps.push(format!("git -C {} status", quoted(checkout))),
+        None => steps.push(command_on(url, "show", outcome.job)),
+    }
+    if outcome.has_session {
+        steps.push(format!(
+            "{} run --resume {} --prompt '…'{}",
+            program_name(),
+            ids::short(outcome.job),
+            url_argument(url)
+        ));
+    }
+    let mut label = "Next: ";
+    for step in steps {
+        // Nobody may be there to read it.
+        let _ =
+            io::Write::write_all(&mut anstream::stdout(), format!("{label}{step}\n").as_bytes());
+        label = "      ";
+    }
+}
+
+/// The prompt itself, from a file or from standard input. It is read before anything else runs.
 fn prompt(given: &str) -> Result<String, ClientError> {
+    if let Some(file) = given.strip_prefix('@') {
+        return fs::read_to_string(file)
+            .map_err(|error| ClientError::PromptFile(file.into(), error));
+    }
     if given != "-" {
         return Ok(given.to_owned());
     }
@@ -62,19 +138,59 @@ fn prompt(given: &str) -> Result<String, ClientError> {
     Ok(prompt)
 }
 
-/// The request. What is wrong with it, the stack says: it knows its own bounds.
-fn body(options: &RunOptions, prompt: String) -> Value {
-    let agent = &options.agent;
+/// The repository as the stack takes it: a directory of this machine becomes an absolute path.
+fn repository(given: &str) -> Result<String, ClientError> {
+    let is_relative =
+        given == "." || given == ".." || ["./", "../"].iter().any(|it| given.starts_with(it));
+    if !is_relative && !given.starts_with('/') {
+        return Ok(given.to_owned());
+    }
+    let wrong = |why: &str| ClientError::Usage(format!("--repo {given}: {why}"));
+    let path = Path::new(given)
+        .canonicalize()
+        .map_err(|error| wrong(&format!("there is no such directory ({error})")))?;
+    if !path.join(".git").exists() && !path.join("HEAD").is_file() {
+        return Err(wrong("this directory is not a git repository; name its top directory"));
+    }
+    path.into_os_string().into_string().map_err(|_| wrong("the path is not valid UTF-8"))
+}
+
+/// The session to continue, and the repository it is about if the caller does not name one.
+async fn resume(
+    api: &Api,
+    given: &str,
+    repo: Option<String>,
+) -> anyhow::Result<(Option<String>, Option<String>)> {
+    let given = given.trim().to_ascii_lowercase();
+    // A whole id that is not a job's is a session's.
+    if given.len() == JobId::new().to_string().len() && given.parse::<JobId>().is_err() {
+        return Ok((Some(given), repo));
+    }
+    let job: JobView = ids::resolve(api, &given).await?;
+    let facts = Facts::read(api, &job, SESSION_TIME).await;
+    let usage = |why: &str| ClientError::Usage(format!("cannot resume job {}: {why}", job.job_id));
+    let session = match (facts.session, job.state) {
+        (Some(session), state) if state.has_ended() => session,
+        (_, JobState::Queued | JobState::Running) => return Err(usage("it has not ended").into()),
+        _ => return Err(usage("its agent never started, so it has no session").into()),
+    };
+    Ok((Some(session), repo.or(job.repo_url)))
+}
+
+/// The request. The stack checks it: it knows its own limits.
+fn body(work: &Work) -> Value {
+    let agent = &work.agent;
     let mut body = Map::new();
     let mut put = |name: &str, value: Option<Value>| {
         if let Some(value) = value {
             body.insert(name.to_owned(), value);
         }
     };
-    put("prompt", Some(prompt.into()));
-    put("repoUrl", Some(options.repo.clone().into()));
-    put("branch", options.branch.clone().map(Value::from));
-    put("directory", options.directory.clone().map(Value::from));
+    put("prompt", Some(work.prompt.clone().into()));
+    put("repoUrl", Some(work.repo.clone().into()));
+    put("branch", work.branch.clone().map(Value::from));
+    put("directory", work.directory.clone().map(Value::from));
+    put("resumeSessionId", work.resume.clone().map(Value::from));
     put("model", agent.model.clone().map(Value::from));
     put("maxTurns", agent.max_turns.map(Value::from));
     put("maxBudgetUsd", agent.max_budget_usd.map(Value::from));
@@ -100,15 +216,22 @@ mod tests {
         }
     }
 
+    fn work(options: RunOptions, prompt: &str) -> Work {
+        let RunOptions { repo, branch, directory, agent, resume, .. } = options;
+        let repo = repo.unwrap_or_default();
+        Work { repo, prompt: prompt.into(), branch, directory, resume, agent }
+    }
+
     #[test]
     fn flags_become_fields() {
         let options = parse(&["--repo", "u", "--prompt", "- do"]).unwrap();
-        assert_eq!(body(&options, "do".into()), json!({"prompt": "do", "repoUrl": "u"}));
+        assert_eq!(body(&work(options, "do")), json!({"prompt": "do", "repoUrl": "u"}));
         let options = parse(&[
             "--repo=u",
             "--prompt=-",
             "--branch=b",
             "--directory=d",
+            "--resume=s",
             "--model=m",
             "--max-turns=3",
             "--max-budget-usd=0.5",
@@ -118,19 +241,52 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(
-            body(&options, "p".into()),
-            json!({"prompt": "p", "repoUrl": "u", "branch": "b", "directory": "d", "model": "m",
-                "maxTurns": 3, "maxBudgetUsd": 0.5, "timeoutSeconds": 60,
-                "allowedTools": ["Bash", "Read"], "appendSystemPrompt": "- be brief"})
+            body(&work(options, "p")),
+            json!({"prompt": "p", "repoUrl": "u", "branch": "b", "directory": "d",
+                "resumeSessionId": "s", "model": "m", "maxTurns": 3, "maxBudgetUsd": 0.5,
+                "timeoutSeconds": 60, "allowedTools": ["Bash", "Read"],
+                "appendSystemPrompt": "- be brief"})
         );
     }
 
     #[test]
-    fn a_typo_is_answered_with_the_nearest_word() {
+    fn a_typing_error_is_answered_with_the_nearest_word() {
         let error = parse(&["--rep", "u", "--prompt", "p"]).unwrap_err();
         assert!(error.to_string().contains("--repo"), "{error}");
         let error = parse(&["--repo", "u", "--prompt", "p", "--url", "ftp://x"]).unwrap_err();
         assert!(error.to_string().contains("http://"), "{error}");
         assert_eq!(error.exit_code(), 2);
+        let secret = "https://user:s3cret@stack";
+        let error = parse(&["--repo=u", "--prompt=p", "--url", secret]).unwrap_err().to_string();
+        assert!(error.contains("STACK_TOKEN") && error.contains("--token-file"), "{error}");
+    }
+
+    #[test]
+    fn a_prompt_from_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("task.md");
+        fs::write(&file, "do\nthis\n").unwrap();
+        assert_eq!(prompt(&format!("@{}", file.display())).unwrap(), "do\nthis\n");
+        assert_eq!(prompt("user@host").unwrap(), "user@host");
+        let missing = prompt("@/nowhere/x").unwrap_err();
+        assert!(missing.to_string().contains("--prompt -"), "{missing}");
+        assert_eq!(missing.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_directory_becomes_an_absolute_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("app/.git")).unwrap();
+        fs::create_dir_all(root.join("other")).unwrap();
+        let given = format!("{}/other/../app/.", root.display());
+        assert_eq!(repository(&given).unwrap(), root.join("app").to_str().unwrap());
+        // The tests run in the directory of their crate.
+        assert!(repository(".").unwrap_err().to_string().contains("not a git repository"));
+        assert!(repository("../..").unwrap().starts_with('/'));
+        assert!(repository("./nowhere").unwrap_err().to_string().contains("no such directory"));
+        for url in ["https://github.com/user/repo.git", "git@host:path", "file:///a"] {
+            assert_eq!(repository(url).unwrap(), url);
+        }
     }
 }

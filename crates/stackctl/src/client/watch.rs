@@ -2,19 +2,19 @@
 
 use std::{io, pin::pin, time::Duration};
 
-use contract::{JobId, Service};
+use contract::{Code, JobId, Service};
 use futures_util::StreamExt;
+use stack_client::{After, Api, Event, Follow, Start, Told, follow};
 
 use super::{
-    api::Api,
+    command_on,
     draw::{Draw, Drawing, Line, Role},
     error::{ClientError, exit},
-    follow::{After, Event, Follow, Start, Told, follow},
     interrupt::{Interrupt, Interrupts, Wish, somebody_is_there},
     render::{Renderer, note},
 };
 
-/// How long a job that was cancelled may take to say so before it is left.
+/// How long a cancelled job may take to end before its watcher leaves.
 const CANCEL_TIME: Duration = Duration::from_secs(30);
 
 /// How a watch ended.
@@ -24,20 +24,22 @@ pub(crate) struct Outcome {
     pub(crate) job: JobId,
     /// How it ended.
     pub(crate) end: End,
-    /// Where its checkout is, as the stack names it, if it came so far.
+    /// The path of its checkout on the stack's machine, if it got that far.
     pub(crate) target: Option<String>,
+    /// Whether there is a session to continue.
+    pub(crate) has_session: bool,
 }
 
-/// How a job ended, for whoever watched it.
+/// How a job ended, for its watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It did what it was for.
+    /// It succeeded.
     Complete,
-    /// It did not.
+    /// It failed.
     Failed,
     /// Somebody cancelled it.
     Cancelled,
-    /// It goes on without its watcher.
+    /// It continues without its watcher.
     Left,
 }
 
@@ -51,7 +53,7 @@ impl Outcome {
     }
 }
 
-/// The job to watch, and for whom.
+/// The job to watch, and how.
 pub(crate) struct Watch {
     pub(crate) api: Api,
     pub(crate) service: Service,
@@ -61,10 +63,10 @@ pub(crate) struct Watch {
     pub(crate) interrupts: Interrupts,
 }
 
-/// Watches a job to its end, or until the person who watches has seen enough.
+/// Watches a job to its end, or until the watcher leaves.
 ///
 /// # Errors
-/// If the stack refuses it, or is not there for too long.
+/// If the stack refuses the job, or is away for too long.
 pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
     let mut interrupts = watch.interrupts;
     let ours = matches!(watch.start, Start::Post(_));
@@ -74,7 +76,7 @@ pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
         renderer: Renderer::new(watch.json),
         job: None,
         announced: false,
-        // Until something of the job is heard, it may be waiting.
+        // It may be waiting until an event says otherwise.
         waits: ours,
     };
     let told = follow(Follow {
@@ -95,12 +97,12 @@ pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
         };
         tokio::select! {
             next = told.next() => {
-                // The stream says why it ends before it does.
+                // The item before the end says why.
                 let Some(next) = next else { return watcher.left() };
-                match watcher.told(next?) {
+                match watcher.told(next.map_err(ClientError::from)?) {
                     Ok(None) => {}
                     Ok(Some(end)) => return watcher.ended(end),
-                    // Whoever reads has seen enough.
+                    // The reader has closed the pipe.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return watcher.left(),
                     Err(error) => return Err(ClientError::Output(error)),
                 }
@@ -128,20 +130,20 @@ struct Watcher {
     drawing: Drawing,
     renderer: Renderer,
     job: Option<JobId>,
-    /// Whether its name was shown. A request that is refused never becomes a job.
+    /// Whether its id was printed. A refused request never becomes a job.
     announced: bool,
-    /// Whether the job waits, and would be given up with its last watcher.
+    /// Whether the job waits, and would be cancelled with its last watcher.
     waits: bool,
 }
 
 impl Watcher {
-    /// Shows what is told; returns how the job ended, if that is what it was.
+    /// Shows an item. Returns how the job ended if that was the item.
     fn told(&mut self, told: Told) -> io::Result<Option<End>> {
         match told {
             Told::Named(job) => {
                 if self.job.replace(job).is_some() {
                     self.announced = false;
-                    self.renderer.note("the job lost its place in the queue: asking for it again");
+                    self.renderer.note("the job lost its place in the queue: requesting it again");
                 }
             }
             Told::Event(event) => {
@@ -156,7 +158,7 @@ impl Watcher {
                 self.renderer.note("the connection is back");
                 self.renderer.resume();
             }
-            // Not asked for.
+            // It comes only with `After::Check`.
             Told::Surplus(_) => {}
         }
         Ok(None)
@@ -177,15 +179,15 @@ impl Watcher {
         let wish = if interrupt == Interrupt::Keyboard && somebody_is_there() {
             self.renderer.pause();
             let question = if self.waits {
-                "The job still waits, and is given up if you leave. [c]ancel it, or Enter to go on waiting:"
+                "The job still waits, and is cancelled if you leave. [c]ancel it, or press Enter to go on waiting:"
             } else {
-                "[c]ancel the job, [l]eave it running, or Enter to go on watching:"
+                "[c]ancel the job, [l]eave it running, or press Enter to go on watching:"
             };
             interrupts.ask(question).await
         } else {
             Wish::Leave
         };
-        // Said to the gateway, not left to it to notice.
+        // It asks the gateway rather than waiting for it to notice.
         if wish == Wish::Leave && self.waits { Wish::Cancel } else { wish }
     }
 
@@ -194,7 +196,7 @@ impl Watcher {
         match self.api.cancel(job).await {
             Ok(_) => self.renderer.note("cancelling"),
             Err(error) => {
-                let again = self.api.command("cancel", job);
+                let again = command_on(&self.api.url, "cancel", job);
                 self.renderer.note(&format!("cannot cancel: {error}; try `{again}`"));
             }
         }
@@ -208,26 +210,30 @@ impl Watcher {
     fn left(mut self) -> Result<Outcome, ClientError> {
         self.renderer.pause();
         if let Some(job) = self.job {
-            let cancel = self.api.command("cancel", job);
+            let cancel = command_on(&self.api.url, "cancel", job);
             note(&format!(
                 "left the job running: come back with `{}`, end it with `{cancel}`",
-                self.api.command("attach", job)
+                command_on(&self.api.url, "attach", job)
             ));
         }
         Ok(self.outcome(End::Left))
     }
 
     fn outcome(&self, end: End) -> Outcome {
-        // A watch has a name before it has anything else.
+        // A watch learns the id before anything else.
         let job = self.job.unwrap_or_else(JobId::new);
-        Outcome { job, end, target: self.drawing.target().map(str::to_owned) }
+        let target = self.drawing.target().map(str::to_owned);
+        Outcome { job, end, target, has_session: self.drawing.has_session() }
     }
 }
 
 fn end_of(event: &Event) -> End {
-    match (event.kind.as_str(), event.code.as_deref()) {
-        ("workflow_complete" | "completed", _) => End::Complete,
-        (_, Some("cancelled")) => End::Cancelled,
-        _ => End::Failed,
+    let code = event.code.as_deref().and_then(Code::from_name);
+    if Service::ALL.iter().any(|service| service.spec().success_event == event.kind) {
+        End::Complete
+    } else if matches!(code, Some(Code::Cancelled | Code::CallerLeft)) {
+        End::Cancelled
+    } else {
+        End::Failed
     }
 }

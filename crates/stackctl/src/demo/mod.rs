@@ -8,18 +8,17 @@ mod diff;
 mod sample;
 mod stage;
 
-use std::{env, ffi::OsString, io::Write as _, process::ExitCode};
+use std::{env, ffi::OsString, io::Write as _, process::ExitCode, time::Duration};
 
 use anstyle::Style;
 use anyhow::Context as _;
 use boot::{ProcessEnv, Settings};
-use web::BaseUrl;
+use stack_client::StackUrl;
 
+use crate::program::quoted;
 use crate::{
     cli::DemoOptions,
-    client::{
-        self, AgentOptions, End, Interrupts, RetryOptions, RunOptions, StackOptions, program_name,
-    },
+    client::{self, AgentOptions, End, Interrupts, RetryOptions, Work, program_name},
 };
 use stage::{Pace, Stage};
 
@@ -158,25 +157,18 @@ impl Cast {
         Ok(environment)
     }
 
-    fn run(&self, url: &BaseUrl, repo: &str) -> RunOptions {
+    fn work(&self, repo: &str) -> Work {
         let mut agent = AgentOptions::default();
         if self.agent == Agent::Real {
             agent.max_budget_usd = Some(REAL_BUDGET);
         }
-        RunOptions {
-            repo: repo.to_owned(),
-            prompt: self.prompt.clone(),
-            branch: None,
-            directory: None,
-            agent,
-            retry: RetryOptions::default(),
-            stack: StackOptions { url: url.clone(), json: false },
-        }
+        let (repo, prompt) = (repo.to_owned(), self.prompt.clone());
+        Work { repo, prompt, branch: None, directory: None, resume: None, agent }
     }
 }
 
 /// Plays it. Returns where workflows are posted, or `None` if standard output was closed.
-async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<BaseUrl>> {
+async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<StackUrl>> {
     let me = program_name();
     heading("1. A sample repository");
     let path = stage.sample();
@@ -195,16 +187,18 @@ async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<BaseUrl>> 
     heading(
         "3. One workflow: a replica pulls, another runs the agent; each serves one job and exits",
     );
-    let run = cast.run(workflow, &repository);
-    let budget = run.agent.max_budget_usd.map(|usd| format!(" --max-budget-usd {usd}"));
+    let work = cast.work(&repository);
+    let budget = work.agent.max_budget_usd.map(|usd| format!(" --max-budget-usd {usd}"));
     say(&format!(
         "$ {me} run --url {workflow} --repo {} --prompt {}{}",
-        run.repo,
-        quoted(&run.prompt),
+        quoted(&work.repo),
+        quoted(&work.prompt),
         budget.unwrap_or_default()
     ));
+    let patience = Duration::from_secs(RetryOptions::default().retry_seconds);
+    let api = client::stack(workflow.clone(), None)?;
     let outcome = tokio::select! {
-        outcome = client::run_workflow(&run, Interrupts::ignored()) => outcome?,
+        outcome = client::run_workflow(api, &work, patience, false, Interrupts::ignored()) => outcome?,
         () = stage.stack_ended() => anyhow::bail!("the stack ended during the workflow"),
     };
     match outcome.end {
@@ -231,7 +225,7 @@ async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<BaseUrl>> 
 /// Leaves everything running until a signal, which is the expected end.
 async fn keep(
     stage: &mut Stage,
-    workflow: &BaseUrl,
+    workflow: &StackUrl,
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<Shown> {
     heading("The stack keeps running. Ctrl-C stops it and removes everything");
@@ -245,11 +239,6 @@ async fn keep(
         _ = interrupts.next() => Ok(Shown::All),
         () = stage.stack_ended() => anyhow::bail!("the stack ended by itself"),
     }
-}
-
-/// Quoted as one word for a shell.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn heading(text: &str) {
@@ -266,12 +255,6 @@ fn say(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_prompt_is_one_word_for_a_shell() {
-        assert_eq!(quoted("a b"), "'a b'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-    }
 
     #[test]
     fn the_stack_of_a_rehearsal_inherits_the_path_only() {

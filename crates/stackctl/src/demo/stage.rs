@@ -12,10 +12,10 @@ use std::{
 use anyhow::Context as _;
 use child_process::{Child, Guest, Signal};
 use contract::PerService;
+use stack_client::{Api, StackUrl};
 use tempfile::TempDir;
-use web::BaseUrl;
 
-use crate::client::{Api, Interrupts};
+use crate::client::Interrupts;
 
 /// How long the stack may take to start.
 const START_TIME: Duration = Duration::from_secs(60);
@@ -98,7 +98,7 @@ impl Stage {
     pub(super) async fn start_stack(
         &mut self,
         environment: Vec<(OsString, OsString)>,
-    ) -> anyhow::Result<PerService<BaseUrl>> {
+    ) -> anyhow::Result<PerService<StackUrl>> {
         let addresses = free_addresses().context("there are no free ports on loopback")?;
         let log = File::create(self.log()).context("cannot write the stack's log")?;
         let mut args = vec![OsString::from("up"), "--workspace".into(), self.workspace().into()];
@@ -117,14 +117,15 @@ impl Stage {
             guest = guest.env(name, value);
         }
         let stack = self.stack.insert(guest.spawn().await.context("cannot start the stack")?);
-        let urls = addresses.map(BaseUrl::from);
+        let urls = addresses.map(StackUrl::from);
         let idle = async {
             for (_, url) in urls.iter() {
-                let api = Api::new(url.clone());
+                let api = Api::new(url.clone())?;
                 while !api.status().await.is_ok_and(|status| status.replicas.idle > 0) {
                     tokio::time::sleep(POLL).await;
                 }
             }
+            Ok::<_, stack_client::Error>(())
         };
         tokio::select! {
             ended = stack.wait() => {
@@ -132,7 +133,7 @@ impl Stage {
                 anyhow::bail!("the stack ended while it started ({status})")
             }
             idle = tokio::time::timeout(START_TIME, idle) => match idle {
-                Ok(()) => Ok(urls),
+                Ok(ready) => Ok(ready.map(|()| urls)?),
                 Err(_) => anyhow::bail!("the stack was not ready after {} s", START_TIME.as_secs()),
             },
         }

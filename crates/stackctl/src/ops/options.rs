@@ -4,8 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser};
 use contract::Timestamp;
+use stack_client::StackUrl;
 use supervisor::Part;
-use web::BaseUrl;
 
 use super::{logs::since, scale::Wanted};
 
@@ -27,7 +27,7 @@ pub(crate) struct TargetOptions {
     pub(crate) workspace: PathBuf,
     /// Where the gateway takes workflows [default: asked of the stack]
     #[arg(long, value_name = "URL")]
-    pub(crate) url: Option<BaseUrl>,
+    pub(crate) url: Option<StackUrl>,
 }
 
 /// Show services, replicas, running jobs and recent failures

@@ -1,24 +1,25 @@
-//! What the agent says and does: the CLI's messages as lines.
+//! The CLI's messages as lines: what the agent says and does.
 
 use serde_json::Value;
+use stack_client::{clean, one_line};
 
-use super::{Draw, LINE, Line, Role, Status, duration, one_line, text::clean, text_of};
+use super::{Draw, LINE, Line, Role, Status, duration, text_of};
 
 /// The longest summary of a tool's input or result, in characters.
 const SUMMARY: usize = 120;
-/// The longest name of a call before its result.
+/// The longest name of a call that stands before its result, in characters.
 const LABEL: usize = 40;
 /// How many lines of a tool's error are shown.
 const ERROR_LINES: usize = 3;
 
-/// What of the agent's run later lines depend on.
+/// What later lines depend on.
 #[derive(Debug, Default)]
 pub(super) struct Agent {
-    /// What paths are shown relative to; with a slash at its end.
+    /// The directory that paths are shown relative to, with a slash at its end.
     workspace: Option<String>,
-    /// Calls whose result has not come.
+    /// Calls without a result so far.
     calls: Vec<Call>,
-    /// The id of the call whose line came last, as long as nothing else has.
+    /// The id of the call whose line was the last one.
     last_call: Option<String>,
     last_words: String,
     cost_usd: Option<f64>,
@@ -39,7 +40,7 @@ impl Agent {
 
     /// A message of the CLI.
     pub(super) fn message(&mut self, message: &Value, out: &mut Vec<Draw>) {
-        // What a sub-agent does stands below the call that started it.
+        // What a sub-agent does is indented below the call that started it.
         let nested = message.get("parent_tool_use_id").is_some_and(|parent| !parent.is_null());
         let indent = 1 + usize::from(nested);
         match text_of(message, "type") {
@@ -68,14 +69,14 @@ impl Agent {
     pub(super) fn end(&mut self, event: &Value, out: &mut Vec<Draw>) {
         self.cost_usd = event.get("costUsd").and_then(Value::as_f64);
         self.num_turns = event.get("numTurns").and_then(Value::as_u64);
-        // The CLI's result is the last words again, as a rule.
+        // The CLI's result usually repeats the last words.
         let result = text_of(event, "result");
         if text_of(event, "type") == "completed" && clean(result).trim() != self.last_words.trim() {
             self.words(result, 1, out);
         }
     }
 
-    /// What the run cost, to stand behind other words.
+    /// The turns and the cost in brackets, or nothing.
     pub(super) fn account(&self) -> String {
         let turns = self.num_turns.map(|turns| match turns {
             1 => "1 turn".to_owned(),
@@ -90,7 +91,7 @@ impl Agent {
 
     fn words(&mut self, words: &str, indent: usize, out: &mut Vec<Draw>) {
         let words = clean(words);
-        // Nothing the agent says is left out, but for the empty lines around it.
+        // Everything is printed except empty lines around the text.
         for line in words.trim_end().trim_start_matches('\n').lines() {
             push(out, Role::Words, indent, line.trim_end().to_owned());
         }
@@ -108,7 +109,7 @@ impl Agent {
         push(out, Role::Tool, indent, format!("> {text}"));
     }
 
-    /// The one field of a tool's input that says most about it.
+    /// The most telling field of a tool's input.
     fn summary(&self, input: &Value) -> String {
         const TELLING: [&str; 10] = [
             "command",
@@ -124,7 +125,7 @@ impl Agent {
         ];
         let Value::Object(fields) = input else { return String::new() };
         let telling = TELLING.iter().find_map(|name| {
-            // A search is told by what it looks for, not by where.
+            // For a search, what it looks for says more than where.
             let name =
                 if *name == "path" && fields.contains_key("pattern") { "pattern" } else { name };
             fields.get(name)?.as_str()
@@ -142,7 +143,7 @@ impl Agent {
 
     fn result(&mut self, block: &Value, indent: usize, out: &mut Vec<Draw>) {
         let id = text_of(block, "tool_use_id");
-        // Results of parallel calls come in any order, and say whose they are.
+        // The results of parallel calls come in any order, so each names its call.
         let parallel = self.calls.iter().filter(|call| call.indent + 1 == indent).count() > 1;
         let place = self.calls.iter().position(|call| call.id == id);
         let call = place.map(|place| self.calls.remove(place).label).unwrap_or_default();
@@ -153,7 +154,7 @@ impl Agent {
         let lines: Vec<_> = content.lines().filter(|line| !line.trim().is_empty()).collect();
         let (role, shown) = if failed { (Role::Trouble, ERROR_LINES) } else { (Role::Detail, 1) };
         if lines.is_empty() {
-            let nothing = if failed { "failed, and says nothing" } else { "(nothing)" };
+            let nothing = if failed { "failed without a message" } else { "(nothing)" };
             push(out, role, indent, format!("{label}{nothing}"));
         }
         let left = lines.len().saturating_sub(shown);
@@ -173,7 +174,7 @@ fn system(message: &Value, out: &mut Vec<Draw>) {
         "init" => {
             let model = one_line(text_of(message, "model"), 60);
             if !model.is_empty() {
-                out.push(Draw::Status(Status::Working(format!("{model} is at work"))));
+                out.push(Draw::Status(Status::Working(format!("{model} is working"))));
             }
         }
         "api_retry" => {
@@ -192,7 +193,7 @@ fn system(message: &Value, out: &mut Vec<Draw>) {
             push(out, Role::Trouble, 1, text);
         }
         "unparsed_line" => {
-            let text = "the agent printed a line that is no message";
+            let text = "the agent printed a line that is not a message";
             push(out, Role::Trouble, 1, text.to_owned());
         }
         "compact_boundary" => {
@@ -208,7 +209,7 @@ fn blocks(message: &Value) -> &[Value] {
     content.and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// A tool's result as text: a string, or blocks of which only those of text are readable.
+/// A tool's result as text: a string, or blocks, of which only text blocks are readable.
 fn result_text(content: &Value) -> String {
     let text = match content {
         Value::String(text) => clean(text),
@@ -224,7 +225,7 @@ fn result_text(content: &Value) -> String {
         }
         _ => String::new(),
     };
-    // The CLI's own mark, which says what the colour says.
+    // The CLI's mark for errors; the colour says the same.
     text.replace("<tool_use_error>", "").replace("</tool_use_error>", "")
 }
 

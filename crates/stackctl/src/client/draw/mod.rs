@@ -1,29 +1,28 @@
-//! What a person sees of a job: a pure function from events, one after the other, to lines.
+//! A job as people see it: a pure function from events to lines.
 //!
-//! Nothing here knows of terminals, colours or time: a [`Draw`] says what a line is, and the renderers say
-//! how that looks. Every string of an event is cleaned before it becomes part of a line.
+//! Nothing here knows of terminals, colours or time: a [`Draw`] says what a line is, and the renderers decide how that
+//! looks. Every string of an event is cleaned before it becomes part of a line.
 
 mod agent;
-mod text;
 
 use contract::{Service, Timestamp};
 use serde_json::Value;
+use stack_client::one_line;
 
 use agent::Agent;
-pub(crate) use text::{clean, one_line};
 
-/// The longest line that is made of something which is not the agent's own words, in characters.
+/// The longest line, in characters. The agent's own words are not cut.
 const LINE: usize = 400;
 
-/// What goes on before git tells how far it is.
-const PULLING: &str = "git is at work";
+/// The status before git reports its progress.
+const PULLING: &str = "git is working";
 
 /// One thing to draw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Draw {
     /// A line that stays.
     Line(Line),
-    /// What is going on, until the next of these.
+    /// What is going on until the next status.
     Status(Status),
 }
 
@@ -37,44 +36,44 @@ pub(crate) struct Line {
     pub(crate) text: String,
 }
 
-/// What a line is.
+/// What kind of line it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// The beginning of something.
+    /// The beginning of a step.
     Heading,
-    /// What is good to know.
+    /// Something good to know.
     Detail,
     /// What the agent says.
     Words,
     /// A tool that the agent uses.
     Tool,
-    /// Something that did not go well.
+    /// Something went wrong.
     Trouble,
-    /// A good end.
+    /// The job succeeded.
     Success,
-    /// A bad one.
+    /// The job failed.
     Failure,
 }
 
 /// What is going on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// Nothing that would have to be said.
+    /// Nothing worth a line.
     None,
-    /// The job, or one that it needs, is in a queue.
+    /// The job, or one of its own jobs, waits in a queue.
     Waiting(String),
-    /// A transfer, or another work of known length.
+    /// A transfer, or other work of known length.
     Progress(Progress),
-    /// Something of unknown length.
+    /// Work of unknown length.
     Working(String),
 }
 
-/// How far a stage of a pull is.
+/// The progress of a stage of a pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) stage: String,
     pub(crate) done: u64,
-    /// 0 as long as it is not known.
+    /// 0 if it is not known.
     pub(crate) total: u64,
     pub(crate) bytes: u64,
 }
@@ -86,6 +85,7 @@ pub(crate) struct Drawing {
     agent: Agent,
     step: Option<u64>,
     target: Option<String>,
+    has_session: bool,
     began: Option<Timestamp>,
     out: Vec<Draw>,
 }
@@ -93,25 +93,42 @@ pub(crate) struct Drawing {
 impl Drawing {
     pub(crate) fn new(service: Service) -> Self {
         let agent = Agent::default();
-        Self { service, agent, step: None, target: None, began: None, out: Vec::new() }
+        Self {
+            service,
+            agent,
+            step: None,
+            target: None,
+            has_session: false,
+            began: None,
+            out: Vec::new(),
+        }
     }
 
-    /// Where the checkout is, if that has been said; as the stack names it.
+    /// The path of the checkout on the stack's machine, if it is known.
     pub(crate) fn target(&self) -> Option<&str> {
         self.target.as_deref()
     }
 
+    /// Whether the agent had a session.
+    pub(crate) fn has_session(&self) -> bool {
+        self.has_session
+    }
+
     /// What an event looks like.
     pub(crate) fn event(&mut self, event: &Value) -> Vec<Draw> {
-        if self.began.is_none() {
+        let kind = text_of(event, "type");
+        // A wait in the queue is not part of the job's time.
+        if self.began.is_none() && kind != "queued" {
             self.began = time(event);
         }
-        let kind = text_of(event, "type");
-        match (self.service, kind) {
-            (_, "queued") => self.queued(event),
-            (Service::Workflow, _) => self.workflow(kind, event),
-            (Service::Pull, _) => self.pull(kind, event),
-            (Service::Claude, _) => self.execute(kind, event),
+        if kind == "queued" {
+            self.queued(event);
+        } else if self.service == Service::Workflow {
+            self.workflow(kind, event);
+        } else if self.service == Service::Pull {
+            self.pull(kind, event);
+        } else {
+            self.execute(kind, event);
         }
         std::mem::take(&mut self.out)
     }
@@ -132,7 +149,7 @@ impl Drawing {
                 let data = event.get("data").unwrap_or(&Value::Null);
                 match text_of(data, "type") {
                     "queued" => self.queued(data),
-                    // The end of a workflow says it too.
+                    // The end of the workflow repeats it.
                     "error" => self.status(Status::None),
                     kind => self.pull(kind, data),
                 }
@@ -143,7 +160,7 @@ impl Drawing {
             }
             "workflow_complete" => self.done(event),
             "workflow_error" => self.failed(event),
-            // Terminal for the agent's run, and not for the workflow, whose own end says the rest.
+            // It ends the agent's run, and not the workflow, which has an end of its own.
             "completed" | "error" => {
                 self.status(Status::None);
                 self.agent.end(event, &mut self.out);
@@ -183,12 +200,13 @@ impl Drawing {
     fn execute(&mut self, kind: &str, event: &Value) {
         match kind {
             "connected" => {
+                self.has_session |= !text_of(event, "sessionId").is_empty();
                 self.agent.connected(text_of(event, "workspace"));
                 if self.service == Service::Claude {
                     self.target = Some(one_line(text_of(event, "workspace"), LINE));
                     self.line(Role::Heading, 0, "Running Claude Code");
                 }
-                self.status(Status::Working("the agent is at work".to_owned()));
+                self.status(Status::Working("the agent is working".to_owned()));
             }
             "message" => {
                 let content = event.get("content").unwrap_or(&Value::Null);
@@ -236,17 +254,17 @@ impl Drawing {
         let code = text_of(event, "code");
         let step = event.get("step").and_then(Value::as_u64).or(self.step);
         let what = match (code, self.service, step) {
-            ("cancelled", ..) => "Cancelled",
+            ("cancelled" | "caller_left", ..) => "Cancelled",
             (_, Service::Workflow, Some(1)) => "The pull failed",
             _ => "Failed",
         };
         let text = format!("{what}{}: {} ({code})", self.account(event), text_of(event, "error"));
-        // The sentence says what to do, so none of it is cut off.
+        // The sentence says what to do, so it is not cut to a line.
         let text = one_line(&text, 10 * LINE);
         self.out.push(Draw::Line(Line { role: Role::Failure, indent: 0, text }));
     }
 
-    /// How long the job took, and what it cost.
+    /// The time and the cost of the job.
     fn account(&self, end: &Value) -> String {
         let took = match (self.began, time(end)) {
             (Some(began), Some(ended)) => {
@@ -268,15 +286,15 @@ impl Drawing {
     }
 }
 
-fn text_of<'a>(event: &'a Value, field: &str) -> &'a str {
+pub(super) fn text_of<'a>(event: &'a Value, field: &str) -> &'a str {
     event.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn time(event: &Value) -> Option<Timestamp> {
+pub(super) fn time(event: &Value) -> Option<Timestamp> {
     serde_json::from_value(event.get("timestamp")?.clone()).ok()
 }
 
-/// For people: `0.3 s`, `42.0 s`, `3 min 20 s`, `2 h 5 min`.
+/// A time for people: `0.3 s`, `42.0 s`, `3 min 20 s`, `2 h 5 min`.
 pub(crate) fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {

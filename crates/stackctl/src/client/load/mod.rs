@@ -1,48 +1,42 @@
-//! `stackctl load`: many callers at once, and what became of each.
+//! `stackctl load`: many callers at once, and what became of each job.
 
-mod caller;
 mod chart;
 mod options;
 mod progress;
 mod report;
-mod sample;
 
 use std::{
-    collections::HashMap,
     fs::File,
     io::{self, Write as _},
     path::Path,
     sync::Arc,
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
 use contract::Timestamp;
-use tokio::{sync::mpsc, task::JoinSet};
+use stack_client::load::{Load, News};
 
-use caller::{Caller, News};
 pub(crate) use options::LoadOptions;
 use progress::Progress;
 use report::{Left, Run};
-use sample::Results;
 
 use super::{
-    api::Api,
     error::{ClientError, exit},
     interrupt::Interrupts,
+    stack,
 };
 
-/// How often progress is shown, at most.
+/// How often progress is shown at most.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Runs the load and reports; returns what the command exits with.
+/// Runs the load and reports. Returns what the command exits with.
 pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
     options.check()?;
     boot::raise_file_limit();
-    let api = Api::new(options.address()?);
-    // Nothing is measured of a stack that is not there, or is none.
-    let status = api.status().await?;
-    // Opened before, so that nobody loses an hour's numbers to a slip of the pen.
+    let api = stack(options.address()?, options.token_file.as_deref())?;
+    // There is nothing to measure if the stack is not there.
+    let status = api.status().await.map_err(ClientError::from)?;
+    // Opened first, so that a typing error does not cost the numbers of an hour.
     let mut json = options.json.as_deref().map(Sink::open).transpose()?;
     let mut svg = options.svg.as_deref().map(Sink::open).transpose()?;
     let mut interrupts = Interrupts::listen()?;
@@ -50,23 +44,46 @@ pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
     let mut progress = Progress::start(&options, &api, &status);
     let began = Timestamp::now();
     let epoch = Instant::now();
-    let (results, left) = run(&options, &api, epoch, &mut progress, &mut interrupts).await;
+    let requests = options.clone();
+    let mut running = stack_client::load::Run::start(&Load {
+        api: api.clone(),
+        service: options.service,
+        jobs: options.jobs,
+        concurrency: options.concurrency,
+        jitter: Duration::from_millis(options.jitter_ms),
+        patience: Duration::from_secs(options.retry.retry_seconds),
+        request: Arc::new(move |number| requests.request(number)),
+    });
+    let mut tick = tokio::time::interval(TICK);
+    let left = loop {
+        tokio::select! {
+            news = running.next() => match news {
+                None => break None,
+                Some(News::Done(sample)) => progress.done(&sample),
+                Some(News::Asked | News::Runs) => {}
+            },
+            _ = tick.tick() => progress.show(running.results(), running.running(), running.waiting()),
+            _ = interrupts.next() => {
+                break Some(Left { running: running.running(), waiting: running.waiting() });
+            }
+        }
+    };
     let run = Run {
-        service: options.service(),
+        service: options.service,
         url: api.url.to_string(),
         jobs: options.jobs,
         concurrency: options.concurrency,
         began,
         took: epoch.elapsed(),
-        results,
+        results: running.results().clone(),
         left,
     };
+    drop(running);
     progress.finish();
 
     let text = report::text(&run);
-    let to_stdout = json.as_ref().is_some_and(|sink| matches!(sink.to, To::Stdout));
-    // Whatever the numbers' reader does, a person sees them too.
-    if to_stdout {
+    // If the numbers go to standard output, the report for people goes to standard error.
+    if json.as_ref().is_some_and(|sink| matches!(sink.to, To::Stdout)) {
         print(&mut anstream::stderr(), &text)
     } else {
         print(&mut anstream::stdout(), &text)
@@ -76,7 +93,9 @@ pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
         sink.write(|out| report::json(&run, out))?;
     }
     if let Some(sink) = &mut svg {
-        sink.write(|out| out.write_all(chart::svg(&run).as_bytes()))?;
+        let chart =
+            chart::svg(&run).map_err(|error| anyhow::anyhow!("cannot draw the chart: {error}"))?;
+        sink.write(|out| out.write_all(chart.as_bytes()))?;
     }
     Ok(exit_code(&run, &options))
 }
@@ -91,74 +110,6 @@ fn exit_code(run: &Run, options: &LoadOptions) -> u8 {
     } else {
         exit::COMPLETE
     }
-}
-
-/// Lets the callers call, until all are done or somebody has seen enough.
-async fn run(
-    options: &LoadOptions,
-    api: &Api,
-    epoch: Instant,
-    progress: &mut Progress,
-    interrupts: &mut Interrupts,
-) -> (Results, Option<Left>) {
-    let (sender, mut news) = mpsc::channel(1000);
-    let next = Arc::new(AtomicU32::new(1));
-    let options = Arc::new(options.clone());
-    let mut callers = JoinSet::new();
-    for number in 1..=options.concurrency.min(options.jobs) {
-        let caller = Caller {
-            number,
-            api: api.clone(),
-            service: options.service(),
-            patience: options.patience(),
-            epoch,
-            news: sender.clone(),
-        };
-        let (next, options) = (Arc::clone(&next), Arc::clone(&options));
-        callers.spawn(async move {
-            loop {
-                // Never beyond the last but by one a caller, so it does not turn over.
-                let job = next.fetch_add(1, Ordering::Relaxed);
-                if job > options.jobs {
-                    return;
-                }
-                tokio::time::sleep(jitter(options.jitter_ms)).await;
-                caller.call(&options.request(job)).await;
-            }
-        });
-    }
-    drop(sender);
-
-    let mut results = Results::default();
-    // Who is in the middle of a job, and whether it runs.
-    let mut busy: HashMap<u32, bool> = HashMap::new();
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        tokio::select! {
-            told = news.recv() => match told {
-                None => return (results, None),
-                Some((caller, News::Asked)) => { busy.insert(caller, false); }
-                Some((caller, News::Runs)) => { busy.insert(caller, true); }
-                Some((caller, News::Done(sample))) => {
-                    busy.remove(&caller);
-                    progress.told(&sample);
-                    results.add(*sample);
-                }
-            },
-            _ = tick.tick() => progress.show(&results, busy.values().filter(|runs| **runs).count(), busy.len()),
-            _ = interrupts.next() => {
-                let running = busy.values().filter(|runs| **runs).count();
-                return (results, Some(Left { running, waiting: busy.len() - running }));
-            }
-        }
-    }
-}
-
-/// A random time up to `most` milliseconds.
-fn jitter(most: u64) -> Duration {
-    // A random id has more than enough chance in it for this, and is here already.
-    let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
-    Duration::from_millis(random.rotate_left(16) % (most + 1))
 }
 
 /// Where numbers are written.
@@ -188,17 +139,14 @@ impl Sink {
         &mut self,
         content: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> Result<(), ClientError> {
-        let written = match &mut self.to {
-            To::Stdout => {
-                let mut out = io::BufWriter::new(io::stdout().lock());
-                content(&mut out).and_then(|()| out.flush())
-            }
-            To::File(file) => {
-                let mut out = io::BufWriter::new(file);
-                content(&mut out).and_then(|()| out.flush())
-            }
+        let to: &mut dyn io::Write = match &mut self.to {
+            To::Stdout => &mut io::stdout().lock(),
+            To::File(file) => file,
         };
-        written.map_err(|source| ClientError::File { file: self.name.clone(), source })
+        let mut out = io::BufWriter::new(to);
+        content(&mut out)
+            .and_then(|()| out.flush())
+            .map_err(|source| ClientError::File { file: self.name.clone(), source })
     }
 }
 

@@ -1,21 +1,24 @@
-//! The command line of `load`.
+//! The options of `load`.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser as _},
+};
 use contract::Service;
 use serde_json::{Map, Value};
-use web::BaseUrl;
+use stack_client::StackUrl;
 
 use crate::client::{error::ClientError, options::RetryOptions};
 
 /// Send many jobs at once, and measure what becomes of them
 ///
-/// Each caller is a client of its own: it posts a job, reads the stream to its terminal event, takes it up again
-/// when it breaks, and checks that nothing follows the end. A job is lost only if it has no outcome at last,
-/// whatever became of its connections.
+/// Each caller is a client of its own: it posts a job, reads the stream to its terminal event, resumes it when it
+/// breaks, and checks that nothing follows the end. A job counts as lost only if it has no outcome in the end,
+/// whatever happened to its connections.
 ///
-/// Ctrl-C stops, and reports what has been measured so far.
+/// Ctrl-C stops the load and reports what was measured so far.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -23,27 +26,27 @@ Examples:
   stackctl load -n 100 -c 20 --repo https://github.com/user/repo.git --prompt 'Say hello' --svg load.svg
   stackctl load -n 50 -c 10 --service pull --repo https://github.com/user/repo.git --json - | jq .milliseconds
 
-Each job is real work: with a real agent behind the stack, it is paid work.
+Each job is real work: with a real agent in the stack, it costs money.
 
 Exit codes: 0 every job has its one terminal event, 1 a job was lost or refused, or a stream broke the rules
 (or, with --all-complete, a job failed), 2 wrong usage, 3 the stack cannot be reached, 130 stopped with Ctrl-C.")]
 pub(crate) struct LoadOptions {
-    /// How many jobs in all
+    /// How many jobs in total
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = RangedU64ValueParser::<u32>::new().range(1..=1_000_000))]
     pub(crate) jobs: u32,
-    /// How many at once
+    /// How many jobs at once
     #[arg(short, long, value_name = "C", default_value_t = 10, value_parser = RangedU64ValueParser::<u32>::new().range(1..=10_000))]
     pub(crate) concurrency: u32,
     /// Which service gets them
-    #[arg(long, value_enum, default_value_t = Target::Workflow)]
-    pub(crate) service: Target,
+    #[arg(long, value_name = "SERVICE", default_value = Service::Workflow.spec().short_name, value_parser = service())]
+    pub(crate) service: Service,
     /// The repository; `workflow` and `pull` need one
     #[arg(long, value_name = "URL")]
     pub(crate) repo: Option<String>,
-    /// What the agent is to do; `{i}` becomes the job's number. Given more than once, the jobs take turns
+    /// What the agent is to do; `{i}` becomes the job's number. If given more than once, the jobs use them in turn
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: Vec<String>,
-    /// The branch [default: the repository's own]
+    /// The branch [default: the repository's default branch]
     #[arg(long, value_name = "NAME")]
     pub(crate) branch: Option<String>,
     /// Work in the shared checkout of that name; `{i}` becomes the job's number [default: a fresh one for each]
@@ -52,78 +55,54 @@ pub(crate) struct LoadOptions {
     /// More fields of the request, such as '{"model": "haiku", "maxTurns": 3}'
     #[arg(long, value_name = "JSON", value_parser = object)]
     pub(crate) body: Option<Map<String, Value>>,
-    /// Each caller waits a random time, up to this, before each job
+    /// Each caller waits for a random time of at most this before each job
     #[arg(long, value_name = "MS", default_value_t = 0, value_parser = RangedU64ValueParser::<u64>::new().range(0..=3_600_000))]
     pub(crate) jitter_ms: u64,
     /// Where the service is [default: STACK_URL for workflows, else its port on this machine]
     #[arg(long, value_name = "URL")]
-    pub(crate) url: Option<BaseUrl>,
+    pub(crate) url: Option<StackUrl>,
+    /// The file that holds a token for the stack [default: the token in STACK_TOKEN, if that is set]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) retry: RetryOptions,
-    /// Exit with 1 also if a job has failed
+    /// Exit with 1 if a job failed, too
     #[arg(long)]
     pub(crate) all_complete: bool,
-    /// Write the numbers, and every job, as JSON; `-` is standard output
+    /// Write the numbers and every job to this file, as JSON; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Write a chart
+    /// Write a chart to this file, as SVG
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
 }
 
-/// The services by the names that `up` has for them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Target {
-    Workflow,
-    Pull,
-    Claude,
-}
-
-impl From<Target> for Service {
-    fn from(target: Target) -> Self {
-        match target {
-            Target::Workflow => Self::Workflow,
-            Target::Pull => Self::Pull,
-            Target::Claude => Self::Claude,
-        }
-    }
-}
-
 impl LoadOptions {
-    pub(super) fn service(&self) -> Service {
-        self.service.into()
-    }
-
-    pub(super) fn patience(&self) -> Duration {
-        Duration::from_secs(self.retry.retry_seconds)
-    }
-
     /// Where the jobs are posted.
     ///
     /// # Errors
     /// If `STACK_URL` is no URL of a stack.
-    pub(super) fn address(&self) -> anyhow::Result<BaseUrl> {
+    pub(super) fn address(&self) -> anyhow::Result<StackUrl> {
         if let Some(url) = &self.url {
             return Ok(url.clone());
         }
-        let service = self.service();
-        let given = std::env::var("STACK_URL").ok().filter(|_| service == Service::Workflow);
-        let local = || format!("http://127.0.0.1:{}", service.default_port());
+        let given = std::env::var("STACK_URL").ok().filter(|_| self.service == Service::Workflow);
+        let local = || format!("http://127.0.0.1:{}", self.service.default_port());
         given.unwrap_or_else(local).parse().map_err(|why| anyhow::anyhow!("STACK_URL: {why}"))
     }
 
-    /// Whether a job could be done at all, as far as that can be seen from here.
+    /// Checks what can be checked without the stack.
     ///
     /// # Errors
-    /// If no repository is given to who needs one.
+    /// If there is no repository and the service needs one.
     pub(super) fn check(&self) -> Result<(), ClientError> {
-        if self.service == Target::Claude || self.request(1).get("repoUrl").is_some() {
+        if self.service == Service::Claude || self.request(1).get("repoUrl").is_some() {
             return Ok(());
         }
-        Err(ClientError::Usage("say which repository with --repo".to_owned()))
+        Err(ClientError::Usage("name a repository with --repo".to_owned()))
     }
 
-    /// The request of job `number`, from 1. What is wrong with it, the stack says.
+    /// The request of job `number`, from 1. The stack checks it.
     pub(super) fn request(&self, number: u32) -> Value {
         let numbered = |text: &String| Value::from(text.replace("{i}", &number.to_string()));
         let turn = usize::try_from(number.saturating_sub(1)).unwrap_or_default();
@@ -139,6 +118,16 @@ impl LoadOptions {
         body.extend(self.body.clone().unwrap_or_default());
         body.into()
     }
+}
+
+/// A service by its short name.
+fn service() -> impl clap::builder::TypedValueParser<Value = Service> {
+    PossibleValuesParser::new(Service::ALL.map(|service| service.spec().short_name)).try_map(
+        |name| {
+            let mut services = Service::ALL.into_iter();
+            services.find(|it| it.spec().short_name == name).ok_or("there is no such service")
+        },
+    )
 }
 
 fn object(text: &str) -> Result<Map<String, Value>, String> {

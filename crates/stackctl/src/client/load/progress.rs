@@ -1,4 +1,4 @@
-//! How far a run is: a bar on a terminal, a line now and then elsewhere. Always on standard error.
+//! The progress of a run on standard error: a bar on a terminal, a line now and then elsewhere.
 
 use std::{
     io::IsTerminal as _,
@@ -6,26 +6,23 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-use super::{
-    options::LoadOptions,
-    sample::{Results, Sample},
-};
-use crate::client::{
-    api::{Api, Status},
-    ids,
-    render::note,
+use stack_client::{
+    Api, Status,
+    load::{Results, Sample},
 };
 
-/// Without a terminal, progress is told this often.
+use super::options::LoadOptions;
+use crate::client::{ids, render::note};
+
+/// How often a line is printed without a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
-/// How many troubles are told of as they come; the report counts all.
-const TOLD: u32 = 20;
+/// How many problems are printed when they occur. The report counts all.
+const PRINTED: u32 = 20;
 
 pub(super) struct Progress {
     shown: Shown,
     jobs: u32,
-    told: u32,
+    printed: u32,
 }
 
 enum Shown {
@@ -40,7 +37,7 @@ impl Progress {
         note(&format!(
             "{jobs} jobs, {} at once, for {} at {} ({} replicas idle, {} busy; {} jobs waiting)",
             options.concurrency.min(jobs),
-            options.service(),
+            options.service,
             api.url,
             status.replicas.idle,
             status.replicas.busy,
@@ -49,7 +46,7 @@ impl Progress {
         let shown = if std::io::stderr().is_terminal() && !target.is_hidden() {
             let bar = ProgressBar::with_draw_target(Some(u64::from(jobs)), target);
             let template = "{bar:30} {pos}/{len} {msg} {elapsed}";
-            // A template that does not parse would leave indicatif's own.
+            // If the template did not parse, indicatif's default would remain.
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
@@ -57,17 +54,14 @@ impl Progress {
         } else {
             Shown::Lines { last: Instant::now() }
         };
-        Self { shown, jobs, told: 0 }
+        Self { shown, jobs, printed: 0 }
     }
 
-    /// Shows how many are done, run and wait.
-    pub(super) fn show(&mut self, results: &Results, running: usize, busy: usize) {
+    /// Shows how many jobs are done, run and wait.
+    pub(super) fn show(&mut self, results: &Results, running: usize, waiting: usize) {
         let done = results.kept.len();
         let bad = done - results.complete();
-        let text = format!(
-            "{running} running, {} waiting, {bad} not complete",
-            busy.saturating_sub(running)
-        );
+        let text = format!("{running} running, {waiting} waiting, {bad} not complete");
         match &mut self.shown {
             Shown::Bar(bar) => {
                 bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
@@ -81,13 +75,15 @@ impl Progress {
         }
     }
 
-    /// Tells of a job that did not go as a job should.
-    pub(super) fn told(&mut self, sample: &Sample) {
+    /// Prints what was wrong with a job, if anything was.
+    pub(super) fn done(&mut self, sample: &Sample) {
         let Some(what) = sample.fault.as_ref().or(sample.why.as_ref()) else { return };
-        self.told += 1;
-        let text = match self.told {
-            ..=TOLD => format!("job {}: {what}", ids::short(sample.job)),
-            number if number == TOLD + 1 => "more of these are counted, not told".to_owned(),
+        self.printed += 1;
+        let text = match self.printed {
+            ..=PRINTED => format!("job {}: {what}", ids::short(sample.job)),
+            number if number == PRINTED + 1 => {
+                "further problems are counted and not printed".to_owned()
+            }
             _ => return,
         };
         match &self.shown {

@@ -5,10 +5,14 @@ use std::{fmt::Write as _, io, time::Duration};
 use anstyle::{AnsiColor, Style};
 use contract::{JobId, Service, Timestamp};
 use serde::Serialize;
+use stack_client::load::{Kept, Results, Spread};
 
-use super::sample::{Kept, Results, Spread};
+use crate::client::{
+    program_name,
+    table::{Column, lines},
+};
 
-/// A run, whether it came to its end or not.
+/// A run that has ended or was stopped.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub(crate) service: Service,
@@ -18,27 +22,27 @@ pub(crate) struct Run {
     pub(crate) began: Timestamp,
     pub(crate) took: Duration,
     pub(crate) results: Results,
-    /// What was in the middle when it was stopped.
+    /// The jobs that had not ended when it was stopped.
     pub(crate) left: Option<Left>,
 }
 
-/// Jobs without their callers.
+/// Jobs that have lost their callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Left {
-    /// They go on.
+    /// They continue.
     pub(crate) running: usize,
-    /// They are given up.
+    /// They are cancelled.
     pub(crate) waiting: usize,
 }
 
 impl Run {
-    /// Jobs that ended, a second.
+    /// How many jobs ended in a second.
     fn throughput(&self) -> f64 {
         let ended = u32::try_from(self.results.kept.len()).unwrap_or(u32::MAX);
         f64::from(ended) / self.took.as_secs_f64().max(0.001)
     }
 
-    /// The three waits, by name.
+    /// The three times of a job, by name.
     pub(super) fn spreads(&self) -> [(&'static str, Option<Spread>); 3] {
         let results = &self.results;
         [
@@ -49,7 +53,7 @@ impl Run {
     }
 }
 
-/// For people; with styles, which the stream takes out where they are not seen.
+/// For people, with styles that the output stream removes where they are not wanted.
 pub(crate) fn text(run: &Run) -> String {
     let results = &run.results;
     let (bold, good, bad) =
@@ -63,27 +67,28 @@ pub(crate) fn text(run: &Run) -> String {
         run.took.as_secs_f64(),
         run.throughput()
     );
-    for outcome in &results.outcomes {
-        let style = if outcome.complete { good } else { bad };
-        let _ = writeln!(text, "  {style}{:<40}{style:#}{:>9}", outcome.label, outcome.count);
+    let columns = [("OUTCOME", Column::Text), ("JOBS", Column::Number)];
+    let rows = results.outcomes.iter().map(|it| vec![it.label.clone(), it.count.to_string()]);
+    let styles = results.outcomes.iter().map(|it| if it.complete { good } else { bad });
+    for (line, style) in lines(&columns, rows, None).iter().zip(std::iter::once(bold).chain(styles))
+    {
+        let _ = writeln!(text, "  {style}{line}{style:#}");
     }
-    let _ = writeln!(
-        text,
-        "{bold}{:<14}{:>9}{:>9}{:>9}{:>9}{bold:#}",
-        "seconds", "p50", "p90", "p99", "max"
-    );
-    for (name, spread) in run.spreads() {
-        let Some(Spread { p50, p90, p99, max }) = spread else { continue };
-        let _ = write!(text, "  {name:<12}");
-        for value in [p50, p90, p99, max] {
-            let _ = write!(text, "{:>9.3}", f64::from(value) / 1000.0);
-        }
-        text.push('\n');
+    let seconds = ["p50", "p90", "p99", "max"].map(|name| (name, Column::Number));
+    let columns: Vec<_> = std::iter::once(("SECONDS", Column::Text)).chain(seconds).collect();
+    let rows = run.spreads().into_iter().filter_map(|(name, spread)| {
+        let Spread { p50, p90, p99, max } = spread?;
+        let values = [p50, p90, p99, max].map(|ms| format!("{:.3}", f64::from(ms) / 1000.0));
+        Some(std::iter::once(name.to_owned()).chain(values).collect())
+    });
+    for (number, line) in lines(&columns, rows, None).iter().enumerate() {
+        let style = if number == 0 { bold } else { Style::new() };
+        let _ = writeln!(text, "  {style}{line}{style:#}");
     }
     if results.breaks + results.again > 0 {
         let _ = writeln!(
             text,
-            "connections that broke or had to wait for the stack: {}; jobs asked for again: {}",
+            "connections that broke or had to wait for the stack: {}; jobs requested again: {}",
             results.breaks, results.again
         );
     }
@@ -95,27 +100,28 @@ pub(crate) fn text(run: &Run) -> String {
         if lost == 0 { "nothing".to_owned() } else { lost.to_string() }
     );
     if results.faults > 0 {
-        let _ = writeln!(text, "{bad}{} streams broke the rules{bad:#}", results.faults);
+        let _ = writeln!(text, "{bad}{} streams broke a rule{bad:#}", results.faults);
     }
     for trouble in &results.troubles {
         let _ = writeln!(text, "  {}: {}", trouble.job, trouble.what);
     }
     if let Some(left) = run.left {
+        let never = usize::try_from(run.jobs)
+            .unwrap_or_default()
+            .saturating_sub(results.kept.len() + left.running + left.waiting);
         let _ = writeln!(
             text,
-            "stopped: {} jobs go on without their callers (`stackctl jobs --state running` shows them), \
-             {} that still waited are given up, {} were never asked for",
+            "stopped: {} jobs continue without their callers (`{} jobs --state running` lists them), {} that \
+             were waiting are cancelled, {never} were never requested",
             left.running,
+            program_name(),
             left.waiting,
-            usize::try_from(run.jobs)
-                .unwrap_or_default()
-                .saturating_sub(results.kept.len() + left.running + left.waiting),
         );
     }
     text
 }
 
-/// For programs: the numbers, and every job.
+/// For programs: the numbers and every job.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -219,18 +225,18 @@ struct Trouble<'a> {
     what: &'a str,
 }
 
-/// Written one by one, not built first.
+/// Serialized one by one, without a copy of all.
 struct Samples<'a>(&'a Results);
 
 impl Serialize for Samples<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.kept.iter().map(|kept| Sample::new(self.0, kept)))
+        serializer.collect_seq(self.0.kept.iter().map(|kept| Row::new(self.0, kept)))
     }
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Sample<'a> {
+struct Row<'a> {
     job_id: JobId,
     outcome: &'a str,
     start_ms: u32,
@@ -239,7 +245,7 @@ struct Sample<'a> {
     total_ms: u32,
 }
 
-impl<'a> Sample<'a> {
+impl<'a> Row<'a> {
     fn new(results: &'a Results, kept: &Kept) -> Self {
         Self {
             job_id: kept.job,
@@ -254,13 +260,29 @@ impl<'a> Sample<'a> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{
-        super::sample::{
-            Ended,
-            tests::{sample, terminal},
-        },
-        *,
-    };
+    use stack_client::load::{Ended, Sample};
+
+    use super::*;
+
+    fn sample(start: u64, queueing: u64, total: u64, ended: Ended) -> Sample {
+        let ms = Duration::from_millis;
+        Sample {
+            job: "019aa001-0000-7000-8000-0123456789ab".parse().unwrap(),
+            start: ms(start),
+            queueing: Some(ms(queueing)),
+            first: Some(ms(queueing.min(5))),
+            total: ms(total),
+            ended,
+            breaks: 0,
+            again: 0,
+            fault: None,
+            why: None,
+        }
+    }
+
+    fn terminal(kind: &str, code: Option<&str>) -> Ended {
+        Ended::Terminal { kind: kind.to_owned(), code: code.map(str::to_owned) }
+    }
 
     pub(crate) fn run() -> Run {
         let mut results = Results::default();
@@ -288,7 +310,8 @@ pub(super) mod tests {
 
     #[test]
     fn for_people() {
-        insta::assert_snapshot!(anstream::adapter::strip_str(&text(&run())).to_string());
+        let text = anstream::adapter::strip_str(&text(&run())).to_string();
+        insta::assert_snapshot!(text);
     }
 
     #[test]

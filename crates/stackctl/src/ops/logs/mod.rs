@@ -10,6 +10,7 @@ use std::{
 };
 
 use contract::{JobId, Timestamp};
+use stack_client::StackUrl;
 use supervisor::{Ask, Connection, ConnectionError, Reply};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     ps::addresses_on_swarm,
     target::Target,
 };
-use crate::client::{Api, Interrupts, exit, ids, note};
+use crate::client::{Api, Interrupts, exit, ids, note, stack};
 use line::{Filter, Line};
 
 /// How many lines of each service are shown if nobody says.
@@ -95,14 +96,16 @@ async fn jobs(
 ) -> anyhow::Result<BTreeSet<JobId>> {
     let url = match (&options.target.url, target) {
         (Some(url), _) => Some(url.clone()),
-        (None, Target::Local(local)) => first(local.status().await?.addresses()),
+        (None, Target::Local(local)) => {
+            first(local.status().await?.addresses()).map(StackUrl::from)
+        }
         (None, Target::Swarm(engine)) => {
             first(addresses_on_swarm(engine, &engine.services().await?, None))
         }
     };
     let whole: Option<JobId> = given.parse().ok();
     let found = match url {
-        Some(url) => related(&Api::new(url), given).await.map_err(anyhow::Error::from),
+        Some(url) => related(&stack(url, None)?, given).await.map_err(anyhow::Error::from),
         None => Err(OpsError::Usage(
             "name the gateway's address with --url, or give the whole id".into(),
         )

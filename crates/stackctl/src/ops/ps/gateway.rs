@@ -1,10 +1,10 @@
 //! What the gateway adds: idle replicas, the queue, running jobs, and the jobs of the last hour.
 
 use contract::{JobState, JobView, Service, Timestamp};
-use web::BaseUrl;
+use stack_client::{Listing, StackUrl};
 
 use super::snapshot::{Count, Exactness, Failure, ServiceRow};
-use crate::client::{Api, Listing, ids, one_line};
+use crate::client::{ids, one_line, stack};
 
 const HOUR: i64 = 3_600_000;
 /// How many pages of jobs are read: a busier hour is counted from below.
@@ -25,10 +25,14 @@ pub(crate) struct Heard {
 }
 
 /// Asks the gateway at these addresses, one for each service. What it does not say is left out, with a note.
-pub(crate) async fn hear(addresses: &[(Service, BaseUrl)], now: Timestamp) -> Heard {
+pub(crate) async fn hear(addresses: &[(Service, StackUrl)], now: Timestamp) -> Heard {
     let mut heard = Heard::default();
     for (service, url) in addresses {
-        match Api::new(url.clone()).status().await {
+        let status = match stack(url.clone(), None) {
+            Ok(api) => api.status().await.map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        match status {
             Ok(status) => heard
                 .counts
                 .push((*service, [status.replicas.idle, status.replicas.busy, status.queue.depth])),
@@ -41,15 +45,22 @@ pub(crate) async fn hear(addresses: &[(Service, BaseUrl)], now: Timestamp) -> He
         }
     }
     if let Some((_, url)) = addresses.first() {
+        let api = match stack(url.clone(), None) {
+            Ok(api) => api,
+            Err(error) => {
+                heard.notes.push(format!("cannot ask the gateway which jobs run: {error}"));
+                return heard;
+            }
+        };
         let listing = Listing { state: Some(JobState::Running), ..Listing::default() };
-        match Api::new(url.clone()).jobs(listing).await {
+        match api.jobs(listing).await {
             Ok(running) => heard.running = running,
             Err(error) => {
-                heard.notes.push(format!("cannot ask the gateway which jobs run: {error}"))
+                heard.notes.push(format!("cannot ask the gateway which jobs run: {error}"));
             }
         }
         let since = Timestamp::from_millisecond(now.as_millisecond() - HOUR);
-        match Api::new(url.clone()).jobs_since(since, PAGES).await {
+        match api.jobs_since(since, PAGES).await {
             Ok((jobs, whole)) => (heard.jobs, heard.whole) = (jobs, whole),
             Err(error) => heard.notes.push(format!("cannot list the jobs of the gateway: {error}")),
         }

@@ -16,8 +16,7 @@ use std::{
 
 use bollard::models::Service as SwarmService;
 use contract::{Service, Timestamp};
-use web::BaseUrl;
-
+use stack_client::StackUrl;
 use supervisor::{Connection, Part};
 
 use super::{engine::Engine, error::OpsError, options::PsOptions, target::Target};
@@ -75,7 +74,7 @@ fn print(snapshot: &Snapshot, options: &PsOptions) -> io::Result<()> {
     out.flush()
 }
 
-async fn look(target: &Target, url: Option<&BaseUrl>) -> Result<Snapshot, OpsError> {
+async fn look(target: &Target, url: Option<&StackUrl>) -> Result<Snapshot, OpsError> {
     let snapshot = Snapshot {
         target: target.describe(),
         at: Timestamp::now(),
@@ -92,7 +91,7 @@ async fn look(target: &Target, url: Option<&BaseUrl>) -> Result<Snapshot, OpsErr
 
 async fn look_at_swarm(
     engine: &Engine,
-    url: Option<&BaseUrl>,
+    url: Option<&StackUrl>,
     mut snapshot: Snapshot,
 ) -> Result<Snapshot, OpsError> {
     let services = engine.services().await?;
@@ -122,8 +121,8 @@ async fn look_at_swarm(
 pub(super) fn addresses_on_swarm(
     engine: &Engine,
     services: &[SwarmService],
-    url: Option<&BaseUrl>,
-) -> Vec<(Service, BaseUrl)> {
+    url: Option<&StackUrl>,
+) -> Vec<(Service, StackUrl)> {
     if let Some(url) = url {
         return vec![(Service::Workflow, url.clone())];
     }
@@ -142,13 +141,15 @@ pub(super) fn addresses_on_swarm(
 
 async fn look_at_local(
     local: &Connection,
-    url: Option<&BaseUrl>,
+    url: Option<&StackUrl>,
     mut snapshot: Snapshot,
 ) -> Result<Snapshot, OpsError> {
     let status = local.status().await?;
     let addresses = match url {
         Some(url) => vec![(Service::Workflow, url.clone())],
-        None => status.addresses(),
+        None => {
+            status.addresses().into_iter().map(|(service, url)| (service, url.into())).collect()
+        }
     };
     let pids: Vec<i32> = status.slots.iter().filter_map(|slot| slot.pid).collect();
     let (used, heard) = tokio::join!(local::measure(pids), gateway::hear(&addresses, snapshot.at));

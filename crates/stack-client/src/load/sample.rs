@@ -1,31 +1,44 @@
-//! What is known of one job, and what is made of many: counts and percentiles. No I/O.
+//! What is known of one job, and the counts and percentiles of many. No I/O.
 
 use std::time::Duration;
 
-use contract::JobId;
+use contract::{JobId, Service};
 
-/// How many outcomes are told apart; what they are called comes from outside.
+/// How many different outcomes are counted: their names come from outside.
 const KINDS: usize = 100;
 
 /// How a job ended, for its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub enum Ended {
     /// With this terminal event.
-    Terminal { kind: String, code: Option<String> },
+    Terminal {
+        /// Its type.
+        kind: String,
+        /// Its code.
+        code: Option<String>,
+    },
     /// It never became a job.
-    Refused { status: u16, code: Option<String> },
-    /// It has no outcome, for all anyone can tell.
+    Refused {
+        /// The answer's status.
+        status: u16,
+        /// The answer's code.
+        code: Option<String>,
+    },
+    /// It has no outcome that anyone can see.
     Lost,
 }
 
 impl Ended {
-    /// Whether the job did what it was for.
-    pub(crate) fn is_complete(&self) -> bool {
-        matches!(self, Self::Terminal { kind, .. } if matches!(&**kind, "workflow_complete" | "completed"))
+    /// Whether the job succeeded.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let is_success = |kind: &str| Service::ALL.iter().any(|it| it.spec().success_event == kind);
+        matches!(self, Self::Terminal { kind, .. } if is_success(kind))
     }
 
-    /// As it is counted.
-    pub(crate) fn label(&self) -> String {
+    /// The name under which it is counted.
+    #[must_use]
+    pub fn label(&self) -> String {
         let with = |text: String, code: &Option<String>| match code {
             Some(code) => format!("{text} {code}"),
             None => text,
@@ -40,71 +53,93 @@ impl Ended {
 
 /// One job, as its caller saw it.
 #[derive(Clone, Debug)]
-pub(crate) struct Sample {
-    pub(crate) job: JobId,
-    /// When it was asked for, since the beginning of the run.
-    pub(crate) start: Duration,
-    /// Until its replica's first event came: it had been waiting as long.
-    pub(crate) queueing: Option<Duration>,
-    /// Until any event came, the queue's own among them.
-    pub(crate) first: Option<Duration>,
-    pub(crate) total: Duration,
-    pub(crate) ended: Ended,
+pub struct Sample {
+    /// The job.
+    pub job: JobId,
+    /// When it was requested, since the beginning of the run.
+    pub start: Duration,
+    /// The time until its replica's first event, in which it waited.
+    pub queueing: Option<Duration>,
+    /// The time until any event came, those of the queue included.
+    pub first: Option<Duration>,
+    /// The time until the end.
+    pub total: Duration,
+    /// How it ended.
+    pub ended: Ended,
     /// How often its connection broke.
-    pub(crate) breaks: u32,
-    /// How often it lost its place in the queue and was asked for again.
-    pub(crate) again: u32,
-    /// What broke the rules of a stream.
-    pub(crate) fault: Option<String>,
-    /// Why it was refused, or is taken for lost.
-    pub(crate) why: Option<String>,
+    pub breaks: u32,
+    /// How often it lost its place in the queue and was requested again.
+    pub again: u32,
+    /// Which rule of a stream was broken.
+    pub fault: Option<String>,
+    /// Why it was refused, or counts as lost.
+    pub why: Option<String>,
 }
 
-/// One job as it is kept: a million of them fit into memory.
+/// One job in few bytes, since there may be a million. Times are in milliseconds.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Kept {
-    pub(crate) job: JobId,
-    pub(crate) start: u32,
-    pub(crate) queueing: Option<u32>,
-    pub(crate) first: Option<u32>,
-    pub(crate) total: u32,
-    /// Its place among the outcomes.
-    pub(crate) outcome: u16,
+pub struct Kept {
+    /// The job.
+    pub job: JobId,
+    /// See [`Sample::start`].
+    pub start: u32,
+    /// See [`Sample::queueing`].
+    pub queueing: Option<u32>,
+    /// See [`Sample::first`].
+    pub first: Option<u32>,
+    /// See [`Sample::total`].
+    pub total: u32,
+    /// The index of its outcome.
+    outcome: u16,
 }
 
 /// One way to end, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub(crate) label: String,
-    pub(crate) complete: bool,
-    pub(crate) count: usize,
+pub struct Outcome {
+    /// Its name.
+    pub label: String,
+    /// Whether it is a success.
+    pub complete: bool,
+    /// How many jobs ended so.
+    pub count: usize,
 }
 
-/// What went wrong with a job, to look it up.
+/// What went wrong with a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Trouble {
-    pub(crate) job: JobId,
-    pub(crate) what: String,
+pub struct Trouble {
+    /// The job.
+    pub job: JobId,
+    /// What went wrong.
+    pub what: String,
 }
 
-/// How many troubles are named one by one.
+/// How many troubles are kept.
 const TROUBLES: usize = 100;
 
 /// All jobs of a run that have ended.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Results {
-    pub(crate) kept: Vec<Kept>,
-    pub(crate) outcomes: Vec<Outcome>,
-    pub(crate) troubles: Vec<Trouble>,
-    pub(crate) lost: usize,
-    pub(crate) refused: usize,
-    pub(crate) faults: usize,
-    pub(crate) breaks: u64,
-    pub(crate) again: u64,
+pub struct Results {
+    /// Each job.
+    pub kept: Vec<Kept>,
+    /// How many ended how.
+    pub outcomes: Vec<Outcome>,
+    /// The first jobs with which something was wrong.
+    pub troubles: Vec<Trouble>,
+    /// Jobs without an outcome.
+    pub lost: usize,
+    /// Requests that were refused.
+    pub refused: usize,
+    /// Streams that broke a rule.
+    pub faults: usize,
+    /// Connections that broke.
+    pub breaks: u64,
+    /// Requests that were sent again because a job had lost its place in the queue.
+    pub again: u64,
 }
 
 impl Results {
-    pub(crate) fn add(&mut self, sample: Sample) {
+    /// Adds a job that has ended.
+    pub fn add(&mut self, sample: Sample) {
         match &sample.ended {
             Ended::Lost => self.lost += 1,
             Ended::Refused { .. } => self.refused += 1,
@@ -144,37 +179,48 @@ impl Results {
         u16::try_from(at).unwrap_or(u16::MAX)
     }
 
-    /// How many did what they were for.
-    pub(crate) fn complete(&self) -> usize {
+    /// How many succeeded.
+    #[must_use]
+    pub fn complete(&self) -> usize {
         self.outcomes.iter().filter(|it| it.complete).map(|it| it.count).sum()
     }
 
-    pub(crate) fn is_complete(&self, kept: &Kept) -> bool {
+    /// Whether the job succeeded.
+    #[must_use]
+    pub fn is_complete(&self, kept: &Kept) -> bool {
         self.outcomes.get(usize::from(kept.outcome)).is_some_and(|outcome| outcome.complete)
     }
 
-    pub(crate) fn label(&self, kept: &Kept) -> &str {
+    /// How the job ended, by name.
+    #[must_use]
+    pub fn label(&self, kept: &Kept) -> &str {
         self.outcomes.get(usize::from(kept.outcome)).map_or("", |outcome| &outcome.label)
     }
 
-    /// How the waits are spread. Jobs that were refused have waited for nothing.
-    pub(crate) fn spread(&self, of: impl Fn(&Kept) -> Option<u32>) -> Option<Spread> {
+    /// The percentiles of a time, over the jobs that have it.
+    #[must_use]
+    pub fn spread(&self, of: impl Fn(&Kept) -> Option<u32>) -> Option<Spread> {
         Spread::of(self.kept.iter().filter_map(of).collect())
     }
 }
 
-/// Percentiles in milliseconds, each a value that was measured (nearest rank).
+/// Percentiles in milliseconds by the nearest-rank method: each is a value that was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Spread {
-    pub(crate) p50: u32,
-    pub(crate) p90: u32,
-    pub(crate) p99: u32,
-    pub(crate) max: u32,
+pub struct Spread {
+    /// Half of the values are at most this.
+    pub p50: u32,
+    /// 90 % of the values are at most this.
+    pub p90: u32,
+    /// 99 % of the values are at most this.
+    pub p99: u32,
+    /// The largest value.
+    pub max: u32,
 }
 
 impl Spread {
-    /// None of nothing.
-    pub(crate) fn of(mut values: Vec<u32>) -> Option<Self> {
+    /// The percentiles of these values, or `None` if there are no values.
+    #[must_use]
+    pub fn of(mut values: Vec<u32>) -> Option<Self> {
         values.sort_unstable();
         let max = *values.last()?;
         let rank = |percent: usize| {
@@ -190,10 +236,10 @@ fn milliseconds(time: Duration) -> u32 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
-    pub(crate) fn sample(start: u64, queueing: u64, total: u64, ended: Ended) -> Sample {
+    fn sample(start: u64, queueing: u64, total: u64, ended: Ended) -> Sample {
         let ms = Duration::from_millis;
         let job = "019aa001-0000-7000-8000-0123456789ab".parse().unwrap();
         Sample {
@@ -210,7 +256,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(crate) fn terminal(kind: &str, code: Option<&str>) -> Ended {
+    fn terminal(kind: &str, code: Option<&str>) -> Ended {
         Ended::Terminal { kind: kind.to_owned(), code: code.map(str::to_owned) }
     }
 
@@ -257,7 +303,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_a_stack_makes_up_does_not_grow_without_bounds() {
+    fn made_up_codes_do_not_grow_without_bounds() {
         let mut results = Results::default();
         for number in 0..1000 {
             let code = format!("code_{number}");

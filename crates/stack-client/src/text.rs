@@ -1,11 +1,12 @@
-//! Strings from callers, repositories and agents, made fit for a terminal.
+//! Strings from callers, repositories and agents, made safe for a terminal.
 
 /// How wide a tab is drawn.
 const TAB: &str = "    ";
 
-/// The text without what a terminal would obey or be confused by: escape sequences, control characters other
-/// than line feeds, and marks that turn the direction of writing.
-pub(crate) fn clean(text: &str) -> String {
+/// The text without what a terminal would act on: escape sequences, control characters other than line feeds, and
+/// marks that change the direction of writing.
+#[must_use]
+pub fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for piece in anstream::adapter::strip_str(text) {
         for c in piece.chars() {
@@ -13,7 +14,7 @@ pub(crate) fn clean(text: &str) -> String {
                 '\n' => out.push('\n'),
                 '\t' => out.push_str(TAB),
                 '\u{2028}' | '\u{2029}' => out.push('\n'),
-                c if c.is_control() || turns_direction(c) => {}
+                c if c.is_control() || changes_direction(c) => {}
                 c => out.push(c),
             }
         }
@@ -21,12 +22,13 @@ pub(crate) fn clean(text: &str) -> String {
     out
 }
 
-fn turns_direction(c: char) -> bool {
+fn changes_direction(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text cleaned and on one line of at most `most` characters.
-pub(crate) fn one_line(text: &str, most: usize) -> String {
+/// The text cleaned, on one line of at most `most` characters.
+#[must_use]
+pub fn one_line(text: &str, most: usize) -> String {
     let mut out = String::new();
     let mut length = 0;
     for word in clean(text).split_whitespace() {
@@ -48,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_obeys_none_of_it() {
+    fn nothing_is_left_for_a_terminal_to_act_on() {
         for (hostile, cleaned) in [
             ("plain ü 漢字 🦀\nnext", "plain ü 漢字 🦀\nnext"),
             ("\x1b[31mred\x1b[0m", "red"),
@@ -78,7 +80,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn nothing_but_line_feeds_is_left_of_the_controls(text in proptest::prelude::any::<String>()) {
+        fn line_feeds_are_the_only_controls_left(text in proptest::prelude::any::<String>()) {
             let cleaned = clean(&text);
             proptest::prop_assert!(!cleaned.chars().any(|c| c.is_control() && c != '\n'), "{cleaned:?}");
             proptest::prop_assert_eq!(clean(&cleaned), cleaned);

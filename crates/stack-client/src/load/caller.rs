@@ -1,39 +1,34 @@
-//! One caller: posts one job and follows it to its end.
+//! One caller, which posts a job and follows it to its end.
 
 use std::{
     pin::pin,
     time::{Duration, Instant},
 };
 
-use contract::{JobId, JobState, Service};
+use contract::{Code, JobId, JobState, Service};
 use futures_util::StreamExt as _;
 use http::StatusCode;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::sample::{Ended, Sample};
-use crate::client::{
-    api::Api,
-    draw::one_line,
-    error::ClientError,
-    follow::{After, Follow, Start, Told, follow},
-};
+use crate::{After, Api, Error, Follow, Start, Told, follow, one_line};
 
-/// The longest name of an event or a code that is counted.
+/// The longest name of an event or a code that is counted, in characters.
 const NAME: usize = 60;
-/// Between two attempts to be let in.
+/// The pause between two attempts to get in.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long a job without a terminal event may take to show its outcome.
 const OUTCOME_TIME: Duration = Duration::from_secs(15);
 
-/// What a caller tells while it is at it.
+/// What a caller reports.
 #[derive(Debug)]
-pub(super) enum News {
-    /// It has asked for a job.
+pub enum News {
+    /// It has requested a job.
     Asked,
-    /// A replica runs the job: it goes on without its caller.
+    /// A replica runs the job, which would continue without the caller.
     Runs,
-    /// It is done with the job.
+    /// The job has ended.
     Done(Box<Sample>),
 }
 
@@ -50,7 +45,7 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Has one job done.
+    /// Requests a job and follows it to its end.
     pub(super) async fn call(&self, body: &Value) {
         let asked = Instant::now();
         self.tell(News::Asked).await;
@@ -58,7 +53,7 @@ impl Caller {
         let ended = loop {
             match self.attempt(body, asked, &mut seen).await {
                 Ok(ended) => break ended,
-                // The stack was there when the run began: it is away for a moment, or changes hands.
+                // The stack was there when the run began, so it is away for a moment.
                 Err(error) if is_for_later(&error) && asked.elapsed() < self.patience => {
                     seen.breaks += 1;
                     tokio::time::sleep(PAUSE).await;
@@ -82,16 +77,11 @@ impl Caller {
     }
 
     async fn tell(&self, news: News) {
-        // Fails only if the run is being given up.
+        // This fails only if the run is being stopped.
         let _ = self.news.send((self.number, news)).await;
     }
 
-    async fn attempt(
-        &self,
-        body: &Value,
-        asked: Instant,
-        seen: &mut Seen,
-    ) -> Result<Ended, ClientError> {
+    async fn attempt(&self, body: &Value, asked: Instant, seen: &mut Seen) -> Result<Ended, Error> {
         let mut told = pin!(follow(Follow {
             api: self.api.clone(),
             service: self.service,
@@ -120,14 +110,14 @@ impl Caller {
                 Told::Surplus(what) => seen.fault = Some(what),
             }
         }
-        // A stream that tells no end tells an error instead.
+        // A stream without a terminal event ends with an error instead.
         Ok(ended.unwrap_or(Ended::Lost))
     }
 
-    /// What becomes of a job whose stream cannot be followed: it counts as lost only without an outcome.
-    async fn judge(&self, error: ClientError, seen: &mut Seen) -> Ended {
+    /// How a job ended whose stream cannot be followed. It counts as lost only if it has no outcome.
+    async fn judge(&self, error: Error, seen: &mut Seen) -> Ended {
         seen.why = Some(one_line(&error.to_string(), 300));
-        if let (ClientError::Refused { status, code, .. }, None) = (&error, seen.first) {
+        if let (Error::Refused { status, code, .. }, None) = (&error, seen.first) {
             return Ended::Refused { status: status.as_u16(), code: code.clone() };
         }
         let Some(job) = seen.job else { return Ended::Lost };
@@ -162,12 +152,13 @@ struct Seen {
     why: Option<String>,
 }
 
-/// Whether a job that was not let in may be tried again. A full queue is an answer.
-fn is_for_later(error: &ClientError) -> bool {
+/// Whether to try again with a job that did not get in. A full queue is an answer.
+fn is_for_later(error: &Error) -> bool {
     match error {
-        ClientError::Unreachable { .. } => true,
-        ClientError::Refused { status, code, .. } => {
-            *status == StatusCode::SERVICE_UNAVAILABLE && code.as_deref() != Some("queue_full")
+        Error::Unreachable { .. } => true,
+        Error::Refused { status, code, .. } => {
+            *status == StatusCode::SERVICE_UNAVAILABLE
+                && code.as_deref() != Some(Code::QueueFull.as_str())
         }
         _ => false,
     }
@@ -175,11 +166,7 @@ fn is_for_later(error: &ClientError) -> bool {
 
 /// The terminal event that a job in this state has ended with.
 fn outcome(service: Service, state: JobState, code: Option<String>) -> Ended {
-    let kind = match (service, state) {
-        (Service::Workflow, JobState::Succeeded) => "workflow_complete",
-        (Service::Workflow, _) => "workflow_error",
-        (_, JobState::Succeeded) => "completed",
-        _ => "error",
-    };
+    let spec = service.spec();
+    let kind = if state == JobState::Succeeded { spec.success_event } else { spec.failure_event };
     Ended::Terminal { kind: kind.to_owned(), code }
 }

@@ -1,87 +1,91 @@
 //! A job's events, each once and in order, however often the connection breaks.
 //!
-//! The job is named here, before it is asked for. So a request whose answer never came is simply sent again,
-//! and the gateway gives the same job; once events have come, the stream is taken up after the last of them.
-//! A stream that ends without a terminal event was cut, whatever the reason.
+//! The client names the job before it asks for it. So it can send a request again whose answer never came, and the
+//! gateway answers with the same job; once events have come, the client resumes the stream after the last of them. A
+//! stream that ends without a terminal event was cut, whatever the reason.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use contract::{EventLine, JobId, Service};
+use contract::{Code, EventLine, JobId, Service};
 use futures_util::{Stream, StreamExt};
 use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
 use web::{Answer, AskError, Frame};
 
-use super::{
-    api::Api,
-    draw::one_line,
-    error::{ClientError, chain},
-};
+use crate::{Api, Error, chain, one_line};
 
-/// Between two attempts; doubled up to the longest.
+/// The pause between two attempts doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How soon a stream must end after its terminal event, where that is checked.
+/// How soon a stream must end after its terminal event, with [`After::Check`].
 const END_TIME: Duration = Duration::from_secs(10);
 
-/// Which job, and what may be done for its events.
+/// Which job to follow, and how.
 #[derive(Clone, Debug)]
-pub(crate) struct Follow {
-    pub(crate) api: Api,
-    pub(crate) service: Service,
-    pub(crate) start: Start,
-    /// How long a stack that was there may be away.
-    pub(crate) patience: Duration,
-    pub(crate) after: After,
+pub struct Follow {
+    /// The stack.
+    pub api: Api,
+    /// The job's service.
+    pub service: Service,
+    /// Whether the job is new.
+    pub start: Start,
+    /// How long a stack that has answered may be away.
+    pub patience: Duration,
+    /// What to do after the terminal event.
+    pub after: After,
 }
 
-/// What is done once the terminal event has come.
+/// What to do once the terminal event has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum After {
-    /// Nothing more is heard.
+pub enum After {
+    /// Close the connection.
     Leave,
-    /// The stream is heard to its end, which must come at once and with nothing before it.
+    /// Read the stream to its end, which must come at once and with nothing before it.
     Check,
 }
 
-/// How the job comes about.
+/// Where the job comes from.
 #[derive(Clone, Debug)]
-pub(crate) enum Start {
-    /// It is asked for with this body.
+pub enum Start {
+    /// It is requested with this body.
     Post(Bytes),
-    /// It is there already.
+    /// It exists.
     Known(JobId),
 }
 
-/// What is told of a job.
+/// What [`follow`] yields.
 #[derive(Debug)]
-pub(crate) enum Told {
-    /// The job has this name. Told first, and again if the job has to be asked for anew.
+pub enum Told {
+    /// The job's id. It comes first, and again if the job has to be requested anew.
     Named(JobId),
     /// The next event.
     Event(Event),
-    /// The connection broke, for this reason; it is being made again.
+    /// The connection broke for this reason, and another one is on the way.
     Lost(String),
-    /// It is there again.
+    /// There is a connection again.
     Back,
-    /// Something came after the terminal event, or the stream did not end with it: only with
-    /// [`After::Check`], and the very last that is told.
+    /// Something came after the terminal event, or the stream did not end. This comes only with [`After::Check`], and
+    /// last.
     Surplus(String),
 }
 
-/// One event, as it came and as far as everyone has to know it.
+/// One event, as it came and with the fields that matter to everyone.
 #[derive(Debug)]
-pub(crate) struct Event {
-    pub(crate) line: EventLine,
-    pub(crate) value: Value,
-    pub(crate) kind: String,
+pub struct Event {
+    /// The bytes.
+    pub line: EventLine,
+    /// The same, parsed.
+    pub value: Value,
+    /// Its `type`.
+    pub kind: String,
     /// Whether it is the job's last.
-    pub(crate) terminal: bool,
-    /// Whether it stands in the journal: if not, it is about the queue.
-    pub(crate) journalled: bool,
-    pub(crate) code: Option<String>,
+    pub terminal: bool,
+    /// Whether it is in the journal: if not, it is about the queue.
+    pub journalled: bool,
+    /// Its `code`.
+    pub code: Option<String>,
 }
 
 impl Event {
@@ -95,9 +99,9 @@ impl Event {
     }
 }
 
-/// Follows a job to its terminal event, which is the last that is told, unless what comes after it is to be
-/// checked. An error is the end too.
-pub(crate) fn follow(follow: Follow) -> impl Stream<Item = Result<Told, ClientError>> + Send {
+/// Follows a job to its terminal event, which is the last item without [`After::Check`]. An error is the last item
+/// too.
+pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send {
     async_stream::stream! {
         let mut job = match follow.start {
             Start::Known(id) => id,
@@ -105,7 +109,7 @@ pub(crate) fn follow(follow: Follow) -> impl Stream<Item = Result<Told, ClientEr
         };
         yield Ok(Told::Named(job));
         let mut contact = Contact::new(follow.patience);
-        // The id of the last event; none before the first.
+        // The id of the last event, once there is one.
         let mut last: Option<String> = None;
         // Whether the gateway has answered for this job.
         let mut known = matches!(follow.start, Start::Known(_));
@@ -118,7 +122,7 @@ pub(crate) fn follow(follow: Follow) -> impl Stream<Item = Result<Told, ClientEr
                 Ok(answer) if answer.status == StatusCode::OK => {
                     if !is_stream(&answer) {
                         let what = "its answer is no stream of events".to_owned();
-                        yield Err(ClientError::NotAStack { url: follow.api.url.clone(), what });
+                        yield Err(Error::NotAStack { url: follow.api.url.clone(), what });
                         return;
                     }
                     known = true;
@@ -178,7 +182,7 @@ pub(crate) fn follow(follow: Follow) -> impl Stream<Item = Result<Told, ClientEr
                     refusal.to_string()
                 }
                 Err(cause @ (AskError::Connect(..) | AskError::Header(_))) if !contact.ever => {
-                    yield Err(ClientError::Unreachable { url: follow.api.url.clone(), cause });
+                    yield Err(Error::Unreachable { url: follow.api.url.clone(), cause });
                     return;
                 }
                 Err(error) => chain(&error),
@@ -187,10 +191,10 @@ pub(crate) fn follow(follow: Follow) -> impl Stream<Item = Result<Told, ClientEr
                 yield Ok(Told::Lost(trouble));
             }
             if !contact.pause().await {
-                yield Err(ClientError::Lost {
+                yield Err(Error::Lost {
                     url: follow.api.url.clone(),
                     seconds: follow.patience.as_secs(),
-                    come_back: follow.api.command("attach", job),
+                    job,
                 });
                 return;
             }
@@ -201,7 +205,7 @@ pub(crate) fn follow(follow: Follow) -> impl Stream<Item = Result<Told, ClientEr
 async fn post(follow: &Follow, job: JobId, body: Bytes) -> Result<Answer, AskError> {
     let headers = [
         ("content-type", "application/json".to_owned()),
-        // With it, events carry the ids to come back to.
+        // Asks for event ids, which resuming needs.
         ("accept", "text/event-stream".to_owned()),
         (web::header::JOB_ID, job.to_string()),
     ];
@@ -215,17 +219,18 @@ async fn events(follow: &Follow, job: JobId, last: Option<&str>) -> Result<Answe
     follow.api.send(Method::GET, &path, &headers, Bytes::new()).await
 }
 
-/// What is wrong with how a stream goes on after its terminal event, if anything is.
+/// What is wrong with the stream after its terminal event, if anything is.
 async fn surplus(
     follow: &Follow,
     frames: &mut (impl Stream<Item = Result<Frame, AskError>> + Unpin),
 ) -> Option<String> {
     match tokio::time::timeout(END_TIME, frames.next()).await {
-        // That it breaks where it should end costs nobody anything.
+        // A connection that breaks at this point costs nobody anything.
         Ok(None | Some(Err(_))) => None,
         Ok(Some(Ok(frame))) => {
             let event = Event::parse(follow.service, frame.id.as_deref(), frame.data);
-            let kind = event.map_or_else(|| "what is no event".to_owned(), |event| event.kind);
+            let kind =
+                event.map_or_else(|| "bytes that are not an event".to_owned(), |event| event.kind);
             Some(format!("{} after the terminal event", one_line(&kind, 80)))
         }
         Err(_) => Some(format!("the stream is still open {END_TIME:?} after the terminal event")),
@@ -236,18 +241,18 @@ fn is_stream(answer: &Answer) -> bool {
     answer.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"))
 }
 
-/// Whether the gateway took the broken connection for a caller who left, and gave up the job that waited.
+/// Whether the gateway took the broken connection for a caller who left, and gave the waiting job up.
 fn lost_its_place(follow: &Follow, event: &Event) -> bool {
     matches!(follow.start, Start::Post(_))
         && event.terminal
-        && event.code.as_deref() == Some(contract::Code::CallerLeft.as_str())
+        && event.code.as_deref() == Some(Code::CallerLeft.as_str())
 }
 
-/// Whether the stack is there, and how long it has not been.
+/// Whether the stack answers, and for how long it has not.
 struct Contact {
     patience: Duration,
     pause: Duration,
-    /// When it last gave a sign of life.
+    /// When it last answered or sent an event.
     last: Instant,
     /// Whether a connection to it was ever made.
     ever: bool,
@@ -261,7 +266,7 @@ impl Contact {
         Self { patience, pause, last, ever: false, away: false, was_lost: false }
     }
 
-    /// There is an answer; returns whether it was missed.
+    /// There is an answer. Returns whether there was none before.
     fn made(&mut self) -> bool {
         self.ever = true;
         self.last = Instant::now();
@@ -273,17 +278,17 @@ impl Contact {
         self.pause = FIRST_PAUSE;
     }
 
-    /// There is none any more; returns whether that is news.
+    /// The connection broke. Returns whether that is news.
     fn lost(&mut self) -> bool {
         if !self.away {
-            // As long as the stream stood, the stack was there.
+            // The stack was there as long as the stream was.
             self.last = Instant::now();
         }
         (self.ever, self.was_lost) = (true, true);
         !std::mem::replace(&mut self.away, true)
     }
 
-    /// Waits before the next attempt; returns whether there is to be one.
+    /// Waits before the next attempt. Returns false if the time for attempts is over.
     async fn pause(&mut self) -> bool {
         if self.last.elapsed() >= self.patience {
             return false;

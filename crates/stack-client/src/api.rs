@@ -1,0 +1,306 @@
+//! The requests of a client.
+
+use std::{sync::Arc, time::Duration};
+
+use boot::Secret;
+use bytes::Bytes;
+use contract::{JobId, JobList, JobState, JobView, Timestamp};
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::Full;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::net::TcpStream;
+use web::{Answer, AskError};
+
+use crate::{Error, StackUrl, one_line, tls::Tls, url::Scheme};
+
+/// How long a connection may take to be made, TLS included.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// How long the gateway may take to begin its answer. It answers at once, however busy it is.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// The longest answer that is not a stream, in bytes.
+const ANSWER_LIMIT: usize = 64 << 20;
+/// The longest sentence of a refusal that is shown, in characters.
+const SENTENCE: usize = 2000;
+/// The longest code of a refusal, in characters.
+const CODE: usize = 40;
+/// How many jobs the gateway puts on a page at most.
+const PAGE: usize = 1000;
+
+/// A stack, by its address.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// The address.
+    pub url: StackUrl,
+    token: Option<Arc<Secret>>,
+    tls: Option<Tls>,
+}
+
+/// Which jobs to list.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Listing {
+    /// How many at most.
+    pub limit: Option<usize>,
+    /// Only those in this state.
+    pub state: Option<JobState>,
+    /// Whether the list includes the jobs of workflows.
+    pub children: Children,
+}
+
+/// Whether a list includes the jobs that workflows asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Children {
+    /// It does.
+    #[default]
+    Listed,
+    /// It does not.
+    Omitted,
+}
+
+/// The `/status` of a service.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Status {
+    /// Its replicas.
+    pub replicas: ReplicaCounts,
+    /// Its queue.
+    pub queue: Queue,
+}
+
+/// How many replicas there are.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct ReplicaCounts {
+    /// Without a job.
+    pub idle: usize,
+    /// With one.
+    pub busy: usize,
+}
+
+/// A service's queue.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Queue {
+    /// How many jobs wait.
+    pub depth: usize,
+}
+
+/// The answer to a request to cancel.
+#[derive(Debug)]
+pub struct Cancelled {
+    /// The job's state.
+    pub state: JobState,
+    /// Whether the job had already ended.
+    pub too_late: bool,
+}
+
+impl Api {
+    /// The stack at this address, asked without a token.
+    ///
+    /// # Errors
+    /// [`Error::Certificates`] if the address is https and there are no root certificates.
+    pub fn new(url: impl Into<StackUrl>) -> Result<Self, Error> {
+        let url = url.into();
+        let tls = match url.scheme {
+            Scheme::Http => None,
+            Scheme::Https => Some(Tls::load()?),
+        };
+        Ok(Self { url, token: None, tls })
+    }
+
+    /// The same with a token in each request.
+    #[must_use]
+    pub fn with_token(mut self, token: Option<Secret>) -> Self {
+        self.token = token.map(Arc::new);
+        self
+    }
+
+    /// Sends a request, and waits for the head of its answer for a minute at most.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: Bytes,
+    ) -> Result<Answer, AskError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url.prefix))
+            .header(header::HOST, self.url.authority())
+            .body(Full::new(body))?;
+        for (name, value) in headers {
+            let value = HeaderValue::from_str(value).map_err(http::Error::from)?;
+            request.headers_mut().insert(*name, value);
+        }
+        if let Some(token) = &self.token {
+            let bearer = format!("Bearer {}", token.expose());
+            let mut bearer = HeaderValue::from_str(&bearer).map_err(http::Error::from)?;
+            bearer.set_sensitive(true);
+            request.headers_mut().insert(header::AUTHORIZATION, bearer);
+        }
+        let answer = self.exchange(request);
+        tokio::time::timeout(ANSWER_TIME, answer)
+            .await
+            .unwrap_or(Err(AskError::Silent(ANSWER_TIME)))
+    }
+
+    /// One request, one connection.
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, AskError> {
+        let target = self.url.target();
+        let failed = |error| AskError::Connect(target.clone(), error);
+        let connect = async {
+            let stream = TcpStream::connect(&target).await?;
+            let _ = stream.set_nodelay(true);
+            match &self.tls {
+                None => Ok((Some(stream), None)),
+                Some(tls) => Ok((None, Some(tls.connect(&self.url, stream).await?))),
+            }
+        };
+        let connected = tokio::time::timeout(CONNECT_TIME, connect)
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        match connected.map_err(failed)? {
+            (Some(plain), _) => web::ask_on(plain, &target, request).await,
+            (_, Some(encrypted)) => web::ask_on(encrypted, &target, request).await,
+            (None, None) => Err(failed(std::io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// The jobs of a listing, newest first, from as many pages as it takes.
+    ///
+    /// # Errors
+    /// If the stack does not answer, or refuses.
+    pub async fn jobs(&self, listing: Listing) -> Result<Vec<JobView>, Error> {
+        let limit = listing.limit.unwrap_or(usize::MAX);
+        let mut jobs = Vec::new();
+        let mut cursor = None;
+        loop {
+            let wanted = match listing.children {
+                Children::Listed => limit.min(PAGE),
+                // Most workflows have two children.
+                Children::Omitted => limit.saturating_mul(3).min(PAGE),
+            };
+            let mut path = format!("/api/jobs?limit={wanted}");
+            if let Some(state) = listing.state {
+                path.push_str(&format!("&state={}", state.as_str()));
+            }
+            if let Some(cursor) = &cursor {
+                path.push_str(&format!("&cursor={cursor}"));
+            }
+            let page: JobList = self.get(&path).await?.0;
+            jobs.extend(
+                page.jobs
+                    .into_iter()
+                    .filter(|job| listing.children == Children::Listed || job.parent.is_none()),
+            );
+            // What comes from outside goes into a path only if it is an id.
+            cursor = page.next.and_then(|next| next.parse::<JobId>().ok());
+            if jobs.len() >= limit || cursor.is_none() {
+                jobs.truncate(limit);
+                return Ok(jobs);
+            }
+        }
+    }
+
+    /// The jobs created since a time, newest first, from at most so many pages; and whether those are all.
+    ///
+    /// # Errors
+    /// As [`jobs`](Self::jobs).
+    pub async fn jobs_since(
+        &self,
+        since: Timestamp,
+        pages: usize,
+    ) -> Result<(Vec<JobView>, bool), Error> {
+        let mut jobs: Vec<JobView> = Vec::new();
+        let mut cursor: Option<JobId> = None;
+        for _ in 0..pages {
+            let after = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+            let page: JobList = self.get(&format!("/api/jobs?limit={PAGE}{after}")).await?.0;
+            let reached = page.jobs.last().is_none_or(|oldest| oldest.created < since);
+            jobs.extend(page.jobs.into_iter().filter(|job| job.created >= since));
+            cursor = page.next.and_then(|next| next.parse().ok());
+            if reached || cursor.is_none() {
+                return Ok((jobs, true));
+            }
+        }
+        Ok((jobs, false))
+    }
+
+    /// The status of the service at this address.
+    ///
+    /// # Errors
+    /// As [`jobs`](Self::jobs).
+    pub async fn status(&self) -> Result<Status, Error> {
+        Ok(self.get("/status").await?.0)
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// As [`jobs`](Self::jobs).
+    pub async fn job(&self, id: JobId) -> Result<JobView, Error> {
+        Ok(self.get(&format!("/api/jobs/{id}")).await?.0)
+    }
+
+    /// Asks for a job to be cancelled.
+    ///
+    /// # Errors
+    /// As [`jobs`](Self::jobs).
+    pub async fn cancel(&self, id: JobId) -> Result<Cancelled, Error> {
+        #[derive(Deserialize)]
+        struct State {
+            state: JobState,
+        }
+        let path = format!("/api/jobs/{id}/cancel");
+        let (State { state }, status) = self.json(Method::POST, &path).await?;
+        Ok(Cancelled { state, too_late: status == StatusCode::OK })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<(T, StatusCode), Error> {
+        self.json(Method::GET, path).await
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<(T, StatusCode), Error> {
+        let unreachable = |cause| Error::Unreachable { url: self.url.clone(), cause };
+        let answer = self.send(method, path, &[], Bytes::new()).await.map_err(unreachable)?;
+        if !answer.status.is_success() {
+            return Err(self.refusal(answer).await);
+        }
+        let status = answer.status;
+        let whole = tokio::time::timeout(ANSWER_TIME, answer.bytes(ANSWER_LIMIT));
+        let body =
+            whole.await.unwrap_or(Err(AskError::Silent(ANSWER_TIME))).map_err(unreachable)?;
+        Ok((serde_json::from_slice(&body).map_err(Error::Answer)?, status))
+    }
+
+    /// The error that an answer other than success stands for.
+    pub(crate) async fn refusal(&self, answer: Answer) -> Error {
+        #[derive(Deserialize)]
+        struct Body {
+            error: String,
+            code: Option<String>,
+        }
+        let status = answer.status;
+        let location = answer.header("location").map(|location| one_line(location, SENTENCE));
+        let whole = tokio::time::timeout(ANSWER_TIME, answer.bytes(ANSWER_LIMIT)).await;
+        match whole.ok().and_then(Result::ok).map(|body| serde_json::from_slice::<Body>(&body)) {
+            Some(Ok(body)) => {
+                let sentence = one_line(&body.error, SENTENCE);
+                let code = body.code.map(|code| one_line(&code, CODE));
+                Error::Refused { status, code, sentence }
+            }
+            _ => {
+                let what = match location {
+                    Some(location) if status.is_redirection() => {
+                        format!("it says {status}, and that the place is {location}")
+                    }
+                    _ => format!("it says {status}"),
+                };
+                Error::NotAStack { url: self.url.clone(), what }
+            }
+        }
+    }
+}

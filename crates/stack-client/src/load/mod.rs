@@ -1,0 +1,141 @@
+//! Many callers at once. Each is a client of its own: it posts a job, follows it to its terminal event, resumes the
+//! stream when it breaks, and checks that nothing follows the end.
+
+mod caller;
+mod sample;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use contract::Service;
+use serde_json::Value;
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::Api;
+use caller::Caller;
+pub use caller::News;
+pub use sample::{Ended, Kept, Outcome, Results, Sample, Spread, Trouble};
+
+/// The request of a job, by the job's number from 1.
+pub type MakeRequest = dyn Fn(u32) -> Value + Send + Sync;
+
+/// What to do.
+#[derive(Clone)]
+pub struct Load {
+    /// The stack.
+    pub api: Api,
+    /// Which service gets the jobs.
+    pub service: Service,
+    /// How many jobs in all.
+    pub jobs: u32,
+    /// How many at once.
+    pub concurrency: u32,
+    /// Each caller waits for a random time up to this before each job.
+    pub jitter: Duration,
+    /// How long a stack that has answered may be away.
+    pub patience: Duration,
+    /// Makes the requests.
+    pub request: Arc<MakeRequest>,
+}
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} jobs for {}, {} at once", self.jobs, self.service, self.concurrency)
+    }
+}
+
+/// A run. Dropped, it stops its callers.
+#[derive(Debug)]
+pub struct Run {
+    results: Results,
+    news: mpsc::Receiver<(u32, News)>,
+    /// Which callers have a job, and whether it runs.
+    busy: HashMap<u32, bool>,
+    _callers: JoinSet<()>,
+}
+
+impl Run {
+    /// Starts the callers.
+    #[must_use]
+    pub fn start(load: &Load) -> Self {
+        let (sender, news) = mpsc::channel(1000);
+        let next = Arc::new(AtomicU32::new(1));
+        let epoch = Instant::now();
+        let mut callers = JoinSet::new();
+        for number in 1..=load.concurrency.min(load.jobs) {
+            let caller = Caller {
+                number,
+                api: load.api.clone(),
+                service: load.service,
+                patience: load.patience,
+                epoch,
+                news: sender.clone(),
+            };
+            let (next, load) = (Arc::clone(&next), load.clone());
+            callers.spawn(async move {
+                loop {
+                    // It exceeds the number of jobs by one for each caller at most.
+                    let job = next.fetch_add(1, Ordering::Relaxed);
+                    if job > load.jobs {
+                        return;
+                    }
+                    tokio::time::sleep(random_up_to(load.jitter)).await;
+                    caller.call(&(load.request)(job)).await;
+                }
+            });
+        }
+        Self { results: Results::default(), news, busy: HashMap::new(), _callers: callers }
+    }
+
+    /// What happens next, or `None` after the last job. Cancel safe.
+    pub async fn next(&mut self) -> Option<News> {
+        let (caller, news) = self.news.recv().await?;
+        match &news {
+            News::Asked => drop(self.busy.insert(caller, false)),
+            News::Runs => drop(self.busy.insert(caller, true)),
+            News::Done(sample) => {
+                self.busy.remove(&caller);
+                self.results.add((**sample).clone());
+            }
+        }
+        Some(news)
+    }
+
+    /// The jobs that have ended.
+    #[must_use]
+    pub fn results(&self) -> &Results {
+        &self.results
+    }
+
+    /// How many jobs a replica runs.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.busy.values().filter(|runs| **runs).count()
+    }
+
+    /// How many jobs wait for a replica.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.busy.len() - self.running()
+    }
+
+    /// Runs to the last job.
+    pub async fn finish(mut self) -> Results {
+        while self.next().await.is_some() {}
+        self.results
+    }
+}
+
+fn random_up_to(most: Duration) -> Duration {
+    let most = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
+    // A random UUID is random enough.
+    let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
+    Duration::from_millis(random.rotate_left(16) % most.saturating_add(1))
+}
