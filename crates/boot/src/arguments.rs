@@ -1,13 +1,13 @@
-//! The command line of a service, which has no more than help and a version: its settings are in the
-//! environment.
+//! The command line of a service. Settings come from the environment, so it only has `--help`, `--version` and
+//! `healthcheck`.
 
 use crate::{
     Exit, Probe,
     healthcheck::{Pace, healthcheck},
 };
 
-/// Answers `--help`, `--version` and `healthcheck`, and refuses everything else. `None`: there is nothing on
-/// the command line, and the service may start.
+/// Answers `--help`, `--version` and `healthcheck`, and refuses everything else. `None`: the command line is empty,
+/// and the service may start.
 #[must_use]
 pub fn answer_arguments(name: &str, about: &str, version: &str, probe: Probe) -> Option<Exit> {
     let mut arguments = std::env::args().skip(1);
@@ -18,7 +18,9 @@ pub fn answer_arguments(name: &str, about: &str, version: &str, probe: Probe) ->
             None => Some(healthcheck(probe, Pace::AtOnce)),
             Some("--hold") => Some(healthcheck(probe, Pace::Held)),
             Some(other) => {
-                eprintln!("{name}: healthcheck takes --hold or nothing, not {other}");
+                eprintln!(
+                    "{name}: healthcheck has no argument {other}: use --hold, or leave it out"
+                );
                 Some(Exit::Usage)
             }
         },
@@ -38,7 +40,7 @@ pub fn answer_arguments(name: &str, about: &str, version: &str, probe: Probe) ->
         }
         _ => {
             eprintln!(
-                "{name}: no such argument: {first}\nSettings come from the environment; see {name} --help."
+                "{name}: there is no argument {first}\nSettings come from the environment: see {name} --help"
             );
             Some(Exit::Usage)
         }

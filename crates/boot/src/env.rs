@@ -1,4 +1,4 @@
-//! Settings from the environment, all problems reported at once.
+//! Settings from the environment. All problems are reported at once.
 
 use std::{
     collections::HashMap,
@@ -33,15 +33,15 @@ impl<V: AsRef<OsStr>> Env for HashMap<String, V> {
     }
 }
 
-/// Reads settings and collects what is wrong with them, so that one start tells all of it.
+/// Reads settings and collects what is wrong with them, so that one start reports all of it.
 ///
-/// An empty value is an absent one: that is what a compose file makes of an unset variable.
+/// An empty value counts as absent, because a compose file turns an unset variable into one.
 pub struct Settings<'a> {
     env: &'a dyn Env,
     problems: Vec<String>,
 }
 
-/// Settings that do not parse.
+/// Settings that are wrong.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InvalidSettings {
     /// One line for each, beginning with the name of the variable.
@@ -81,7 +81,7 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// The value of `name` as `T`. `expected` goes on from "must be": it has the unit, and an example.
+    /// The value of `name` as `T`. `expected` completes "must be …", with the unit and an example.
     pub fn optional<T: FromStr>(&mut self, name: &str, expected: &str) -> Option<T> {
         let text = self.text(name)?;
         let value = text.trim().parse().ok();
@@ -101,7 +101,7 @@ impl<'a> Settings<'a> {
         self.optional(name, &format!("a whole number of {unit} above 0, such as {example}"))
     }
 
-    /// A TCP port; 0 is any free one.
+    /// A TCP port; 0 means any free port.
     pub fn port(&mut self, name: &str, default: u16) -> u16 {
         self.or(name, default, &format!("a port from 0 to 65535, such as {default}"))
     }
@@ -111,7 +111,7 @@ impl<'a> Settings<'a> {
         self.optional(name, "an IP address, such as 127.0.0.1")
     }
 
-    /// Whether `name` is `1` or `true`; absent, `0` and `false` are no.
+    /// Whether `name` is `1` or `true`. Absent, `0` and `false` mean no.
     pub fn flag(&mut self, name: &str) -> bool {
         match self.text(name).as_deref().map(str::trim) {
             None | Some("0" | "false" | "no" | "off") => false,
@@ -164,12 +164,12 @@ impl<'a> Settings<'a> {
         self.text(value).map(|text| Secret::new(text.trim().to_owned()))
     }
 
-    /// Notes that `name` is wrong. `why` must not repeat the value of a secret.
+    /// Records that `name` is wrong. `why` must not repeat the value of a secret.
     pub fn problem(&mut self, name: &str, why: &str) {
         self.problems.push(format!("{name}: {why}"));
     }
 
-    /// Ends the reading.
+    /// Finishes reading.
     ///
     /// # Errors
     /// If anything was wrong.

@@ -7,19 +7,19 @@ use std::process::ExitCode;
 pub enum Exit {
     /// It served its job, whatever became of the job, or was told to stop.
     Ok,
-    /// It failed at something of its own (`EX_SOFTWARE`).
+    /// The service itself failed (`EX_SOFTWARE`).
     Failed,
     /// Its settings are wrong (`EX_USAGE`).
     Usage,
-    /// It cannot have its port or its volume (`EX_UNAVAILABLE`).
+    /// Its port or its volume is not available (`EX_UNAVAILABLE`).
     Unavailable,
-    /// It was told to stop at once (128 + SIGTERM).
+    /// It was told to stop immediately (128 + SIGTERM).
     Killed,
 }
 
 impl Exit {
-    /// This, a second later where this process is a container's first: the engine starts the next one at once
-    /// and for ever, and what is wrong with settings is still wrong then.
+    /// The same code, but a second later if this process is the first of a container: the engine restarts it
+    /// immediately and without end, and the settings are still wrong then.
     #[must_use]
     pub fn unhurried(self) -> Self {
         if std::process::id() == 1 {

@@ -1,10 +1,8 @@
-//! What a container engine asks to know whether a service is well: the service's own program, with the
-//! argument `healthcheck`.
+//! The health check of a container engine: the service's own program with the argument `healthcheck`.
 //!
-//! A probe that fails takes the container's job with it, so it fails only for what a restart mends: a
-//! process that takes connections and does not answer them, however long it is given. A machine under
-//! load, a job that runs and a replica that finishes are none of that. A process that is gone needs no
-//! probe: its container is gone too.
+//! A failed health check ends the container and its job, so it fails only if a restart would help: if the process
+//! accepts connections and does not answer them for minutes. A machine under load, a running job and a replica
+//! that is finishing do not fail it. A process that is gone needs no check, as its container is gone too.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -15,27 +13,27 @@ use std::{
 
 use crate::{Env, Exit, ProcessEnv, Settings};
 
-/// How long an answer may take. With the engine's retries, a process is silent for minutes before it is
-/// taken for stuck.
+/// How long an answer may take. With the engine's retries, a process has to be silent for minutes before it counts as
+/// stuck.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// How long a probe of a healthy process lasts when it is told to hold.
 const HOLD_TIME: Duration = Duration::from_secs(25);
-/// A process younger than this is told to be well at once: something may be waiting for the news.
+/// The health of a process younger than this is reported immediately, as something may be waiting for it.
 const YOUNG: Duration = Duration::from_secs(15);
 
-/// What is probed.
+/// Which service is checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     /// The variable that holds the port, such as `PORT`.
     pub port_variable: &'static str,
-    /// The port if it holds none.
+    /// The port if the variable is not set.
     pub default_port: u16,
-    /// What it means that nothing listens there.
+    /// What it means if nothing listens there.
     pub closed: Closed,
 }
 
 impl Probe {
-    /// That of a replica, which listens on `PORT`, or on this one.
+    /// The probe of a replica, which listens on `PORT`, or on this port.
     #[must_use]
     pub const fn of_replica(default_port: u16) -> Self {
         Self { port_variable: "PORT", default_port, closed: Closed::Well }
@@ -45,13 +43,13 @@ impl Probe {
 /// What a closed port means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// Its process starts or finishes, and bounds both by itself: a replica.
+    /// The process is starting or finishing, and limits the time for both itself: a replica.
     Well,
-    /// It does not serve: a gateway.
+    /// It is not serving: a gateway.
     Ill,
 }
 
-/// How long a probe of a process that is well may take.
+/// How long a probe of a healthy process takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
     /// As long as the answer.
@@ -68,8 +66,8 @@ enum Answer {
     Ill(String),
 }
 
-/// Probes the service in this container. Engines begin each probe a fixed time after the last one ended, and
-/// the first one that time after the start, so holding later ones alone makes the first early and them rare.
+/// Checks the service in this container. An engine begins each check a fixed time after the last one ended, and the
+/// first one that time after the start. So holding only the later ones makes the first one early and them rare.
 pub(crate) fn healthcheck(probe: Probe, pace: Pace) -> Exit {
     let address = match address(&ProcessEnv, probe) {
         Ok(address) => address,
@@ -81,10 +79,10 @@ pub(crate) fn healthcheck(probe: Probe, pace: Pace) -> Exit {
     match (ask(address, ANSWER_TIME), probe.closed) {
         (Answer::Well, _) => println!("{address} answers"),
         (Answer::Closed, Closed::Well) => {
-            println!("{address} is closed: the replica starts, or has done its job");
+            println!("{address} is closed: the replica is starting, or has done its job");
         }
         (Answer::Closed, Closed::Ill) => {
-            eprintln!("{address} is closed: the service does not listen (yet?)");
+            eprintln!("{address} is closed: the service is not listening");
             return Exit::Failed;
         }
         (Answer::Ill(why), _) => {
@@ -115,7 +113,7 @@ fn ask(address: SocketAddr, patience: Duration) -> Answer {
     match exchange(address, patience) {
         Ok(head) if head.starts_with(b"HTTP/1.1 200 ") => Answer::Well,
         Ok(head) => Answer::Ill(format!("unexpected: {}", String::from_utf8_lossy(&head))),
-        // Reset is what a listener's queue gets when the listener closes: the same, a moment earlier.
+        // A listener that closes resets the connections in its queue, so this means the same.
         Err(error)
             if matches!(
                 error.kind(),
@@ -144,7 +142,7 @@ fn exchange(address: SocketAddr, patience: Duration) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// How long the container's first process has been up.
+/// How long the container's first process has been running.
 fn main_process_age() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/1/stat").ok()?;
     let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
@@ -153,7 +151,7 @@ fn main_process_age() -> Option<Duration> {
 
 /// `stat` as of proc_pid_stat(5): the name in brackets may hold anything, so fields are counted behind it.
 fn age(stat: &str, uptime: &str) -> Option<Duration> {
-    /// Linux tells times to programs in hundredths of a second, whatever the kernel counts in.
+    /// Linux reports times in hundredths of a second, whatever the kernel counts in.
     const TICKS: u64 = 100;
     let (_, fields) = stat.rsplit_once(')')?;
     let start: u64 = fields.split_ascii_whitespace().nth(19)?.parse().ok()?;

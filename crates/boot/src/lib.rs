@@ -1,11 +1,11 @@
-//! How a binary starts: its settings read from the environment in one go, its secrets kept out of
-//! every print, its logs set up, and the exit codes it may end with.
+//! How a binary starts: settings from the environment, secrets that are never printed, logs, and exit codes.
 
 mod arguments;
 mod env;
 mod exit;
 mod healthcheck;
 mod limits;
+mod log_writer;
 mod logging;
 mod policy;
 mod secret;
@@ -15,6 +15,7 @@ pub use env::{Env, InvalidSettings, ProcessEnv, Settings};
 pub use exit::Exit;
 pub use healthcheck::{Closed, Probe};
 pub use limits::raise_file_limit;
+pub use log_writer::LogGuard;
 pub use logging::{LogFormat, Logging};
 pub use policy::read_policy;
 pub use secret::Secret;

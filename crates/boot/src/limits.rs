@@ -1,12 +1,12 @@
-//! What the system lets this process have.
+//! Limits that the system sets for this process.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// More is of no use, and programs that walk through all descriptors they might have take their time.
+/// More is of no use, and makes programs slow that close every descriptor they might have.
 const ENOUGH: u64 = 65_536;
 
-/// Lets this process, and those it starts, have as many open files as they may: each caller costs a socket and
-/// mostly an open journal, each replica a pipe.
+/// Raises the limit of open files of this process and its children as far as allowed: each caller takes a socket and
+/// usually an open journal, and each replica a pipe.
 pub fn raise_file_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard.min(ENOUGH)

@@ -1,6 +1,10 @@
 //! Logs on standard error.
 
-use std::{fmt, io::IsTerminal, str::FromStr};
+use std::{
+    fmt,
+    io::{self, IsTerminal},
+    str::FromStr,
+};
 
 use contract::Timestamp;
 use tracing_subscriber::{
@@ -10,7 +14,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::Settings;
+use crate::{LogGuard, Settings, log_writer::LogWriter};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +37,10 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Times in logs look as they do in events, so that one can be held against the other.
+/// Why lines are dropped, for the line that says so.
+const NOT_READ: &str = "nobody read standard error for a while";
+
+/// Logs write times as events do, so that they are easy to compare.
 struct Clock;
 
 impl FormatTime for Clock {
@@ -65,10 +72,19 @@ impl Logging {
         Self { filter, format: settings.or("LOG_FORMAT", LogFormat::Text, "text or json") }
     }
 
-    /// Sends the logs of this process to standard error. A second call changes nothing.
-    pub fn init(self) {
+    /// Sends the logs of this process to standard error, by a thread of their own. A second call changes nothing.
+    ///
+    /// # Errors
+    /// If there are no threads left.
+    pub fn init(self) -> io::Result<LogGuard> {
         let registry = tracing_subscriber::registry().with(self.filter);
-        // Fails only if logging is set up already, as in a test that boots two services.
+        let note = match self.format {
+            LogFormat::Json => dropped_as_json,
+            LogFormat::Text => dropped_as_text,
+        };
+        let writer = LogWriter::start(io::stderr(), note)?;
+        let guard = writer.guard();
+        // This fails only if logging is set up already, as in a test that starts two services.
         let _ = match self.format {
             LogFormat::Json => registry
                 .with(
@@ -76,7 +92,7 @@ impl Logging {
                         .json()
                         .with_timer(Clock)
                         .flatten_event(true)
-                        .with_writer(std::io::stderr),
+                        .with_writer(writer),
                 )
                 .try_init(),
             LogFormat::Text => registry
@@ -84,12 +100,24 @@ impl Logging {
                     tracing_subscriber::fmt::layer()
                         .with_timer(Clock)
                         .with_ansi(
-                            std::io::stderr().is_terminal()
-                                && std::env::var_os("NO_COLOR").is_none(),
+                            io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
                         )
-                        .with_writer(std::io::stderr),
+                        .with_writer(writer),
                 )
                 .try_init(),
         };
+        Ok(guard)
     }
+}
+
+fn dropped_as_text(lines: u64) -> String {
+    format!("{}  WARN boot: {lines} log lines were dropped: {NOT_READ}\n", Timestamp::now())
+}
+
+fn dropped_as_json(lines: u64) -> String {
+    format!(
+        "{{\"timestamp\":\"{}\",\"level\":\"WARN\",\"message\":\"{lines} log lines were dropped: \
+         {NOT_READ}\",\"dropped\":{lines},\"target\":\"boot\"}}\n",
+        Timestamp::now()
+    )
 }

@@ -7,8 +7,8 @@ use contract::{FileRepositories, Limits, Policy, UnknownFields};
 use crate::Settings;
 
 /// Reads the bounds on requests: `ALLOW_FILE_REPOSITORIES`, `JOB_TIMEOUT_SECONDS`, `MAX_TURNS`,
-/// `MAX_BUDGET_USD`, `ALLOWED_MODELS`, `ALLOWED_TOOLS`. The gateway and the replicas read the same ones, so
-/// that a request is refused at the front door and not by a replica.
+/// `MAX_BUDGET_USD`, `ALLOWED_MODELS`, `ALLOWED_TOOLS`. The gateway and the replicas read the same
+/// settings, so that the gateway can refuse a request before a replica sees it.
 pub fn read_policy(settings: &mut Settings<'_>) -> Policy {
     let file_repositories = if settings.flag("ALLOW_FILE_REPOSITORIES") {
         FileRepositories::Allowed

@@ -1,8 +1,8 @@
-//! Values that are used and never shown.
+//! Values that are never printed.
 
 use std::fmt;
 
-/// A secret. It prints as `***`, whatever prints it.
+/// A secret. It always prints as `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -13,7 +13,7 @@ impl Secret {
         Self(value)
     }
 
-    /// The secret itself, to be handed to the one who needs it.
+    /// The secret itself, for the code that needs it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

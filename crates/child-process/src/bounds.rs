@@ -46,7 +46,7 @@ impl JobBounds {
     pub fn new(processes: u32) -> Self {
         let mut cgroups = Vec::new();
         let mut is_limited = false;
-        // An error means that there is none to be had.
+        // An error means that no cgroup is delegated to this process.
         if let Ok(group) = Cgroup::create(Hierarchy::Version2) {
             is_limited = group.limit(processes).is_ok();
             cgroups.push(group);

@@ -46,7 +46,7 @@ pub fn process_limit() -> LimitedBy {
 /// Whether a child can have a pid namespace of its own: as root by itself, else inside a user namespace.
 ///
 /// # Errors
-/// As unshare(2) has it: `EPERM` or `ENOSPC` where the operator does not allow it.
+/// As documented in unshare(2): `EPERM` or `ENOSPC` if the operator does not allow it.
 pub async fn pid_namespace() -> io::Result<()> {
     let flags = if nix::unistd::geteuid().is_root() {
         CloneFlags::CLONE_NEWPID
@@ -61,7 +61,7 @@ pub async fn pid_namespace() -> io::Result<()> {
 /// The process ids of this machine, which threads take too.
 ///
 /// # Errors
-/// If `/proc` does not tell.
+/// If `/proc` cannot be read.
 pub fn pids() -> io::Result<Room> {
     let limit = number_in("/proc/sys/kernel/pid_max")?;
     Ok(Room { used: threads_now()?, limit })
@@ -70,7 +70,7 @@ pub fn pids() -> io::Result<Room> {
 /// The threads of this machine, of all processes.
 ///
 /// # Errors
-/// If `/proc` does not tell.
+/// If `/proc` cannot be read.
 pub fn threads() -> io::Result<Room> {
     let limit = number_in("/proc/sys/kernel/threads-max")?;
     Ok(Room { used: threads_now()?, limit })
@@ -82,7 +82,7 @@ fn threads_now() -> io::Result<u64> {
     let field = text.split_ascii_whitespace().nth(3).and_then(|field| field.split_once('/'));
     field
         .and_then(|(_, total)| total.parse().ok())
-        .ok_or_else(|| io::Error::other("/proc/loadavg is not as proc_loadavg(5) has it"))
+        .ok_or_else(|| io::Error::other("/proc/loadavg is not as proc_loadavg(5) describes it"))
 }
 
 fn number_in(path: &str) -> io::Result<u64> {

@@ -32,7 +32,7 @@ pub fn become_subreaper() -> io::Result<()> {
 /// On anything but Linux it does nothing.
 ///
 /// # Errors
-/// As `prctl(2)` has it; no case is known.
+/// As documented in `prctl(2)`; no case is known.
 pub fn hide_environment() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_dumpable(false)?;

@@ -23,13 +23,13 @@ const PROCESSES: std::ops::RangeInclusive<u32> = 64..=1_000_000;
 /// How agents are run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The CLI: `CLAUDE_BIN`, else `claude` as found on the `PATH`. `None`: there is none.
+    /// The CLI: `CLAUDE_BIN`, else `claude` as found on the `PATH`. `None` if there is no such program.
     pub claude_bin: Option<PathBuf>,
-    /// What it shows to the Messages API. `None`: it will say that it is not logged in.
+    /// The credential for the Messages API. Without one the CLI says that it is not logged in.
     pub credential: Option<Credential>,
     /// `ANTHROPIC_BASE_URL`, passed on.
     pub base_url: Option<String>,
-    /// `IS_SANDBOX`: this machine is there for agents, so one may run as root without asking.
+    /// `IS_SANDBOX`: this machine is a sandbox, so an agent may run as root without permission prompts.
     pub is_sandbox: bool,
     /// `TRUST_REPOSITORY_SETTINGS`: the repository's own hooks, servers and settings are obeyed. They run
     /// programs and can send the credential elsewhere.
@@ -75,8 +75,8 @@ impl Config {
         }
     }
 
-    /// What a replica says at its start about jobs that are bound to fail, and what to do. It starts
-    /// nevertheless: it can answer, and each job says the same.
+    /// Why jobs are bound to fail, and what to do about it, for the log of a replica that starts. It starts
+    /// anyway: it can answer, and each job says the same.
     #[must_use]
     pub fn preflight(&self) -> Vec<String> {
         let mut said = Vec::new();
@@ -106,15 +106,15 @@ impl Config {
     }
 }
 
-/// Why root needs to say more, for the log and for callers.
+/// Why root is refused, for the log and for callers.
 pub(crate) const REFUSES_ROOT: &str = "the Claude Code CLI does not skip permissions as root: run this service \
     as another user, or set IS_SANDBOX=1 if this machine is a sandbox";
 
-/// A sentence on a missing CLI.
+/// A sentence about a missing CLI.
 pub(crate) fn no_agent(why: &str) -> String {
     format!(
         "the Claude Code CLI cannot be started ({why}): install it with `npm install -g \
-         @anthropic-ai/claude-code`, or set CLAUDE_BIN to where it is"
+         @anthropic-ai/claude-code`, or set CLAUDE_BIN to its path"
     )
 }
 

@@ -1,11 +1,17 @@
 //! The job.
 
-use std::{fs, io, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_stream::stream;
 use child_process::{Guest, JobBounds, Signal, become_subreaper, kill_descendants_now};
 use contract::{
-    Code, Ending, EventLine, ExecuteEvent, ExecuteRequest, SessionId, Timestamp, WorkspacePath,
+    Code, EventLine, ExecuteEvent, ExecuteRequest, SessionId, Timestamp, WorkspacePath,
 };
 use futures_util::Stream;
 use oneshot::{JobContext, Step, StopReason};
@@ -14,17 +20,21 @@ use tracing::{debug, info, warn};
 use workspace::ResolveError;
 
 use crate::{
-    Config,
-    agent::{Agent, Cause, Remains},
-    config::{REFUSES_ROOT, no_agent},
-    instructions,
-    invocation::{arguments, environment, user_line},
-    message::Kind,
-    private::Private,
+    Config, Patience,
+    claude::Claude,
+    dialect::{Call, Dialect, Kind, Stopped},
     refusal::Refusal,
-    session::{Conversation, note_answer},
-    verdict::{Ended, Evidence},
+    runner::{Cause, Conversation, Private, Run, note_answer},
 };
+
+/// How any agent is run.
+#[derive(Clone, Debug)]
+struct RunSettings {
+    patience: Patience,
+    processes: u32,
+    /// Where each agent gets its private directory.
+    temporary: PathBuf,
+}
 
 /// Runs the CLI on one request: `connected`, the CLI's messages, and the end.
 ///
@@ -36,11 +46,27 @@ pub fn execute(
     context: JobContext,
     request: ExecuteRequest,
 ) -> impl Stream<Item = Step> + Send + 'static {
+    let settings = RunSettings {
+        patience: config.patience,
+        processes: config.processes,
+        temporary: config.temporary.clone(),
+    };
+    run(Arc::new(Claude { config }), settings, context, request)
+}
+
+/// [`execute`], whichever the agent's program is.
+fn run<D: Dialect>(
+    dialect: Arc<D>,
+    settings: RunSettings,
+    context: JobContext,
+    request: ExecuteRequest,
+) -> impl Stream<Item = Step> + Send + 'static {
     stream! {
         let opening = {
-            let (config, context, request) = (Arc::clone(&config), context.clone(), request.clone());
+            let (dialect, settings) = (Arc::clone(&dialect), settings.clone());
+            let (context, request) = (context.clone(), request.clone());
             // The volume may be a network file system.
-            spawn_blocking(move || Opening::new(&config, &context, &request)).await
+            spawn_blocking(move || Opening::new(&*dialect, &settings, &context, &request)).await
         };
         let Ok(Opening { session, is_resumed, workspace, ready }) = opening else {
             yield Step::End(Refusal::new(Code::Internal, "the job could not be prepared").ending(SessionId::new()));
@@ -53,14 +79,14 @@ pub fn execute(
             job_id: context.id,
             workspace: &workspace,
         });
-        let ready = match ready {
+        let (guest, ready) = match ready {
             Ok(ready) => ready,
             Err(refusal) => {
                 yield Step::End(refusal.ending(session));
                 return;
             }
         };
-        let mut agent = match start(&config, &request, &ready).await {
+        let mut agent = match start(&dialect, &settings, &request, guest, &ready).await {
             Ok(agent) => agent,
             Err(refusal) => {
                 yield Step::End(refusal.ending(session));
@@ -76,12 +102,13 @@ pub fn execute(
             let (content, timestamp) = (&*message.content, Timestamp::now());
             yield event(&ExecuteEvent::Message { content, timestamp });
         }
-        let remains = agent.remains();
+        let (remains, cause) = agent.remains();
         drop(agent);
         // What is private goes, and the session is free. Not waited for if the stream is dropped here: it then
         // ends by itself.
         let _ = spawn_blocking(move || drop(ready)).await;
-        let ending = judge(remains, session, &config, context.stop.reason());
+        let stopped = cause.and_then(|cause| stopped(cause, context.stop.reason(), &settings.patience));
+        let ending = dialect.verdict(session, remains, stopped.as_ref());
         info!(job = %context.id, %session, state = ending.state.as_str(), code = ?ending.code, "the agent ended");
         yield Step::End(ending);
     }
@@ -91,7 +118,7 @@ pub fn execute(
 pub fn kill_now() {
     let left = kill_descendants_now(&[], Duration::from_millis(500));
     if !left.is_empty() {
-        warn!(?left, "processes of the agent cannot be killed");
+        warn!(?left, "some processes of the agent could not be killed");
     }
 }
 
@@ -100,25 +127,29 @@ fn event(event: &ExecuteEvent<'_>) -> Step {
 }
 
 /// What is known before the agent starts.
-struct Opening {
+struct Opening<D: Dialect> {
     session: SessionId,
     is_resumed: bool,
     /// The absolute path it works in, or was to work in.
     workspace: String,
-    ready: Result<Ready, Refusal>,
+    ready: Result<(Guest, Ready<D>), Refusal>,
 }
 
-/// All that an agent needs.
-struct Ready {
-    conversation: Conversation,
+/// What an agent has as long as it runs.
+struct Ready<D: Dialect> {
+    conversation: Conversation<D>,
     cwd: String,
-    append_system_prompt: Option<String>,
-    private: Private,
+    _private: Private,
     bounds: Arc<JobBounds>,
 }
 
-impl Opening {
-    fn new(config: &Config, context: &JobContext, request: &ExecuteRequest) -> Self {
+impl<D: Dialect> Opening<D> {
+    fn new(
+        dialect: &D,
+        settings: &RunSettings,
+        context: &JobContext,
+        request: &ExecuteRequest,
+    ) -> Self {
         let id = request.options.resume_session_id.unwrap_or_else(SessionId::new);
         let root = context.workspace.root_text();
         let found = request
@@ -142,24 +173,15 @@ impl Opening {
         let ready = found.and_then(|(found, _)| {
             let place = place(context, asked.as_ref(), &own)?;
             workspace = format!("{root}/{place}");
-            may_run(config, request)?;
+            dialect.may_run(&request.options)?;
             let conversation = match found {
                 Some(found) => found,
                 None => Conversation::begin(&context.workspace, id, &place)?,
             };
-            Ready::new(config, context, request, conversation, &place)
+            Ready::new(dialect, settings, context, request, conversation, &place)
         });
         Self { session: id, is_resumed, workspace, ready }
     }
-}
-
-/// Whether the CLI would run at all.
-fn may_run(config: &Config, request: &ExecuteRequest) -> Result<(), Refusal> {
-    let skips = request.options.dangerously_skip_permissions;
-    if skips && !config.is_sandbox && nix::unistd::geteuid().is_root() {
-        return Err(Refusal::new(Code::AgentRefusesRoot, REFUSES_ROOT));
-    }
-    Ok(())
 }
 
 /// The directory the agent works in: the one asked for, or a fresh one of the job's own.
@@ -182,105 +204,92 @@ fn place(
     context.workspace.resolve(&own).map_err(gone)
 }
 
-impl Ready {
+impl<D: Dialect> Ready<D> {
     fn new(
-        config: &Config,
+        dialect: &D,
+        settings: &RunSettings,
         context: &JobContext,
         request: &ExecuteRequest,
-        conversation: Conversation,
+        conversation: Conversation<D>,
         place: &WorkspacePath,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<(Guest, Self), Refusal> {
         let cwd = format!("{}/{place}", context.workspace.root_text());
-        // With the repository's settings the CLI reads its CLAUDE.md by itself.
-        let repository = if config.trust_repository_settings {
-            None
-        } else {
-            let directory = context.workspace.open_directory(place);
-            directory.ok().and_then(|directory| instructions::of_repository(&directory))
-        };
-        let caller = request.options.append_system_prompt.as_deref();
-        let private = Private::create(&config.temporary)
+        let private = Private::create(&settings.temporary)
             .map_err(|error| Refusal::io("make the agent's private directory", &error))?;
-        conversation.open(&private.config(), place, &cwd)?;
-        let append_system_prompt = instructions::argument(repository.as_deref(), caller);
-        let bounds = Arc::new(JobBounds::new(config.processes));
-        debug!(limited_by = ?bounds.limited_by(), has_cgroup = bounds.has_cgroup(), "the job's processes are bounded");
-        Ok(Self { conversation, cwd, append_system_prompt, private, bounds })
+        conversation.open(&private, place, &cwd)?;
+        let bounds = Arc::new(JobBounds::new(settings.processes));
+        debug!(
+            limited_by = ?bounds.limited_by(),
+            has_cgroup = bounds.has_cgroup(),
+            "the job's processes are bounded"
+        );
+        let workspace = &context.workspace;
+        let session = conversation.argument();
+        let guest =
+            dialect.command(&Call { request, session, workspace, place, private: &private })?;
+        Ok((confined(guest, &cwd), Self { conversation, cwd, _private: private, bounds }))
     }
 }
 
-async fn start(config: &Config, request: &ExecuteRequest, ready: &Ready) -> Result<Agent, Refusal> {
-    let Some(program) = &config.claude_bin else {
-        return Err(Refusal::new(Code::AgentNotFound, no_agent("it is not on the PATH")));
-    };
-    if let Err(error) = become_subreaper() {
-        warn!(%error, "failed to become a subreaper: processes the agent leaves behind may live on");
-    }
-    let prompt = ready.append_system_prompt.clone();
-    let mut guest = Guest::new(program)
-        .args(arguments(config, &request.options, ready.conversation.argument(), prompt))
-        .cwd(&ready.cwd)
+/// The one place where an agent, of whatever dialect, is confined.
+fn confined(guest: Guest, cwd: &str) -> Guest {
+    guest
+        .cwd(cwd)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         // SIGTERM would leave its shell commands running; so does this, but it cannot be set aside.
-        .die_with_parent(Signal::SIGKILL);
-    for (name, value) in environment(config, &ready.private) {
-        guest = guest.env(name, value);
+        .die_with_parent(Signal::SIGKILL)
+}
+
+async fn start<D: Dialect>(
+    dialect: &Arc<D>,
+    settings: &RunSettings,
+    request: &ExecuteRequest,
+    guest: Guest,
+    ready: &Ready<D>,
+) -> Result<Run<D>, Refusal> {
+    if let Err(error) = become_subreaper() {
+        warn!(%error, "failed to become a subreaper: processes the agent leaves behind may live on");
     }
-    if let Some(credential) = &config.credential {
-        guest = guest
-            .secret(credential.variable(), credential.secret().expose().as_bytes())
-            .map_err(|error| Refusal::io("hand over the credential", &error))?;
-    }
-    Agent::start(guest, Arc::clone(&ready.bounds), user_line(&request.prompt), config.patience)
+    let prompt = dialect.prompt(&request.prompt);
+    let bounds = Arc::clone(&ready.bounds);
+    Run::start(Arc::clone(dialect), guest, bounds, prompt, settings.patience)
         .await
-        .map_err(|error| not_started(&error, &ready.cwd))
+        .map_err(|error| not_started(&**dialect, &error, &ready.cwd))
 }
 
 /// Why a process could not be made.
-fn not_started(error: &io::Error, cwd: &str) -> Refusal {
+fn not_started<D: Dialect>(dialect: &D, error: &io::Error, cwd: &str) -> Refusal {
     use io::ErrorKind;
-    if !fs::metadata(cwd).is_ok_and(|metadata| metadata.is_dir()) {
+    if !Path::new(cwd).is_dir() {
         return Refusal::new(Code::WorkspaceGone, format!("'{cwd}' is not there any more"));
     }
     match error.kind() {
         ErrorKind::NotFound
         | ErrorKind::PermissionDenied
         | ErrorKind::NotADirectory
-        | ErrorKind::IsADirectory => {
-            Refusal::new(Code::AgentNotFound, no_agent(&error.to_string()))
-        }
+        | ErrorKind::IsADirectory => dialect.cannot_start(&error.to_string()),
         // Not a program for this machine.
         _ if error.raw_os_error() == Some(nix::libc::ENOEXEC) => {
-            Refusal::new(Code::AgentNotFound, no_agent(&error.to_string()))
+            dialect.cannot_start(&error.to_string())
         }
         _ => Refusal::io("start the agent", error),
     }
 }
 
-fn judge(
-    remains: Remains,
-    session: SessionId,
-    config: &Config,
-    reason: Option<StopReason>,
-) -> Ending {
-    let Remains { cause, began, result, exit, stderr } = remains;
-    let secret = config.credential.as_ref().map(crate::Credential::secret);
-    let evidence = Evidence { session, result, began, exit, stderr: stderr.text(secret) };
-    match (cause, reason) {
-        (Some(Cause::Stopped), Some(reason)) => {
-            let sentence = reason.sentence().to_owned();
-            evidence.ending_of(&Ended { code: reason.code(), sentence })
-        }
-        (Some(Cause::Silent), _) => {
-            let seconds = config.patience.silence.as_secs();
+/// What the caller is told of a run that was ended from outside.
+fn stopped(cause: Cause, reason: Option<StopReason>, patience: &Patience) -> Option<Stopped> {
+    match cause {
+        Cause::Stopped => reason
+            .map(|reason| Stopped { code: reason.code(), sentence: reason.sentence().to_owned() }),
+        Cause::Silent => {
+            let seconds = patience.silence.as_secs();
             let sentence = format!(
                 "the agent printed nothing for {seconds} seconds: send the job again, or raise \
                  SILENCE_TIMEOUT_SECONDS"
             );
-            evidence.ending_of(&Ended { code: Code::Silence, sentence })
+            Some(Stopped { code: Code::Silence, sentence })
         }
-        (Some(Cause::Stopped) | None, _) => evidence.ending(),
     }
 }

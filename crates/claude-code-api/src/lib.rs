@@ -4,40 +4,32 @@
 //! What the CLI prints is passed on line by line as it stands; what it leaves behind (processes, files)
 //! is gone before the last step.
 //!
-//! The CLI is a guest that is not trusted: its environment is a list that stands in `invocation`, its
-//! credential comes by file descriptor, its working directory is found beneath a directory handle, its
-//! output is data, and the repository's own configuration is not obeyed unless the operator says so.
+//! There are two parts. The *runner* has to do with processes: it starts one, passes its lines on, keeps its time
+//! limits, and ends it with everything it has started. A *dialect* knows one program: its command line, what its
+//! lines mean, its files, and when a run was a success. Claude's is the first and so far the only one; another
+//! agent is another implementation of `dialect::Dialect`.
 //!
 //! | module | idea |
 //! |---|---|
-//! | `config`, `credential` | what the operator sets |
-//! | `invocation`, `instructions` | how the CLI is called |
-//! | `lines`, `message` | what it prints: bytes to lines to messages |
-//! | `agent`, `input`, `patience` | the running process, from the first line to the last descendant |
-//! | `verdict` | what became of it |
-//! | `session`, `private` | what is kept, and what is thrown away |
+//! | `config` | what the operator sets |
+//! | `execute` | the job, from the request to the verdict; where an agent is confined |
+//! | `dialect` | the line between the two parts |
+//! | `runner` | the running process, from the first line to the last descendant; what is kept, and what is thrown away |
+//! | `claude` | how the CLI is called, what it says, and what became of it |
 //!
-//! *Architecture invariant:* this crate knows nothing of git.
+//! *Architecture invariants:* `runner` and `execute` know no option, variable, file or message of any program but
+//! through the dialect. This crate knows nothing of git.
 
-mod agent;
+mod claude;
 mod config;
-mod credential;
+mod dialect;
 mod execute;
-mod input;
-mod instructions;
-mod invocation;
-mod lines;
-mod message;
-mod patience;
-mod private;
 mod refusal;
+mod runner;
 mod service;
-mod session;
-mod tail;
-mod verdict;
 
+pub use claude::Credential;
 pub use config::Config;
-pub use credential::Credential;
 pub use execute::{execute, kill_now};
-pub use patience::Patience;
+pub use runner::Patience;
 pub use service::{ClaudeCodeApi, main};

@@ -1,4 +1,4 @@
-//! A job that ends before, or without, an agent.
+//! Why a job ends without an agent.
 
 use contract::{AgentSummary, Code, Ending, SessionId};
 
@@ -16,7 +16,7 @@ impl Refusal {
         Self { code, sentence: sentence.into() }
     }
 
-    /// A fault of the machine, told to the caller without its paths.
+    /// An I/O error, reported to the caller without paths.
     pub(crate) fn io(what: &str, error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
         let code = match error.kind() {
@@ -26,7 +26,7 @@ impl Refusal {
         Self::new(code, format!("failed to {what}: {error}"))
     }
 
-    /// A fault of the volume.
+    /// An error of the volume.
     pub(crate) fn volume(error: &workspace::Error) -> Self {
         let refusal = error.refusal();
         Self::new(refusal.code, refusal.message)

@@ -1,10 +1,10 @@
-//! The machine-readable reasons.
+//! Machine-readable reasons for errors.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
-        /// Why something was refused or failed; a caller may match on it, so names never change.
+        /// Why something was refused or failed. Callers match on the names, so they never change.
         ///
         /// A name that this version does not know reads as [`Internal`](Self::Internal): parts of a stack may be of
         /// two versions during an update, and a new reason must not make a whole record unreadable.
@@ -40,11 +40,11 @@ codes! {
     UnknownField = "unknown_field",
     /// This replica already has a job.
     Busy = "busy",
-    /// The gateway's queue holds as many jobs as it may.
+    /// The gateway's queue is full.
     QueueFull = "queue_full",
-    /// No replica became free within the longest wait.
+    /// No replica became free in time.
     QueueTimeout = "queue_timeout",
-    /// Another process has taken this job.
+    /// Another process has claimed this job.
     Claimed = "claimed",
     /// No such path, job or session.
     NotFound = "not_found",
@@ -62,7 +62,7 @@ codes! {
     BranchNotFound = "branch_not_found",
     /// The repository has no commit.
     EmptyRepository = "empty_repository",
-    /// The git host refused the credentials, or wants some.
+    /// The git host refused the credentials, or requires some.
     AuthenticationFailed = "authentication_failed",
     /// The git host does not answer, or has no such repository.
     RepositoryUnreachable = "repository_unreachable",
@@ -72,13 +72,13 @@ codes! {
     NotARepository = "not_a_repository",
     /// The directory is a clone of another repository.
     DifferentRepository = "different_repository",
-    /// The checkout and the remote branch have both moved on.
+    /// The checkout and the remote branch both have commits that the other does not have.
     Diverged = "diverged",
     /// Incoming commits touch files with local changes.
     CheckoutConflict = "checkout_conflict",
-    /// The repository is damaged, or holds what git refuses to check out.
+    /// The repository is damaged, or contains something that git refuses to check out.
     RepositoryInvalid = "repository_invalid",
-    /// The repository needs more room than a pull may take.
+    /// The repository needs more space than a pull may use.
     TooLarge = "too_large",
     /// git failed for a reason that has no code of its own.
     GitFailed = "git_failed",
@@ -86,17 +86,17 @@ codes! {
     SchemeNotAllowed = "scheme_not_allowed",
     /// The Claude Code CLI is not installed or cannot be started.
     AgentNotFound = "agent_not_found",
-    /// The CLI does not run without permissions as root unless told that it is in a sandbox.
+    /// As root, the CLI does not skip permissions unless it is told that it runs in a sandbox.
     AgentRefusesRoot = "agent_refuses_root",
-    /// The agent ended badly.
+    /// The agent failed.
     AgentFailed = "agent_failed",
     /// The agent exited without a result.
     AgentNoResult = "agent_no_result",
     /// The Messages API answered with an error.
     AgentApiError = "agent_api_error",
-    /// The agent took as many turns as it may.
+    /// The agent used up its turns.
     MaxTurns = "max_turns",
-    /// The agent spent as much money as it may.
+    /// The agent used up its budget.
     BudgetExceeded = "budget_exceeded",
     /// No such session to resume.
     SessionNotFound = "session_not_found",
@@ -106,10 +106,10 @@ codes! {
     WorkspaceGone = "workspace_gone",
     /// A caller cancelled the job, or its parent ended.
     Cancelled = "cancelled",
-    /// The caller left before a replica was free, so the job was cancelled. Nothing of it has been done: whoever only
-    /// lost the connection may send it again.
+    /// The caller left before a replica was free, so the job was cancelled. It has not begun: a caller that only lost
+    /// its connection can safely send it again.
     CallerLeft = "caller_left",
-    /// The job ran longer than it may.
+    /// The job exceeded its time limit.
     Deadline = "deadline",
     /// The agent printed nothing for too long.
     Silence = "silence",
@@ -119,11 +119,11 @@ codes! {
     ReplicaLost = "replica_lost",
     /// The volume is full.
     DiskFull = "disk_full",
-    /// The job's journal is as long as it may be.
+    /// The job's journal has reached its size limit.
     JournalFull = "journal_full",
     /// The job's journal is shorter than it was when the job ended: its last events are lost.
     JournalDamaged = "journal_damaged",
-    /// A fault of this software.
+    /// An error in this software or its environment.
     Internal = "internal",
 }
 

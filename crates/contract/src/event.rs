@@ -1,4 +1,4 @@
-//! What the services say, and how a job ends.
+//! The events of the services, and how a job ends.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -32,12 +32,12 @@ pub enum PullEvent<'a> {
     Error { error: &'a str, timestamp: Timestamp, code: Code },
 }
 
-/// What is known of an agent's run at its end.
+/// What is known about an agent's run when it has ended.
 #[derive(Debug, Default, Clone)]
 pub struct AgentSummary {
     /// The session the agent ran in.
     pub session_id: Option<SessionId>,
-    /// The agent's last words.
+    /// The agent's final message.
     pub result: Option<String>,
     /// US dollars.
     pub cost_usd: Option<f64>,
@@ -45,7 +45,7 @@ pub struct AgentSummary {
     pub num_turns: Option<u64>,
     /// Milliseconds.
     pub duration_ms: Option<u64>,
-    /// The CLI's own account of tokens, untouched.
+    /// The CLI's token counts, unchanged.
     pub usage: Option<Box<RawValue>>,
 }
 
@@ -63,7 +63,7 @@ pub enum ExecuteEvent<'a> {
         job_id: JobId,
         workspace: &'a str,
     },
-    /// A message of the CLI, whole and untouched.
+    /// A message of the CLI, complete and unchanged.
     Message { content: &'a RawValue, timestamp: Timestamp },
     /// The agent did its work.
     Completed {
@@ -81,7 +81,7 @@ pub enum ExecuteEvent<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         usage: Option<&'a RawValue>,
     },
-    /// It did not.
+    /// The run failed.
     Error {
         error: &'a str,
         timestamp: Timestamp,
@@ -118,7 +118,7 @@ pub enum WorkflowEvent<'a> {
     },
     /// Something for people to read.
     Message { message: &'a str, timestamp: Timestamp },
-    /// An event of the pull, whole.
+    /// An event of the pull, complete and unchanged.
     PullProgress { data: &'a RawValue, timestamp: Timestamp },
     /// The pull is done.
     #[serde(rename_all = "camelCase")]
@@ -138,10 +138,10 @@ pub enum WorkflowEvent<'a> {
         workspace: &'a str,
         timestamp: Timestamp,
     },
-    /// Both steps went well.
+    /// Both steps succeeded.
     #[serde(rename_all = "camelCase")]
     WorkflowComplete { workflow_id: JobId, timestamp: Timestamp },
-    /// One did not.
+    /// A step failed.
     #[serde(rename_all = "camelCase")]
     WorkflowError {
         workflow_id: JobId,
@@ -153,7 +153,7 @@ pub enum WorkflowEvent<'a> {
     },
 }
 
-/// Where a job stands in the gateway's queue. Sent when it changes; in no journal.
+/// The position of a job in the gateway's queue. Sent when it changes, and not written to the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename = "queued", rename_all = "camelCase")]
 pub struct QueuedEvent {
@@ -161,10 +161,10 @@ pub struct QueuedEvent {
     pub service: Service,
     /// From 1.
     pub position: usize,
-    /// What it waits for, if not for a replica alone.
+    /// What it waits for besides a replica.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
-    /// When it stood there.
+    /// When it was at that position.
     pub timestamp: Timestamp,
 }
 
@@ -182,7 +182,7 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// A job that did what it was for; `event` is its terminal event.
+    /// A job that succeeded; `event` is its terminal event.
     pub fn success<T: Serialize>(event: &T) -> Self {
         Self {
             event: EventLine::encode(event),
@@ -205,7 +205,7 @@ impl Ending {
         Self::failed(EventLine::encode(&event), code, error)
     }
 
-    /// A workflow that failed in `step` (1: pull, 2: execute), or outside both.
+    /// A workflow that failed in `step` (1: pull, 2: execute), or in neither.
     #[must_use]
     pub fn workflow_failure(workflow_id: JobId, step: Option<u8>, code: Code, error: &str) -> Self {
         let event = WorkflowEvent::WorkflowError {
@@ -218,7 +218,7 @@ impl Ending {
         Self::failed(EventLine::encode(&event), code, error)
     }
 
-    /// An agent's run that failed, with what is known of it.
+    /// An agent's run that failed, with what is known about it.
     #[must_use]
     pub fn agent_failure(code: Code, error: &str, summary: &AgentSummary) -> Self {
         let event = ExecuteEvent::Error {
@@ -235,7 +235,7 @@ impl Ending {
         Self::failed(EventLine::encode(&event), code, error)
     }
 
-    /// An agent's run that went well.
+    /// An agent's run that succeeded.
     #[must_use]
     pub fn agent_success(summary: &AgentSummary) -> Self {
         Self::success(&ExecuteEvent::Completed {

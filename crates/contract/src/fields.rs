@@ -12,17 +12,33 @@ const SHOWN_NAME: usize = 64;
 /// A body that is a JSON object. `null` means absent.
 pub(crate) struct Fields {
     map: Map<String, Value>,
-    /// The names that were asked for, which are those that this version knows.
+    /// The names that have been read, which are those that this version knows.
     known: RefCell<Vec<&'static str>>,
+}
+
+/// The refusal of a `kind` of name that is not among those `known`, with the one it was most likely meant to be.
+#[must_use]
+pub fn unknown_field(kind: &str, name: &str, known: &[&'static str]) -> RequestError {
+    let shown: String = name.chars().take(SHOWN_NAME).collect();
+    let why = match nearest(name, known) {
+        Some(nearest) => format!("there is no such {kind}: did you mean '{nearest}'?"),
+        None if known.is_empty() => format!("there is no such {kind}: leave it out"),
+        None => {
+            let known = known.join(", ");
+            format!("there is no such {kind}: leave it out, or use one of {known}")
+        }
+    };
+    RequestError::field_code(Code::UnknownField, shown, why)
 }
 
 impl Fields {
     pub(crate) fn parse(body: &[u8]) -> Result<Self, RequestError> {
         let invalid = |message: &str| Err(RequestError::new(Code::InvalidJson, message));
-        if let [0xFE, 0xFF, ..] | [0xFF, 0xFE, ..] = body {
+        // No JSON in UTF-8 has a NUL among its first two bytes.
+        if let [0xFE, 0xFF, ..] | [0xFF, 0xFE, ..] | [0, _, ..] | [_, 0, ..] = body {
             return invalid("the body is UTF-16: send it as UTF-8");
         }
-        // Some editors and libraries of Windows begin every text with a byte order mark.
+        // Some Windows editors and libraries write a byte order mark before every text.
         let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
         if body.iter().all(u8::is_ascii_whitespace) {
             return invalid("the body is empty: send a JSON object");
@@ -39,7 +55,7 @@ impl Fields {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// Refuses a field that has not been asked for, if `unknown` says so. For when all others have been read.
+    /// Refuses a field that nobody has read, if `unknown` says so. Call this after all known fields have been read.
     pub(crate) fn finish(self, unknown: UnknownFields) -> Result<(), RequestError> {
         if unknown == UnknownFields::Ignored {
             return Ok(());
@@ -50,14 +66,7 @@ impl Fields {
             .iter()
             .find(|(name, value)| !value.is_null() && !known.iter().any(|known| known == name));
         let Some((name, _)) = stranger else { return Ok(()) };
-        let shown: String = name.chars().take(SHOWN_NAME).collect();
-        let why = match nearest(name, &known) {
-            Some(nearest) => format!("there is no such field: did you mean '{nearest}'?"),
-            None => {
-                format!("there is no such field: leave it out, or use one of {}", known.join(", "))
-            }
-        };
-        Err(RequestError::field_code(Code::UnknownField, shown, why))
+        Err(unknown_field("field", name, &known))
     }
 
     pub(crate) fn string(&self, name: &'static str) -> Result<Option<&str>, RequestError> {
@@ -117,9 +126,9 @@ impl Fields {
     }
 }
 
-/// The known name that `name` is most likely a misspelling of.
+/// The known name of which `name` is most likely a misspelling.
 fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
-    /// Names are short; a longer one is no misspelling, and comparing takes time.
+    /// Names are short. A longer one is not a misspelling, and comparing it takes time.
     const LONGEST: usize = 64;
     if name.len() > LONGEST {
         return None;

@@ -12,7 +12,7 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A fresh one.
+            /// A new id.
             #[must_use]
             #[expect(clippy::new_without_default, reason = "two calls give two values")]
             pub fn new() -> Self {
@@ -27,7 +27,7 @@ macro_rules! id {
             fn from_str(text: &str) -> Result<Self, InvalidId> {
                 let id = Uuid::try_parse(text).map_err(|_| InvalidId($what))?;
                 let check: fn(&Uuid) -> bool = $check;
-                // `Uuid` reads forms without hyphens, in braces and as a URN too.
+                // `Uuid` also reads forms without hyphens, in braces and as a URN.
                 let written = id.hyphenated();
                 let is_hyphenated = written
                     .encode_lower(&mut Uuid::encode_buffer())
@@ -65,21 +65,21 @@ macro_rules! id {
     };
 }
 
-/// The text is not an identifier of the kind asked for.
+/// The text is not an id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("is not {0}")]
 pub struct InvalidId(&'static str);
 
 id!(
-    /// A job. `UUIDv7`, so that a listing in order of names is a listing in order of time.
+    /// A job. `UUIDv7`, so that sorting by name sorts by time.
     JobId, Uuid::now_v7(), |id| id.get_version_num() == 7, "a job id (a UUIDv7)"
 );
 id!(
-    /// One life of one replica: a restarted replica is another one.
+    /// One life of a replica: after a restart it has a new id.
     ReplicaId, Uuid::now_v7(), |_| true, "a replica id (a UUID)"
 );
 id!(
-    /// A Claude session. `UUIDv4`, as the CLI makes them.
+    /// A Claude session. `UUIDv4`, as the CLI creates them.
     SessionId, Uuid::new_v4(), |_| true, "a session id (a UUID)"
 );
 

@@ -1,22 +1,22 @@
-//! What the gateway says of jobs and repositories.
+//! What the gateway reports about jobs and repositories.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Code, JobId, Service, Timestamp};
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// Named, and taken by no replica.
+    /// No replica has claimed it yet.
     Queued,
-    /// Taken by a replica.
+    /// A replica has claimed it.
     Running,
-    /// Ended well.
+    /// It has ended as it should.
     Succeeded,
-    /// Ended badly.
+    /// It has failed.
     Failed,
-    /// Ended because somebody asked.
+    /// Somebody asked for its end.
     Cancelled,
 }
 
@@ -54,9 +54,9 @@ impl JobState {
 pub struct JobView {
     /// The job.
     pub job_id: JobId,
-    /// Whose job it is.
+    /// The service that it is for.
     pub service: Service,
-    /// Where it stands.
+    /// Its state.
     pub state: JobState,
     /// The workflow that asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,9 +64,9 @@ pub struct JobView {
     /// The repository, without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo_url: Option<String>,
-    /// When it was named.
+    /// When it was created.
     pub created: Timestamp,
-    /// When a replica took it.
+    /// When a replica claimed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Timestamp>,
     /// When it ended.

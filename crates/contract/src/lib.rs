@@ -1,9 +1,8 @@
 //! The wire contract as types: requests, events, errors and codes.
 //!
-//! Everything a caller, a replica or a tool reads or writes is declared here once, and parsed
-//! here once: past [`JobRequest::parse`] a value cannot be wrong any more.
-//! What only passes through a service (the CLI's messages, a pull event inside `pull_progress`)
-//! is carried as raw JSON and never encoded again.
+//! Everything that a caller, a replica or a tool reads or writes is declared here once, and parsed here once: a value
+//! that was parsed is valid. What only passes through a service (the CLI's messages, a pull event inside
+//! `pull_progress`) stays raw JSON and is not encoded again.
 //!
 //! *Architecture invariant:* this crate knows nothing of tokio, hyper or files.
 
@@ -23,6 +22,7 @@ mod values;
 
 pub use code::Code;
 pub use event::{AgentSummary, Ending, ExecuteEvent, PullEvent, QueuedEvent, WorkflowEvent};
+pub use fields::unknown_field;
 pub use id::{JobId, ReplicaId, SessionId};
 pub use job::{JobList, JobState, JobView, Repo, RepoList};
 pub use line::{EventLine, LineError};

@@ -3,12 +3,11 @@
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-/// A JSON object on one line, safe in every framing it meets.
+/// A JSON object on one line that cannot break the framing of a journal or a stream.
 ///
-/// It holds no line break of any kind: not only the bytes `\n` and `\r`, which valid JSON keeps out
-/// of strings, but also U+0085, U+2028 and U+2029, which JSON allows raw and on which common
-/// clients split lines (Python's `str.splitlines`). Those are written as `\u` escapes, which leaves
-/// the value the same.
+/// It contains no line break of any kind: not only `\n` and `\r`, which valid JSON does not allow in strings, but
+/// also U+0085, U+2028 and U+2029, which JSON allows and at which common clients split lines (Python's
+/// `str.splitlines`). Those are written as `\u` escapes, which does not change the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EventLine(Vec<u8>);
 
@@ -32,13 +31,13 @@ impl EventLine {
         }
     }
 
-    /// Takes a line as it came from elsewhere, checked to be one whole JSON object.
+    /// Takes a line from elsewhere, after a check that it is one complete JSON object.
     ///
     /// # Errors
     /// [`LineError`] if it is anything else.
     pub fn from_json(json: Vec<u8>) -> Result<Self, LineError> {
         let raw: &RawValue = serde_json::from_slice(&json).map_err(|_| LineError)?;
-        // `RawValue` keeps inner white space: a pretty-printed object would hold line breaks.
+        // `RawValue` keeps white space: a pretty-printed object would contain line breaks.
         if !raw.get().starts_with('{')
             || memchr::memchr2(b'\n', b'\r', raw.get().as_bytes()).is_some()
         {
@@ -61,7 +60,7 @@ impl EventLine {
         self.0
     }
 
-    /// Reads the fields a relay needs, whatever else the event holds.
+    /// Reads the fields that a relay needs, and ignores the others.
     ///
     /// # Errors
     /// If a field that `T` requires is missing or of another type.
@@ -69,7 +68,7 @@ impl EventLine {
         serde_json::from_slice(&self.0)
     }
 
-    /// The JSON, to stand inside another event without being encoded again.
+    /// The JSON, to be put inside another event without encoding it again.
     ///
     /// # Errors
     /// Never for a line made by this type.
@@ -84,7 +83,7 @@ impl std::fmt::Debug for EventLine {
     }
 }
 
-/// In valid JSON these sequences stand only inside strings, so bytes may be replaced without parsing.
+/// In valid JSON these sequences occur only inside strings, so the bytes can be replaced without parsing.
 fn escape_line_breaks(json: Vec<u8>) -> Vec<u8> {
     const BREAKS: [(&[u8], &[u8]); 3] = [
         ("\u{85}".as_bytes(), br"\u0085"),

@@ -1,4 +1,4 @@
-//! Repository URLs, allowed by scheme, with their credentials kept out of sight.
+//! Repository URLs, allowed by scheme, whose credentials are never printed.
 
 use std::fmt;
 
@@ -100,7 +100,7 @@ impl RepoUrl {
         if matches!(scheme, Scheme::Ssh | Scheme::Git) && !is_plain_host(host) {
             return Err(invalid("the URL's host is not a host name or an IP address"));
         }
-        // git hosts have no use for one, and a token in it would be shown wherever the URL is.
+        // git hosts do not need a query, and a token in it would be shown wherever the URL is.
         if url.query().is_some() {
             return Err(invalid("a repository URL has no query: leave out everything from '?' on"));
         }
@@ -169,7 +169,7 @@ impl RepoUrl {
         };
         let (user, host) =
             before.split_once('@').map_or((None, before), |(user, host)| (Some(user), host));
-        // Somebody forgot the scheme: what stands before the '@' may be a token, so it is not repeated either.
+        // Somebody forgot the scheme. The part before the '@' may be a token, so it is not repeated either.
         if path.split('/').next().is_some_and(|first| first.contains('@')) {
             return Err((
                 Code::InvalidField,
@@ -199,7 +199,7 @@ impl RepoUrl {
         self.scheme
     }
 
-    /// The URL without credentials: for git, for disks, for people.
+    /// The URL without credentials, for git, for disks and for people.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
@@ -211,19 +211,19 @@ impl RepoUrl {
         &self.host
     }
 
-    /// User and password given in the URL. For the host of this URL alone; never to be printed.
+    /// User and password from the URL. They are for the host of this URL only, and must never be printed.
     #[must_use]
     pub fn credentials(&self) -> (Option<&str>, Option<&str>) {
         (self.user.as_deref(), self.password.as_deref())
     }
 
-    /// Whether the URL holds anything that [`address`](Self::address) leaves out.
+    /// Whether the URL contains credentials, which [`address`](Self::address) leaves out.
     #[must_use]
     pub fn has_secret(&self) -> bool {
         self.password.is_some() || (self.user.is_some() && self.scheme != Scheme::Ssh)
     }
 
-    /// The URL as it was given, credentials included: to hand it on in a request, never to a disk or a log.
+    /// The URL with its credentials, to pass it on in a request. It must never reach a disk or a log.
     #[must_use]
     pub fn expose(&self) -> String {
         if !self.has_secret() {
@@ -235,8 +235,8 @@ impl RepoUrl {
         url.to_string()
     }
 
-    /// Names the mirror of this repository: the scheme counts, because plain HTTP can be tampered with
-    /// and must not fill what HTTPS is served from.
+    /// Names the mirror of this repository. The scheme is part of the name: plain HTTP can be tampered with, and must not
+    /// fill the mirror that serves HTTPS requests.
     #[must_use]
     pub fn mirror_key(&self) -> String {
         format!("{:?} {}/{}", self.scheme, self.host, self.path)

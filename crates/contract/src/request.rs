@@ -40,7 +40,7 @@ impl RequestError {
         Self { code, message: message.into(), field: None }
     }
 
-    /// An error of one field whose value is refused; `why` reads on from the field's name.
+    /// An error in the value of one field. The message is the field's name, a colon and `why`.
     pub fn field(field: impl Into<Cow<'static, str>>, why: impl Display) -> Self {
         Self::field_code(Code::InvalidField, field, why)
     }
@@ -121,7 +121,7 @@ pub trait JobRequest: Send + 'static {
     fn timeout_seconds(&self) -> Option<u64>;
 }
 
-/// A request as it came in, for the service whose row of the table parses it.
+/// A request as it arrived, for the parser of its service.
 #[derive(Clone, Copy, Debug)]
 pub struct RawRequest<'a> {
     /// The body.

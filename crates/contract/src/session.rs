@@ -7,7 +7,7 @@ use crate::{RequestError, SessionId, Timestamp, UnknownFields, WorkspacePath, fi
 /// `POST /api/sessions`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionRequest {
-    /// Where the session works; a fresh directory of its own if absent.
+    /// Where the session works; a new directory of its own if absent.
     pub workspace: Option<WorkspacePath>,
 }
 
@@ -33,9 +33,9 @@ impl SessionRequest {
 pub struct SessionView {
     /// The session.
     pub session_id: SessionId,
-    /// The absolute path it works in.
+    /// The absolute path in which it works.
     pub workspace: String,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
     /// When an agent last worked in it.
     pub updated: Timestamp,
@@ -54,9 +54,9 @@ pub struct SessionList {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionDeleted {
-    /// Always the same sentence; original callers show it.
+    /// Always the same sentence, which existing callers show.
     pub message: String,
-    /// The session that was.
+    /// The session that was deleted.
     pub session_id: SessionId,
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use crate::{Code, ExecuteRequest, JobRequest, Limits, Place, Policy};
 
     #[test]
-    fn a_session_may_be_asked_for_with_nothing() {
+    fn a_session_may_be_created_with_an_empty_body() {
         for empty in [b"".as_slice(), b" \n", b"{}", br#"{"workspace": null}"#] {
             assert_eq!(
                 SessionRequest::parse(empty, "/w", UnknownFields::Refused).unwrap(),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Timestamp(jiff::Timestamp);
 
 impl Timestamp {
-    /// The present moment, cut to the millisecond.
+    /// The current time, truncated to milliseconds.
     #[must_use]
     pub fn now() -> Self {
         Self::from_millisecond(jiff::Timestamp::now().as_millisecond())

@@ -1,4 +1,4 @@
-//! Strings from callers, parsed: what is inside one of these types is safe to use as what it says.
+//! Strings from callers, parsed: a value of one of these types is safe to use for what its name says.
 
 use std::fmt;
 
@@ -37,8 +37,8 @@ text!(
     Prompt
 );
 text!(
-    /// The name of a shared checkout: one path component that cannot be an option, a hidden name
-    /// or one of ours.
+    /// The name of a shared checkout: one path component that is not an option, not hidden, and not a name that the
+    /// stack uses itself.
     DirectoryName
 );
 text!(
@@ -63,7 +63,7 @@ impl Prompt {
 }
 
 impl DirectoryName {
-    /// The longest name, in bytes: what common file systems take.
+    /// The longest name in bytes, as common file systems have it.
     pub const MAX_BYTES: usize = 255;
 
     /// # Errors
@@ -79,14 +79,14 @@ impl DirectoryName {
         if text.starts_with(['.', '-']) {
             return Err("a name may not begin with '.' or '-'".into());
         }
-        // Refused in every case: on a volume that folds case it is the same directory.
+        // In upper and lower case: on a case-insensitive volume it is the same directory.
         if text.eq_ignore_ascii_case("jobs") {
             return Err("'jobs' is taken: use another name".into());
         }
         Ok(Self(text.to_owned()))
     }
 
-    /// A name made to fit from whatever the last part of a repository's URL is.
+    /// Makes a name from the last part of a repository's URL, whatever that is.
     #[must_use]
     pub fn from_repository(name: &str) -> Self {
         let fitted: String = name
@@ -122,7 +122,7 @@ impl BranchName {
         let bad_part = |part: &str| {
             part.is_empty()
                 || part.starts_with('.')
-                // git locks a ref beside it under this name
+                // git's lock file of a reference has this suffix
                 || part.get(part.len().saturating_sub(5)..) == Some(".lock")
         };
         if text.split('/').any(bad_part) {
@@ -135,7 +135,7 @@ impl BranchName {
 impl WorkspacePath {
     /// Parses a path as a caller gave it: relative to the workspace, or absolute beneath `root`.
     ///
-    /// Symbolic links are another matter: who opens the path resolves it beneath a directory handle.
+    /// This does not look at symbolic links: resolve the path beneath a directory handle when you open it.
     ///
     /// # Errors
     /// A sentence for the caller.
@@ -156,7 +156,7 @@ impl WorkspacePath {
             match part {
                 "" | "." => {}
                 ".." => return Err("'..' is not allowed".into()),
-                // Whatever the case: on a volume that folds case it is the same directory.
+                // In upper and lower case: on a case-insensitive volume it is the same directory.
                 part if part.eq_ignore_ascii_case(".git")
                     || part.eq_ignore_ascii_case(".stack") =>
                 {
@@ -174,7 +174,7 @@ impl WorkspacePath {
         Ok(Self(parts.join("/")))
     }
 
-    /// The shared checkout it lies in, unless it lies in a job's own directory.
+    /// The shared checkout that contains the path; `None` if it lies in a job's own directory.
     #[must_use]
     pub fn directory(&self) -> Option<DirectoryName> {
         DirectoryName::parse(self.0.split('/').next()?).ok()

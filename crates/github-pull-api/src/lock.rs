@@ -1,11 +1,8 @@
 //! Locks on files, which the kernel releases when their process ends.
 
-use std::{
-    fs::{File, TryLockError},
-    path::Path,
-    thread,
-    time::Duration,
-};
+use std::{io, path::Path, thread, time::Duration};
+
+use workspace::FileLock;
 
 use crate::{
     failure::{Failure, Result},
@@ -18,7 +15,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// A lock that is held. Its file is never removed: another process may be waiting for the lock on it.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    _lock: FileLock,
 }
 
 impl Lock {
@@ -45,16 +42,12 @@ impl Lock {
     /// # Errors
     /// If the file cannot be used.
     pub(crate) fn try_take(path: &Path) -> Result<Option<Self>> {
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .map_err(Failure::io("open the lock", path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(Failure::io("lock", path)(error)),
+        match FileLock::try_acquire(path) {
+            Ok(lock) => Ok(lock.map(|lock| Self { _lock: lock })),
+            Err(workspace::Error::Io { operation, path, source }) => {
+                Err(Failure::io(operation, &path)(source))
+            }
+            Err(error) => Err(Failure::io("lock", path)(io::Error::other(error))),
         }
     }
 }

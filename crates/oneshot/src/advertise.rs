@@ -9,23 +9,23 @@ use std::{
 use boot::Settings;
 use tokio::time::Instant;
 
-/// How long to wait before a name is looked up again; doubled each time up to the longest.
+/// The wait before a name is looked up again; it doubles each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How often it is said that a name is not there yet.
+/// How often the log repeats that a name cannot be resolved yet.
 const REMIND: Duration = Duration::from_secs(30);
-/// The port that a route is asked for; any will do, nothing is sent.
+/// The port in a route look-up. Any port will do, as nothing is sent.
 const DISCARD: u16 = 9;
 
 /// How a replica learns its own address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Advertise {
-    /// `ADVERTISE_ADDRESS`: it is told.
+    /// `ADVERTISE_ADDRESS`: this one.
     Address(IpAddr),
-    /// `ADVERTISE_TOWARDS`: the address it speaks from to the host of this name. A container has one for each
-    /// of its networks, and only one of them is the gateway's.
+    /// `ADVERTISE_TOWARDS`: the source address of its connections to this host. A container has an address on each
+    /// of its networks, and only one of the networks is the gateway's.
     Towards(String),
-    /// Neither: the address it speaks from to the world.
+    /// Neither: the source address of its default route.
     #[default]
     DefaultRoute,
 }
@@ -50,8 +50,8 @@ impl Advertise {
         }
     }
 
-    /// The address, for a replica that listens on `bind`. Waits as long as a host's name is not known: a
-    /// stack's parts start in any order, and a replica that gave up would only be started again.
+    /// The address of a replica that listens on `bind`. Waits as long as the host's name cannot be resolved: the
+    /// parts of a stack start in any order, and a replica that gave up would only be restarted.
     pub(crate) async fn find(&self, bind: IpAddr) -> IpAddr {
         match self {
             Self::Address(address) => *address,
@@ -84,7 +84,7 @@ where
                 return address;
             }
             Err(error) if said.is_none_or(|at| at.elapsed() >= REMIND) => {
-                tracing::warn!(host = name, %error, "waiting for the host of ADVERTISE_TOWARDS, usually the gateway");
+                tracing::warn!(host = name, %error, "cannot resolve the host in ADVERTISE_TOWARDS (usually the gateway) yet: waiting for it");
                 said = Some(Instant::now());
             }
             Err(_) => {}
@@ -94,9 +94,9 @@ where
     }
 }
 
-/// The address this machine speaks from to the host, of a family in which the replica listens.
+/// The source address of this machine's connections to the host, of the family that the replica listens on.
 async fn look_up(name: &str, bind: IpAddr) -> io::Result<IpAddr> {
-    let mut error = io::Error::other("it has no address of the family that BIND_ADDRESS is of");
+    let mut error = io::Error::other("the host has no address of the same family as BIND_ADDRESS");
     for host in tokio::net::lookup_host((name, DISCARD)).await? {
         if host.is_ipv4() == bind.is_ipv4() {
             match source_address(host) {
@@ -108,8 +108,8 @@ async fn look_up(name: &str, bind: IpAddr) -> io::Result<IpAddr> {
     Err(error)
 }
 
-/// The address this machine speaks from to `host`. Connecting a UDP socket sends nothing; it only picks a
-/// route. 192.0.2.1, which stands for the world, is reserved for documentation (RFC 5737).
+/// The source address of this machine's connections to `host`. Connecting a UDP socket sends nothing; it only picks
+/// a route. 192.0.2.1, which stands for any host on the internet, is reserved for documentation (RFC 5737).
 fn source_address(host: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr =
         if host.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

@@ -1,4 +1,4 @@
-//! The settings every replica has.
+//! The settings that every replica has.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -21,20 +21,19 @@ const STOP_BUDGET: Duration = Duration::from_secs(15);
 pub struct ReplicaConfig {
     /// `BIND_ADDRESS` and `PORT`; port 0 is any free one.
     pub bind: SocketAddr,
-    /// `ADVERTISE_ADDRESS` or `ADVERTISE_TOWARDS`: the address by which the gateway reaches this replica.
+    /// `ADVERTISE_ADDRESS` or `ADVERTISE_TOWARDS`: the address at which the gateway reaches this replica.
     pub advertise: Advertise,
     /// `WORKSPACE_DIR`
     pub workspace: PathBuf,
-    /// `GRACE_SECONDS`: how long a job goes on after the replica is told to stop. `None`: until its own
-    /// deadline.
+    /// `GRACE_SECONDS`: how long a job may run on after the replica is told to stop. `None`: until its own deadline.
     pub grace: Option<Duration>,
-    /// How long a job may take to end once it is asked to. Whatever a service allows its own parts comes out of this.
+    /// How long a job may take to end once it is asked to. The time limits of its parts must fit into this.
     pub stop_budget: Duration,
     /// `JOURNAL_LIMIT_MIB`, in bytes: how long the journal of a job may grow.
     pub journal_limit: u64,
     /// `CORS_ALLOW_ORIGIN`
     pub cors: Cors,
-    /// `REPLICA_ID`: given by whoever starts the replica and wants to know it again.
+    /// `REPLICA_ID`: set by a supervisor, so that it can recognize the replica.
     pub id: ReplicaId,
 }
 
@@ -55,7 +54,7 @@ impl ReplicaConfig {
             ) << 20,
             cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default(), Cors::EXPECTED),
             id: settings
-                .optional("REPLICA_ID", "an id of a replica")
+                .optional("REPLICA_ID", "a replica id (a UUID)")
                 .unwrap_or_else(ReplicaId::new),
         }
     }

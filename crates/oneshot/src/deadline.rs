@@ -1,4 +1,4 @@
-//! A time limit that can stand still.
+//! A time limit that can be paused.
 
 use std::{
     sync::{
@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// A time limit that stands still while somebody holds a [`Pause`]. Cheap to clone.
+/// A time limit that is paused while somebody holds a [`Pause`]. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Deadline {
     inner: Arc<DeadlineInner>,
@@ -23,7 +23,7 @@ struct DeadlineInner {
     changed: Notify,
 }
 
-/// Holds a [`Deadline`] still until it is dropped.
+/// Pauses a [`Deadline`] until it is dropped.
 #[derive(Debug)]
 pub struct Pause {
     inner: Arc<DeadlineInner>,

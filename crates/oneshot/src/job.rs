@@ -12,7 +12,7 @@ use crate::{Deadline, Stop};
 pub enum Step {
     /// Something that happened; appended to the journal before anyone sees it.
     Event(EventLine),
-    /// The end. Nothing after it is looked at.
+    /// The end. Steps after it are ignored.
     End(Ending),
 }
 
@@ -27,7 +27,7 @@ pub struct JobContext {
     pub workspace: Workspace,
     /// Whether, and why, the job should end now.
     pub stop: Stop,
-    /// How long after [`stop`](Self::stop) the stream has to have ended. Then its replica ends the job without it.
+    /// How soon after [`stop`](Self::stop) the stream has to end. If it does not, the replica ends the job without it.
     pub stop_budget: Duration,
     /// How long the job may run.
     pub deadline: Deadline,

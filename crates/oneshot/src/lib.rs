@@ -1,8 +1,8 @@
 //! The server that serves one job and exits.
 //!
-//! A service is a [`JobService`]: one function from a validated request to a stream of [`Step`]s. Everything
-//! around it is here: the slot that is taken once, the claim, the journal, the stream that callers read,
-//! the registry entry, the deadline, the ways to stop, the exit.
+//! A service is a [`JobService`]: one function from a validated request to a stream of [`Step`]s. This crate does
+//! the rest: the slot that is taken once, the claim, the journal, the stream that callers read, the registry
+//! entry, the deadline, stopping, and the exit.
 //!
 //! Routes of every replica: `POST` of the service's job paths, `GET /health`, `GET /status`.
 //!

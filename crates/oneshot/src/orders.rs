@@ -1,4 +1,4 @@
-//! What a replica is told from outside, as signals.
+//! Orders to a replica, which arrive as signals.
 
 use std::io;
 
@@ -10,9 +10,9 @@ use tokio::{
 /// An order to a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// SIGTERM or SIGINT. First: leave when idle, or after the job. Second: leave now.
+    /// SIGTERM or SIGINT. The first time: exit when idle, or after the job. The second time: exit now.
     Leave,
-    /// SIGHUP, which is also what a replica gets whose parent dies: end the job and leave.
+    /// SIGHUP, which a replica also gets when its parent dies: end the job and exit.
     HangUp,
 }
 

@@ -24,25 +24,25 @@ use crate::{
     run::{Driven, Left, drive, end_of_grace, watch},
 };
 
-/// How long readers have, after the job's end, to take what is left of their stream. Those that need longer come back
-/// to the journal.
+/// How long after the job's end readers may take to read the rest of their stream. Slower ones come back to the
+/// journal.
 const FLUSH_TIME: Duration = Duration::from_secs(10);
-/// How long to wait before leaving when the start failed, so that a replica that cannot start does not spin.
+/// The wait before the exit after a failed start, so that a replica that cannot start is not restarted in a tight loop.
 const FAILED_START: Duration = Duration::from_secs(1);
 
-/// The one place that a replica has for a job. There is no way back to `Free`.
+/// The one job that a replica serves. There is no way back to `Free`.
 enum Slot {
     Free(Registration),
     Taken,
     Closed,
 }
 
-/// A job, claimed and not begun.
+/// A job that is claimed and has not begun.
 struct Accepted<R> {
     claimed: ClaimedJob,
     request: R,
     parent: Option<JobId>,
-    /// Held until the job is over; a workflow holds them for its children.
+    /// Held until the job is over. A workflow holds them for its children.
     turns: Vec<HeldTurn>,
 }
 
@@ -54,13 +54,13 @@ pub(crate) struct Replica<S: JobService> {
     accepted: mpsc::UnboundedSender<Accepted<S::Request>>,
 }
 
-/// Serves one job of `service`, or leaves when told to.
+/// Serves one job of `service`, or exits when told to.
 pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, mut orders: Orders) -> Exit {
     let name = S::SERVICE;
     for missing in service.preflight() {
         tracing::warn!("{missing}");
     }
-    // It may have to wait, and must not keep whoever stops it waiting.
+    // This may take long, and an order to exit must not wait for it.
     let host = tokio::select! {
         host = config.advertise.find(config.bind.ip()) => host,
         Some(_) = orders.recv() => return Exit::Ok,
@@ -90,8 +90,7 @@ async fn start<S: JobService>(
     let listener = web::bind(config.bind).map_err(|error| {
         format!("cannot listen on {}: {error}; set PORT or BIND_ADDRESS", config.bind)
     })?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let advertised = SocketAddr::new(host, address.port());
+    let advertised = SocketAddr::new(host, listener.address().port());
     let (sender, accepted) = mpsc::unbounded_channel();
     let (id, volume) = (config.id, workspace.clone());
     let registration =
@@ -103,7 +102,7 @@ async fn start<S: JobService>(
     let answering = Arc::clone(&replica);
     let routes = web::handler(move |request| Arc::clone(&answering).answer(request));
     let routes = option_layer(replica.config.cors.layer()).layer(routes);
-    let server = Server::start(listener, routes).map_err(|error| error.to_string())?;
+    let server = Server::start(listener, routes);
     Ok((replica, server, accepted))
 }
 
@@ -124,7 +123,7 @@ async fn live<S: JobService>(
         Some(job) = accepted.recv() => (job, None),
         Some(order) = orders.recv() => {
             replica.leave().await;
-            // Between the order and the lock a job may have come in; the order counts for it too.
+            // A job may have come in between the order and the lock. The order applies to it too.
             match accepted.try_recv() {
                 Ok(job) => (job, Some(order)),
                 Err(_) => {
@@ -173,7 +172,7 @@ async fn run<S: JobService>(
                 Some(order) = next_order(&mut first, &mut orders) => match (order, &grace) {
                     (Order::HangUp, _) => context.stop.request(StopReason::Terminated),
                     (Order::Leave, None) => {
-                        tracing::info!(job = %id, "told to leave: after this job");
+                        tracing::info!(job = %id, "told to exit: will do so after this job");
                         let stop = context.stop.clone();
                         grace = Some(AbortOnDropHandle::new(tokio::spawn(end_of_grace(replica.config.grace, stop))));
                     }
@@ -194,8 +193,8 @@ async fn run<S: JobService>(
             tracing::info!(service = %name, job = %id, %code, error = ending.error.as_deref(), "ends");
         }
     }
-    // In this order: whoever reads the terminal event finds this replica gone, and the directory free. It is not free
-    // while something still works there; then the turns end with this process.
+    // In this order: a caller that has read the terminal event finds the replica gone and the directory free. The
+    // directory is not free while something still works there; its turns then end with this process.
     server.close_listener().await;
     let _turns = match left {
         Left::Nothing => {
@@ -218,7 +217,7 @@ async fn run<S: JobService>(
     }
 }
 
-/// The order that came before the job, then those that come.
+/// The order that came before the job, then later ones.
 async fn next_order(first: &mut Option<Order>, orders: &mut Orders) -> Option<Order> {
     match first.take() {
         Some(order) => Some(order),
@@ -239,14 +238,14 @@ impl<S: JobService> Replica<S> {
         }
     }
 
-    /// Takes the job and the slot, or refuses and stays as it was.
+    /// Claims the job and takes the slot, or refuses the job and changes nothing.
     pub(crate) async fn accept(
         &self,
         headers: &HeaderMap,
         request: S::Request,
         digest: RequestDigest,
     ) -> Result<Job, RequestError> {
-        // Held from the look at the slot until it is taken: a second request waits here and then finds it gone.
+        // Held until the slot is taken: a second request waits here and then finds it taken.
         let mut slot = self.slot.lock().await;
         if !matches!(*slot, Slot::Free(_)) {
             return Err(busy());
@@ -255,12 +254,12 @@ impl<S: JobService> Replica<S> {
         let id = web::job_id(headers, web::header::JOB_ID)?;
         let by = self.config.id.to_string();
         let workspace = self.workspace.clone();
-        // The check belongs to the service, which stays where it is.
+        // Not on the blocking pool, because the check borrows the service.
         tokio::task::block_in_place(|| self.service.check(&workspace, &request))?;
         let id = id.unwrap_or_else(JobId::new);
         let describe = request.clone();
         let (claimed, turns) = blocking(move || {
-            // Before its turns are asked for: whoever runs it has them, and its caller is not to wait for those.
+            // Before its turns are taken: the replica that runs the job has them, so its caller would be told to wait for them.
             let known = Job::open(&workspace, id).map_err(|error| error.refusal())?;
             let claim = known.map(|job| job.claimed()).transpose();
             if claim.map_err(|error| error.refusal())?.flatten().is_some() {
@@ -280,13 +279,13 @@ impl<S: JobService> Replica<S> {
         if let Slot::Free(registration) = std::mem::replace(&mut *slot, Slot::Taken) {
             registration.withdraw();
         }
-        // The receiver lives as long as the replica: whoever holds it is waiting for just this.
+        // This cannot fail: the receiver lives as long as the replica.
         let _ = self.accepted.send(Accepted { claimed, request, parent, turns });
         Ok(job)
     }
 }
 
-/// The record of a job, and the turns it needs, held.
+/// Makes the record of a job, and takes the turns that it needs.
 fn take_turns(
     workspace: &Workspace,
     request: &dyn JobRequest,
@@ -324,13 +323,16 @@ fn take_turns(
 }
 
 fn claimed_already() -> RequestError {
-    RequestError::new(Code::Claimed, "this job has been taken already: follow its events")
+    RequestError::new(
+        Code::Claimed,
+        "a replica has claimed this job already: read GET /api/jobs/<id>/events",
+    )
 }
 
 fn hold(taken: workspace::Result<Option<HeldTurn>>, turn: &Turn) -> Result<HeldTurn, RequestError> {
     taken.map_err(|error| error.refusal())?.ok_or_else(|| RequestError {
         code: Code::Busy,
-        message: format!("another job works in {turn}: send the request again when it is done"),
+        message: format!("another job uses {turn}: send the request again when that job has ended"),
         field: Some(turn.field().into()),
     })
 }

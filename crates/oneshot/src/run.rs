@@ -1,4 +1,4 @@
-//! The job itself: its stream into its journal, and its end.
+//! Runs the job: writes its stream to its journal until it ends.
 
 use std::{panic::AssertUnwindSafe, pin::pin, time::Duration};
 
@@ -8,17 +8,17 @@ use workspace::{ClaimedJob, Job, blocking};
 
 use crate::{JobContext, Step, Stop, StopReason};
 
-/// How a job ended, and whether anything of it is left.
+/// How a job ended, and whether any of its work goes on.
 pub(crate) struct Driven {
     pub(crate) ending: Ending,
     pub(crate) left: Left,
 }
 
-/// What is left of a job when its stream is over.
+/// What is still going on when a job's stream is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
     Nothing,
-    /// Work that cannot be stopped, and goes on as long as the process.
+    /// Work that cannot be stopped, and ends with the process.
     Work,
 }
 
@@ -62,7 +62,7 @@ pub(crate) async fn drive(
                         "the job ended without saying how: see the log of its service",
                     );
                 }
-                // The panic has been printed by its hook.
+                // The panic hook has logged it.
                 Err(_) => {
                     break failure(
                         Code::Internal,
@@ -72,7 +72,7 @@ pub(crate) async fn drive(
             }
         }
     };
-    // The stream was dropped before its end. A part of the job that must not be left half done is waited for.
+    // The stream was dropped before its end. Work that must not be interrupted gets time to finish.
     let left = if context.stop.abandon() {
         Left::Nothing
     } else {
@@ -93,7 +93,7 @@ fn append(
     if claimed.journal_length().saturating_add(length) > journal_limit {
         let mib = journal_limit >> 20;
         let sentence = format!(
-            "the job said more than a journal may hold ({mib} MiB): ask for less at once, or raise \
+            "the job wrote more events than a journal may hold ({mib} MiB): split the work into smaller jobs, or raise \
              JOURNAL_LIMIT_MIB"
         );
         return Err((Code::JournalFull, sentence));
@@ -135,7 +135,7 @@ pub(crate) async fn watch(job: Job, context: JobContext) {
     tokio::join!(cancelled, late);
 }
 
-/// Asks the job to end after `grace`, or leaves it to its own deadline. Never returns.
+/// Asks the job to end after `grace`. Without one, the job runs until its own deadline. Never returns.
 pub(crate) async fn end_of_grace(grace: Option<Duration>, stop: Stop) {
     if let Some(grace) = grace {
         tokio::time::sleep(grace).await;

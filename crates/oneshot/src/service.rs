@@ -1,4 +1,4 @@
-//! What a service adds to the replica it runs in.
+//! What a service adds to its replica.
 
 use contract::{JobRequest, Policy, RequestError, Service};
 use futures_util::Stream;
@@ -18,7 +18,7 @@ pub trait JobService: Send + Sync + 'static {
     /// What callers may ask for.
     fn policy(&self) -> &Policy;
 
-    /// Looks at what only the volume can tell, before the slot is taken. May block briefly.
+    /// Checks a request against the volume before the slot is taken. May block briefly.
     ///
     /// # Errors
     /// What is wrong with the request, for the caller.
@@ -26,7 +26,7 @@ pub trait JobService: Send + Sync + 'static {
         Ok(())
     }
 
-    /// The job. It ends with one [`Step::End`], and soon after [`JobContext::stop`] is requested.
+    /// Runs the job. The stream ends with one [`Step::End`], within [`JobContext::stop_budget`] if the job is asked to stop.
     fn run(
         &self,
         context: JobContext,
@@ -38,11 +38,11 @@ pub trait JobService: Send + Sync + 'static {
         Map::new()
     }
 
-    /// What is missing on this machine, and how to mend it; said in the log at the start.
+    /// What is missing on this machine, and how to fix it. Logged at the start.
     fn preflight(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Ends every process the job has started, at once: the replica is about to be gone.
+    /// Kills every process that the job has started: the replica is about to exit.
     fn kill_now(&self) {}
 }

@@ -1,4 +1,4 @@
-//! From an environment to an exit code.
+//! From the environment to an exit code.
 
 use std::future::Future;
 
@@ -6,8 +6,7 @@ use boot::{Exit, Logging, ProcessEnv, Settings};
 
 use crate::{JobService, ReplicaConfig, orders, replica};
 
-/// Runs one replica of the service that `read` makes of its settings, from start to exit. The whole of a
-/// service's `main`.
+/// Runs one replica from start to exit. `read` makes the service from its settings. This is all of a service's `main`.
 pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
     let env = ProcessEnv;
     let mut settings = Settings::new(&env);
@@ -18,7 +17,14 @@ pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
         eprintln!("{}: {error}", S::SERVICE);
         return Exit::Usage.unhurried();
     }
-    logging.init();
+    // Held until the end: the last lines are written then.
+    let _logs = match logging.init() {
+        Ok(logs) => logs,
+        Err(error) => {
+            eprintln!("cannot start threads: {error}");
+            return Exit::Failed;
+        }
+    };
     run(async move {
         let orders = match orders::from_signals() {
             Ok(orders) => orders,
@@ -31,12 +37,12 @@ pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
     })
 }
 
-/// Two workers are enough for one job: one may be busy with a file while the other answers.
+/// Two worker threads are enough for one job: one may be busy with a file while the other answers.
 fn run(replica: impl Future<Output = Exit>) -> Exit {
     match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(replica);
-            // Work that cannot be interrupted (a git transfer that hangs) dies with the process.
+            // Work that cannot be interrupted ends with the process.
             runtime.shutdown_background();
             exit
         }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use contract::Code;
 use tokio::sync::watch;
 
-/// Why a running job should end. In order: a reason is only ever replaced by a later one in this list.
+/// Why a running job should end. A reason is only ever replaced by one further down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StopReason {
     /// A caller asked, or the parent ended.
     Cancelled,
     /// The job ran as long as it may.
     Deadline,
-    /// The replica was told to stop and its grace is over.
+    /// The replica was told to stop, and its grace period is over.
     Terminated,
 }
 
@@ -44,10 +44,10 @@ impl StopReason {
 
 /// The request to end a job, seen from both sides. Cheap to clone.
 ///
-/// A job has parts that must not be left half done, such as putting the files of a checkout in place. It begins one with
-/// [`settle`](Self::settle), which fails if the job is to stop. That check and the beginning are one step: whoever
-/// asks a job to stop and finds it not [settling](Self::is_settling) knows that it never will be, and may clear away
-/// what it left.
+/// A job has parts that must not be left half done, such as putting the files of a checkout in place. It begins such a
+/// part with [`settle`](Self::settle), which fails if the job was asked to stop. The check and the beginning are one
+/// atomic step: if you ask a job to stop and it is not [settling](Self::is_settling), it never will be, and you may
+/// remove what it left.
 #[derive(Clone, Debug)]
 pub struct Stop {
     state: Arc<watch::Sender<State>>,
@@ -64,7 +64,7 @@ struct State {
 enum Work {
     #[default]
     Interruptible,
-    /// Not now.
+    /// It must not be interrupted now.
     Settling,
     /// Nobody waits for it any more.
     Abandoned,
@@ -191,7 +191,7 @@ mod tests {
         let settling = stop.settle().unwrap();
         assert!(stop.settle().is_none(), "one part at a time");
         stop.request(StopReason::Cancelled);
-        assert!(stop.is_settling() && !stop.abandon(), "it is too late to interrupt it");
+        assert!(stop.is_settling() && !stop.abandon(), "too late to interrupt it");
         let waiting = tokio::spawn({
             let stop = stop.clone();
             async move { stop.settled().await }
@@ -204,7 +204,7 @@ mod tests {
         assert!(given_up.settle().is_none());
     }
 
-    /// The check and the beginning were two steps once: what a pull left was removed while it put files in place.
+    /// The check and the beginning were once two steps: staged files were removed while a pull put them in place.
     #[test]
     fn either_it_stops_or_it_settles() {
         for _ in 0..2000 {
@@ -215,7 +215,7 @@ mod tests {
             });
             let is_abandoned = stop.abandon();
             let has_settled = worker.join().unwrap();
-            // It may have settled, and be done, before it was abandoned; but never after.
+            // It may have settled before it was abandoned, but not after.
             assert!(has_settled || is_abandoned);
             assert!(!is_abandoned || stop.settle().is_none());
         }

@@ -17,12 +17,12 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  stackctl demo                      see everything at work, without a key
-  stackctl doctor                    what this machine lacks
+  stackctl demo                      see the whole stack work, without a key
+  stackctl doctor                    what this machine still needs
   stackctl up                        the whole stack on this machine
   stackctl run --repo https://github.com/user/repo.git --prompt 'Add a README'
-  stackctl jobs                      what ran and what runs
-  stackctl ps                        how the stack is";
+  stackctl jobs                      past and running jobs
+  stackctl ps                        what the stack is doing";
 
 /// Coding-agent jobs over HTTP, on your own machines.
 #[derive(Debug, Parser)]

@@ -18,7 +18,7 @@ const FAILED: u8 = 70;
 /// Run the whole stack on this machine, without Docker
 ///
 /// Starts a gateway and the replicas behind it, restarts each replica after its one job, and prints all logs.
-/// Ctrl-C once lets running jobs finish; twice kills them.
+/// Press Ctrl-C once to let running jobs finish, for GRACE_SECONDS at most, and twice to kill them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:

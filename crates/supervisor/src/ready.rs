@@ -59,3 +59,59 @@ pub(crate) fn announce(plan: &Plan, output: &Output) {
         Service::Workflow.job_path(),
     ));
 }
+
+#[cfg(test)]
+mod tests {
+    use contract::PerService;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        sync::watch,
+        task::JoinSet,
+    };
+    use workspace::Workspace;
+
+    use super::*;
+
+    /// Answers every request with what the gateway says of `[idle, busy]` replicas.
+    async fn gateway(listener: TcpListener, replicas: watch::Receiver<[usize; 2]>) {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let read = stream.read(&mut [0; 1000]).await.unwrap();
+            assert!(read > 0);
+            let [idle, busy] = *replicas.borrow();
+            let body = format!(r#"{{"replicas":{{"idle":{idle},"busy":{busy}}}}}"#);
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length";
+            let answer = format!("{head}: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+
+    /// Jobs of a stack before may take every replica as soon as it is there, so that they are never idle together.
+    #[tokio::test]
+    async fn a_stack_is_ready_when_its_replicas_are_busy() {
+        let directory = tempfile::tempdir().unwrap();
+        let roster = Roster::new(&Workspace::open(directory.path()).unwrap());
+        let (replicas, seen) = watch::channel([0, 2]);
+        let mut tasks = JoinSet::new();
+        let mut ports = PerService::from_fn(|_| 0);
+        for (_, port) in ports.iter_mut() {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            *port = listener.local_addr().unwrap().port();
+            tasks.spawn(gateway(listener, seen.clone()));
+        }
+        let plan = Plan {
+            program: "/bin/true".into(),
+            workspace: directory.path().into(),
+            bind: "127.0.0.1".parse().unwrap(),
+            ports,
+            replicas: PerService::from_fn(|_| 3),
+            read_settings: |_, _| {},
+        };
+        let early = tokio::time::timeout(Duration::from_millis(300), ready(&plan, &roster)).await;
+        assert!(early.is_err(), "two of three replicas are there");
+        replicas.send_replace([0, 3]);
+        let all = tokio::time::timeout(Duration::from_secs(10), ready(&plan, &roster)).await;
+        assert!(all.is_ok(), "three of three replicas are there, all of them busy");
+    }
+}

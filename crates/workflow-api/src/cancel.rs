@@ -12,15 +12,15 @@ use contract::{Code, Ending, JobId, Service};
 use tokio::time::{Instant, interval, sleep_until};
 use workspace::{Job, Workspace, blocking};
 
-/// How long somebody who was asked for a job may take to create it, and the gateway to end one in its queue.
+/// How long a service may take to create a job that it was asked for, and the gateway to end one in its queue.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// How often to look for a job that may not be there yet.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Cancels the job `id`. Returns if there is nothing whose end could be waited for, and otherwise never.
+/// Cancels the job `id`. Returns only if there will be no end of the job to wait for.
 ///
-/// The request for the job may be under way and the job not be there yet, so it is looked for until it is. If nobody has
-/// been asked for it (`began`), or nobody is there who would create it, there is nothing to wait for: should it be
+/// The request for the job may be on its way and the job not be there yet, so this looks for it until it appears. If no
+/// service has been asked for it (`began`), or the service does not answer, there is nothing to wait for: if the job is
 /// created after all, the end of the workflow cancels it.
 pub(crate) async fn cancel(
     workspace: Workspace,
@@ -50,7 +50,7 @@ pub(crate) async fn cancel(
             }
         }
     };
-    // Its gateway ends a job that waits; if there is no gateway any more, nobody does.
+    // The gateway ends a job that waits in its queue. If the gateway is gone, nobody else does.
     sleep_until(since + ANSWER_TIME).await;
     let ended = blocking(move || {
         let sentence = "the job was cancelled before a replica took it";
@@ -90,7 +90,7 @@ mod tests {
         assert!(started.elapsed() < ANSWER_TIME);
     }
 
-    /// It once wrote the same file every 200 ms for as long as the job took to end.
+    /// It once wrote the same file every 200 ms until the job had ended.
     #[tokio::test]
     async fn a_job_that_comes_late_is_cancelled_once_and_ended_if_nobody_claims_it() {
         let dir = tempfile::tempdir().unwrap();
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(outcome.code, Some(Code::Cancelled));
         let last = std::fs::metadata(job.control().join("cancel")).unwrap().modified().unwrap();
         assert_eq!(asked, last, "written once");
-        assert!(!cancelling.is_finished(), "its end is to be heard");
+        assert!(!cancelling.is_finished(), "the workflow waits for the job's end");
         cancelling.abort();
     }
 }

@@ -1,4 +1,4 @@
-//! One job of another service: asked for, read, and taken up again when its stream breaks off.
+//! A job of another service: asks for it, reads its events, and resumes reading when the stream breaks.
 
 use std::{
     sync::{
@@ -20,9 +20,9 @@ use workspace::{Job, Workspace, blocking};
 
 /// How long a connection to a service may take to be made.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// How long the head of an answer may take. The gateway sends it when it has looked for a replica.
+/// How long the head of an answer may take. The gateway sends it after it has looked for a replica.
 const HEAD_TIME: Duration = Duration::from_secs(40);
-/// How long to wait before asking again; doubled each time up to the longest.
+/// The wait before asking again; it doubles each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -35,10 +35,10 @@ pub(crate) struct Child {
     pub(crate) base: BaseUrl,
     pub(crate) body: Bytes,
     pub(crate) workspace: Workspace,
-    /// The workflow's own deadline, which stands still while its job waits.
+    /// The workflow's own deadline, which is paused while its job waits.
     pub(crate) deadline: Deadline,
     pub(crate) patience: Duration,
-    /// Whether anybody has been asked for it.
+    /// Whether a service has been asked for it.
     pub(crate) began: Arc<AtomicBool>,
 }
 
@@ -76,7 +76,7 @@ impl Child {
         self,
     ) -> impl Stream<Item = Result<ChildEvent, ChildFailure>> + Send + 'static {
         async_stream::stream! {
-            // Until it has been heard of, it waits.
+            // The job counts as waiting until its first event.
             let mut waiting = Some(self.deadline.pause());
             let mut seen = Seen::default();
             match self.open().await {
@@ -86,7 +86,7 @@ impl Child {
                 }
                 Ok(Opened::Taken) => {}
                 Ok(Opened::Stream(answer)) => {
-                    // Our own services are never silent for long; of others nobody knows.
+                    // Our own services send comments when they have no events; others may not.
                     let ours = answer.header(web::header::JOB_ID).is_some();
                     let silence = if ours { web::SILENCE } else { Duration::MAX };
                     let mut frames = Box::pin(answer.events_within(silence));
@@ -94,7 +94,7 @@ impl Child {
                         let frame = match frame {
                             Ok(frame) => frame,
                             Err(error) => {
-                                tracing::info!(child = %self.id, %error, "a stream broke off");
+                                tracing::info!(child = %self.id, %error, "a stream broke: reading the job's journal instead");
                                 break;
                             }
                         };
@@ -116,14 +116,14 @@ impl Child {
                     }
                 }
             }
-            // What follows, the journal knows; a service without one cannot be asked twice.
+            // The journal has the rest. A service that keeps no journal cannot be asked twice.
             let (workspace, id) = (self.workspace.clone(), self.id);
             let job = match blocking(move || Job::open(&workspace, id)).await {
                 Ok(Some(job)) => job,
                 Ok(None) => {
                     yield Err(ChildFailure {
                         code: Code::ReplicaLost,
-                        sentence: format!("the stream of {} broke off before its end", self.service),
+                        sentence: format!("the stream of {} broke before its end", self.service),
                     });
                     return;
                 }
@@ -138,7 +138,7 @@ impl Child {
                 let event = entry
                     .map_err(|error| {
                         tracing::error!(child = %self.id, error = &error as &dyn std::error::Error, "cannot read a journal");
-                        internal("the job's journal cannot be read")
+                        internal("the job's journal cannot be read: see the workflow's log")
                     })
                     .and_then(|entry| self.parse(entry.json.into()));
                 match event {
@@ -159,17 +159,22 @@ impl Child {
     }
 
     fn parse(&self, data: Vec<u8>) -> Result<ChildEvent, ChildFailure> {
-        let nonsense = || internal(&format!("{} sent an event that makes no sense", self.service));
+        let nonsense = || {
+            internal(&format!(
+                "{} sent an event that cannot be understood: check that it is of the same version",
+                self.service
+            ))
+        };
         let line = EventLine::from_json(data).map_err(|_| nonsense())?;
         let head: Head = line.peek().map_err(|_| nonsense())?;
-        // These are the workflow's own to say; a caller must be able to believe them.
+        // Only the workflow itself may send these: callers rely on them.
         if head.kind.starts_with("workflow_") {
             return Err(nonsense());
         }
         Ok(ChildEvent { line, head })
     }
 
-    /// Stops or restarts the workflow's clock; whether the event is the last.
+    /// Pauses or resumes the workflow's deadline. Returns whether the event is the last.
     fn note(&self, event: &ChildEvent, waiting: &mut Option<Pause>) -> bool {
         if event.head.kind == "queued" {
             waiting.get_or_insert_with(|| self.deadline.pause());
@@ -179,7 +184,7 @@ impl Child {
         self.service.is_terminal(&event.head.kind)
     }
 
-    /// Asks until somebody answers, or patience ends. Asking again is safe: the job has a name.
+    /// Asks until the service answers or `patience` is over. Asking again is safe, because the job has an id.
     async fn open(&self) -> Result<Opened, ChildFailure> {
         let give_up = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;
@@ -213,7 +218,7 @@ impl Child {
                     }
                     sentence
                 }
-                // It was heard, and then the gateway was gone: the journal goes on.
+                // The request arrived, and then the gateway went away: the journal has the events.
                 Err(_) if self.look(|job| Ok(job.claimed()?.is_some())).await => {
                     return Ok(Opened::Taken);
                 }
@@ -238,7 +243,7 @@ impl Child {
         }
     }
 
-    /// Whether the job is on the volume and `is` as asked. If that cannot be seen, the answer is no: the job is then
+    /// Whether the job is on the volume and `is` holds for it. If the volume cannot be read, this is no: the job is then
     /// asked for again, which is safe.
     async fn look(&self, is: fn(&Job) -> workspace::Result<bool>) -> bool {
         let (workspace, id) = (self.workspace.clone(), self.id);
@@ -271,7 +276,7 @@ impl Child {
 
 enum Opened {
     Stream(Answer),
-    /// An earlier request was heard, though its answer was not.
+    /// An earlier request arrived, but its answer did not.
     Taken,
 }
 
@@ -282,7 +287,7 @@ struct Refusal {
     code: String,
 }
 
-/// How much of a child's journal has been read: by id where the stream has ids, by count where it has none.
+/// How much of a child's journal has been read: by id if the stream has ids, by count if it has not.
 #[derive(Debug, Default)]
 struct Seen {
     id: Option<u64>,

@@ -6,14 +6,14 @@ use boot::Settings;
 use contract::{Policy, Service};
 use web::BaseUrl;
 
-/// Where its jobs are done.
+/// Which services it asks, and what it allows.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `GITHUB_PULL_API`
     pub github_pull_api: BaseUrl,
     /// `CLAUDE_CODE_API`
     pub claude_code_api: BaseUrl,
-    /// `QUEUE_WAIT_SECONDS`: how long it goes on asking a service that is busy or away.
+    /// `QUEUE_WAIT_SECONDS`: how long it keeps asking a service that is busy or does not answer.
     pub upstream_wait: Duration,
     /// What callers may ask for.
     pub policy: Policy,

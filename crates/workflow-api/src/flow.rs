@@ -19,7 +19,7 @@ use crate::{
 
 const PULL: (u8, &str) = (1, "pull_repository");
 const EXECUTE: (u8, &str) = (2, "execute_claude_code");
-/// What is left of the stop budget for the workflow's own end, after that of the job it cancels.
+/// The part of the stop budget that the workflow keeps for its own end, after that of the job it cancels.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// The workflow.
@@ -51,14 +51,14 @@ pub(crate) fn run(
                 return;
             }
         };
-        // The agent goes on exactly where it worked, which may be beneath what is pulled.
+        // The agent continues exactly where it worked, which may be a directory of the checkout.
         let known = earlier.as_ref().map(|SessionCheckout { place, .. }| {
             (format!("{}/{place}", context.workspace.root_text()), place.clone())
         });
         if let (Some(earlier), Some((path, _))) = (&earlier, &known) {
-            yield message(&format!("Going on in {path}, where session {} worked", earlier.session));
+            yield message(&format!("Continuing in {path}, where session {} worked", earlier.session));
         }
-        let mut target = known.clone().ok_or_else(|| internal("the pull ended without saying where"));
+        let mut target = known.clone().ok_or_else(|| internal("the pull ended without an event that says where the checkout is"));
         if earlier.is_none() || request.update {
             yield message(&format!("Pulling {}", request.repo_url));
             let pull = PullRequest {
@@ -69,9 +69,9 @@ pub(crate) fn run(
                 options: request.pull_options.clone(),
             };
             let body = pull.to_body(Secrets::Exposed);
-            // A pull may be repeated, so the death of its replica is not the workflow's; a second one is.
+            // A pull can be repeated, so the workflow survives the death of one replica, but not of a second.
             for attempt in 0..2 {
-                let mut pulled = Err(internal("the pull ended without saying where"));
+                let mut pulled = Err(internal("the pull ended without an event that says where the checkout is"));
                 let mut events = Box::pin(child(&config, &context, Service::Pull, body.clone()));
                 while let Some(next) = events.next().await {
                     match next {
@@ -91,10 +91,10 @@ pub(crate) fn run(
                 if !is_lost || attempt > 0 || context.stop.reason().is_some() {
                     break;
                 }
-                yield message("The replica that pulled is gone: pulling again");
+                yield message("The replica that was pulling died: pulling again");
             }
         }
-        // A pull that was past its last step when the workflow was stopped has ended well all the same.
+        // A pull may still succeed after the workflow was asked to stop.
         if context.stop.reason().is_some() {
             target = Err(internal("the workflow was stopped"));
         }
@@ -122,7 +122,7 @@ pub(crate) fn run(
         });
         yield message("Running Claude Code");
         let execute = ExecuteRequest { prompt: request.prompt, workspace: Some(workspace), options: request.execute_options };
-        let mut result = Err(internal("the agent ended without saying how"));
+        let mut result = Err(internal("the agent ended without a terminal event"));
         let mut events =
             Box::pin(child(&config, &context, Service::Claude, execute.to_body(Secrets::Exposed)));
         while let Some(next) = events.next().await {
@@ -146,7 +146,7 @@ pub(crate) fn run(
     }
 }
 
-/// A child's events; if the workflow is to stop, the child is cancelled and heard to its end.
+/// The events of a child. If the workflow is to stop, this cancels the child and waits for its end.
 fn child(
     config: &Config,
     context: &JobContext,
@@ -172,7 +172,7 @@ fn child(
         let mut events = Box::pin(child.events());
         loop {
             let next = tokio::select! {
-                // A workflow that is to stop asks for nothing any more.
+                // A workflow that is to stop asks for no more jobs.
                 biased;
                 _ = stop.requested() => break,
                 next = events.next() => next,
@@ -206,7 +206,7 @@ fn message(text: &str) -> Step {
     event(&WorkflowEvent::Message { message: text, timestamp: Timestamp::now() })
 }
 
-/// A workflow that was told to stop ends for that reason, whatever its child made of it.
+/// A workflow that was asked to stop ends for that reason, however its child ended.
 fn failed(context: &JobContext, step: u8, failure: ChildFailure) -> Step {
     let (code, sentence) = match context.stop.reason() {
         Some(reason) => (reason.code(), reason.sentence().to_owned()),
@@ -220,12 +220,15 @@ fn ended_well(event: &ChildEvent) -> Result<(), ChildFailure> {
         return Ok(());
     }
     let code = event.head.code.as_deref().and_then(Code::from_name).unwrap_or(Code::Internal);
-    let sentence =
-        event.head.error.clone().unwrap_or_else(|| "the job failed without saying why".into());
+    let sentence = event
+        .head
+        .error
+        .clone()
+        .unwrap_or_else(|| "the job failed and gave no reason: see the service's log".into());
     Err(ChildFailure { code, sentence })
 }
 
-/// Where the checkout is: as the pull said it, and as the agent's workspace.
+/// Where the checkout is: the path that the pull gave, and the same as the agent's workspace.
 fn target_of(
     event: &ChildEvent,
     context: &JobContext,

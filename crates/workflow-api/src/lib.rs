@@ -1,8 +1,8 @@
-//! Pull, then execute: a workflow as two jobs of other services, relayed as they go.
+//! Pull, then execute: a workflow relays the events of two jobs of other services.
 //!
-//! The workflow names its jobs itself and says on whose behalf it asks, so asking twice is the same as asking
-//! once; and it reads them as any caller does, as Server-Sent Events. A stream that breaks off is taken up
-//! again from the job's journal on the volume.
+//! The workflow chooses the ids of its jobs and names itself as their parent, so asking twice is the same as asking
+//! once. It reads their events as any caller does, as Server-Sent Events. If a stream breaks, it reads on in the
+//! job's journal on the volume.
 //!
 //! *Architecture invariant:* this crate knows nothing of git and starts no processes.
 
@@ -65,7 +65,7 @@ impl JobService for WorkflowApi {
     }
 }
 
-/// One replica, from its environment to its exit. The whole of its `main`.
+/// Runs one replica from start to exit. This is all of its `main`.
 #[must_use]
 pub fn main() -> Exit {
     oneshot::main(WorkflowApi::read)

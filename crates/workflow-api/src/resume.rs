@@ -1,4 +1,4 @@
-//! Where a workflow goes on that resumes a session.
+//! Where a workflow that resumes a session works.
 
 use contract::{
     Code, FileRepositories, JobId, JobRequest as _, Policy, RepoUrl, RequestError, SessionId,
@@ -16,8 +16,8 @@ pub(crate) struct SessionCheckout {
     pub(crate) root: WorkspacePath,
 }
 
-/// The checkout that `request` goes on in: that of the session it resumes, unless it names a directory. `None` if it
-/// pulls one of its own. Blocking.
+/// The checkout in which `request` continues: that of the session it resumes, unless it names a directory. `None` if the
+/// workflow pulls a checkout of its own. Blocking.
 ///
 /// # Errors
 /// If there is no such session, what it worked in is gone or belongs to another repository, or the volume cannot be
@@ -37,7 +37,7 @@ pub(crate) fn checkout(
         ResolveError::Refused(why) => RequestError::new(
             Code::WorkspaceGone,
             format!(
-                "the checkout in which session {id} worked is gone ({why}): name a directory to go on elsewhere"
+                "the checkout in which session {id} worked is gone ({why}): name a directory to continue elsewhere"
             ),
         ),
         ResolveError::Volume(error) => error.refusal(),
@@ -48,12 +48,12 @@ pub(crate) fn checkout(
 }
 
 fn not_found(id: SessionId) -> RequestError {
-    let why = format!("there is no session {id}: leave it out to begin a new one");
+    let why = format!("there is no session {id}: leave it out to start a new one");
     RequestError::field_code(Code::SessionNotFound, "resumeSessionId", why)
 }
 
-/// Refuses a request for another repository than that of the workflow whose own checkout this is. Of a shared checkout
-/// only a pull can tell.
+/// If this is a workflow's own checkout, refuses a request for another repository than the workflow's. For a shared
+/// checkout, only a pull can tell.
 fn check_repository(
     workspace: &Workspace,
     request: &WorkflowRequest,
@@ -64,7 +64,7 @@ fn check_repository(
     let job = Job::open(workspace, owner).map_err(|error| error.refusal())?;
     let record = job.map(|job| job.record()).transpose().map_err(|error| error.refusal())?;
     let Some(known) = record.and_then(|record| record.repo_url) else { return Ok(()) };
-    // It was allowed once, whatever is allowed now.
+    // It was allowed then, even if it is not allowed now.
     let policy = Policy { file_repositories: FileRepositories::Allowed, ..Policy::default() };
     if RepoUrl::parse(&known, &policy)
         .is_ok_and(|known| known.is_same_repository(&request.repo_url))
@@ -72,7 +72,7 @@ fn check_repository(
         return Ok(());
     }
     let why = format!(
-        "session {id} worked on {known}: send that URL, or leave resumeSessionId out to begin a new session"
+        "session {id} worked on {known}: send that URL, or leave resumeSessionId out to start a new session"
     );
     Err(RequestError::field_code(Code::DifferentRepository, "repoUrl", why))
 }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_where_its_session_worked_unless_it_names_a_directory() {
+    fn it_continues_where_its_session_worked_unless_it_names_a_directory() {
         let (_dir, workspace) = bench();
         let own = format!("jobs/{}/r", JobId::new());
         for (place, root) in
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_cannot_be_gone_on_with_is_refused() {
+    fn a_session_that_cannot_be_resumed_is_refused() {
         let (dir, workspace) = bench();
         let refuse = |id, directory| checkout(&workspace, &request(id, directory)).unwrap_err();
         for directory in [None, Some("app")] {

@@ -1,4 +1,4 @@
-//! By what a request is known when it comes again.
+//! How a request is recognized when it is sent again.
 
 use std::str::FromStr;
 
@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// A digest of the body that a caller sent, as it was sent: another version of this software may read other fields in
-/// it, and write it anew with other defaults, but the request stays the same.
+/// A digest of the body as the caller sent it. Another version of this software may read other fields of the body and
+/// encode it with other defaults, but it computes the same digest.
 ///
 /// Credentials in the repository's URL are left out, as the digest is on the volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl RequestDigest {
         if let Some(session) = session {
             hash.update(session.to_string());
         }
-        // A body that was parsed before is JSON.
+        // The body has been parsed before, so it is JSON.
         let mut value = serde_json::from_slice::<Value>(body).unwrap_or_default();
         if let (Some(url), Some(field)) = (request.repo_url(), value.get_mut("repoUrl")) {
             *field = url.to_string().into();

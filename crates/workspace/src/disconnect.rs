@@ -4,8 +4,8 @@ use futures_util::{Stream, StreamExt};
 
 use crate::{Entry, Job, Result, follow};
 
-/// Cancels a job when it is dropped, unless the job's end was read first: it lives as long as the stream of the
-/// caller who asked for that.
+/// Cancels a job when it is dropped, unless the job's end was read first. It lives as long as the stream of the caller
+/// that asked for this.
 pub struct CancelOnDisconnect(Option<Armed>);
 
 struct Armed {
@@ -31,7 +31,7 @@ impl CancelOnDisconnect {
         self.0 = None;
     }
 
-    /// [`follow`](crate::follow), and the guard with it: to drop the stream before its end is to disconnect.
+    /// [`follow`](crate::follow) with the guard inside: dropping the stream before its end counts as a disconnect.
     pub fn follow(
         mut self,
         job: Job,

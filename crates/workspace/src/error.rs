@@ -9,7 +9,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An operation on the volume that failed.
 ///
-/// A file that is simply not there is no error: functions that look for one return an `Option` inside the result.
+/// A missing file is not an error: functions that look for one return a `Result<Option<…>>`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or directory could not be used.
@@ -22,7 +22,7 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
-    /// One of our files is there and does not hold what it should.
+    /// One of our files exists and has the wrong content.
     #[error("read {path}: not what this version writes", path = path.display())]
     Malformed {
         /// Which file.
@@ -30,7 +30,7 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The record of a session is there and does not hold what it should.
+    /// The record of a session exists and has the wrong content.
     #[error("read session {id}")]
     SessionDamaged {
         /// Which session.
@@ -60,7 +60,7 @@ impl Error {
         move |source| Self::Malformed { path, source: source.into() }
     }
 
-    /// Whether a file of ours is damaged: reading it again will not help, and no other file is to blame.
+    /// Whether a file of ours is damaged. Reading it again will not help.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Malformed { .. } | Self::SessionDamaged { .. })
@@ -73,7 +73,7 @@ impl Error {
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 
-    /// Logs the error, and returns what a caller is told whose request fails because of it.
+    /// Logs the error, and returns the answer to a caller whose request fails because of it.
     #[must_use]
     pub fn refusal(&self) -> RequestError {
         tracing::error!(error = self as &dyn std::error::Error, "cannot use the workspace");

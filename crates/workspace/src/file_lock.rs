@@ -11,8 +11,8 @@ use crate::{Error, Result, write::without_waiting};
 
 /// An exclusive `flock(2)` on a file, held until this value is dropped or its process is gone.
 ///
-/// The descriptor is close-on-exec, so no child of the holder keeps the lock alive. The file stays where it is:
-/// whoever removed it could not know that nobody else has just opened it.
+/// The descriptor is close-on-exec, so no child of the holder keeps the lock alive. The file is not removed, because
+/// another process may have just opened it.
 #[derive(Debug)]
 pub struct FileLock {
     file: File,
@@ -33,8 +33,8 @@ impl FileLock {
         Self::try_lock(file, path)
     }
 
-    /// Creates a file that nobody else can have locked, and locks it: under a name of its own at first, so that
-    /// whoever sees `path` sees it locked. Replaces what is at `path`.
+    /// Creates a locked file at `path`, and replaces what is there. The file is created and locked at `scratch` first, so
+    /// that nobody ever sees it unlocked.
     ///
     /// # Errors
     /// If the file cannot be written or renamed.

@@ -1,4 +1,4 @@
-//! Reads a journal while it is being written: the one way in which anyone sees a job's events.
+//! Reads a journal while it is being written. This is how everyone reads a job's events.
 
 use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
 
@@ -11,13 +11,13 @@ use crate::{Error, Job, Outcome, Result, blocking, journal};
 
 /// How much is read at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
-/// How often to look whether the process of a quiet job is still there.
+/// How often to check that the process of a silent job is still there.
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long to wait for the rest of a journal that is shorter than its outcome says. A network file system may show a
 /// small new file before the end of a large old one.
 const SHORT_JOURNAL: Duration = Duration::from_secs(30);
 
-/// Where in a job's stream of events a reader stands.
+/// A reader's position in a job's stream of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
     /// After the event of this id; 0 is the beginning.
@@ -29,7 +29,7 @@ pub enum Position {
 /// One event, as it is read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it ends in the journal; the terminal event's is one more than that of the last before it.
+    /// The offset of its end in the journal. The id of the terminal event is one more than that of the event before it.
     pub id: u64,
     /// The event: one JSON object without a line break.
     pub json: Bytes,
@@ -41,19 +41,19 @@ struct Follower {
     job: Job,
     file: Option<File>,
     outcome: Option<Outcome>,
-    /// Where the next byte to read stands.
+    /// The offset of the next byte to read.
     read: u64,
-    /// Where the next event begins: `read` less what waits in `pending`.
+    /// The offset of the next event: `read` less the length of `pending`.
     offset: u64,
     pending: BytesMut,
-    /// How many bytes of `pending` are known to hold no line end.
+    /// How many bytes of `pending` are known to contain no line end.
     searched: usize,
 }
 
-/// The events of `job` after the id `after` (0: all of them), to the terminal one. It may begin before the
-/// job does; it loses and repeats nothing, whatever moment it begins at.
+/// The events of `job` after the id `after` (0: all of them), up to the terminal one. You can call this at any moment,
+/// even before the job begins: no event is lost or repeated.
 ///
-/// A job whose process is gone is ended by whoever looks, so this always ends. If the journal has become shorter than it
+/// If the job's process is gone, this ends the job, so the stream always ends. If the journal has become shorter than it
 /// was at the job's end, the terminal event is an error that says so.
 pub fn follow(job: Job, after: u64) -> impl Stream<Item = Result<Entry>> + Send + 'static {
     follow_within(job, after, SHORT_JOURNAL)
@@ -102,7 +102,7 @@ fn follow_within(
                     yield blocking(move || follower.cut_short()).await?;
                     return;
                 }
-                // A file system may show what was appended elsewhere only to those that open the file after it.
+                // Network file systems may show what another machine appended only after the file is opened again.
                 follower.file = None;
             }
             watch.changed().await;
@@ -111,7 +111,7 @@ fn follow_within(
                 let job = follower.job.clone();
                 blocking(move || match job.settle() {
                     Err(error) if error.is_damage() => Err(error),
-                    // A look that fails says nothing about the job, and the next one may not fail.
+                    // A failed check says nothing about the job, and the next one may succeed.
                     Err(error) => {
                         job.workspace().report_once(&job.directory(), &error);
                         Ok(())
@@ -124,7 +124,7 @@ fn follow_within(
     }
 }
 
-/// What a look at the journal found.
+/// What was found in the journal.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     /// Something; there may be more to read at once.
@@ -142,11 +142,10 @@ impl Outcome {
 
 impl Follower {
     fn step(&mut self) -> Result<Found> {
-        // The outcome first: if it is not there yet, what is read next may be followed by more, and if it
-        // is, it says how far to read.
+        // The outcome first: if there is one, it says how far to read; if not, more events may follow those read next.
         if self.outcome.is_none() {
             self.outcome = match self.job.outcome() {
-                // It is replaced, and then there is one that can be read.
+                // This replaces it by one that can be read.
                 Err(error) if error.is_damage() => self.job.settle()?,
                 outcome => outcome?,
             };

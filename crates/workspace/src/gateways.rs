@@ -30,7 +30,7 @@ impl Workspace {
         Ok(FileLock::try_acquire(&path)?.filter(|lock| lock.is_at(&path)))
     }
 
-    /// Takes over from all gateways that are gone, but those `known`. One that cannot be looked at is logged once.
+    /// Takes over from all gateways that are gone, except those in `known`. One that cannot be checked is logged once.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -45,7 +45,7 @@ impl Workspace {
         Ok(adopted)
     }
 
-    /// The gateways there are signs of, dead or alive.
+    /// The gateways that have a file here, whether they are alive or not.
     ///
     /// # Errors
     /// If the volume cannot be read.

@@ -21,7 +21,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Creates an empty journal; the claim makes sure that nobody else does.
+    /// Creates an empty journal. The claim makes sure that no other process does.
     pub(crate) fn create(path: PathBuf) -> Result<Self> {
         let file = OpenOptions::new()
             .append(true)
@@ -40,7 +40,7 @@ impl Journal {
         line.extend_from_slice(event.as_bytes());
         line.push(b'\n');
         if let Err(error) = self.file.write_all(&line) {
-            // If this fails too, the torn line stays behind `length`, where nobody looks.
+            // If this fails too, the incomplete line stays behind `length`, where nobody reads.
             let _ = self.file.set_len(self.length);
             return Err(Error::io("append to the journal", &self.path)(error));
         }
@@ -53,7 +53,7 @@ impl Journal {
         self.length
     }
 
-    /// Makes everything appended so far last through a power cut.
+    /// Flushes everything appended so far to disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(Error::io("flush the journal", &self.path))
     }

@@ -1,4 +1,4 @@
-//! Where everything is.
+//! The layout of the volume.
 
 use std::{
     collections::HashSet,
@@ -34,13 +34,13 @@ struct Inner {
 }
 
 impl Workspace {
-    /// Opens the volume at `root` and makes the directories every service expects.
+    /// Opens the volume at `root` and creates the directories that every service expects.
     ///
     /// # Errors
     /// If `root` cannot be created, is not a directory, or has no UTF-8 name.
     pub fn open(root: &Path) -> Result<Self> {
         fs::create_dir_all(root).map_err(Error::io("create the workspace", root))?;
-        // The real path: the one the CLI sees, and the one that callers' absolute paths must begin with.
+        // The real path, which is the one that the CLI sees, and with which callers' absolute paths must begin.
         let root = root.canonicalize().map_err(Error::io("open the workspace", root))?;
         let root_text = root.to_str().map(str::to_owned).ok_or_else(|| {
             Error::io("open the workspace", &root)(io::Error::new(
@@ -83,7 +83,7 @@ impl Workspace {
         &self.inner.root_text
     }
 
-    /// Tells this process what changes on the volume.
+    /// Watches the volume for this process.
     #[must_use]
     pub fn watcher(&self) -> &Watcher {
         &self.inner.watcher
@@ -110,8 +110,8 @@ impl Workspace {
         Ok(to)
     }
 
-    /// Logs that one file of ours cannot be used, the first time that this process comes upon it. It is looked at
-    /// again and again, and must not fill the log.
+    /// Logs that a file of ours cannot be used, but only the first time: it is read again and again, and must not fill
+    /// the log.
     pub fn report_once(&self, path: &Path, error: &Error) {
         let mut reported = self.inner.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.len() < MOST_REPORTED && reported.insert(path.to_owned()) {
@@ -133,7 +133,7 @@ impl Workspace {
         self.stack().join("mirrors")
     }
 
-    /// What is known of each shared checkout, and the locks of pulls into them.
+    /// What is known about each shared checkout, and the locks of pulls into them.
     #[must_use]
     pub fn checkouts(&self) -> PathBuf {
         self.stack().join("checkouts")
@@ -160,8 +160,8 @@ impl Workspace {
         self.sessions().join(id.to_string())
     }
 
-    /// Staging: things that a rename will put in place, on the same file system. Each job that needs one makes a
-    /// directory of its own name here and removes it.
+    /// The staging directory: things that a rename will put in place, on the same file system. A job that needs one
+    /// creates a directory of its own name here, and removes it.
     #[must_use]
     pub fn temporary(&self) -> PathBuf {
         self.stack().join("tmp")
@@ -179,9 +179,9 @@ impl Workspace {
         self.root().join("jobs").join(job.to_string())
     }
 
-    /// Resolves a caller's path to an existing directory beneath the volume and returns its real path
-    /// relative to it. Symbolic links are followed only where they stay beneath, and the path they lead to
-    /// is held to the same rules as the one given.
+    /// Resolves a caller's path to an existing directory beneath the volume, and returns its real path relative to the
+    /// volume. Symbolic links must not lead out of the volume, and the path they lead to must follow the same rules as
+    /// the caller's.
     ///
     /// # Errors
     /// What is wrong with the path, for the caller, or with the volume.
@@ -200,7 +200,7 @@ impl Workspace {
         }
     }
 
-    /// Opens a directory beneath the volume as a handle that no path leads out of.
+    /// Opens a directory beneath the volume as a handle that paths cannot escape from.
     ///
     /// # Errors
     /// If it is not there, not a directory, or a symbolic link leads out of the volume.
@@ -221,7 +221,7 @@ impl Workspace {
             let Some(name) = name.to_str().and_then(|name| DirectoryName::parse(name).ok()) else {
                 continue;
             };
-            // A link is not one of ours, wherever it leads.
+            // A link is not a checkout of ours, wherever it leads.
             let metadata = match self.inner.dir.symlink_metadata(name.as_str()) {
                 Ok(metadata) => metadata,
                 // It was removed after the listing.

@@ -1,8 +1,9 @@
 //! The shared volume, as types.
 //!
-//! Everything the services tell each other goes through this crate: the journal of a job, the claim
-//! that says who took it, the outcome that says how it ended, the registry of idle replicas. Every
-//! file has one writer or is put in place whole, so the layout holds on any POSIX file system.
+//! Everything that the services tell each other goes through this crate: the journal of a job, the claim that says who
+//! runs it, the outcome that says how it ended, the registry of idle replicas. Every file has one writer or is put in
+//! place complete, so the layout works on any POSIX file system. An error is never reported as absence, and a damaged
+//! file costs only the job, session or replica that it belongs to.
 //!
 //! *Architecture invariant:* this crate knows nothing of HTTP, of git or of Claude.
 
@@ -17,6 +18,7 @@ mod journal;
 mod layout;
 mod off_thread;
 mod outcome;
+mod probe;
 mod record;
 mod registry;
 mod resolve;
@@ -35,6 +37,7 @@ pub use job::{Claim, ClaimedJob, CreateError, Job, NewJob};
 pub use layout::Workspace;
 pub use off_thread::blocking;
 pub use outcome::Outcome;
+pub use probe::Room;
 pub use record::{JobRecord, RecordedRequest, Turns};
 pub use registry::{IdleReplica, Registration, Registry};
 pub use resolve::ResolveError;

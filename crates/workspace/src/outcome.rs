@@ -4,12 +4,12 @@ use contract::{Code, Ending, EventLine, JobState, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// A job's end, as it stands on the volume. A job has at most one, and it never changes.
+/// How a job ended, as recorded on the volume. A job has at most one outcome, and it never changes.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The terminal event.
     pub event: EventLine,
-    /// How many bytes of the journal it follows; whatever stands behind them does not count.
+    /// The length of the journal before the terminal event, in bytes. Anything behind that does not count.
     pub journal_length: u64,
     /// How the job ended.
     pub state: JobState,

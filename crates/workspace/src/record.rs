@@ -9,17 +9,17 @@ use serde_json::value::RawValue;
 
 use crate::{Job, RequestDigest, ResolveError, Result, Session, Turn, Workspace};
 
-/// The request of a job, as far as it may be written to a disk.
+/// The request of a job, without what must not be written to disk.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordedRequest {
-    /// The body of the request as the version that wrote it encodes it, without the credentials of its URL.
+    /// The body of the request, as the version that wrote it encodes it, without the credentials of its URL.
     pub body: Box<RawValue>,
-    /// Whether the request had credentials that `body` does not contain: they are in the memory of the process that
-    /// received it and nowhere else.
+    /// Whether the request had credentials that `body` does not contain. They are only in the memory of the process that
+    /// received it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub credentials_withheld: bool,
-    /// By what the same request is known when it comes again. Versions that came before this one wrote none.
+    /// How the request is recognized when it is sent again. Earlier versions did not write one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<RequestDigest>,
 }
@@ -30,7 +30,7 @@ pub struct RecordedRequest {
 pub struct JobRecord {
     /// The job.
     pub job_id: JobId,
-    /// Whose job it is.
+    /// The service that it is for.
     pub service: Service,
     /// The workflow that asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,26 +49,26 @@ pub struct JobRecord {
     /// The repository, without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo_url: Option<String>,
-    /// When the job was named.
+    /// When the job was created.
     pub created: Timestamp,
-    /// The gateway in whose queue it waits, if it was named by one.
+    /// The gateway in whose queue it waits, if a gateway created it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<ReplicaId>,
     /// What was asked.
     pub request: RecordedRequest,
 }
 
-/// What a job may use only in turn with others.
+/// The turns that a job needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Turns {
     /// It has to wait for these.
     pub own: Vec<Turn>,
-    /// The workflow that asks for it has these, for its jobs.
+    /// The workflow that asks for it holds these for its jobs.
     pub parents: Vec<Turn>,
 }
 
 impl JobRecord {
-    /// The record of a job that is created now; `digest` is that of the body that its caller sent. Blocks briefly.
+    /// The record of a new job. `digest` is that of the body that its caller sent. Blocks briefly.
     ///
     /// # Errors
     /// If the volume cannot be read, or the request's session is damaged.
@@ -81,16 +81,16 @@ impl JobRecord {
     ) -> Result<Self> {
         let requester = if parent.is_some() { Requester::Workflow } else { Requester::Caller };
         let body = String::from_utf8(request.to_body(Secrets::Withheld)).ok();
-        // A request that was parsed is a JSON object again when it is written.
+        // A request is always encoded as a JSON object.
         let body = body.and_then(|body| RawValue::from_string(body).ok()).unwrap_or_default();
         let session = request.session();
         let directory = match request.place(requester) {
             Place::Own => None,
             Place::Checkout(name) => Some(name),
-            // Through links: what counts is where it really works.
+            // The real path, as the agent may work behind a link.
             Place::At(path) => match workspace.resolve(&path) {
                 Ok(real) => real.directory(),
-                // Whether the path will do is for the service to say.
+                // The service itself refuses the path.
                 Err(ResolveError::Refused(_)) => path.directory(),
                 Err(ResolveError::Volume(error)) => return Err(error),
             },
@@ -119,11 +119,11 @@ impl JobRecord {
         })
     }
 
-    /// What it may use only in turn with others. Blocks briefly.
+    /// The turns that it needs. Blocks briefly.
     ///
     /// # Errors
     /// If the record of its parent cannot be read: without it, the job would wait for a turn that its own workflow
-    /// has.
+    /// holds.
     pub fn turns(&self, workspace: &Workspace) -> Result<Turns> {
         let parent = match self.parent {
             Some(parent) => Job::open(workspace, parent)?,
@@ -140,7 +140,7 @@ impl JobRecord {
 
     /// Whether `other` records the same request.
     pub(crate) fn is_same_request(&self, other: &Self) -> bool {
-        // A record without a digest was written before an update; its id has to do.
+        // An earlier version wrote no digest; then the id has to be enough.
         let is_same_body = match (&self.request.digest, &other.request.digest) {
             (Some(known), Some(new)) => known == new,
             _ => true,

@@ -1,4 +1,4 @@
-//! Which replicas are idle, and where: each announces itself on the volume.
+//! The registry of idle replicas: each announces itself on the volume.
 
 use std::{
     fs,
@@ -17,11 +17,11 @@ const MAX_ENTRY: u64 = 64 * 1024;
 /// An idle replica, as it announced itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdleReplica {
-    /// This life of it.
+    /// The id of this life of the replica.
     pub id: ReplicaId,
-    /// Where it takes its job.
+    /// The address at which it takes its job.
     pub address: SocketAddr,
-    /// Its process, in its own PID namespace.
+    /// Its process id, in its own PID namespace.
     pub pid: u32,
     /// When it was ready.
     pub ready: Timestamp,

@@ -1,8 +1,7 @@
 //! Sessions: what an agent remembers of a conversation, on the volume, so that any replica can resume it.
 //!
-//! `<volume>/.stack/sessions/<id>/` holds `meta.json` (where the session works, and when it was made and
-//! used), `project/` (what the CLI keeps, written by the CLI itself), and the locks of its turn. It is created
-//! whole.
+//! `<volume>/.stack/sessions/<id>/` contains `meta.json` (where the session works, and when it was created and used),
+//! `project/` (the CLI's own files), and the locks of its turn. The directory is put in place complete.
 
 use std::{
     fs, io,
@@ -28,21 +27,21 @@ pub struct Session {
     id: SessionId,
 }
 
-/// What became of deleting a session.
+/// The result of deleting a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
     /// It is gone.
     Done,
-    /// A job works in it.
+    /// A job uses it.
     Busy,
-    /// There was none.
+    /// There is no such session.
     Unknown,
 }
 
 /// `meta.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Meta {
-    /// Relative to the volume.
+    /// The path relative to the volume.
     workspace: String,
     created: Timestamp,
     updated: Timestamp,
@@ -52,7 +51,7 @@ impl Session {
     /// Creates a session that works in `place`, and takes its turn.
     ///
     /// # Errors
-    /// If the volume cannot be written, or there is one of that id.
+    /// If the volume cannot be written, or there is a session of that id already.
     pub fn create(
         workspace: &Workspace,
         id: SessionId,
@@ -86,7 +85,7 @@ impl Session {
     /// The session of that id; `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::SessionDamaged`] if its record is there and makes no sense, or another if the volume cannot be read.
+    /// [`Error::SessionDamaged`] if its record is damaged, or another if the volume cannot be read.
     pub fn open(workspace: &Workspace, id: SessionId) -> Result<Option<Self>> {
         let session = Self { workspace: workspace.clone(), id };
         Ok(session.meta()?.is_some().then_some(session))
@@ -112,8 +111,8 @@ impl Session {
         Ok(views)
     }
 
-    /// Removes a session, also a damaged one, unless a job works in it. A workspace of its own goes with it if it is
-    /// empty.
+    /// Removes a session, also a damaged one, unless a job uses it. If it has a workspace of its own and that is empty, the
+    /// workspace is removed too.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -125,14 +124,14 @@ impl Session {
         let Some(turn) = workspace.take_turn(&session.turn(), TurnUse::Work)? else {
             return Ok(Deleted::Busy);
         };
-        // Another may have deleted it meanwhile.
+        // Another process may have deleted it meanwhile.
         let Some(place) = session.place_or_damage()? else { return Ok(Deleted::Unknown) };
         session.remove()?;
         drop(turn);
         if place.is_some_and(|place| place.as_str() == own_place(id)) {
             let place = own_place(id);
             let own = workspace.root().join(place);
-            // Fails if there is anything in it, and should.
+            // This fails if there is anything in it, as it should.
             if fs::remove_dir(&own).is_ok() {
                 let _ = own.parent().map(fs::remove_dir);
             }
@@ -145,7 +144,7 @@ impl Session {
     /// # Errors
     /// If the volume cannot be written.
     pub fn remove(&self) -> Result<()> {
-        // It goes at once, then its files one by one.
+        // First the whole directory at once by a rename, then its files.
         let (scratch, directory) = (self.workspace.scratch(), self.directory());
         fs::rename(&directory, &scratch).map_err(Error::io("remove", directory))?;
         fs::remove_dir_all(&scratch).map_err(Error::io("remove", scratch))
@@ -167,13 +166,13 @@ impl Session {
         self.workspace.session(self.id)
     }
 
-    /// What the CLI keeps of it, in files of its own.
+    /// The CLI's own files of the session.
     #[must_use]
     pub fn project(&self) -> PathBuf {
         self.directory().join("project")
     }
 
-    /// The record and the place that stands in it.
+    /// The record, and the place that it names.
     fn meta(&self) -> Result<Option<(Meta, WorkspacePath)>> {
         let path = self.directory().join("meta.json");
         let read = || {
@@ -194,12 +193,12 @@ impl Session {
     /// Where it last worked, relative to the volume; `None` if it is not there any more.
     ///
     /// # Errors
-    /// [`Error::SessionDamaged`] if its record makes no sense, or another if the volume cannot be read.
+    /// [`Error::SessionDamaged`] if its record is damaged, or another if the volume cannot be read.
     pub fn place(&self) -> Result<Option<WorkspacePath>> {
         Ok(self.meta()?.map(|(_, place)| place))
     }
 
-    /// The same for whoever does not mind damage: the inner `None` is a session whose place is not known.
+    /// The same, but a damaged session is not an error: its place is the inner `None`.
     #[expect(
         clippy::option_option,
         reason = "there is no session, there is a damaged one, there is a whole one"
@@ -211,7 +210,7 @@ impl Session {
         }
     }
 
-    /// Notes that a job works in it now, and where. Only for the job whose turn it is.
+    /// Records that a job works in it now, and where. Only for the job that has its turn.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -219,7 +218,7 @@ impl Session {
         let now = Timestamp::now();
         let created = match self.meta() {
             Ok(Some((meta, _))) => meta.created,
-            // What is written now takes the place of what is damaged.
+            // The damaged record is replaced now.
             Ok(None) | Err(Error::SessionDamaged { .. }) => now,
             Err(error) => return Err(error),
         };
@@ -233,10 +232,10 @@ impl Session {
         written.map_err(Error::io("write", path))
     }
 
-    /// What callers see of it; `None` if it is not there any more.
+    /// What callers see of it; `None` if it does not exist any more.
     ///
     /// # Errors
-    /// [`Error::SessionDamaged`] if its record makes no sense, or another if the volume cannot be read.
+    /// [`Error::SessionDamaged`] if its record is damaged, or another if the volume cannot be read.
     pub fn view(&self) -> Result<Option<SessionView>> {
         Ok(self.meta()?.map(|(meta, place)| SessionView {
             session_id: self.id,
@@ -322,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_agent_put_in_place_of_a_file_is_not_waited_for() {
+    fn a_pipe_that_an_agent_put_in_place_of_a_file_does_not_block() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let id = SessionId::new();
@@ -367,7 +366,7 @@ mod tests {
         assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Done);
     }
 
-    /// An error of the volume once read as "no such session", so that a conversation was begun anew.
+    /// An error of the volume was once taken for "no such session".
     #[test]
     fn a_session_that_cannot_be_read_is_an_error_not_absent() {
         let dir = tempfile::tempdir().unwrap();
@@ -377,7 +376,7 @@ mod tests {
         drop(turn);
         let meta = session.directory().join("meta.json");
         fs::remove_file(&meta).unwrap();
-        // Fails with ELOOP, for root too.
+        // Opening it fails with ELOOP, even for root.
         std::os::unix::fs::symlink(&meta, &meta).unwrap();
         for failed in [
             Session::open(&workspace, id).map(drop),

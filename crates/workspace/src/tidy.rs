@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use crate::{Error, Job, Result, Workspace};
 
-/// How long anything but a checkout is staged, with much to spare: it takes milliseconds.
+/// How long anything but a checkout may be staged. It takes milliseconds, so this is ample.
 const LONGEST_STAGING: Duration = Duration::from_secs(3600);
 
 impl Workspace {
-    /// Removes what nobody is going to put in place any more: the directories of jobs that have ended, and other
-    /// things that are older than an hour. Their names say whose they are and when they were begun. Returns how many
-    /// it removed. Blocking.
+    /// Removes what nobody will put in place any more: the directories of jobs that have ended, and other things older
+    /// than an hour. The names say to which job they belong and when they were created. Returns how many were removed.
+    /// Blocking.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -46,11 +46,11 @@ impl Workspace {
             match Job::open(self, id) {
                 Ok(Some(job)) => return matches!(job.outcome(), Ok(Some(_))),
                 Ok(None) => {}
-                // Nobody knows whether it is needed.
+                // It is not known whether the job still needs it.
                 Err(_) => return false,
             }
         }
-        // What has no such name is not ours to judge.
+        // Anything with another name is not ours.
         let begun = Uuid::try_parse(name).ok().and_then(|id| id.get_timestamp());
         begun.is_some_and(|begun| {
             let (seconds, nanos) = begun.to_unix();

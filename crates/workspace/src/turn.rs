@@ -9,7 +9,7 @@ use contract::{DirectoryName, SessionId};
 
 use crate::{Error, FileLock, Result, Workspace};
 
-/// The right to use something that is one job's at a time.
+/// The right to use something that only one job at a time may use.
 ///
 /// The job that has the turn holds a lock, and the job that works there holds a second one: a workflow holds the first
 /// for its jobs, and each of those holds the second while it runs. So when a workflow's process dies, the turn does not
@@ -22,7 +22,7 @@ pub enum Turn {
     Directory(DirectoryName),
 }
 
-/// Says what is waited for, for people.
+/// Names what a job waits for, for people.
 impl fmt::Display for Turn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -33,7 +33,7 @@ impl fmt::Display for Turn {
 }
 
 impl Turn {
-    /// The field of a request that asks for it.
+    /// The field of a request that needs the turn.
     #[must_use]
     pub const fn field(&self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl Turn {
     }
 }
 
-/// What a job takes a turn for.
+/// How a job uses a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TurnUse {
     /// The job works there itself.
@@ -100,7 +100,7 @@ impl Workspace {
     fn guest_lock(&self, turn: &Turn) -> PathBuf {
         match turn {
             Turn::Session(id) => self.session(*id).join("guest"),
-            // A directory of its own: a name may be as long as names can be.
+            // In a directory of their own, because the names have no room for a suffix.
             Turn::Directory(name) => self.guests().join(name.as_str()),
         }
     }
@@ -109,7 +109,7 @@ impl Workspace {
 fn lock(turn: &Turn, path: &Path) -> Result<Option<HeldTurn>> {
     match FileLock::try_acquire(path) {
         Ok(lock) => Ok(lock.map(HeldTurn::from)),
-        // Only of a session: a directory's turn that cannot be locked is not free.
+        // Only for a session: if the lock of a directory cannot be taken, the directory is not free.
         Err(Error::Io { source, .. })
             if matches!(turn, Turn::Session(_)) && source.kind() == io::ErrorKind::NotFound =>
         {

@@ -11,23 +11,22 @@ use std::{
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::watch;
 
-/// How often to look where the kernel tells of changes: it may miss some, and it never tells of a lock
-/// that has fallen free.
+/// The poll interval where the kernel reports changes: it may miss some, and it does not report released locks.
 const POLL_LOCAL: Duration = Duration::from_millis(500);
-/// How often to look where it does not (network file systems, or no inotify instances left).
+/// The poll interval where it does not (network file systems, or no inotify instances left).
 const POLL_REMOTE: Duration = Duration::from_millis(100);
 
-/// Watches directories of the volume. One for each process: inotify instances are few (128 a user on many
-/// machines), watches are many.
+/// Watches directories of the volume. A process has only one: many machines allow 128 inotify instances for each user,
+/// but many more watches.
 #[derive(Debug)]
 pub struct Watcher {
     shared: Arc<Shared>,
     poll: Duration,
 }
 
-/// The kernel's watcher calls back from a thread of its own, and that thread also carries out what it is
-/// asked; so whoever asks it must not hold a lock that the callback waits for. Hence two locks: `kernel` is
-/// taken first and held while asking, `directories` only for the moment of a look.
+/// The kernel's watcher has a thread of its own, which calls back and also serves requests. So a lock that the callback
+/// needs must not be held during a request. Hence two locks: `kernel` is taken first and held during requests,
+/// `directories` only for moments.
 #[derive(Debug)]
 struct Shared {
     kernel: Mutex<Kernel>,
@@ -36,10 +35,10 @@ struct Shared {
 
 #[derive(Debug)]
 enum Kernel {
-    /// Nobody has asked yet.
+    /// Nothing has been watched yet.
     Unused,
     Watching(RecommendedWatcher),
-    /// The kernel has none for us, so only polls remain.
+    /// The kernel gave us no watcher, so there are only polls.
     Unavailable,
 }
 
@@ -59,7 +58,7 @@ pub struct Watch {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic in another thread leaves what is inside as usable as it was.
+    // A panic in another thread leaves the value usable.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -74,7 +73,7 @@ impl Watcher {
         Self { shared: Arc::new(shared), poll }
     }
 
-    /// Begins to watch `directory`; a change after this call is never missed.
+    /// Begins to watch `directory`. No change after this call is missed.
     #[must_use]
     pub fn watch(&self, directory: &Path) -> Watch {
         let mut kernel = lock(&self.shared.kernel);
@@ -94,11 +93,11 @@ impl Watcher {
     }
 
     fn connect(&self) -> Kernel {
-        // Weak: the kernel's watcher lives inside what it would otherwise keep alive.
+        // Weak, because the kernel's watcher lives inside the value that it would keep alive.
         let shared = Arc::downgrade(&self.shared);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let (Some(shared), Ok(event)) = (shared.upgrade(), event) else { return };
-            // Looking at a file is an event too; answering it by looking again would never end.
+            // Reading a file is an event too. If a reader woke because of it and read again, that would never end.
             if matches!(event.kind, EventKind::Access(_)) {
                 return;
             }
@@ -121,7 +120,7 @@ impl Watcher {
 }
 
 impl Shared {
-    /// A receiver of changes, and whether it is the first of this directory.
+    /// A receiver of changes, and whether it is the first for this directory.
     fn subscribe(&self, directory: &Path) -> (watch::Receiver<u64>, bool) {
         let mut directories = lock(&self.directories);
         if let Some(watched) = directories.get_mut(directory) {
@@ -153,8 +152,7 @@ impl Shared {
 }
 
 impl Watch {
-    /// Waits until something has changed since the last call (or since the watch began), or until it is
-    /// time to look anyway.
+    /// Waits until something has changed since the last call (or since the watch began), or until the next poll.
     pub async fn changed(&mut self) {
         // The sender lives in the map for as long as this watch does, so the channel cannot close.
         let _ = tokio::time::timeout(self.poll, self.changes.changed()).await;
@@ -167,20 +165,20 @@ impl Drop for Watch {
         if self.shared.unsubscribe(&self.directory)
             && let Kernel::Watching(watcher) = &mut *kernel
         {
-            // Fails if the directory is gone, and its watch with it.
+            // This fails if the directory, and so its watch, is gone.
             let _ = watcher.unwatch(&self.directory);
         }
     }
 }
 
-/// Whether changes made on other machines reach this directory without the kernel knowing.
+/// Whether other machines can change this directory without the kernel noticing.
 #[cfg(target_os = "linux")]
 fn is_remote(path: &Path) -> bool {
     /// From linux/magic.h: NFS, SMB (version 1, CIFS, version 2 and later), FUSE, 9p, Ceph.
     const REMOTE: [u64; 7] =
         [0x6969, 0x517B, 0xFF53_4D42, 0xFE53_4D42, 0x6573_5546, 0x0102_1997, 0x00C3_6400];
     nix::sys::statfs::statfs(path).is_ok_and(|stat| {
-        // The kernel's type is signed on some machines and of 32 bits on others; the magic has 32.
+        // The type is signed on some machines and has 32 bits on others; the magic number has 32.
         let magic = u64::try_from(stat.filesystem_type().0 & 0xFFFF_FFFF).unwrap_or_default();
         REMOTE.contains(&magic)
     })
@@ -206,7 +204,7 @@ mod tests {
         std::fs::write(dir.path().join("x"), "1").unwrap();
         watch.changed().await;
         assert!(start.elapsed() < POLL_LOCAL, "{:?}", start.elapsed());
-        // The write is several events; let them all pass before looking.
+        // The write causes several events. Let them all pass first.
         while tokio::time::timeout(Duration::from_millis(100), watch.changes.changed())
             .await
             .is_ok()

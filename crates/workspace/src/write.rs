@@ -1,4 +1,4 @@
-//! Puts files in place whole.
+//! Writes files so that readers see them complete or not at all.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -36,7 +36,7 @@ impl Workspace {
         result
     }
 
-    /// The same for the one process that may use the room kept at `reserve`, which it does if the volume is full.
+    /// The same for the one process that may use the space reserved at `reserve`, which it does if the volume is full.
     pub(crate) fn put_once_or_reserve(
         &self,
         path: &Path,
@@ -52,14 +52,14 @@ impl Workspace {
     }
 }
 
-/// Keeps room for a file of `size` bytes.
+/// Reserves space for a file of `size` bytes.
 pub(crate) fn reserve(path: &Path, size: usize) -> io::Result<()> {
-    // Not zeros: some file systems do not write those.
+    // Not zeros, which some file systems do not store.
     fs::write(path, vec![b' '; size])
 }
 
-/// Writes into the room that the file at `path` takes up already, and not one byte more. The rest of it stays filled
-/// with blanks, which JSON ignores, so that a file that is not put in place after all keeps its room.
+/// Writes into the space that the file at `path` occupies already, and no more. The rest stays filled with blanks, which
+/// JSON ignores, so that the space stays reserved if the file is not put in place after all.
 fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     let room = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
@@ -89,7 +89,7 @@ pub(crate) fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
     sync(&file, path)
 }
 
-/// Makes the entries of a directory last through a power cut.
+/// Flushes the entries of a directory to disk.
 pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     File::open(directory)
         .and_then(|opened| sync(&opened, directory))
@@ -105,8 +105,8 @@ fn sync(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a file of at most `limit` bytes; `None` if it is not there. Anything but a file, which an agent may have
-/// put in its place, is damage, and is not waited for.
+/// Reads a file of at most `limit` bytes; `None` if it is not there. Anything but a regular file counts as damage and does
+/// not block: an agent may have put a pipe there.
 pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let error = || Error::io("read", path);
     let file = match without_waiting(OpenOptions::new().read(true)).open(path) {
@@ -123,7 +123,7 @@ pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
-/// Opens at once, even a pipe that nobody holds the other end of.
+/// Makes opening a pipe return immediately, even if its other end is not open.
 pub(crate) fn without_waiting(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
 }
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// What this thread has flushed to disk: a power cut cannot be had in a test.
+        /// What this thread has flushed to disk, as a test cannot cut the power.
         pub(super) static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
     }
 
@@ -152,7 +152,7 @@ mod tests {
         reserve(&kept, 10).unwrap();
         let full = link_once(&kept, overwrite(&kept, b"0123456789x"), &path).unwrap_err();
         assert!(full.is_disk_full() && !path.exists());
-        // A write that was not put in place leaves the room as large as it was.
+        // A file that was not put in place keeps its space.
         overwrite(&kept, b"1").unwrap();
         overwrite(&kept, b"0123456789").unwrap();
         assert_eq!(link_once(&kept, overwrite(&kept, b"12345"), &path).unwrap(), Once::Ours);

@@ -245,7 +245,7 @@ async fn a_workflow_that_resumes_a_session_goes_on_in_its_checkout() {
     );
     let said = events.iter().any(|event| {
         let message = event.json["message"].as_str().unwrap_or_default();
-        message.contains("Going on in") && message.contains(checkout.to_str().unwrap())
+        message.contains("Continuing in") && message.contains(checkout.to_str().unwrap())
     });
     let step = events.iter().find(|event| event.kind() == "workflow_step_complete").unwrap();
     assert!(said && step.json["targetPath"] == first["workspace"], "it says where");

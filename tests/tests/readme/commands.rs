@@ -163,7 +163,10 @@ async fn the_recording_matches_the_demo() {
     let scene = Scene::new().await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/demo.sed");
     let demo = format!("set -o pipefail; cargo stack demo | sed -E -f '{script}'");
-    let output = RunningCommand::start(scene.program("bash", &["-c", &demo])).finish().await;
+    let mut shell = scene.program("bash", &["-c", &demo]);
+    // In the checkout, where hints say `cargo stack`.
+    shell.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let output = RunningCommand::start(shell).finish().await;
     assert_eq!((output.code, &*output.stderr), (0, ""), "{output:?}");
     let (blocks, _) = parts(README);
     let recording = blocks.iter().find(|block| block.language == "text").unwrap();

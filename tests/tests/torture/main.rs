@@ -10,7 +10,9 @@ use nix::{
 };
 use testkit::{
     processes_of_directory, target_binary,
-    torture::{Flooded, Kill, Leaks, Readers, Report, SideBySide, Stops, Sweep, Target, Victim},
+    torture::{
+        Flooded, Kill, Leaks, Readers, Report, SideBySide, Stops, Storms, Sweep, Target, Victim,
+    },
     wait_for,
 };
 use tokio::sync::Mutex;
@@ -64,6 +66,14 @@ async fn a_hundred_readers_are_cut_off_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixteen_jobs_side_by_side() {
     alone(SideBySide { jobs: 16, time: Duration::from_secs(5) }.run()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_that_fork_without_end() {
+    if !Storms::is_safe_here() {
+        return testkit::skip("agents_that_fork_without_end", "nothing limits a job's processes");
+    }
+    alone(Storms { processes: 100 }.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -116,7 +116,8 @@ async fn a_stream_that_is_dropped_takes_everything_with_it() {
     }
     let home = bench.read("home");
     assert!(fs::metadata(&home).is_ok());
-    assert!(descendants(std::process::id()).len() >= 3);
+    let all_there = || async { (descendants(std::process::id()).len() >= 3).then_some(()) };
+    wait_for("the agent and both sleepers", Duration::from_secs(5), all_there).await;
     drop(steps);
     let living = || descendants(std::process::id()).iter().filter(|p| p.state != 'Z').count();
     assert_eq!(living(), 0, "at once");

@@ -10,7 +10,7 @@ use crate::{Policy, Prompt, RepoUrl, Service, SessionId, WorkspacePath, fields::
 pub struct ExecuteRequest {
     /// What the agent is to do.
     pub prompt: Prompt,
-    /// Where; a fresh directory of the job's own if absent.
+    /// Where the agent works; a new directory of the job's own if absent.
     pub workspace: Option<WorkspacePath>,
     /// Everything else.
     pub options: ExecuteOptions,

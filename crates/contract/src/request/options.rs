@@ -37,7 +37,7 @@ pub enum CloneFilter {
 }
 
 impl CloneFilter {
-    /// The name on the wire, which is also git's.
+    /// The name on the wire, which git uses too.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ impl PullOptions {
             depth: fields
                 .unsigned("depth")?
                 .map(|depth| {
-                    // git counts in a signed integer of 32 bits.
+                    // git keeps it in a signed integer of 32 bits.
                     let depth =
                         u32::try_from(depth).ok().filter(|depth| *depth <= i32::MAX.unsigned_abs());
                     depth.and_then(NonZeroU32::new).ok_or_else(|| {
@@ -85,7 +85,7 @@ pub struct ExecuteOptions {
     /// The session to resume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resume_session_id: Option<SessionId>,
-    /// The model, by the CLI's names.
+    /// The model, by a name that the CLI knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// How many turns the agent may take.
@@ -94,10 +94,10 @@ pub struct ExecuteOptions {
     /// What the job may cost, in US dollars; the CLI checks it after it is spent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_budget_usd: Option<f64>,
-    /// Text to add to the system prompt.
+    /// Text that is added to the system prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub append_system_prompt: Option<String>,
-    /// The tools the agent has.
+    /// The tools that the agent may use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_tools: Option<Vec<String>>,
     /// The job's deadline, in seconds.
@@ -121,8 +121,8 @@ impl Default for ExecuteOptions {
 }
 
 impl ExecuteOptions {
-    /// The longest `appendSystemPrompt`, in bytes. One argument of a process holds 131,071 bytes, and the
-    /// repository's CLAUDE.md shares it.
+    /// The longest `appendSystemPrompt`, in bytes. An argument of a process has room for 131,071 bytes, and the
+    /// repository's CLAUDE.md goes into the same argument.
     pub const MAX_APPEND_BYTES: usize = 20_000;
 
     pub(super) fn parse(fields: &Fields, limits: &Limits) -> Result<Self, RequestError> {
@@ -192,7 +192,7 @@ impl ExecuteOptions {
     }
 }
 
-/// A value of the right form that configuration allows.
+/// Checks that a value has the right form and that the configuration allows it.
 fn one_of(
     what: &str,
     text: &str,

@@ -19,8 +19,8 @@ pub struct WorkflowRequest {
     pub branch: Option<BranchName>,
     /// The shared checkout. If absent, the workflow has a checkout of its own, or that of the session it resumes.
     pub directory: Option<DirectoryName>,
-    /// Whether the checkout of a resumed session is pulled forward before the agent goes on in it. A workflow that
-    /// resumes no session, or names a directory, always pulls.
+    /// Whether the checkout of a resumed session is updated before the agent continues in it. A workflow that resumes
+    /// no session, or names a directory, always pulls.
     pub update: bool,
     /// Passed on to the pull.
     pub pull_options: PullOptions,

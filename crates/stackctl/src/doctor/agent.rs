@@ -1,4 +1,4 @@
-//! What agents need: the CLI, a credential, a user it works as.
+//! What agents need: the CLI, a credential, and a user that may run it.
 
 use std::{
     path::{Path, PathBuf},
@@ -41,7 +41,7 @@ pub(super) enum Cli {
 }
 
 impl Cli {
-    /// Asks it.
+    /// Asks for its version.
     pub(super) async fn look(config: &Config) -> Self {
         let Some(path) = config.claude_bin.clone() else { return Self::Absent };
         let home = match tempfile::tempdir_in(&config.temporary) {
@@ -53,7 +53,7 @@ impl Cli {
             Ok(Ok(said)) => Self::Says(path, said),
             Ok(Err(why)) => Self::Broken(path, why),
             Err(_) => {
-                Self::Broken(path, format!("it said nothing for {} s", ANSWER_TIME.as_secs()))
+                Self::Broken(path, format!("it did not answer within {} s", ANSWER_TIME.as_secs()))
             }
         }
     }
@@ -100,7 +100,10 @@ pub(super) fn cli(cli: &Cli) -> Finding {
         ),
         Cli::Unasked(path, why) => Finding::unknown(
             NAME,
-            format!("{} was not asked, for want of temporary files: {why}", path.display()),
+            format!(
+                "{} was not started: no temporary directory can be made for it: {why}",
+                path.display()
+            ),
         ),
         Cli::Says(path, said) => {
             let found = format!("{said}, {}", path.display());
@@ -142,7 +145,7 @@ pub(super) fn credential(
         None => {
             return Finding::missing(
                 NAME,
-                "there is none in the environment",
+                "the environment has none",
                 format!("{SET}\nor {RENEW}"),
             );
         }
@@ -160,7 +163,7 @@ pub(super) fn credential(
         Some(hours @ 0..24) => Finding::advice(
             NAME,
             format!(
-                "the OAuth token in {source} expires within {} h and is not renewed",
+                "the OAuth token in {source} expires within {} h, and the stack does not renew it",
                 hours + 1
             ),
             RENEW,
@@ -177,8 +180,8 @@ pub(super) fn user(uid: u32, is_sandbox: bool) -> Finding {
     match (uid, is_sandbox) {
         (0, false) => Finding::missing(
             NAME,
-            "root, as which the CLI does not work unasked",
-            "work as another user, or, if this machine is there for agents: export IS_SANDBOX=1",
+            "root, and the CLI refuses to skip permission prompts as root",
+            "run as another user, or, if this machine is for agents only: export IS_SANDBOX=1",
         ),
         (0, true) => Finding::ok(NAME, "root, in a sandbox (IS_SANDBOX)"),
         _ => Finding::ok(NAME, format!("uid {uid}")),
@@ -191,7 +194,7 @@ pub(super) fn settings(problems: &[String]) -> Finding {
     if problems.is_empty() {
         Finding::ok(NAME, "all variables parse")
     } else {
-        Finding::missing(NAME, problems.join("; "), "set them right, or unset them")
+        Finding::missing(NAME, problems.join("; "), "correct these variables, or unset them")
     }
 }
 
@@ -218,9 +221,7 @@ mod tests {
         for lack in [Cli::Absent, Cli::Broken(path, "no".into())] {
             let finding = cli(&lack);
             assert_eq!(finding.state, Missing);
-            assert!(
-                finding.mend.unwrap().starts_with("npm install -g @anthropic-ai/claude-code@2")
-            );
+            assert!(finding.fix.unwrap().starts_with("npm install -g @anthropic-ai/claude-code@2"));
         }
     }
 
@@ -266,7 +267,7 @@ mod tests {
         assert!(token(Some(1_003_601)).found.contains("within 2 h"));
         assert_eq!(token(Some(1_200_000)).found, "an OAuth token in X, good for 2 days");
         assert_eq!(of(None).state, Missing);
-        assert!(of(None).mend.unwrap().contains("ANTHROPIC_API_KEY"));
+        assert!(of(None).fix.unwrap().contains("ANTHROPIC_API_KEY"));
         let problem = credential(None, Some("X"), Some("X: must be"), now);
         assert_eq!((problem.state, &*problem.found), (Missing, "X: must be"));
         assert!(!format!("{key:?}{:?}", token(None)).contains("s3cret"));

@@ -11,9 +11,9 @@ pub(super) struct Finding {
     pub(super) state: State,
     /// What is there, in a few words.
     pub(super) found: String,
-    /// The command that mends it.
+    /// The command that fixes it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) mend: Option<String>,
+    pub(super) fix: Option<String>,
 }
 
 /// What that means for `up`.
@@ -24,38 +24,38 @@ pub(super) enum State {
     Ok,
     /// `up`, or every job of some kind, would fail.
     Missing,
-    /// It works without.
+    /// `up` works, but would be better off.
     Advice,
-    /// It cannot be seen from here.
+    /// It cannot be found out from here.
     Unknown,
 }
 
 impl Finding {
     pub(super) fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, state: State::Ok, found: found.into(), mend: None }
+        Self { name, state: State::Ok, found: found.into(), fix: None }
     }
 
     pub(super) fn missing(
         name: &'static str,
         found: impl Into<String>,
-        mend: impl Into<String>,
+        fix: impl Into<String>,
     ) -> Self {
-        Self { name, state: State::Missing, found: found.into(), mend: Some(mend.into()) }
+        Self { name, state: State::Missing, found: found.into(), fix: Some(fix.into()) }
     }
 
     pub(super) fn advice(
         name: &'static str,
         found: impl Into<String>,
-        mend: impl Into<String>,
+        fix: impl Into<String>,
     ) -> Self {
-        Self { name, state: State::Advice, found: found.into(), mend: Some(mend.into()) }
+        Self { name, state: State::Advice, found: found.into(), fix: Some(fix.into()) }
     }
 
     pub(super) fn unknown(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, state: State::Unknown, found: found.into(), mend: None }
+        Self { name, state: State::Unknown, found: found.into(), fix: None }
     }
 
-    /// As a person reads it, with colours that a stream without them drops.
+    /// For people, in colours that the stream drops where they are not seen.
     pub(super) fn text(&self) -> String {
         let (word, color) = match self.state {
             State::Ok => ("ok", AnsiColor::Green),
@@ -65,7 +65,7 @@ impl Finding {
         };
         let style = Style::new().fg_color(Some(color.into()));
         let mut text = format!("{style}{word:<8}{style:#} {:<16} {}", self.name, self.found);
-        for line in self.mend.iter().flat_map(|mend| mend.lines()) {
+        for line in self.fix.iter().flat_map(|fix| fix.lines()) {
             text.push_str(&format!("\n{:25} → {line}", ""));
         }
         text
@@ -84,7 +84,7 @@ mod tests {
                                   → stackctl up --claude 1
         ");
         insta::assert_snapshot!(serde_json::to_string(&finding).unwrap(),
-            @r#"{"name":"memory","state":"missing","found":"1 GiB free","mend":"stackctl up --claude 1"}"#);
+            @r#"{"name":"memory","state":"missing","found":"1 GiB free","fix":"stackctl up --claude 1"}"#);
         let fine = serde_json::to_string(&Finding::ok("memory", "x")).unwrap();
         assert_eq!(fine, r#"{"name":"memory","state":"ok","found":"x"}"#);
     }

@@ -1,4 +1,4 @@
-//! What so many replicas need of the kernel: memory, open files, inotify.
+//! What a stack of this size needs of the kernel: memory, open files, inotify.
 
 use contract::{PerService, Service};
 
@@ -6,12 +6,16 @@ use super::{
     files::{Files, number},
     finding::Finding,
 };
+use crate::program;
 
 const MIB: u64 = 1 << 20;
 /// What an agent takes at work, as measured with the Claude Code CLI.
 const AGENT: u64 = 300 * MIB;
 /// What one process of the stack itself takes.
 const REPLICA: u64 = 16 * MIB;
+
+/// The threads of one process of the stack itself.
+const THREADS: u64 = 8;
 
 /// How many replicas there are to be.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +27,11 @@ impl Counts {
         self.0.iter().map(|(_, count)| u64::from(*count)).sum::<u64>() + 2
     }
 
+    /// How many threads a stack may have at most: those of its own processes, and what each agent may start.
+    pub(super) fn threads(self, job_processes: u32) -> u64 {
+        self.processes() * THREADS + self.agents() * u64::from(job_processes)
+    }
+
     fn agents(self) -> u64 {
         u64::from(self.0[Service::Claude])
     }
@@ -31,7 +40,7 @@ impl Counts {
 pub(super) fn memory(files: &dyn Files, counts: Counts) -> Finding {
     const NAME: &str = "memory";
     let Some(available) = available_memory(files) else {
-        return Finding::unknown(NAME, "how much is free cannot be seen here");
+        return Finding::unknown(NAME, "cannot tell how much is free");
     };
     let stack = counts.processes() * REPLICA;
     let needed = stack + counts.agents() * AGENT;
@@ -46,7 +55,10 @@ pub(super) fn memory(files: &dyn Files, counts: Counts) -> Finding {
     }
     match available.saturating_sub(stack) / AGENT {
         0 => Finding::missing(NAME, found, "free some memory: ps -eo rss,comm --sort=-rss | head"),
-        fit => Finding::advice(NAME, found, format!("stackctl up --claude {fit}")),
+        fit => {
+            let flag = Service::Claude.spec().short_name;
+            Finding::advice(NAME, found, format!("{} up --{flag} {fit}", program::name()))
+        }
     }
 }
 
@@ -91,7 +103,7 @@ pub(super) fn inotify(files: &dyn Files, used: u64, counts: Counts) -> Finding {
     const WATCHES: &str = "/proc/sys/fs/inotify/max_user_watches";
     let (Some(instances), Some(watches)) = (number(files, INSTANCES), number(files, WATCHES))
     else {
-        return Finding::unknown(NAME, "its bounds cannot be seen here");
+        return Finding::unknown(NAME, "cannot read its limits");
     };
     // One instance a process; watches on the registry, on each job and on what it waits for.
     let (more_instances, more_watches) = (counts.processes(), 256 + 16 * counts.processes());
@@ -99,22 +111,23 @@ pub(super) fn inotify(files: &dyn Files, used: u64, counts: Counts) -> Finding {
         "{} of {instances} instances free, {more_instances} wanted; {watches} watches, {more_watches} wanted",
         instances.saturating_sub(used)
     );
-    let mut mend = Vec::new();
+    let mut fixes = Vec::new();
     if instances < used + more_instances {
         let enough = (used + more_instances).next_power_of_two().max(512);
-        mend.push(format!("fs.inotify.max_user_instances={enough}"));
+        fixes.push(format!("fs.inotify.max_user_instances={enough}"));
     }
     if watches < more_watches {
-        mend.push(format!(
+        fixes.push(format!(
             "fs.inotify.max_user_watches={}",
             more_watches.next_power_of_two().max(65536)
         ));
     }
-    if mend.is_empty() {
+    if fixes.is_empty() {
         Finding::ok(NAME, found)
     } else {
-        let found = format!("{found}; without, files are looked at ten times a second");
-        Finding::advice(NAME, found, format!("sudo sysctl -w {}", mend.join(" ")))
+        let found =
+            format!("{found}; processes without an instance look for changes ten times a second");
+        Finding::advice(NAME, found, format!("sudo sysctl -w {}", fixes.join(" ")))
     }
 }
 
@@ -125,24 +138,27 @@ mod tests {
         *,
     };
 
-    const COUNTS: Counts = Counts(PerService::new([5, 3, 3]));
+    fn counts() -> Counts {
+        let workflows = |service| if service == Service::Workflow { 5 } else { 3 };
+        Counts(PerService::from_fn(workflows))
+    }
 
     #[test]
     fn memory_for_all_some_or_no_agents() {
         let of = |kib: &str| {
             let text = format!("MemTotal: 9 kB\nMemAvailable:   {kib} kB\n");
-            memory(&[("/proc/meminfo", &*text)], COUNTS)
+            memory(&[("/proc/meminfo", &*text)], counts())
         };
         assert_eq!(
             of("2000000"),
             Finding::ok("memory", "1953 MiB free, 1108 MiB wanted by 3 agents at once")
         );
         assert_eq!(
-            (of("1000000").state, of("1000000").mend.unwrap()),
+            (of("1000000").state, of("1000000").fix.unwrap()),
             (Advice, "stackctl up --claude 2".into())
         );
         assert_eq!(of("300000").state, Missing);
-        assert_eq!(memory(&[], COUNTS).state, Unknown);
+        assert_eq!(memory(&[], counts()).state, Unknown);
     }
 
     #[test]
@@ -155,7 +171,7 @@ mod tests {
                     ("/sys/fs/cgroup/user.slice/a.scope/memory.max", max),
                     ("/sys/fs/cgroup/user.slice/a.scope/memory.current", "104857600\n"),
                 ],
-                COUNTS,
+                counts(),
             )
         };
         assert!(of("1073741824\n").found.starts_with("924 MiB free"));
@@ -165,11 +181,16 @@ mod tests {
 
     #[test]
     fn open_files_against_the_counts() {
-        assert_eq!(open_files(1024, COUNTS), Finding::ok("open files", "1024 allowed, 308 wanted"));
-        let finding = open_files(256, COUNTS);
+        assert_eq!(
+            open_files(1024, counts()),
+            Finding::ok("open files", "1024 allowed, 308 wanted")
+        );
+        let finding = open_files(256, counts());
         assert_eq!(finding.state, Missing);
-        assert!(finding.mend.unwrap().contains("nofile 308"));
-        let many = Counts(PerService::new([400, 3, 3]));
+        assert!(finding.fix.unwrap().contains("nofile 308"));
+        let many = Counts(PerService::from_fn(
+            |service| if service == Service::Workflow { 400 } else { 3 },
+        ));
         assert_eq!(open_files(1024, many).state, Missing);
     }
 
@@ -180,19 +201,19 @@ mod tests {
                 ("/proc/sys/fs/inotify/max_user_instances", instances),
                 ("/proc/sys/fs/inotify/max_user_watches", watches),
             ];
-            inotify(&files, used, COUNTS)
+            inotify(&files, used, counts())
         };
         assert_eq!(of("128\n", "65536\n", 100).state, Fine);
         let few = of("128\n", "65536\n", 120);
         assert_eq!(
-            (few.state, few.mend.unwrap()),
+            (few.state, few.fix.unwrap()),
             (Advice, "sudo sysctl -w fs.inotify.max_user_instances=512".into())
         );
-        let both = of("10", "10", 0).mend.unwrap();
+        let both = of("10", "10", 0).fix.unwrap();
         assert!(
             both.contains("max_user_instances=512 fs.inotify.max_user_watches=65536"),
             "{both}"
         );
-        assert_eq!(inotify(&[], 0, COUNTS).state, Unknown);
+        assert_eq!(inotify(&[], 0, counts()).state, Unknown);
     }
 }

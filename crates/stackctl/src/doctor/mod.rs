@@ -1,4 +1,4 @@
-//! `stackctl doctor`: what this machine has for a stack, and what it lacks.
+//! `stackctl doctor`: what this machine has for a stack, and what is missing.
 //!
 //! Looking and judging are apart: what is looked at becomes a value (`Cli`, `Volume`, `Port`, the text of a file),
 //! and a function without side effects makes a finding of it.
@@ -10,26 +10,28 @@ mod files;
 mod finding;
 mod limits;
 mod net;
+mod processes;
 mod swarm;
 mod volume;
 
 use std::{
     collections::HashMap,
     ffi::OsString,
-    fs,
     io::{self, Write as _},
     process::ExitCode,
     time::SystemTime,
 };
 
 use boot::{ProcessEnv, Settings};
+use child_process::machine::{self, Room};
 use clap::Args;
 use contract::Service;
 use nix::sys::resource::{Resource, getrlimit};
+use procfs::process::{FDTarget, Process};
 use serde::Serialize;
 
 use crate::{
-    serve,
+    program, serve,
     up::{UpOptions, port_flag},
 };
 use agent::{CREDENTIALS, Cli};
@@ -40,9 +42,9 @@ use net::{Host, Port};
 use swarm::Docker;
 use volume::Volume;
 
-/// Tell what this machine has for `stackctl up`, and what it lacks
+/// Check whether this machine has what `stackctl up` needs
 ///
-/// Takes the options of `up`, and looks for what a stack with these needs. Nothing is changed.
+/// Takes the options of `up` and checks for what such a stack needs. It changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -98,6 +100,9 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
     let volume = Volume::look(&up.workspace);
     let docker_host = Settings::new(&ProcessEnv).text("DOCKER_HOST");
     let problems: Vec<_> = problems.into_iter().cloned().collect();
+    let room = |resource, setting, room: &io::Result<Room>| {
+        processes::room(resource, setting, room, counts, config.processes)
+    };
     let mut findings = vec![
         agent::cli(&Cli::look(&config).await),
         agent::credential(
@@ -115,6 +120,10 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         limits::memory(&RealFiles, counts),
         limits::open_files(files, counts),
         limits::inotify(&RealFiles, inotify_instances(), counts),
+        processes::end_of_jobs(&machine::cgroup_delegation(), &machine::pid_namespace().await),
+        processes::process_limit(machine::process_limit(), config.processes),
+        room("process ids", "kernel.pid_max", &machine::pids()),
+        room("threads", "kernel.threads-max", &machine::threads()),
         swarm::landlock(&RealFiles),
         swarm::docker(&Docker::look(docker_host.as_deref())),
         swarm::ipvs(&RealFiles),
@@ -135,15 +144,15 @@ fn ports(up: &UpOptions) -> Vec<(String, u16)> {
 
 /// How many inotify instances the processes of this user have, as far as they can be seen.
 fn inotify_instances() -> u64 {
-    let links = |process: fs::DirEntry| -> Option<usize> {
-        let descriptors = fs::read_dir(process.path().join("fd")).ok()?.flatten();
-        let is_instance = |fd: &fs::DirEntry| {
-            fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:inotify")
-        };
-        Some(descriptors.filter(is_instance).count())
+    let is_instance =
+        |target: &FDTarget| matches!(target, FDTarget::AnonInode(kind) if kind == "inotify");
+    // Processes of others, and those that end meanwhile, cannot be looked into.
+    let of_process = |process: Process| {
+        let descriptors = process.fd().into_iter().flatten().flatten();
+        descriptors.filter(|descriptor| is_instance(&descriptor.target)).count()
     };
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes.filter_map(links).map(|count| u64::try_from(count).unwrap_or(0)).sum()
+    let processes = procfs::process::all_processes().into_iter().flatten().flatten();
+    processes.map(of_process).map(|count| u64::try_from(count).unwrap_or(0)).sum()
 }
 
 #[derive(Debug, Serialize)]
@@ -173,18 +182,19 @@ impl Report {
     }
 
     fn verdict(&self) -> String {
+        let me = program::name();
         let missing = |finding: &&Finding| finding.state == State::Missing;
         let names: Vec<_> = self.findings.iter().filter(missing).map(|it| it.name).collect();
         match &*names {
-            [] => "Everything is here: `stackctl up` will work.".to_owned(),
+            [] => format!("This machine has everything: `{me} up` will work."),
             names => {
                 let demo = ["Claude Code CLI", "credential", "user"];
                 let hint = if names.iter().all(|name| demo.contains(name)) {
-                    " `stackctl demo` works without."
+                    format!(" `{me} demo` works without.")
                 } else {
-                    ""
+                    String::new()
                 };
-                format!("For `stackctl up` something is missing: {}.{hint}", names.join(", "))
+                format!("`{me} up` will not work yet. Missing: {}.{hint}", names.join(", "))
             }
         }
     }
@@ -201,12 +211,12 @@ mod tests {
             (Finding::unknown("c", "x"), Finding::missing("credential", "x", "y"));
         let fine = Report::new(vec![ok.clone(), advice, unknown]);
         assert!(fine.ok);
-        assert_eq!(fine.verdict(), "Everything is here: `stackctl up` will work.");
+        assert_eq!(fine.verdict(), "This machine has everything: `stackctl up` will work.");
         let bad = Report::new(vec![ok, missing.clone()]);
         assert!(!bad.ok);
         assert_eq!(
             bad.verdict(),
-            "For `stackctl up` something is missing: credential. `stackctl demo` works without."
+            "`stackctl up` will not work yet. Missing: credential. `stackctl demo` works without."
         );
         let worse = Report::new(vec![missing, Finding::missing("ports", "x", "y")]);
         assert!(worse.verdict().ends_with("credential, ports."));
@@ -245,7 +255,14 @@ mod tests {
         let command = crate::cli::Cli::parse_from(["stackctl", "doctor", "--claude", "1"]).command;
         let crate::cli::Command::Doctor(options) = command else { panic!("{command:?}") };
         let findings = look(&options).await;
-        assert_eq!(findings.len(), 14, "{findings:#?}");
-        assert!(inotify_instances() < 1_000_000);
+        assert_eq!(findings.len(), 18, "{findings:#?}");
+    }
+
+    #[test]
+    fn inotify_instances_are_found_in_proc() {
+        let directory = tempfile::tempdir().unwrap();
+        let workspace = workspace::Workspace::open(directory.path()).unwrap();
+        let _watch = workspace::Registry::new(&workspace, Service::Pull).watch();
+        assert!((1..1_000_000).contains(&inotify_instances()));
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::finding::Finding;
+use crate::program;
 
 /// How long a host may take.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
@@ -63,9 +64,13 @@ pub(super) fn ports(ports: &[Port]) -> Finding {
         .collect();
     let numbers: Vec<_> =
         taken.iter().map(|(port, _)| format!("sport = :{}", port.number)).collect();
-    let mend =
-        format!("stackctl up {}\nwho has it: ss -ltnp '{}'", flags.join(" "), numbers.join(" or "));
-    Finding::missing(NAME, found.join("; "), mend)
+    let fix = format!(
+        "{} up {}\nsee who has it: ss -ltnp '{}'",
+        program::name(),
+        flags.join(" "),
+        numbers.join(" or ")
+    );
+    Finding::missing(NAME, found.join("; "), fix)
 }
 
 /// A host that jobs talk to.
@@ -131,7 +136,7 @@ pub(super) fn reachability(host: &Host, reached: &Result<Duration, String>) -> F
         (Err(why), Role::Git) => Finding::advice(
             name,
             format!("{host}:{port} cannot be reached: {why}"),
-            format!("curl -v telnet://{host}:{port}  (is it the name, the firewall or a proxy?)"),
+            format!("curl -v telnet://{host}:{port}  (check the name, the firewall and the proxy)"),
         ),
         (Err(why), Role::MessagesApi) => Finding::missing(
             name,
@@ -164,10 +169,10 @@ mod tests {
         let finding = ports(&looked);
         assert_eq!(finding.state, Missing);
         assert!(finding.found.starts_with(&format!("{taken}: ")) && !finding.found.contains(';'));
-        let mend = finding.mend.unwrap();
-        let (port, rest) = mend.strip_prefix("stackctl up --b ").unwrap().split_once('\n').unwrap();
+        let fix = finding.fix.unwrap();
+        let (port, rest) = fix.strip_prefix("stackctl up --b ").unwrap().split_once('\n').unwrap();
         TcpListener::bind((LOOPBACK, port.parse().unwrap())).unwrap();
-        assert_eq!(rest, format!("who has it: ss -ltnp 'sport = :{taken}'"));
+        assert_eq!(rest, format!("see who has it: ss -ltnp 'sport = :{taken}'"));
         drop(holder);
         assert_eq!(ports(&Port::look(LOOPBACK, &flags([0; 3]))).state, Fine);
     }
@@ -177,7 +182,7 @@ mod tests {
         let free = TcpListener::bind((LOOPBACK, 0)).unwrap().local_addr().unwrap().port();
         let finding = ports(&Port::look(LOOPBACK, &flags([free, free, 0])));
         assert_eq!(finding.state, Missing);
-        assert!(finding.mend.unwrap().starts_with("stackctl up --b "));
+        assert!(finding.fix.unwrap().starts_with("stackctl up --b "));
     }
 
     #[test]
@@ -202,7 +207,7 @@ mod tests {
         let reached = host.reach().await;
         let finding = reachability(&host, &reached);
         assert_eq!(finding.state, Advice);
-        assert!(finding.mend.unwrap().contains("curl"));
+        assert!(finding.fix.unwrap().contains("curl"));
         let api = Host { role: Role::MessagesApi, ..host };
         assert_eq!(reachability(&api, &reached).state, Missing);
     }

@@ -1,4 +1,4 @@
-//! What only Docker Swarm, or only hardened machines, have a use for.
+//! What only Docker Swarm or only hardened machines need.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -75,9 +75,10 @@ pub(super) fn docker(docker: &Docker) -> Finding {
     const ONLY: &str = "only Swarm needs it";
     match docker {
         Docker::Answers(version) => Finding::ok(NAME, format!("{version} answers ({ONLY})")),
-        Docker::Elsewhere(host) => {
-            Finding::unknown(NAME, format!("DOCKER_HOST is {host}, which is not asked ({ONLY})"))
-        }
+        Docker::Elsewhere(host) => Finding::unknown(
+            NAME,
+            format!("DOCKER_HOST is {host}, which is not a local socket ({ONLY})"),
+        ),
         Docker::Absent(path) => Finding::advice(
             NAME,
             format!("there is no {} ({ONLY})", path.display()),
@@ -85,12 +86,12 @@ pub(super) fn docker(docker: &Docker) -> Finding {
         ),
         Docker::Denied(path) => Finding::advice(
             NAME,
-            format!("{} is not for this user ({ONLY})", path.display()),
+            format!("{} cannot be used by this user ({ONLY})", path.display()),
             "sudo usermod -aG docker $USER, and log in again",
         ),
         Docker::Silent(path, why) => Finding::advice(
             NAME,
-            format!("nobody answers at {}: {why} ({ONLY})", path.display()),
+            format!("no engine answers at {}: {why} ({ONLY})", path.display()),
             "sudo systemctl start docker",
         ),
     }
@@ -105,11 +106,11 @@ pub(super) fn ipvs(files: &dyn Files) -> Finding {
         || has("/proc/modules", "ip_vs ")
         || loadable(files, "ip_vs.ko")
     {
-        Finding::ok(NAME, format!("the kernel has it ({ONLY})"))
+        Finding::ok(NAME, format!("the kernel supports it ({ONLY})"))
     } else {
         Finding::advice(
             NAME,
-            format!("the kernel does not have it ({ONLY})"),
+            format!("the kernel does not support it ({ONLY})"),
             "sudo modprobe ip_vs; where there is no such module, deploy-swarm.sh publishes the ports on one node",
         )
     }
@@ -129,16 +130,16 @@ pub(super) fn landlock(files: &dyn Files) -> Finding {
     const NAME: &str = "Landlock";
     match files.read("/sys/kernel/security/lsm") {
         Some(modules) if modules.trim().split(',').any(|module| module == "landlock") => {
-            Finding::ok(NAME, "the kernel has it")
+            Finding::ok(NAME, "the kernel supports it")
         }
         Some(_) => Finding::advice(
             NAME,
-            "the kernel does not have it (it can confine agents, and nothing here relies on it)",
+            "the kernel does not support it, so agents are less confined",
             "add landlock to lsm= on the kernel's command line, and restart the machine",
         ),
         None => Finding {
-            mend: Some("sudo mount -t securityfs securityfs /sys/kernel/security".to_owned()),
-            ..Finding::unknown(NAME, "the kernel's security modules cannot be seen here")
+            fix: Some("sudo mount -t securityfs securityfs /sys/kernel/security".to_owned()),
+            ..Finding::unknown(NAME, "cannot read the kernel's security modules")
         },
     }
 }
@@ -163,7 +164,7 @@ mod tests {
             (Docker::Silent(path(), "x".into()), Advice),
         ] {
             let finding = docker(&it);
-            assert_eq!((finding.state, finding.mend.is_some()), (state, state == Advice), "{it:?}");
+            assert_eq!((finding.state, finding.fix.is_some()), (state, state == Advice), "{it:?}");
         }
     }
 
@@ -204,7 +205,7 @@ mod tests {
         assert_eq!(ipvs(&[release, ("/lib/modules/6.1/modules.dep", list)]).state, Fine);
         assert_eq!(ipvs(&[release, ("/lib/modules/6.1/modules.builtin", list)]).state, Fine);
         assert_eq!(ipvs(&[release, ("/lib/modules/6.2/modules.dep", list)]).state, Advice);
-        assert!(ipvs(&[]).mend.unwrap().starts_with("sudo modprobe ip_vs"));
+        assert!(ipvs(&[]).fix.unwrap().starts_with("sudo modprobe ip_vs"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Whether the workspace's file system can do what the stack relies on: it is tried, in a directory that is
-//! taken away again.
+//! Whether the workspace's file system can do what the stack relies on: the doctor tries it, in a directory that it
+//! removes again.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -10,6 +10,7 @@ use std::{
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
 
 use super::finding::Finding;
+use crate::program;
 
 const GIB: u64 = 1 << 30;
 /// Below this, a few clones fill the disk.
@@ -83,32 +84,36 @@ fn attempts(directory: &Path) -> (io::Result<()>, io::Result<()>, io::Result<()>
 
 pub(super) fn workspace(volume: &Volume) -> Finding {
     const NAME: &str = "workspace";
-    const ELSEWHERE: &str = "stackctl up --workspace /var/tmp/workspace";
+    let elsewhere = || format!("{} up --workspace /var/tmp/workspace", program::name());
     let path = volume.path.display();
-    let lack = [
+    let problem = [
         (&volume.write, "cannot be written"),
-        (&volume.link, "knows no hard links"),
-        (&volume.lock, "knows no locks"),
+        (&volume.link, "does not support hard links"),
+        (&volume.lock, "does not support file locks"),
     ]
     .into_iter()
     .find_map(|(attempt, what)| Some((attempt.as_ref().err()?, what)));
-    match (lack, volume.place) {
+    match (problem, volume.place) {
         (Some((error, what)), _) => {
-            Finding::missing(NAME, format!("{path} {what}: {error}"), ELSEWHERE)
+            Finding::missing(NAME, format!("{path} {what}: {error}"), elsewhere())
         }
         (None, Place::Network) => Finding::advice(
             NAME,
-            format!("{path} is on a network, so changes are looked for ten times a second"),
-            ELSEWHERE,
+            format!(
+                "{path} is on a network file system, so the stack looks for changes ten times a second"
+            ),
+            elsewhere(),
         ),
-        (None, Place::Local) => Finding::ok(NAME, format!("{path}: can be written, links, locks")),
+        (None, Place::Local) => {
+            Finding::ok(NAME, format!("{path}: writable, with hard links and file locks"))
+        }
     }
 }
 
 pub(super) fn disk(volume: &Volume) -> Finding {
     const NAME: &str = "disk";
     let Some(free) = volume.free else {
-        return Finding::unknown(NAME, "how much is free cannot be seen here");
+        return Finding::unknown(NAME, "cannot tell how much is free");
     };
     let amount =
         if free < GIB { format!("{} MiB", free >> 20) } else { format!("{} GiB", free / GIB) };
@@ -158,17 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_that_lacks_something() {
+    fn a_file_system_that_cannot_do_what_the_stack_needs() {
         assert_eq!(workspace(&volume()).state, Fine);
         for (volume, word) in [
             (Volume { write: failed(), ..volume() }, "written"),
             (Volume { link: failed(), ..volume() }, "hard links"),
-            (Volume { lock: failed(), ..volume() }, "locks"),
+            (Volume { lock: failed(), ..volume() }, "file locks"),
         ] {
             let finding = workspace(&volume);
             assert_eq!(finding.state, Missing);
             assert!(finding.found.contains(word), "{}", finding.found);
-            assert!(finding.mend.unwrap().contains("--workspace"));
+            assert!(finding.fix.unwrap().contains("--workspace"));
         }
         assert_eq!(workspace(&Volume { place: Place::Network, ..volume() }).state, Advice);
     }

@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 
 use supervisor::ConnectionError;
 
-use crate::client::{ClientError, exit};
+use crate::{
+    client::{ClientError, exit},
+    program,
+};
 
-/// Each says what to do next.
+/// Why a command on a whole stack failed. Each message says what to do next.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpsError {
     #[error(
@@ -14,7 +17,7 @@ pub(crate) enum OpsError {
     )]
     NoEngine { host: String, why: String },
     #[error(
-        "this user may not use {host}: run as root, or join the group (`sudo usermod -aG docker $USER`, then log in again)"
+        "this user may not use {host}: run this as root, or join the group (`sudo usermod -aG docker $USER`, then log in again)"
     )]
     NotAllowed { host: String },
     #[error(
@@ -22,7 +25,7 @@ pub(crate) enum OpsError {
     )]
     Scheme(String),
     #[error(
-        "the engine at {host} is in no Swarm: `./deploy-swarm.sh` makes one and deploys the stack"
+        "the engine at {host} is not in a Swarm: `./deploy-swarm.sh` creates one and deploys the stack"
     )]
     NoSwarm { host: String },
     #[error(
@@ -33,11 +36,11 @@ pub(crate) enum OpsError {
         "there is no stack '{stack}' on this Swarm{others}: `./deploy-swarm.sh --stack {stack}` deploys it, --stack names another"
     )]
     NoStack { stack: String, others: String },
-    #[error("no `stackctl up` runs on {place}: start one with `stackctl up --workspace {place}`, or name its workspace with --workspace", place = .workspace.display())]
+    #[error("no stack runs in {place}: start one with `{me} up --workspace {place}`, or name another workspace with --workspace", place = .workspace.display(), me = program::name())]
     NoLocal { workspace: PathBuf },
-    #[error("there is no stack here: no `stackctl up` runs on {} (--workspace), and {swarm}", .workspace.display())]
+    #[error("found no stack: none runs in {} (--workspace), and {swarm}", .workspace.display())]
     Nothing { workspace: PathBuf, swarm: Box<OpsError> },
-    #[error("failed to {doing}: the engine says: {why}")]
+    #[error("failed to {doing}: the engine answered: {why}")]
     Engine { doing: &'static str, why: String },
     #[error("failed to ask the local stack")]
     Local(#[from] ConnectionError),

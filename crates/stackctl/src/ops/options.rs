@@ -25,16 +25,16 @@ pub(crate) struct TargetOptions {
     /// The workspace of the local stack
     #[arg(long, env = "WORKSPACE_DIR", value_name = "DIR", default_value = "./workspace")]
     pub(crate) workspace: PathBuf,
-    /// Where the gateway takes workflows [default: found out]
+    /// Where the gateway takes workflows [default: asked of the stack]
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<BaseUrl>,
 }
 
-/// Show the services, their replicas and what failed of late
+/// Show services, replicas, running jobs and recent failures
 ///
-/// On a Swarm the engine is asked (DOCKER_HOST, or the usual socket), which must be a manager's. CPU and memory
-/// are those of this node's containers; what runs on others is listed without. A replica exits after each job,
-/// so restarts are a measure of work; `~` marks a number that is reckoned from a history which was cut short.
+/// On a Swarm it asks the engine (DOCKER_HOST, or the default socket), which must be a manager. CPU and memory are
+/// known for containers on this node only. A replica exits after each job, so restarts show how much work is done;
+/// `~` marks an estimate from a history that does not reach back an hour. Idle replicas are counted, not listed.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -42,7 +42,7 @@ Examples:
   stackctl ps --watch
   stackctl ps --swarm --stack workflow-stack --json | jq '.services[] | {service, busy, queued}'
 
-Exit codes: 0 shown, 2 wrong usage, 3 there is no such stack.")]
+Exit codes: 0 shown, 2 wrong usage, 3 no such stack.")]
 pub(crate) struct PsOptions {
     /// Show it again and again, until Ctrl-C
     #[arg(short, long)]
@@ -59,30 +59,32 @@ pub(crate) struct PsOptions {
 
 /// Change how many replicas the services have
 ///
-/// Fewer replicas means that those of the highest numbers leave, busy or not. One that has a job finishes it
-/// first; on a Swarm it is killed if that takes longer than the service's stop grace period.
+/// With fewer replicas, the highest numbers leave. A busy replica finishes its job first; a Swarm kills it if that
+/// takes longer than the service's stop grace period.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
   stackctl scale workflow=10
   stackctl scale workflow=5 pull=3 claude=3
 
-Exit codes: 0 done, 1 it did not come about in time, 2 wrong usage, 3 there is no such stack, 130 interrupted.")]
+Exit codes: 0 done, 1 not done in time, 2 wrong usage, 3 no such stack, 130 interrupted.")]
 pub(crate) struct ScaleOptions {
-    /// How many of which: workflow, pull or claude
+    /// A service and its number of replicas, such as workflow=10
     #[arg(required = true, value_name = "SERVICE=N")]
     pub(crate) wanted: Vec<Wanted>,
-    /// Do not wait until it is so
+    /// Do not wait until all replicas run
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// How long to wait until all replicas run; replicas that finish a job before they leave are waited for too
+    /// How long to wait until all replicas run, and those that leave have finished their jobs
     #[arg(long, value_name = "SECONDS", default_value_t = 300, conflicts_with = "no_wait")]
     pub(crate) timeout: u64,
     #[command(flatten)]
     pub(crate) target: TargetOptions,
 }
 
-/// Show what the services log
+/// Show the logs of the services
+///
+/// A local stack keeps the last 16 MiB in its workspace, also when it stops.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -90,18 +92,18 @@ Examples:
   stackctl logs claude --since 10m
   stackctl logs --job 7c3e91d2             what was logged about a job and the jobs it asked for
 
-Exit codes: 0 shown, 2 wrong usage, 3 there is no such stack.")]
+Exit codes: 0 shown, 2 wrong usage, 3 no such stack.")]
 pub(crate) struct LogsOptions {
-    /// Of this service alone: gateway, workflow, pull or claude
+    /// Only this service, by its name or its flag: gateway, workflow, …
     #[arg(value_name = "SERVICE", value_parser = super::parts::part)]
     pub(crate) service: Option<Part>,
-    /// Only lines about this job, and the jobs it asked for; a beginning or an end of its id will do
+    /// Only lines about this job and the jobs it asked for; the beginning or the end of its id is enough
     #[arg(long, value_name = "ID")]
     pub(crate) job: Option<String>,
-    /// Go on with what is logged from now on, until Ctrl-C
+    /// Also show new lines, until Ctrl-C
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Only what is younger: 90s, 10m, 2h, 1d, or a time like 2026-01-31T12:00:00Z
+    /// Only newer lines: 90s, 10m, 2h, 1d, or a time such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "WHEN", value_parser = since)]
     pub(crate) since: Option<Since>,
     /// How many lines of each service at most, or `all` [default: 100; all with --job or --since]

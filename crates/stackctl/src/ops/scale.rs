@@ -21,18 +21,21 @@ use super::{
     ps::swarm::{is_present, slot, state},
     target::Target,
 };
-use crate::client::{Interrupts, exit, note, one_line};
+use crate::{
+    client::{Interrupts, exit, note, one_line},
+    program,
+};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often the same news is told again.
+/// How often unchanged progress is printed again.
 const AGAIN: Duration = Duration::from_secs(15);
-/// What Swarm lets a task have if nobody says otherwise.
+/// The stop grace period of a service that does not set one.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
-/// A job takes longer than this, as a rule.
+/// Most jobs take longer than this.
 const SHORT_GRACE: Duration = Duration::from_secs(60);
 
-/// So many replicas of that service.
+/// How many replicas a service is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) service: Service,
@@ -44,9 +47,11 @@ impl FromStr for Wanted {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, number) =
-            text.split_once('=').ok_or("say how many of what, as in workflow=10")?;
+            text.split_once('=').ok_or("name a service and a number, such as workflow=10")?;
         if name == Part::GATEWAY {
-            return Err("there is one gateway: a second would have a queue of its own".to_owned());
+            return Err(
+                "a stack has one gateway: a second one would have a queue of its own".to_owned()
+            );
         }
         let service = parts::service(name)?;
         let replicas = number.parse().ok().filter(|number| *number <= MOST_REPLICAS);
@@ -62,7 +67,7 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// Scales, and waits until it is so.
+/// Scales, and waits until all replicas run.
 pub(super) async fn scale(options: ScaleOptions) -> anyhow::Result<u8> {
     let mut seen = BTreeSet::new();
     if let Some(twice) = options.wanted.iter().find(|it| !seen.insert(it.service)) {
@@ -80,7 +85,10 @@ pub(super) async fn scale(options: ScaleOptions) -> anyhow::Result<u8> {
     tokio::select! {
         done = scaling => { done?; Ok(exit::COMPLETE) }
         _ = interrupts.next() => {
-            note("no longer waiting: what was asked for stays asked for, `stackctl ps` shows how it goes");
+            note(&format!(
+                "stopped waiting; the stack goes on scaling, and `{} ps` shows how far it is",
+                program::name()
+            ));
             Ok(exit::CANCELLED)
         }
     }
@@ -104,8 +112,8 @@ async fn on_swarm(engine: &Engine, options: &ScaleOptions) -> Result<(), OpsErro
         told(*wanted, u64::try_from(had).unwrap_or_default());
         if i64::from(wanted.replicas) < had && *grace < SHORT_GRACE {
             note(&format!(
-                "warning: a replica of {} that leaves is killed after {} s, with its job: a longer \
-                 stop_grace_period lets jobs finish",
+                "warning: the Swarm kills a replica of {} that has not left after {} s, with its job; set a longer \
+                 stop_grace_period to let jobs finish",
                 wanted.service,
                 grace.as_secs()
             ));
@@ -162,14 +170,14 @@ fn told(wanted: Wanted, had: u64) {
         std::cmp::Ordering::Equal => format!("{}: {had} already", wanted.service),
         std::cmp::Ordering::Greater => format!("{}: {had} -> {}", wanted.service, wanted.replicas),
         std::cmp::Ordering::Less => format!(
-            "{}: {had} -> {}; those of the highest numbers leave, a busy one when its job is done",
+            "{}: {had} -> {}; the highest numbers leave, busy replicas after their jobs",
             wanted.service, wanted.replicas
         ),
     };
     note(&text);
 }
 
-/// Looks until nothing is missing any more, and tells what is when that changes.
+/// Waits until nothing is missing, and prints what is whenever that changes.
 async fn wait(
     options: &ScaleOptions,
     mut missing: impl AsyncFnMut() -> Result<Vec<String>, OpsError>,
@@ -179,13 +187,15 @@ async fn wait(
     loop {
         let news = missing().await?.join("; ");
         if news.is_empty() {
-            note("it is so");
+            let all = options.wanted.iter().map(|it| it.replicas).map(u32::from).sum::<u32>();
+            note(&format!("{all} of {all} replicas are running"));
             return Ok(());
         }
         if Instant::now() > deadline {
             return Err(OpsError::NotYet(format!(
-                "after {} s it is not so yet ({news}): `stackctl ps` shows how it goes on",
-                options.timeout
+                "not done after {} s ({news}); the stack goes on scaling, and `{} ps` shows how far it is",
+                options.timeout,
+                program::name()
             )));
         }
         if last.0 != news || last.1.elapsed() > AGAIN {
@@ -221,13 +231,13 @@ impl Wait {
         let count = usize::from(self.wanted.replicas);
         let mut what = Vec::new();
         if up < count {
-            what.push(format!("{up} of {count} run"));
+            what.push(format!("{up} of {count} replicas are running"));
         }
         if slots.len() > count {
-            what.push(format!("{} too many", slots.len() - count));
+            what.push(format!("{} more than wanted", slots.len() - count));
         }
         if leaving > 0 {
-            what.push(format!("{leaving} finish what they do"));
+            what.push(format!("{leaving} still finish a job"));
         }
         let mut stuck =
             tasks.iter().filter(wanted).filter(|task| state(task) != Some(TaskState::RUNNING));
@@ -239,7 +249,7 @@ impl Wait {
     }
 }
 
-/// What a local stack lacks yet.
+/// What is still missing in a local stack, if anything is.
 fn missing(wanted: Wanted, status: &StackView) -> Option<String> {
     let slots = || status.slots_of(wanted.service.name());
     let leaving = slots().filter(|it| it.leaving).count();
@@ -248,14 +258,14 @@ fn missing(wanted: Wanted, status: &StackView) -> Option<String> {
     let count = usize::from(wanted.replicas);
     let mut what = Vec::new();
     if up < count {
-        what.push(format!("{up} of {count} run"));
+        what.push(format!("{up} of {count} replicas are running"));
     }
     // `up` has said that it will, and has not come to it yet.
     if staying > count {
-        what.push(format!("{} too many", staying - count));
+        what.push(format!("{} more than wanted", staying - count));
     }
     if leaving > 0 {
-        what.push(format!("{leaving} finish what they do"));
+        what.push(format!("{leaving} still finish a job"));
     }
     (!what.is_empty()).then(|| format!("{}: {}", wanted.service, what.join(", ")))
 }
@@ -292,19 +302,19 @@ mod tests {
         use TaskState::{COMPLETE, READY, RUNNING, SHUTDOWN, STARTING};
         let mut wait = Wait::new("workflow=2".parse().unwrap());
         let mut look = |tasks: &[Task]| wait.look(&tasks.iter().collect::<Vec<_>>());
-        assert_eq!(look(&[]).as_deref(), Some("workflow-api: 0 of 2 run"));
+        assert_eq!(look(&[]).as_deref(), Some("workflow-api: 0 of 2 replicas are running"));
         let first = [task(1, RUNNING, RUNNING), task(2, STARTING, RUNNING)];
-        assert_eq!(look(&first).as_deref(), Some("workflow-api: 1 of 2 run"));
+        assert_eq!(look(&first).as_deref(), Some("workflow-api: 1 of 2 replicas are running"));
         // The first has done its job meanwhile, and its successor is about to start.
         let second =
             [task(1, COMPLETE, SHUTDOWN), task(1, READY, RUNNING), task(2, RUNNING, RUNNING)];
         assert_eq!(look(&second), None);
         let fewer =
             [task(1, RUNNING, RUNNING), task(2, RUNNING, RUNNING), task(3, RUNNING, SHUTDOWN)];
-        assert_eq!(look(&fewer).as_deref(), Some("workflow-api: 1 finish what they do"));
+        assert_eq!(look(&fewer).as_deref(), Some("workflow-api: 1 still finish a job"));
         let not_told_yet =
             [task(1, RUNNING, RUNNING), task(2, RUNNING, RUNNING), task(3, RUNNING, RUNNING)];
-        assert_eq!(look(&not_told_yet).as_deref(), Some("workflow-api: 1 too many"));
+        assert_eq!(look(&not_told_yet).as_deref(), Some("workflow-api: 1 more than wanted"));
     }
 
     #[test]
@@ -316,7 +326,7 @@ mod tests {
         let said = wait.look(&[&waiting]).unwrap();
         assert_eq!(
             said,
-            "github-pull-api: 0 of 1 run, no suitable node (insufficient resources on 1 node)"
+            "github-pull-api: 0 of 1 replicas are running, no suitable node (insufficient resources on 1 node)"
         );
     }
 }

@@ -14,8 +14,8 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// Finds the stack that the options name, or the one there is: the local one first, because it was asked
-    /// for in this very directory.
+    /// Finds the stack that the options name, or else the one that runs: first the local one, as its workspace is
+    /// in this directory.
     ///
     /// # Errors
     /// If it is not there; the error says what was looked for.
@@ -44,7 +44,7 @@ impl Target {
                 format!("the stack '{}' on the Swarm at {}", engine.stack, engine.host)
             }
             Self::Local(local) => format!(
-                "the local stack on {} (stackctl up, process {})",
+                "the local stack in {} (process {})",
                 local.workspace().display(),
                 local.pid()
             ),

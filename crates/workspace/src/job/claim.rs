@@ -12,7 +12,7 @@ use crate::{
     write::Once,
 };
 
-/// `claim`: who took a job, and when.
+/// `claim`: who claimed a job, and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// A replica's id, or the name of a service that only ended the job.
@@ -24,7 +24,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// What is known of a claim whose file is damaged.
+    /// What is known about a claim whose file is damaged.
     pub(super) fn unreadable(path: &Path) -> Self {
         let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
         let at = modified.map_or(Timestamp::from_millisecond(0), Timestamp::from);
@@ -33,7 +33,7 @@ impl Claim {
 }
 
 impl Job {
-    /// Claims the job to run it: at most one call ever succeeds, whoever makes it. `None`: it is claimed already.
+    /// Claims the job to run it. At most one call ever succeeds, in all processes. `None`: it is claimed already.
     ///
     /// # Errors
     /// If the volume cannot be written; the job is not claimed then.
@@ -41,7 +41,7 @@ impl Job {
         self.take(by, true)
     }
 
-    /// Ends a job that nobody has claimed. `None`: somebody has, so the ending is theirs.
+    /// Ends a job that nobody has claimed. `None`: it is claimed, so only its process may end it.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -50,7 +50,7 @@ impl Job {
     }
 
     fn take(&self, by: &str, run: bool) -> Result<Option<ClaimedJob>> {
-        // The lease first: a claim without a holder means a dead one.
+        // The lease first: a claim whose lease is free means that its process is dead.
         let Some(lease) = FileLock::try_acquire(&self.lease_path())? else { return Ok(None) };
         let claim = Claim { by: by.to_owned(), at: Timestamp::now(), run };
         let content = serde_json::to_vec(&claim).unwrap_or_default();
@@ -65,23 +65,23 @@ impl Job {
         }
     }
 
-    /// Ends the job as lost if the process that claimed it is gone; otherwise says how it ended, if it has.
+    /// Ends the job as lost if the process that claimed it is gone. Otherwise returns how it ended, if it has.
     ///
     /// A job whose outcome is damaged is ended once more, as a failure.
     ///
     /// # Errors
-    /// If the volume cannot be read or written. That says nothing about the process, so the job is not ended then.
+    /// If the volume cannot be read or written. The job is not ended then, as its process may be alive.
     pub fn settle(&self) -> Result<Option<Outcome>> {
         match self.outcome() {
             Ok(None) => {}
             Err(error) if error.is_damage() => return self.replace_outcome(&error),
             known => return known,
         }
-        // Only claimed jobs are probed: a probe of an unclaimed one could keep a replica from claiming it.
+        // Only claimed jobs are probed: the probe of an unclaimed one could keep a replica from claiming it.
         if self.claimed()?.is_none() || FileLock::is_held(&self.lease_path())? {
             return Ok(None);
         }
-        // Its process may have written the outcome between the two looks.
+        // Its process may have written the outcome in between.
         if let Some(outcome) = self.outcome()? {
             return Ok(Some(outcome));
         }
@@ -96,7 +96,7 @@ impl Job {
         let sentence = record.service.spec().lost;
         let ending = Ending::failure(record.service, self.id, Code::ReplicaLost, sentence);
         let length = journal::whole_length(&self.journal_path())?;
-        // Of several that look at once, one ends it.
+        // If several processes do this at once, one of them ends the job.
         let Some(_lease) = FileLock::try_acquire(&self.lease_path())? else {
             return self.outcome();
         };
@@ -104,7 +104,7 @@ impl Job {
         self.close(ending, length).map(Some)
     }
 
-    /// Puts an outcome in the place of one that is damaged.
+    /// Replaces a damaged outcome.
     fn replace_outcome(&self, damage: &Error) -> Result<Option<Outcome>> {
         let path = self.outcome_path();
         self.workspace.report_once(&path, damage);
@@ -132,7 +132,7 @@ impl Job {
         };
         let mut once = put(&outcome);
         if once.as_ref().is_err_and(Error::is_disk_full) {
-            // What the job has to say at its end is longer than the room that is left for it.
+            // The outcome is longer than the space reserved for it.
             let sentence = "the workspace is full: make room, then send the job again";
             let ending = Ending::failure(self.record()?.service, self.id, Code::DiskFull, sentence);
             outcome = Outcome::new(ending, journal_length);
@@ -142,7 +142,7 @@ impl Job {
             Once::Ours => outcome,
             Once::Theirs => self.outcome()?.unwrap_or(outcome),
         };
-        // Of no more use; one that stays does no harm.
+        // No longer needed; it does no harm if it stays.
         let _ = fs::remove_dir_all(self.reserve());
         self.workspace.watcher().wake(&self.directory());
         self.cancel_children();
@@ -159,7 +159,7 @@ impl Job {
                 Some(child) if child.outcome()?.is_none() => child.request_cancel(),
                 _ => Ok(()),
             });
-            // One that cannot be reached must not save the others; its own deadline ends it.
+            // Go on with the others. This one ends at its own deadline.
             if let Err(error) = cancelled {
                 tracing::error!(job = %id, error = &error as &dyn std::error::Error, "cannot cancel a job");
             }
@@ -182,7 +182,7 @@ impl ClaimedJob {
         &self.job
     }
 
-    /// Appends one event, for everyone who follows the journal, and returns its id.
+    /// Appends one event and returns its id. All followers of the journal see it.
     ///
     /// # Errors
     /// If the volume cannot be written; the event is not there then.
@@ -203,7 +203,7 @@ impl ClaimedJob {
     /// # Errors
     /// If the volume cannot be written; the job then ends as lost when this process does.
     pub fn finish(self, ending: Ending) -> Result<Outcome> {
-        // Best effort: a full disk must not keep the outcome from being written.
+        // Best effort: the outcome must be written even if the disk is full.
         if let Err(error) = self.journal.sync() {
             tracing::warn!(job = %self.job.id, error = %error, "cannot flush the journal");
         }

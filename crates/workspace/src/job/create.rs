@@ -10,9 +10,9 @@ use crate::{
     write::{Once, reserve, sync_directory, write_synced},
 };
 
-/// How much room is kept for a job's claim, so that the job can be claimed and ended when the volume is full. Bytes.
+/// How many bytes are reserved for a job's claim, so that the job can be claimed and ended on a full volume.
 const CLAIM_RESERVE: usize = 512;
-/// How much room is kept for its outcome. A longer one is replaced then.
+/// How many bytes are reserved for its outcome. On a full volume, a longer outcome is replaced.
 const OUTCOME_RESERVE: usize = 8 * 1024;
 
 /// What became of creating a job.
@@ -20,7 +20,7 @@ const OUTCOME_RESERVE: usize = 8 * 1024;
 pub enum NewJob {
     /// It is there now.
     Created(Job),
-    /// It was there already and was left alone: the caller asks a second time.
+    /// It was there already and has not been changed: the caller asks a second time.
     Exists(Job),
 }
 
@@ -39,7 +39,7 @@ pub enum CreateError {
 }
 
 impl CreateError {
-    /// What the caller is told; what is wrong with the volume is logged.
+    /// The answer to the caller. Errors of the volume are logged.
     #[must_use]
     pub fn refusal(&self) -> RequestError {
         match self {
@@ -66,8 +66,8 @@ impl Job {
         if Self::open(workspace, job.id)?.is_some() {
             return Ok(NewJob::Exists(job));
         }
-        // The parent learns of its child first: a name that leads nowhere does no harm, but a child that the end
-        // of its parent does not reach would.
+        // The parent learns of its child first: an entry without a job does no harm, but a job without an entry would not be
+        // cancelled when its parent ends.
         if let Some(parent) = record.parent {
             job.announce_to(parent)?;
         }
@@ -79,7 +79,7 @@ impl Job {
         let once = result?;
         // The parent may have ended between the announcement and here, and looked before the job was there. It writes
         // its outcome before it looks, and this looks after the job is there: one of the two sees the other.
-        // The job is there, so it is too late to fail: its replica looks at the parent again.
+        // The job is there, so this must not fail any more. Its replica checks the parent again.
         if let Some(parent) = record.parent {
             let parent = Self { workspace: workspace.clone(), id: parent };
             let cancelled = parent.outcome().and_then(|outcome| match outcome {
@@ -103,7 +103,7 @@ impl Job {
     /// What is wrong with the request, or with the volume.
     pub fn create_for(workspace: &Workspace, record: &JobRecord) -> Result<NewJob, CreateError> {
         if let Some(parent) = record.parent {
-            // Only a running workflow may ask for jobs in its own name: they pass the limits of queues.
+            // Only a running workflow may be a parent, because the limits of the queue do not apply to its jobs.
             let view = Self::open(workspace, parent)?.map(|parent| parent.view()).transpose()?;
             let runs = view.is_some_and(|view| {
                 view.service.asks_for_jobs() && view.state == JobState::Running
@@ -140,7 +140,7 @@ impl Job {
         let path = scratch.join("job.json");
         let content = serde_json::to_vec(record).map_err(Error::malformed(&path))?;
         write_synced(&path, &content).map_err(Error::io("write", &path))?;
-        // All that its end needs is there from the beginning: a volume may run out of names, too.
+        // Every file that the job's end needs is created now, because the volume may run out of inodes later.
         for name in ["lease", "events.ndjson"] {
             let path = scratch.join(name);
             fs::write(&path, "").map_err(Error::io("write", path))?;
@@ -150,10 +150,10 @@ impl Job {
             .and_then(|()| reserve(&kept.join("claim"), CLAIM_RESERVE))
             .and_then(|()| reserve(&kept.join("outcome"), OUTCOME_RESERVE))
             .map_err(Error::io("write", kept))?;
-        // A claim and an outcome are flushed. After a power cut they must not stand beside a record that is empty:
-        // a job of which nobody knows what it is could never be ended.
+        // Claims and outcomes are flushed, so the record must be too: after a power cut, a claimed job with an empty record
+        // could not be ended.
         sync_directory(scratch)?;
-        // Fails if the directory exists, because it is not empty then.
+        // This fails if the directory exists, because it is not empty then.
         match fs::rename(scratch, self.directory()) {
             Ok(()) => {
                 sync_directory(&self.workspace.jobs())?;

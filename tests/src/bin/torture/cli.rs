@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use contract::{PerService, Service};
 use jiff::SignedDuration;
-use testkit::torture::{Flooded, Kill, Leaks, Readers, SideBySide, Sweep, Target, Victim};
+use testkit::torture::{Flooded, Kill, Leaks, Readers, SideBySide, Storms, Sweep, Target, Victim};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,6 +48,24 @@ pub(crate) enum Campaign {
     /// Stop agents that refuse to exit, for every reason: each has its own code, and every process
     /// is gone within 5 s
     Stops,
+    Storms(StormsOptions),
+}
+
+/// Run agents that fork without end: no job has more processes than it may, other jobs go on, and all
+/// of it is gone within 5 s of a cancel or of the death of its replica
+///
+/// Needs perl, and a machine that limits the processes of a job (see `stackctl doctor`).
+#[derive(Debug, Args)]
+pub(crate) struct StormsOptions {
+    /// Number of processes a job may have
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(64..=30_000))]
+    processes: usize,
+}
+
+impl StormsOptions {
+    pub(crate) fn campaign(&self) -> Storms {
+        Storms { processes: self.processes }
+    }
 }
 
 /// Send many short jobs and keep killing random processes: every job still ends exactly once

@@ -55,5 +55,6 @@ async fn perform(campaign: &Campaign) -> Report {
         Campaign::Flood(options) => options.campaign().run().await,
         Campaign::Leaks(options) => options.campaign().run().await,
         Campaign::Stops => Stops.run().await,
+        Campaign::Storms(options) => options.campaign().run().await,
     }
 }

@@ -103,16 +103,18 @@ async fn jobs(
     let whole: Option<JobId> = given.parse().ok();
     let found = match url {
         Some(url) => related(&Api::new(url), given).await.map_err(anyhow::Error::from),
-        None => {
-            Err(OpsError::Usage("say where the gateway is with --url, or give the whole id".into())
-                .into())
-        }
+        None => Err(OpsError::Usage(
+            "name the gateway's address with --url, or give the whole id".into(),
+        )
+        .into()),
     };
     match (found, whole) {
         (Ok(jobs), _) => Ok(jobs),
         // Its log may be all that is left of it.
         (Err(error), Some(id)) => {
-            note(&format!("only lines with this very id are shown: {error:#}"));
+            note(&format!(
+                "showing only lines with this id, not those of the jobs it asked for: {error:#}"
+            ));
             Ok(BTreeSet::from([id]))
         }
         (Err(error), None) => Err(error),
@@ -149,7 +151,7 @@ async fn show_local(
                 Line { part, slot: u64::from(number), at: Some(at), text }
             }
             Reply::Missed(lines) => {
-                note(&format!("{lines} lines came too fast and are not shown"));
+                note(&format!("{lines} lines were logged faster than they could be shown"));
                 continue;
             }
             other => return Err(ConnectionError::unexpected(Some(other)).into()),

@@ -1,4 +1,4 @@
-//! What the gateway adds: who is idle, what waits, and what became of the jobs of the last hour.
+//! What the gateway adds: idle replicas, the queue, running jobs, and the jobs of the last hour.
 
 use contract::{JobState, JobView, Service, Timestamp};
 use web::BaseUrl;
@@ -10,7 +10,7 @@ const HOUR: i64 = 3_600_000;
 /// How many pages of jobs are read: a busier hour is counted from below.
 const PAGES: usize = 5;
 
-/// What a gateway has said.
+/// What a gateway has answered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Heard {
     /// Idle, busy and queued, by service.
@@ -33,7 +33,9 @@ pub(crate) async fn hear(addresses: &[(Service, BaseUrl)], now: Timestamp) -> He
                 .counts
                 .push((*service, [status.replicas.idle, status.replicas.busy, status.queue.depth])),
             Err(error) => {
-                heard.notes.push(format!("the gateway does not say who is idle: {error}"));
+                heard
+                    .notes
+                    .push(format!("cannot ask the gateway which replicas are idle: {error}"));
                 return heard;
             }
         }
@@ -42,12 +44,14 @@ pub(crate) async fn hear(addresses: &[(Service, BaseUrl)], now: Timestamp) -> He
         let listing = Listing { state: Some(JobState::Running), ..Listing::default() };
         match Api::new(url.clone()).jobs(listing).await {
             Ok(running) => heard.running = running,
-            Err(error) => heard.notes.push(format!("the gateway does not say what runs: {error}")),
+            Err(error) => {
+                heard.notes.push(format!("cannot ask the gateway which jobs run: {error}"))
+            }
         }
         let since = Timestamp::from_millisecond(now.as_millisecond() - HOUR);
         match Api::new(url.clone()).jobs_since(since, PAGES).await {
             Ok((jobs, whole)) => (heard.jobs, heard.whole) = (jobs, whole),
-            Err(error) => heard.notes.push(format!("the gateway does not list its jobs: {error}")),
+            Err(error) => heard.notes.push(format!("cannot list the jobs of the gateway: {error}")),
         }
     }
     heard

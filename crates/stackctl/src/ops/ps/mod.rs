@@ -112,7 +112,7 @@ async fn look_at_swarm(
     heard.add_to(&mut snapshot.services, &mut snapshot.failures);
     snapshot.notes = heard.notes;
     if addresses.is_empty() {
-        let note = "the gateway publishes no ports here: say where it is with --url";
+        let note = "the gateway publishes no ports here; name its address with --url";
         snapshot.notes.push(note.to_owned());
     }
     Ok(snapshot.complete())

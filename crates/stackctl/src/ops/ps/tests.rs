@@ -68,7 +68,7 @@ fn snapshot() -> Snapshot {
         services: rows.services,
         replicas: rows.replicas,
         failures: rows.failures,
-        notes: vec!["the gateway publishes no ports here: say where it is with --url".into()],
+        notes: vec!["the gateway publishes no ports here; name its address with --url".into()],
     }
     .complete()
 }

@@ -32,7 +32,7 @@ pub(crate) fn of_repository(directory: &Dir) -> Option<String> {
 
 fn read(directory: &Dir) -> Result<Option<String>, String> {
     let mut options = OpenOptions::new();
-    // Opening a pipe that nobody writes to would wait for ever.
+    // Opening a pipe that nobody writes to would wait forever.
     options.read(true).custom_flags(nix::libc::O_NONBLOCK);
     let file = match directory.open_with(FILE, &options) {
         Ok(file) => file,

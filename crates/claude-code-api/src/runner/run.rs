@@ -1,4 +1,4 @@
-//! The running CLI, from its first line to the end of its last descendant.
+//! The running program, from its first line to the end of its last descendant.
 
 use std::{
     future::Future, io, os::fd::AsFd, pin::Pin, process::ExitStatus, sync::Arc, time::Duration,
@@ -18,21 +18,19 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::{
-    Patience,
+use super::{
+    Patience, Tail,
     input::Input,
-    invocation::INTERRUPT,
     lines::{Lines, MAX_LINE},
-    message::{Kind, Message, RunResult, State},
-    tail::Tail,
-    verdict::Exit,
 };
+use crate::dialect::{AgentExit, Dialect, Kind, Message, Remains, State};
 
-/// How much is read at once, at least: what a pipe holds, pipe(7).
+/// The least that is read at once: the size of a pipe, pipe(7).
 const READ: usize = 64 * 1024;
 
-/// A running CLI. Dropped before its end it is killed, with everything below it.
-pub(crate) struct Agent {
+/// A running program. Dropped before its end it is killed, with everything below it.
+pub(crate) struct Run<D: Dialect> {
+    dialect: Arc<D>,
     child: Child,
     input: Input,
     stdout: Option<ChildStdout>,
@@ -41,25 +39,25 @@ pub(crate) struct Agent {
     tail: Tail,
     patience: Patience,
     bounds: Arc<JobBounds>,
-    phase: Phase,
-    /// When the phase ends by itself.
+    step: RunStep,
+    /// When the step ends by itself.
     deadline: Instant,
     /// Whether a request to stop was taken note of.
     is_told: bool,
     cause: Option<Cause>,
-    began: bool,
-    result: Option<RunResult>,
-    exit: Option<Exit>,
+    has_begun: bool,
+    report: Option<D::Report>,
+    exit: Option<AgentExit>,
     sweep: Option<Pin<Box<dyn Future<Output = Vec<Pid>> + Send>>>,
     /// Whether standard output was closed before its end, so that a line without an end may be in `lines`.
     is_cut_off: bool,
     is_over: bool,
 }
 
-/// Where in its life the CLI is. On the way to its end each phase is a firmer request than the one before.
+/// What the program is at. On the way to its end each step is a firmer request than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    /// It works. Ends by silence.
+enum RunStep {
+    /// It works. Silence ends this step.
     Working,
     /// There is a result; it may still say that it is idle, or go on.
     Resulted,
@@ -71,7 +69,7 @@ enum Phase {
     Terminating,
     /// It was sent SIGKILL.
     Killing,
-    /// It is gone; what it left behind is being ended.
+    /// It has exited; what it left behind is being killed.
     Exited,
 }
 
@@ -82,16 +80,6 @@ pub(crate) enum Cause {
     Stopped,
     /// It printed nothing for too long.
     Silent,
-}
-
-/// What a run leaves to be judged.
-#[derive(Debug)]
-pub(crate) struct Remains {
-    pub(crate) cause: Option<Cause>,
-    pub(crate) began: bool,
-    pub(crate) result: Option<RunResult>,
-    pub(crate) exit: Exit,
-    pub(crate) stderr: Tail,
 }
 
 /// What can happen next.
@@ -105,9 +93,10 @@ enum Event {
     Swept(Vec<Pid>),
 }
 
-impl Agent {
+impl<D: Dialect> Run<D> {
     /// Starts `guest`, whose standard streams are all pipes, within `bounds`, and gives it `prompt`.
     pub(crate) async fn start(
+        dialect: Arc<D>,
         guest: Guest,
         bounds: Arc<JobBounds>,
         prompt: Vec<u8>,
@@ -115,6 +104,7 @@ impl Agent {
     ) -> io::Result<Self> {
         let mut child = guest.bounded(&bounds).spawn().await?;
         Ok(Self {
+            dialect,
             input: Input::new(child.take_stdin(), prompt),
             stdout: child.take_stdout(),
             lines: Lines::new(MAX_LINE),
@@ -122,12 +112,12 @@ impl Agent {
             tail: Tail::default(),
             patience,
             bounds,
-            phase: Phase::Working,
+            step: RunStep::Working,
             deadline: Instant::now() + patience.silence,
             is_told: false,
             cause: None,
-            began: false,
-            result: None,
+            has_begun: false,
+            report: None,
             exit: None,
             sweep: None,
             is_cut_off: false,
@@ -140,23 +130,23 @@ impl Agent {
         self.child.id()
     }
 
-    /// The next message. Nothing once the CLI and everything below it is gone. As long as nobody asks for
-    /// the next message, no more than one read is held and the CLI waits.
-    pub(crate) async fn next(&mut self, stop: &Stop) -> Option<Message> {
+    /// The next message. Nothing once the program and everything below it is gone. As long as nobody asks for
+    /// the next message, no more than one read is held and the program waits.
+    pub(crate) async fn next(&mut self, stop: &Stop) -> Option<Message<D::Report>> {
         loop {
             while let Some(line) = self.lines.next() {
-                if let Some(message) = Message::read(line) {
+                if let Some(message) = self.dialect.read(line) {
                     self.note(&message.kind);
                     return Some(message);
                 }
             }
             if std::mem::take(&mut self.is_cut_off)
-                && let Some(message) = self.lines.last().and_then(Message::read)
+                && let Some(message) = self.last_line()
             {
                 self.note(&message.kind);
                 return Some(message);
             }
-            if self.phase == Phase::Exited
+            if self.step == RunStep::Exited
                 && self.stdout.is_none()
                 && self.stderr.is_none()
                 && self.sweep.is_none()
@@ -172,28 +162,34 @@ impl Agent {
         }
     }
 
-    /// Takes what is known, after the end.
-    pub(crate) fn remains(&mut self) -> Remains {
-        Remains {
-            cause: self.cause,
-            began: self.began,
-            result: self.result.take(),
-            exit: self.exit.unwrap_or(Exit::Forced),
+    /// Takes what is known, after the end, and why the run was ended from outside, if it was.
+    pub(crate) fn remains(&mut self) -> (Remains<D::Report>, Option<Cause>) {
+        let remains = Remains {
+            has_begun: self.has_begun,
+            report: self.report.take(),
+            exit: self.exit.unwrap_or(AgentExit::Forced),
             stderr: std::mem::take(&mut self.tail),
-        }
+        };
+        (remains, self.cause)
+    }
+
+    /// The line that has no end, if the output ended with one.
+    fn last_line(&mut self) -> Option<Message<D::Report>> {
+        let line = self.lines.last()?;
+        self.dialect.read(line)
     }
 
     async fn event(&mut self, stop: &Stop) -> Event {
         // Whether output that waits to be read is looked at before the deadline, or cannot hold it off. After
         // the exit it need not: when the deadline has passed, what is in the pipes is read before they are closed.
-        let is_patient = self.phase <= Phase::Resulted;
+        let is_patient = self.step <= RunStep::Resulted;
         tokio::select! {
             // In this order, so that a flood of output, from whomever, cannot hold off the rest.
             biased;
             _ = stop.requested(), if !self.is_told => Event::Stop,
             () = sleep_until(self.deadline), if !is_patient => Event::Late,
             () = self.input.write() => Event::Written,
-            status = self.child.wait(), if self.phase != Phase::Exited => Event::Exited(status),
+            status = self.child.wait(), if self.step != RunStep::Exited => Event::Exited(status),
             left = swept(&mut self.sweep) => Event::Swept(left),
             read = read(&mut self.stdout, self.lines.buffer()) => Event::Stdout(read),
             read = read(&mut self.stderr, self.tail.buffer()) => Event::Stderr(read),
@@ -202,13 +198,13 @@ impl Agent {
     }
 
     /// Takes note of an event. Gives the message that had no end of its line, if the output ended with one.
-    fn handle(&mut self, event: Event) -> Option<Message> {
+    fn handle(&mut self, event: Event) -> Option<Message<D::Report>> {
         match event {
             Event::Stdout(Ok(1..)) => self.refresh(),
             Event::Stdout(_) => {
                 self.stdout = None;
-                let last = self.lines.last().and_then(Message::read);
-                if self.phase < Phase::Leaving {
+                let last = self.last_line();
+                if self.step < RunStep::Leaving {
                     // It has nothing more to say, whatever it does.
                     self.leave(if self.is_told { self.patience.leave } else { self.patience.exit });
                 }
@@ -224,7 +220,7 @@ impl Agent {
             Event::Swept(left) => {
                 self.sweep = None;
                 if !left.is_empty() {
-                    warn!(?left, "processes of the agent cannot be killed");
+                    warn!(?left, "some processes of the agent could not be killed");
                 }
             }
             Event::Stop => self.stop(Cause::Stopped),
@@ -234,37 +230,37 @@ impl Agent {
     }
 
     /// What a message means for how to go on.
-    fn note(&mut self, kind: &Kind) {
-        match (kind, self.phase) {
-            (Kind::Init, _) => self.began = true,
-            (Kind::Result(result), phase) => {
-                self.result = Some((**result).clone());
-                match phase {
-                    Phase::Working => self.enter(Phase::Resulted, self.patience.idle),
-                    Phase::Interrupting => self.leave(self.patience.leave),
+    fn note(&mut self, kind: &Kind<D::Report>) {
+        match (kind, self.step) {
+            (Kind::Begun, _) => self.has_begun = true,
+            (Kind::Report(report), step) => {
+                self.report = Some((**report).clone());
+                match step {
+                    RunStep::Working => self.enter(RunStep::Resulted, self.patience.idle),
+                    RunStep::Interrupting => self.leave(self.patience.leave),
                     _ => {}
                 }
             }
-            (Kind::State(State::Idle), Phase::Resulted) => self.leave(self.patience.exit),
+            (Kind::State(State::Idle), RunStep::Resulted) => self.leave(self.patience.exit),
             // Another turn, for a background task.
-            (Kind::State(State::Busy), Phase::Resulted) => {
-                self.enter(Phase::Working, self.patience.silence);
+            (Kind::State(State::Busy), RunStep::Resulted) => {
+                self.enter(RunStep::Working, self.patience.silence);
             }
             (Kind::State(_) | Kind::Answer | Kind::Other, _) => {}
         }
     }
 
-    fn enter(&mut self, phase: Phase, lasts: Duration) {
-        debug!(pid = %self.id(), ?phase, "the agent");
-        self.phase = phase;
+    fn enter(&mut self, step: RunStep, lasts: Duration) {
+        debug!(pid = %self.id(), ?step, "the agent");
+        self.step = step;
         self.deadline = Instant::now() + lasts;
     }
 
     /// There was output.
     fn refresh(&mut self) {
-        match self.phase {
-            Phase::Working => self.deadline = Instant::now() + self.patience.silence,
-            Phase::Resulted => self.deadline = Instant::now() + self.patience.idle,
+        match self.step {
+            RunStep::Working => self.deadline = Instant::now() + self.patience.silence,
+            RunStep::Resulted => self.deadline = Instant::now() + self.patience.idle,
             _ => {}
         }
     }
@@ -272,44 +268,46 @@ impl Agent {
     /// Closes standard input: the CLI then exits as soon as it is idle.
     fn leave(&mut self, lasts: Duration) {
         self.input.close();
-        self.enter(Phase::Leaving, lasts);
+        self.enter(RunStep::Leaving, lasts);
     }
 
     /// Begins to end the run.
     fn stop(&mut self, cause: Cause) {
         self.is_told = true;
-        if self.result.is_some() && matches!(self.phase, Phase::Resulted | Phase::Leaving) {
+        if self.report.is_some() && matches!(self.step, RunStep::Resulted | RunStep::Leaving) {
             // Its work is done and counts; it only has to make haste.
             return self.leave(self.patience.leave);
         }
         self.cause.get_or_insert(cause);
-        match self.phase {
-            Phase::Working if self.input.is_open() => {
-                self.input.push(INTERRUPT);
-                self.enter(Phase::Interrupting, self.patience.interrupt);
+        match self.step {
+            RunStep::Working if self.input.is_open() => {
+                self.input.push(self.dialect.interrupt());
+                self.enter(RunStep::Interrupting, self.patience.interrupt);
             }
-            Phase::Working | Phase::Resulted | Phase::Leaving => self.leave(self.patience.leave),
-            Phase::Interrupting | Phase::Terminating | Phase::Killing | Phase::Exited => {}
+            RunStep::Working | RunStep::Resulted | RunStep::Leaving => {
+                self.leave(self.patience.leave)
+            }
+            RunStep::Interrupting | RunStep::Terminating | RunStep::Killing | RunStep::Exited => {}
         }
     }
 
-    /// The phase has lasted as long as it may.
+    /// The step has lasted as long as it may.
     fn late(&mut self) {
-        match self.phase {
-            Phase::Working => self.stop(Cause::Silent),
-            Phase::Resulted => self.leave(self.patience.exit),
-            Phase::Interrupting => self.leave(self.patience.leave),
-            Phase::Leaving => {
+        match self.step {
+            RunStep::Working => self.stop(Cause::Silent),
+            RunStep::Resulted => self.leave(self.patience.exit),
+            RunStep::Interrupting => self.leave(self.patience.leave),
+            RunStep::Leaving => {
                 self.signal(Signal::SIGTERM);
-                self.enter(Phase::Terminating, self.patience.terminate);
+                self.enter(RunStep::Terminating, self.patience.terminate);
             }
-            Phase::Terminating => {
+            RunStep::Terminating => {
                 self.signal(Signal::SIGKILL);
-                self.enter(Phase::Killing, self.patience.remains);
+                self.enter(RunStep::Killing, self.patience.remains);
             }
             // In an uninterruptible system call: nothing more can be done.
-            Phase::Killing => self.exited(Err(io::ErrorKind::TimedOut.into())),
-            Phase::Exited => {
+            RunStep::Killing => self.exited(Err(io::ErrorKind::TimedOut.into())),
+            RunStep::Exited => {
                 // Somebody who cannot be killed holds the other end; or this process had no time to read until
                 // now, and what the agent said is still in the pipes.
                 self.sweep = None;
@@ -326,13 +324,13 @@ impl Agent {
     }
 
     fn exited(&mut self, status: io::Result<ExitStatus>) {
-        let was_forced = self.cause.is_none() && self.phase >= Phase::Terminating;
+        let was_forced = self.cause.is_none() && self.step >= RunStep::Terminating;
         self.exit = Some(match status {
-            Ok(status) if !was_forced => Exit::Own(status),
-            _ => Exit::Forced,
+            Ok(status) if !was_forced => AgentExit::Own(status),
+            _ => AgentExit::Forced,
         });
         self.input.close();
-        self.enter(Phase::Exited, self.patience.remains);
+        self.enter(RunStep::Exited, self.patience.remains);
         // What it has left behind, in sessions of their own, too. Then nobody holds the pipes any more, and
         // what is in them is read to its end.
         let until = std::time::Instant::now() + self.patience.remains.mul_f32(0.8);
@@ -347,19 +345,19 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
+impl<D: Dialect> Drop for Run<D> {
     fn drop(&mut self) {
         if !self.is_over {
             self.bounds.kill();
             let left = kill_descendants_now(&[], self.patience.terminate);
             if !left.is_empty() {
-                warn!(?left, "processes of the agent cannot be killed");
+                warn!(?left, "some processes of the agent could not be killed");
             }
         }
     }
 }
 
-/// Reads some bytes. Never ready without a pipe. May be dropped at any time.
+/// Reads some bytes; never ready without a pipe. Cancel-safe.
 async fn read(pipe: &mut Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> io::Result<usize> {
     match pipe {
         Some(pipe) => {
@@ -378,7 +376,7 @@ fn drain(pipe: &impl AsFd, into: &mut Vec<u8>) {
     let mut left = capacity.ok().and_then(|size| usize::try_from(size).ok()).unwrap_or(READ);
     let mut buffer = vec![0; READ];
     while left > 0 {
-        // The pipe does not block, as tokio has it.
+        // Tokio has made the pipe non-blocking.
         match unistd::read(pipe.as_fd(), &mut buffer) {
             Ok(0) => return,
             Ok(read) => {

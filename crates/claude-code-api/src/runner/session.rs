@@ -1,66 +1,38 @@
-//! The session of one run: the CLI writes what it remembers straight onto the volume, so that a conversation
-//! survives its replica, however that dies, and any other can go on with it.
+//! The session of one run: the program writes what it remembers straight onto the volume, so that a conversation
+//! survives its replica, however that dies, and any other can continue it.
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead, BufReader, Read},
-    os::unix::fs::symlink,
+    io,
+    marker::PhantomData,
     path::{Path, PathBuf},
 };
 
 use contract::{Code, SessionId, WorkspacePath};
-use serde::Deserialize;
 use tracing::warn;
 use workspace::{HeldTurn, Session, Workspace};
 
-use crate::refusal::Refusal;
-
-/// The longest name of a project's directory before the CLI cuts it.
-const MAX_PROJECT: usize = 200;
-
-/// How far into a transcript its first message is looked for, in bytes: past the longest prompt, escaped.
-const MAX_HEAD: u64 = 64 << 20;
+use super::Private;
+use crate::{
+    dialect::{Dialect, History, SessionArgument, Transcript},
+    refusal::Refusal,
+};
 
 /// The file in a session's directory that says that its agent has answered. The CLI's own files cannot say so
 /// when they are damaged.
 const ANSWERED: &str = "answered";
 
-/// A conversation, as one run continues or begins it.
+/// A conversation that one run begins or continues.
 #[derive(Debug)]
-pub(crate) struct Conversation {
+pub(crate) struct Conversation<D: Dialect> {
     session: Session,
     history: History,
-    /// The turn of a session that this run has made; that of another is held by the replica.
+    /// The turn of a session that this run has created. For any other session the replica holds the turn.
     made: Option<HeldTurn>,
+    dialect: PhantomData<fn() -> D>,
 }
 
-/// What there is of a conversation before a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum History {
-    /// Nothing was ever said in it.
-    None,
-    /// A transcript.
-    Transcript,
-}
-
-/// How the CLI is told which session is meant.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Argument {
-    pub(crate) history: History,
-    pub(crate) id: SessionId,
-}
-
-impl Argument {
-    /// The option that the id follows.
-    pub(crate) fn option(self) -> &'static str {
-        match self.history {
-            History::None => "--session-id",
-            History::Transcript => "--resume",
-        }
-    }
-}
-
-impl Conversation {
+impl<D: Dialect> Conversation<D> {
     /// Begins a new one. Blocking.
     pub(crate) fn begin(
         workspace: &Workspace,
@@ -69,12 +41,12 @@ impl Conversation {
     ) -> Result<Self, Refusal> {
         let (session, turn) =
             Session::create(workspace, id, place).map_err(|error| Refusal::volume(&error))?;
-        Ok(Self { session, history: History::None, made: Some(turn) })
+        Ok(Self { session, history: History::None, made: Some(turn), dialect: PhantomData })
     }
 
     /// Finds one to continue. Blocking.
     ///
-    /// Refuses one in which something was said and of which nothing is left that the CLI could continue: it would
+    /// Refuses one in which something was said and of which nothing is left that the program could continue: it would
     /// begin a new conversation without a word. Its files stay as they are.
     pub(crate) fn find(workspace: &Workspace, id: SessionId) -> Result<Self, Refusal> {
         let found = Session::open(workspace, id).map_err(|error| Refusal::volume(&error))?;
@@ -84,8 +56,8 @@ impl Conversation {
                 format!("there is no session {id}: leave resumeSessionId out to begin a new one"),
             )
         })?;
-        let history = history(&session)?;
-        Ok(Self { session, history, made: None })
+        let history = history::<D>(&session)?;
+        Ok(Self { session, history, made: None, dialect: PhantomData })
     }
 
     pub(crate) fn id(&self) -> SessionId {
@@ -97,32 +69,30 @@ impl Conversation {
         self.history == History::Transcript
     }
 
-    /// The CLI's option for it, and its id.
-    pub(crate) fn argument(&self) -> Argument {
-        Argument { history: self.history, id: self.id() }
+    /// What the program is told of it.
+    pub(crate) fn argument(&self) -> SessionArgument {
+        SessionArgument { history: self.history, id: self.id() }
     }
 
-    /// Where it has worked before, relative to the volume.
+    /// Where it worked before, relative to the volume.
     pub(crate) fn place(&self) -> Result<Option<WorkspacePath>, Refusal> {
         self.session.place().map_err(|error| Refusal::volume(&error))
     }
 
-    /// Notes where it works now, and puts its files where a CLI that works in `cwd` looks for them. Blocking.
+    /// Notes where it works now, and puts its files where a program that works in `cwd` looks for them. Blocking.
     pub(crate) fn open(
         &self,
-        config: &Path,
+        private: &Private,
         place: &WorkspacePath,
         cwd: &str,
     ) -> Result<(), Refusal> {
         self.session.touch(place).map_err(|error| Refusal::volume(&error))?;
-        let projects = config.join("projects");
-        fs::create_dir_all(&projects)
-            .and_then(|()| symlink(self.session.project(), projects.join(project_name(cwd))))
+        D::open_conversation(&self.session.project(), private, cwd)
             .map_err(|error| Refusal::io("open the session", &error))
     }
 }
 
-impl Conversation {
+impl<D: Dialect> Conversation<D> {
     /// The file that says that the agent has answered, for [`note_answer`].
     pub(crate) fn answered(&self) -> PathBuf {
         answered(&self.session)
@@ -141,10 +111,11 @@ pub(crate) fn note_answer(file: &Path) {
     }
 }
 
-impl Drop for Conversation {
+impl<D: Dialect> Drop for Conversation<D> {
     /// A session that this run has begun, and in which nothing was said, does not stay.
     fn drop(&mut self) {
-        if self.made.is_none() || !matches!(read(&transcript(&self.session)), Ok(Transcript::Empty))
+        if self.made.is_none()
+            || !matches!(D::read_transcript(&D::transcript(&self.session)), Ok(Transcript::Empty))
         {
             return;
         }
@@ -154,35 +125,24 @@ impl Drop for Conversation {
     }
 }
 
-fn transcript(session: &Session) -> PathBuf {
-    session.project().join(format!("{}.jsonl", session.id()))
-}
-
 fn answered(session: &Session) -> PathBuf {
     session.project().with_file_name(ANSWERED)
 }
 
-/// What is at the place of a transcript.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Transcript {
-    /// A conversation that the CLI can continue.
-    Conversation,
-    /// Nothing, or what a CLI leaves that was killed before anything was said.
-    Empty,
-    /// Something that the CLI has not written: bytes that are no text, lines that are no JSON, another kind of file.
-    Damaged,
-}
-
-/// What the CLI can do with the session. Where nothing was ever said, what is left of its files is put out of the
-/// way of a new start: the CLI takes an id to be in use as soon as there is a file of its name.
-fn history(session: &Session) -> Result<History, Refusal> {
+/// What the program can do with the session. Where nothing was ever said, what is left of its files is put out of the
+/// way of a new start: a program may take an id to be in use as soon as there is a file of its name.
+fn history<D: Dialect>(session: &Session) -> Result<History, Refusal> {
     let fault = |error| Refusal::io("read the session's transcript", &error);
     let id = session.id();
-    let (project, transcript) = (session.project(), transcript(session));
+    let (project, transcript) = (session.project(), D::transcript(session));
     let was_answered = answered(session).try_exists().map_err(fault)?;
     // An agent could have put something else in these places.
     let has_project = is_directory(&project).map_err(fault)?;
-    let found = if has_project { read(&transcript).map_err(fault)? } else { Transcript::Empty };
+    let found = if has_project {
+        D::read_transcript(&transcript).map_err(fault)?
+    } else {
+        Transcript::Empty
+    };
     match found {
         Transcript::Conversation => return Ok(History::Transcript),
         Transcript::Empty if was_answered && !transcript.exists() => {
@@ -235,108 +195,30 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Reads a transcript. With no message in it the CLI does not take it up, as version 2.1.197 behaves; a process that
-/// was killed early leaves such a file, with lines of other kinds, the last of them cut off.
-fn read(path: &Path) -> io::Result<Transcript> {
-    #[derive(Deserialize)]
-    struct Line<'a> {
-        #[serde(borrow, rename = "type")]
-        kind: Option<std::borrow::Cow<'a, str>>,
-    }
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_file() => {}
-        // Not opened: a pipe in its place would never answer.
-        Ok(_) => return Ok(Transcript::Damaged),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Transcript::Empty),
-        Err(error) => return Err(error),
-    }
-    let mut lines = BufReader::new(File::open(path)?.take(MAX_HEAD));
-    let mut line = Vec::new();
-    let mut is_damaged = false;
-    while lines.read_until(b'\n', &mut line)? > 0 {
-        let is_whole = line.ends_with(b"\n");
-        match serde_json::from_slice::<Line<'_>>(&line) {
-            Ok(Line { kind: Some(kind) }) if matches!(&*kind, "user" | "assistant") => {
-                return Ok(Transcript::Conversation);
-            }
-            Ok(_) => {}
-            // The end of a line may be missing, but not its beginning.
-            Err(_) => is_damaged |= is_whole || !line.starts_with(b"{") || line.contains(&0),
-        }
-        line.clear();
-    }
-    Ok(if is_damaged { Transcript::Damaged } else { Transcript::Empty })
-}
-
-/// How the CLI names a project's directory after its path: as version 2.1.197 does it, counting in UTF-16
-/// as JavaScript does.
-fn project_name(path: &str) -> String {
-    let units: Vec<u16> = path.encode_utf16().collect();
-    let name: String = units
-        .iter()
-        .map(|unit| match char::from_u32(u32::from(*unit)) {
-            Some(c) if c.is_ascii_alphanumeric() => c,
-            _ => '-',
-        })
-        .collect();
-    if name.len() <= MAX_PROJECT {
-        return name;
-    }
-    let hash =
-        units.iter().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(*unit)));
-    let begin = name.get(..MAX_PROJECT).unwrap_or(&name);
-    format!("{begin}-{}", base36(hash.unsigned_abs()))
-}
-
-fn base36(mut number: u32) -> String {
-    let mut digits = Vec::new();
-    loop {
-        digits.push(char::from_digit(number % 36, 36).unwrap_or('0'));
-        number /= 36;
-        if number == 0 {
-            return digits.into_iter().rev().collect();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::fs::symlink;
 
-    #[test]
-    fn projects_are_named_as_the_cli_names_them() {
-        assert_eq!(project_name("/workspace/jobs/é.x_1"), "-workspace-jobs---x-1");
-        assert_eq!(project_name("/a🦀b"), "-a--b", "two units of UTF-16");
-        // Both seen with the real CLI.
-        for (path, end) in [
-            (
-                format!("/tmp/tmp.tQNF5xxlXn/{}bbbbbbb", "aaaaaaaaa/".repeat(20)),
-                "aaaaaaaaa--4cac63",
-            ),
-            (
-                format!("/tmp/tmp.IQOJ3n8QS6/{}ccccccc", "aaaaaaaaa/".repeat(19)),
-                "aaaaaaaaa--tz8so2",
-            ),
-        ] {
-            let name = project_name(&path);
-            assert!(name.ends_with(end) && name.len() == 207, "{name}");
-        }
-        assert_eq!(project_name(&"a".repeat(200)).len(), 200);
-        assert_eq!((base36(0), base36(35), base36(36)), ("0".into(), "z".into(), "10".into()));
+    use super::*;
+    use crate::claude::Claude;
+
+    type Conversation = super::Conversation<Claude>;
+
+    fn transcript(session: &Session) -> PathBuf {
+        Claude::transcript(session)
     }
 
     struct Bench {
         _dir: tempfile::TempDir,
         workspace: Workspace,
-        config: PathBuf,
+        private: Private,
     }
 
     fn bench() -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(&dir.path().join("volume")).unwrap();
-        let config = dir.path().join("config");
-        fs::create_dir(&config).unwrap();
-        Bench { _dir: dir, workspace, config }
+        let private = Private::create(dir.path()).unwrap();
+        Bench { _dir: dir, workspace, private }
     }
 
     fn place(path: &str) -> WorkspacePath {
@@ -354,17 +236,18 @@ mod tests {
             Code::SessionNotFound
         );
         let first = Conversation::begin(&bench.workspace, id, &place("app")).unwrap();
-        assert_eq!((first.argument().option(), first.is_resumed()), ("--session-id", false));
-        first.open(&bench.config, &place("app"), "/w/app").unwrap();
-        fs::write(bench.config.join(format!("projects/-w-app/{id}.jsonl")), SAID).unwrap();
+        assert_eq!((first.argument().history, first.is_resumed()), (History::None, false));
+        first.open(&bench.private, &place("app"), "/w/app").unwrap();
+        fs::write(bench.private.config().join(format!("projects/-w-app/{id}.jsonl")), SAID)
+            .unwrap();
         drop(first);
 
         let second = Conversation::find(&bench.workspace, id).unwrap();
-        assert_eq!(second.argument().option(), "--resume");
+        assert_eq!(second.argument().history, History::Transcript);
         assert_eq!(second.place(), Ok(Some(place("app"))));
-        let config = bench.config.join("other");
-        second.open(&config, &place("app/src"), "/w/app/src").unwrap();
-        let restored = config.join(format!("projects/-w-app-src/{id}.jsonl"));
+        let other = Private::create(&bench.private.home()).unwrap();
+        second.open(&other, &place("app/src"), "/w/app/src").unwrap();
+        let restored = other.config().join(format!("projects/-w-app-src/{id}.jsonl"));
         assert_eq!(fs::read_to_string(&restored).unwrap(), SAID);
         assert_eq!(second.place(), Ok(Some(place("app/src"))));
     }
@@ -378,7 +261,7 @@ mod tests {
             let session = Session::open(&bench.workspace, id).unwrap().unwrap();
             fs::write(transcript(&session), left).unwrap();
             let found = Conversation::find(&bench.workspace, id).unwrap();
-            assert_eq!(found.argument().option(), "--session-id", "{left}");
+            assert!(!found.is_resumed(), "{left}");
             assert!(!transcript(&session).exists(), "the CLI would take the id to be in use");
         }
         assert!(
@@ -438,7 +321,7 @@ mod tests {
         for said in [None, Some(SAID)] {
             let id = SessionId::new();
             let run = Conversation::begin(&bench.workspace, id, &place("app")).unwrap();
-            run.open(&bench.config, &place("app"), &format!("/w/{id}")).unwrap();
+            run.open(&bench.private, &place("app"), &format!("/w/{id}")).unwrap();
             if let Some(said) = said {
                 fs::write(transcript(&run.session), said).unwrap();
             }
@@ -454,7 +337,7 @@ mod tests {
         drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
         let session = Session::open(&bench.workspace, id).unwrap().unwrap();
         let path = transcript(&session);
-        let outside = bench.config.join("outside");
+        let outside = bench.private.home().join("outside");
         fs::write(&outside, SAID).unwrap();
         symlink(&outside, &path).unwrap();
         let code = || Conversation::find(&bench.workspace, id).unwrap_err().code;
@@ -464,7 +347,7 @@ mod tests {
         assert_eq!(code(), Code::SessionDamaged);
         fs::remove_file(&path).unwrap();
         fs::remove_dir(session.project()).unwrap();
-        symlink(&bench.config, session.project()).unwrap();
+        symlink(bench.private.home(), session.project()).unwrap();
         assert!(!Conversation::find(&bench.workspace, id).unwrap().is_resumed());
         assert!(fs::symlink_metadata(session.project()).unwrap().is_dir());
         assert!(outside.exists(), "links are removed, not what they lead to");

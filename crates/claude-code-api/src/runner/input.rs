@@ -1,9 +1,9 @@
-//! The CLI's standard input.
+//! The program's standard input.
 
 use tokio::{io::AsyncWriteExt as _, process::ChildStdin};
 
-/// What is to be written, and where to. The pipe stays open until it is closed on purpose: the CLI takes
-/// its end for a request to leave.
+/// The pipe and what is pending for it. The pipe stays open until it is closed on purpose: the program takes
+/// its end for a request to exit.
 #[derive(Debug)]
 pub(crate) struct Input {
     pipe: Option<ChildStdin>,
@@ -31,7 +31,7 @@ impl Input {
         self.written = 0;
     }
 
-    /// Writes some of what is to be written. Never ready if that is nothing. May be dropped at any time.
+    /// Writes some of what is pending; never ready if nothing is. Cancel-safe.
     pub(crate) async fn write(&mut self) {
         let rest = self.pending.get(self.written..).unwrap_or_default();
         match &mut self.pipe {
@@ -43,7 +43,7 @@ impl Input {
                         self.written = 0;
                     }
                 }
-                // Nobody reads any more; what that means, the exit will say.
+                // Nobody reads any more; the exit will tell what that means.
                 Ok(_) | Err(_) => self.close(),
             },
             _ => std::future::pending().await,

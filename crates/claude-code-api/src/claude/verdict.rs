@@ -4,10 +4,11 @@ use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 use contract::{AgentSummary, Code, Ending, SessionId};
 
+use super::message::RunResult;
 use crate::{
     config::{REFUSES_ROOT, no_agent},
-    message::RunResult,
-    tail::{last_words, sentence_part},
+    dialect::{AgentExit, Stopped},
+    runner::{last_words, sentence_part},
 };
 
 /// The subtype of a result that is one.
@@ -23,25 +24,9 @@ pub(crate) struct Evidence {
     /// Whether the CLI said `init`.
     pub(crate) began: bool,
     /// How it exited.
-    pub(crate) exit: Exit,
+    pub(crate) exit: AgentExit,
     /// The end of its standard error, without secrets.
     pub(crate) stderr: String,
-}
-
-/// How the CLI's process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// By itself.
-    Own(ExitStatus),
-    /// It did not, although it had nothing more to do or to say, and was killed.
-    Forced,
-}
-
-/// Why a run was ended from outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
-    pub(crate) code: Code,
-    pub(crate) sentence: String,
 }
 
 impl Evidence {
@@ -58,8 +43,8 @@ impl Evidence {
     }
 
     /// The terminal event of a run that was ended from outside, with what the CLI had to say by then.
-    pub(crate) fn ending_of(self, ended: &Ended) -> Ending {
-        Ending::agent_failure(ended.code, &ended.sentence, &self.summary())
+    pub(crate) fn ending_of(self, stopped: &Stopped) -> Ending {
+        Ending::agent_failure(stopped.code, &stopped.sentence, &self.summary())
     }
 
     /// The session is known whatever the CLI says.
@@ -77,9 +62,9 @@ impl Evidence {
             return Err(result.failure());
         }
         match self.exit {
-            Exit::Forced => Ok(()),
-            Exit::Own(status) if status.success() => Ok(()),
-            Exit::Own(status) => Err((
+            AgentExit::Forced => Ok(()),
+            AgentExit::Own(status) if status.success() => Ok(()),
+            AgentExit::Own(status) => Err((
                 Code::AgentFailed,
                 format!("the agent finished its work, but {}{}", told(status), self.words()),
             )),
@@ -108,18 +93,18 @@ impl Evidence {
 
     fn without_result(&self) -> (Code, String) {
         match self.exit {
-            Exit::Own(status) if status.success() => {
+            AgentExit::Own(status) if status.success() => {
                 (Code::AgentNoResult, format!("the agent exited without a result{}", self.words()))
             }
             // What shells and `env` exit with when the program, or its interpreter, is not there.
-            Exit::Own(status) if !self.began && matches!(status.code(), Some(126 | 127)) => (
+            AgentExit::Own(status) if !self.began && matches!(status.code(), Some(126 | 127)) => (
                 Code::AgentNotFound,
                 no_agent(&last_words(&self.stderr).unwrap_or_else(|| told(status))),
             ),
-            Exit::Own(status) => {
+            AgentExit::Own(status) => {
                 (Code::AgentFailed, format!("the agent failed: {}{}", told(status), self.words()))
             }
-            Exit::Forced => (
+            AgentExit::Forced => (
                 Code::AgentNoResult,
                 format!(
                     "the agent closed its output without a result and did not exit{}",
@@ -140,7 +125,7 @@ impl RunResult {
         self.subtype == SUCCESS && self.is_error == Some(false)
     }
 
-    /// Why a result that is not a success is none.
+    /// Why a result is not a success.
     fn failure(&self) -> (Code, String) {
         let said = match (&self.summary.result, self.errors.first()) {
             (Some(text), _) | (None, Some(text)) => sentence_part(text),
@@ -148,11 +133,12 @@ impl RunResult {
         };
         match &*self.subtype {
             "error_max_turns" => {
-                let sentence = "the agent took as many turns as it may: ask for more maxTurns, or raise MAX_TURNS";
+                let sentence =
+                    "the agent used up its turns: raise maxTurns in the request, or MAX_TURNS";
                 return (Code::MaxTurns, sentence.to_owned());
             }
             "error_max_budget_usd" => {
-                let sentence = "the agent spent as much as it may: ask for more maxBudgetUsd, or raise MAX_BUDGET_USD";
+                let sentence = "the agent used up its budget: raise maxBudgetUsd in the request, or MAX_BUDGET_USD";
                 return (Code::BudgetExceeded, sentence.to_owned());
             }
             _ => {}

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// How long a step of an agent's life may take before the next one is forced. The defaults are for
-/// production; a test that waits for one shortens it.
+/// How long each step of an agent's life may take before the next one is forced. The defaults are for
+/// production; tests shorten them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
     /// Without a byte of output.

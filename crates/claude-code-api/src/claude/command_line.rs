@@ -1,12 +1,16 @@
-//! How the CLI is called. Each argument and variable was found out by running it; what they guard
-//! against is said where it is not plain.
+//! How the CLI is called. Each argument and variable was tried with the real CLI; comments say what one guards
+//! against where that is not obvious.
 
 use std::ffi::OsString;
 
 use contract::{ExecuteOptions, Prompt};
 use serde_json::json;
 
-use crate::{Config, private::Private, session::Argument};
+use crate::{
+    Config,
+    dialect::{History, SessionArgument},
+    runner::Private,
+};
 
 /// The control message that ends the running turn. The CLI answers with a `result`.
 pub(crate) const INTERRUPT: &[u8] =
@@ -17,7 +21,7 @@ pub(crate) const INTERRUPT: &[u8] =
 pub(crate) fn arguments(
     config: &Config,
     options: &ExecuteOptions,
-    session: Argument,
+    session: SessionArgument,
     append_system_prompt: Option<String>,
 ) -> Vec<String> {
     let mut args = vec!["-p".to_owned()];
@@ -47,7 +51,7 @@ pub(crate) fn arguments(
     if let Some(text) = append_system_prompt {
         add("--append-system-prompt", text);
     }
-    add(session.option(), session.id.to_string());
+    add(option(session.history), session.id.to_string());
     // Without it there is no stream-json.
     args.push("--verbose".into());
     if !config.trust_repository_settings {
@@ -55,6 +59,14 @@ pub(crate) fn arguments(
         args.push("--strict-mcp-config".into());
     }
     args
+}
+
+/// The option that the session's id follows.
+fn option(history: History) -> &'static str {
+    match history {
+        History::None => "--session-id",
+        History::Transcript => "--resume",
+    }
 }
 
 /// The whole of the CLI's environment, but for the variable that names the credential's descriptor.
@@ -103,7 +115,7 @@ mod tests {
     use contract::{Limits, Policy};
 
     use super::*;
-    use crate::{Credential, Patience, session::History};
+    use crate::{Credential, Patience};
 
     fn config() -> Config {
         Config {
@@ -120,8 +132,8 @@ mod tests {
         }
     }
 
-    fn argument(history: History) -> Argument {
-        Argument { history, id: ID.parse().unwrap() }
+    fn argument(history: History) -> SessionArgument {
+        SessionArgument { history, id: ID.parse().unwrap() }
     }
 
     const ID: &str = "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6";

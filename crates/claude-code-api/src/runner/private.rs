@@ -1,4 +1,4 @@
-//! The directory that the agent has for itself, and that is gone after the job.
+//! The agent's private directory, which is removed after the job.
 
 use std::{
     fs, io,
@@ -12,7 +12,7 @@ use workspace::FileLock;
 
 /// What the names of these directories begin with.
 const PREFIX: &str = "agent-";
-/// In each directory: locked for as long as it is somebody's.
+/// In each directory: locked as long as the directory is in use.
 const LOCK: &str = "lock";
 
 /// A fresh directory that nobody else may enter. Removed when dropped, at the latest.
@@ -24,7 +24,7 @@ pub(crate) struct Private {
 }
 
 impl Private {
-    /// Makes one in `parent`, and takes those away there whose replica was killed. Blocking.
+    /// Creates one in `parent`, and removes those there whose replica was killed. Blocking.
     pub(crate) fn create(parent: &Path) -> io::Result<Self> {
         sweep(parent);
         let root = tempfile::Builder::new()
@@ -66,7 +66,7 @@ impl Drop for Private {
     }
 }
 
-/// Takes the directories away that a killed replica could not. Whatever else has such a name stays.
+/// Removes the directories that killed replicas have left. Whatever else has such a name stays.
 fn sweep(parent: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     for entry in entries {
@@ -100,7 +100,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// Lets the owner into every directory below, as far as that goes. Links are not followed.
+/// Gives the owner access to every directory below, as far as possible. Links are not followed.
 fn open_up(path: &Path) {
     let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
     let Ok(entries) = fs::read_dir(path) else { return };

@@ -6,41 +6,13 @@ use contract::{AgentSummary, SessionId};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{json, value::RawValue};
 
-use crate::lines::Line;
+use crate::{
+    dialect::{Kind, Message, State},
+    runner::Line,
+};
 
 /// How much of a line that does not parse is shown, in bytes.
 const EXCERPT: usize = 200;
-
-/// One line of the CLI's output, as it goes to the caller.
-#[derive(Debug)]
-pub(crate) struct Message {
-    /// The line as it stands.
-    pub(crate) content: Box<RawValue>,
-    /// What it means to us.
-    pub(crate) kind: Kind,
-}
-
-/// What of the CLI's messages matters to how it is run and judged.
-#[derive(Debug, Clone)]
-pub(crate) enum Kind {
-    /// `system`/`init`: it has begun.
-    Init,
-    /// `system`/`session_state_changed`.
-    State(State),
-    /// `assistant`: the model has answered.
-    Answer,
-    /// `result`.
-    Result(Box<RunResult>),
-    /// Anything else.
-    Other,
-}
-
-/// What the CLI says it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
-    Idle,
-    Busy,
-}
 
 /// A `result` line.
 #[derive(Debug, Clone, Default)]
@@ -53,7 +25,7 @@ pub(crate) struct RunResult {
     pub(crate) summary: AgentSummary,
 }
 
-impl Message {
+impl Message<RunResult> {
     /// Reads a line. One that is not a JSON object becomes a message that says so, and shows how it begins.
     /// Nothing for an empty line.
     pub(crate) fn read(line: Line) -> Option<Self> {
@@ -97,7 +69,7 @@ impl Message {
     }
 }
 
-impl Kind {
+impl Kind<RunResult> {
     fn of(content: &RawValue) -> Self {
         #[derive(Deserialize)]
         struct Head<'a> {
@@ -110,13 +82,13 @@ impl Kind {
         }
         let Ok(head) = serde_json::from_str::<Head<'_>>(content.get()) else { return Self::Other };
         match (&*head.kind, head.subtype.as_deref()) {
-            ("system", Some("init")) => Self::Init,
+            ("system", Some("init")) => Self::Begun,
             ("system", Some("session_state_changed")) => Self::State(match head.state.as_deref() {
                 Some("idle") => State::Idle,
                 _ => State::Busy,
             }),
             ("assistant", _) => Self::Answer,
-            ("result", _) => Self::Result(Box::new(RunResult::read(content))),
+            ("result", _) => Self::Report(Box::new(RunResult::read(content))),
             _ => Self::Other,
         }
     }
@@ -157,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    fn read(line: &[u8]) -> Message {
+    fn read(line: &[u8]) -> Message<RunResult> {
         Message::read(Line::Whole(line.to_vec())).unwrap()
     }
 
@@ -211,7 +183,7 @@ mod tests {
     fn a_result_is_read_whatever_one_field_holds() {
         let line = br#"{"type":"result","subtype":"success","is_error":false,"result":"done","num_turns":"two",
             "total_cost_usd":0.5,"duration_ms":7,"usage":{"a": 1},"session_id":"not one","errors":null}"#;
-        let Kind::Result(result) = read(line).kind else { panic!("not a result") };
+        let Kind::Report(result) = read(line).kind else { panic!("not a result") };
         assert_eq!((result.is_error, &*result.subtype), (Some(false), "success"));
         let summary = result.summary;
         assert_eq!((summary.result.as_deref(), summary.cost_usd), (Some("done"), Some(0.5)));
@@ -232,7 +204,7 @@ mod tests {
             }
         };
         assert_eq!((state("idle"), state("running")), (State::Idle, State::Busy));
-        assert!(matches!(read(br#"{"type":"system","subtype":"init"}"#).kind, Kind::Init));
+        assert!(matches!(read(br#"{"type":"system","subtype":"init"}"#).kind, Kind::Begun));
     }
 
     proptest! {

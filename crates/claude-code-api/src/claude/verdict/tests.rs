@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    lines::{Lines, MAX_LINE},
-    message::{Kind, Message},
+    dialect::{Kind, Message},
+    runner::{Lines, MAX_LINE},
 };
 
 fn recordings() -> PathBuf {
@@ -25,13 +25,13 @@ fn recorded(case: &str) -> Evidence {
         session: SessionId::new(),
         result: None,
         began: false,
-        exit: Exit::Own(status),
+        exit: AgentExit::Own(status),
         stderr: meta["stderr"].as_str().unwrap_or_default().to_owned(),
     };
     while let Some(line) = lines.next().or_else(|| lines.last()) {
         match Message::read(line).map(|message| message.kind) {
-            Some(Kind::Init) => evidence.began = true,
-            Some(Kind::Result(result)) => evidence.result = Some(*result),
+            Some(Kind::Begun) => evidence.began = true,
+            Some(Kind::Report(result)) => evidence.result = Some(*result),
             _ => {}
         }
     }
@@ -145,7 +145,7 @@ fn a_line_cut_off_is_no_result() {
     let mut lines = Lines::new(MAX_LINE);
     lines.buffer().extend_from_slice(&recording[..at + 200]);
     let kinds = std::iter::from_fn(|| lines.next().or_else(|| lines.last()));
-    let results = kinds.filter_map(Message::read).filter(|m| matches!(m.kind, Kind::Result(_)));
+    let results = kinds.filter_map(Message::read).filter(|m| matches!(m.kind, Kind::Report(_)));
     assert_eq!(results.count(), 0);
     evidence.result = None;
     assert_eq!(evidence.ending().code, Some(Code::AgentNoResult));
@@ -159,12 +159,12 @@ fn the_exit_counts_as_well_as_the_result() {
         evidence.result.as_mut().unwrap().is_error = is_error;
         evidence.ending().code
     };
-    let exited = |code: i32| Exit::Own(ExitStatus::from_raw(code << 8));
+    let exited = |code: i32| AgentExit::Own(ExitStatus::from_raw(code << 8));
     assert_eq!(with(exited(0), Some(false)), None);
-    assert_eq!(with(Exit::Forced, Some(false)), None);
+    assert_eq!(with(AgentExit::Forced, Some(false)), None);
     assert_eq!(with(exited(1), Some(false)), Some(Code::AgentFailed));
     assert_eq!(with(exited(0), Some(true)), Some(Code::AgentFailed));
-    assert_eq!(with(Exit::Forced, Some(true)), Some(Code::AgentFailed));
+    assert_eq!(with(AgentExit::Forced, Some(true)), Some(Code::AgentFailed));
     assert_eq!(with(exited(0), None), Some(Code::AgentFailed));
 }
 
@@ -194,7 +194,7 @@ fn an_interpreter_that_is_missing_is_an_agent_that_is_missing() {
         session: SessionId::new(),
         result: None,
         began: false,
-        exit: Exit::Own(ExitStatus::from_raw(127 << 8)),
+        exit: AgentExit::Own(ExitStatus::from_raw(127 << 8)),
         stderr: "/usr/bin/env: 'node': No such file or directory\n".into(),
     };
     let ending = evidence.ending();
@@ -205,9 +205,9 @@ fn an_interpreter_that_is_missing_is_an_agent_that_is_missing() {
 
 #[test]
 fn ended_from_outside_it_says_so_and_what_was_known() {
-    let ended = Ended { code: Code::Cancelled, sentence: "the job was cancelled".into() };
-    let ending = recorded("sjin-interrupt-bash").ending_of(&ended);
+    let stopped = Stopped { code: Code::Cancelled, sentence: "the job was cancelled".into() };
+    let ending = recorded("sjin-interrupt-bash").ending_of(&stopped);
     let event: Value = ending.event.peek().unwrap();
-    assert_eq!((&event["code"], &event["error"]), (&"cancelled".into(), &ended.sentence.into()));
+    assert_eq!((&event["code"], &event["error"]), (&"cancelled".into(), &stopped.sentence.into()));
     assert!(event["costUsd"].is_number());
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use boot::{Secret, Settings};
 use serde::Deserialize;
 
-/// A credential of the Messages API. It is handed to the CLI by file descriptor, so that it is in no
+/// A credential for the Messages API. It is handed to the CLI by file descriptor, so that it is in no
 /// environment, which the agent's shell inherits, and in no file, which the agent could read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
@@ -46,7 +46,8 @@ impl Credential {
             if let Some(text) = settings.text(name) {
                 let secret = header_value(&text);
                 if secret.is_none() {
-                    settings.problem(name, "must be one line of printable characters");
+                    settings
+                        .problem(name, "must be one line of printable characters without spaces");
                 }
                 return secret.map(make);
             }
@@ -54,7 +55,7 @@ impl Credential {
         None
     }
 
-    /// Says nothing of why it does not parse: the parser's message may quote the secret.
+    /// Does not say why it does not parse: the parser's message may quote the secret.
     fn parse(json: &str) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -94,7 +95,7 @@ impl Credential {
         }
     }
 
-    /// Whether it is of no use any more.
+    /// Whether it has expired.
     pub(crate) fn is_expired(&self) -> bool {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         matches!(self, Self::OAuthToken { expires_at: Some(at), .. } if u128::from(*at) <= now.as_millis())

@@ -1,0 +1,124 @@
+//! Claude Code's CLI, the first dialect.
+//!
+//! The CLI is a guest that is not trusted: its environment is a list that stands in `command_line`, its credential
+//! comes by file descriptor, and the repository's own configuration is not obeyed unless the operator says so.
+
+mod command_line;
+mod credential;
+mod instructions;
+mod message;
+mod transcript;
+mod verdict;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use child_process::Guest;
+use contract::{Code, Ending, ExecuteOptions, Prompt, SessionId};
+use workspace::Session;
+
+use crate::{
+    Config,
+    config::{REFUSES_ROOT, no_agent},
+    dialect::{Call, Dialect, Message, Remains, Stopped, Transcript},
+    refusal::Refusal,
+    runner::{Line, Private},
+};
+use command_line::{INTERRUPT, arguments, environment, user_line};
+pub use credential::Credential;
+use message::RunResult;
+use verdict::Evidence;
+
+/// Claude Code's CLI, as this operator runs it.
+#[derive(Debug)]
+pub(crate) struct Claude {
+    pub(crate) config: Arc<Config>,
+}
+
+impl Dialect for Claude {
+    type Report = RunResult;
+
+    fn may_run(&self, options: &ExecuteOptions) -> Result<(), Refusal> {
+        let skips = options.dangerously_skip_permissions;
+        if skips && !self.config.is_sandbox && nix::unistd::geteuid().is_root() {
+            return Err(Refusal::new(Code::AgentRefusesRoot, REFUSES_ROOT));
+        }
+        Ok(())
+    }
+
+    fn command(&self, call: &Call<'_>) -> Result<Guest, Refusal> {
+        let config = &*self.config;
+        let Some(program) = &config.claude_bin else {
+            return Err(self.cannot_start("it is not on the PATH"));
+        };
+        // With the repository's settings the CLI reads its CLAUDE.md by itself.
+        let repository = if config.trust_repository_settings {
+            None
+        } else {
+            let directory = call.workspace.open_directory(call.place);
+            directory.ok().and_then(|directory| instructions::of_repository(&directory))
+        };
+        let options = &call.request.options;
+        let caller = options.append_system_prompt.as_deref();
+        let prompt = instructions::argument(repository.as_deref(), caller);
+        let mut guest = Guest::new(program).args(arguments(config, options, call.session, prompt));
+        for (name, value) in environment(config, call.private) {
+            guest = guest.env(name, value);
+        }
+        let Some(credential) = &config.credential else { return Ok(guest) };
+        guest
+            .secret(credential.variable(), credential.secret().expose().as_bytes())
+            .map_err(|error| Refusal::io("hand over the credential", &error))
+    }
+
+    fn cannot_start(&self, why: &str) -> Refusal {
+        Refusal::new(Code::AgentNotFound, no_agent(why))
+    }
+
+    fn prompt(&self, prompt: &Prompt) -> Vec<u8> {
+        user_line(prompt)
+    }
+
+    fn interrupt(&self) -> &'static [u8] {
+        INTERRUPT
+    }
+
+    fn read(&self, line: Line) -> Option<Message<RunResult>> {
+        Message::read(line)
+    }
+
+    fn transcript(session: &Session) -> PathBuf {
+        session.project().join(format!("{}.jsonl", session.id()))
+    }
+
+    fn read_transcript(path: &Path) -> io::Result<Transcript> {
+        transcript::read(path)
+    }
+
+    fn open_conversation(project: &Path, private: &Private, cwd: &str) -> io::Result<()> {
+        transcript::link(project, &private.config(), cwd)
+    }
+
+    fn verdict(
+        &self,
+        session: SessionId,
+        remains: Remains<RunResult>,
+        stopped: Option<&Stopped>,
+    ) -> Ending {
+        let secret = self.config.credential.as_ref().map(Credential::secret);
+        let evidence = Evidence {
+            session,
+            result: remains.report,
+            began: remains.has_begun,
+            exit: remains.exit,
+            stderr: remains.stderr.text(secret),
+        };
+        match stopped {
+            Some(stopped) => evidence.ending_of(stopped),
+            None => evidence.ending(),
+        }
+    }
+}
