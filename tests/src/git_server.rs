@@ -67,6 +67,7 @@ struct Record {
     authorization: Vec<String>,
     credentials: Option<String>,
     fault: Option<Fault>,
+    old_protocol: bool,
 }
 
 impl GitServer {
@@ -171,6 +172,11 @@ impl GitServer {
         self.shared.with_record(name, |record| record.fault = None);
     }
 
+    /// From now on the repository is served as by a git that knows protocol version 0 only.
+    pub fn set_old_protocol(&self, name: &str) {
+        self.shared.with_record(name, |record| record.old_protocol = true);
+    }
+
     /// How many requests for the repository have arrived.
     #[must_use]
     pub fn requests(&self, name: &str) -> usize {
@@ -230,10 +236,12 @@ impl Shared {
             }
             Some(Fault::RedirectTo(target)) => return redirect(&request, &target, &suffix),
         };
-        self.run_backend(&name, &suffix, request, cut).await.unwrap_or_else(|error| {
-            let text = format!("failed to run git http-backend: {error}\n");
-            respond(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", text)
-        })
+        self.run_backend(&name, &suffix, request, cut, record.old_protocol).await.unwrap_or_else(
+            |error| {
+                let text = format!("failed to run git http-backend: {error}\n");
+                respond(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", text)
+            },
+        )
     }
 
     async fn run_backend(
@@ -242,6 +250,7 @@ impl Shared {
         suffix: &str,
         request: Request<Incoming>,
         cut: Cut,
+        old_protocol: bool,
     ) -> io::Result<Response<Body>> {
         let mut command = Command::new("git");
         command.arg("http-backend").current_dir(self.root.path()).kill_on_drop(true);
@@ -258,6 +267,9 @@ impl Shared {
             ("HTTP_CONTENT_ENCODING", header::CONTENT_ENCODING),
             ("HTTP_GIT_PROTOCOL", header::HeaderName::from_static("git-protocol")),
         ] {
+            if old_protocol && variable == "HTTP_GIT_PROTOCOL" {
+                continue;
+            }
             if let Some(value) = request.headers().get(header) {
                 command.env(variable, value.to_str().map_err(io::Error::other)?);
             }

@@ -16,10 +16,26 @@ pub(crate) struct Fields {
     known: RefCell<Vec<&'static str>>,
 }
 
+/// The refusal of a `kind` of name that is not among those `known`, with the one it was most likely meant to be.
+#[must_use]
+pub fn unknown_field(kind: &str, name: &str, known: &[&'static str]) -> RequestError {
+    let shown: String = name.chars().take(SHOWN_NAME).collect();
+    let why = match nearest(name, known) {
+        Some(nearest) => format!("there is no such {kind}: did you mean '{nearest}'?"),
+        None if known.is_empty() => format!("there is no such {kind}: leave it out"),
+        None => {
+            let known = known.join(", ");
+            format!("there is no such {kind}: leave it out, or use one of {known}")
+        }
+    };
+    RequestError::field_code(Code::UnknownField, shown, why)
+}
+
 impl Fields {
     pub(crate) fn parse(body: &[u8]) -> Result<Self, RequestError> {
         let invalid = |message: &str| Err(RequestError::new(Code::InvalidJson, message));
-        if let [0xFE, 0xFF, ..] | [0xFF, 0xFE, ..] = body {
+        // No JSON in UTF-8 has a NUL among its first two bytes.
+        if let [0xFE, 0xFF, ..] | [0xFF, 0xFE, ..] | [0, _, ..] | [_, 0, ..] = body {
             return invalid("the body is UTF-16: send it as UTF-8");
         }
         // Some Windows editors and libraries write a byte order mark before every text.
@@ -50,14 +66,7 @@ impl Fields {
             .iter()
             .find(|(name, value)| !value.is_null() && !known.iter().any(|known| known == name));
         let Some((name, _)) = stranger else { return Ok(()) };
-        let shown: String = name.chars().take(SHOWN_NAME).collect();
-        let why = match nearest(name, &known) {
-            Some(nearest) => format!("there is no such field: did you mean '{nearest}'?"),
-            None => {
-                format!("there is no such field: leave it out, or use one of {}", known.join(", "))
-            }
-        };
-        Err(RequestError::field_code(Code::UnknownField, shown, why))
+        Err(unknown_field("field", name, &known))
     }
 
     pub(crate) fn string(&self, name: &'static str) -> Result<Option<&str>, RequestError> {

@@ -22,6 +22,7 @@ mod values;
 
 pub use code::Code;
 pub use event::{AgentSummary, Ending, ExecuteEvent, PullEvent, QueuedEvent, WorkflowEvent};
+pub use fields::unknown_field;
 pub use id::{JobId, ReplicaId, SessionId};
 pub use job::{JobList, JobState, JobView, Repo, RepoList};
 pub use line::{EventLine, LineError};

@@ -154,7 +154,9 @@ impl RepoUrl {
             !before.is_empty()
                 && !before.contains('/')
                 && !path.is_empty()
-                && !path.starts_with(['-', '/', ':'])
+                && !path.starts_with(['-', ':'])
+                // Without a user it is a URL whose second slash is missing.
+                && (before.contains('@') || !path.starts_with('/'))
         });
         let Some((before, path)) = parts else {
             return Err(match text.split_once(':') {
@@ -321,6 +323,7 @@ mod tests {
             ("http://127.0.0.1:8080/a/b.git", "127.0.0.1:8080", "a/b", "b"),
             ("ssh://git@host:2222/x.git", "host:2222", "x", "x"),
             ("git@github.com:user/repo.git", "github.com", "user/repo", "repo"),
+            ("git@host:/srv/git/x.git", "host", "srv/git/x", "x"),
             ("git://host/x", "host", "x", "x"),
             ("git://[::1]:9419/x", "[::1]:9419", "x", "x"),
             ("ssh://git@[FD00::1]/x", "[fd00::1]", "x", "x"),
@@ -362,6 +365,8 @@ mod tests {
             ("ssh://a;b/y", Code::InvalidField),
             ("git://a%24b/y", Code::InvalidField),
             ("git@host:-y", Code::InvalidField),
+            ("git@host:/", Code::InvalidField),
+            ("https:/host/y", Code::InvalidField),
         ] {
             let (got, sentence) = parse(text).expect_err(text);
             assert_eq!(got, code, "{text}: {sentence}");

@@ -208,6 +208,18 @@ impl<T> PerService<T> {
         Self(Service::ALL.map(value))
     }
 
+    /// [`from_fn`](Self::from_fn), up to the first failure.
+    ///
+    /// # Errors
+    /// What `value` failed with.
+    pub fn try_from_fn<E>(value: impl FnMut(Service) -> Result<T, E>) -> Result<Self, E> {
+        let values: Vec<T> = Service::ALL.into_iter().map(value).collect::<Result<_, E>>()?;
+        match values.try_into() {
+            Ok(values) => Ok(Self(values)),
+            Err(_) => unreachable!("there is one value for each service"),
+        }
+    }
+
     /// Each service with its value.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (Service, &T)> {
         Service::ALL.into_iter().zip(&self.0)

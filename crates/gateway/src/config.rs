@@ -7,26 +7,30 @@ use std::{
 };
 
 use boot::Settings;
-use contract::{Policy, Service};
+use contract::{PerService, Policy, Service, UnknownFields};
 use web::Cors;
+
+use crate::AllowedHosts;
 
 /// Where the gateway listens, and how long it lets callers wait.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `BIND_ADDRESS`
     pub bind: IpAddr,
-    /// `PORT_WORKFLOW`, `PORT_PULL`, `PORT_CLAUDE`
-    pub ports: [u16; 3],
+    /// `PORT_WORKFLOW`, `PORT_PULL`, `PORT_CLAUDE`: one for each service
+    pub ports: PerService<u16>,
     /// `WORKSPACE_DIR`
     pub workspace: PathBuf,
     /// `QUEUE_LIMIT`: how many jobs of one service may wait.
     pub queue_limit: usize,
     /// `QUEUE_WAIT_SECONDS`: how long a job may wait.
     pub queue_wait: Duration,
-    /// What callers may ask for.
+    /// What callers may ask for; `ACCEPT_UNKNOWN_FIELDS` lets requests name fields that do not exist.
     pub policy: Policy,
     /// `CORS_ALLOW_ORIGIN`
     pub cors: Cors,
+    /// `ALLOWED_HOSTS`: the names that the gateway answers to.
+    pub allowed_hosts: Option<AllowedHosts>,
     /// `DRAIN`: begin as if told to drain, because the stack was told so before this gateway was started.
     pub drain: bool,
 }
@@ -34,22 +38,26 @@ pub struct Config {
 impl Config {
     /// Reads the settings.
     pub fn read(settings: &mut Settings<'_>) -> Self {
-        let port = |settings: &mut Settings<'_>, service: Service| {
-            let name = match service {
-                Service::Workflow => "PORT_WORKFLOW",
-                Service::Pull => "PORT_PULL",
-                Service::Claude => "PORT_CLAUDE",
-            };
-            settings.port(name, service.default_port())
+        let ports = PerService::from_fn(|service| {
+            let spec = service.spec();
+            settings.port(spec.port_variable, spec.default_port)
+        });
+        let mut policy = boot::read_policy(settings);
+        // Replicas ignore them: their gateway may be of a newer version during an update.
+        policy.unknown_fields = if settings.flag("ACCEPT_UNKNOWN_FIELDS") {
+            UnknownFields::Ignored
+        } else {
+            UnknownFields::Refused
         };
         Self {
             bind: settings.address("BIND_ADDRESS").unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
-            ports: Service::ALL.map(|service| port(settings, service)),
+            ports,
             workspace: settings.text("WORKSPACE_DIR").unwrap_or_else(|| "/workspace".into()).into(),
             queue_limit: settings.or("QUEUE_LIMIT", 1000, "a whole number of jobs, such as 1000"),
             queue_wait: settings.seconds("QUEUE_WAIT_SECONDS", 600),
-            policy: boot::read_policy(settings),
+            policy,
             cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default(), Cors::EXPECTED),
+            allowed_hosts: settings.optional("ALLOWED_HOSTS", AllowedHosts::EXPECTED),
             drain: settings.flag("DRAIN"),
         }
     }
@@ -67,12 +75,6 @@ impl Config {
     /// Where the port of `service` is served.
     #[must_use]
     pub fn address(&self, service: Service) -> SocketAddr {
-        let [workflow, pull, claude] = self.ports;
-        let port = match service {
-            Service::Workflow => workflow,
-            Service::Pull => pull,
-            Service::Claude => claude,
-        };
-        SocketAddr::new(self.bind, port)
+        SocketAddr::new(self.bind, self.ports[service])
     }
 }

@@ -55,6 +55,9 @@ fn pass(shared: &Arc<Shared>, service: Service, idle: Vec<IdleReplica>) {
     let now = Instant::now();
     let mut books = shared.books();
     books.shunned.retain(|_, until| *until > now);
+    if !idle.is_empty() || books.has_work_of(service) {
+        books.replicas_seen[service] = now;
+    }
     let mut idle: std::collections::VecDeque<_> = idle
         .into_iter()
         .filter(|replica| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use contract::{Code, JobId, RawRequest, RequestError, Secrets, Service, SessionId};
+use contract::{Code, JobId, RawRequest, RequestError, Secrets, Service, SessionId, UnknownFields};
 use http::{HeaderMap, Response};
 use web::{BODY_LIMIT, Body, Ids, OnDisconnect, Peer};
 use workspace::{CancelOnDisconnect, Job, JobRecord, NewJob, RequestDigest, Workspace, blocking};
@@ -32,7 +32,11 @@ pub(crate) async fn enter(
     let body = web::read_json_body(request, BODY_LIMIT).await.map_err(refuse)?;
     let id = id.unwrap_or_else(JobId::new);
     let workspace = shared.workspace.clone();
-    let policy = shared.config.policy.clone();
+    let mut policy = shared.config.policy.clone();
+    if parent.is_some() {
+        // A workflow of another version asks; that it runs is checked before its job is queued.
+        policy.unknown_fields = UnknownFields::Ignored;
+    }
     let named = blocking(move || {
         let root = workspace.root_text();
         let request = RawRequest { body: &body, root, policy: &policy, session };

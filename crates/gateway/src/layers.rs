@@ -1,20 +1,24 @@
 //! What happens to every request before its route sees it, from the outside in: the request log, the check of
-//! the host, CORS, and the time limit.
+//! the host, CORS, the check of the page's origin, the time limit, and the check of query parameters.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     middleware::{Next, from_fn, from_fn_with_state},
     response::Response,
 };
-use contract::{Code, RequestError};
-use http::HeaderMap;
+use contract::{Code, RequestError, UnknownFields};
+use http::{HeaderMap, Method, header, request::Parts};
 use tower_http::trace::{DefaultOnFailure, DefaultOnResponse, TraceLayer};
 use tracing::Level;
 
-use crate::routes::Front;
+use crate::{
+    host::{self, Host},
+    reads,
+    routes::{self, Front},
+};
 
 /// How long any answer may take to begin. A job's begins when the dispatcher has looked for a replica, and the
 /// replica it found may take 15 s to claim the job.
@@ -23,7 +27,10 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// Adds all layers to the routes of one port.
 pub(crate) fn add(router: Router<Front>, front: &Front) -> Router<Front> {
     // The last one added is the first one a request meets.
-    let router = router.layer(from_fn(limit_time));
+    let router = router
+        .route_layer(from_fn_with_state(front.clone(), check_query))
+        .layer(from_fn(limit_time))
+        .layer(from_fn_with_state(front.clone(), refuse_cross_site));
     let router = match front.shared.config.cors.layer() {
         Some(cors) => router.layer(cors),
         None => router,
@@ -59,66 +66,113 @@ fn refuse(error: &RequestError) -> Response {
 }
 
 async fn check_host(State(front): State<Front>, request: Request, next: Next) -> Response {
-    match host_is_allowed(front.shared.config.bind, request.headers()) {
-        Ok(()) => next.run(request).await,
+    let (head, body) = request.into_parts();
+    match host_is_allowed(&front, &head).await {
+        Ok(()) => next.run(Request::from_parts(head, body)).await,
         Err(error) => refuse(&error),
     }
 }
 
-/// On loopback, refuses requests that were meant for another name: a web page whose name is made to point here
-/// (DNS rebinding) passes for the same origin in its visitor's browser, and could run agents.
-fn host_is_allowed(bind: IpAddr, headers: &HeaderMap) -> Result<(), RequestError> {
-    let Some(host) = headers.get(http::header::HOST).filter(|_| bind.is_loopback()) else {
-        return Ok(());
-    };
-    let host = host.to_str().unwrap_or_default();
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    let is_local =
-        name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost");
-    if is_local || bare.parse::<IpAddr>().is_ok() {
+async fn host_is_allowed(front: &Front, head: &Parts) -> Result<(), RequestError> {
+    let host = Host::of(head.version, &head.uri, &head.headers)?;
+    let Some(host) = host else { return Ok(()) };
+    let config = &front.shared.config;
+    let checked = host::check(config.bind, config.allowed_hosts.as_ref(), &host);
+    if checked.is_err() && comes_from_a_workflow(front, &head.headers).await {
         return Ok(());
     }
-    Err(RequestError::new(
-        Code::InvalidField,
-        "'Host': this stack listens on loopback only, so call it by localhost or by its IP address",
+    checked
+}
+
+/// Whether a request is made in the name of a job that exists: a workflow reaches the gateway by a name within
+/// the stack, which no list for callers needs to contain. No page can guess a job's id.
+async fn comes_from_a_workflow(front: &Front, headers: &HeaderMap) -> bool {
+    let Ok(Some(parent)) = web::job_id(headers, web::header::PARENT_JOB_ID) else { return false };
+    reads::find(&front.shared, &parent.to_string()).await.is_ok()
+}
+
+/// Refuses what a browser sends for a page of another origin, unless CORS allows that origin: it would carry out
+/// what the page wants, though the page could not read the answer. Reads change nothing, so they pass.
+async fn refuse_cross_site(State(front): State<Front>, request: Request, next: Next) -> Response {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_read || !is_cross_site(request.headers()) {
+        return next.run(request).await;
+    }
+    let origin = request.headers().get(header::ORIGIN);
+    if origin.is_some_and(|origin| front.shared.config.cors.allows(origin)) {
+        return next.run(request).await;
+    }
+    refuse(&RequestError::new(
+        Code::Forbidden,
+        "a web page of another origin sent this request: to let it, start the stack with its origin in \
+         CORS_ALLOW_ORIGIN",
     ))
 }
+
+/// What the browser says (`Sec-Fetch-Site`); an older one says only where the page is from (`Origin`). Other
+/// clients say neither.
+fn is_cross_site(headers: &HeaderMap) -> bool {
+    if let Some(site) = headers.get("sec-fetch-site") {
+        return !matches!(site.as_bytes(), b"same-origin" | b"none");
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return false };
+    let host_of = |text: &str| text.split_once("://").and_then(|(_, host)| Host::parse(host));
+    let own = headers.get(header::HOST).and_then(|host| Host::parse(host.to_str().ok()?));
+    let from = origin.to_str().ok().and_then(host_of);
+    // Behind a proxy with TLS the ports differ by the scheme's default: then the name decides.
+    !own.zip(from).is_some_and(|(own, from)| own.is_same_origin(&from))
+}
+
+/// Refuses query parameters that the route does not have, as a misspelled one would be ignored otherwise.
+async fn check_query(State(front): State<Front>, request: Request, next: Next) -> Response {
+    let strict = front.shared.config.policy.unknown_fields == UnknownFields::Refused;
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    if let (true, Some(query), Some(path)) = (strict, request.uri().query(), path) {
+        let known = routes::parameters(front.service, path);
+        let unknown = url::form_urlencoded::parse(query.as_bytes())
+            .map(|(name, _)| name)
+            .find(|name| !name.is_empty() && !known.contains(&name.as_ref()));
+        if let Some(name) = unknown {
+            return refuse(&contract::unknown_field("query parameter", &name, &known));
+        }
+    }
+    next.run(request).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn on_loopback_only_local_names_are_answered() {
-        let check = |bind: &str, host: &'static str| {
+    fn what_browsers_say_of_other_sites() {
+        let cross = |pairs: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
-            headers.insert(http::header::HOST, http::HeaderValue::from_static(host));
-            host_is_allowed(bind.parse().unwrap(), &headers).is_ok()
+            for (name, value) in pairs {
+                headers.insert(*name, http::HeaderValue::from_static(value));
+            }
+            is_cross_site(&headers)
         };
-        for host in [
-            "localhost",
-            "LOCALHOST:5000",
-            "127.0.0.1:5000",
-            "[::1]:5000",
-            "10.0.0.7",
-            "stack.localhost:1",
+        let host = ("host", "localhost:5000");
+        for same in [
+            &[host][..],
+            &[host, ("sec-fetch-site", "same-origin"), ("origin", "null")],
+            &[host, ("sec-fetch-site", "none")],
+            &[host, ("origin", "http://localhost:5000")],
+            &[("host", "stack.example.org"), ("origin", "https://stack.example.org")],
+            &[("host", "stack.example.org:8443"), ("origin", "https://stack.example.org:8443")],
         ] {
-            assert!(check("127.0.0.1", host), "{host}");
+            assert!(!cross(same), "{same:?}");
         }
-        for host in [
-            "evil.example",
-            "evil.example:5000",
-            "127.0.0.1.evil.example:5000",
-            "localhost.evil",
-            ":",
-            "",
+        for other in [
+            &[host, ("sec-fetch-site", "cross-site")][..],
+            &[host, ("sec-fetch-site", "same-site"), ("origin", "http://localhost:5000")],
+            &[host, ("origin", "http://localhost:8080")],
+            &[host, ("origin", "http://evil.example")],
+            &[host, ("origin", "null")],
+            &[host, ("origin", "")],
+            &[("origin", "http://localhost:5000")],
         ] {
-            assert!(!check("127.0.0.1", host), "{host}");
-            assert!(check("0.0.0.0", host), "{host}");
+            assert!(cross(other), "{other:?}");
         }
-        assert!(host_is_allowed("127.0.0.1".parse().unwrap(), &HeaderMap::new()).is_ok());
     }
 }

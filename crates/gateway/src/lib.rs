@@ -12,6 +12,8 @@
 mod config;
 mod dispatch;
 mod enter;
+mod health;
+mod host;
 mod layers;
 mod queue;
 mod reads;
@@ -24,4 +26,5 @@ mod stream;
 mod ticket;
 
 pub use config::Config;
+pub use host::AllowedHosts;
 pub use start::{Gateway, main};

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
     let about = env!("CARGO_PKG_DESCRIPTION");
     let probe = Probe {
-        port_variable: "PORT_WORKFLOW",
+        port_variable: Service::Workflow.spec().port_variable,
         default_port: Service::Workflow.default_port(),
         closed: Closed::Ill,
     };

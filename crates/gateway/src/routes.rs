@@ -14,7 +14,7 @@ use serde::Serialize;
 use web::{Body, Peer};
 use workspace::Position;
 
-use crate::{enter, layers, reads, sessions, state::Shared};
+use crate::{enter, health, layers, reads, sessions, state::Shared};
 
 /// The table at the top of this file. It is what callers of unknown paths and methods are told.
 const TABLE: &str = include_str!("routes.md");
@@ -36,7 +36,7 @@ fn text(id: Id) -> String {
 /// The routes on the port of `service`, with all layers.
 pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
     let mut router = Router::new()
-        .route("/health", get(health))
+        .route("/health", get(health_view))
         .route("/status", get(status))
         .route("/api/repos", get(repos))
         .route("/api/jobs", get(jobs))
@@ -57,31 +57,51 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
     layers::add(router, &front).with_state(front)
 }
 
-/// The rows of the table for one port: method and path.
-fn rows(service: Service) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let jobs = service.spec().job_paths.iter().map(|path| ("POST", *path));
+/// A row of the table.
+struct Row {
+    method: &'static str,
+    path: &'static str,
+    /// The query parameters, as the table writes them.
+    query: &'static str,
+}
+
+/// The rows of the table for one port.
+fn rows(service: Service) -> impl Iterator<Item = Row> {
+    let jobs = service.spec().job_paths.iter().map(|path| Row { method: "POST", path, query: "" });
     // The first three lines are the table's head and the row that stands for these.
     jobs.chain(TABLE.lines().skip(3).filter_map(move |row| {
-        let mut cells = row.split('|').skip(1).map(|cell| cell.trim().trim_matches('`'));
-        let (method, path, port) = (cells.next()?, cells.next()?, cells.next()?);
-        (port == "all" || port == service.name()).then_some((method, path))
+        let mut cells = row.split('|').skip(1).map(str::trim);
+        let (method, path, port) = (cells.next()?, cells.next()?.trim_matches('`'), cells.next()?);
+        let query = cells.next()?;
+        (port == "all" || port == service.name()).then_some(Row { method, path, query })
     }))
+}
+
+/// The query parameters of the route at `path`.
+pub(crate) fn parameters(service: Service, path: &str) -> Vec<&'static str> {
+    rows(service)
+        .filter(|row| row.path == path && !row.query.is_empty())
+        .flat_map(|row| row.query.split(',').map(|name| name.trim().trim_matches('`')))
+        .collect()
+}
+
+/// The methods that the route at `path` knows.
+fn methods(service: Service, path: &str) -> Vec<&'static str> {
+    let listed = |method: &str| rows(service).any(|row| row.path == path && row.method == method);
+    ["GET", "HEAD", "POST", "DELETE"]
+        .into_iter()
+        .filter(|method| listed(if *method == "HEAD" { "GET" } else { method }))
+        .collect()
 }
 
 async fn no_such_path(State(front): State<Front>) -> Response<Body> {
     let routes: Vec<_> =
-        rows(front.service).map(|(method, path)| format!("{method} {path}")).collect();
+        rows(front.service).map(|row| format!("{} {}", row.method, row.path)).collect();
     web::no_such_path(&routes.join(", "))
 }
 
 async fn method_not_allowed(State(front): State<Front>, path: MatchedPath) -> Response<Body> {
-    let mut allow: Vec<_> = rows(front.service)
-        .filter(|(_, known)| *known == path.as_str())
-        .flat_map(|(method, _)| if method == "GET" { vec!["GET", "HEAD"] } else { vec![method] })
-        .collect();
-    allow
-        .sort_by_key(|method| ["GET", "HEAD", "POST", "DELETE"].iter().position(|it| it == method));
-    web::method_not_allowed(&allow.join(", "))
+    web::method_not_allowed(&methods(front.service, path.as_str()).join(", "))
 }
 
 /// The answer to a read.
@@ -92,8 +112,9 @@ pub(crate) fn reply<T: Serialize>(result: Result<T, RequestError>) -> Response<B
     }
 }
 
-async fn health(State(front): State<Front>) -> Response<Body> {
-    web::json(StatusCode::OK, &reads::health(&front.shared, front.service))
+async fn health_view(State(front): State<Front>, peer: Option<Extension<Peer>>) -> Response<Body> {
+    let local = peer.and_then(|Extension(peer)| peer.reached_at());
+    web::json(StatusCode::OK, &health::view(&front, local).await)
 }
 
 async fn status(State(front): State<Front>) -> Response<Body> {
@@ -167,7 +188,6 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::Config;
 
     const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"];
 
@@ -188,27 +208,19 @@ mod tests {
     #[tokio::test]
     async fn the_table_is_what_is_answered() {
         let dir = tempfile::tempdir().unwrap();
-        let shared = Arc::new(Shared::open(Config::of_tests(dir.path())).unwrap());
+        let shared = Arc::new(Shared::of_tests(dir.path()));
         let mut listed = BTreeSet::new();
         for service in Service::ALL {
             let router = router(&shared, service);
-            let paths: BTreeSet<_> = rows(service).map(|(_, path)| path).collect();
-            for path in paths {
-                let known: BTreeSet<_> = rows(service)
-                    .filter(|(_, other)| *other == path)
-                    .flat_map(
-                        |(method, _)| {
-                            if method == "GET" { vec!["GET", "HEAD"] } else { vec![method] }
-                        },
-                    )
-                    .collect();
+            for path in rows(service).map(|row| row.path).collect::<BTreeSet<_>>() {
+                let known = methods(service, path);
                 listed.extend(known.iter().map(|method| (service, *method, path)));
                 for method in METHODS {
                     let (status, allow, body) = ask(&router, method, path).await;
                     let what = format!("{service}: {method} {path}: {status} {body}");
-                    assert_eq!(status == 405, !known.contains(method), "{what}");
+                    assert_eq!(status == 405, !known.contains(&method), "{what}");
                     if status == 405 && method != "HEAD" {
-                        assert_eq!(allow.split(", ").collect::<BTreeSet<_>>(), known, "{what}");
+                        assert_eq!(allow.split(", ").collect::<Vec<_>>(), known, "{what}");
                         assert_eq!(body["code"], "method_not_allowed", "{what}");
                     } else {
                         let is_unknown =
@@ -219,11 +231,9 @@ mod tests {
             }
             let (status, _, body) = ask(&router, "GET", "/api/nope").await;
             assert_eq!(status, 404);
-            for (method, path) in rows(service) {
-                assert!(
-                    body["error"].as_str().unwrap().contains(&format!("{method} {path}")),
-                    "{body}"
-                );
+            for Row { method, path, .. } in rows(service) {
+                let route = format!("{method} {path}");
+                assert!(body["error"].as_str().unwrap().contains(&route), "{body}");
             }
         }
     }

@@ -3,7 +3,6 @@
 use axum::extract::{Path, Request, State, rejection::PathRejection};
 use contract::{
     Code, RequestError, SessionDeleted, SessionId, SessionList, SessionRequest, SessionView,
-    UnknownFields,
 };
 use http::Response;
 use web::{BODY_LIMIT, Body};
@@ -36,9 +35,10 @@ fn parse(id: Result<Path<String>, PathRejection>) -> Option<SessionId> {
 /// `POST /api/sessions`.
 pub(crate) async fn create(State(front): State<Front>, request: Request) -> Response<Body> {
     let workspace = front.shared.workspace.clone();
+    let unknown = front.shared.config.policy.unknown_fields;
     let made = async {
         let body = web::read_optional_json_body(request, BODY_LIMIT).await?;
-        let request = SessionRequest::parse(&body, workspace.root_text(), UnknownFields::Ignored)?;
+        let request = SessionRequest::parse(&body, workspace.root_text(), unknown)?;
         blocking(move || make(&workspace, &request)).await
     };
     reply(made.await)
@@ -115,11 +115,11 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::{Config, routes, state::Shared};
+    use crate::{routes, state::Shared};
 
     fn front() -> (TempDir, Workspace, Router) {
         let dir = tempfile::tempdir().unwrap();
-        let shared = Arc::new(Shared::open(Config::of_tests(dir.path())).unwrap());
+        let shared = Arc::new(Shared::of_tests(dir.path()));
         (dir, shared.workspace.clone(), routes::router(&shared, Service::Claude))
     }
 

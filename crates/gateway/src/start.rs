@@ -7,7 +7,7 @@ use std::{
 };
 
 use boot::{Exit, Logging, ProcessEnv, Settings};
-use contract::Service;
+use contract::{PerService, Service};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 use web::Server;
@@ -19,14 +19,14 @@ use crate::{Config, dispatch, recover, routes, state::Shared};
 pub(crate) enum StartError {
     #[error("use the workspace")]
     Workspace(#[from] workspace::Error),
-    #[error("listen on {0}: {1}; set PORT_WORKFLOW, PORT_PULL, PORT_CLAUDE or BIND_ADDRESS")]
-    Listen(SocketAddr, io::Error),
+    #[error("listen on {address}: {error}; set {variable} or BIND_ADDRESS to another")]
+    Listen { address: SocketAddr, error: io::Error, variable: &'static str },
 }
 
 /// A gateway that serves. Dropping it closes its listeners and cuts its streams; jobs go on.
 pub struct Gateway {
     shared: Arc<Shared>,
-    servers: Vec<Server>,
+    servers: PerService<Server>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -46,35 +46,34 @@ impl Gateway {
     }
 
     async fn open(config: Config) -> Result<Self, StartError> {
-        // The ports first: who cannot have them should not take up anybody's jobs.
-        let mut listeners = Vec::new();
-        for service in Service::ALL {
+        // The ports first: a gateway that cannot have them should not take up anybody's jobs.
+        let listeners = PerService::try_from_fn(|service| {
             let address = config.address(service);
-            let listener =
-                web::bind(address).map_err(|error| StartError::Listen(address, error))?;
-            listeners.push((service, listener, address));
-        }
-        let shared = Arc::new(Shared::open(config)?);
+            let listener = web::bind(address).map_err(|error| StartError::Listen {
+                address,
+                error,
+                variable: service.spec().port_variable,
+            })?;
+            Ok::<_, StartError>((service, listener))
+        })?;
+        let addresses = PerService::from_fn(|service| listeners[service].1.address());
+        let shared = Arc::new(Shared::open(config, addresses)?);
         recover::at_start(&shared).await?;
         let dispatchers =
             Service::ALL.map(|service| tokio::spawn(dispatch::run(Arc::clone(&shared), service)));
         let recovery = tokio::spawn(recover::forever(Arc::clone(&shared)));
         let tasks = dispatchers.into_iter().chain([recovery]).map(AbortOnDropHandle::new).collect();
-        let mut servers = Vec::new();
-        for (service, listener, address) in listeners {
-            let server = Server::start(listener, routes::router(&shared, service))
-                .map_err(|error| StartError::Listen(address, error))?;
-            tracing::info!(%service, address = %server.address(), "listening");
-            servers.push(server);
-        }
+        let servers = listeners.map(|(service, listener)| {
+            tracing::info!(%service, address = %listener.address(), "listening");
+            Server::start(listener, routes::router(&shared, service))
+        });
         Ok(Self { shared, servers, _tasks: tasks })
     }
 
     /// Where the port of `service` is.
     #[must_use]
-    pub fn address(&self, service: Service) -> Option<SocketAddr> {
-        let at = Service::ALL.iter().position(|other| *other == service)?;
-        self.servers.get(at).map(Server::address)
+    pub fn address(&self, service: Service) -> SocketAddr {
+        self.servers[service].address()
     }
 
     /// Takes no more jobs, but those that running workflows ask for.
@@ -85,7 +84,7 @@ impl Gateway {
     /// Closes the listeners, cuts the streams and leaves. Jobs go on without it.
     pub async fn stop(mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        for server in &mut self.servers {
+        for (_, server) in self.servers.iter_mut() {
             server.close_listener().await;
         }
     }

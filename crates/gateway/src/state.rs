@@ -2,19 +2,21 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use contract::{Code, Ending, JobId, ReplicaId, Service, Timestamp};
+use contract::{Code, Ending, JobId, PerService, ReplicaId, Service, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
 use workspace::{FileLock, Job, Outcome, Turn, Workspace, blocking};
 
 use crate::{
     Config,
+    health::VolumeProbe,
     queue::{Queue, Queued},
     ticket::{Refused, Stage, Ticket},
 };
@@ -25,11 +27,14 @@ const TRY_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Everything the gateway's tasks share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    /// Where each service's port really is.
+    pub(crate) addresses: PerService<SocketAddr>,
     pub(crate) workspace: Workspace,
     pub(crate) id: ReplicaId,
     /// Held as long as this gateway lives.
     _lease: FileLock,
     books: Mutex<Books>,
+    pub(crate) volume_probe: VolumeProbe,
     /// Gateways that are gone, whose queues are this one's now.
     pub(crate) adopted: tokio::sync::Mutex<HashMap<ReplicaId, FileLock>>,
     /// Wakes the dispatchers.
@@ -52,6 +57,8 @@ pub(crate) struct Books {
     pub(crate) shunned: HashMap<ReplicaId, Instant>,
     /// How many replicas of each service were idle at the last look.
     pub(crate) idle: HashMap<Service, usize>,
+    /// When each service was last seen to have a replica, idle or at work.
+    pub(crate) replicas_seen: PerService<Instant>,
     /// Jobs that run and are being watched, by service.
     pub(crate) running: HashMap<JobId, Service>,
 }
@@ -61,6 +68,12 @@ impl Books {
     pub(crate) fn has_waiting_of(&self, id: ReplicaId) -> bool {
         let queued = Service::ALL.into_iter().flat_map(|service| self.queue.of(service));
         queued.chain(self.dispatching.values()).any(|ticket| ticket.gateway == Some(id))
+    }
+
+    /// Whether a replica of `service` has a job, or is about to.
+    pub(crate) fn has_work_of(&self, service: Service) -> bool {
+        self.running.values().any(|running| *running == service)
+            || self.dispatching.values().any(|ticket| ticket.service == service)
     }
 
     /// Gives a job its old place back that no replica has taken.
@@ -87,7 +100,10 @@ impl Queued for Ticket {
 }
 
 impl Shared {
-    pub(crate) fn open(config: Config) -> workspace::Result<Self> {
+    pub(crate) fn open(
+        config: Config,
+        addresses: PerService<SocketAddr>,
+    ) -> workspace::Result<Self> {
         let workspace = Workspace::open(&config.workspace)?;
         let id = ReplicaId::new();
         let lease = workspace.announce_gateway(id)?;
@@ -97,21 +113,46 @@ impl Shared {
             sent: HashSet::new(),
             shunned: HashMap::new(),
             idle: HashMap::new(),
+            replicas_seen: PerService::from_fn(|_| Instant::now()),
             running: HashMap::new(),
         };
         let draining = AtomicBool::new(config.drain);
         Ok(Self {
             config,
+            addresses,
             workspace,
             id,
             _lease: lease,
             books: Mutex::new(books),
+            volume_probe: VolumeProbe::default(),
             adopted: tokio::sync::Mutex::default(),
             work: Notify::new(),
             stopping: AtomicBool::new(false),
             draining,
             tasks: TaskTracker::new(),
         })
+    }
+
+    /// The state of a gateway of tests, which listens nowhere.
+    #[cfg(test)]
+    pub(crate) fn of_tests(workspace: &std::path::Path) -> Self {
+        let addresses =
+            PerService::from_fn(|service| ([127, 0, 0, 1], service.default_port()).into());
+        Self::open(Config::of_tests(workspace), addresses).expect("a workspace")
+    }
+
+    /// The address of the port of `service` for a caller that reached this gateway at `local`.
+    pub(crate) fn reached_at(&self, service: Service, local: Option<IpAddr>) -> SocketAddr {
+        let mut address = self.addresses[service];
+        if address.ip().is_unspecified() {
+            address.set_ip(local.unwrap_or(Ipv4Addr::LOCALHOST.into()));
+        }
+        address
+    }
+
+    /// Whether jobs of callers are taken.
+    pub(crate) fn takes_jobs(&self) -> bool {
+        !self.is_draining() && !self.is_stopping()
     }
 
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {

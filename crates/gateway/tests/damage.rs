@@ -29,12 +29,13 @@ async fn a_job_whose_record_is_damaged_is_set_aside_and_the_others_are_taken_up(
     fs::write(damaged.directory().join("job.json"), "{").unwrap();
     let config = Config {
         bind: Ipv4Addr::LOCALHOST.into(),
-        ports: [0; 3],
+        ports: contract::PerService::default(),
         workspace: dir.path().to_owned(),
         queue_limit: 1000,
         queue_wait: Duration::from_secs(600),
         policy: Policy::default(),
         cors: web::Cors::default(),
+        allowed_hosts: None,
         drain: false,
     };
     let gateway = Gateway::start(config).await.unwrap();
@@ -43,7 +44,7 @@ async fn a_job_whose_record_is_damaged_is_set_aside_and_the_others_are_taken_up(
     let [aside] = &aside[..] else { panic!("{aside:?}") };
     assert_eq!(fs::read(aside.path().join("job.json")).unwrap(), b"{");
 
-    let base = gateway.address(Service::Pull).unwrap().into();
+    let base = gateway.address(Service::Pull).into();
     let path = format!("/api/jobs/{}", whole.id());
     let asked = web::ask(&base, Method::GET, &path, &[], "".into(), Duration::from_secs(5));
     assert_eq!(asked.await.unwrap().status, 200);

@@ -19,12 +19,13 @@ const BODY: &str = r#"{"repoUrl":"https://host.example/r.git"}"#;
 async fn gateway(dir: &std::path::Path) -> Gateway {
     let config = Config {
         bind: Ipv4Addr::LOCALHOST.into(),
-        ports: [0; 3],
+        ports: contract::PerService::default(),
         workspace: dir.to_owned(),
         queue_limit: 1000,
         queue_wait: Duration::from_secs(600),
         policy: Policy::default(),
         cors: web::Cors::default(),
+        allowed_hosts: None,
         drain: false,
     };
     Gateway::start(config).await.unwrap()
@@ -58,7 +59,7 @@ async fn a_caller_that_leaves_while_its_job_is_being_named_leaves_none_behind() 
     let dir = tempfile::tempdir().unwrap();
     let workspace = Workspace::open(dir.path()).unwrap();
     let gateway = gateway(dir.path()).await;
-    let address = gateway.address(Service::Pull).unwrap();
+    let address = gateway.address(Service::Pull);
     for n in 0..100 {
         knock(address, "/api/pull", BODY, Duration::from_micros(n * 20)).await;
     }
@@ -82,7 +83,7 @@ async fn a_caller_that_leaves_while_its_job_is_being_named_leaves_none_behind() 
 async fn who_cancels_and_leaves_has_cancelled() {
     let dir = tempfile::tempdir().unwrap();
     let gateway = gateway(dir.path()).await;
-    let address = gateway.address(Service::Pull).unwrap();
+    let address = gateway.address(Service::Pull);
     let workspace = Workspace::open(dir.path()).unwrap();
     for n in 0..20 {
         let answer = post(address).await;

@@ -69,7 +69,7 @@ pub fn pull(
             monitor: Monitor { reporter: reporter.clone(), stop: context.stop.clone() },
             deadline: context.deadline.limit(),
         };
-        let mut work = tokio::task::spawn_blocking(move || work::run(&work, connector));
+        let mut work = tokio::task::spawn_blocking(move || work::run(&work, &connector));
         let ending = loop {
             tokio::select! {
                 biased;

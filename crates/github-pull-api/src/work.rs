@@ -1,20 +1,26 @@
 //! The steps of a pull: look at the target, bring the mirror up to date, then make a checkout from it or
 //! update the one that is there.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use contract::{Code, FileRepositories, JobId, PullRequest, Scheme};
+use contract::{BranchName, Code, FileRepositories, JobId, PullRequest, RepoUrl, Scheme};
 use workspace::Workspace;
 
 use crate::{
     Config,
-    checkout::{self, Done, Found, Update},
+    checkout::{self, Done, Found, Submodule, Update},
     connector::Connector,
     failure::{Failure, Result, quote},
     git::Git,
     lock::Lock,
     monitor::Monitor,
-    remote::{self, Freshness, Mirror, Transport},
+    remote::{self, Extent, Freshness, Mirror, ObjectId, Transport},
     staging::Staging,
 };
 
@@ -30,11 +36,15 @@ pub(crate) struct Work {
     pub(crate) deadline: Duration,
 }
 
+/// How deep submodules may be nested, and how many there may be at each level.
+const DEEPEST: usize = 8;
+const MOST_SUBMODULES: usize = 200;
+
 /// Clones or updates. Blocks; call it within a runtime.
 ///
 /// # Errors
-/// Why there is no checkout; the target is as it was.
-pub(crate) fn run(work: &Work, connector: Connector) -> Result<Done> {
+/// Why there is no checkout; the target is as it was, but for submodules that came before.
+pub(crate) fn run(work: &Work, connector: &Connector) -> Result<Done> {
     let Work { config, request, target, monitor, workspace, .. } = work;
     let repo = &request.repo_url;
     if repo.scheme() == Scheme::File && config.policy.file_repositories == FileRepositories::Refused
@@ -45,49 +55,126 @@ pub(crate) fn run(work: &Work, connector: Connector) -> Result<Done> {
     }
     let staging = Staging::create(monitor, workspace.temporary().join(work.id.to_string()))?;
     let git = Git::new(config, monitor.clone(), &staging, work.deadline)?;
-    let transport = Transport::new(config, repo, connector);
     let _turn = work.lock_target()?;
-    // Before anything is asked of the network: a target that cannot be used fails at once.
-    checkout::look(target, repo)?;
-    let mut freshness = Freshness::Update;
-    loop {
-        monitor.check_stop()?;
-        let mirror = Mirror::fetch(&git, &transport, workspace, &staging, freshness)?;
-        let found = checkout::look(target, repo)?;
-        let result = match &found {
-            Found::Nothing | Found::EmptyDirectory => {
-                let branch = request.branch.as_ref();
-                mirror.find(repo, branch).and_then(|wanted| {
-                    checkout::create(&git, &staging, mirror, &wanted, repo.address(), target)
-                })
+    let done =
+        Site { work, connector, git, staging }.pull(repo, request.branch.as_ref(), target, 0)?;
+    if request.options.lfs {
+        monitor.message("Files in Git LFS stay pointers: this service has no git-lfs");
+    }
+    Ok(done)
+}
+
+/// Where a pull works.
+struct Site<'a> {
+    work: &'a Work,
+    connector: &'a Connector,
+    git: Git,
+    staging: Staging,
+}
+
+impl Site<'_> {
+    /// Makes `target` a checkout of `repo`. `level` counts the checkouts that it lies in.
+    fn pull(
+        &self,
+        repo: &RepoUrl,
+        branch: Option<&BranchName>,
+        target: &Path,
+        level: usize,
+    ) -> Result<Done> {
+        let Self { work, git, staging, .. } = self;
+        let monitor = &work.monitor;
+        let transport = Transport::new(&work.config, repo, self.connector);
+        let options = &work.request.options;
+        let extent = Extent { depth: options.depth, filter: options.filter };
+        // A submodule's commit need not be among the last ones.
+        let extent = if level == 0 { extent } else { Extent { depth: None, ..extent } };
+        // Before anything is asked of the network: a target that cannot be used fails at once.
+        checkout::look(target, repo)?;
+        let mut freshness = Freshness::Update;
+        loop {
+            monitor.check_stop()?;
+            let mirror =
+                Mirror::fetch(git, &transport, &work.workspace, staging, extent, freshness)?;
+            let result = match &checkout::look(target, repo)? {
+                Found::Nothing | Found::EmptyDirectory => {
+                    self.create(mirror, &transport, branch, target, level)
+                }
+                Found::Checkout(existing) => {
+                    let reset = options.reset.then_some(work.id);
+                    let transport = &transport;
+                    let update =
+                        Update { git, staging, target, existing, repo, transport, branch, reset };
+                    checkout::update(&update, mirror).and_then(|done| {
+                        self.pull_submodules(repo, &done, target, level)?;
+                        Ok(Some(done))
+                    })
+                }
+            };
+            match (result, freshness) {
+                (Ok(Some(done)), _) => return Ok(done),
+                // The target appeared meanwhile.
+                (Ok(None), _) => {}
+                (Err(Failure::Git(what)), Freshness::Update) => {
+                    tracing::warn!(job = %work.id, %what, "building the mirror anew");
+                    monitor.message("The mirror is damaged: building it anew");
+                    freshness = Freshness::Rebuild;
+                }
+                (Err(Failure::Git(what)), Freshness::Rebuild) => {
+                    return Err(remote::unusable(repo, &quote(&what, &[])));
+                }
+                (Err(failure), _) => return Err(failure),
             }
-            Found::Checkout(existing) => {
-                let update = Update {
-                    git: &git,
-                    staging: &staging,
-                    target,
-                    existing,
-                    repo,
-                    branch: request.branch.as_ref(),
-                    reset: request.options.reset.then_some(work.id),
-                };
-                checkout::update(&update, mirror).map(Some)
-            }
-        };
-        match (result, freshness) {
-            (Ok(Some(done)), _) => return Ok(done),
-            // The target appeared meanwhile.
-            (Ok(None), _) => {}
-            (Err(Failure::Git(what)), Freshness::Update) => {
-                tracing::warn!(job = %work.id, %what, "building the mirror anew");
-                monitor.message("The mirror is damaged: building it anew");
-                freshness = Freshness::Rebuild;
-            }
-            (Err(Failure::Git(what)), Freshness::Rebuild) => {
-                return Err(remote::unusable(repo, &quote(&what, &[])));
-            }
-            (Err(failure), _) => return Err(failure),
         }
+    }
+
+    fn create(
+        &self,
+        mirror: Mirror<'_>,
+        transport: &Transport<'_>,
+        branch: Option<&BranchName>,
+        target: &Path,
+        level: usize,
+    ) -> Result<Option<Done>> {
+        let repo = transport.repo;
+        let making = self.staging.directory(&format!("checkout-{level}"))?;
+        let wanted = mirror.find(repo, branch)?;
+        mirror.complete(transport, wanted.id())?;
+        let done = checkout::make(&self.git, mirror, &wanted, repo.address(), &making)?;
+        self.pull_submodules(repo, &done, &making, level)?;
+        let placed = checkout::place(&self.work.monitor, &making, target)?;
+        Ok(placed.then_some(done))
+    }
+
+    /// Makes the submodules of a checkout what its commit says, if they are asked for.
+    fn pull_submodules(
+        &self,
+        repo: &RepoUrl,
+        done: &Done,
+        target: &Path,
+        level: usize,
+    ) -> Result<()> {
+        if !self.work.request.options.submodules {
+            return Ok(());
+        }
+        let Found::Checkout(existing) = checkout::look(target, repo)? else { return Ok(()) };
+        let Some(id) = ObjectId::parse(done.commit.as_bytes()) else { return Ok(()) };
+        let policy = &self.work.config.policy;
+        let (git, staging) = (&self.git, &self.staging);
+        let found = checkout::submodules(git, staging, &existing, (target, repo), &id, policy)?;
+        if found.len() > MOST_SUBMODULES || (level >= DEEPEST && !found.is_empty()) {
+            let sentence = format!(
+                "{repo} has more submodules than are checked out: {MOST_SUBMODULES} of them, {DEEPEST} levels \
+                 deep"
+            );
+            return Err(Failure::told(Code::RepositoryInvalid, sentence));
+        }
+        for Submodule { path, repo, id } in found {
+            let path = Path::new(OsStr::from_bytes(&path));
+            self.work.monitor.message(format!("Submodule {}", path.display()));
+            let commit = BranchName::parse(id.as_str()).map_err(Failure::Git)?;
+            self.pull(&repo, Some(&commit), &target.join(path), level + 1)?;
+        }
+        Ok(())
     }
 }
 

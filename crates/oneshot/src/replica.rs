@@ -90,8 +90,7 @@ async fn start<S: JobService>(
     let listener = web::bind(config.bind).map_err(|error| {
         format!("cannot listen on {}: {error}; set PORT or BIND_ADDRESS", config.bind)
     })?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let advertised = SocketAddr::new(host, address.port());
+    let advertised = SocketAddr::new(host, listener.address().port());
     let (sender, accepted) = mpsc::unbounded_channel();
     let (id, volume) = (config.id, workspace.clone());
     let registration =
@@ -103,7 +102,7 @@ async fn start<S: JobService>(
     let answering = Arc::clone(&replica);
     let routes = web::handler(move |request| Arc::clone(&answering).answer(request));
     let routes = option_layer(replica.config.cors.layer()).layer(routes);
-    let server = Server::start(listener, routes).map_err(|error| error.to_string())?;
+    let server = Server::start(listener, routes);
     Ok((replica, server, accepted))
 }
 

@@ -1,6 +1,6 @@
 //! What is read of a request, and how much of it.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use contract::{Code, JobId, RequestError};
@@ -11,9 +11,10 @@ use http_body_util::BodyExt;
 pub const BODY_LIMIT: usize = 1 << 20;
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
-/// How much of a body that is too large is read on and thrown away, so that a caller who sends first and
-/// reads later gets to see the answer.
+/// How many bytes of a refused body are read and thrown away.
 const DRAIN_LIMIT: usize = 16 << 20;
+/// How many characters of an unsupported encoding's name an error repeats.
+const SHOWN_ENCODING: usize = 32;
 
 /// Whether the events of a stream carry ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,26 +93,66 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<u64, RequestError> {
 pub fn job_id(headers: &HeaderMap, name: &'static str) -> Result<Option<JobId>, RequestError> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or_else(|| {
-        RequestError::new(
-            Code::InvalidField,
-            format!("'{name}' must be a job id (a UUIDv7 in lower case)"),
-        )
+        RequestError::new(Code::InvalidField, format!("'{name}' must be a job id (a UUIDv7)"))
     })
 }
 
 /// Reads a JSON body of at most `limit` bytes.
 ///
 /// A `Content-Type` of JSON is required, not only out of tidiness: a web page can send any other without the
-/// browser asking first.
+/// browser asking first. What the head alone gives away is refused before a byte of the body is read, so a caller
+/// that waits for `100 Continue` is never told to send such a body.
 ///
 /// # Errors
-/// If it is of another type, too large, or does not arrive.
+/// If it is of another type, encoded, too large, or does not arrive.
 pub async fn read_json_body<B>(request: Request<B>, limit: usize) -> Result<Bytes, RequestError>
 where
-    B: hyper::body::Body<Data = Bytes>,
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
 {
-    let is_json = request
-        .headers()
+    let (head, body) = request.into_parts();
+    if body.is_end_stream() {
+        return Err(RequestError::new(
+            Code::InvalidJson,
+            "the body is empty: send a JSON object with Content-Type: application/json",
+        ));
+    }
+    if let Err(error) = check_head(&head.headers, body.size_hint().lower(), limit) {
+        let sends_at_once = !head.headers.contains_key(header::EXPECT);
+        if sends_at_once {
+            discard(Box::pin(body));
+        }
+        return Err(error);
+    }
+    let mut body = Box::pin(body);
+    let read = tokio::time::timeout(BODY_TIME, read(body.as_mut(), limit)).await;
+    let read = read.unwrap_or_else(|_| {
+        Err(RequestError::new(
+            Code::Deadline,
+            format!("the body did not arrive within {} s", BODY_TIME.as_secs()),
+        ))
+    });
+    if read.as_ref().is_err_and(|error| error.code == Code::BodyTooLarge) {
+        discard(body);
+    }
+    read
+}
+
+/// What the head of a request gives away about its body, `length` bytes long at least.
+fn check_head(headers: &HeaderMap, length: u64, limit: usize) -> Result<(), RequestError> {
+    let unsupported = |why: String| Err(RequestError::new(Code::UnsupportedMediaType, why));
+    let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let encoding = encodings
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"));
+    if let Some(encoding) = encoding {
+        let encoding: String =
+            String::from_utf8_lossy(encoding).chars().take(SHOWN_ENCODING).collect();
+        return unsupported(format!(
+            "the body has the Content-Encoding '{encoding}': send it without one"
+        ));
+    }
+    let is_json = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split(';').next())
@@ -120,31 +161,38 @@ where
             media == "application/json"
                 || (media.starts_with("application/") && media.ends_with("+json"))
         });
-    let body = request.into_body();
-    if body.is_end_stream() {
-        return Err(RequestError::new(
-            Code::InvalidJson,
-            "the body is empty: send a JSON object with Content-Type: application/json",
-        ));
+    if !is_json {
+        return unsupported("send JSON, with Content-Type: application/json".into());
     }
-    let read = tokio::time::timeout(BODY_TIME, read(body, limit)).await.unwrap_or_else(|_| {
-        Err(RequestError::new(
-            Code::Deadline,
-            format!("the body did not arrive within {} s", BODY_TIME.as_secs()),
-        ))
-    })?;
-    if is_json {
-        Ok(read)
-    } else {
-        Err(RequestError::new(
-            Code::UnsupportedMediaType,
-            "send JSON, with Content-Type: application/json",
-        ))
+    if usize::try_from(length).map_or(true, |length| length > limit) {
+        return Err(too_large(limit));
     }
+    Ok(())
 }
 
-/// [`read_json_body`], where an empty body will do, and then needs no `Content-Type`. Not from a page of
-/// another site, though: browsers send that without asking first, and say that they do.
+fn too_large(limit: usize) -> RequestError {
+    RequestError::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"))
+}
+
+/// Reads on and throws away, while the answer is on its way: a caller that sends its whole body before it reads
+/// would otherwise find the connection reset, and no answer. Ends with the connection, or with one of the limits.
+fn discard<B>(mut body: Pin<Box<B>>)
+where
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+{
+    tokio::spawn(tokio::time::timeout(BODY_TIME, async move {
+        let mut total = 0_usize;
+        while let Some(Ok(frame)) = body.frame().await {
+            total = total.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+            if total > DRAIN_LIMIT {
+                return;
+            }
+        }
+    }));
+}
+
+/// [`read_json_body`], but the body may be empty, and then needs no `Content-Type`. Not from a page of another
+/// site, though: browsers send that without asking first, and say that they do.
 ///
 /// # Errors
 /// As there.
@@ -153,7 +201,7 @@ pub async fn read_optional_json_body<B>(
     limit: usize,
 ) -> Result<Bytes, RequestError>
 where
-    B: hyper::body::Body<Data = Bytes>,
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
 {
     let site = request.headers().get("sec-fetch-site").map(http::HeaderValue::as_bytes);
     let is_foreign = !matches!(site, None | Some(b"same-origin" | b"none"));
@@ -163,30 +211,20 @@ where
     read_json_body(request, limit).await
 }
 
-async fn read<B>(body: B, limit: usize) -> Result<Bytes, RequestError>
+async fn read<B>(mut body: Pin<&mut B>, limit: usize) -> Result<Bytes, RequestError>
 where
     B: hyper::body::Body<Data = Bytes>,
 {
-    let mut body = pin!(body);
     let mut content = BytesMut::new();
-    let mut total = 0_usize;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
             return Err(RequestError::new(Code::InvalidJson, "the body broke off"));
         };
         let Ok(data) = frame.into_data() else { continue };
-        total = total.saturating_add(data.len());
-        if total <= limit {
-            content.extend_from_slice(&data);
-        } else if total > DRAIN_LIMIT {
-            break;
+        if content.len().saturating_add(data.len()) > limit {
+            return Err(too_large(limit));
         }
-    }
-    if total > limit {
-        return Err(RequestError::new(
-            Code::BodyTooLarge,
-            format!("the body is larger than {limit} bytes"),
-        ));
+        content.extend_from_slice(&data);
     }
     Ok(content.freeze())
 }
@@ -221,6 +259,26 @@ mod tests {
         ] {
             let result = read_json_body(request(content_type, body), 10).await;
             assert_eq!(result.err().map(|error| error.code), code, "{content_type} {body:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn encoded_bodies() {
+        for (encodings, is_read) in [
+            (&["identity"][..], true),
+            (&["", "Identity"], true),
+            (&["gzip"], false),
+            (&["identity, br"], false),
+            (&["identity", "zstd"], false),
+        ] {
+            let mut request = request("application/json", b"{}");
+            for encoding in encodings {
+                let value = HeaderValue::from_static(encoding);
+                request.headers_mut().append(header::CONTENT_ENCODING, value);
+            }
+            let result = read_json_body(request, 10).await;
+            let code = result.err().map(|error| error.code);
+            assert_eq!(code, (!is_read).then_some(Code::UnsupportedMediaType), "{encodings:?}");
         }
     }
 

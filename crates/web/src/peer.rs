@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    net::Shutdown,
+    net::{IpAddr, Shutdown},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -25,6 +25,12 @@ use tokio::{
 pub struct Peer(Arc<TcpStream>);
 
 impl Peer {
+    /// The address of ours that the caller has connected to.
+    #[must_use]
+    pub fn reached_at(&self) -> Option<IpAddr> {
+        self.0.local_addr().ok().map(|address| address.ip().to_canonical())
+    }
+
     /// Waits until the caller has closed its sending side, or the whole connection: which of the two, only a
     /// write can tell.
     pub(crate) async fn closes_its_side(&self) {

@@ -27,16 +27,33 @@ use crate::{Body, peer::Connection};
 /// How long the head of a request may take to arrive. hyper needs a timer for it, or does nothing.
 const HEADER_TIME: Duration = Duration::from_secs(15);
 
+/// A bound listener that takes no connections yet.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Where it listens: the port is the real one, also if any free one was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 /// Binds a listener with a long backlog, so that many callers may connect at the same moment.
 ///
 /// # Errors
 /// If the address is in use or does not belong to this machine.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr) -> io::Result<Listener> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
     // A restarted service gets its port back though old connections linger in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(4096)
+    let listener = socket.listen(4096)?;
+    let address = listener.local_addr()?;
+    Ok(Listener { listener, address })
 }
 
 /// A function from a request to its answer, as a service.
@@ -84,10 +101,7 @@ struct Shutdown {
 impl Server {
     /// Serves `service` on `listener` until told otherwise. Each request carries the [`Peer`](crate::Peer) it
     /// came from as an extension.
-    ///
-    /// # Errors
-    /// If the listener's address cannot be read.
-    pub fn start<S, B>(listener: TcpListener, service: S) -> io::Result<Self>
+    pub fn start<S, B>(listener: Listener, service: S) -> Self
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
             + Clone
@@ -98,12 +112,12 @@ impl Server {
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let address = listener.local_addr()?;
+        let Listener { listener, address } = listener;
         let shutdown = Shutdown::default();
         let connections = TaskTracker::new();
         let accepting =
             tokio::spawn(accept(listener, service, shutdown.clone(), connections.clone()));
-        Ok(Self { address, accepting: Some(accepting), shutdown, connections })
+        Self { address, accepting: Some(accepting), shutdown, connections }
     }
 
     /// Where it listens.

@@ -9,7 +9,7 @@ use contract::JobId;
 use futures_util::{StreamExt, stream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::mpsc,
 };
 use web::{Peer, Server};
@@ -38,8 +38,8 @@ async fn server(pause: Duration) -> (Server, mpsc::UnboundedReceiver<()>) {
             web::event_stream(JobId::new(), peer, first.chain(second))
         }
     });
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    (Server::start(listener, routes).unwrap(), dropped)
+    let listener = web::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (Server::start(listener, routes), dropped)
 }
 
 async fn ask(address: SocketAddr) -> TcpStream {

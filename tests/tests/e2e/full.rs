@@ -3,11 +3,11 @@
 use std::{fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
-use testkit::{AgentScript, GitServer, Stack, http_json, skip};
+use testkit::{AgentScript, GitServer, Stack, http_json, skip, wait_for};
 
 use crate::support::{
-    Marks, all_jobs, events_of, execute, get, post_execute, post_pull, post_workflow, terminal,
-    wait_for_state, workflow,
+    Marks, PATIENCE, all_jobs, events_of, execute, get, post_execute, post_pull, post_workflow,
+    terminal, wait_for_state, workflow,
 };
 
 /// A small file system of its own.
@@ -49,6 +49,17 @@ impl Drop for Volume {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
+}
+
+/// `/health`, which always answers 200, once it has this status: its look at the volume is good for a second.
+async fn wait_for_health(stack: &Stack, status: &str) -> Value {
+    let url = format!("{}/health", stack.workflow_url());
+    wait_for(&format!("/health to be {status}"), PATIENCE, || async {
+        let (answer, health) = get(&url).await;
+        assert_eq!(answer, 200, "{health}");
+        (health["status"] == status).then_some(health)
+    })
+    .await
 }
 
 async fn refusal(stack: &Stack, body: &Value) -> (u16, Value) {
@@ -100,7 +111,8 @@ async fn on_a_full_volume_jobs_end_reads_work_and_it_recovers() {
     assert_eq!(terminal(&second_reader.collect_all().await)["code"], "disk_full");
 
     // Reads are answered all the time.
-    assert_eq!(get(&format!("{}/health", stack.workflow_url())).await.0, 200);
+    let health = wait_for_health(&stack, "degraded").await;
+    assert!(health["problems"].to_string().contains("the workspace is full"), "{health}");
     assert_eq!(get(&format!("{}/status", stack.claude_url())).await.0, 200);
     let jobs = all_jobs(&stack).await;
     assert!(jobs.iter().all(|job| job["state"] != "running"), "{jobs:?}");
@@ -117,6 +129,7 @@ async fn on_a_full_volume_jobs_end_reads_work_and_it_recovers() {
         .await;
     assert_eq!(terminal(&after)["type"], "workflow_complete");
     stack.wait_until_idle().await;
+    wait_for_health(&stack, "ok").await;
     assert_eq!(fs::read_dir(volume.path().join(".stack/tmp")).unwrap().count(), 0);
 }
 

@@ -91,7 +91,7 @@ async fn requests_that_are_none() {
             let post = ("POST", &*url);
             let invalid = (400, "invalid_json", None);
             refused("no body", post, None, &[], invalid).await;
-            for text in ["{", "[]", "\"x\"", "null", "\u{feff}{}", "prompt=x", "  "] {
+            for text in ["{", "[]", "\"x\"", "null", "\u{feff}", "prompt=x", "  "] {
                 refused(text, post, Some(text.into()), &[], invalid).await;
             }
             let not_utf8 = Bytes::from_static(b"{\"prompt\": \"\xff\xfe\"}");

@@ -2,28 +2,27 @@
 
 use std::{fs, io, os::unix::ffi::OsStrExt as _, path::Path};
 
+use contract::CloneFilter;
+
 use super::{Done, Refusal, config_file, files::path, refs, tree::Changes};
 use crate::{
     failure::{Failure, Result},
     git::{Command, Git},
     monitor::Monitor,
     remote::{Mirror, ObjectFormat, Refs, Wanted},
-    staging::Staging,
 };
 
-/// Makes a checkout in `staging` and renames it to `target`. `None` if the target appeared meanwhile.
+/// Makes a checkout in the empty directory `making`.
 ///
 /// # Errors
 /// Why there is no checkout.
-pub(crate) fn create(
+pub(crate) fn make(
     git: &Git,
-    staging: &Staging,
     mirror: Mirror<'_>,
     wanted: &Wanted,
     address: &str,
-    target: &Path,
-) -> Result<Option<Done>> {
-    let making = staging.directory("checkout")?;
+    making: &Path,
+) -> Result<Done> {
     let directory = making.join(".git");
     mirror.tidy()?;
     copy_objects(&git.monitor, &mirror.path().join("objects"), &directory.join("objects"))?;
@@ -34,20 +33,27 @@ pub(crate) fn create(
     let id = wanted.id();
     git.monitor.message(format!("Checking out {} at {}", wanted.name(), id.short()));
     let command = |arguments: &[&str]| -> Command<'_> {
-        git.command(arguments).git_dir(&directory).work_tree(&making)
+        git.command(arguments).git_dir(&directory).work_tree(making)
     };
     Changes::between(command, None, id)?.check_size(command, git.checkout_limit())?;
     command(&["checkout", "-f", "--progress"]).output()?;
+    Ok(Done::wanted(wanted, id))
+}
 
+/// Renames what was made to `target`. `false` if the target appeared meanwhile.
+///
+/// # Errors
+/// If it cannot be put there.
+pub(crate) fn place(monitor: &Monitor, making: &Path, target: &Path) -> Result<bool> {
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent).map_err(Failure::io("create", parent))?;
     }
-    let _settling = git.monitor.settle()?;
+    let _settling = monitor.settle()?;
     let refusal = Refusal { target };
-    match fs::rename(&making, target) {
-        Ok(()) => Ok(Some(Done::wanted(wanted, id))),
+    match fs::rename(making, target) {
+        Ok(()) => Ok(true),
         Err(error) => match error.kind() {
-            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => Ok(None),
+            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => Ok(false),
             io::ErrorKind::NotADirectory => Err(refusal.because("it is not a directory")),
             io::ErrorKind::ResourceBusy => {
                 Err(refusal.because("something is mounted there: use another name"))
@@ -110,17 +116,16 @@ fn write_git_dir(
         let text = [b"ref: refs/remotes/origin/", default, b"\n"].concat();
         write(Path::new("refs/remotes/origin/HEAD"), &text)?;
     }
-    let mut config = match wanted.id().format() {
-        ObjectFormat::Sha1 => "[core]\n\trepositoryformatversion = 0\n".to_owned(),
-        ObjectFormat::Sha256 => "[core]\n\trepositoryformatversion = 1\n[extensions]\n\
-             \tobjectformat = sha256\n[core]\n"
-            .to_owned(),
-    };
+    let filter = mirror.filter().map(CloneFilter::as_str);
+    let mut config = git_format(wanted.id().format(), filter);
     config.push_str("\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n");
     let address = address.replace('\\', "\\\\").replace('"', "\\\"");
     config.push_str(&format!(
         "[remote \"origin\"]\n\turl = \"{address}\"\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n"
     ));
+    if let Some(filter) = filter {
+        config.push_str(&format!("\tpromisor = true\n\tpartialclonefilter = {filter}\n"));
+    }
     let mut config = config.into_bytes();
     let id = format!("{}\n", wanted.id());
     if let Wanted::Branch(name, _) = wanted {
@@ -137,4 +142,19 @@ fn write_git_dir(
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Failure::io("read", &shallow)(error)),
     }
+}
+
+/// The beginning of a configuration, within the section `core`.
+pub(super) fn git_format(format: ObjectFormat, filter: Option<&str>) -> String {
+    let mut extensions = String::new();
+    if format == ObjectFormat::Sha256 {
+        extensions.push_str("\tobjectformat = sha256\n");
+    }
+    if filter.is_some() {
+        extensions.push_str("\tpartialclone = origin\n");
+    }
+    if extensions.is_empty() {
+        return "[core]\n\trepositoryformatversion = 0\n".to_owned();
+    }
+    format!("[extensions]\n{extensions}[core]\n\trepositoryformatversion = 1\n")
 }

@@ -34,6 +34,8 @@ pub(crate) struct Existing {
     pub(super) git: Dir,
     /// Whether only a part of the files is checked out, and how that part is given.
     pub(super) sparse: Option<Sparse>,
+    /// Whether files that were not needed yet may be missing.
+    pub(super) is_partial: bool,
 }
 
 /// The kinds of a sparse checkout.
@@ -79,8 +81,8 @@ pub(crate) fn look(target: &Path, repo: &RepoUrl) -> Result<Found> {
         Dir::open_ambient_dir(path, ambient_authority()).map_err(Failure::io("open", path))
     };
     let (files, git) = (open(&target.to_owned())?, open(&git)?);
-    let sparse = check_config(&refusal, &git, repo)?;
-    Ok(Found::Checkout(Existing { files, git, sparse }))
+    let (sparse, is_partial) = check_config(&refusal, &git, repo)?;
+    Ok(Found::Checkout(Existing { files, git, sparse, is_partial }))
 }
 
 /// The kind of what is at `path`, which is not followed if it is a link.
@@ -158,7 +160,11 @@ fn check_objects(refusal: &Refusal<'_>, directory: &Path) -> Result<()> {
 }
 
 /// The checkout says that it is a clone of `repo`.
-fn check_config(refusal: &Refusal<'_>, git: &Dir, repo: &RepoUrl) -> Result<Option<Sparse>> {
+fn check_config(
+    refusal: &Refusal<'_>,
+    git: &Dir,
+    repo: &RepoUrl,
+) -> Result<(Option<Sparse>, bool)> {
     let read = |name: &str| -> Result<Values> {
         let text = files::read(git, Path::new(name), LARGEST_CONFIG, refusal)?.unwrap_or_default();
         Ok(Values::parse(&String::from_utf8_lossy(&text)))
@@ -182,6 +188,7 @@ fn check_config(refusal: &Refusal<'_>, git: &Dir, repo: &RepoUrl) -> Result<Opti
     let is_on = |key| {
         if worktree.get(key).is_some() { worktree.is_on(key) } else { config.is_on(key) }
     };
-    Ok(is_on("core.sparsecheckout")
-        .then(|| if is_on("core.sparsecheckoutcone") { Sparse::Cone } else { Sparse::Patterns }))
+    let kind = if is_on("core.sparsecheckoutcone") { Sparse::Cone } else { Sparse::Patterns };
+    let is_partial = config.is_on("remote.origin.promisor");
+    Ok((is_on("core.sparsecheckout").then_some(kind), is_partial))
 }

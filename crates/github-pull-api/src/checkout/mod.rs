@@ -10,6 +10,7 @@ mod files;
 mod refs;
 mod rollback;
 mod safe_git_dir;
+mod submodules;
 mod tree;
 mod update;
 
@@ -18,8 +19,9 @@ use std::{borrow::Cow, path::Path};
 use contract::{BranchName, Code};
 
 pub(crate) use self::{
-    create::create,
+    create::{make, place},
     existing::{Existing, Found, look},
+    submodules::{Submodule, submodules},
     update::{Update, update},
 };
 use crate::{

@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     Refusal,
+    create::git_format,
     existing::{Existing, Sparse},
     files,
 };
@@ -64,16 +65,16 @@ impl<'a> SafeGitDir<'a> {
         // In quotes: a comment or an escape is not meant.
         let quoted = objects.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\"");
         write("objects/info/alternates", format!("\"{quoted}\"\n"))?;
-        let mut config = match format {
-            ObjectFormat::Sha1 => "[core]\n\trepositoryformatversion = 0\n".to_owned(),
-            ObjectFormat::Sha256 => "[core]\n\trepositoryformatversion = 1\n[extensions]\n\
-                 \tobjectformat = sha256\n[core]\n"
-                .to_owned(),
-        };
+        let filter = existing.is_partial.then_some("blob:none");
+        let mut config = git_format(format, filter);
         config.push_str("\tbare = false\n\tfilemode = true\n\tlogallrefupdates = false\n");
         if let Some(sparse) = existing.sparse {
             let cone = sparse == Sparse::Cone;
             config.push_str(&format!("\tsparseCheckout = true\n\tsparseCheckoutCone = {cone}\n"));
+        }
+        if filter.is_some() {
+            // What is missing counts as left out, although nothing is fetched here.
+            config.push_str("[remote \"origin\"]\n\turl = /nowhere\n\tpromisor = true\n");
         }
         write("config", config)?;
         let unborn = || "ref: refs/heads/unborn".to_owned();

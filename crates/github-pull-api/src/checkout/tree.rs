@@ -3,7 +3,7 @@
 use contract::Code;
 
 use crate::{
-    failure::{Failure, Result},
+    failure::{Failure, Result, quote},
     git::Command,
     remote::ObjectId,
 };
@@ -23,7 +23,7 @@ impl Changes {
     /// has both.
     ///
     /// # Errors
-    /// If git cannot read the commits.
+    /// If git cannot read the commits, or a path in them can be no file's.
     pub(super) fn between<'g>(
         git: impl Fn(&[&str]) -> Command<'g>,
         old: Option<&ObjectId>,
@@ -46,6 +46,7 @@ impl Changes {
             {
                 changes.contents.push(id);
             }
+            check_path(path)?;
             changes.paths.push(path.to_vec());
         }
         Ok(changes)
@@ -84,4 +85,24 @@ impl Changes {
             ),
         ))
     }
+}
+
+/// The longest name of a file, in bytes: what common file systems take.
+const LONGEST_NAME: usize = 255;
+
+/// Makes sure that `path` can be that of a file. Which names it refuses besides, git tells itself.
+fn check_path(path: &[u8]) -> Result<()> {
+    let why = path.split(|byte| *byte == b'/').find_map(|name| match name {
+        b"" | b"." | b".." => Some("which no file can have".to_owned()),
+        name if name.len() > LONGEST_NAME => {
+            Some(format!("of which one part is longer than {LONGEST_NAME} bytes"))
+        }
+        _ => None,
+    });
+    let Some(why) = why else { return Ok(()) };
+    let path = quote(&String::from_utf8_lossy(path), &[]);
+    Err(Failure::told(
+        Code::RepositoryInvalid,
+        format!("the repository has a file of the path '{path}', {why}: rename it there"),
+    ))
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     failure::{Failure, Result},
     git::{Git, Output},
-    remote::{Mirror, ObjectId, Refs, Wanted},
+    remote::{Mirror, ObjectId, Refs, Transport, Wanted},
     staging::Staging,
 };
 
@@ -27,6 +27,7 @@ pub(crate) struct Update<'a> {
     pub(crate) target: &'a Path,
     pub(crate) existing: &'a Existing,
     pub(crate) repo: &'a RepoUrl,
+    pub(crate) transport: &'a Transport<'a>,
     pub(crate) branch: Option<&'a BranchName>,
     /// The job, if commits that are only here are to be put aside under its name.
     pub(crate) reset: Option<JobId>,
@@ -72,6 +73,9 @@ pub(crate) fn update(update: &Update<'_>, mirror: Mirror<'_>) -> Result<Done> {
         },
         (asked, _) => Some(mirror.find(update.repo, asked)?),
     };
+    if let Some(wanted) = &wanted {
+        mirror.complete(update.transport, wanted.id())?;
+    }
     let new_objects = fetch(staging, &mirror, &current, wanted.as_ref())?;
     let format = mirror.refs().values().next().map_or(refs_format(&current), ObjectId::format);
     if new_objects {
@@ -431,7 +435,12 @@ fn fetch(
         let lines = lines.chain(known.iter().map(|id| format!("^{id}\n")));
         let arguments =
             ["pack-objects", "--revs", "--delta-base-offset", "--no-use-bitmap-index", "-q"];
-        let arguments = arguments.map(std::ffi::OsStr::new).into_iter().chain([base.as_os_str()]);
+        let partial = mirror.filter().map(|_| std::ffi::OsStr::new("--missing=allow-any"));
+        let arguments = arguments
+            .map(std::ffi::OsStr::new)
+            .into_iter()
+            .chain(partial)
+            .chain([base.as_os_str()]);
         let input = lines.collect::<String>().into_bytes();
         mirror.command(arguments).writes(&packs).input(input).output()
     };
@@ -447,6 +456,14 @@ fn fetch(
         Err(Failure::Git(_)) if !of_mirror.is_empty() => pack(&BTreeSet::new())?,
         other => other?,
     };
+    if mirror.filter().is_some() {
+        // A pack that may lead to what is missing says so, by an empty file of its name.
+        let names = fs::read_dir(&packs).map_err(Failure::io("list", &packs))?.flatten();
+        for pack in names.map(|it| it.path()).filter(|it| it.extension() == Some("pack".as_ref())) {
+            let mark = pack.with_extension("promisor");
+            fs::write(&mark, "").map_err(Failure::io("write", &mark))?;
+        }
+    }
     Ok(true)
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn stalled(repo: &RepoUrl, stall: Duration) -> Failure {
 }
 
 /// git's words for objects that do not hold together, whoever sent them.
-const INVALID: [&str; 12] = [
+const INVALID: [&str; 13] = [
     "did not send all necessary objects",
     "missing blob",
     "missing tree",
@@ -52,6 +52,7 @@ const INVALID: [&str; 12] = [
     "inflate returned",
     "fsck error",
     "too-short tree",
+    "invalid path",
 ];
 
 /// git's words for a connection that ended too early.

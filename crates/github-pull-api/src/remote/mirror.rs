@@ -5,10 +5,11 @@ use std::{
     ffi::OsStr,
     fs,
     io::{self, Read as _, Seek as _},
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
-use contract::{BranchName, Code};
+use contract::{BranchName, CloneFilter, Code};
 use sha2::{Digest as _, Sha256};
 use workspace::Workspace;
 
@@ -36,6 +37,30 @@ pub(crate) enum Freshness {
     Update,
     /// Fetch everything into a new mirror, which then replaces the old one.
     Rebuild,
+}
+
+/// How much of a repository is fetched. Mirrors of different extents have nothing to do with each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// So many commits of history; all of them, if absent.
+    pub(crate) depth: Option<NonZeroU32>,
+    /// Which objects are left out until they are needed.
+    pub(crate) filter: Option<CloneFilter>,
+}
+
+impl Extent {
+    fn key(self) -> String {
+        let depth = self.depth.map(|depth| format!(" depth={depth}")).unwrap_or_default();
+        let filter = self.filter.map(|it| format!(" filter={}", it.as_str())).unwrap_or_default();
+        depth + &filter
+    }
+
+    fn options(self) -> Vec<String> {
+        let depth =
+            self.depth.map(|depth| vec![format!("--depth={depth}"), "--no-single-branch".into()]);
+        let filter = self.filter.map(|filter| format!("--filter={}", filter.as_str()));
+        depth.into_iter().flatten().chain(filter).collect()
+    }
 }
 
 /// What to check out.
@@ -69,6 +94,7 @@ pub(crate) struct Mirror<'a> {
     refs: Refs,
     /// The contents of `HEAD`.
     head: Vec<u8>,
+    extent: Extent,
     _lock: Lock,
 }
 
@@ -82,9 +108,10 @@ impl<'a> Mirror<'a> {
         transport: &Transport<'_>,
         workspace: &Workspace,
         staging: &Staging,
+        extent: Extent,
         freshness: Freshness,
     ) -> Result<Self> {
-        let name: String = Sha256::digest(transport.repo.mirror_key())
+        let name: String = Sha256::digest(transport.repo.mirror_key() + &extent.key())
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
@@ -93,7 +120,8 @@ impl<'a> Mirror<'a> {
         let lock = directory.join(format!("{name}.lock"));
         let monitor = &git.monitor;
         let lock = Lock::take(monitor, &lock, "Waiting for another pull of this repository")?;
-        let mut mirror = Self { git, path, refs: Refs::new(), head: Vec::new(), _lock: lock };
+        let mut mirror =
+            Self { git, path, refs: Refs::new(), head: Vec::new(), extent, _lock: lock };
         let mut is_fresh = false;
         if freshness == Freshness::Update && mirror.path.exists() {
             remove_leftovers(&mirror.path);
@@ -243,6 +271,50 @@ impl<'a> Mirror<'a> {
         }
     }
 
+    /// Which objects the mirror leaves out until they are needed.
+    pub(crate) fn filter(&self) -> Option<CloneFilter> {
+        self.extent.filter
+    }
+
+    /// Fetches the files of `id` that a filter has left out.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub(crate) fn complete(&self, transport: &Transport<'_>, id: &ObjectId) -> Result<()> {
+        let Some(filter) = self.extent.filter else { return Ok(()) };
+        let listed = self
+            .command(["rev-list", "--objects", "--no-walk", "--missing=print", id.as_str()])
+            .output()?;
+        let missing: Vec<&[u8]> = listed
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| line.strip_prefix(b"?"))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let filter = format!("--filter={}", filter.as_str());
+        // As git itself fetches what is missing, but all of it at once. `origin` has the address.
+        let first = [
+            "-c",
+            "fetch.negotiationAlgorithm=noop",
+            "fetch",
+            "--progress",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--no-auto-maintenance",
+            "--no-recurse-submodules",
+            filter.as_str(),
+            "--stdin",
+            "origin",
+        ];
+        let input = missing.join(&b'\n');
+        transport
+            .run_at(self.git, &first, &[], None, |command| {
+                command.git_dir(&self.path).input([input.as_slice(), b"\n"].concat())
+            })
+            .map(drop)
+    }
+
     fn update(&mut self, transport: &Transport<'_>) -> Result<()> {
         let git = self.git;
         let path = self.path.clone();
@@ -317,7 +389,9 @@ impl<'a> Mirror<'a> {
     /// Makes a mirror in `staging` and renames it into place, so that half a mirror is never there.
     fn create(&mut self, transport: &Transport<'_>, staging: &Staging) -> Result<()> {
         let making = staging.directory("mirror")?;
-        let first = ["clone", "--bare", "--no-local", "--template=", "--progress", "--"];
+        let extent = self.extent.options();
+        let first = ["clone", "--bare", "--no-local", "--template=", "--progress"].into_iter();
+        let first: Vec<_> = first.chain(extent.iter().map(String::as_str)).chain(["--"]).collect();
         let cloned = transport
             .run(self.git, &first, &[making.as_os_str()], |command| command.writes(&making));
         match cloned {

@@ -7,9 +7,9 @@ mod refs;
 mod transport;
 
 pub(crate) use self::{
-    access::Logins,
+    access::{Logins, is_same_origin},
     diagnosis::{stalled, unusable},
-    mirror::{Freshness, Mirror, Wanted},
+    mirror::{Extent, Freshness, Mirror, Wanted},
     refs::{ObjectFormat, ObjectId, Refs, parse as parse_refs},
     transport::Transport,
 };

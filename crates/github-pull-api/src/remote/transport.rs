@@ -23,12 +23,12 @@ const HELPER: &str = r#"!f() { test "$1" = get && cat "/proc/self/fd/$PULL_SECRE
 pub(crate) struct Transport<'a> {
     config: &'a Config,
     pub(crate) repo: &'a RepoUrl,
-    connector: Connector,
+    connector: &'a Connector,
 }
 
 impl<'a> Transport<'a> {
     /// Lets git connect to the host of `repo` by `connector`.
-    pub(crate) fn new(config: &'a Config, repo: &'a RepoUrl, connector: Connector) -> Self {
+    pub(crate) fn new(config: &'a Config, repo: &'a RepoUrl, connector: &'a Connector) -> Self {
         connector.permit(repo);
         Self { config, repo, connector }
     }
@@ -45,12 +45,27 @@ impl<'a> Transport<'a> {
         last: &[&OsStr],
         place: impl Fn(Command<'_>) -> Command<'_>,
     ) -> Result<Output> {
+        self.run_at(git, first, last, Some(self.repo.address()), place)
+    }
+
+    /// As [`run`](Self::run), with another `address`, or none.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn run_at(
+        &self,
+        git: &Git,
+        first: &[&str],
+        last: &[&OsStr],
+        address: Option<&str>,
+        place: impl Fn(Command<'_>) -> Command<'_>,
+    ) -> Result<Output> {
         let logins = Logins::new(self.config, self.repo);
         let mut left = logins.list.iter();
         let mut login = left.next();
         loop {
-            let address = [OsStr::new(self.repo.address())];
-            let arguments = first.iter().map(OsStr::new).chain(address).chain(last.iter().copied());
+            let arguments = first.iter().map(OsStr::new).chain(address.map(OsStr::new));
+            let arguments = arguments.chain(last.iter().copied());
             let command = place(self.prepare(git.command(arguments), login));
             let output = match command.run() {
                 Err(Failure::Stalled(stall)) => return Err(super::stalled(self.repo, stall)),
@@ -87,7 +102,7 @@ impl<'a> Transport<'a> {
         if self.repo.scheme() == Scheme::File {
             return command.reads(self.repo.address());
         }
-        command = command.network(&self.connector, self.config.stall);
+        command = command.network(self.connector, self.config.stall);
         if self.repo.scheme() == Scheme::Ssh {
             return self.prepare_ssh(command);
         }

@@ -1,0 +1,164 @@
+//! `GET /health`: whether the stack can serve, and what is wrong if it cannot.
+//!
+//! The answer is 200 as long as this process answers at all: what is wrong with the volume or the replicas is not
+//! cured by restarting the gateway, which is what a container engine does on any other status.
+
+use std::{net::IpAddr, time::Duration};
+
+use contract::{Service, Timestamp};
+use serde_json::{Map, Value, json};
+use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
+use workspace::{Room, Workspace};
+
+use crate::{routes::Front, state::Shared};
+
+/// How long the volume may take to be written, before it counts as hanging.
+const PROBE_TIME: Duration = Duration::from_secs(2);
+/// For how long the last look at the volume is good.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a service may be without any replica: restarts take a moment.
+const WITHOUT_REPLICAS: Duration = Duration::from_secs(30);
+
+/// Looks at the volume, once at a time: a volume that hangs must not collect threads that wait for it.
+#[derive(Debug, Default)]
+pub(crate) struct VolumeProbe(Mutex<Probe>);
+
+#[derive(Debug, Default)]
+struct Probe {
+    under_way: Option<JoinHandle<workspace::Result<Room>>>,
+    last: Option<(Instant, Option<String>)>,
+}
+
+impl VolumeProbe {
+    /// What is wrong with the volume, if anything is.
+    async fn problem(&self, workspace: &Workspace) -> Option<String> {
+        let mut probe = self.0.lock().await;
+        if let Some((at, problem)) = &probe.last
+            && at.elapsed() < FRESH
+        {
+            return problem.clone();
+        }
+        let volume = workspace.clone();
+        let mut look = probe
+            .under_way
+            .take()
+            .unwrap_or_else(|| tokio::task::spawn_blocking(move || volume.probe()));
+        let problem = match tokio::time::timeout(PROBE_TIME, &mut look).await {
+            Ok(Ok(Ok(Room::Enough))) => None,
+            Ok(Ok(Ok(Room::None))) => {
+                Some("the workspace is full, or nearly so: make room, or jobs fail".to_owned())
+            }
+            Ok(Ok(Err(error))) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot write to the workspace"
+                );
+                Some("the workspace cannot be written: see the gateway's log".to_owned())
+            }
+            // The panic has been printed by its hook.
+            Ok(Err(_)) => {
+                Some("the workspace could not be looked at: see the gateway's log".into())
+            }
+            Err(_) => {
+                probe.under_way = Some(look);
+                Some("the workspace does not answer: look at the volume it is on".to_owned())
+            }
+        };
+        probe.last = Some((Instant::now(), problem.clone()));
+        problem
+    }
+}
+
+/// The answer on one port, for a caller that reached the gateway at `local`.
+pub(crate) async fn view(front: &Front, local: Option<IpAddr>) -> Value {
+    let Front { shared, service } = front;
+    let problems = problems(shared).await;
+    let mut body = Map::new();
+    body.insert("status".into(), if problems.is_empty() { "ok" } else { "degraded" }.into());
+    body.insert("timestamp".into(), json!(Timestamp::now()));
+    if !problems.is_empty() {
+        body.insert("problems".into(), problems.into());
+    }
+    if *service == Service::Workflow {
+        let at = |service| format!("http://{}", shared.reached_at(service, local));
+        let services =
+            json!({"githubPullApi": at(Service::Pull), "claudeCodeApi": at(Service::Claude)});
+        body.insert("services".into(), services);
+    } else {
+        body.insert("workspace".into(), shared.workspace.root_text().into());
+    }
+    body.into()
+}
+
+async fn problems(shared: &Shared) -> Vec<String> {
+    let mut problems = Vec::new();
+    problems.extend(shared.volume_probe.problem(&shared.workspace).await);
+    if !shared.takes_jobs() {
+        problems.push("the stack is being stopped and takes no new jobs".into());
+    }
+    for (service, seen) in shared.books().replicas_seen.iter() {
+        let since = seen.elapsed();
+        if since >= WITHOUT_REPLICAS {
+            problems.push(format!(
+                "no replica of {service} has been idle or at work for {} s: start one, or see why they end",
+                since.as_secs()
+            ));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn front(service: Service) -> (tempfile::TempDir, Front) {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = Arc::new(Shared::of_tests(dir.path()));
+        (dir, Front { shared, service })
+    }
+
+    #[tokio::test]
+    async fn a_stack_that_can_serve_is_ok_and_names_real_addresses() {
+        let (_dir, front) = front(Service::Workflow);
+        let health = view(&front, None).await;
+        assert_eq!(health["status"], "ok");
+        assert!(health.get("problems").is_none(), "{health}");
+        assert_eq!(health["services"]["githubPullApi"], "http://127.0.0.1:4000");
+        let unspecified = |service| front.shared.reached_at(service, Some([10, 0, 0, 7].into()));
+        assert_eq!(
+            unspecified(Service::Pull).to_string(),
+            "127.0.0.1:4000",
+            "it listens there only"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_without_replicas_is_named() {
+        let (_dir, front) = front(Service::Pull);
+        tokio::time::advance(WITHOUT_REPLICAS).await;
+        front.shared.books().replicas_seen[Service::Claude] = Instant::now();
+        let health = view(&front, None).await;
+        assert_eq!(health["status"], "degraded");
+        let problems = health["problems"].to_string();
+        assert!(
+            problems.contains("workflow-api") && problems.contains("github-pull-api"),
+            "{problems}"
+        );
+        assert!(!problems.contains("claude-code-api"), "{problems}");
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_cannot_be_written_is_named() {
+        let (dir, front) = front(Service::Pull);
+        let scratch = front.shared.workspace.temporary();
+        std::fs::remove_dir_all(&scratch).unwrap();
+        std::fs::write(&scratch, "").unwrap();
+        let health = view(&front, None).await;
+        assert_eq!(health["status"], "degraded");
+        assert!(health["problems"][0].as_str().unwrap().contains("cannot be written"), "{health}");
+        drop(dir);
+    }
+}

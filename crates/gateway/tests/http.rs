@@ -1,0 +1,311 @@
+//! Requests as clients really send them, over real sockets: what is read, what is refused, and when.
+
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+use std::{net::Ipv4Addr, net::SocketAddr, path::Path, time::Duration};
+
+use contract::{PerService, Policy, Service, UnknownFields};
+use gateway::{Config, Gateway};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// How long anything may take that has no bound of its own. It matters only when a test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn config(workspace: &Path) -> Config {
+    Config {
+        bind: Ipv4Addr::LOCALHOST.into(),
+        ports: PerService::default(),
+        workspace: workspace.to_owned(),
+        queue_limit: 1000,
+        queue_wait: Duration::from_secs(600),
+        policy: Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() },
+        cors: web::Cors::default(),
+        allowed_hosts: None,
+        drain: false,
+    }
+}
+
+struct Front {
+    _dir: TempDir,
+    gateway: Gateway,
+}
+
+impl Front {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        change(&mut config);
+        let gateway = Gateway::start(config).await.unwrap();
+        Self { _dir: dir, gateway }
+    }
+
+    fn address(&self, service: Service) -> SocketAddr {
+        self.gateway.address(service)
+    }
+
+    /// Sends bytes as they are, and returns everything that comes back until the other side closes or is silent
+    /// after a whole answer.
+    async fn raw(&self, service: Service, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address(service)).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        answer(&mut stream).await
+    }
+
+    /// The status and the body of a request with these lines after its first.
+    async fn ask(&self, service: Service, first: &str, headers: &str, body: &[u8]) -> (u16, Value) {
+        let length = body.len();
+        let head =
+            format!("{first}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n");
+        let mut request = head.into_bytes();
+        request.extend_from_slice(body);
+        parse(&self.raw(service, &request).await)
+    }
+
+    async fn pull(&self, headers: &str, body: &[u8]) -> (u16, Value) {
+        let headers = format!("host: localhost\r\ncontent-type: application/json\r\n{headers}");
+        self.ask(Service::Pull, "POST /api/pull HTTP/1.1", &headers, body).await
+    }
+}
+
+/// One answer: to its end, or, of a stream, to its first event.
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut seen = Vec::new();
+    let read = async {
+        while stream.read_buf(&mut seen).await.unwrap_or(0) > 0 {
+            if String::from_utf8_lossy(&seen).contains(r#""type":"queued""#) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.unwrap();
+    String::from_utf8(seen).unwrap()
+}
+
+fn parse(answer: &str) -> (u16, Value) {
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+    let json = body.find('{').and_then(|at| body.get(at..)).unwrap_or_default();
+    let value = serde_json::Deserializer::from_str(json).into_iter().next();
+    (status.unwrap_or_else(|| panic!("{answer:?}")), value.and_then(Result::ok).unwrap_or_default())
+}
+
+fn pull() -> Value {
+    json!({"repoUrl": "https://host.example/r.git"})
+}
+
+#[tokio::test]
+async fn a_request_names_one_host_and_the_right_one() {
+    let front = Front::start(|_| {}).await;
+    let health = async |head: &str| {
+        parse(
+            &front.raw(Service::Pull, format!("{head}connection: close\r\n\r\n").as_bytes()).await,
+        )
+    };
+    for (head, status) in [
+        ("GET /health HTTP/1.1\r\nhost: localhost\r\n", 200),
+        ("GET /health HTTP/1.0\r\n", 200),
+        ("GET /health HTTP/1.1\r\n", 400),
+        ("GET /health HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\n", 400),
+        ("GET /health HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\n", 400),
+        ("GET http://localhost:1/health HTTP/1.1\r\nhost: localhost:1\r\n", 200),
+        ("GET http://localhost:1/health HTTP/1.1\r\nhost: localhost:2\r\n", 400),
+        ("GET http://evil.example/health HTTP/1.1\r\nhost: localhost\r\n", 400),
+        ("GET http://evil.example/health HTTP/1.1\r\nhost: evil.example\r\n", 400),
+        ("GET /health HTTP/1.1\r\nhost: stack.example.org\r\n", 400),
+    ] {
+        let (got, body) = health(head).await;
+        assert_eq!(got, status, "{head}: {body}");
+        assert!(got == 200 || body["error"].as_str().unwrap().contains("'Host'"), "{body}");
+    }
+    let (_, body) = health("GET /health HTTP/1.1\r\nhost: stack.example.org\r\n").await;
+    assert!(body["error"].as_str().unwrap().contains("ALLOWED_HOSTS=stack.example.org"), "{body}");
+}
+
+#[tokio::test]
+async fn names_that_the_operator_allows() {
+    let front = Front::start(|config| {
+        config.allowed_hosts = Some("stack.example.org,*.example.com".parse().unwrap());
+    })
+    .await;
+    for (host, status) in [
+        ("stack.example.org", 200),
+        ("a.example.com:8443", 200),
+        ("localhost", 200),
+        ("10.0.0.7", 400),
+        ("evil.example", 400),
+    ] {
+        let head = format!("host: {host}\r\n");
+        let (got, body) = front.ask(Service::Pull, "GET /health HTTP/1.1", &head, b"").await;
+        assert_eq!(got, status, "{host}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn fields_and_parameters_that_do_not_exist() {
+    let front = Front::start(|_| {}).await;
+    let mut body = pull();
+    body["brnach"] = "main".into();
+    let (status, error) = front.pull("", body.to_string().as_bytes()).await;
+    assert_eq!(
+        (status, &error["code"], &error["field"]),
+        (400, &json!("unknown_field"), &json!("brnach"))
+    );
+    assert!(error["error"].as_str().unwrap().contains("'branch'"), "{error}");
+    let get = async |front: &Front, target: &str| {
+        let first = format!("GET {target} HTTP/1.1");
+        front.ask(Service::Pull, &first, "host: localhost\r\n", b"").await
+    };
+    let (status, error) = get(&front, "/api/jobs?limt=3").await;
+    assert_eq!(
+        (status, &error["code"], &error["field"]),
+        (400, &json!("unknown_field"), &json!("limt"))
+    );
+    assert!(error["error"].as_str().unwrap().contains("'limit'"), "{error}");
+    assert_eq!(get(&front, "/api/jobs?limit=3").await.0, 200);
+    assert_eq!(get(&front, "/api/repos?limit=3").await.0, 400);
+    let headers = "host: localhost\r\ncontent-type: application/json\r\n";
+    let unknown = br#"{"wrkspace": "app"}"#;
+    let session = "POST /api/sessions HTTP/1.1";
+    let (status, error) = front.ask(Service::Claude, session, headers, unknown).await;
+    assert_eq!((status, &error["field"]), (400, &json!("wrkspace")));
+
+    let lenient =
+        Front::start(|config| config.policy.unknown_fields = UnknownFields::Ignored).await;
+    assert_eq!(lenient.pull("", body.to_string().as_bytes()).await.0, 200);
+    assert_eq!(get(&lenient, "/api/jobs?limt=3").await.0, 200);
+    assert_eq!(lenient.ask(Service::Claude, session, headers, unknown).await.0, 200);
+}
+
+#[tokio::test]
+async fn bodies_as_other_platforms_write_them() {
+    let front = Front::start(|_| {}).await;
+    let with_mark = format!("\u{feff}{}", pull());
+    assert_eq!(front.pull("", with_mark.as_bytes()).await.0, 200);
+    let little_endian: Vec<u8> =
+        pull().to_string().encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let with_mark: Vec<u8> = [0xff, 0xfe].into_iter().chain(little_endian.clone()).collect();
+    for body in [little_endian, with_mark] {
+        let (status, error) = front.pull("", &body).await;
+        assert_eq!((status, &error["code"]), (400, &json!("invalid_json")));
+        assert!(error["error"].as_str().unwrap().contains("UTF-16"), "{error}");
+    }
+    let body = pull().to_string();
+    assert_eq!(front.pull("content-encoding: identity\r\n", body.as_bytes()).await.0, 200);
+    let (status, error) = front.pull("content-encoding: gzip\r\n", body.as_bytes()).await;
+    assert_eq!((status, &error["code"]), (415, &json!("unsupported_media_type")));
+}
+
+/// A caller that asks first is never told to send what will be refused.
+#[tokio::test]
+async fn what_the_head_gives_away_is_refused_before_the_body() {
+    let front = Front::start(|_| {}).await;
+    for (headers, status) in [
+        ("content-type: application/json\r\ncontent-length: 2000000\r\n", 413),
+        ("content-type: text/plain\r\ncontent-length: 20\r\n", 415),
+        ("content-type: application/json\r\ncontent-encoding: br\r\ncontent-length: 20\r\n", 415),
+    ] {
+        let expect = format!(
+            "POST /api/pull HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n{headers}\r\n"
+        );
+        let answer = front.raw(Service::Pull, expect.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(!answer.contains("100 Continue"), "{answer}");
+    }
+    let body = pull().to_string();
+    let head = format!(
+        "POST /api/pull HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(front.address(Service::Pull)).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut told = [0; 25];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut told)).await.unwrap().unwrap();
+    assert_eq!(told, *b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(body.as_bytes()).await.unwrap();
+    assert!(answer(&mut stream).await.starts_with("HTTP/1.1 200 "));
+}
+
+/// One that does not ask sends everything, and reads the answer only then.
+#[tokio::test]
+async fn who_sends_too_much_reads_why() {
+    let front = Front::start(|_| {}).await;
+    let too_much = vec![b' '; 12 << 20];
+    let (status, error) = front.pull("", &too_much).await;
+    assert_eq!((status, &error["code"]), (413, &json!("body_too_large")));
+    let mut request =
+        b"POST /api/pull HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                        transfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+            .to_vec();
+    for _ in 0..3 {
+        request.extend_from_slice(b"100000\r\n");
+        request.extend(vec![b' '; 1 << 20]);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    assert_eq!(parse(&front.raw(Service::Pull, &request).await).0, 413);
+}
+
+#[tokio::test]
+async fn ids_in_either_case() {
+    let front = Front::start(|_| {}).await;
+    let id = contract::JobId::new().to_string();
+    let named = format!("x-job-id: {}\r\n", id.to_uppercase());
+    let body = pull().to_string();
+    assert_eq!(front.pull(&named, body.as_bytes()).await.0, 200);
+    for id in [&id, &id.to_uppercase()] {
+        let first = format!("GET /api/jobs/{id} HTTP/1.1");
+        let (status, job) = front.ask(Service::Pull, &first, "host: localhost\r\n", b"").await;
+        assert_eq!((status, &job["jobId"]), (200, &json!(id.to_lowercase())));
+    }
+}
+
+#[tokio::test]
+async fn what_pages_of_other_sites_send() {
+    let front = Front::start(|_| {}).await;
+    let body = pull().to_string();
+    for headers in [
+        "sec-fetch-site: cross-site\r\norigin: https://evil.example\r\n",
+        "sec-fetch-site: same-site\r\n",
+        "origin: https://evil.example\r\n",
+        "origin: null\r\n",
+    ] {
+        let (status, error) = front.pull(headers, body.as_bytes()).await;
+        assert_eq!((status, &error["code"]), (403, &json!("forbidden")), "{headers}");
+        let headers = format!("host: localhost\r\n{headers}");
+        let read = front.ask(Service::Pull, "GET /api/jobs HTTP/1.1", &headers, b"").await;
+        assert_eq!((read.0, &read.1["count"]), (200, &json!(0)), "{headers}");
+        let delete = "DELETE /api/sessions/x HTTP/1.1";
+        assert_eq!(front.ask(Service::Claude, delete, &headers, b"").await.0, 403, "{headers}");
+    }
+    let open = Front::start(|config| config.cors = "https://app.example".parse().unwrap()).await;
+    let allowed = "sec-fetch-site: cross-site\r\norigin: https://app.example\r\n";
+    assert_eq!(open.pull(allowed, body.as_bytes()).await.0, 200);
+    let other = "sec-fetch-site: cross-site\r\norigin: https://evil.example\r\n";
+    assert_eq!(open.pull(other, body.as_bytes()).await.0, 403);
+}
+
+/// As `nc -N` and many SDKs do.
+#[tokio::test]
+async fn who_closes_its_sending_side_is_answered() {
+    let front = Front::start(|_| {}).await;
+    let body = pull().to_string();
+    let job = format!(
+        "POST /api/pull HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    for (request, expected) in
+        [("GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", "\"status\""), (&*job, "\"queued\"")]
+    {
+        let mut stream = TcpStream::connect(front.address(Service::Pull)).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let answer = answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(expected), "{answer}");
+    }
+}
