@@ -73,7 +73,7 @@ const COMMANDS: &[(&str, Does)] = &[
     ),
     ("curl localhost:3000/api/sessions", Shows(r#""sessions":[{"#)),
     ("curl -X DELETE localhost:3000/api/sessions/$SESSION", Shows("Session deleted")),
-    ("cargo stack doctor", Shows("`stackctl up` will work.")),
+    ("cargo stack doctor", Shows("stackctl up` will work.")),
     ("cargo stack completions bash", Shows("complete -F _stackctl")),
     ("echo 'ANTHROPIC_API_KEY=sk-ant-…' > .env", Nothing("it would change this checkout")),
     ("./deploy-swarm.sh", Nothing("tests/swarm runs it on an engine of its own")),

@@ -14,6 +14,7 @@ use child_process::{Child, Guest, Signal};
 use contract::PerService;
 use stack_client::{Api, StackUrl};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 use crate::client::Interrupts;
 
@@ -47,6 +48,8 @@ pub(super) struct Stage {
     /// The same, without symbolic links.
     root: PathBuf,
     program: PathBuf,
+    /// The stack that is being started. It outlives an interrupt, so that there is a child to stop.
+    starting: Option<JoinHandle<io::Result<Child>>>,
     stack: Option<Child>,
 }
 
@@ -58,7 +61,7 @@ impl Stage {
         )?;
         let root =
             directory.path().canonicalize().context("cannot resolve the temporary directory")?;
-        let stage = Self { directory, root, program, stack: None };
+        let stage = Self { directory, root, program, starting: None, stack: None };
         fs::create_dir(stage.temporary()).context("cannot write to the temporary directory")?;
         Ok(stage)
     }
@@ -116,7 +119,10 @@ impl Stage {
         for (name, value) in environment {
             guest = guest.env(name, value);
         }
-        let stack = self.stack.insert(guest.spawn().await.context("cannot start the stack")?);
+        let starting = self.starting.insert(tokio::spawn(guest.spawn()));
+        let started = starting.await.context("cannot start the stack")?;
+        self.starting = None;
+        let stack = self.stack.insert(started.context("cannot start the stack")?);
         let urls = addresses.map(StackUrl::from);
         let idle = async {
             for (_, url) in urls.iter() {
@@ -172,6 +178,11 @@ impl Stage {
         pace: Pace,
         interrupts: &mut Interrupts,
     ) -> anyhow::Result<()> {
+        if let Some(starting) = self.starting.take()
+            && let Ok(Ok(stack)) = starting.await
+        {
+            self.stack = Some(stack);
+        }
         if let Some(stack) = self.stack.take() {
             stop(stack, pace, interrupts).await;
         }

@@ -35,6 +35,8 @@ fn the_readme_names_the_variables_that_are_read() {
     }
     // Read by libraries, and by those that draw.
     read.extend(["SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR"].map(str::to_owned));
+    // No option shows it, since a token on a command line could be seen by others.
+    read.insert("STACK_TOKEN".to_owned());
     read.extend(variables_of(&crate::cli::Cli::command()));
     assert_eq!(named_in_tables(README), read);
 }
