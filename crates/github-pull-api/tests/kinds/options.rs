@@ -47,7 +47,6 @@ async fn submodules_that_are_not_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "submodules are not fetched yet"]
 async fn submodules() {
     let mut kind = Kind::simple("submodules: relative, recursive");
     let (lib, deep) = (another(&kind, "lib"), another(&kind, "deep"));
@@ -65,7 +64,6 @@ async fn submodules() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "submodules are not fetched yet"]
 async fn submodules_that_lead_elsewhere() {
     for (row, url) in [
         ("submodule of scheme ext::", "ext::sh -c touch% /tmp/owned"),
@@ -91,7 +89,6 @@ async fn submodules_that_lead_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "files in LFS are not fetched yet"]
 async fn lfs_without_git_lfs() {
     if isolated("git", 30).args(["lfs", "version"]).output().unwrap().status.success() {
         return testkit::skip("lfs_without_git_lfs", "git-lfs is installed");
@@ -111,7 +108,6 @@ async fn lfs_without_git_lfs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "mirrors hold all of the history so far"]
 async fn a_first_clone_of_some_depth() {
     let mut kind = Kind::simple("depth: 2");
     for number in 0..5 {
