@@ -1,9 +1,9 @@
 //! Clones or updates one repository, and reports as it goes.
 //!
-//! [`pull()`] is the job: a stream of steps that ends once. [`work`] has the steps of a pull, which run on a
-//! thread of the blocking pool; [`remote`] is the git host's side of it, [`checkout`] the caller's; [`git`] is
-//! the one place that starts git, and [`connector`] its one way to the network. What a caller reads is made
-//! in [`report`] and [`failure`].
+//! [`pull()`] is the job: a stream of steps that ends once. `work` has the steps of a pull, which run on a
+//! thread of the blocking pool; `remote` is the git host's side of it, `checkout` the caller's; `git` is
+//! the one place that starts git, and `connector` its one way to the network. What a caller reads is made
+//! in `report` and `failure`.
 //!
 //! *Architecture invariants:*
 //! * Only the mirror of a repository talks to the network. A checkout is filled and updated from the
