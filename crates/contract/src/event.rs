@@ -249,7 +249,7 @@ impl Ending {
         })
     }
 
-    fn failed(event: EventLine, code: Code, error: &str) -> Self {
+    pub(crate) fn failed(event: EventLine, code: Code, error: &str) -> Self {
         let state = match code {
             Code::Cancelled | Code::CallerLeft => JobState::Cancelled,
             _ => JobState::Failed,

@@ -13,6 +13,7 @@ use std::{env, ffi::OsString, io::Write as _, process::ExitCode, time::Duration}
 use anstyle::Style;
 use anyhow::Context as _;
 use boot::{ProcessEnv, Settings};
+use contract::Service;
 use stack_client::StackUrl;
 
 use crate::program::quoted;
@@ -181,7 +182,8 @@ async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<StackUrl>>
     heading("2. A stack: a gateway, and behind it one replica of each service");
     say(&format!("$ {ALLOW_FILES}=1 {me} up --workspace {} …", stage.workspace().display()));
     let urls = stage.start_stack(cast.environment(stage)?).await?;
-    let [workflow, pull, claude] = urls.as_array();
+    let workflow = &urls[Service::Workflow];
+    let (pull, claude) = (&urls[Service::Pull], &urls[Service::Claude]);
     say(&format!("workflows at {workflow}, pulls at {pull}, agents at {claude}"));
 
     heading(

@@ -216,9 +216,14 @@ async fn stop(mut stack: Child, pace: Pace, interrupts: &mut Interrupts) {
 /// Addresses that are free at the moment. All are held until all are known, so they differ.
 fn free_addresses() -> io::Result<PerService<SocketAddr>> {
     let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let held = [listen()?, listen()?, listen()?];
-    let [workflow, pull, claude] = &held;
-    Ok(PerService::new([workflow.local_addr()?, pull.local_addr()?, claude.local_addr()?]))
+    let mut held = Vec::new();
+    let mut addresses = PerService::from_fn(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    for (_, address) in addresses.iter_mut() {
+        let listener = listen()?;
+        *address = listener.local_addr()?;
+        held.push(listener);
+    }
+    Ok(addresses)
 }
 
 #[cfg(test)]
