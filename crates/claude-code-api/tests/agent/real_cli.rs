@@ -261,7 +261,7 @@ async fn failures_tell_what_to_do() {
     for (turn, code, part) in [
         (Turn::status(403), "agent_api_error", "answered 403"),
         (Turn::status(404), "agent_api_error", "check the model's name"),
-        (Turn::bash("true"), "agent_failed", "maxTurns"),
+        (Turn::bash("true"), "max_turns", "maxTurns"),
     ] {
         let api = MockApi::always(turn).await;
         let Some(mut bench) = bench(&api).await else { return };
