@@ -23,7 +23,8 @@ pub struct Config {
     pub workspace: PathBuf,
     /// `QUEUE_LIMIT`: how many jobs of one service may wait.
     pub queue_limit: usize,
-    /// `QUEUE_WAIT_SECONDS`: how long a job may wait.
+    /// `QUEUE_WAIT_SECONDS`: how long a job may wait, counted from its record. Each job of a workflow has a wait of its
+    /// own.
     pub queue_wait: Duration,
     /// What callers may ask for; `ACCEPT_UNKNOWN_FIELDS` lets requests name fields that do not exist.
     pub policy: Policy,
@@ -62,14 +63,16 @@ impl Config {
         }
     }
 
-    /// What tests begin with: any free port on loopback.
-    #[cfg(test)]
-    pub(crate) fn of_tests(workspace: &std::path::Path) -> Self {
-        let env = std::collections::HashMap::from([
-            ("BIND_ADDRESS".to_owned(), "127.0.0.1".to_owned()),
-            ("WORKSPACE_DIR".to_owned(), workspace.display().to_string()),
-        ]);
-        Self::read(&mut Settings::new(&env))
+    /// The default settings, on free ports of loopback.
+    #[must_use]
+    pub fn on_loopback(workspace: &std::path::Path) -> Self {
+        let env = std::collections::HashMap::<String, String>::new();
+        Self {
+            bind: Ipv4Addr::LOCALHOST.into(),
+            ports: PerService::default(),
+            workspace: workspace.to_owned(),
+            ..Self::read(&mut Settings::new(&env))
+        }
     }
 
     /// Where the port of `service` is served.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use contract::{Code, Service};
+use contract::{Code, RequestError, Service};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -107,11 +107,9 @@ async fn is_over(
     if ticket.is_forsaken(now) {
         return Some((Code::CallerLeft, CALLER_LEFT.to_owned()));
     }
-    if ticket.parent.is_none() && now.duration_since(ticket.since) >= shared.config.queue_wait {
-        let seconds = shared.config.queue_wait.as_secs();
-        let sentence =
-            format!("no replica became free within {seconds} s: try again later, or add replicas");
-        return Some((Code::QueueTimeout, sentence));
+    if ticket.waited() >= shared.config.queue_wait {
+        let error = queue_timeout(shared, ticket);
+        return Some((error.code, error.message));
     }
     let job = ticket.job.clone();
     if !looks_for_cancel {
@@ -126,6 +124,21 @@ async fn is_over(
     is_cancelled
         .await
         .then(|| (Code::Cancelled, "the job was cancelled before a replica took it".to_owned()))
+}
+
+/// Why a job waited for too long: for a replica, or for its turn.
+fn queue_timeout(shared: &Shared, ticket: &Ticket) -> RequestError {
+    let wait = shared.config.queue_wait;
+    let books = shared.books();
+    let Some((holder, turn)) = books.queue.blocked_by(ticket) else {
+        return RequestError::queue_timeout(ticket.service, wait);
+    };
+    let seconds = wait.as_secs();
+    let sentence = format!(
+        "job {holder} was not done in {turn} within {seconds} s (QUEUE_WAIT_SECONDS): send the job again when that one \
+         has ended, or cancel that one"
+    );
+    RequestError::new(Code::QueueTimeout, sentence)
 }
 
 /// What became of a dispatch.

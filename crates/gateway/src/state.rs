@@ -138,7 +138,7 @@ impl Shared {
     pub(crate) fn of_tests(workspace: &std::path::Path) -> Self {
         let addresses =
             PerService::from_fn(|service| ([127, 0, 0, 1], service.default_port()).into());
-        Self::open(Config::of_tests(workspace), addresses).expect("a workspace")
+        Self::open(Config::on_loopback(workspace), addresses).expect("a workspace")
     }
 
     /// The address of the port of `service` for a caller that reached this gateway at `local`.

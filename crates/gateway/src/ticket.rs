@@ -80,7 +80,9 @@ pub(crate) struct Ticket {
     pub(crate) digest: Option<RequestDigest>,
     /// The body, if it contains credentials: those are on no disk.
     pub(crate) secret_body: Option<Bytes>,
-    pub(crate) since: Instant,
+    /// How long it had been queued before this gateway had it.
+    waited_before: Duration,
+    since: Instant,
     pub(crate) caller: Caller,
     viewers: Mutex<Viewers>,
     stage: watch::Sender<Stage>,
@@ -94,6 +96,7 @@ impl Ticket {
         secret_body: Option<Bytes>,
         caller: Caller,
     ) -> Self {
+        let waited = Timestamp::now().as_millisecond() - record.created.as_millisecond();
         Self {
             job,
             service: record.service,
@@ -103,6 +106,8 @@ impl Ticket {
             created: record.created,
             digest: record.request.digest.clone(),
             secret_body,
+            // Negative if the clock that its record was written by is ahead of this one.
+            waited_before: Duration::from_millis(u64::try_from(waited).unwrap_or(0)),
             since: Instant::now(),
             caller,
             viewers: Mutex::new(Viewers { count: 0, unwatched_since: Instant::now() }),
@@ -123,6 +128,11 @@ impl Ticket {
             }
             changes
         });
+    }
+
+    /// How long it has been queued, in all gateways that had it.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited_before + self.since.elapsed()
     }
 
     fn viewers(&self) -> MutexGuard<'_, Viewers> {
