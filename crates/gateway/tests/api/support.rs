@@ -76,7 +76,7 @@ pub(crate) async fn ended(job: &Job) -> Outcome {
             watch.changed().await;
         }
     };
-    tokio::time::timeout(PATIENCE, outcome).await.expect("the job ends")
+    tokio::time::timeout(PATIENCE, outcome).await.unwrap()
 }
 
 /// Sends bytes as they are, and returns everything that comes back until the other side closes, or, of a stream, until
