@@ -164,7 +164,9 @@ async fn one_job_and_out() {
     assert!(frames.next().await.unwrap().unwrap().id.is_none(), "ids are for who asks for them");
     assert_eq!(bench.get("/status").await["status"], "busy");
     assert_eq!(bench.get("/health").await["status"], "ok");
-    assert!(!Registry::new(&bench.workspace, Service::Claude).contains(bench.id).unwrap());
+    let registry = Registry::new(&bench.workspace, Service::Claude);
+    assert!(!registry.contains(bench.id).unwrap());
+    assert_eq!(registry.at_work().unwrap()[0].id, bench.id);
     let second = bench.execute("second", &[]).await;
     assert_eq!(second.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(second.header("retry-after"), Some("1"));
@@ -176,6 +178,7 @@ async fn one_job_and_out() {
         .await
         .unwrap_err();
     assert!(matches!(error, web::AskError::Connect(..)), "{error}");
+    assert!(!registry.is_any_at_work().unwrap());
     assert!(frames.next().await.is_none());
     assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
     let view = Job::open(&bench.workspace, job).unwrap().unwrap().view().unwrap();
