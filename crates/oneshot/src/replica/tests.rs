@@ -198,6 +198,17 @@ async fn a_caller_that_leaves_does_not_stop_the_job() {
     assert_eq!(entries.len(), 3);
 }
 
+/// Only the gateway is strict: it may be of a newer version than the replica during an update.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_a_replica_does_not_know_is_ignored() {
+    let bench = Bench::idle().await;
+    let headers = [("content-type", "application/json".to_owned())];
+    let body = r#"{"prompt": "first", "ofTomorrow": true}"#;
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, body).await;
+    bench.gate.send(true).unwrap();
+    assert_eq!(contents(&events(answer).await), ["first", "after", "completed"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_request_uses_nothing_up() {
     let bench = Bench::idle().await;
