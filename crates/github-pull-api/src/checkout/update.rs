@@ -82,6 +82,7 @@ pub(crate) fn update(update: &Update<'_>, mirror: Mirror<'_>) -> Result<Done> {
         publish_objects(existing, staging)?;
     }
     refs::publish(&existing.git, &refusal, &mirror, &current)?;
+    let lfs = mirror.lfs();
     // Others may fetch while this one works on its files.
     drop(mirror);
     let Some(wanted) = wanted else {
@@ -107,7 +108,8 @@ pub(crate) fn update(update: &Update<'_>, mirror: Mirror<'_>) -> Result<Done> {
         git.monitor.message("Already up to date");
         return Ok(Done::wanted(&wanted, wanted.id()));
     }
-    let control = SafeGitDir::make(git, staging, &refusal, existing, head.commit(), format)?;
+    let control = SafeGitDir::make(git, staging, &refusal, existing, head.commit(), format)?
+        .with_lfs(lfs);
     let (tip, only_here) = match local {
         Some(local) if local != wanted.id() => {
             update.fast_forward(&control, &refusal, &wanted, local)?
@@ -237,7 +239,7 @@ impl Update<'_> {
 
         let command = |arguments: &[&str]| control.command(arguments);
         let changes = Changes::between(command, head.commit(), tip)?;
-        changes.check_size(command, self.git.checkout_limit())?;
+        self.git.check_size(changes.size(command)?)?;
         self.check_traps(control, &changes, tip)?;
         let saved = self.staging.directory("saved")?;
         // git is still ended when the pull is to stop; then the files are put back first.
@@ -286,7 +288,7 @@ impl Update<'_> {
             }
         }
         for directory in directories {
-            for name in [".gitattributes", ".gitignore"] {
+            for name in [".gitattributes", ".gitignore", ".lfsconfig"] {
                 let path = path(directory).join(name);
                 match self.existing.files.symlink_metadata(&path) {
                     Ok(metadata)
