@@ -34,9 +34,7 @@ impl LfsFiles {
         }
         let id = suffix.rsplit('/').next().unwrap_or_default();
         match self.contents.get(id) {
-            Some(content) => {
-                respond(StatusCode::OK, "application/octet-stream", content.clone())
-            }
+            Some(content) => respond(StatusCode::OK, "application/octet-stream", content.clone()),
             None => respond(StatusCode::NOT_FOUND, JSON, r#"{"message": "no such file"}"#),
         }
     }

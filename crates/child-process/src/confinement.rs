@@ -82,8 +82,8 @@ mod linux {
     use std::os::fd::{AsRawFd as _, OwnedFd};
 
     use landlock::{
-        ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, NetPort, Ruleset, RulesetAttr as _,
-        RulesetCreatedAttr as _, RulesetError, path_beneath_rules,
+        ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, NetPort, Ruleset,
+        RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, path_beneath_rules,
     };
     use nix::{
         errno::Errno,

@@ -89,15 +89,19 @@ impl Site<'_> {
         let options = &work.request.options;
         // A submodule's commit need not be among the last ones.
         let depth = options.depth.filter(|_| level == 0);
-        let extent = Extent { depth, filter: options.filter, lfs: self.lfs };
-        // Before anything is asked of the network: a target that cannot be used fails at once.
-        checkout::look(target, repo)?;
+        let asked = Extent { depth, filter: options.filter, lfs: self.lfs };
         let mut freshness = Freshness::Update;
         loop {
             monitor.check_stop()?;
+            // Before anything is asked of the network: a target that cannot be used fails at once.
+            let extent = checkout::look(target, repo)?.extent(asked);
             let mirror =
                 Mirror::fetch(git, &transport, &work.workspace, staging, extent, freshness)?;
-            let result = match &checkout::look(target, repo)? {
+            let found = checkout::look(target, repo)?;
+            if found.extent(asked) != extent {
+                continue;
+            }
+            let result = match &found {
                 Found::Nothing | Found::EmptyDirectory => {
                     self.create(mirror, &transport, branch, target, level)
                 }

@@ -144,12 +144,8 @@ fn write_git_dir(
         write(Path::new("HEAD"), id.as_bytes())?;
     }
     write(Path::new("config"), &config)?;
-    let shallow = mirror.path().join("shallow");
-    match fs::read(&shallow) {
-        Ok(shallow) => write(Path::new("shallow"), &shallow),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Failure::io("read", &shallow)(error)),
-    }
+    let shallow: String = mirror.shallow()?.iter().map(|id| format!("{id}\n")).collect();
+    if shallow.is_empty() { Ok(()) } else { write(Path::new("shallow"), shallow.as_bytes()) }
 }
 
 /// The beginning of a configuration, within the section `core`.

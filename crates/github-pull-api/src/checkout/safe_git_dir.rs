@@ -48,7 +48,8 @@ impl<'a> SafeGitDir<'a> {
             let path = path.join(directory);
             fs::create_dir_all(&path).map_err(Failure::io("create", &path))?;
         }
-        for name in ["index", "shallow", "info/sparse-checkout", "info/attributes"] {
+        for name in ["index", "shallow", "info/sparse-checkout", "info/attributes", "info/exclude"]
+        {
             copy(existing, refusal, Path::new(name), &path)?;
         }
         for entry in existing.git.entries().map_err(Failure::io("list", refusal.target))?.flatten()

@@ -80,20 +80,15 @@ impl Mirror<'_> {
         }
         self.git.check_size(size)?;
         let endpoint = self.lfs_endpoint(transport, id)?;
-        let fetched = transport.run_at(
-            self.git,
-            &["lfs", "fetch", "origin", id],
-            &[],
-            None,
-            |command| {
+        let fetched =
+            transport.run_at(self.git, &["lfs", "fetch", "origin", id], &[], None, |command| {
                 everything(command)
                     .git_dir(self.path())
                     .any_host()
                     .config("lfs.url", &endpoint)
                     .config("lfs.forceprogress", "true")
                     .config("lfs.transfer.maxretries", "3")
-            },
-        );
+            });
         match fetched {
             Ok(_) => Ok(()),
             Err(Failure::Git(said)) => Err(Failure::told(

@@ -280,6 +280,19 @@ impl<'a> Mirror<'a> {
         self.extent.filter
     }
 
+    /// The commits whose parents it does not have.
+    ///
+    /// # Errors
+    /// If the list of them cannot be read.
+    pub(crate) fn shallow(&self) -> Result<Vec<ObjectId>> {
+        let path = self.path.join("shallow");
+        match fs::read(&path) {
+            Ok(text) => Ok(text.split(|byte| *byte == b'\n').filter_map(ObjectId::parse).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(Failure::io("read", &path)(error)),
+        }
+    }
+
     /// What it takes to check out files in LFS, if they were asked for.
     pub(crate) fn lfs(&self) -> Option<Lfs> {
         self.lfs.clone()

@@ -28,7 +28,8 @@ fn sabotage(kind: &mut Kind, script: &str, environment: &[(&'static str, &str)])
     let path = std::env::var("PATH").unwrap();
     let git = std::env::split_paths(&path).map(|it| it.join("git")).find(|it| it.exists());
     let git = git.unwrap().display().to_string();
-    let text = format!("#!/bin/bash\nif [[ $1 == checkout ]]; then\n{script}\nfi\nexec {git} \"$@\"\n");
+    let text =
+        format!("#!/bin/bash\nif [[ $1 == checkout ]]; then\n{script}\nfi\nexec {git} \"$@\"\n");
     fs::write(programs.join("git"), text).unwrap();
     fs::set_permissions(programs.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
     let own = [
@@ -73,10 +74,12 @@ async fn no_progress_on_this_machine() {
     assert!(said.contains("got nowhere for 1 s"), "{said}");
     assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
     assert!(!kind.ours().exists());
-    let has_marker = |command: Vec<u8>| command.windows(marker.len()).any(|it| it == marker.as_bytes());
-    let left = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
-        fs::read(entry.path().join("cmdline")).is_ok_and(has_marker)
-    });
+    let has_marker =
+        |command: Vec<u8>| command.windows(marker.len()).any(|it| it == marker.as_bytes());
+    let left = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| fs::read(entry.path().join("cmdline")).is_ok_and(has_marker));
     assert_eq!(left.count(), 0, "its children are still there");
 }
 
@@ -97,9 +100,8 @@ fn endless_references(target: SocketAddr, is_endless: Arc<AtomicBool>) -> Socket
         assert!(request.contains("/info/refs"), "{request}");
         let id = id.clone();
         let chunk = move |number: u64| {
-            let lines = (0..1000).map(|at| {
-                line(format!("{id} refs/heads/{}-{number}-{at}\n", "x".repeat(200)))
-            });
+            let lines = (0..1000)
+                .map(|at| line(format!("{id} refs/heads/{}-{number}-{at}\n", "x".repeat(200))));
             lines.collect::<String>().into_bytes()
         };
         hosts::Answer::Endless(answer.clone().into_bytes(), Box::new(chunk))
@@ -112,10 +114,8 @@ async fn an_endless_list_of_references() {
     let is_endless = Arc::new(AtomicBool::new(true));
     let address = endless_references(kind.server.address(), Arc::clone(&is_endless));
     kind.url = format!("http://{address}/app");
-    let environment = vec![
-        ("GIT_ALLOWED_HOSTS", "127.0.0.1".to_owned()),
-        ("GIT_MEMORY_MIB", "256".to_owned()),
-    ];
+    let environment =
+        vec![("GIT_ALLOWED_HOSTS", "127.0.0.1".to_owned()), ("GIT_MEMORY_MIB", "256".to_owned())];
     let root = kind.scene.workspace.root().to_owned();
     let pull = async |directory: &str| {
         let body = json!({"repoUrl": kind.url, "directory": directory});

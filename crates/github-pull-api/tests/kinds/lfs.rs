@@ -107,9 +107,8 @@ async fn a_login() {
 async fn files_at_another_host() {
     let Some(kind) = kind("files in LFS at another host") else { return };
     let storage = GitServer::start().await;
-    let base = |host: &str| {
-        format!("http://{host}:{}/app.git/info/lfs/objects", storage.address().port())
-    };
+    let base =
+        |host: &str| format!("http://{host}:{}/app.git/info/lfs/objects", storage.address().port());
     let pointer = kind.up.git(&["show", "HEAD:a.bin"]);
     let id = pointer.lines().find_map(|line| line.strip_prefix("oid sha256:")).unwrap();
     storage.put_lfs("app", id, "one\n");
@@ -179,7 +178,8 @@ async fn too_large_and_missing() {
 
     kind.scene.config.checkout_limit = 100 << 20;
     let missing = "1".repeat(64);
-    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{missing}\nsize 9\n");
+    let pointer =
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{missing}\nsize 9\n");
     kind.up.commit_files(&[("large.bin", &pointer)]);
     let ours = kind.our_pull("repo").await;
     kind.note(format!("missing: ours {ours}"));
@@ -211,7 +211,8 @@ async fn without_git_lfs() {
     let body = json!({"repoUrl": kind.url, "directory": "third", "lfs": true});
     let root: &Path = kind.scene.workspace.root();
     let run = replica::run(root, &environment, &body).await;
-    let messages: Vec<_> = run.events.iter().filter_map(|event| event["message"].as_str()).collect();
+    let messages: Vec<_> =
+        run.events.iter().filter_map(|event| event["message"].as_str()).collect();
     let told = messages.iter().filter(|message| message.contains("git-lfs is not installed"));
     assert_eq!(told.count(), 1, "{messages:?}");
 }

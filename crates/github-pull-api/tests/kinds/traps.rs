@@ -17,8 +17,9 @@ async fn trap(row: &'static str, path: &str, set: impl Fn(&Path)) {
     let mut kind = Kind::simple(row);
     kind.up.commit_files(&[(".gitattributes", "*.x text\n"), (".gitignore", "*.o\n")]);
     kind.up.commit_files(&[("d/.gitattributes", "*.y text\n")]);
-    kind.patience = 1;
     kind.clones(Expect::Same).await;
+    // For looks at checkouts in which git may wait for good.
+    kind.patience = 1;
     kind.both(|directory| {
         let path = directory.join(path);
         let _ = fs::remove_file(&path);
