@@ -1,59 +1,35 @@
 //! Requests as clients really send them, over real sockets: what is read, what is refused, and when.
 
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+use std::net::SocketAddr;
 
-use std::{net::Ipv4Addr, net::SocketAddr, path::Path, time::Duration};
-
-use contract::{PerService, Policy, Service, UnknownFields};
+use contract::{Service, UnknownFields};
 use gateway::{Config, Gateway};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-/// How long anything may take that has no bound of its own. It matters only when a test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn config(workspace: &Path) -> Config {
-    Config {
-        bind: Ipv4Addr::LOCALHOST.into(),
-        ports: PerService::default(),
-        workspace: workspace.to_owned(),
-        queue_limit: 1000,
-        queue_wait: Duration::from_secs(600),
-        policy: Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() },
-        cors: web::Cors::default(),
-        allowed_hosts: None,
-        drain: false,
-    }
-}
+use crate::support::{PATIENCE, REPO, Volume, answer, parse, raw};
 
 struct Front {
-    _dir: TempDir,
+    _volume: Volume,
     gateway: Gateway,
 }
 
 impl Front {
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = config(dir.path());
-        change(&mut config);
-        let gateway = Gateway::start(config).await.unwrap();
-        Self { _dir: dir, gateway }
+        let volume = Volume::new();
+        let gateway = volume.gateway(change).await;
+        Self { _volume: volume, gateway }
     }
 
     fn address(&self, service: Service) -> SocketAddr {
         self.gateway.address(service)
     }
 
-    /// Sends bytes as they are, and returns everything that comes back until the other side closes or is silent
-    /// after a whole answer.
     async fn raw(&self, service: Service, request: &[u8]) -> String {
-        let mut stream = TcpStream::connect(self.address(service)).await.unwrap();
-        stream.write_all(request).await.unwrap();
-        answer(&mut stream).await
+        raw(self.address(service), request).await
     }
 
     /// The status and the body of a request with these lines after its first.
@@ -72,30 +48,8 @@ impl Front {
     }
 }
 
-/// One answer: to its end, or, of a stream, to its first event.
-async fn answer(stream: &mut TcpStream) -> String {
-    let mut seen = Vec::new();
-    let read = async {
-        while stream.read_buf(&mut seen).await.unwrap_or(0) > 0 {
-            if String::from_utf8_lossy(&seen).contains(r#""type":"queued""#) {
-                break;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, read).await.unwrap();
-    String::from_utf8(seen).unwrap()
-}
-
-fn parse(answer: &str) -> (u16, Value) {
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
-    let json = body.find('{').and_then(|at| body.get(at..)).unwrap_or_default();
-    let value = serde_json::Deserializer::from_str(json).into_iter().next();
-    (status.unwrap_or_else(|| panic!("{answer:?}")), value.and_then(Result::ok).unwrap_or_default())
-}
-
 fn pull() -> Value {
-    json!({"repoUrl": "https://host.example/r.git"})
+    json!({"repoUrl": REPO})
 }
 
 #[tokio::test]
