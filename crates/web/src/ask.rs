@@ -122,14 +122,14 @@ pub struct Answer {
     /// The headers.
     pub headers: HeaderMap,
     body: Incoming,
-    connection: Connection,
+    connection: ConnectionTask,
 }
 
 /// The task that drives the connection ends with whoever reads from it.
 #[derive(Debug)]
-struct Connection(JoinHandle<()>);
+struct ConnectionTask(JoinHandle<()>);
 
-impl Drop for Connection {
+impl Drop for ConnectionTask {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -181,7 +181,7 @@ where
 {
     let broken = |error| AskError::Broken(target.to_owned(), error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let connection = Connection(tokio::spawn(async move {
+    let connection = ConnectionTask(tokio::spawn(async move {
         // Its error reaches the reader through the body.
         let _ = connection.await;
     }));
@@ -230,7 +230,7 @@ impl Answer {
             decoder: Decoder,
             ready: std::collections::VecDeque<Frame>,
             failed: bool,
-            _connection: Connection,
+            _connection: ConnectionTask,
         }
         let state = State {
             body: self.body,

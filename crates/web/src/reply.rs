@@ -150,7 +150,7 @@ pub fn event_stream(
 }
 
 /// What a stream knows of its caller.
-enum Caller {
+enum PeerState {
     /// Nothing.
     Unknown,
     /// Its connection is open both ways.
@@ -159,7 +159,7 @@ enum Caller {
     HalfClosed(Peer),
 }
 
-impl Caller {
+impl PeerState {
     /// How long its stream may be silent.
     fn ping(&self) -> Duration {
         if matches!(self, Self::HalfClosed(_)) { HALF_CLOSED_PING } else { PING }
@@ -181,7 +181,7 @@ fn with_pings(
     frames: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let ping = || Ok(Bytes::from_static(b": ping\n\n"));
-    let state = (Box::pin(frames), peer.map_or(Caller::Unknown, Caller::Open));
+    let state = (Box::pin(frames), peer.map_or(PeerState::Unknown, PeerState::Open));
     futures_util::stream::unfold(state, move |(mut frames, caller)| async move {
         let silence = tokio::time::sleep(caller.ping());
         tokio::select! {
@@ -189,9 +189,9 @@ fn with_pings(
             frame = frames.next() => Some((frame?, (frames, caller))),
             () = caller.leaves() => match caller {
                 // A comment makes a closed socket answer with a reset.
-                Caller::Open(peer) => Some((ping(), (frames, Caller::HalfClosed(peer)))),
-                Caller::HalfClosed(_) | Caller::Unknown => {
-                    Some((Err(io::ErrorKind::ConnectionReset.into()), (frames, Caller::Unknown)))
+                PeerState::Open(peer) => Some((ping(), (frames, PeerState::HalfClosed(peer)))),
+                PeerState::HalfClosed(_) | PeerState::Unknown => {
+                    Some((Err(io::ErrorKind::ConnectionReset.into()), (frames, PeerState::Unknown)))
                 }
             },
             () = silence => Some((ping(), (frames, caller))),
