@@ -61,7 +61,7 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
 }
 
 #[tokio::test]
-async fn who_closes_its_sending_side_gets_the_whole_answer() {
+async fn a_caller_that_closes_its_sending_side_gets_the_whole_answer() {
     let gate = watch::Sender::new(false);
     let (server, _dropped) = server(&gate);
     let mut stream = ask(server.address()).await;
@@ -77,7 +77,7 @@ async fn who_closes_its_sending_side_gets_the_whole_answer() {
 
 /// Long before the stream has anything to send.
 #[tokio::test]
-async fn who_hangs_up_is_noticed_soon() {
+async fn a_caller_that_disconnects_is_noticed_soon() {
     let gate = watch::Sender::new(false);
     let (server, mut dropped) = server(&gate);
     for head_first in [false, true] {

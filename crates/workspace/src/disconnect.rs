@@ -15,7 +15,7 @@ struct Armed {
 }
 
 impl CancelOnDisconnect {
-    /// A guard that does nothing: the job goes on.
+    /// A guard that does nothing: the job continues.
     #[must_use]
     pub const fn disarmed() -> Self {
         Self(None)
