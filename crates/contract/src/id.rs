@@ -79,6 +79,10 @@ id!(
     ReplicaId, Uuid::now_v7(), |_| true, "a replica id (a UUID)"
 );
 id!(
+    /// One life of a gateway.
+    GatewayId, Uuid::now_v7(), |_| true, "a gateway id (a UUID)"
+);
+id!(
     /// A Claude session. `UUIDv4`, as the CLI creates them.
     SessionId, Uuid::new_v4(), |_| true, "a session id (a UUID)"
 );

@@ -23,7 +23,7 @@ mod values;
 pub use code::Code;
 pub use event::{AgentSummary, Ending, ExecuteEvent, PullEvent, QueuedEvent, WorkflowEvent};
 pub use fields::unknown_field;
-pub use id::{JobId, ReplicaId, SessionId};
+pub use id::{GatewayId, JobId, ReplicaId, SessionId};
 pub use job::{JobList, JobState, JobView, Repo, RepoList};
 pub use line::{EventLine, LineError};
 pub use policy::{FileRepositories, Limits, Policy, UnknownFields};

@@ -12,7 +12,7 @@ pub use self::{
     workflow::WorkflowRequest,
 };
 
-use std::{borrow::Cow, fmt::Display};
+use std::{borrow::Cow, fmt::Display, time::Duration};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -49,6 +49,17 @@ impl RequestError {
     pub fn field_code(code: Code, field: impl Into<Cow<'static, str>>, why: impl Display) -> Self {
         let field = field.into();
         Self { code, message: format!("'{field}': {why}"), field: Some(field) }
+    }
+
+    /// The end of a job that no replica of `service` took within `wait`.
+    #[must_use]
+    pub fn queue_timeout(service: Service, wait: Duration) -> Self {
+        let seconds = wait.as_secs();
+        let message = format!(
+            "no replica of {service} took the job within {seconds} s (QUEUE_WAIT_SECONDS): start more replicas, or send \
+             the job again later"
+        );
+        Self::new(Code::QueueTimeout, message)
     }
 
     /// The body of the answer.

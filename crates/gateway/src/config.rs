@@ -12,6 +12,9 @@ use web::Cors;
 
 use crate::AllowedHosts;
 
+/// A replica answers as soon as it has claimed the job on the volume.
+const DISPATCH_TIME: Duration = Duration::from_secs(15);
+
 /// Where the gateway listens, and how long it lets callers wait.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -21,9 +24,12 @@ pub struct Config {
     pub ports: PerService<u16>,
     /// `WORKSPACE_DIR`
     pub workspace: PathBuf,
+    /// How long a replica may take to answer when it is asked to take a job.
+    pub dispatch_time: Duration,
     /// `QUEUE_LIMIT`: how many jobs of one service may wait.
     pub queue_limit: usize,
-    /// `QUEUE_WAIT_SECONDS`: how long a job may wait.
+    /// `QUEUE_WAIT_SECONDS`: how long a job may wait, counted from its record. Each job of a workflow has a wait of its
+    /// own.
     pub queue_wait: Duration,
     /// What callers may ask for; `ACCEPT_UNKNOWN_FIELDS` lets requests name fields that do not exist.
     pub policy: Policy,
@@ -53,6 +59,7 @@ impl Config {
             bind: settings.address("BIND_ADDRESS").unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             ports,
             workspace: settings.text("WORKSPACE_DIR").unwrap_or_else(|| "/workspace".into()).into(),
+            dispatch_time: DISPATCH_TIME,
             queue_limit: settings.or("QUEUE_LIMIT", 1000, "a whole number of jobs, such as 1000"),
             queue_wait: settings.seconds("QUEUE_WAIT_SECONDS", 600),
             policy,
@@ -62,19 +69,41 @@ impl Config {
         }
     }
 
-    /// What tests begin with: any free port on loopback.
-    #[cfg(test)]
-    pub(crate) fn of_tests(workspace: &std::path::Path) -> Self {
-        let env = std::collections::HashMap::from([
-            ("BIND_ADDRESS".to_owned(), "127.0.0.1".to_owned()),
-            ("WORKSPACE_DIR".to_owned(), workspace.display().to_string()),
-        ]);
-        Self::read(&mut Settings::new(&env))
+    /// The default settings, on free ports of loopback.
+    #[must_use]
+    pub fn on_loopback(workspace: &std::path::Path) -> Self {
+        let env = std::collections::HashMap::<String, String>::new();
+        Self {
+            bind: Ipv4Addr::LOCALHOST.into(),
+            ports: PerService::default(),
+            workspace: workspace.to_owned(),
+            ..Self::read(&mut Settings::new(&env))
+        }
     }
 
     /// Where the port of `service` is served.
     #[must_use]
     pub fn address(&self, service: Service) -> SocketAddr {
         SocketAddr::new(self.bind, self.ports[service])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_are_refused_unless_the_operator_accepts_them() {
+        let read = |value: Option<&str>| {
+            let pair = value.map(|value| ("ACCEPT_UNKNOWN_FIELDS".to_owned(), value.to_owned()));
+            let env: std::collections::HashMap<_, _> = pair.into_iter().collect();
+            let mut settings = Settings::new(&env);
+            let unknown_fields = Config::read(&mut settings).policy.unknown_fields;
+            settings.finish().map(|()| unknown_fields).ok()
+        };
+        assert_eq!(read(None), Some(UnknownFields::Refused));
+        assert_eq!(read(Some("0")), Some(UnknownFields::Refused));
+        assert_eq!(read(Some("1")), Some(UnknownFields::Ignored));
+        assert_eq!(read(Some("perhaps")), None);
     }
 }

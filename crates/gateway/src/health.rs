@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
 use workspace::{Room, Workspace};
 
-use crate::{routes::Front, state::Shared};
+use crate::{lifecycle::Lifecycle, routes::PortState, shared::Shared};
 
 /// How long the volume may take to be written, before it counts as hanging.
 const PROBE_TIME: Duration = Duration::from_secs(2);
@@ -70,8 +70,8 @@ impl VolumeProbe {
 }
 
 /// The answer on one port, for a caller that reached the gateway at `local`.
-pub(crate) async fn view(front: &Front, local: Option<IpAddr>) -> Value {
-    let Front { shared, service } = front;
+pub(crate) async fn view(port: &PortState, local: Option<IpAddr>) -> Value {
+    let PortState { shared, service } = port;
     let problems = problems(shared).await;
     let mut body = Map::new();
     body.insert("status".into(), if problems.is_empty() { "ok" } else { "degraded" }.into());
@@ -93,10 +93,10 @@ pub(crate) async fn view(front: &Front, local: Option<IpAddr>) -> Value {
 async fn problems(shared: &Shared) -> Vec<String> {
     let mut problems = Vec::new();
     problems.extend(shared.volume_probe.problem(&shared.workspace).await);
-    if !shared.takes_jobs() {
-        problems.push("the stack is being stopped and takes no new jobs".into());
+    if shared.lifecycle.get() != Lifecycle::Serving {
+        problems.push("the stack is being stopped and accepts no new jobs".into());
     }
-    for (service, seen) in shared.books().replicas_seen.iter() {
+    for (service, seen) in shared.state().replicas_seen().iter() {
         let since = seen.elapsed();
         if since >= WITHOUT_REPLICAS {
             problems.push(format!(
@@ -112,22 +112,26 @@ async fn problems(shared: &Shared) -> Vec<String> {
 mod tests {
     use std::sync::Arc;
 
-    use super::*;
+    use tokio_util::task::AbortOnDropHandle;
+    use workspace::Registration;
 
-    fn front(service: Service) -> (tempfile::TempDir, Front) {
+    use super::*;
+    use crate::dispatch;
+
+    fn port(service: Service) -> (tempfile::TempDir, PortState) {
         let dir = tempfile::tempdir().unwrap();
         let shared = Arc::new(Shared::of_tests(dir.path()));
-        (dir, Front { shared, service })
+        (dir, PortState { shared, service })
     }
 
     #[tokio::test]
     async fn a_stack_that_can_serve_is_ok_and_names_real_addresses() {
-        let (_dir, front) = front(Service::Workflow);
-        let health = view(&front, None).await;
+        let (_dir, port) = port(Service::Workflow);
+        let health = view(&port, None).await;
         assert_eq!(health["status"], "ok");
         assert!(health.get("problems").is_none(), "{health}");
         assert_eq!(health["services"]["githubPullApi"], "http://127.0.0.1:4000");
-        let unspecified = |service| front.shared.reached_at(service, Some([10, 0, 0, 7].into()));
+        let unspecified = |service| port.shared.reached_at(service, Some([10, 0, 0, 7].into()));
         assert_eq!(
             unspecified(Service::Pull).to_string(),
             "127.0.0.1:4000",
@@ -137,10 +141,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_service_without_replicas_is_named() {
-        let (_dir, front) = front(Service::Pull);
+        let (_dir, port) = port(Service::Pull);
         tokio::time::advance(WITHOUT_REPLICAS).await;
-        front.shared.books().replicas_seen[Service::Claude] = Instant::now();
-        let health = view(&front, None).await;
+        port.shared.state().replica_seen(Service::Claude);
+        let health = view(&port, None).await;
         assert_eq!(health["status"], "degraded");
         let problems = health["problems"].to_string();
         assert!(
@@ -150,13 +154,34 @@ mod tests {
         assert!(!problems.contains("claude-code-api"), "{problems}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn replicas_that_work_for_another_gateway_are_there() {
+        let (_dir, port) = port(Service::Pull);
+        let (workspace, address) = (&port.shared.workspace, "127.0.0.1:1".parse().unwrap());
+        let id = contract::ReplicaId::new();
+        let mut replica = Registration::announce(workspace, Service::Pull, id, address).unwrap();
+        replica.begin_work();
+        let dispatcher = dispatch::run(Arc::clone(&port.shared), Service::Pull);
+        let _dispatcher = AbortOnDropHandle::new(tokio::spawn(dispatcher));
+        tokio::time::sleep(2 * WITHOUT_REPLICAS).await;
+        let problems = problems(&port.shared).await.join("\n");
+        assert!(!problems.contains("github-pull-api"), "{problems}");
+        assert!(problems.contains("claude-code-api"), "{problems}");
+        let status = crate::reads::status(&port.shared, Service::Pull).await.unwrap();
+        assert_eq!(status["replicas"], json!({"idle": 0, "busy": 1}));
+        drop(replica);
+        tokio::time::sleep(WITHOUT_REPLICAS + Duration::from_secs(1)).await;
+        let problems = super::problems(&port.shared).await.join("\n");
+        assert!(problems.contains("github-pull-api"), "{problems}");
+    }
+
     #[tokio::test]
     async fn a_volume_that_cannot_be_written_is_named() {
-        let (dir, front) = front(Service::Pull);
-        let scratch = front.shared.workspace.temporary();
+        let (dir, port) = port(Service::Pull);
+        let scratch = port.shared.workspace.temporary();
         std::fs::remove_dir_all(&scratch).unwrap();
         std::fs::write(&scratch, "").unwrap();
-        let health = view(&front, None).await;
+        let health = view(&port, None).await;
         assert_eq!(health["status"], "degraded");
         assert!(health["problems"][0].as_str().unwrap().contains("cannot be written"), "{health}");
         drop(dir);

@@ -17,7 +17,7 @@ use tracing::Level;
 use crate::{
     host::{self, Host},
     reads,
-    routes::{self, Front},
+    routes::{self, PortState},
 };
 
 /// How long any answer may take to begin. A job's begins when the dispatcher has looked for a replica, and the
@@ -25,18 +25,18 @@ use crate::{
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// Adds all layers to the routes of one port.
-pub(crate) fn add(router: Router<Front>, front: &Front) -> Router<Front> {
+pub(crate) fn add(router: Router<PortState>, port: &PortState) -> Router<PortState> {
     // The last one added is the first one a request meets.
     let router = router
-        .route_layer(from_fn_with_state(front.clone(), check_query))
+        .route_layer(from_fn_with_state(port.clone(), check_query))
         .layer(from_fn(limit_time))
-        .layer(from_fn_with_state(front.clone(), refuse_cross_site));
-    let router = match front.shared.config.cors.layer() {
+        .layer(from_fn_with_state(port.clone(), refuse_cross_site));
+    let router = match port.shared.config.cors.layer() {
         Some(cors) => router.layer(cors),
         None => router,
     };
-    let service = front.service;
-    router.layer(from_fn_with_state(front.clone(), check_host)).layer(
+    let service = port.service;
+    router.layer(from_fn_with_state(port.clone(), check_host)).layer(
         TraceLayer::new_for_http()
             .make_span_with(move |request: &http::Request<_>| {
                 let (method, path) = (request.method(), request.uri().path());
@@ -65,20 +65,20 @@ fn refuse(error: &RequestError) -> Response {
     web::error(error).map(axum::body::Body::new)
 }
 
-async fn check_host(State(front): State<Front>, request: Request, next: Next) -> Response {
+async fn check_host(State(port): State<PortState>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    match host_is_allowed(&front, &head).await {
+    match host_is_allowed(&port, &head).await {
         Ok(()) => next.run(Request::from_parts(head, body)).await,
         Err(error) => refuse(&error),
     }
 }
 
-async fn host_is_allowed(front: &Front, head: &Parts) -> Result<(), RequestError> {
+async fn host_is_allowed(port: &PortState, head: &Parts) -> Result<(), RequestError> {
     let host = Host::of(head.version, &head.uri, &head.headers)?;
     let Some(host) = host else { return Ok(()) };
-    let config = &front.shared.config;
+    let config = &port.shared.config;
     let checked = host::check(config.bind, config.allowed_hosts.as_ref(), &host);
-    if checked.is_err() && comes_from_a_workflow(front, &head.headers).await {
+    if checked.is_err() && comes_from_a_workflow(port, &head.headers).await {
         return Ok(());
     }
     checked
@@ -86,20 +86,24 @@ async fn host_is_allowed(front: &Front, head: &Parts) -> Result<(), RequestError
 
 /// Whether a request is made in the name of a job that exists: a workflow reaches the gateway by a name within
 /// the stack, which no list for callers needs to contain. No page can guess a job's id.
-async fn comes_from_a_workflow(front: &Front, headers: &HeaderMap) -> bool {
+async fn comes_from_a_workflow(port: &PortState, headers: &HeaderMap) -> bool {
     let Ok(Some(parent)) = web::job_id(headers, web::header::PARENT_JOB_ID) else { return false };
-    reads::find(&front.shared, &parent.to_string()).await.is_ok()
+    reads::find(&port.shared, &parent.to_string()).await.is_ok()
 }
 
 /// Refuses what a browser sends for a page of another origin, unless CORS allows that origin: it would carry out
 /// what the page wants, though the page could not read the answer. Reads change nothing, so they pass.
-async fn refuse_cross_site(State(front): State<Front>, request: Request, next: Next) -> Response {
+async fn refuse_cross_site(
+    State(port): State<PortState>,
+    request: Request,
+    next: Next,
+) -> Response {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     if is_read || !is_cross_site(request.headers()) {
         return next.run(request).await;
     }
     let origin = request.headers().get(header::ORIGIN);
-    if origin.is_some_and(|origin| front.shared.config.cors.allows(origin)) {
+    if origin.is_some_and(|origin| port.shared.config.cors.allows(origin)) {
         return next.run(request).await;
     }
     refuse(&RequestError::new(
@@ -124,11 +128,11 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
 }
 
 /// Refuses query parameters that the route does not have, as a misspelled one would be ignored otherwise.
-async fn check_query(State(front): State<Front>, request: Request, next: Next) -> Response {
-    let strict = front.shared.config.policy.unknown_fields == UnknownFields::Refused;
+async fn check_query(State(port): State<PortState>, request: Request, next: Next) -> Response {
+    let strict = port.shared.config.policy.unknown_fields == UnknownFields::Refused;
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     if let (true, Some(query), Some(path)) = (strict, request.uri().query(), path) {
-        let known = routes::parameters(front.service, path);
+        let known = routes::parameters(port.service, path);
         let unknown = url::form_urlencoded::parse(query.as_bytes())
             .map(|(name, _)| name)
             .find(|name| !name.is_empty() && !known.contains(&name.as_ref()));
@@ -141,7 +145,25 @@ async fn check_query(State(front): State<Front>, request: Request, next: Next) -
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
     use super::*;
+
+    /// A workspace that hangs must not hold callers forever.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_begin_is_an_error() {
+        let hang = axum::routing::get(|| async { std::future::pending::<&str>().await });
+        let router: Router = Router::new().route("/", hang).layer(from_fn(limit_time));
+        let request = Request::new(axum::body::Body::empty());
+        let asked = tokio::time::Instant::now();
+        let answer = router.oneshot(request).await.unwrap();
+        assert_eq!((asked.elapsed(), answer.status().as_u16()), (ANSWER_TIME, 500));
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let error: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(error["code"], "internal");
+        assert!(error["error"].as_str().unwrap().contains("60 s"), "{error}");
+    }
 
     #[test]
     fn what_browsers_say_of_other_sites() {

@@ -1,8 +1,10 @@
-//! The front door: it queues jobs first come first served and hands each to a replica that is idle now.
+//! The public HTTP server: it queues jobs, first come, first served, and hands each to a replica that is idle.
 //!
-//! Its state is on the volume. A job is named there before it is queued, so the gateway may be stopped or
-//! killed at any moment: jobs that run go on, jobs that wait are taken up again, callers come back to
+//! Its state is on the volume. A job is recorded there before it is queued, so the gateway may be stopped or killed at
+//! any moment: running jobs continue, the next gateway takes over those that wait, and callers reconnect to
 //! `GET /api/jobs/:id/events`.
+//!
+//! A job's place (queued, being dispatched, running) changes only through `GatewayState::transition`.
 //!
 //! Its routes are listed in the module `routes`.
 //!
@@ -11,18 +13,20 @@
 
 mod config;
 mod dispatch;
-mod enter;
 mod health;
 mod host;
 mod layers;
+mod lifecycle;
 mod queue;
 mod reads;
 mod recover;
 mod routes;
 mod sessions;
+mod shared;
 mod start;
 mod state;
 mod stream;
+mod submit;
 mod ticket;
 
 pub use config::Config;

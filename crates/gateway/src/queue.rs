@@ -1,33 +1,33 @@
-//! Who is next: the queue of each service, first come first served, and the turns of shared checkouts and
+//! Which job is next: the queue of each service, first come first served, and the turns of shared checkouts and
 //! sessions.
 //!
-//! A plain value without clocks or sockets, so that its rules can be tested as such.
+//! A plain value without clocks or sockets, so that its rules can be tested alone.
 
 use std::{collections::HashMap, sync::Arc};
 
 use contract::{JobId, Service, Timestamp};
 use workspace::Turn;
 
-/// What the queue needs to know of a job.
-pub(crate) trait Queued {
+/// What the queue needs to know about a job.
+pub(crate) trait QueueItem {
     fn id(&self) -> JobId;
-    /// When it was named: the order of the queue. Ids are no order, because callers may choose them.
+    /// When it was created: the order of the queue. IDs have no order, because callers may choose them.
     fn created(&self) -> Timestamp;
     fn service(&self) -> Service;
-    /// What it has to wait for its turn on; not what the workflow that asks for it has already.
+    /// The turns that it has to wait for; not those that the workflow that asks for it has already.
     fn turns(&self) -> &[Turn];
 }
 
 /// The queues of all services.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
-    /// In the order in which they were named.
+    /// In the order in which they were created.
     waiting: Vec<Arc<T>>,
-    /// Whose turn it is.
+    /// Which job has each turn.
     turns: HashMap<Turn, JobId>,
 }
 
-impl<T: Queued> Queue<T> {
+impl<T: QueueItem> Queue<T> {
     pub(crate) fn new() -> Self {
         Self { waiting: Vec::new(), turns: HashMap::new() }
     }
@@ -53,31 +53,25 @@ impl<T: Queued> Queue<T> {
         self.waiting.iter().filter(move |ticket| ticket.service() == service)
     }
 
-    /// Takes the next job of `service` that need not wait for anything but a replica, and gives it its turn;
-    /// only one that `may` go.
-    pub(crate) fn next(&mut self, service: Service, may: impl Fn(&T) -> bool) -> Option<Arc<T>> {
-        let at = self.waiting.iter().position(|ticket| {
-            ticket.service() == service && may(ticket) && self.blocked_by(ticket).is_none()
-        })?;
-        let ticket = self.waiting.remove(at);
-        self.take_turn(&*ticket);
-        Some(ticket)
+    /// The next job of `service` that `may_run` and waits for nothing but a replica.
+    pub(crate) fn next(&self, service: Service, may_run: impl Fn(&T) -> bool) -> Option<&Arc<T>> {
+        self.of(service).find(|ticket| may_run(ticket) && self.blocked_by(ticket).is_none())
     }
 
-    /// Notes that the job has its turns now. Those that another has stay with it.
-    pub(crate) fn take_turn(&mut self, ticket: &T) {
+    /// Notes that the job has its turns now. Those that another job has stay with that one.
+    pub(crate) fn take_turns(&mut self, ticket: &T) {
         for turn in ticket.turns() {
             self.turns.entry(turn.clone()).or_insert_with(|| ticket.id());
         }
     }
 
-    /// Ends a job's turns, if it has any.
-    pub(crate) fn end_turn(&mut self, id: JobId) {
+    /// Releases a job's turns, if it has any.
+    pub(crate) fn release_turns(&mut self, id: JobId) {
         self.turns.retain(|_, holder| *holder != id);
     }
 
-    /// The job that this one has to wait for, and where: one that has the turn, or one that came before it and
-    /// wants the same. All turns are taken at once, so none is held by a job that waits for another.
+    /// The job that this one has to wait for, and the turn: a job that has it, or one that came before this one and wants
+    /// it too. All turns are taken at once, so no job holds one while it waits for another.
     pub(crate) fn blocked_by<'a>(&self, ticket: &'a T) -> Option<(JobId, &'a Turn)> {
         ticket.turns().iter().find_map(|turn| {
             if let Some(holder) = self.turns.get(turn) {
@@ -92,8 +86,8 @@ impl<T: Queued> Queue<T> {
     }
 }
 
-/// Where a job stands among others; of two that were named in the same moment the smaller id comes first.
-fn place(ticket: &impl Queued) -> (Timestamp, JobId) {
+/// A job's place among the others. Of two that were created in the same moment, the one with the smaller ID is first.
+fn place(ticket: &impl QueueItem) -> (Timestamp, JobId) {
     (ticket.created(), ticket.id())
 }
 
@@ -111,7 +105,7 @@ mod tests {
         turns: Vec<Turn>,
     }
 
-    impl Queued for Job {
+    impl QueueItem for Job {
         fn id(&self) -> JobId {
             self.id
         }
@@ -139,6 +133,14 @@ mod tests {
         })
     }
 
+    /// Takes the next job out of the queue and gives it its turns.
+    fn take(queue: &mut Queue<Job>, service: Service) -> Option<Arc<Job>> {
+        let job = queue.next(service, |_| true).cloned()?;
+        queue.remove(job.id);
+        queue.take_turns(&*job);
+        Some(job)
+    }
+
     #[test]
     fn first_come_first_served_within_a_service() {
         let mut queue = Queue::new();
@@ -146,11 +148,11 @@ mod tests {
         for job in [&jobs[2], &jobs[0], &jobs[1]] {
             queue.insert(Arc::clone(job));
         }
-        assert!(queue.next(Service::Pull, |_| true).is_none());
+        assert!(take(&mut queue, Service::Pull).is_none());
         for job in &jobs {
-            assert_eq!(queue.next(Service::Workflow, |_| true).unwrap().id, job.id);
+            assert_eq!(take(&mut queue, Service::Workflow).unwrap().id, job.id);
         }
-        assert!(queue.next(Service::Workflow, |_| true).is_none());
+        assert!(take(&mut queue, Service::Workflow).is_none());
     }
 
     #[test]
@@ -163,13 +165,13 @@ mod tests {
         for job in [&first, &second, &other, &free] {
             queue.insert(Arc::clone(job));
         }
-        assert_eq!(queue.next(Service::Workflow, |_| true).unwrap().id, first.id);
-        assert_eq!(queue.next(Service::Workflow, |_| true).unwrap().id, other.id);
-        assert_eq!(queue.next(Service::Workflow, |_| true).unwrap().id, free.id);
-        assert!(queue.next(Service::Workflow, |_| true).is_none());
+        assert_eq!(take(&mut queue, Service::Workflow).unwrap().id, first.id);
+        assert_eq!(take(&mut queue, Service::Workflow).unwrap().id, other.id);
+        assert_eq!(take(&mut queue, Service::Workflow).unwrap().id, free.id);
+        assert!(take(&mut queue, Service::Workflow).is_none());
         assert_eq!(queue.blocked_by(&second), Some((first.id, &directory("app"))));
-        queue.end_turn(first.id);
-        assert_eq!(queue.next(Service::Workflow, |_| true).unwrap().id, second.id);
+        queue.release_turns(first.id);
+        assert_eq!(take(&mut queue, Service::Workflow).unwrap().id, second.id);
     }
 
     #[test]
@@ -180,19 +182,16 @@ mod tests {
         let later = job(Service::Pull, &[directory("app")]);
         queue.insert(Arc::clone(&later));
         // The first to come is the first in every service.
-        assert!(queue.next(Service::Pull, |_| true).is_none());
-        queue.next(Service::Workflow, |_| true).unwrap();
+        assert!(take(&mut queue, Service::Pull).is_none());
+        take(&mut queue, Service::Workflow).unwrap();
         let child = job(Service::Pull, &[]);
         queue.insert(Arc::clone(&child));
-        assert_eq!(queue.next(Service::Pull, |_| true).unwrap().id, child.id);
-        assert!(queue.next(Service::Pull, |_| true).is_none());
-        queue.end_turn(child.id);
-        assert!(
-            queue.next(Service::Pull, |_| true).is_none(),
-            "the child's end is not the workflow's"
-        );
-        queue.end_turn(workflow.id);
-        assert_eq!(queue.next(Service::Pull, |_| true).unwrap().id, later.id);
+        assert_eq!(take(&mut queue, Service::Pull).unwrap().id, child.id);
+        assert!(take(&mut queue, Service::Pull).is_none());
+        queue.release_turns(child.id);
+        assert!(take(&mut queue, Service::Pull).is_none(), "the child's end is not the workflow's");
+        queue.release_turns(workflow.id);
+        assert_eq!(take(&mut queue, Service::Pull).unwrap().id, later.id);
     }
 
     #[test]
@@ -204,7 +203,7 @@ mod tests {
         let created = Timestamp::from_millisecond(first.created.as_millisecond() + 1);
         let service = Service::Pull;
         queue.insert(Arc::new(Job { id, created, service, turns: Vec::new() }));
-        assert_eq!(queue.next(Service::Pull, |_| true).unwrap().id, first.id);
+        assert_eq!(take(&mut queue, Service::Pull).unwrap().id, first.id);
     }
 
     #[test]
@@ -218,15 +217,15 @@ mod tests {
         for job in [&in_session, &both, &later, &free] {
             queue.insert(Arc::clone(job));
         }
-        assert_eq!(queue.next(Service::Claude, |_| true).unwrap().id, in_session.id);
+        assert_eq!(take(&mut queue, Service::Claude).unwrap().id, in_session.id);
         assert_eq!(queue.blocked_by(&both), Some((in_session.id, &session)));
         assert_eq!(queue.blocked_by(&later), Some((both.id, &directory("app"))), "it came first");
-        assert_eq!(queue.next(Service::Claude, |_| true).unwrap().id, free.id);
-        queue.end_turn(in_session.id);
-        assert_eq!(queue.next(Service::Claude, |_| true).unwrap().id, both.id);
-        assert!(queue.next(Service::Claude, |_| true).is_none());
-        queue.end_turn(both.id);
-        assert_eq!(queue.next(Service::Claude, |_| true).unwrap().id, later.id);
+        assert_eq!(take(&mut queue, Service::Claude).unwrap().id, free.id);
+        queue.release_turns(in_session.id);
+        assert_eq!(take(&mut queue, Service::Claude).unwrap().id, both.id);
+        assert!(take(&mut queue, Service::Claude).is_none());
+        queue.release_turns(both.id);
+        assert_eq!(take(&mut queue, Service::Claude).unwrap().id, later.id);
     }
 
     #[test]
@@ -236,9 +235,9 @@ mod tests {
         let second = job(Service::Claude, &[directory("app")]);
         queue.insert(Arc::clone(&first));
         queue.insert(Arc::clone(&second));
-        let taken = queue.next(Service::Claude, |_| true).unwrap();
-        queue.end_turn(taken.id);
+        let taken = take(&mut queue, Service::Claude).unwrap();
+        queue.release_turns(taken.id);
         queue.insert(taken);
-        assert_eq!(queue.next(Service::Claude, |_| true).unwrap().id, first.id);
+        assert_eq!(take(&mut queue, Service::Claude).unwrap().id, first.id);
     }
 }

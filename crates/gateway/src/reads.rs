@@ -1,4 +1,4 @@
-//! What is answered without a replica, at once, however busy they are.
+//! Reads, which are answered at once and without a replica, and the cancelling of jobs.
 
 use std::sync::Arc;
 
@@ -8,24 +8,28 @@ use serde_json::{Value, json};
 use web::Body;
 use workspace::{Job, Position, Registry, Workspace, blocking};
 
-use crate::state::Shared;
+use crate::{dispatch::CANCELLED, shared::Shared};
 
 /// The most jobs on one page of a listing.
 const MOST: usize = 1000;
 
 pub(crate) async fn status(shared: &Arc<Shared>, service: Service) -> Result<Value, RequestError> {
     let replicas = Registry::new(&shared.workspace, service);
-    let announced = blocking(move || replicas.idle()).await.map_err(|error| error.refusal())?;
-    let books = shared.books();
-    // A replica that a job is on its way to is not idle any more.
-    let idle = announced.iter().filter(|replica| !books.sent.contains(&replica.id)).count();
-    let dispatching = books.dispatching.values().filter(|ticket| ticket.service == service).count();
-    let busy = dispatching + books.running.values().filter(|running| **running == service).count();
+    let found = blocking(move || Ok((replicas.idle()?, replicas.at_work()?))).await;
+    let (announced, mut at_work) = found.map_err(|error: workspace::Error| error.refusal())?;
+    // One may have taken a job between the two listings.
+    at_work.retain(|replica| !announced.contains(replica));
+    let state = shared.state();
+    // A replica that is asked to take a job is no longer idle.
+    let asked = announced.iter().filter(|replica| state.is_asked(replica.id)).count();
+    let idle = announced.len() - asked;
+    // Replicas may work for another gateway, and those of an earlier version do not say that they are at work.
+    let busy = state.busy(service).max(asked + at_work.len());
     Ok(json!({
         "status": if idle > 0 { "idle" } else { "busy" },
         "timestamp": Timestamp::now(),
         "replicas": {"idle": idle, "busy": busy},
-        "queue": {"depth": books.queue.of(service).count()},
+        "queue": {"depth": state.queue().of(service).count()},
     }))
 }
 
@@ -72,7 +76,7 @@ impl Listing {
                     })?;
                     listing.state = Some(state);
                 }
-                // Whether others are refused is a layer's to say.
+                // A layer decides whether others are refused.
                 _ => {}
             }
         }
@@ -125,7 +129,7 @@ pub(crate) async fn find(shared: &Shared, id: &str) -> Result<Job, RequestError>
     job.map_err(|error| error.refusal())?.ok_or_else(unknown)
 }
 
-/// Where a reader stands that has seen the event of id `after`.
+/// The position of a reader that has seen the event with the ID `after`.
 pub(crate) async fn position(job: &Job, after: u64) -> Result<Position, RequestError> {
     let job = job.clone();
     blocking(move || job.check_position(after)).await.map_err(|error| match error {
@@ -164,17 +168,12 @@ async fn cancel_it(shared: &Arc<Shared>, job: Job) -> Result<Response<Body>, Req
     }
     let ask = job.clone();
     blocking(move || ask.request_cancel()).await.map_err(|error| error.refusal())?;
-    shared.end_waiting(id, Code::Cancelled, "the job was cancelled before a replica took it").await;
+    shared.end_queued(id, Code::Cancelled, CANCELLED).await;
     let end = job.clone();
-    let by = format!("gateway {}", shared.id);
-    // It may wait in no queue: its gateway is gone.
+    let by = shared.claimant();
+    // It is in no queue if its gateway is gone.
     if shared.ticket(id).is_none() {
-        let ending = Ending::failure(
-            before.service,
-            id,
-            Code::Cancelled,
-            "the job was cancelled before a replica took it",
-        );
+        let ending = Ending::failure(before.service, id, Code::Cancelled, CANCELLED);
         blocking(move || end.end_unclaimed(&by, ending)).await.map_err(|error| error.refusal())?;
     }
     let after = view(job).await?;

@@ -1,31 +1,33 @@
-//! Jobs that no gateway looks after: what a gateway finds on the volume when it starts, and what one leaves
-//! behind that dies while this one lives.
+//! Jobs that no gateway looks after: those that a gateway finds on the volume when it starts, and those of a gateway
+//! that dies while this one runs.
 
 use std::{sync::Arc, time::Duration};
 
-use contract::{Code, ReplicaId};
+use contract::{Code, GatewayId};
 use tokio::time::Instant;
 use workspace::{Job, JobRecord, Turn, blocking};
 
 use crate::{
-    state::Shared,
+    lifecycle::Lifecycle,
+    shared::Shared,
+    state::Transition,
     ticket::{Caller, Ticket},
 };
 
-/// How often to look for gateways that are gone: nothing tells when a lock falls free.
+/// How often to look for gateways that are gone. Nothing tells when a lock is released.
 const LOOK: Duration = Duration::from_secs(2);
-/// How often to remove what killed processes have left in the making.
+/// How often to remove the unfinished files of killed processes.
 const TIDY: Duration = Duration::from_secs(600);
 
-/// Takes up the jobs that no gateway looks after: those that run are watched, those that wait are queued
-/// again, in their old order.
+/// Takes over the jobs that no gateway looks after: those that run are watched, and those that wait are queued again in
+/// their old order.
 pub(crate) async fn at_start(shared: &Arc<Shared>) -> workspace::Result<()> {
     adopt(shared).await?;
-    take_up(shared, |_| true).await.map(drop)
+    take_over(shared, |_| true).await.map(drop)
 }
 
-/// Goes on doing so for gateways that die. Never returns.
-pub(crate) async fn forever(shared: Arc<Shared>) {
+/// Does the same for gateways that die later. Never returns.
+pub(crate) async fn run(shared: Arc<Shared>) {
     // Adopted, and not all of their jobs could be looked at.
     let mut unfinished = Vec::new();
     let mut tidied: Option<Instant> = None;
@@ -35,13 +37,15 @@ pub(crate) async fn forever(shared: Arc<Shared>) {
             let workspace = shared.workspace.clone();
             match blocking(move || workspace.tidy()).await {
                 Ok(0) => {}
-                Ok(removed) => tracing::info!(removed, "removed what was left in the making"),
+                Ok(removed) => {
+                    tracing::info!(removed, "removed unfinished files of killed processes")
+                }
                 Err(error) => warn(&error),
             }
         }
         tokio::time::sleep(LOOK).await;
-        // One that takes no jobs any more leaves them to others.
-        if shared.is_draining() || shared.is_stopping() {
+        // A gateway that accepts no more jobs leaves them to others.
+        if shared.lifecycle.get() != Lifecycle::Serving {
             continue;
         }
         match adopt(&shared).await {
@@ -50,11 +54,13 @@ pub(crate) async fn forever(shared: Arc<Shared>) {
         }
         if !unfinished.is_empty() {
             let of = unfinished.clone();
-            match take_up(&shared, move |record| record.gateway.is_some_and(|id| of.contains(&id)))
-                .await
+            match take_over(&shared, move |record| {
+                record.gateway.is_some_and(|id| of.contains(&id))
+            })
+            .await
             {
-                Ok(Scan::Whole) => unfinished.clear(),
-                Ok(Scan::Partly) => {}
+                Ok(Scan::Complete) => unfinished.clear(),
+                Ok(Scan::Partial) => {}
                 Err(error) => warn(&error),
             }
         }
@@ -63,20 +69,23 @@ pub(crate) async fn forever(shared: Arc<Shared>) {
 }
 
 fn warn(error: &workspace::Error) {
-    tracing::error!(error = error as &dyn std::error::Error, "cannot look after what others left");
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        "cannot take over the jobs of gateways that are gone"
+    );
 }
 
-/// How much a look through all jobs saw of them.
+/// Whether all jobs could be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scan {
-    /// All.
-    Whole,
+    /// All could.
+    Complete,
     /// Some could not be read now.
-    Partly,
+    Partial,
 }
 
 /// Takes over from gateways that are gone, and returns which.
-async fn adopt(shared: &Arc<Shared>) -> workspace::Result<Vec<ReplicaId>> {
+async fn adopt(shared: &Arc<Shared>) -> workspace::Result<Vec<GatewayId>> {
     let mut adopted = shared.adopted.lock().await;
     let known: Vec<_> = adopted.keys().copied().chain([shared.id]).collect();
     let workspace = shared.workspace.clone();
@@ -86,12 +95,12 @@ async fn adopt(shared: &Arc<Shared>) -> workspace::Result<Vec<ReplicaId>> {
     Ok(ids)
 }
 
-/// Removes what is left of adopted gateways of whose jobs none waits any more, but of those `unfinished`.
-async fn forget(shared: &Arc<Shared>, unfinished: &[ReplicaId]) {
+/// Removes the files of adopted gateways that have no more waiting jobs, except those in `unfinished`.
+async fn forget(shared: &Arc<Shared>, unfinished: &[GatewayId]) {
     let mut adopted = shared.adopted.lock().await;
     let done: Vec<_> = {
-        let books = shared.books();
-        let waits = |id: &ReplicaId| books.has_waiting_of(*id) || unfinished.contains(id);
+        let state = shared.state();
+        let waits = |id: &GatewayId| state.has_waiting_of(*id) || unfinished.contains(id);
         adopted.keys().copied().filter(|id| !waits(id)).collect()
     };
     for id in done {
@@ -102,30 +111,31 @@ async fn forget(shared: &Arc<Shared>, unfinished: &[ReplicaId]) {
     }
 }
 
-struct Found {
+/// A job that has not ended.
+struct UnfinishedJob {
     job: Job,
     record: JobRecord,
     is_taken: bool,
     turns: Vec<Turn>,
 }
 
-/// Looks through all jobs for those of them that have not ended.
-async fn take_up(
+/// Looks through all jobs, and takes over those that have not ended and are `wanted`.
+async fn take_over(
     shared: &Arc<Shared>,
     wanted: impl Fn(&JobRecord) -> bool + Send + 'static,
 ) -> workspace::Result<Scan> {
     let workspace = shared.workspace.clone();
     let (unfinished, mut scan) = blocking(move || {
-        let (mut unfinished, mut scan) = (Vec::new(), Scan::Whole);
+        let (mut unfinished, mut scan) = (Vec::new(), Scan::Complete);
         for id in Job::list(&workspace)? {
             // One unreadable job must not keep all others from being served.
             match Job::open(&workspace, id).and_then(|job| job.map_or(Ok(None), look)) {
                 Ok(Some(found)) if wanted(&found.record) => unfinished.push(found),
                 Ok(_) => {}
                 Err(error) => {
-                    // What is damaged will never be read.
+                    // A damaged file will never be readable.
                     if !error.is_damage() {
-                        scan = Scan::Partly;
+                        scan = Scan::Partial;
                     }
                     workspace.report_once(id.to_string().as_ref(), &error);
                 }
@@ -135,16 +145,15 @@ async fn take_up(
     })
     .await?;
     let (mut running, mut waiting) = (0, 0);
-    for Found { job, record, is_taken, turns } in unfinished {
+    for UnfinishedJob { job, record, is_taken, turns } in unfinished {
         let id = job.id();
-        let ticket = Arc::new(Ticket::new(job.clone(), &record, turns, None, Caller::Away));
+        let ticket = Arc::new(Ticket::new(job.clone(), &record, turns, None, Caller::CutOff));
         if is_taken {
             running += 1;
-            shared.books().queue.take_turn(&ticket);
-            shared.look_after(job, record.service);
+            shared.watch_running(&ticket, None);
             continue;
         }
-        // It waits in this queue already, or in that of another gateway that lives.
+        // It is in this queue already.
         if shared.ticket(id).is_some() {
             continue;
         }
@@ -153,44 +162,43 @@ async fn take_up(
             Ok(false) => continue,
             Err(error) => {
                 warn(&error);
-                scan = Scan::Partly;
+                scan = Scan::Partial;
                 continue;
             }
         }
         waiting += 1;
         if record.request.credentials_withheld {
             let sentence = "the gateway restarted while this job waited, and the credentials in its URL are never \
-                            written down: send it again";
+                            written to disk: send it again";
             shared.end(&ticket, Code::AuthenticationFailed, sentence).await;
         } else {
-            shared.books().queue.insert(ticket);
+            shared.state().transition(&ticket, Transition::Queued);
         }
     }
     if running + waiting > 0 {
-        tracing::info!(running, waiting, "took up jobs from before");
-        shared.work.notify_waiters();
+        tracing::info!(running, waiting, "took over jobs");
     }
     Ok(scan)
 }
 
-/// Whether a job that waits is this gateway's to look after. One that no gateway has named was named by a
-/// replica that died with it.
-async fn is_ours(shared: &Arc<Shared>, gateway: Option<ReplicaId>) -> workspace::Result<bool> {
+/// Whether this gateway looks after a queued job. A job without a gateway was created by a replica that died at that
+/// moment.
+async fn is_ours(shared: &Arc<Shared>, gateway: Option<GatewayId>) -> workspace::Result<bool> {
     let Some(id) = gateway else { return Ok(true) };
     let mut adopted = shared.adopted.lock().await;
     if adopted.contains_key(&id) {
         return Ok(true);
     }
-    // Its file may have been removed: whoever makes a new one, locked, has it.
+    // Its file may have been removed. Whoever creates and locks a new one has it.
     let workspace = shared.workspace.clone();
     let lease = blocking(move || workspace.adopt_gateway(id)).await?;
     Ok(lease.map(|lease| adopted.insert(id, lease)).is_some())
 }
 
-fn look(job: Job) -> workspace::Result<Option<Found>> {
+fn look(job: Job) -> workspace::Result<Option<UnfinishedJob>> {
     match job.outcome() {
         Ok(None) => {}
-        // A job that has ended, and does not say how, is ended once more.
+        // A job whose outcome is damaged is ended once more.
         Err(error) if error.is_damage() => return job.settle().map(|_| None),
         outcome => return outcome.map(|_| None),
     }
@@ -205,5 +213,5 @@ fn look(job: Job) -> workspace::Result<Option<Found>> {
     };
     let is_taken = job.claimed()?.is_some();
     let turns = record.turns(job.workspace())?.own;
-    Ok(Some(Found { job, record, is_taken, turns }))
+    Ok(Some(UnfinishedJob { job, record, is_taken, turns }))
 }

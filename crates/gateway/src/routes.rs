@@ -14,14 +14,14 @@ use serde::Serialize;
 use web::{Body, Peer};
 use workspace::Position;
 
-use crate::{enter, health, layers, reads, sessions, state::Shared};
+use crate::{health, layers, reads, sessions, shared::Shared, submit};
 
 /// The table at the top of this file. It is what callers of unknown paths and methods are told.
 const TABLE: &str = include_str!("routes.md");
 
-/// What a handler knows: the gateway, and on which service's port the request came.
+/// The state of the handlers on one port: the gateway, and the service of the port.
 #[derive(Clone)]
-pub(crate) struct Front {
+pub(crate) struct PortState {
     pub(crate) shared: Arc<Shared>,
     pub(crate) service: Service,
 }
@@ -44,17 +44,17 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
         .route("/api/jobs/{id}/events", get(events))
         .route("/api/jobs/{id}/cancel", post(cancel));
     for path in service.spec().job_paths {
-        router = router.route(path, post(enter_job));
+        router = router.route(path, post(submit_job));
     }
     if service == Service::Claude {
         router = router
-            .route("/api/stream/{id}", post(enter_job_in_session))
+            .route("/api/stream/{id}", post(submit_job_in_session))
             .route("/api/sessions", get(sessions::list).post(sessions::create))
             .route("/api/sessions/{id}", get(sessions::view).delete(sessions::delete));
     }
     let router = router.fallback(no_such_path).method_not_allowed_fallback(method_not_allowed);
-    let front = Front { shared: Arc::clone(shared), service };
-    layers::add(router, &front).with_state(front)
+    let port = PortState { shared: Arc::clone(shared), service };
+    layers::add(router, &port).with_state(port)
 }
 
 /// A row of the table.
@@ -94,14 +94,14 @@ fn methods(service: Service, path: &str) -> Vec<&'static str> {
         .collect()
 }
 
-async fn no_such_path(State(front): State<Front>) -> Response<Body> {
+async fn no_such_path(State(port): State<PortState>) -> Response<Body> {
     let routes: Vec<_> =
-        rows(front.service).map(|row| format!("{} {}", row.method, row.path)).collect();
+        rows(port.service).map(|row| format!("{} {}", row.method, row.path)).collect();
     web::no_such_path(&routes.join(", "))
 }
 
-async fn method_not_allowed(State(front): State<Front>, path: MatchedPath) -> Response<Body> {
-    web::method_not_allowed(&methods(front.service, path.as_str()).join(", "))
+async fn method_not_allowed(State(port): State<PortState>, path: MatchedPath) -> Response<Body> {
+    web::method_not_allowed(&methods(port.service, path.as_str()).join(", "))
 }
 
 /// The answer to a read.
@@ -112,45 +112,48 @@ pub(crate) fn reply<T: Serialize>(result: Result<T, RequestError>) -> Response<B
     }
 }
 
-async fn health_view(State(front): State<Front>, peer: Option<Extension<Peer>>) -> Response<Body> {
+async fn health_view(
+    State(port): State<PortState>,
+    peer: Option<Extension<Peer>>,
+) -> Response<Body> {
     let local = peer.and_then(|Extension(peer)| peer.reached_at());
-    web::json(StatusCode::OK, &health::view(&front, local).await)
+    web::json(StatusCode::OK, &health::view(&port, local).await)
 }
 
-async fn status(State(front): State<Front>) -> Response<Body> {
-    reply(reads::status(&front.shared, front.service).await)
+async fn status(State(port): State<PortState>) -> Response<Body> {
+    reply(reads::status(&port.shared, port.service).await)
 }
 
-async fn repos(State(front): State<Front>) -> Response<Body> {
-    reply(reads::repos(&front.shared).await)
+async fn repos(State(port): State<PortState>) -> Response<Body> {
+    reply(reads::repos(&port.shared).await)
 }
 
-async fn jobs(State(front): State<Front>, RawQuery(query): RawQuery) -> Response<Body> {
+async fn jobs(State(port): State<PortState>, RawQuery(query): RawQuery) -> Response<Body> {
     match reads::Listing::parse(query.as_deref().unwrap_or_default()) {
-        Ok(listing) => reply(reads::jobs(&front.shared, listing).await),
+        Ok(listing) => reply(reads::jobs(&port.shared, listing).await),
         Err(error) => web::error(&error),
     }
 }
 
-async fn job(State(front): State<Front>, id: Id) -> Response<Body> {
-    match reads::find(&front.shared, &text(id)).await {
+async fn job(State(port): State<PortState>, id: Id) -> Response<Body> {
+    match reads::find(&port.shared, &text(id)).await {
         Ok(job) => reply(reads::view(job).await),
         Err(error) => web::error(&error),
     }
 }
 
 async fn events(
-    State(front): State<Front>,
+    State(port): State<PortState>,
     id: Id,
     headers: HeaderMap,
     peer: Option<Extension<Peer>>,
 ) -> Response<Body> {
     let peer = peer.map(|Extension(peer)| peer);
     let events = async {
-        let job = reads::find(&front.shared, &text(id)).await?;
+        let job = reads::find(&port.shared, &text(id)).await?;
         let after = web::last_event_id(&headers)?;
         Ok::<_, RequestError>(match reads::position(&job, after).await? {
-            Position::After(after) => enter::events(&front.shared, job, after, peer),
+            Position::After(after) => submit::events(&port.shared, job, after, peer),
             // A browser's EventSource takes this as "do not come back".
             Position::Ended => web::empty(StatusCode::NO_CONTENT),
         })
@@ -158,22 +161,22 @@ async fn events(
     events.await.unwrap_or_else(|error| web::error(&error))
 }
 
-async fn cancel(State(front): State<Front>, id: Id) -> Response<Body> {
-    reads::cancel(&front.shared, &text(id)).await.unwrap_or_else(|error| web::error(&error))
+async fn cancel(State(port): State<PortState>, id: Id) -> Response<Body> {
+    reads::cancel(&port.shared, &text(id)).await.unwrap_or_else(|error| web::error(&error))
 }
 
-async fn enter_job(State(front): State<Front>, request: Request) -> Response<Body> {
-    enter::enter(&front, None, request).await.unwrap_or_else(|refusal| *refusal)
+async fn submit_job(State(port): State<PortState>, request: Request) -> Response<Body> {
+    submit::submit(&port, None, request).await.unwrap_or_else(|refusal| *refusal)
 }
 
-async fn enter_job_in_session(
-    State(front): State<Front>,
+async fn submit_job_in_session(
+    State(port): State<PortState>,
     id: Id,
     request: Request,
 ) -> Response<Body> {
-    match sessions::known(&front.shared.workspace, text(id).parse().ok()).await {
+    match sessions::known(&port.shared.workspace, text(id).parse().ok()).await {
         Ok(session) => {
-            enter::enter(&front, Some(session), request).await.unwrap_or_else(|refusal| *refusal)
+            submit::submit(&port, Some(session), request).await.unwrap_or_else(|refusal| *refusal)
         }
         Err(error) => web::error(&error),
     }

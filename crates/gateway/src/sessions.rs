@@ -8,7 +8,7 @@ use http::Response;
 use web::{BODY_LIMIT, Body};
 use workspace::{Deleted, Session, Workspace, blocking};
 
-use crate::routes::{Front, reply};
+use crate::routes::{PortState, reply};
 
 /// The session that a job is for.
 ///
@@ -33,9 +33,9 @@ fn parse(id: Result<Path<String>, PathRejection>) -> Option<SessionId> {
 }
 
 /// `POST /api/sessions`.
-pub(crate) async fn create(State(front): State<Front>, request: Request) -> Response<Body> {
-    let workspace = front.shared.workspace.clone();
-    let unknown = front.shared.config.policy.unknown_fields;
+pub(crate) async fn create(State(port): State<PortState>, request: Request) -> Response<Body> {
+    let workspace = port.shared.workspace.clone();
+    let unknown = port.shared.config.policy.unknown_fields;
     let made = async {
         let body = web::read_optional_json_body(request, BODY_LIMIT).await?;
         let request = SessionRequest::parse(&body, workspace.root_text(), unknown)?;
@@ -59,8 +59,8 @@ fn make(workspace: &Workspace, request: &SessionRequest) -> Result<SessionView, 
 }
 
 /// `GET /api/sessions`.
-pub(crate) async fn list(State(front): State<Front>) -> Response<Body> {
-    let workspace = front.shared.workspace.clone();
+pub(crate) async fn list(State(port): State<PortState>) -> Response<Body> {
+    let workspace = port.shared.workspace.clone();
     let sessions = blocking(move || Session::list(&workspace)).await;
     reply(
         sessions
@@ -71,10 +71,10 @@ pub(crate) async fn list(State(front): State<Front>) -> Response<Body> {
 
 /// `GET /api/sessions/{id}`.
 pub(crate) async fn view(
-    State(front): State<Front>,
+    State(port): State<PortState>,
     id: Result<Path<String>, PathRejection>,
 ) -> Response<Body> {
-    let workspace = front.shared.workspace.clone();
+    let workspace = port.shared.workspace.clone();
     let Some(id) = parse(id) else { return web::error(&unknown()) };
     let view = blocking(move || match Session::open(&workspace, id)? {
         Some(session) => session.view(),
@@ -85,11 +85,11 @@ pub(crate) async fn view(
 
 /// `DELETE /api/sessions/{id}`.
 pub(crate) async fn delete(
-    State(front): State<Front>,
+    State(port): State<PortState>,
     id: Result<Path<String>, PathRejection>,
 ) -> Response<Body> {
     let Some(id) = parse(id) else { return web::error(&unknown()) };
-    let workspace = front.shared.workspace.clone();
+    let workspace = port.shared.workspace.clone();
     let deleted = blocking(move || Session::delete(&workspace, id)).await;
     reply(match deleted.map_err(|error| error.refusal()) {
         Ok(Deleted::Done) => Ok(SessionDeleted::new(id)),
@@ -115,22 +115,22 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::{routes, state::Shared};
+    use crate::{routes, shared::Shared};
 
-    fn front() -> (TempDir, Workspace, Router) {
+    fn port() -> (TempDir, Workspace, Router) {
         let dir = tempfile::tempdir().unwrap();
         let shared = Arc::new(Shared::of_tests(dir.path()));
         (dir, shared.workspace.clone(), routes::router(&shared, Service::Claude))
     }
 
-    async fn ask(front: &Router, method: Method, path: &str, body: &str) -> (u16, Value) {
+    async fn ask(port: &Router, method: Method, path: &str, body: &str) -> (u16, Value) {
         let mut request =
             http::Request::builder().method(method).uri(path).header("host", "localhost");
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
         }
         let request = request.body(Body::from(body.to_owned())).unwrap();
-        let answer = front.clone().oneshot(request).await.unwrap();
+        let answer = port.clone().oneshot(request).await.unwrap();
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap())
@@ -138,36 +138,36 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_is_made_listed_and_deleted() {
-        let (dir, workspace, front) = front();
+        let (dir, workspace, port) = port();
         std::fs::create_dir(dir.path().join("app")).unwrap();
-        let (status, made) = ask(&front, Method::POST, "/api/sessions", "").await;
+        let (status, made) = ask(&port, Method::POST, "/api/sessions", "").await;
         assert_eq!(status, 200);
         let id = made["sessionId"].as_str().unwrap().to_owned();
         assert_eq!(made["workspace"], format!("{}/jobs/{id}/work", workspace.root_text()));
         assert!(std::path::Path::new(made["workspace"].as_str().unwrap()).is_dir());
-        let (_, other) = ask(&front, Method::POST, "/api/sessions", r#"{"workspace":"app"}"#).await;
+        let (_, other) = ask(&port, Method::POST, "/api/sessions", r#"{"workspace":"app"}"#).await;
         assert_eq!(other["workspace"], format!("{}/app", workspace.root_text()));
-        let (status, list) = ask(&front, Method::GET, "/api/sessions", "").await;
+        let (status, list) = ask(&port, Method::GET, "/api/sessions", "").await;
         assert_eq!((status, &list["count"]), (200, &json!(2)));
         assert_eq!(list["sessions"].as_array().unwrap().len(), 2);
         let path = format!("/api/sessions/{id}");
-        assert_eq!(ask(&front, Method::GET, &path, "").await, (200, made));
-        let deleted = ask(&front, Method::DELETE, &path, "").await;
+        assert_eq!(ask(&port, Method::GET, &path, "").await, (200, made));
+        let deleted = ask(&port, Method::DELETE, &path, "").await;
         assert_eq!(deleted, (200, json!({"message": "Session deleted", "sessionId": id})));
-        let (status, error) = ask(&front, Method::DELETE, &path, "").await;
+        let (status, error) = ask(&port, Method::DELETE, &path, "").await;
         assert_eq!((status, &error["code"]), (404, &json!("session_not_found")));
-        assert_eq!(ask(&front, Method::GET, "/api/sessions/x", "").await.0, 404);
+        assert_eq!(ask(&port, Method::GET, "/api/sessions/x", "").await.0, 404);
     }
 
     #[tokio::test]
     async fn bad_requests() {
-        let (_dir, workspace, front) = front();
+        let (_dir, workspace, port) = port();
         for body in [r#"{"workspace":"none"}"#, r#"{"workspace":".stack"}"#, "[]", "x"] {
-            assert_eq!(ask(&front, Method::POST, "/api/sessions", body).await.0, 400, "{body}");
+            assert_eq!(ask(&port, Method::POST, "/api/sessions", body).await.0, 400, "{body}");
         }
-        assert_eq!(ask(&front, Method::DELETE, "/api/sessions", "").await.0, 405);
+        assert_eq!(ask(&port, Method::DELETE, "/api/sessions", "").await.0, 405);
         let id = SessionId::new();
-        assert_eq!(ask(&front, Method::GET, &format!("/api/stream/{id}"), "").await.0, 405);
+        assert_eq!(ask(&port, Method::GET, &format!("/api/stream/{id}"), "").await.0, 405);
         assert!(
             known(&workspace, Some(id)).await.is_err() && known(&workspace, None).await.is_err()
         );
@@ -175,13 +175,13 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_is_in_use_stays() {
-        let (_dir, workspace, front) = front();
+        let (_dir, workspace, port) = port();
         let id = SessionId::new();
         let place = workspace.make_session_place(id).unwrap();
         let (_session, turn) = Session::create(&workspace, id, &place).unwrap();
         let path = format!("/api/sessions/{id}");
-        assert_eq!(ask(&front, Method::DELETE, &path, "").await.0, 503);
+        assert_eq!(ask(&port, Method::DELETE, &path, "").await.0, 503);
         drop(turn);
-        assert_eq!(ask(&front, Method::DELETE, &path, "").await.0, 200);
+        assert_eq!(ask(&port, Method::DELETE, &path, "").await.0, 200);
     }
 }

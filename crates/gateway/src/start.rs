@@ -1,10 +1,6 @@
-//! From settings to a gateway that runs, and to its end.
+//! How a gateway starts and stops.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use boot::{Exit, Logging, ProcessEnv, Settings};
 use contract::{PerService, Service};
@@ -12,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 use web::Server;
 
-use crate::{Config, dispatch, recover, routes, state::Shared};
+use crate::{Config, dispatch, lifecycle::Lifecycle, recover, routes, shared::Shared};
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +19,7 @@ pub(crate) enum StartError {
     Listen { address: SocketAddr, error: io::Error, variable: &'static str },
 }
 
-/// A gateway that serves. Dropping it closes its listeners and cuts its streams; jobs go on.
+/// A running gateway. Dropping it closes its listeners and cuts its streams; jobs continue.
 pub struct Gateway {
     shared: Arc<Shared>,
     servers: PerService<Server>,
@@ -37,7 +33,7 @@ impl std::fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// Takes up what it finds on the volume, then listens.
+    /// Takes over the jobs that it finds on the volume, and then listens.
     ///
     /// # Errors
     /// If the volume cannot be used or a port is taken.
@@ -46,7 +42,7 @@ impl Gateway {
     }
 
     async fn open(config: Config) -> Result<Self, StartError> {
-        // The ports first: a gateway that cannot have them should not take up anybody's jobs.
+        // The ports first: a gateway that cannot have them should not take over any jobs.
         let listeners = PerService::try_from_fn(|service| {
             let address = config.address(service);
             let listener = web::bind(address).map_err(|error| StartError::Listen {
@@ -61,7 +57,7 @@ impl Gateway {
         recover::at_start(&shared).await?;
         let dispatchers =
             Service::ALL.map(|service| tokio::spawn(dispatch::run(Arc::clone(&shared), service)));
-        let recovery = tokio::spawn(recover::forever(Arc::clone(&shared)));
+        let recovery = tokio::spawn(recover::run(Arc::clone(&shared)));
         let tasks = dispatchers.into_iter().chain([recovery]).map(AbortOnDropHandle::new).collect();
         let servers = listeners.map(|(service, listener)| {
             tracing::info!(%service, address = %listener.address(), "listening");
@@ -76,14 +72,14 @@ impl Gateway {
         self.servers[service].address()
     }
 
-    /// Takes no more jobs, but those that running workflows ask for.
+    /// Accepts no more jobs except those of running workflows.
     pub fn drain(&self) {
-        self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.lifecycle.advance(Lifecycle::Draining);
     }
 
-    /// Closes the listeners, cuts the streams and leaves. Jobs go on without it.
+    /// Closes the listeners and cuts the streams. Jobs continue without it.
     pub async fn stop(mut self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.lifecycle.advance(Lifecycle::Stopping);
         for (_, server) in self.servers.iter_mut() {
             server.close_listener().await;
         }
@@ -120,7 +116,7 @@ pub fn main() -> Exit {
         let mut signals = match Signals::listen() {
             Ok(signals) => signals,
             Err(error) => {
-                tracing::error!(%error, "cannot listen to signals");
+                tracing::error!(%error, "cannot listen for signals");
                 return Exit::Failed;
             }
         };
@@ -137,11 +133,11 @@ pub fn main() -> Exit {
                 return Exit::Unavailable.unhurried();
             }
         };
-        while signals.next().await == Order::Drain {
-            tracing::info!("draining: no more jobs are taken");
+        while signals.next().await == Lifecycle::Draining {
+            tracing::info!("draining: no more jobs are accepted");
             gateway.drain();
         }
-        tracing::info!("stopping: jobs go on, callers may come back");
+        tracing::info!("stopping: jobs continue, and callers may reconnect");
         gateway.stop().await;
         Exit::Ok
     });
@@ -149,17 +145,10 @@ pub fn main() -> Exit {
     exit
 }
 
-/// What a gateway is told from outside.
-#[derive(Debug, PartialEq, Eq)]
-enum Order {
-    /// SIGUSR1: take no more jobs, but those of running workflows.
-    Drain,
-    /// SIGTERM, SIGINT, SIGHUP.
-    Stop,
-}
-
 struct Signals {
+    /// SIGUSR1.
     drain: Signal,
+    /// SIGTERM, SIGINT, SIGHUP.
     stop: [Signal; 3],
 }
 
@@ -173,13 +162,14 @@ impl Signals {
         Ok(Self { drain: signal(SignalKind::user_defined1())?, stop })
     }
 
-    async fn next(&mut self) -> Order {
+    /// What the next signal asks for.
+    async fn next(&mut self) -> Lifecycle {
         let [terminate, interrupt, hangup] = &mut self.stop;
         tokio::select! {
-            _ = terminate.recv() => Order::Stop,
-            _ = interrupt.recv() => Order::Stop,
-            _ = hangup.recv() => Order::Stop,
-            _ = self.drain.recv() => Order::Drain,
+            _ = terminate.recv() => Lifecycle::Stopping,
+            _ = interrupt.recv() => Lifecycle::Stopping,
+            _ = hangup.recv() => Lifecycle::Stopping,
+            _ = self.drain.recv() => Lifecycle::Draining,
         }
     }
 }

@@ -1,291 +1,279 @@
-//! What the gateway knows while it runs; all of it can be read back from the volume.
+//! Where each job is in the gateway, and what is known about replicas. All of it can be read back from the volume.
 
 use std::{
-    collections::{HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
 };
 
-use contract::{Code, Ending, JobId, PerService, ReplicaId, Service, Timestamp};
+use contract::{Code, GatewayId, JobId, JobState, PerService, ReplicaId, Service};
 use tokio::{sync::Notify, time::Instant};
-use tokio_util::task::TaskTracker;
-use workspace::{FileLock, Job, Outcome, Turn, Workspace, blocking};
+use workspace::ReplicaEntry;
 
 use crate::{
-    Config,
-    health::VolumeProbe,
-    queue::{Queue, Queued},
-    ticket::{Refused, Stage, Ticket},
+    lifecycle::Lifecycle,
+    queue::Queue,
+    ticket::{QueueStatus, Rejection, Ticket},
 };
 
-/// How long to wait before something is tried again that failed for the volume's sake.
-const TRY_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+/// For how long a replica that did not answer is not asked again, if it is still announced.
+const AVOID_TIME: Duration = Duration::from_secs(1);
 
-/// Everything the gateway's tasks share.
-pub(crate) struct Shared {
-    pub(crate) config: Config,
-    /// Where each service's port really is.
-    pub(crate) addresses: PerService<SocketAddr>,
-    pub(crate) workspace: Workspace,
-    pub(crate) id: ReplicaId,
-    /// Held as long as this gateway lives.
-    _lease: FileLock,
-    books: Mutex<Books>,
-    pub(crate) volume_probe: VolumeProbe,
-    /// Gateways that are gone, whose queues are this one's now.
-    pub(crate) adopted: tokio::sync::Mutex<HashMap<ReplicaId, FileLock>>,
-    /// Wakes the dispatchers.
-    pub(crate) work: Notify,
-    pub(crate) stopping: AtomicBool,
-    /// Whether only the jobs of running workflows are still taken and handed out.
-    pub(crate) draining: AtomicBool,
-    /// Dispatches and job watches under way; they end with the process.
-    pub(crate) tasks: TaskTracker,
-}
-
-/// What changes.
-pub(crate) struct Books {
-    pub(crate) queue: Queue<Ticket>,
-    /// Jobs that are being handed to a replica.
-    pub(crate) dispatching: HashMap<JobId, Arc<Ticket>>,
-    /// Replicas that a job is on its way to.
-    pub(crate) sent: HashSet<ReplicaId>,
-    /// Replicas that did not answer, and until when they are left alone.
-    pub(crate) shunned: HashMap<ReplicaId, Instant>,
-    /// How many replicas of each service were idle at the last look.
-    pub(crate) idle: HashMap<Service, usize>,
+/// What changes while a gateway runs.
+#[derive(Debug)]
+pub(crate) struct GatewayState {
+    queue: Queue<Ticket>,
+    /// Jobs that a replica is asked to take, and jobs that are being ended because their wait is over.
+    dispatching: HashMap<JobId, Arc<Ticket>>,
+    /// Jobs that run and are being watched.
+    running: HashMap<JobId, Arc<Ticket>>,
+    /// Replicas that are being asked to take a job.
+    asked: HashSet<ReplicaId>,
+    /// Replicas that did not answer, and until when they are avoided.
+    avoided: HashMap<ReplicaId, Instant>,
+    /// How many replicas of each service were idle at the last look and had no job to take.
+    spare: PerService<usize>,
     /// When each service was last seen to have a replica, idle or at work.
-    pub(crate) replicas_seen: PerService<Instant>,
-    /// Jobs that run and are being watched, by service.
-    pub(crate) running: HashMap<JobId, Service>,
+    replicas_seen: PerService<Instant>,
+    /// Wakes the dispatchers.
+    work: Arc<Notify>,
 }
 
-impl Books {
-    /// Whether a job waits that the gateway `id` has named.
-    pub(crate) fn has_waiting_of(&self, id: ReplicaId) -> bool {
+/// A change of a job's place in the gateway.
+#[derive(Debug)]
+pub(crate) enum Transition<'a> {
+    /// It waits: it is new, or was in the queue of a gateway that is gone.
+    Queued,
+    /// It leaves the queue, because this replica is asked to take it.
+    Dispatched(ReplicaId),
+    /// No replica has taken it after all, so it has its old place in the queue again.
+    Requeued,
+    /// It leaves the queue, because its wait is over and it is about to be ended.
+    Ending,
+    /// A replica runs it: this one, if it is known.
+    Running(Option<ReplicaId>),
+    /// It has ended without having run. A caller that has heard nothing yet gets this answer.
+    Rejected { code: Code, sentence: &'a str, answer: Rejection },
+    /// It has ended after it ran. `None`: it is no longer on the volume.
+    Ended(Option<JobState>),
+}
+
+impl GatewayState {
+    pub(crate) fn new(work: Arc<Notify>) -> Self {
+        Self {
+            queue: Queue::new(),
+            dispatching: HashMap::new(),
+            running: HashMap::new(),
+            asked: HashSet::new(),
+            avoided: HashMap::new(),
+            spare: PerService::default(),
+            replicas_seen: PerService::from_fn(|_| Instant::now()),
+            work,
+        }
+    }
+
+    /// Moves a job to another place, logs it, and tells those who wait for it: the job's callers and the dispatchers.
+    /// Nothing else changes the place of a job.
+    pub(crate) fn transition(&mut self, ticket: &Arc<Ticket>, to: Transition<'_>) {
+        let (id, service) = (ticket.job.id(), ticket.service);
+        // A job that is known to run does not come back, whatever its dispatch led to.
+        let to = match to {
+            Transition::Queued | Transition::Requeued | Transition::Ending
+                if self.is_running(id) =>
+            {
+                Transition::Running(None)
+            }
+            to => to,
+        };
+        match to {
+            Transition::Queued => {
+                self.queue.insert(Arc::clone(ticket));
+                tracing::debug!(%service, job = %id, "queued");
+            }
+            Transition::Dispatched(replica) => {
+                self.queue.remove(id);
+                self.queue.take_turns(ticket);
+                self.dispatching.insert(id, Arc::clone(ticket));
+                self.asked.insert(replica);
+                tracing::debug!(%service, job = %id, %replica, "dispatched");
+                // No dispatcher waits for this: it makes nothing free.
+                return;
+            }
+            Transition::Requeued => {
+                self.dispatching.remove(&id);
+                self.queue.release_turns(id);
+                self.queue.insert(Arc::clone(ticket));
+                tracing::debug!(%service, job = %id, "queued again");
+            }
+            Transition::Ending => {
+                self.queue.remove(id);
+                self.dispatching.insert(id, Arc::clone(ticket));
+                tracing::debug!(%service, job = %id, "the wait is over");
+            }
+            Transition::Running(replica) => {
+                let waiting = self.queue.remove(id).into_iter();
+                for known in waiting.chain(self.dispatching.remove(&id)) {
+                    known.set_status(QueueStatus::Taken);
+                }
+                ticket.set_status(QueueStatus::Taken);
+                self.queue.take_turns(ticket);
+                if self.running.insert(id, Arc::clone(ticket)).is_none() {
+                    let replica = replica.map(tracing::field::display);
+                    tracing::info!(%service, job = %id, replica, "running");
+                }
+            }
+            Transition::Rejected { code, sentence, answer } => {
+                self.dispatching.remove(&id);
+                self.queue.release_turns(id);
+                ticket.set_status(QueueStatus::Rejected(answer));
+                tracing::info!(%service, job = %id, %code, sentence, "ended without having run");
+            }
+            Transition::Ended(state) => {
+                self.running.remove(&id);
+                self.queue.release_turns(id);
+                let state = state.map_or("gone", JobState::as_str);
+                tracing::info!(%service, job = %id, state, "ended");
+            }
+        }
+        self.work.notify_waiters();
+    }
+
+    /// The jobs that wait.
+    pub(crate) fn queue(&self) -> &Queue<Ticket> {
+        &self.queue
+    }
+
+    /// The ticket of a job that no replica has taken yet.
+    pub(crate) fn ticket(&self, id: JobId) -> Option<&Arc<Ticket>> {
+        self.queue.get(id).or_else(|| self.dispatching.get(&id))
+    }
+
+    pub(crate) fn is_running(&self, id: JobId) -> bool {
+        self.running.contains_key(&id)
+    }
+
+    /// Whether a job waits that was created by the gateway `id`.
+    pub(crate) fn has_waiting_of(&self, id: GatewayId) -> bool {
         let queued = Service::ALL.into_iter().flat_map(|service| self.queue.of(service));
         queued.chain(self.dispatching.values()).any(|ticket| ticket.gateway == Some(id))
     }
 
-    /// Whether a replica of `service` has a job, or is about to.
-    pub(crate) fn has_work_of(&self, service: Service) -> bool {
-        self.running.values().any(|running| *running == service)
-            || self.dispatching.values().any(|ticket| ticket.service == service)
+    /// How many jobs of `service` this gateway knows to run, or is handing to a replica.
+    pub(crate) fn busy(&self, service: Service) -> usize {
+        let tickets = self.running.values().chain(self.dispatching.values());
+        tickets.filter(|ticket| ticket.service == service).count()
     }
 
-    /// Gives a job its old place back that no replica has taken.
-    pub(crate) fn put_back(&mut self, ticket: &Arc<Ticket>) {
-        self.dispatching.remove(&ticket.job.id());
-        self.queue.end_turn(ticket.job.id());
-        self.queue.insert(Arc::clone(ticket));
+    /// Whether this replica is being asked to take a job.
+    pub(crate) fn is_asked(&self, id: ReplicaId) -> bool {
+        self.asked.contains(&id)
     }
-}
 
-impl Queued for Ticket {
-    fn id(&self) -> JobId {
-        self.job.id()
+    /// Notes that a replica has answered.
+    pub(crate) fn answered(&mut self, id: ReplicaId) {
+        self.asked.remove(&id);
     }
-    fn service(&self) -> Service {
-        self.service
-    }
-    fn created(&self) -> Timestamp {
-        self.created
-    }
-    fn turns(&self) -> &[Turn] {
-        &self.turns
-    }
-}
 
-impl Shared {
-    pub(crate) fn open(
-        config: Config,
-        addresses: PerService<SocketAddr>,
-    ) -> workspace::Result<Self> {
-        let workspace = Workspace::open(&config.workspace)?;
-        let id = ReplicaId::new();
-        let lease = workspace.announce_gateway(id)?;
-        let books = Books {
-            queue: Queue::new(),
-            dispatching: HashMap::new(),
-            sent: HashSet::new(),
-            shunned: HashMap::new(),
-            idle: HashMap::new(),
-            replicas_seen: PerService::from_fn(|_| Instant::now()),
-            running: HashMap::new(),
+    /// Notes that a replica did not answer, or is not the one that was asked: it is avoided for a moment.
+    pub(crate) fn avoid(&mut self, id: ReplicaId) {
+        self.asked.remove(&id);
+        self.avoided.insert(id, Instant::now() + AVOID_TIME);
+    }
+
+    /// Pairs the idle replicas of `service` with the jobs that are next, until there are no more of one or the other.
+    /// Each job of a pair is dispatched, and each that is left has its position in the queue.
+    pub(crate) fn assign(
+        &mut self,
+        service: Service,
+        idle: Vec<ReplicaEntry>,
+        lifecycle: Lifecycle,
+    ) -> Vec<(Arc<Ticket>, ReplicaEntry)> {
+        let now = Instant::now();
+        self.avoided.retain(|_, until| *until > now);
+        let is_free = |replica: &ReplicaEntry| {
+            !self.asked.contains(&replica.id) && !self.avoided.contains_key(&replica.id)
         };
-        let draining = AtomicBool::new(config.drain);
-        Ok(Self {
-            config,
-            addresses,
-            workspace,
-            id,
-            _lease: lease,
-            books: Mutex::new(books),
-            volume_probe: VolumeProbe::default(),
-            adopted: tokio::sync::Mutex::default(),
-            work: Notify::new(),
-            stopping: AtomicBool::new(false),
-            draining,
-            tasks: TaskTracker::new(),
-        })
-    }
-
-    /// The state of a gateway of tests, which listens nowhere.
-    #[cfg(test)]
-    pub(crate) fn of_tests(workspace: &std::path::Path) -> Self {
-        let addresses =
-            PerService::from_fn(|service| ([127, 0, 0, 1], service.default_port()).into());
-        Self::open(Config::of_tests(workspace), addresses).expect("a workspace")
-    }
-
-    /// The address of the port of `service` for a caller that reached this gateway at `local`.
-    pub(crate) fn reached_at(&self, service: Service, local: Option<IpAddr>) -> SocketAddr {
-        let mut address = self.addresses[service];
-        if address.ip().is_unspecified() {
-            address.set_ip(local.unwrap_or(Ipv4Addr::LOCALHOST.into()));
+        let mut idle: VecDeque<_> = idle.into_iter().filter(is_free).collect();
+        let may_run = |ticket: &Ticket| ticket.may_run() && lifecycle.accepts(ticket.parent);
+        let mut pairs = Vec::new();
+        while !idle.is_empty()
+            && let Some(ticket) = self.queue.next(service, may_run).cloned()
+            && let Some(replica) = idle.pop_front()
+        {
+            self.transition(&ticket, Transition::Dispatched(replica.id));
+            pairs.push((ticket, replica));
         }
-        address
-    }
-
-    /// Whether jobs of callers are taken.
-    pub(crate) fn takes_jobs(&self) -> bool {
-        !self.is_draining() && !self.is_stopping()
-    }
-
-    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
-        // Every change is a few assignments; a panic between two of them leaves nothing unusable.
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The ticket of a job that has not been taken yet.
-    pub(crate) fn ticket(&self, id: JobId) -> Option<Arc<Ticket>> {
-        let books = self.books();
-        books.queue.get(id).or_else(|| books.dispatching.get(&id)).cloned()
-    }
-
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
-    }
-
-    /// Ends a job that waits. Nothing happens if a replica has it, or is about to.
-    pub(crate) async fn end_waiting(self: &Arc<Self>, id: JobId, code: Code, sentence: &str) {
-        let ticket = {
-            let mut books = self.books();
-            let Some(ticket) = books.queue.remove(id) else { return };
-            // It stays in the books until it has ended.
-            books.dispatching.insert(id, Arc::clone(&ticket));
-            ticket
-        };
-        self.work.notify_waiters();
-        // In a task of its own: who asks for this may leave, and the ticket is in nobody's hands but these.
-        let (shared, sentence) = (Arc::clone(self), sentence.to_owned());
-        let ending = self.tasks.spawn(async move { shared.end(&ticket, code, &sentence).await });
-        // It panics in a test or never.
-        let _ = ending.await;
-    }
-
-    /// Ends a job that no replica has taken. If one has after all, it is watched instead.
-    pub(crate) async fn end(self: &Arc<Self>, ticket: &Arc<Ticket>, code: Code, sentence: &str) {
-        let error = contract::RequestError::new(code, sentence);
-        let answer = web::error(&error);
-        let body = serde_json::to_vec(&error.body()).unwrap_or_default();
-        self.refuse(ticket, code, sentence, Refused { status: answer.status(), body: body.into() })
-            .await;
-    }
-
-    /// [`end`](Self::end), with the answer for a caller who has heard nothing yet.
-    pub(crate) async fn refuse(
-        self: &Arc<Self>,
-        ticket: &Arc<Ticket>,
-        code: Code,
-        sentence: &str,
-        refused: Refused,
-    ) {
-        let ending = Ending::failure(ticket.service, ticket.job.id(), code, sentence);
-        let (job, by) = (ticket.job.clone(), format!("gateway {}", self.id));
-        match blocking(move || job.end_unclaimed(&by, ending)).await {
-            Ok(Some(_)) => {
-                tracing::info!(job = %ticket.job.id(), %code, sentence, "ends without having run");
-                {
-                    let mut books = self.books();
-                    books.dispatching.remove(&ticket.job.id());
-                    books.queue.end_turn(ticket.job.id());
-                }
-                ticket.set(Stage::Refused(refused));
-                self.work.notify_waiters();
-            }
-            Ok(None) => self.taken(ticket),
-            Err(error) => {
-                tracing::error!(job = %ticket.job.id(), error = &error as &dyn std::error::Error, "cannot end a job");
-                // It waits on, and is tried again; not at once, or a volume that cannot be used is asked for ever.
-                tokio::time::sleep(TRY_AGAIN).await;
-                self.books().put_back(ticket);
-            }
+        self.spare[service] = idle.len();
+        for (index, ticket) in self.queue.of(service).enumerate() {
+            let blocked_by = self.queue.blocked_by(ticket);
+            let waiting_for =
+                blocked_by.map(|(holder, turn)| format!("job {holder} to be done in {turn}"));
+            ticket.set_status(QueueStatus::Waiting { position: index + 1, waiting_for });
         }
+        pairs
     }
 
-    /// A replica has the job: its callers read the journal now, and this gateway sees that it ends.
-    pub(crate) fn taken(self: &Arc<Self>, ticket: &Arc<Ticket>) {
-        self.look_after(ticket.job.clone(), ticket.service);
-        self.books().dispatching.remove(&ticket.job.id());
-        ticket.set(Stage::Taken);
+    /// Whether `limit` jobs of callers wait. Those that a spare replica can take do not wait.
+    pub(crate) fn is_full(&self, service: Service, limit: usize) -> bool {
+        let waiting = self.queue.of(service).filter(|ticket| ticket.parent.is_none()).count();
+        waiting >= limit.saturating_add(self.spare[service])
     }
 
-    /// Watches a job that runs until it has ended, however it ends; then its turn is over.
-    pub(crate) fn look_after(self: &Arc<Self>, job: Job, service: Service) {
-        if self.books().running.insert(job.id(), service).is_some() {
-            return;
-        }
-        let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let id = job.id();
-            let outcome = ended(job).await;
-            let state = outcome.as_ref().map_or("gone", |outcome| outcome.state.as_str());
-            tracing::info!(%service, job = %id, state, "ended");
-            {
-                let mut books = shared.books();
-                books.running.remove(&id);
-                books.queue.end_turn(id);
-            }
-            shared.work.notify_waiters();
-        });
+    /// Notes that there is a replica of `service`.
+    pub(crate) fn replica_seen(&mut self, service: Service) {
+        self.replicas_seen[service] = Instant::now();
+    }
+
+    /// When each service was last seen to have a replica.
+    pub(crate) fn replicas_seen(&self) -> &PerService<Instant> {
+        &self.replicas_seen
     }
 }
 
-/// Waits until a job that has been claimed is over; ends it if its process is gone. `None` if the job is not there any
-/// more.
-async fn ended(job: Job) -> Option<Outcome> {
-    let mut watch = job.workspace().watcher().watch(&job.directory());
-    let mut settle = Instant::now();
-    loop {
-        let look = job.clone();
-        // A busy journal wakes this often; its process is looked after only now and then.
-        let probe = settle <= Instant::now();
-        if probe {
-            settle = Instant::now() + std::time::Duration::from_millis(500);
+#[cfg(test)]
+mod tests {
+    use contract::{JobRequest as _, Policy, PullRequest};
+    use workspace::{Job, JobRecord, NewJob, RequestDigest, Workspace};
+
+    use super::*;
+    use crate::ticket::Caller;
+
+    fn ticket(workspace: &Workspace) -> Arc<Ticket> {
+        let body = br#"{"repoUrl":"https://user:secret@h/r.git"}"#;
+        let request = PullRequest::parse(body, "/w", &Policy::default()).unwrap();
+        let digest = RequestDigest::of(&request, body, None);
+        let record = JobRecord::of(workspace, &request, digest, JobId::new(), None).unwrap();
+        let NewJob::Created(job) = Job::create(workspace, &record).unwrap() else { unreachable!() };
+        let turns = record.turns(workspace).unwrap().own;
+        let secret = Some(bytes::Bytes::from_static(body));
+        Arc::new(Ticket::new(job, &record, turns, secret, Caller::Connected))
+    }
+
+    #[test]
+    fn a_job_goes_from_the_queue_to_a_replica_and_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let mut state = GatewayState::new(Arc::default());
+        let (first, second) = (ticket(&workspace), ticket(&workspace));
+        for job in [&first, &second] {
+            state.transition(job, Transition::Queued);
         }
-        let looked = blocking(move || {
-            let outcome = if probe { look.settle()? } else { look.outcome()? };
-            let is_there = outcome.is_some() || Job::open(look.workspace(), look.id())?.is_some();
-            Ok::<_, workspace::Error>((outcome, is_there))
-        });
-        match looked.await {
-            Ok((Some(outcome), _)) => return Some(outcome),
-            Ok((None, false)) => return None,
-            Ok((None, true)) => {}
-            Err(error) => {
-                // Not every time: its files may be out of reach for long.
-                job.workspace().report_once(&job.directory(), &error);
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            }
-        }
-        watch.changed().await;
+        let next = |state: &GatewayState| {
+            state.queue().next(Service::Pull, |_| true).map(|ticket| ticket.job.id())
+        };
+        let replica = ReplicaId::new();
+        state.transition(&first, Transition::Dispatched(replica));
+        assert!(state.is_asked(replica) && state.ticket(first.job.id()).is_some());
+        assert_eq!(next(&state), None, "the first has the turn that the second needs");
+        state.transition(&first, Transition::Requeued);
+        assert_eq!(next(&state), Some(first.job.id()), "it has its old place again");
+        state.transition(&first, Transition::Running(None));
+        assert_eq!((*first.status().borrow()).clone(), QueueStatus::Taken);
+        assert!(first.secret_body().is_none() && second.secret_body().is_some());
+        // Whatever a late dispatch says.
+        state.transition(&first, Transition::Requeued);
+        assert_eq!((next(&state), state.busy(Service::Pull)), (None, 1));
+        state.transition(&first, Transition::Ended(Some(JobState::Succeeded)));
+        assert_eq!((next(&state), state.busy(Service::Pull)), (Some(second.job.id()), 0));
     }
 }

@@ -1,4 +1,4 @@
-//! What a caller reads: its place in the queue, then the journal.
+//! What a caller reads: the job's position in the queue, then its journal.
 
 use std::{io, sync::Arc};
 
@@ -9,14 +9,14 @@ use web::Ids;
 use workspace::{CancelOnDisconnect, Job, blocking};
 
 use crate::{
-    state::Shared,
-    ticket::{Caller, Stage, Ticket},
+    shared::Shared,
+    ticket::{Caller, QueueStatus, Ticket},
 };
 
-/// What is said of a job whose last caller left before it began.
-pub(crate) const CALLER_LEFT: &str = "the caller left before a replica was free";
+/// Why a queued job ends whose last caller has disconnected.
+pub(crate) const CALLER_LEFT: &str = "the caller disconnected before a replica was free";
 
-/// Somebody who watches a job that has not been taken. When the last one leaves, so does the job.
+/// A caller that reads the events of a queued job. When the last one disconnects, the job ends.
 pub(crate) struct Viewer {
     shared: Arc<Shared>,
     ticket: Arc<Ticket>,
@@ -25,8 +25,8 @@ pub(crate) struct Viewer {
 impl Viewer {
     pub(crate) fn new(shared: &Arc<Shared>, ticket: &Arc<Ticket>) -> Self {
         ticket.viewer_came();
-        if ticket.caller == Caller::Away {
-            // It has waited for this.
+        if ticket.caller == Caller::CutOff {
+            // The job has waited for this.
             shared.work.notify_waiters();
         }
         Self { shared: Arc::clone(shared), ticket: Arc::clone(ticket) }
@@ -35,25 +35,26 @@ impl Viewer {
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        // The jobs of a workflow end with it. A gateway that stops has sent its callers away itself.
+        // The jobs of a workflow end with it. A gateway that stops cuts its callers off itself.
         if !self.ticket.viewer_left() || self.ticket.parent.is_some() || self.shared.is_stopping() {
             return;
         }
-        // Who looked in may not have been the one who is to come back; the dispatcher counts the time.
-        if self.ticket.caller == Caller::Away {
+        // This may not have been the caller that was cut off. The dispatcher gives that one time to reconnect.
+        if self.ticket.caller == Caller::CutOff {
             return;
         }
         let (shared, id) = (Arc::clone(&self.shared), self.ticket.job.id());
-        if matches!(*self.ticket.stage().borrow(), Stage::Fresh | Stage::Waiting { .. }) {
+        let status = self.ticket.status();
+        if matches!(*status.borrow(), QueueStatus::New | QueueStatus::Waiting { .. }) {
             self.shared.tasks.spawn(async move {
-                shared.end_waiting(id, Code::CallerLeft, CALLER_LEFT).await;
+                shared.end_queued(id, Code::CallerLeft, CALLER_LEFT).await;
             });
         }
     }
 }
 
-/// The events of a job that this gateway has no ticket of. If it waits elsewhere, it may come to wait here: then
-/// this reader counts as somebody who watches it.
+/// The events of a job that this gateway has no ticket for. If the job is in the queue of another gateway, this one may
+/// take it over; then this reader is one of its viewers.
 pub(crate) fn from_elsewhere(
     shared: Arc<Shared>,
     job: Job,
@@ -73,7 +74,7 @@ pub(crate) fn from_elsewhere(
                 return;
             }
             let look = job.clone();
-            // One that cannot be read says so when it is followed.
+            // If it cannot be read, following it says so.
             if !blocking(move || look.claimed()).await.is_ok_and(|claim| claim.is_none()) {
                 break;
             }
@@ -87,7 +88,7 @@ pub(crate) fn from_elsewhere(
     }
 }
 
-/// The events of a job that may still wait: its place whenever it changes, then the journal.
+/// The events of a job that may be queued: its position whenever that changes, then the journal.
 pub(crate) fn from_queue(
     ticket: Arc<Ticket>,
     viewer: Viewer,
@@ -96,20 +97,20 @@ pub(crate) fn from_queue(
     guard: CancelOnDisconnect,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     async_stream::stream! {
-        let mut stage = ticket.stage();
+        let mut status = ticket.status();
         loop {
-            let now = stage.borrow_and_update().clone();
+            let now = status.borrow_and_update().clone();
             match now {
-                Stage::Fresh => {}
-                Stage::Waiting { position, waiting_for } => {
+                QueueStatus::New => {}
+                QueueStatus::Waiting { position, waiting_for } => {
                     let queued =
                         QueuedEvent { service: ticket.service, position, waiting_for, timestamp: Timestamp::now() };
-                    // In no journal, so it has no id to come back to.
+                    // It is in no journal, so it has no ID to resume after.
                     yield Ok(web::frame(None, EventLine::encode(&queued).as_bytes()));
                 }
-                Stage::Taken | Stage::Refused(_) => break,
+                QueueStatus::Taken | QueueStatus::Rejected(_) => break,
             }
-            if stage.changed().await.is_err() {
+            if status.changed().await.is_err() {
                 break;
             }
         }

@@ -1,4 +1,4 @@
-//! One job's place in the queue, and what its callers see of it.
+//! One job in the gateway, and what its callers see of it until it runs.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -6,84 +6,97 @@ use std::{
 };
 
 use bytes::Bytes;
-use contract::{JobId, ReplicaId, Service, Timestamp};
+use contract::{GatewayId, JobId, RequestError, Service, Timestamp};
+use http::StatusCode;
 use tokio::{sync::watch, time::Instant};
 use workspace::{Job, RequestDigest, Turn};
 
-/// Where the caller of a job that waits is.
+use crate::queue::QueueItem;
+
+/// Whether the caller that asked for a job is connected to this gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
     /// It has just asked.
-    Here,
-    /// It was cut off when the gateway ended, and may come back.
-    Away,
+    Connected,
+    /// It was cut off when an earlier gateway ended, and may reconnect.
+    CutOff,
 }
 
 impl Caller {
-    /// How long a job may be without anyone who watches it.
+    /// How long a job may be queued without a viewer.
     const fn patience(self) -> Duration {
         match self {
             // Only until its caller is counted.
-            Self::Here => Duration::from_secs(1),
-            Self::Away => Duration::from_secs(15),
+            Self::Connected => Duration::from_secs(1),
+            Self::CutOff => Duration::from_secs(15),
         }
     }
 }
 
-/// Where a job that this gateway looks after stands.
+/// What a job's callers know about its wait.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Stage {
-    /// Just named; if a replica is idle, nobody will ever hear that it waited.
-    Fresh,
-    /// It has to wait.
+pub(crate) enum QueueStatus {
+    /// Nothing yet. If a replica is idle, they never hear of a queue.
+    New,
+    /// The job has to wait.
     Waiting {
         /// From 1.
         position: usize,
         /// What it waits for besides a replica.
         waiting_for: Option<String>,
     },
-    /// A replica has taken it: the journal says the rest.
+    /// A replica has taken it: the rest is in its journal.
     Taken,
-    /// It ended without having been run. The journal has its terminal event; a caller who has heard nothing
-    /// yet gets this answer instead.
-    Refused(Refused),
+    /// It ended without having run. The terminal event is in its journal; a caller that has heard nothing yet gets this
+    /// answer instead.
+    Rejected(Rejection),
 }
 
-/// The answer to a job that was refused before it ran.
+/// The answer to the request for a job that ended before it ran.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Refused {
-    pub(crate) status: http::StatusCode,
+pub(crate) struct Rejection {
+    pub(crate) status: StatusCode,
     /// JSON, as the replica wrote it.
     pub(crate) body: Bytes,
+}
+
+impl Rejection {
+    /// The answer to a request that failed with `error`.
+    pub(crate) fn new(error: &RequestError) -> Self {
+        let body = serde_json::to_vec(&error.body()).unwrap_or_default();
+        Self { status: web::error(error).status(), body: body.into() }
+    }
 }
 
 #[derive(Debug)]
 struct Viewers {
     count: usize,
-    /// When the last one left, if none is there.
+    /// When the last one left, if there are none.
     unwatched_since: Instant,
 }
 
-/// A job that this gateway looks after until a replica has it.
+/// A job that this gateway looks after.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) job: Job,
     pub(crate) service: Service,
     pub(crate) parent: Option<JobId>,
-    /// What it has to wait for its turn on.
+    /// The turns that it has to wait for.
     pub(crate) turns: Vec<Turn>,
-    /// The gateway that named it; this one, or one that is gone.
-    pub(crate) gateway: Option<ReplicaId>,
-    /// When it was named, by the gateway's clock: ids may be the callers' own.
+    /// The gateway that created it: this one, or one that is gone.
+    pub(crate) gateway: Option<GatewayId>,
+    /// When it was created, by the clock of its gateway. Callers may choose IDs, so these have no order.
     pub(crate) created: Timestamp,
-    /// By what the request is known to a replica.
+    /// How a replica recognizes the request.
     pub(crate) digest: Option<RequestDigest>,
-    /// The body, if it contains credentials: those are on no disk.
-    pub(crate) secret_body: Option<Bytes>,
-    pub(crate) since: Instant,
+    /// The body, if it contains credentials, which are never written to disk. Dropped once it is no longer needed.
+    secret_body: Mutex<Option<Bytes>>,
+    /// How long it had been queued before this gateway had it.
+    waited_before: Duration,
+    since: Instant,
     pub(crate) caller: Caller,
     viewers: Mutex<Viewers>,
-    stage: watch::Sender<Stage>,
+    status: watch::Sender<QueueStatus>,
 }
 
 impl Ticket {
@@ -94,6 +107,7 @@ impl Ticket {
         secret_body: Option<Bytes>,
         caller: Caller,
     ) -> Self {
+        let waited = Timestamp::now().as_millisecond() - record.created.as_millisecond();
         Self {
             job,
             service: record.service,
@@ -102,27 +116,44 @@ impl Ticket {
             gateway: record.gateway,
             created: record.created,
             digest: record.request.digest.clone(),
-            secret_body,
+            secret_body: Mutex::new(secret_body),
+            // Negative if the clock that its record was written by is ahead of this one.
+            waited_before: Duration::from_millis(u64::try_from(waited).unwrap_or(0)),
             since: Instant::now(),
             caller,
             viewers: Mutex::new(Viewers { count: 0, unwatched_since: Instant::now() }),
-            stage: watch::Sender::new(Stage::Fresh),
+            status: watch::Sender::new(QueueStatus::New),
         }
     }
 
-    pub(crate) fn stage(&self) -> watch::Receiver<Stage> {
-        self.stage.subscribe()
+    pub(crate) fn status(&self) -> watch::Receiver<QueueStatus> {
+        self.status.subscribe()
     }
 
-    pub(crate) fn set(&self, stage: Stage) {
-        self.stage.send_if_modified(|current| {
-            // What is over stays over.
-            let changes = *current != stage && !matches!(current, Stage::Taken | Stage::Refused(_));
+    /// Tells the callers. What is over stays over.
+    pub(crate) fn set_status(&self, status: QueueStatus) {
+        let is_final =
+            |status: &QueueStatus| matches!(status, QueueStatus::Taken | QueueStatus::Rejected(_));
+        if is_final(&status) {
+            self.secret_body.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        self.status.send_if_modified(|current| {
+            let changes = *current != status && !is_final(current);
             if changes {
-                *current = stage;
+                *current = status;
             }
             changes
         });
+    }
+
+    /// The body with credentials, as long as no replica has taken the job.
+    pub(crate) fn secret_body(&self) -> Option<Bytes> {
+        self.secret_body.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long it has been queued, in all gateways that had it.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited_before + self.since.elapsed()
     }
 
     fn viewers(&self) -> MutexGuard<'_, Viewers> {
@@ -133,7 +164,7 @@ impl Ticket {
         self.viewers().count += 1;
     }
 
-    /// Whether nobody is left.
+    /// Returns whether no viewer is left.
     pub(crate) fn viewer_left(&self) -> bool {
         let mut viewers = self.viewers();
         viewers.count -= 1;
@@ -145,16 +176,31 @@ impl Ticket {
         self.viewers().count > 0
     }
 
-    /// Whether it may be run: one that waited while the gateway was restarted waits for its caller first.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.parent.is_some() || self.caller == Caller::Here || self.is_watched()
+    /// Whether it may be dispatched: a job that was queued when its gateway ended waits for its caller first.
+    pub(crate) fn may_run(&self) -> bool {
+        self.parent.is_some() || self.caller == Caller::Connected || self.is_watched()
     }
 
-    /// Whether its caller is not coming any more. The jobs of a workflow need none.
-    pub(crate) fn is_forsaken(&self, now: Instant) -> bool {
+    /// Whether its caller is gone for good. The jobs of a workflow need no caller.
+    pub(crate) fn is_abandoned(&self) -> bool {
         let viewers = self.viewers();
         self.parent.is_none()
             && viewers.count == 0
-            && now > viewers.unwatched_since + self.caller.patience()
+            && viewers.unwatched_since.elapsed() > self.caller.patience()
+    }
+}
+
+impl QueueItem for Ticket {
+    fn id(&self) -> JobId {
+        self.job.id()
+    }
+    fn service(&self) -> Service {
+        self.service
+    }
+    fn created(&self) -> Timestamp {
+        self.created
+    }
+    fn turns(&self) -> &[Turn] {
+        &self.turns
     }
 }

@@ -31,8 +31,8 @@ use crate::{
 
 /// How long killed processes may take to be gone.
 const KILL_TIME: Duration = Duration::from_secs(5);
-/// How long replicas may take to end a job that is cut short. A replica gives its job 10 s.
-const END_TIME: Duration = Duration::from_secs(15);
+/// How long replicas may take to end jobs that have not finished within the grace. A replica gives its job 15 s.
+const END_TIME: Duration = Duration::from_secs(20);
 
 /// Runs a stack until this process is told to stop by SIGINT, SIGTERM or SIGHUP, and until every job has finished
 /// then, for as long as the settings say. A second signal kills everything.
@@ -128,8 +128,10 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
 /// Stops a stack: jobs finish, or are ended when the grace is over, or are killed at a second signal.
 async fn stop(slots: &mut Slots, grace: Duration, interrupts: &mut Interrupts, output: &Output) {
     output.note(&format!(
-        "letting running jobs finish, for {} s at most; Ctrl-C again kills them",
-        grace.as_secs()
+        "letting running jobs finish, for {} s at most, and then ending them, which takes up to {} s; Ctrl-C again kills \
+         them",
+        grace.as_secs(),
+        END_TIME.as_secs()
     ));
     let drain = async {
         if tokio::time::timeout(grace, slots.drain()).await.is_ok() {

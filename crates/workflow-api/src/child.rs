@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use contract::{Code, EventLine, JobId, Service};
+use contract::{Code, Ending, EventLine, JobId, RequestError, Service};
 use futures_util::{Stream, StreamExt};
 use http::{Method, StatusCode};
 use oneshot::{Deadline, Pause};
@@ -25,6 +25,9 @@ const HEAD_TIME: Duration = Duration::from_secs(40);
 /// The wait before asking again; it doubles each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How much longer a job may wait than `queue_wait` before the workflow ends it. The gateway ends it before that, unless
+/// the gateway is gone.
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// A job that a workflow asks another service for.
 #[derive(Debug)]
@@ -37,7 +40,8 @@ pub(crate) struct Child {
     pub(crate) workspace: Workspace,
     /// The workflow's own deadline, which is paused while its job waits.
     pub(crate) deadline: Deadline,
-    pub(crate) patience: Duration,
+    /// How long the job may wait until it begins.
+    pub(crate) queue_wait: Duration,
     /// Whether a service has been asked for it.
     pub(crate) began: Arc<AtomicBool>,
 }
@@ -76,10 +80,9 @@ impl Child {
         self,
     ) -> impl Stream<Item = Result<ChildEvent, ChildFailure>> + Send + 'static {
         async_stream::stream! {
-            // The job counts as waiting until its first event.
-            let mut waiting = Some(self.deadline.pause());
+            let mut wait = Wait::begin(&self);
             let mut seen = Seen::default();
-            match self.open().await {
+            match self.open(wait.ends).await {
                 Err(failure) => {
                     yield Err(failure);
                     return;
@@ -90,12 +93,17 @@ impl Child {
                     let ours = answer.header(web::header::JOB_ID).is_some();
                     let silence = if ours { web::SILENCE } else { Duration::MAX };
                     let mut frames = Box::pin(answer.events_within(silence));
-                    while let Some(frame) = frames.next().await {
-                        let frame = match frame {
-                            Ok(frame) => frame,
-                            Err(error) => {
+                    loop {
+                        let frame = match self.next(&mut frames, &mut wait).await {
+                            Ok(Some(Ok(frame))) => frame,
+                            Ok(Some(Err(error))) => {
                                 tracing::info!(child = %self.id, %error, "a stream broke: reading the job's journal instead");
                                 break;
+                            }
+                            Ok(None) => break,
+                            Err(failure) => {
+                                yield Err(failure);
+                                return;
                             }
                         };
                         let event = match self.parse(frame.data) {
@@ -105,10 +113,11 @@ impl Child {
                                 return;
                             }
                         };
-                        let ends = self.note(&event, &mut waiting);
                         if event.head.kind != "queued" {
+                            wait.end();
                             seen.one(frame.id.as_deref());
                         }
+                        let ends = self.service.is_terminal(&event.head.kind);
                         yield Ok(event);
                         if ends {
                             return;
@@ -134,16 +143,18 @@ impl Child {
                 }
             };
             let mut entries = Box::pin(workspace::follow(job, seen.position()).skip(seen.to_skip()));
-            while let Some(entry) = entries.next().await {
-                let event = entry
-                    .map_err(|error| {
+            while let Some(entry) = self.next(&mut entries, &mut wait).await.transpose() {
+                let event = entry.and_then(|entry| match entry {
+                    Ok(entry) => self.parse(entry.json.into()),
+                    Err(error) => {
                         tracing::error!(child = %self.id, error = &error as &dyn std::error::Error, "cannot read a journal");
-                        internal("the job's journal cannot be read: see the workflow's log")
-                    })
-                    .and_then(|entry| self.parse(entry.json.into()));
+                        Err(internal("the job's journal cannot be read: see the workflow's log"))
+                    }
+                });
                 match event {
                     Ok(event) => {
-                        let ends = self.note(&event, &mut waiting);
+                        wait.end();
+                        let ends = self.service.is_terminal(&event.head.kind);
                         yield Ok(event);
                         if ends {
                             return;
@@ -174,19 +185,47 @@ impl Child {
         Ok(ChildEvent { line, head })
     }
 
-    /// Pauses or resumes the workflow's deadline. Returns whether the event is the last.
-    fn note(&self, event: &ChildEvent, waiting: &mut Option<Pause>) -> bool {
-        if event.head.kind == "queued" {
-            waiting.get_or_insert_with(|| self.deadline.pause());
-        } else {
-            *waiting = None;
+    /// The next of `items`. If the job waits for too long, this ends it first, unless a replica has taken it.
+    async fn next<T>(
+        &self,
+        items: &mut (impl Stream<Item = T> + Unpin),
+        wait: &mut Wait,
+    ) -> Result<Option<T>, ChildFailure> {
+        if wait.pause.is_some() {
+            if let Ok(next) = tokio::time::timeout_at(wait.ends + MARGIN, items.next()).await {
+                return Ok(next);
+            }
+            if self.end_wait().await? == OnVolume::No {
+                let RequestError { code, message, .. } = self.queue_timeout();
+                return Err(ChildFailure { code, sentence: message });
+            }
+            // It has ended or begun, and its events say which.
+            wait.end();
         }
-        self.service.is_terminal(&event.head.kind)
+        Ok(items.next().await)
     }
 
-    /// Asks until the service answers or `patience` is over. Asking again is safe, because the job has an id.
-    async fn open(&self) -> Result<Opened, ChildFailure> {
-        let give_up = Instant::now() + self.patience;
+    fn queue_timeout(&self) -> RequestError {
+        RequestError::queue_timeout(self.service, self.queue_wait)
+    }
+
+    /// Ends the job if no replica has taken it.
+    async fn end_wait(&self) -> Result<OnVolume, ChildFailure> {
+        let (workspace, id) = (self.workspace.clone(), self.id);
+        let error = self.queue_timeout();
+        let ending = Ending::failure(self.service, id, error.code, &error.message);
+        let ended = blocking(move || match Job::open(&workspace, id)? {
+            Some(job) => job.end_unclaimed("workflow-api", ending).map(|_| OnVolume::Yes),
+            None => Ok(OnVolume::No),
+        });
+        ended.await.map_err(|error| {
+            tracing::error!(child = %self.id, error = &error as &dyn std::error::Error, "cannot end a job");
+            internal("the workspace cannot be used: see the workflow's log")
+        })
+    }
+
+    /// Asks until the service answers or the wait `ends`. Asking again is safe, because the job has an id.
+    async fn open(&self, ends: Instant) -> Result<Opened, ChildFailure> {
         let mut pause = FIRST_PAUSE;
         loop {
             self.began.store(true, Ordering::SeqCst);
@@ -227,15 +266,12 @@ impl Child {
                     format!("failed to {error}{}", cause.unwrap_or_default())
                 }
             };
-            if Instant::now() + pause > give_up {
-                return Err(ChildFailure {
-                    code: Code::QueueTimeout,
-                    sentence: format!(
-                        "{} did not take the job within {} s: {sentence}",
-                        self.service,
-                        self.patience.as_secs()
-                    ),
-                });
+            if Instant::now() + pause > ends {
+                if self.end_wait().await? == OnVolume::Yes {
+                    return Ok(Opened::Taken);
+                }
+                let RequestError { code, message, .. } = self.queue_timeout();
+                return Err(ChildFailure { code, sentence: format!("{message} ({sentence})") });
             }
             tracing::debug!(child = %self.id, sentence, "asking again");
             tokio::time::sleep(pause).await;
@@ -272,6 +308,31 @@ impl Child {
         );
         tokio::time::timeout(HEAD_TIME, asked).await.unwrap_or(Err(AskError::Silent(HEAD_TIME)))
     }
+}
+
+/// The time until a job begins. The workflow's deadline is paused meanwhile.
+struct Wait {
+    ends: Instant,
+    /// `None` once the job has begun.
+    pause: Option<Pause>,
+}
+
+impl Wait {
+    fn begin(child: &Child) -> Self {
+        let ends = Instant::now() + child.queue_wait;
+        Self { ends, pause: Some(child.deadline.pause()) }
+    }
+
+    fn end(&mut self) {
+        self.pause = None;
+    }
+}
+
+/// Whether a job is on the volume.
+#[derive(Debug, PartialEq, Eq)]
+enum OnVolume {
+    Yes,
+    No,
 }
 
 enum Opened {

@@ -13,8 +13,8 @@ pub struct Config {
     pub github_pull_api: BaseUrl,
     /// `CLAUDE_CODE_API`
     pub claude_code_api: BaseUrl,
-    /// `QUEUE_WAIT_SECONDS`: how long it keeps asking a service that is busy or does not answer.
-    pub upstream_wait: Duration,
+    /// `QUEUE_WAIT_SECONDS`: how long a job that it asks for may wait until it begins.
+    pub queue_wait: Duration,
     /// What callers may ask for.
     pub policy: Policy,
 }
@@ -35,7 +35,7 @@ impl Config {
         Self {
             github_pull_api,
             claude_code_api,
-            upstream_wait: settings.seconds("QUEUE_WAIT_SECONDS", 600),
+            queue_wait: settings.seconds("QUEUE_WAIT_SECONDS", 600),
             policy: boot::read_policy(settings),
         }
     }

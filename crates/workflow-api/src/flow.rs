@@ -163,7 +163,7 @@ fn child(
         body: body.into(),
         workspace: context.workspace.clone(),
         deadline: context.deadline.clone(),
-        patience: config.upstream_wait,
+        queue_wait: config.queue_wait,
         began: Arc::default(),
     };
     let (id, workspace, began) = (child.id, context.workspace.clone(), Arc::clone(&child.began));

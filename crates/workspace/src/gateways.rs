@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use contract::ReplicaId;
+use contract::GatewayId;
 
 use crate::{FileLock, Result, Workspace, layout::parsed_names};
 
 impl Workspace {
-    fn gateway(&self, id: ReplicaId) -> std::path::PathBuf {
+    fn gateway(&self, id: GatewayId) -> std::path::PathBuf {
         self.gateways().join(id.to_string())
     }
 
@@ -15,7 +15,7 @@ impl Workspace {
     ///
     /// # Errors
     /// If the volume cannot be written.
-    pub fn announce_gateway(&self, id: ReplicaId) -> Result<FileLock> {
+    pub fn announce_gateway(&self, id: GatewayId) -> Result<FileLock> {
         FileLock::create(&self.scratch(), &self.gateway(id), b"")
     }
 
@@ -24,7 +24,7 @@ impl Workspace {
     ///
     /// # Errors
     /// If the volume cannot be written.
-    pub fn adopt_gateway(&self, id: ReplicaId) -> Result<Option<FileLock>> {
+    pub fn adopt_gateway(&self, id: GatewayId) -> Result<Option<FileLock>> {
         let path = self.gateway(id);
         // Another may have opened it, and removed it, just before: a lock on no name keeps nobody out.
         Ok(FileLock::try_acquire(&path)?.filter(|lock| lock.is_at(&path)))
@@ -34,7 +34,7 @@ impl Workspace {
     ///
     /// # Errors
     /// If the volume cannot be read.
-    pub fn adopt_gateways(&self, known: &[ReplicaId]) -> Result<Vec<(ReplicaId, FileLock)>> {
+    pub fn adopt_gateways(&self, known: &[GatewayId]) -> Result<Vec<(GatewayId, FileLock)>> {
         let mut adopted = Vec::new();
         for id in self.known_gateways()?.into_iter().filter(|id| !known.contains(id)) {
             match self.adopt_gateway(id) {
@@ -49,12 +49,12 @@ impl Workspace {
     ///
     /// # Errors
     /// If the volume cannot be read.
-    pub fn known_gateways(&self) -> Result<Vec<ReplicaId>> {
+    pub fn known_gateways(&self) -> Result<Vec<GatewayId>> {
         parsed_names(&self.gateways())
     }
 
     /// Removes what is left of an adopted gateway: nothing waits in its queue any more.
-    pub fn forget_gateway(&self, id: ReplicaId, adopted: FileLock) {
+    pub fn forget_gateway(&self, id: GatewayId, adopted: FileLock) {
         // While it is locked: whoever gets the lock after this sees that its file has no name any more.
         let _ = fs::remove_file(self.gateway(id));
         drop(adopted);
@@ -69,7 +69,7 @@ mod tests {
     fn a_dead_gateway_is_adopted_once() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
-        let id = ReplicaId::new();
+        let id = GatewayId::new();
         let alive = workspace.announce_gateway(id).unwrap();
         assert_eq!(workspace.known_gateways().unwrap(), [id]);
         assert!(workspace.adopt_gateway(id).unwrap().is_none());

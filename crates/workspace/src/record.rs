@@ -1,7 +1,7 @@
 //! What a job was asked to do: `job.json`.
 
 use contract::{
-    DirectoryName, JobId, JobRequest, Place, ReplicaId, RepoUrl, Requester, Secrets, Service,
+    DirectoryName, GatewayId, JobId, JobRequest, Place, RepoUrl, Requester, Secrets, Service,
     SessionId, Timestamp,
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -53,7 +53,7 @@ pub struct JobRecord {
     pub created: Timestamp,
     /// The gateway in whose queue it waits, if a gateway created it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gateway: Option<ReplicaId>,
+    pub gateway: Option<GatewayId>,
     /// What was asked.
     pub request: RecordedRequest,
 }

@@ -13,6 +13,7 @@ mod limits;
 mod lost;
 mod main_path;
 mod queue;
+mod queue_wait;
 mod reads;
 mod real_cli;
 mod refusals;

@@ -113,6 +113,23 @@ async fn interrupted_once_it_ends_within_its_grace_although_a_job_waits() {
     assert!(stack.log().contains("for 3 s at most"), "{}", stack.log());
 }
 
+/// Without a grace of its own, `up` lets jobs finish for an hour; a job that waits does not take that long.
+#[tokio::test]
+async fn interrupted_once_it_ends_when_the_wait_of_a_job_does() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "a")]);
+    let mut stack = Stack::builder().replicas(1, 1, 0).env("QUEUE_WAIT_SECONDS", "3").start().await;
+    let body = workflow(&git.url("app"), &AgentScript::new());
+    let mut response = post_workflow(&stack, &body).send().await;
+    response.next_of_kind("queued").await;
+    let told = Instant::now();
+    stack.signal(Signal::SIGINT);
+    let events = response.collect_all().await;
+    assert_eq!(terminal(&events)["code"], "queue_timeout", "{}", terminal(&events));
+    assert_eq!(stack.ended().await, 0, "{}", stack.log());
+    assert!(told.elapsed() < Duration::from_secs(15), "{:?}", told.elapsed());
+}
+
 #[tokio::test]
 async fn interrupted_twice_it_kills_everything() {
     let git = GitServer::start().await;

@@ -1,35 +1,19 @@
 //! Callers that leave at the worst moment: whatever they began is carried through or taken back.
 
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
-
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use contract::{JobState, JobView, Policy, Service};
+use contract::{JobState, JobView, Service};
 use futures_util::StreamExt;
-use gateway::{Config, Gateway};
 use http::Method;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use workspace::{Job, Workspace};
 
-const BODY: &str = r#"{"repoUrl":"https://host.example/r.git"}"#;
+use crate::support::Volume;
 
-async fn gateway(dir: &std::path::Path) -> Gateway {
-    let config = Config {
-        bind: Ipv4Addr::LOCALHOST.into(),
-        ports: contract::PerService::default(),
-        workspace: dir.to_owned(),
-        queue_limit: 1000,
-        queue_wait: Duration::from_secs(600),
-        policy: Policy::default(),
-        cors: web::Cors::default(),
-        allowed_hosts: None,
-        drain: false,
-    };
-    Gateway::start(config).await.unwrap()
-}
+const BODY: &str = r#"{"repoUrl":"https://host.example/r.git"}"#;
 
 /// Sends a request and is gone after a moment, before the answer if it can.
 async fn knock(address: SocketAddr, path: &str, body: &str, moment: Duration) {
@@ -56,9 +40,8 @@ fn views(workspace: &Workspace) -> Vec<JobView> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_leaves_while_its_job_is_being_named_leaves_none_behind() {
-    let dir = tempfile::tempdir().unwrap();
-    let workspace = Workspace::open(dir.path()).unwrap();
-    let gateway = gateway(dir.path()).await;
+    let volume = Volume::new();
+    let gateway = volume.gateway(|_| {}).await;
     let address = gateway.address(Service::Pull);
     for n in 0..100 {
         knock(address, "/api/pull", BODY, Duration::from_micros(n * 20)).await;
@@ -70,7 +53,7 @@ async fn a_caller_that_leaves_while_its_job_is_being_named_leaves_none_behind() 
     let until = Instant::now() + Duration::from_secs(20);
     loop {
         let waiting =
-            views(&workspace).iter().filter(|view| view.state == JobState::Queued).count();
+            views(&volume.workspace).iter().filter(|view| view.state == JobState::Queued).count();
         if waiting == 1 {
             break;
         }
@@ -81,17 +64,16 @@ async fn a_caller_that_leaves_while_its_job_is_being_named_leaves_none_behind() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_cancels_and_leaves_has_cancelled() {
-    let dir = tempfile::tempdir().unwrap();
-    let gateway = gateway(dir.path()).await;
+    let volume = Volume::new();
+    let gateway = volume.gateway(|_| {}).await;
     let address = gateway.address(Service::Pull);
-    let workspace = Workspace::open(dir.path()).unwrap();
     for n in 0..20 {
         let answer = post(address).await;
         let id = answer.header("x-job-id").unwrap().to_owned();
         let mut events = Box::pin(answer.events());
         let queued = events.next().await.unwrap().unwrap();
         assert!(String::from_utf8_lossy(&queued.data).contains("\"queued\""));
-        let job = Job::open(&workspace, id.parse().unwrap()).unwrap().unwrap();
+        let job = Job::open(&volume.workspace, id.parse().unwrap()).unwrap().unwrap();
         let path = format!("/api/jobs/{id}/cancel");
         // One that leaves before it is heard has said nothing, and says it again.
         let mut moment = Duration::from_micros(n * 50);

@@ -10,15 +10,16 @@ use web::{BODY_LIMIT, Body, Ids, OnDisconnect, Peer};
 use workspace::{CancelOnDisconnect, Job, JobRecord, NewJob, RequestDigest, Workspace, blocking};
 
 use crate::{
-    routes::Front,
-    state::Shared,
+    routes::PortState,
+    shared::Shared,
+    state::Transition,
     stream,
-    ticket::{Caller, Stage, Ticket},
+    ticket::{Caller, QueueStatus, Ticket},
 };
 
 /// `POST` of a job.
-pub(crate) async fn enter(
-    Front { shared, service }: &Front,
+pub(crate) async fn submit(
+    PortState { shared, service }: &PortState,
     session: Option<SessionId>,
     request: Request,
 ) -> Result<Response<Body>, web::Refusal> {
@@ -37,17 +38,17 @@ pub(crate) async fn enter(
         // A workflow of another version asks; that it runs is checked before its job is queued.
         policy.unknown_fields = UnknownFields::Ignored;
     }
-    let named = blocking(move || {
+    let described = blocking(move || {
         let root = workspace.root_text();
         let request = RawRequest { body: &body, root, policy: &policy, session };
         describe(&workspace, service, request, id, parent)
     })
     .await;
-    let (mut record, secret_body) = named.map_err(refuse)?;
+    let (mut record, secret_body) = described.map_err(refuse)?;
     record.gateway = Some(shared.id);
-    let (entered, guard) =
+    let (submitted, guard) =
         queue(shared, record, secret_body, on_disconnect).await.map_err(refuse)?;
-    answer(shared, entered, &headers, peer, guard).await
+    answer(shared, submitted, &headers, peer, guard).await
 }
 
 fn describe(
@@ -67,9 +68,9 @@ fn describe(
     Ok((record, secret_body))
 }
 
-/// A job that is in the queue now, or was known already.
-enum Entered {
-    Queued(Arc<Ticket>),
+/// A job that is queued now, or was known already.
+enum Submitted {
+    New(Arc<Ticket>),
     Known(Job),
 }
 
@@ -78,28 +79,28 @@ async fn queue(
     record: JobRecord,
     secret_body: Option<Bytes>,
     on_disconnect: OnDisconnect,
-) -> Result<(Entered, CancelOnDisconnect), RequestError> {
+) -> Result<(Submitted, CancelOnDisconnect), RequestError> {
     let workspace = shared.workspace.clone();
     let (id, parent) = (record.job_id, record.parent);
     let known = blocking(move || Job::open(&workspace, id)).await;
     if known.map_err(|error| error.refusal())?.is_none() {
-        if shared.is_stopping() || (shared.is_draining() && parent.is_none()) {
+        if !shared.lifecycle.get().accepts(parent) {
             let sentence = "the stack is being stopped: send the request again later";
             return Err(RequestError::new(Code::Terminated, sentence));
         }
-        // The jobs of a workflow that runs are bound by no limit: it would wait for itself.
-        if parent.is_none() && is_full(shared, record.service) {
-            let limit = shared.config.queue_limit;
+        // No limit applies to the jobs of a running workflow: it would wait for itself.
+        let limit = shared.config.queue_limit;
+        if parent.is_none() && shared.state().is_full(record.service, limit) {
             let sentence = format!("{limit} jobs are waiting already: try again later");
             return Err(RequestError::new(Code::QueueFull, sentence));
         }
     }
-    // In a task of its own: a caller that leaves now must not leave a job behind that is in nobody's queue.
-    let entering = Arc::clone(shared);
+    // In a task of its own: a caller that disconnects now must not leave a job behind that is in no queue.
+    let submitting = Arc::clone(shared);
     let task = shared.tasks.spawn(async move {
-        let workspace = entering.workspace.clone();
+        let workspace = submitting.workspace.clone();
         let (record, turns, created) = blocking(move || {
-            // First: a job that is there and cannot be queued would wait for nobody.
+            // First, because a job that exists but cannot be queued would wait forever.
             let turns = record.turns(&workspace).map_err(|error| error.refusal())?.own;
             let created = Job::create_for(&workspace, &record).map_err(|error| error.refusal())?;
             Ok::<_, RequestError>((record, turns, created))
@@ -107,17 +108,16 @@ async fn queue(
         .await?;
         let job = match created {
             NewJob::Exists(job) => {
-                let guard = guard(&entering, on_disconnect, &job);
-                return Ok((Entered::Known(job), guard));
+                let guard = guard(&submitting, on_disconnect, &job);
+                return Ok((Submitted::Known(job), guard));
             }
             NewJob::Created(job) => job,
         };
-        // Made here: if the caller is gone already, nobody takes it, and what it wanted comes true.
-        let guard = guard(&entering, on_disconnect, &job);
-        let ticket = Arc::new(Ticket::new(job, &record, turns, secret_body, Caller::Here));
-        entering.books().queue.insert(Arc::clone(&ticket));
-        entering.work.notify_waiters();
-        Ok((Entered::Queued(ticket), guard))
+        // Created here: if the caller is gone already, nobody takes the guard, so it is dropped and does its work.
+        let guard = guard(&submitting, on_disconnect, &job);
+        let ticket = Arc::new(Ticket::new(job, &record, turns, secret_body, Caller::Connected));
+        submitting.state().transition(&ticket, Transition::Queued);
+        Ok((Submitted::New(ticket), guard))
     });
     let failed =
         || RequestError::new(Code::Internal, "the job could not be queued: see the gateway's log");
@@ -132,25 +132,17 @@ fn guard(shared: &Arc<Shared>, on_disconnect: OnDisconnect, job: &Job) -> Cancel
     }
 }
 
-/// Whether as many jobs wait as may. Those that an idle replica is there for do not wait.
-fn is_full(shared: &Shared, service: Service) -> bool {
-    let books = shared.books();
-    let idle = books.idle.get(&service).copied().unwrap_or_default();
-    let waiting = books.queue.of(service).filter(|ticket| ticket.parent.is_none()).count();
-    waiting >= shared.config.queue_limit.saturating_add(idle)
-}
-
 /// The stream, or the refusal of a job that ended before its caller heard anything.
 async fn answer(
     shared: &Arc<Shared>,
-    entered: Entered,
+    submitted: Submitted,
     headers: &HeaderMap,
     peer: Option<Peer>,
     guard: CancelOnDisconnect,
 ) -> Result<Response<Body>, web::Refusal> {
     let ids = web::ids_wanted(headers);
-    let ticket = match entered {
-        Entered::Known(job) => match shared.ticket(job.id()) {
+    let ticket = match submitted {
+        Submitted::Known(job) => match shared.ticket(job.id()) {
             Some(ticket) => ticket,
             None => {
                 let id = job.id();
@@ -158,17 +150,17 @@ async fn answer(
                 return Ok(web::event_stream(id, peer, events));
             }
         },
-        Entered::Queued(ticket) => ticket,
+        Submitted::New(ticket) => ticket,
     };
-    // From here on the caller's leaving is noticed, also while it waits for the head of the answer.
+    // From here on, a disconnect of the caller is noticed, even while it waits for the head of the answer.
     let viewer = stream::Viewer::new(shared, &ticket);
-    let mut stage = ticket.stage();
-    let told = stage.wait_for(|stage| *stage != Stage::Fresh).await.map(|stage| stage.clone());
-    match told {
-        Ok(Stage::Refused(refused)) => {
+    let mut status = ticket.status();
+    let known = status.wait_for(|status| *status != QueueStatus::New).await;
+    match known.map(|status| status.clone()) {
+        Ok(QueueStatus::Rejected(answer)) => {
             drop(viewer);
-            let mut response = web::json(refused.status, &());
-            *response.body_mut() = web::full(refused.body);
+            let mut response = web::json(answer.status, &());
+            *response.body_mut() = web::full(answer.body);
             Err(Box::new(response))
         }
         _ => Ok(web::event_stream(

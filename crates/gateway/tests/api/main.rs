@@ -1,0 +1,11 @@
+//! The gateway over real sockets and a real volume, without services: a test that needs a replica brings its own.
+
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+mod damage;
+mod dispatch;
+mod health;
+mod leaving;
+mod queue_wait;
+mod requests;
+mod support;

@@ -1,0 +1,117 @@
+//! A gateway of these tests, and what is on its volume.
+
+use std::{net::SocketAddr, time::Duration};
+
+use contract::{JobId, JobRequest, PullRequest, Service, Timestamp, WorkflowRequest};
+use gateway::{Config, Gateway};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use workspace::{ClaimedJob, Job, JobRecord, NewJob, Outcome, RequestDigest, Workspace};
+
+/// How long anything may take that has no bound of its own. It matters only when a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A repository that nobody looks at.
+pub(crate) const REPO: &str = "https://host.example/r.git";
+
+/// A volume that no gateway has used.
+pub(crate) struct Volume {
+    _dir: TempDir,
+    pub(crate) workspace: Workspace,
+}
+
+impl Volume {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        Self { _dir: dir, workspace }
+    }
+
+    /// Starts a gateway on it, with the default settings as changed by `change`.
+    pub(crate) async fn gateway(&self, change: impl FnOnce(&mut Config)) -> Gateway {
+        let mut config = Config::on_loopback(self.workspace.root());
+        change(&mut config);
+        Gateway::start(config).await.unwrap()
+    }
+
+    /// A pull that waits to be taken, created so long ago.
+    pub(crate) fn pull(&self, parent: Option<JobId>, age: Duration) -> Job {
+        let body = format!(r#"{{"repoUrl":"{REPO}"}}"#);
+        self.create::<PullRequest>(&body, parent, age)
+    }
+
+    /// A workflow that runs until this is dropped, in a shared checkout.
+    pub(crate) fn running_workflow(&self, directory: &str) -> ClaimedJob {
+        let body = format!(r#"{{"prompt":"x","repoUrl":"{REPO}","directory":"{directory}"}}"#);
+        let job = self.create::<WorkflowRequest>(&body, None, Duration::ZERO);
+        job.claim("test").unwrap().unwrap()
+    }
+
+    fn create<R: JobRequest>(&self, body: &str, parent: Option<JobId>, age: Duration) -> Job {
+        let (workspace, body) = (&self.workspace, body.as_bytes());
+        let request = R::parse(body, workspace.root_text(), &contract::Policy::default()).unwrap();
+        let digest = RequestDigest::of(&request, body, None);
+        let mut record = JobRecord::of(workspace, &request, digest, JobId::new(), parent).unwrap();
+        let age = i64::try_from(age.as_millis()).unwrap();
+        record.created = Timestamp::from_millisecond(record.created.as_millisecond() - age);
+        match Job::create_for(workspace, &record).unwrap() {
+            NewJob::Created(job) => job,
+            NewJob::Exists(_) => unreachable!("the id is new"),
+        }
+    }
+}
+
+/// Waits until a job has ended.
+pub(crate) async fn ended(job: &Job) -> Outcome {
+    let mut watch = job.workspace().watcher().watch(&job.directory());
+    let outcome = async {
+        loop {
+            if let Some(outcome) = job.outcome().unwrap() {
+                return outcome;
+            }
+            watch.changed().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, outcome).await.unwrap()
+}
+
+/// Sends bytes as they are, and returns everything that comes back until the other side closes, or, of a stream, until
+/// its first event.
+pub(crate) async fn raw(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    answer(&mut stream).await
+}
+
+/// One answer: to its end, or, of a stream, to its first event.
+pub(crate) async fn answer(stream: &mut TcpStream) -> String {
+    let mut seen = Vec::new();
+    let read = async {
+        while stream.read_buf(&mut seen).await.unwrap_or(0) > 0 {
+            if String::from_utf8_lossy(&seen).contains(r#""type":"queued""#) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.unwrap();
+    String::from_utf8(seen).unwrap()
+}
+
+/// The status and the JSON of an answer, or of its first event.
+pub(crate) fn parse(answer: &str) -> (u16, Value) {
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+    let json = body.find('{').and_then(|at| body.get(at..)).unwrap_or_default();
+    let value = serde_json::Deserializer::from_str(json).into_iter().next();
+    (status.unwrap_or_else(|| panic!("{answer:?}")), value.and_then(Result::ok).unwrap_or_default())
+}
+
+/// The status and the JSON of a `GET`.
+pub(crate) async fn get(gateway: &Gateway, service: Service, target: &str) -> (u16, Value) {
+    let head = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    parse(&raw(gateway.address(service), head.as_bytes()).await)
+}
