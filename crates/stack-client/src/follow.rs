@@ -12,9 +12,10 @@ use futures_util::{Stream, StreamExt};
 use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
+use transcript::{chain, one_line};
 use web::{Answer, AskError, Frame};
 
-use crate::{Api, Error, chain, one_line};
+use crate::{Api, Error};
 
 /// The pause between two attempts doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -57,7 +58,7 @@ pub enum Start {
 
 /// What [`follow`] yields.
 #[derive(Debug)]
-pub enum Told {
+pub enum FollowEvent {
     /// The job's id. It comes first, and again if the job has to be requested anew.
     Named(JobId),
     /// The next event.
@@ -101,13 +102,13 @@ impl Event {
 
 /// Follows a job to its terminal event, which is the last item without [`After::Check`]. An error is the last item
 /// too.
-pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send {
+pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> + Send {
     async_stream::stream! {
         let mut job = match follow.start {
             Start::Known(id) => id,
             Start::Post(_) => JobId::new(),
         };
-        yield Ok(Told::Named(job));
+        yield Ok(FollowEvent::Named(job));
         let mut contact = Contact::new(follow.patience);
         // The id of the last event, once there is one.
         let mut last: Option<String> = None;
@@ -127,7 +128,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
                     }
                     known = true;
                     if contact.made() {
-                        yield Ok(Told::Back);
+                        yield Ok(FollowEvent::Back);
                     }
                     let mut frames = Box::pin(answer.events_within(web::SILENCE));
                     let mut again = false;
@@ -153,12 +154,12 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
                             last = frame.id;
                         }
                         let terminal = event.terminal;
-                        yield Ok(Told::Event(event));
+                        yield Ok(FollowEvent::Event(event));
                         if terminal {
                             if follow.after == After::Check
                                 && let Some(what) = surplus(&follow, &mut frames).await
                             {
-                                yield Ok(Told::Surplus(what));
+                                yield Ok(FollowEvent::Surplus(what));
                             }
                             return;
                         }
@@ -167,7 +168,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
                         // It never began, so asking again repeats nothing.
                         job = JobId::new();
                         known = false;
-                        yield Ok(Told::Named(job));
+                        yield Ok(FollowEvent::Named(job));
                         continue;
                     }
                     trouble
@@ -188,7 +189,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
                 Err(error) => chain(&error),
             };
             if contact.lost() {
-                yield Ok(Told::Lost(trouble));
+                yield Ok(FollowEvent::Lost(trouble));
             }
             if !contact.pause().await {
                 yield Err(Error::Lost {

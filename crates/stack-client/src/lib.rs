@@ -8,12 +8,10 @@ mod api;
 mod error;
 mod follow;
 pub mod load;
-mod text;
 mod tls;
 mod url;
 
 pub use api::{Api, Cancelled, Children, Listing, Queue, ReplicaCounts, Status};
-pub use error::{Error, chain};
-pub use follow::{After, Event, Follow, Start, Told, follow};
-pub use text::{clean, one_line};
+pub use error::Error;
+pub use follow::{After, Event, Follow, FollowEvent, Start, follow};
 pub use url::{DEFAULT_URL, StackUrl};

@@ -17,12 +17,12 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  stackctl demo                      see the whole stack work, without a key
-  stackctl doctor                    what this machine still needs
-  stackctl up                        the whole stack on this machine
+  stackctl demo                      see the whole stack at work, without a key
+  stackctl doctor                    check what this machine still needs
+  stackctl up                        run the whole stack on this machine
   stackctl run --repo https://github.com/user/repo.git --prompt 'Add a README'
-  stackctl jobs                      past and running jobs
-  stackctl ps                        what the stack is doing";
+  stackctl jobs                      list past and running jobs
+  stackctl ps                        show what the stack is doing";
 
 /// Coding-agent jobs over HTTP, on your own machines.
 #[derive(Debug, Parser)]
@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Demo(DemoOptions),
     Doctor(DoctorOptions),
     Completions(CompletionsOptions),
-    /// Stand in for the Claude Code CLI, with its command line; `demo` uses it
+    /// Stand in for the Claude Code CLI and take its command line; `demo` uses it
     #[command(hide = true, disable_help_flag = true, disable_version_flag = true)]
     RehearsalAgent {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -66,25 +66,25 @@ fn part() -> impl clap::builder::TypedValueParser<Value = Part> {
         .try_map(|name| Part::from_name(&name).ok_or("there is no such part"))
 }
 
-/// Show everything at work, without a key and without a network
+/// Show the whole stack at work, without a key and without a network
 ///
-/// Makes a sample repository, serves it over HTTP, starts a stack in a temporary directory, runs one workflow
-/// through it with an agent that calls no model, and shows what the agent changed. Then everything is gone again.
+/// Creates a sample repository, starts a stack in a temporary directory, runs one workflow in it with an agent that
+/// calls no model, and shows what the agent changed. Then it removes everything.
 #[derive(Clone, Debug, Default, Args)]
 #[command(after_help = "\
 Examples:
   stackctl demo
   ANTHROPIC_API_KEY=sk-ant-… stackctl demo --real --prompt 'Write tests for hello.py'
 
-Exit codes: 0 shown, 1 something failed, 130 interrupted.")]
+Exit codes: 0 the demo ran to its end, 1 something failed, 130 interrupted.")]
 pub(crate) struct DemoOptions {
-    /// With the Claude Code CLI and a credential from the environment, which is paid work
+    /// Use the Claude Code CLI and a credential from the environment; this costs money
     #[arg(long)]
     pub(crate) real: bool,
     /// Keep the stack running until Ctrl-C
     #[arg(long)]
     pub(crate) keep: bool,
-    /// What the agent is to do
+    /// What the agent is to do [default: a prompt for the sample]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: Option<String>,
 }

@@ -181,7 +181,7 @@ async fn an_engine_that_answers() {
     let said = doctor(&home, &[], &[("DOCKER_HOST", &host)]).await;
     assert!(said.stdout.contains("28.0.1 answers"), "{}", said.stdout);
     engine.join().unwrap();
-    let said = doctor(&home, &[], &[("DOCKER_HOST", "tcp://192.0.2.1:1")]).await;
+    let said = doctor(&home, &[], &[("DOCKER_HOST", "ssh://192.0.2.1")]).await;
     assert!(said.stdout.contains("?        Docker"), "{}", said.stdout);
 }
 

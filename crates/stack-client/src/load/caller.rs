@@ -10,9 +10,10 @@ use futures_util::StreamExt as _;
 use http::StatusCode;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use transcript::one_line;
 
 use super::sample::{Ended, Sample};
-use crate::{After, Api, Error, Follow, Start, Told, follow, one_line};
+use crate::{After, Api, Error, Follow, FollowEvent, Start, follow};
 
 /// The longest name of an event or a code that is counted, in characters.
 const NAME: usize = 60;
@@ -82,7 +83,7 @@ impl Caller {
     }
 
     async fn attempt(&self, body: &Value, asked: Instant, seen: &mut Seen) -> Result<Ended, Error> {
-        let mut told = pin!(follow(Follow {
+        let mut events = pin!(follow(Follow {
             api: self.api.clone(),
             service: self.service,
             start: Start::Post(body.to_string().into()),
@@ -91,10 +92,10 @@ impl Caller {
         }));
         seen.job = None;
         let mut ended = None;
-        while let Some(next) = told.next().await {
+        while let Some(next) = events.next().await {
             match next? {
-                Told::Named(job) => seen.again += u32::from(seen.job.replace(job).is_some()),
-                Told::Event(event) => {
+                FollowEvent::Named(job) => seen.again += u32::from(seen.job.replace(job).is_some()),
+                FollowEvent::Event(event) => {
                     seen.first.get_or_insert_with(|| asked.elapsed());
                     if event.journalled && seen.queueing.is_none() {
                         seen.queueing = Some(asked.elapsed());
@@ -105,9 +106,9 @@ impl Caller {
                         ended = Some(Ended::Terminal { kind: one_line(&event.kind, NAME), code });
                     }
                 }
-                Told::Lost(_) => seen.breaks += 1,
-                Told::Back => {}
-                Told::Surplus(what) => seen.fault = Some(what),
+                FollowEvent::Lost(_) => seen.breaks += 1,
+                FollowEvent::Back => {}
+                FollowEvent::Surplus(what) => seen.fault = Some(what),
             }
         }
         // A stream without a terminal event ends with an error instead.

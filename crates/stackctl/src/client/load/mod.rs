@@ -20,11 +20,8 @@ pub(crate) use options::LoadOptions;
 use progress::Progress;
 use report::{Left, Run};
 
-use super::{
-    error::{ClientError, exit},
-    interrupt::Interrupts,
-    stack,
-};
+use super::{ClientError, Interrupts, print, render::print_on};
+use crate::command::exit;
 
 /// How often progress is shown at most.
 const TICK: Duration = Duration::from_millis(200);
@@ -33,7 +30,7 @@ const TICK: Duration = Duration::from_millis(200);
 pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
     options.check()?;
     boot::raise_file_limit();
-    let api = stack(options.address()?, options.token_file.as_deref())?;
+    let api = options.api()?;
     // There is nothing to measure if the stack is not there.
     let status = api.status().await.map_err(ClientError::from)?;
     // Opened first, so that a typing error does not cost the numbers of an hour.
@@ -84,11 +81,10 @@ pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
     let text = report::text(&run);
     // If the numbers go to standard output, the report for people goes to standard error.
     if json.as_ref().is_some_and(|sink| matches!(sink.to, To::Stdout)) {
-        print(&mut anstream::stderr(), &text)
+        print_on(&mut anstream::stderr(), &text)?;
     } else {
-        print(&mut anstream::stdout(), &text)
+        print(&text)?;
     }
-    .map_err(ClientError::Output)?;
     if let Some(sink) = &mut json {
         sink.write(|out| report::json(&run, out))?;
     }
@@ -147,12 +143,5 @@ impl Sink {
         content(&mut out)
             .and_then(|()| out.flush())
             .map_err(|source| ClientError::File { file: self.name.clone(), source })
-    }
-}
-
-fn print(out: &mut impl io::Write, text: &str) -> io::Result<()> {
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed,
     }
 }

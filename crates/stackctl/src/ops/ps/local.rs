@@ -11,12 +11,10 @@ use contract::{JobId, JobView};
 use procfs::process::Stat;
 use serde::Deserialize;
 use supervisor::{Part, SlotState, SlotView, StackView};
+use transcript::one_line;
 
-use super::{
-    snapshot::{Count, Exactness, Failure, ReplicaRow, ServiceRow},
-    swarm::Rows,
-};
-use crate::client::{ids, one_line};
+use super::snapshot::{Count, Exactness, Failure, ReplicaRow, Rows, ServiceRow};
+use crate::client::ids;
 
 /// Over how long CPU is measured.
 const MEASURE: Duration = Duration::from_millis(300);
