@@ -25,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     git_repo::{BareRepos, Entry, ISOLATION, key},
     host::{Body, Host, full, respond},
+    lfs::{self, LfsFiles},
 };
 
 /// How much of a stalled response is sent before it stalls, by default.
@@ -68,6 +69,7 @@ struct Record {
     credentials: Option<String>,
     fault: Option<Fault>,
     old_protocol: bool,
+    lfs: LfsFiles,
 }
 
 impl GitServer {
@@ -172,9 +174,21 @@ impl GitServer {
         self.shared.with_record(name, |record| record.fault = None);
     }
 
-    /// From now on the repository is served as by a git that knows protocol version 0 only.
+    /// From now on, serves the repository like a git that only knows protocol version 0.
     pub fn set_old_protocol(&self, name: &str) {
         self.shared.with_record(name, |record| record.old_protocol = true);
+    }
+
+    /// Has a file of the repository in LFS. `id` is its SHA-256 in hexadecimal.
+    pub fn put_lfs(&self, name: &str, id: &str, content: impl Into<Bytes>) {
+        self.shared.with_record(name, |record| {
+            record.lfs.contents.insert(id.to_owned(), content.into());
+        });
+    }
+
+    /// From now on, says that the files in LFS are below the URL `elsewhere`.
+    pub fn move_lfs(&self, name: &str, elsewhere: &str) {
+        self.shared.with_record(name, |record| record.lfs.elsewhere = Some(elsewhere.to_owned()));
     }
 
     /// How many requests for the repository have arrived.
@@ -236,6 +250,11 @@ impl Shared {
             }
             Some(Fault::RedirectTo(target)) => return redirect(&request, &target, &suffix),
         };
+        if suffix.starts_with(lfs::PATH) {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            return record.lfs.answer((&name, &suffix), &parts.headers, &body);
+        }
         self.run_backend(&name, &suffix, request, cut, record.old_protocol).await.unwrap_or_else(
             |error| {
                 let text = format!("failed to run git http-backend: {error}\n");
@@ -367,7 +386,7 @@ fn redirect(request: &Request<Incoming>, target: &str, suffix: &str) -> Response
 
 /// Splits the path of a request into the name of the repository and the part for git.
 fn split_path(path: &str) -> Option<(&str, &str)> {
-    ["/info/refs", "/git-upload-pack", "/git-receive-pack", "/HEAD", "/objects/"]
+    ["/info/refs", "/git-upload-pack", "/git-receive-pack", "/HEAD", lfs::PATH, "/objects/"]
         .into_iter()
         .find_map(|suffix| path.rfind(suffix))
         .map(|at| path.split_at(at))
@@ -401,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_split_at_what_git_asks() {
+    fn paths_are_split_into_repository_and_git_request() {
         assert_eq!(split_path("/a.git/info/refs"), Some(("a", "/info/refs")));
         assert_eq!(split_path("/o/a/git-upload-pack"), Some(("o/a", "/git-upload-pack")));
         assert_eq!(split_path("/a.git/objects/12/34"), Some(("a", "/objects/12/34")));

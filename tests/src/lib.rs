@@ -17,6 +17,7 @@ mod git_repo;
 mod git_server;
 mod host;
 mod http_client;
+mod lfs;
 mod messages_api;
 mod mock_api;
 mod procfs;

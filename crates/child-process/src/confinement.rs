@@ -69,6 +69,12 @@ pub fn is_confinement_available() -> bool {
     linux::ruleset(&Confinement::default()).is_ok_and(|ruleset| ruleset.is_some())
 }
 
+/// Whether this kernel keeps children from ports that [`Confinement::connect_only`] does not list.
+#[must_use]
+pub fn is_port_confinement_available() -> bool {
+    linux::confines_ports()
+}
+
 pub(crate) use linux::apply;
 
 #[cfg(target_os = "linux")]
@@ -76,8 +82,8 @@ mod linux {
     use std::os::fd::{AsRawFd as _, OwnedFd};
 
     use landlock::{
-        ABI, Access as _, AccessFs, AccessNet, NetPort, Ruleset, RulesetAttr as _,
-        RulesetCreatedAttr as _, RulesetError, path_beneath_rules,
+        ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, NetPort, Ruleset,
+        RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, path_beneath_rules,
     };
     use nix::{
         errno::Errno,
@@ -111,6 +117,12 @@ mod linux {
         rules().map_err(io::Error::other)
     }
 
+    pub(super) fn confines_ports() -> bool {
+        let rights = AccessNet::ConnectTcp;
+        let required = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        required.handle_access(rights).and_then(Ruleset::create).is_ok()
+    }
+
     #[expect(unsafe_code, reason = "between fork and exec there is no safe interface")]
     pub(crate) fn apply(command: &mut Command, confinement: &Confinement) -> io::Result<()> {
         let Some(rules) = ruleset(confinement)? else { return Ok(()) };
@@ -135,6 +147,10 @@ mod linux {
 
     pub(super) fn ruleset(_: &Confinement) -> io::Result<Option<()>> {
         Ok(None)
+    }
+
+    pub(super) fn confines_ports() -> bool {
+        false
     }
 
     pub(crate) fn apply(_: &mut Command, _: &Confinement) -> io::Result<()> {

@@ -51,7 +51,7 @@ mod this_process;
 
 pub use bounds::{JobBounds, LimitedBy};
 pub use child::Child;
-pub use confinement::{Confinement, is_confinement_available};
+pub use confinement::{Confinement, is_confinement_available, is_port_confinement_available};
 pub use guest::Guest;
 pub use nix::{
     sys::{resource::Resource, signal::Signal},

@@ -239,7 +239,15 @@ impl RepoUrl {
     /// fill the mirror that serves HTTPS requests.
     #[must_use]
     pub fn mirror_key(&self) -> String {
-        format!("{:?} {}/{}", self.scheme, self.host, self.path)
+        // `host:x` is in the home of whoever logs in, `host:/x` is not.
+        let home = self.is_in_home().then(|| format!("{}@", self.user.as_deref().unwrap_or("~")));
+        format!("{:?} {}{}/{}", self.scheme, home.unwrap_or_default(), self.host, self.path)
+    }
+
+    /// Whether it is in the short form of ssh, with a path that does not begin at the root.
+    fn is_in_home(&self) -> bool {
+        let is_short = self.scheme == Scheme::Ssh && !self.address.contains("://");
+        is_short && self.address.split_once(':').is_some_and(|(_, path)| !path.starts_with('/'))
     }
 
     /// Whether both name the same repository, however it is reached.
@@ -410,5 +418,15 @@ mod tests {
         assert!(https.is_same_repository(&ssh));
         assert_ne!(https.mirror_key(), ssh.mirror_key());
         assert!(!https.is_same_repository(&parse("https://github.com/u/R").unwrap()));
+    }
+
+    #[test]
+    fn a_path_in_somebodys_home_has_a_mirror_of_its_own() {
+        let key = |text: &str| parse(text).unwrap().mirror_key();
+        assert_eq!(key("git@host:x/y.git"), key("git@HOST:x/y"));
+        assert_eq!(key("git@host:/x/y"), key("ssh://git@host/x/y"));
+        let different = ["git@host:x/y", "me@host:x/y", "git@host:/x/y", "ssh://git@host/~/x/y"];
+        let keys: std::collections::BTreeSet<_> = different.into_iter().map(key).collect();
+        assert_eq!(keys.len(), different.len(), "{keys:?}");
     }
 }

@@ -87,3 +87,23 @@ impl Config {
         SocketAddr::new(self.bind, self.ports[service])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_are_refused_unless_the_operator_accepts_them() {
+        let read = |value: Option<&str>| {
+            let pair = value.map(|value| ("ACCEPT_UNKNOWN_FIELDS".to_owned(), value.to_owned()));
+            let env: std::collections::HashMap<_, _> = pair.into_iter().collect();
+            let mut settings = Settings::new(&env);
+            let unknown_fields = Config::read(&mut settings).policy.unknown_fields;
+            settings.finish().map(|()| unknown_fields).ok()
+        };
+        assert_eq!(read(None), Some(UnknownFields::Refused));
+        assert_eq!(read(Some("0")), Some(UnknownFields::Refused));
+        assert_eq!(read(Some("1")), Some(UnknownFields::Ignored));
+        assert_eq!(read(Some("perhaps")), None);
+    }
+}

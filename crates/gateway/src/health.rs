@@ -112,7 +112,11 @@ async fn problems(shared: &Shared) -> Vec<String> {
 mod tests {
     use std::sync::Arc;
 
+    use tokio_util::task::AbortOnDropHandle;
+    use workspace::Registration;
+
     use super::*;
+    use crate::dispatch;
 
     fn port(service: Service) -> (tempfile::TempDir, PortState) {
         let dir = tempfile::tempdir().unwrap();
@@ -148,6 +152,27 @@ mod tests {
             "{problems}"
         );
         assert!(!problems.contains("claude-code-api"), "{problems}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replicas_that_work_for_another_gateway_are_there() {
+        let (_dir, port) = port(Service::Pull);
+        let (workspace, address) = (&port.shared.workspace, "127.0.0.1:1".parse().unwrap());
+        let id = contract::ReplicaId::new();
+        let mut replica = Registration::announce(workspace, Service::Pull, id, address).unwrap();
+        replica.begin_work();
+        let dispatcher = dispatch::run(Arc::clone(&port.shared), Service::Pull);
+        let _dispatcher = AbortOnDropHandle::new(tokio::spawn(dispatcher));
+        tokio::time::sleep(2 * WITHOUT_REPLICAS).await;
+        let problems = problems(&port.shared).await.join("\n");
+        assert!(!problems.contains("github-pull-api"), "{problems}");
+        assert!(problems.contains("claude-code-api"), "{problems}");
+        let status = crate::reads::status(&port.shared, Service::Pull).await.unwrap();
+        assert_eq!(status["replicas"], json!({"idle": 0, "busy": 1}));
+        drop(replica);
+        tokio::time::sleep(WITHOUT_REPLICAS + Duration::from_secs(1)).await;
+        let problems = super::problems(&port.shared).await.join("\n");
+        assert!(problems.contains("github-pull-api"), "{problems}");
     }
 
     #[tokio::test]

@@ -145,7 +145,25 @@ async fn check_query(State(port): State<PortState>, request: Request, next: Next
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
     use super::*;
+
+    /// A workspace that hangs must not hold callers forever.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_begin_is_an_error() {
+        let hang = axum::routing::get(|| async { std::future::pending::<&str>().await });
+        let router: Router = Router::new().route("/", hang).layer(from_fn(limit_time));
+        let request = Request::new(axum::body::Body::empty());
+        let asked = tokio::time::Instant::now();
+        let answer = router.oneshot(request).await.unwrap();
+        assert_eq!((asked.elapsed(), answer.status().as_u16()), (ANSWER_TIME, 500));
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let error: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(error["code"], "internal");
+        assert!(error["error"].as_str().unwrap().contains("60 s"), "{error}");
+    }
 
     #[test]
     fn what_browsers_say_of_other_sites() {

@@ -15,14 +15,20 @@ const MOST: usize = 1000;
 
 pub(crate) async fn status(shared: &Arc<Shared>, service: Service) -> Result<Value, RequestError> {
     let replicas = Registry::new(&shared.workspace, service);
-    let announced = blocking(move || replicas.idle()).await.map_err(|error| error.refusal())?;
+    let found = blocking(move || Ok((replicas.idle()?, replicas.at_work()?))).await;
+    let (announced, mut at_work) = found.map_err(|error: workspace::Error| error.refusal())?;
+    // One may have taken a job between the two listings.
+    at_work.retain(|replica| !announced.contains(replica));
     let state = shared.state();
     // A replica that is asked to take a job is no longer idle.
-    let idle = announced.iter().filter(|replica| !state.is_asked(replica.id)).count();
+    let asked = announced.iter().filter(|replica| state.is_asked(replica.id)).count();
+    let idle = announced.len() - asked;
+    // Replicas may work for another gateway, and those of an earlier version do not say that they are at work.
+    let busy = state.busy(service).max(asked + at_work.len());
     Ok(json!({
         "status": if idle > 0 { "idle" } else { "busy" },
         "timestamp": Timestamp::now(),
-        "replicas": {"idle": idle, "busy": state.busy(service)},
+        "replicas": {"idle": idle, "busy": busy},
         "queue": {"depth": state.queue().of(service).count()},
     }))
 }

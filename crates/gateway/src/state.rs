@@ -8,7 +8,7 @@ use std::{
 
 use contract::{Code, GatewayId, JobId, JobState, PerService, ReplicaId, Service};
 use tokio::{sync::Notify, time::Instant};
-use workspace::IdleReplica;
+use workspace::ReplicaEntry;
 
 use crate::{
     lifecycle::Lifecycle,
@@ -185,12 +185,12 @@ impl GatewayState {
     pub(crate) fn assign(
         &mut self,
         service: Service,
-        idle: Vec<IdleReplica>,
+        idle: Vec<ReplicaEntry>,
         lifecycle: Lifecycle,
-    ) -> Vec<(Arc<Ticket>, IdleReplica)> {
+    ) -> Vec<(Arc<Ticket>, ReplicaEntry)> {
         let now = Instant::now();
         self.avoided.retain(|_, until| *until > now);
-        let is_free = |replica: &IdleReplica| {
+        let is_free = |replica: &ReplicaEntry| {
             !self.asked.contains(&replica.id) && !self.avoided.contains_key(&replica.id)
         };
         let mut idle: VecDeque<_> = idle.into_iter().filter(is_free).collect();

@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     Config,
-    connector::{Connector, stall::StallWatch},
+    connector::{Connector, Hosts, stall::StallWatch},
     failure::{Failure, Result, is_volume_full, says_disk_full},
     monitor::Monitor,
     progress::Lines,
@@ -79,6 +79,7 @@ pub(crate) struct Command<'a> {
     input: Vec<u8>,
     secret: Option<String>,
     host: Option<(&'a Connector, Duration)>,
+    hosts: Hosts,
 }
 
 /// What a git command that ended by itself has said.
@@ -116,9 +117,19 @@ impl Git {
         })
     }
 
-    /// How large the files of a checkout may be together, in bytes.
-    pub(crate) fn checkout_limit(&self) -> u64 {
-        self.file_size
+    /// Makes sure that files of `size` bytes together may be written.
+    ///
+    /// # Errors
+    /// If they are too large.
+    pub(crate) fn check_size(&self, size: u64) -> Result<()> {
+        if size <= self.file_size {
+            return Ok(());
+        }
+        let (size, most) = (size >> 20, self.file_size >> 20);
+        let sentence = format!(
+            "the files are {size} MiB, and a checkout may write {most} MiB: raise GIT_CHECKOUT_LIMIT_MIB"
+        );
+        Err(Failure::told(Code::GitFailed, sentence))
     }
 
     /// A command with these arguments, which may read and write no file of the volume yet.
@@ -136,6 +147,7 @@ impl Git {
             input: Vec::new(),
             secret: None,
             host: None,
+            hosts: Hosts::Asked,
         }
     }
 }
@@ -190,6 +202,12 @@ impl<'a> Command<'a> {
     /// Reaches the network by `connector`, and is ended when the host sends nothing for `stall`.
     pub(crate) fn network(mut self, connector: &'a Connector, stall: Duration) -> Self {
         self.host = Some((connector, stall));
+        self
+    }
+
+    /// May reach other hosts than those of the pull's repositories, where it may reach the network at all.
+    pub(crate) fn any_host(mut self) -> Self {
+        self.hosts = Hosts::Any;
         self
     }
 
@@ -318,7 +336,7 @@ impl<'a> Command<'a> {
         let mut ports = Vec::new();
         if let Some((connector, _)) = self.host {
             ports.push(connector.port());
-            for (name, value) in connector.environment() {
+            for (name, value) in connector.environment(self.hosts) {
                 guest = guest.env(name, value);
             }
             confinement = confinement.read(connector.relay());

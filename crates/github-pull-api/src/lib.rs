@@ -13,7 +13,7 @@
 //! * A pull that fails leaves the directory as it was, byte for byte.
 //! * Credentials go to the host they are for, and to no disk, argument, environment, event or log.
 //!
-//! Files kept in LFS stay pointers; hooks and filters are never run.
+//! Hooks are never run, and of filters only that of git-lfs, if it is asked for.
 
 mod checkout;
 mod config;

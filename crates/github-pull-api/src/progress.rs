@@ -78,7 +78,7 @@ fn parse(line: &str) -> Option<(Option<Progress>, Work)> {
     let (received, total): (usize, usize) = (received.parse().ok()?, total.parse().ok()?);
     let bytes = after.strip_prefix(", ").and_then(parse_size).unwrap_or_default();
     let stage = match title {
-        "Receiving objects" | "Unpacking objects" => Stage::Receiving,
+        "Receiving objects" | "Unpacking objects" | "Downloading LFS objects" => Stage::Receiving,
         "Resolving deltas" => Stage::Resolving,
         "Updating files" => Stage::Checkout,
         _ => return Some((None, Work::Local)),
@@ -92,17 +92,23 @@ fn parse(line: &str) -> Option<(Option<Progress>, Work)> {
 fn parse_size(text: &str) -> Option<usize> {
     let mut words = text.split_whitespace();
     let (number, unit) = (words.next()?, words.next()?);
-    let shift = match unit.trim_end_matches(',') {
-        "bytes" | "byte" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
+    // git counts in powers of 1024, git-lfs in powers of 1000.
+    let unit: usize = match unit.trim_end_matches(',') {
+        "bytes" | "byte" | "B" => 1,
+        "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
         _ => return None,
     };
     // Two digits at most follow the point.
     let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-    let (whole, hundredths): (usize, usize) = (whole.parse().ok()?, part.parse().ok()?);
-    whole.checked_shl(shift)?.checked_add(hundredths.checked_shl(shift)? / 100)
+    let tenths = if part.len() == 1 { 10 } else { 1 };
+    let (whole, part): (usize, usize) = (whole.parse().ok()?, part.parse().ok()?);
+    let part = part.checked_mul(tenths)?.checked_mul(unit)? / 100;
+    whole.checked_mul(unit)?.checked_add(part)
 }
 
 #[cfg(test)]
@@ -129,6 +135,10 @@ mod tests {
             (
                 "Updating files: 100% (3/3), done.",
                 Some((progress(Stage::Checkout, 3, 3, 0), Work::Local)),
+            ),
+            (
+                "Downloading LFS objects:  50% (1/2), 1.5 MB | 120 KB/s",
+                Some((progress(Stage::Receiving, 1, 2, 1_500_000), Work::Host)),
             ),
             ("remote: Compressing objects:   3% (1/30)", Some((None, Work::Host))),
             ("remote: Enumerating objects: 32, done.", Some((None, Work::Host))),

@@ -56,12 +56,12 @@ pub(crate) fn run(work: &Work, connector: &Connector) -> Result<Done> {
     let staging = Staging::create(monitor, workspace.temporary().join(work.id.to_string()))?;
     let git = Git::new(config, monitor.clone(), &staging, work.deadline)?;
     let _turn = work.lock_target()?;
-    let done =
-        Site { work, connector, git, staging }.pull(repo, request.branch.as_ref(), target, 0)?;
-    if request.options.lfs {
-        monitor.message("Files in Git LFS stay pointers: this service has no git-lfs");
+    let mut lfs = request.options.lfs;
+    if lfs && let Some(obstacle) = remote::lfs_obstacle(&git)? {
+        monitor.message(format!("Files in Git LFS stay pointers: {obstacle}"));
+        lfs = false;
     }
-    Ok(done)
+    Site { work, connector, git, staging, lfs }.pull(repo, request.branch.as_ref(), target, 0)
 }
 
 /// Where a pull works.
@@ -70,6 +70,8 @@ struct Site<'a> {
     connector: &'a Connector,
     git: Git,
     staging: Staging,
+    /// Whether files in LFS are fetched.
+    lfs: bool,
 }
 
 impl Site<'_> {
@@ -85,17 +87,21 @@ impl Site<'_> {
         let monitor = &work.monitor;
         let transport = Transport::new(&work.config, repo, self.connector);
         let options = &work.request.options;
-        let extent = Extent { depth: options.depth, filter: options.filter };
         // A submodule's commit need not be among the last ones.
-        let extent = if level == 0 { extent } else { Extent { depth: None, ..extent } };
-        // Before anything is asked of the network: a target that cannot be used fails at once.
-        checkout::look(target, repo)?;
+        let depth = options.depth.filter(|_| level == 0);
+        let asked = Extent { depth, filter: options.filter, lfs: self.lfs };
         let mut freshness = Freshness::Update;
         loop {
             monitor.check_stop()?;
+            // Before anything is asked of the network: a target that cannot be used fails at once.
+            let extent = checkout::look(target, repo)?.extent(asked);
             let mirror =
                 Mirror::fetch(git, &transport, &work.workspace, staging, extent, freshness)?;
-            let result = match &checkout::look(target, repo)? {
+            let found = checkout::look(target, repo)?;
+            if found.extent(asked) != extent {
+                continue;
+            }
+            let result = match &found {
                 Found::Nothing | Found::EmptyDirectory => {
                     self.create(mirror, &transport, branch, target, level)
                 }

@@ -30,10 +30,13 @@ const FLUSH_TIME: Duration = Duration::from_secs(10);
 /// The wait before the exit after a failed start, so that a replica that cannot start is not restarted in a tight loop.
 const FAILED_START: Duration = Duration::from_secs(1);
 
-/// The one job that a replica serves. There is no way back to `Free`.
-enum Slot {
+/// Whether a replica can take its one job. There is no way back to `Free`.
+enum JobSlot {
     Free(Registration),
-    Taken,
+    /// It says that the replica is at work.
+    Taken {
+        _registration: Registration,
+    },
     Closed,
 }
 
@@ -50,7 +53,7 @@ pub(crate) struct Replica<S: JobService> {
     pub(crate) service: S,
     pub(crate) config: ReplicaConfig,
     pub(crate) workspace: Workspace,
-    slot: Mutex<Slot>,
+    slot: Mutex<JobSlot>,
     accepted: mpsc::UnboundedSender<Accepted<S::Request>>,
 }
 
@@ -97,7 +100,7 @@ async fn start<S: JobService>(
         blocking(move || Registration::announce(&volume, S::SERVICE, id, advertised))
             .await
             .map_err(|error| describe(&error))?;
-    let slot = Mutex::new(Slot::Free(registration));
+    let slot = Mutex::new(JobSlot::Free(registration));
     let replica = Arc::new(Replica { service, config, workspace, slot, accepted: sender });
     let answering = Arc::clone(&replica);
     let routes = web::handler(move |request| Arc::clone(&answering).answer(request));
@@ -196,6 +199,7 @@ async fn run<S: JobService>(
     // In this order: a caller that has read the terminal event finds the replica gone and the directory free. The
     // directory is not free while something still works there; its turns then end with this process.
     server.close_listener().await;
+    replica.close().await;
     let _turns = match left {
         Left::Nothing => {
             drop(turns);
@@ -227,15 +231,21 @@ async fn next_order(first: &mut Option<Order>, orders: &mut Orders) -> Option<Or
 
 impl<S: JobService> Replica<S> {
     pub(crate) async fn is_idle(&self) -> bool {
-        matches!(*self.slot.lock().await, Slot::Free(_))
+        matches!(*self.slot.lock().await, JobSlot::Free(_))
     }
 
+    /// Takes no job any more, unless it has one.
     async fn leave(&self) {
         let mut slot = self.slot.lock().await;
-        if let Slot::Free(_) = *slot {
+        if let JobSlot::Free(_) = *slot {
             // Dropping the registration withdraws it.
-            *slot = Slot::Closed;
+            *slot = JobSlot::Closed;
         }
+    }
+
+    /// Withdraws the registration of a replica whose job is over.
+    async fn close(&self) {
+        *self.slot.lock().await = JobSlot::Closed;
     }
 
     /// Claims the job and takes the slot, or refuses the job and changes nothing.
@@ -247,7 +257,7 @@ impl<S: JobService> Replica<S> {
     ) -> Result<Job, RequestError> {
         // Held until the slot is taken: a second request waits here and then finds it taken.
         let mut slot = self.slot.lock().await;
-        if !matches!(*slot, Slot::Free(_)) {
+        if !matches!(*slot, JobSlot::Free(_)) {
             return Err(busy());
         }
         let parent = web::job_id(headers, web::header::PARENT_JOB_ID)?;
@@ -276,8 +286,12 @@ impl<S: JobService> Replica<S> {
         })
         .await?;
         let job = claimed.job().clone();
-        if let Slot::Free(registration) = std::mem::replace(&mut *slot, Slot::Taken) {
-            registration.withdraw();
+        if let JobSlot::Free(mut registration) = std::mem::replace(&mut *slot, JobSlot::Closed) {
+            let begun = blocking(move || {
+                registration.begin_work();
+                registration
+            });
+            *slot = JobSlot::Taken { _registration: begun.await };
         }
         // This cannot fail: the receiver lives as long as the replica.
         let _ = self.accepted.send(Accepted { claimed, request, parent, turns });

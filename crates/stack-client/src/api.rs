@@ -293,6 +293,11 @@ impl Api {
                 let code = body.code.map(|code| one_line(&code, CODE));
                 Error::Refused { status, code, sentence }
             }
+            // A proxy in front of the stack says so in a form of its own.
+            _ if status == StatusCode::UNAUTHORIZED => {
+                let sentence = format!("{} lets in only callers with a valid token", self.url);
+                Error::Refused { status, code: None, sentence }
+            }
             _ => {
                 let what = match location {
                     Some(location) if status.is_redirection() => {

@@ -64,7 +64,9 @@ impl Workspace {
             workspace.sessions(),
             workspace.temporary(),
         ];
-        directories.extend(Service::ALL.map(|service| workspace.replicas(service)));
+        for service in Service::ALL {
+            directories.extend([workspace.replicas(service), workspace.replicas_at_work(service)]);
+        }
         for directory in directories {
             fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
         }
@@ -125,6 +127,10 @@ impl Workspace {
 
     pub(crate) fn replicas(&self, service: Service) -> PathBuf {
         self.stack().join("replicas").join(service.name())
+    }
+
+    pub(crate) fn replicas_at_work(&self, service: Service) -> PathBuf {
+        self.stack().join("busy").join(service.name())
     }
 
     /// Bare mirrors of repositories and their locks.

@@ -1,4 +1,4 @@
-//! The registry of idle replicas: each announces itself on the volume.
+//! The registry of replicas: each announces itself on the volume, first as idle and then as at work.
 
 use std::{
     fs,
@@ -14,9 +14,9 @@ use crate::{Error, FileLock, Result, Workspace, watch::Watch, write::read_at_mos
 /// The longest entry that is read, in bytes: many times the longest that is written.
 const MAX_ENTRY: u64 = 64 * 1024;
 
-/// An idle replica, as it announced itself.
+/// A replica, as it announced itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdleReplica {
+pub struct ReplicaEntry {
     /// The id of this life of the replica.
     pub id: ReplicaId,
     /// The address at which it takes its job.
@@ -27,11 +27,13 @@ pub struct IdleReplica {
     pub ready: Timestamp,
 }
 
-/// This replica's entry. Withdrawn at the latest when dropped; if the process dies first, the lock on the
-/// entry is released and shows that the entry is stale.
+/// This replica's entry, which is removed when this is dropped. If the process dies first, the lock on the entry is
+/// released, which shows that the entry is stale.
 #[derive(Debug)]
 pub struct Registration {
     path: PathBuf,
+    /// Where the entry is while the replica is at work.
+    at_work: PathBuf,
     _lock: FileLock,
 }
 
@@ -46,15 +48,27 @@ impl Registration {
         id: ReplicaId,
         address: SocketAddr,
     ) -> Result<Self> {
-        let path = workspace.replicas(service).join(format!("{id}.json"));
-        let replica = IdleReplica { id, address, pid: std::process::id(), ready: Timestamp::now() };
+        let name = format!("{id}.json");
+        let path = workspace.replicas(service).join(&name);
+        let at_work = workspace.replicas_at_work(service).join(name);
+        let replica =
+            ReplicaEntry { id, address, pid: std::process::id(), ready: Timestamp::now() };
         let content = serde_json::to_vec(&replica).unwrap_or_default();
         let lock = FileLock::create(&workspace.scratch(), &path, &content)?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, at_work, _lock: lock })
     }
 
-    /// Removes the entry: no gateway will send a job here any more.
-    pub fn withdraw(self) {}
+    /// Marks the replica as at work: no gateway sends a job here any more, but all see that the replica is there.
+    pub fn begin_work(&mut self) {
+        match fs::rename(&self.path, &self.at_work) {
+            Ok(()) => self.path.clone_from(&self.at_work),
+            Err(error) => {
+                tracing::warn!(%error, "cannot mark this replica as at work");
+                // It must not look idle.
+                let _ = fs::remove_file(&self.path);
+            }
+        }
+    }
 }
 
 impl Drop for Registration {
@@ -90,26 +104,51 @@ impl Registry {
     ///
     /// # Errors
     /// If the registry cannot be listed.
-    pub fn idle(&self) -> Result<Vec<IdleReplica>> {
-        let directory = self.workspace.replicas(self.service);
-        let error = || Error::io("list", &directory);
+    pub fn idle(&self) -> Result<Vec<ReplicaEntry>> {
+        let mut replicas = self.list(&self.workspace.replicas(self.service), usize::MAX)?;
+        replicas.sort_by_key(|replica| replica.id);
+        Ok(replicas)
+    }
+
+    /// The replicas that are at work now. Entries of dead ones are removed. Blocks briefly.
+    ///
+    /// # Errors
+    /// If the registry cannot be listed.
+    pub fn at_work(&self) -> Result<Vec<ReplicaEntry>> {
+        self.list(&self.workspace.replicas_at_work(self.service), usize::MAX)
+    }
+
+    /// Whether any replica is at work now. Blocks briefly.
+    ///
+    /// # Errors
+    /// If the registry cannot be listed.
+    pub fn is_any_at_work(&self) -> Result<bool> {
+        let one = self.list(&self.workspace.replicas_at_work(self.service), 1)?;
+        Ok(!one.is_empty())
+    }
+
+    /// At most `limit` of the live replicas whose entries are in `directory`.
+    fn list(&self, directory: &Path, limit: usize) -> Result<Vec<ReplicaEntry>> {
+        let error = || Error::io("list", directory);
         let mut replicas = Vec::new();
-        for entry in fs::read_dir(&directory).map_err(error())? {
+        for entry in fs::read_dir(directory).map_err(error())? {
+            if replicas.len() >= limit {
+                break;
+            }
             let path = entry.map_err(error())?.path();
             match self.look(&path) {
                 Ok(replica) => replicas.extend(replica),
                 Err(error) => self.workspace.report_once(&path, &error),
             }
         }
-        replicas.sort_by_key(|replica| replica.id);
         Ok(replicas)
     }
 
     /// The replica whose entry this is, if it is alive.
-    fn look(&self, path: &Path) -> Result<Option<IdleReplica>> {
+    fn look(&self, path: &Path) -> Result<Option<ReplicaEntry>> {
         // One that is gone has taken a job after the listing.
         let entry = read_at_most(path, MAX_ENTRY).and_then(|content| {
-            let read = content.map(|content| serde_json::from_slice::<IdleReplica>(&content));
+            let read = content.map(|content| serde_json::from_slice::<ReplicaEntry>(&content));
             read.transpose().map_err(Error::malformed(path))
         });
         let replica = match entry {
@@ -127,12 +166,12 @@ impl Registry {
             return Ok(Some(replica));
         }
         if fs::remove_file(path).is_ok() {
-            tracing::warn!(service = %self.service, replica = %replica.id, "an idle replica is gone");
+            tracing::warn!(service = %self.service, replica = %replica.id, "a replica is gone");
         }
         Ok(None)
     }
 
-    /// Whether the entry of this replica is still there.
+    /// Whether this replica is announced as idle.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -153,20 +192,23 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_lives_as_long_as_its_replica_is_idle() {
+    fn an_entry_lives_as_long_as_its_replica() {
         let (_dir, workspace) = workspace();
         let registry = Registry::new(&workspace, Service::Pull);
         let address = "127.0.0.1:4000".parse().unwrap();
         let ids = [ReplicaId::new(), ReplicaId::new()];
-        let first = Registration::announce(&workspace, Service::Pull, ids[0], address).unwrap();
+        let mut first = Registration::announce(&workspace, Service::Pull, ids[0], address).unwrap();
         let second = Registration::announce(&workspace, Service::Pull, ids[1], address).unwrap();
         let seen: Vec<_> = registry.idle().unwrap().iter().map(|replica| replica.id).collect();
         assert_eq!(seen, ids);
         assert!(Registry::new(&workspace, Service::Claude).idle().unwrap().is_empty());
-        first.withdraw();
+        assert!(!registry.is_any_at_work().unwrap());
+        first.begin_work();
         assert!(!registry.contains(ids[0]).unwrap() && registry.contains(ids[1]).unwrap());
-        drop(second);
-        assert!(registry.idle().unwrap().is_empty());
+        let at_work: Vec<_> = registry.at_work().unwrap().iter().map(|it| it.id).collect();
+        assert!(at_work == [ids[0]] && registry.is_any_at_work().unwrap());
+        drop((first, second));
+        assert!(registry.idle().unwrap().is_empty() && registry.at_work().unwrap().is_empty());
     }
 
     #[test]
@@ -176,10 +218,14 @@ mod tests {
         let entry = serde_json::json!({
             "id": id, "address": "127.0.0.1:1", "pid": 1, "ready": Timestamp::now(),
         });
-        let path = workspace.replicas(Service::Claude).join(format!("{id}.json"));
-        fs::write(&path, entry.to_string()).unwrap();
-        assert!(Registry::new(&workspace, Service::Claude).idle().unwrap().is_empty());
-        assert!(!path.exists());
+        let registry = Registry::new(&workspace, Service::Claude);
+        let idle = workspace.replicas(Service::Claude).join(format!("{id}.json"));
+        let at_work = workspace.replicas_at_work(Service::Claude).join(format!("{id}.json"));
+        for path in [&idle, &at_work] {
+            fs::write(path, entry.to_string()).unwrap();
+        }
+        assert!(registry.idle().unwrap().is_empty() && !registry.is_any_at_work().unwrap());
+        assert!(!idle.exists() && !at_work.exists());
     }
 
     /// One such entry once kept every job of its service waiting.

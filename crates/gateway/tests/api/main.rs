@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 mod damage;
+mod dispatch;
+mod health;
 mod leaving;
 mod queue_wait;
 mod requests;

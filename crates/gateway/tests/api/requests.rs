@@ -13,7 +13,7 @@ use tokio::{
 use crate::support::{PATIENCE, REPO, Volume, answer, parse, raw};
 
 struct Front {
-    _volume: Volume,
+    volume: Volume,
     gateway: Gateway,
 }
 
@@ -21,7 +21,7 @@ impl Front {
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let volume = Volume::new();
         let gateway = volume.gateway(change).await;
-        Self { _volume: volume, gateway }
+        Self { volume, gateway }
     }
 
     fn address(&self, service: Service) -> SocketAddr {
@@ -121,7 +121,15 @@ async fn fields_and_parameters_that_do_not_exist() {
     );
     assert!(error["error"].as_str().unwrap().contains("'limit'"), "{error}");
     assert_eq!(get(&front, "/api/jobs?limit=3").await.0, 200);
-    assert_eq!(get(&front, "/api/repos?limit=3").await.0, 400);
+    for (target, unknown) in [
+        ("/api/repos?limit=3", "limit"),
+        ("/health?verbose", "verbose"),
+        ("/status?x=1", "x"),
+        ("/api/jobs?limit=3&%6cimt=3", "limt"),
+    ] {
+        let (status, error) = get(&front, target).await;
+        assert_eq!((status, &error["field"]), (400, &json!(unknown)), "{target}");
+    }
     let headers = "host: localhost\r\ncontent-type: application/json\r\n";
     let unknown = br#"{"wrkspace": "app"}"#;
     let session = "POST /api/sessions HTTP/1.1";
@@ -133,6 +141,24 @@ async fn fields_and_parameters_that_do_not_exist() {
     assert_eq!(lenient.pull("", body.to_string().as_bytes()).await.0, 200);
     assert_eq!(get(&lenient, "/api/jobs?limt=3").await.0, 200);
     assert_eq!(lenient.ask(Service::Claude, session, headers, unknown).await.0, 200);
+}
+
+/// During an update, a workflow of a newer version may send fields that this gateway does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_fields_of_a_workflow_are_ignored() {
+    let front = Front::start(|_| {}).await;
+    let workflow = front.volume.running_workflow("app");
+    let mut body = pull();
+    body["ofTomorrow"] = true.into();
+    let body = body.to_string();
+    let of = |parent: &str| format!("x-parent-job-id: {parent}\r\n");
+    let parent = workflow.job().id().to_string();
+    assert_eq!(front.pull(&of(&parent.to_uppercase()), body.as_bytes()).await.0, 200);
+    // Naming a job that is no running workflow does not help a caller.
+    let stranger = contract::JobId::new().to_string();
+    let (status, error) = front.pull(&of(&stranger), body.as_bytes()).await;
+    assert_eq!((status, &error["code"]), (404, &json!("not_found")));
+    assert_eq!(front.pull("", body.as_bytes()).await.0, 400);
 }
 
 #[tokio::test]
@@ -217,6 +243,28 @@ async fn ids_in_either_case() {
         let (status, job) = front.ask(Service::Pull, &first, "host: localhost\r\n", b"").await;
         assert_eq!((status, &job["jobId"]), (200, &json!(id.to_lowercase())));
     }
+    let get = async |service, target: &str| {
+        let first = format!("GET {target} HTTP/1.1");
+        front.ask(service, &first, "host: localhost\r\n", b"").await
+    };
+    let id = id.to_uppercase();
+    let (status, list) = get(Service::Pull, &format!("/api/jobs?cursor={id}")).await;
+    assert_eq!((status, &list["count"]), (200, &json!(0)), "nothing is older than this job");
+    let events = format!("GET /api/jobs/{id}/events HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let events = front.raw(Service::Pull, events.as_bytes()).await;
+    let named = format!("x-job-id: {}\r\n", id.to_lowercase());
+    assert!(events.starts_with("HTTP/1.1 200 ") && events.contains(&named), "{events}");
+
+    let headers = "host: localhost\r\n";
+    let (_, made) = front.ask(Service::Claude, "POST /api/sessions HTTP/1.1", headers, b"").await;
+    let session = made["sessionId"].as_str().unwrap();
+    let target = format!("/api/sessions/{}", session.to_uppercase());
+    assert_eq!(get(Service::Claude, &target).await, (200, made.clone()));
+    let first = format!("POST /api/stream/{} HTTP/1.1", session.to_uppercase());
+    let headers = "host: localhost\r\ncontent-type: application/json\r\n";
+    let resume = json!({"prompt": "x", "resumeSessionId": session.to_uppercase()}).to_string();
+    let (status, body) = front.ask(Service::Claude, &first, headers, resume.as_bytes()).await;
+    assert_eq!(status, 200, "{body}");
 }
 
 #[tokio::test]

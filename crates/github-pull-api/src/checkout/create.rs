@@ -9,7 +9,7 @@ use crate::{
     failure::{Failure, Result},
     git::{Command, Git},
     monitor::Monitor,
-    remote::{Mirror, ObjectFormat, Refs, Wanted},
+    remote::{LFS_CONFIGURATION, Mirror, ObjectFormat, Refs, Wanted},
 };
 
 /// Makes a checkout in the empty directory `making`.
@@ -27,15 +27,20 @@ pub(crate) fn make(
     mirror.tidy()?;
     copy_objects(&git.monitor, &mirror.path().join("objects"), &directory.join("objects"))?;
     write_git_dir(&mirror, wanted, address, &directory)?;
+    let lfs = mirror.lfs();
     // Others may fetch while the files are written.
     drop(mirror);
 
     let id = wanted.id();
     git.monitor.message(format!("Checking out {} at {}", wanted.name(), id.short()));
     let command = |arguments: &[&str]| -> Command<'_> {
-        git.command(arguments).git_dir(&directory).work_tree(making)
+        let command = git.command(arguments).git_dir(&directory).work_tree(making);
+        match &lfs {
+            Some(lfs) => lfs.configure(command),
+            None => command,
+        }
     };
-    Changes::between(command, None, id)?.check_size(command, git.checkout_limit())?;
+    git.check_size(Changes::between(command, None, id)?.size(command)?)?;
     command(&["checkout", "-f", "--progress"]).output()?;
     Ok(Done::wanted(wanted, id))
 }
@@ -126,6 +131,9 @@ fn write_git_dir(
     if let Some(filter) = filter {
         config.push_str(&format!("\tpromisor = true\n\tpartialclonefilter = {filter}\n"));
     }
+    if mirror.lfs().is_some() {
+        config.push_str(LFS_CONFIGURATION);
+    }
     let mut config = config.into_bytes();
     let id = format!("{}\n", wanted.id());
     if let Wanted::Branch(name, _) = wanted {
@@ -136,12 +144,8 @@ fn write_git_dir(
         write(Path::new("HEAD"), id.as_bytes())?;
     }
     write(Path::new("config"), &config)?;
-    let shallow = mirror.path().join("shallow");
-    match fs::read(&shallow) {
-        Ok(shallow) => write(Path::new("shallow"), &shallow),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Failure::io("read", &shallow)(error)),
-    }
+    let shallow: String = mirror.shallow()?.iter().map(|id| format!("{id}\n")).collect();
+    if shallow.is_empty() { Ok(()) } else { write(Path::new("shallow"), shallow.as_bytes()) }
 }
 
 /// The beginning of a configuration, within the section `core`.

@@ -10,13 +10,18 @@ use std::{
 };
 
 use cap_std::{ambient_authority, fs::Dir};
-use contract::{Code, FileRepositories, Policy, RepoUrl};
+use contract::{CloneFilter, Code, FileRepositories, Policy, RepoUrl};
 
 use super::{Refusal, config_file::Values, files};
-use crate::failure::{Failure, Result, quote};
+use crate::{
+    failure::{Failure, Result, quote},
+    remote::{Extent, ObjectId},
+};
 
 /// The largest configuration that is read, in bytes.
 const LARGEST_CONFIG: u64 = 1 << 20;
+/// The largest list of the ends of a history that is read, in bytes.
+const LARGEST_SHALLOW: u64 = 16 << 20;
 
 /// What is at the target.
 pub(crate) enum Found {
@@ -36,6 +41,23 @@ pub(crate) struct Existing {
     pub(super) sparse: Option<Sparse>,
     /// Whether files that were not needed yet may be missing.
     pub(super) is_partial: bool,
+    /// The commits whose parents it does not have.
+    pub(super) shallow: Vec<ObjectId>,
+}
+
+impl Found {
+    /// How much of a repository is fetched for this target, where `asked` is what a first clone would get:
+    /// a checkout that is there goes on as it was made.
+    pub(crate) fn extent(&self, asked: Extent) -> Extent {
+        match self {
+            Self::Nothing | Self::EmptyDirectory => asked,
+            Self::Checkout(existing) => Extent {
+                depth: asked.depth.filter(|_| !existing.shallow.is_empty()),
+                filter: existing.is_partial.then_some(CloneFilter::BlobNone),
+                ..asked
+            },
+        }
+    }
 }
 
 /// The kinds of a sparse checkout.
@@ -82,7 +104,10 @@ pub(crate) fn look(target: &Path, repo: &RepoUrl) -> Result<Found> {
     };
     let (files, git) = (open(&target.to_owned())?, open(&git)?);
     let (sparse, is_partial) = check_config(&refusal, &git, repo)?;
-    Ok(Found::Checkout(Existing { files, git, sparse, is_partial }))
+    let shallow = files::read(&git, Path::new("shallow"), LARGEST_SHALLOW, &refusal)?;
+    let shallow = shallow.unwrap_or_default();
+    let shallow = shallow.split(|byte| *byte == b'\n').filter_map(ObjectId::parse).collect();
+    Ok(Found::Checkout(Existing { files, git, sparse, is_partial, shallow }))
 }
 
 /// The kind of what is at `path`, which is not followed if it is a link.

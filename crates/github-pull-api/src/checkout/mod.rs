@@ -7,12 +7,15 @@ mod config_file;
 mod create;
 mod existing;
 mod files;
+mod head;
+mod objects;
 mod refs;
 mod rollback;
 mod safe_git_dir;
 mod submodules;
 mod tree;
 mod update;
+mod write;
 
 use std::{borrow::Cow, path::Path};
 

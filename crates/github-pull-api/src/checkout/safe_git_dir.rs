@@ -18,7 +18,7 @@ use super::{
 use crate::{
     failure::{Failure, Result},
     git::{Command, Git},
-    remote::{ObjectFormat, ObjectId},
+    remote::{Lfs, ObjectFormat, ObjectId},
     staging::Staging,
 };
 
@@ -27,6 +27,7 @@ pub(super) struct SafeGitDir<'a> {
     git: &'a Git,
     path: PathBuf,
     target: &'a Path,
+    lfs: Option<Lfs>,
 }
 
 impl<'a> SafeGitDir<'a> {
@@ -47,7 +48,8 @@ impl<'a> SafeGitDir<'a> {
             let path = path.join(directory);
             fs::create_dir_all(&path).map_err(Failure::io("create", &path))?;
         }
-        for name in ["index", "shallow", "info/sparse-checkout", "info/attributes"] {
+        for name in ["index", "shallow", "info/sparse-checkout", "info/attributes", "info/exclude"]
+        {
             copy(existing, refusal, Path::new(name), &path)?;
         }
         for entry in existing.git.entries().map_err(Failure::io("list", refusal.target))?.flatten()
@@ -79,12 +81,21 @@ impl<'a> SafeGitDir<'a> {
         write("config", config)?;
         let unborn = || "ref: refs/heads/unborn".to_owned();
         write("HEAD", head.map_or_else(unborn, ObjectId::to_string) + "\n")?;
-        Ok(Self { git, path, target: refusal.target })
+        Ok(Self { git, path, target: refusal.target, lfs: None })
+    }
+
+    /// Has files in LFS written as what they stand for.
+    pub(super) fn with_lfs(self, lfs: Option<Lfs>) -> Self {
+        Self { lfs, ..self }
     }
 
     /// A command on the control directory and the files of the checkout.
     pub(super) fn command(&self, arguments: &[&str]) -> Command<'a> {
-        self.git.command(arguments).git_dir(&self.path).work_tree(self.target)
+        let command = self.git.command(arguments).git_dir(&self.path).work_tree(self.target);
+        match &self.lfs {
+            Some(lfs) => lfs.configure(command),
+            None => command,
+        }
     }
 
     /// Where it is.

@@ -4,7 +4,7 @@
 //! the pull does. It resolves each name once, checks the addresses against the [`AddressPolicy`], and
 //! connects to one that was checked: so a name cannot lead elsewhere between the check and the connection,
 //! and neither can a redirect, which comes through here like everything else. A host that the pull did not
-//! ask for is refused: redirects stay on their host.
+//! ask for is refused, so redirects stay on their host; only git-lfs may reach others.
 //!
 //! SOCKS5 and not an HTTP proxy, because curl tunnels plain http through it too: there is one protocol,
 //! and nothing of HTTP to parse. A password that is made for each pull keeps other processes out.
@@ -86,13 +86,26 @@ pub(crate) enum Refusal {
     Unreachable,
 }
 
-/// What git wants a connection for.
+/// Which hosts a command may reach, all of them under the [`AddressPolicy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hosts {
+    /// Those of the repositories that the pull is about.
+    Asked,
+    /// Any: an LFS server may keep its files at hosts of its choice.
+    Any,
+}
+
+/// What a connection is for. Each has a user name of its own at the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum User {
     /// `https`, which goes through the operator's proxy.
     Https,
     /// Plain http, ssh and `git://`.
     Other,
+    /// `https` to any host.
+    HttpsAnywhere,
+    /// Plain http to any host.
+    OtherAnywhere,
 }
 
 #[derive(Debug)]
@@ -159,14 +172,18 @@ impl Connector {
     }
 
     /// The variables that make git, git-lfs and (by [`ssh_option`](Self::ssh_option)) ssh come here.
-    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn environment(&self, hosts: Hosts) -> Vec<(&'static str, String)> {
         let Self { address, shared, .. } = self;
         let secret = &shared.secret;
         let proxy = |user: User| format!("socks5h://{}:{secret}@{address}", user.name());
         let relay = shared.settings.relay.to_string_lossy().into_owned();
+        let (https, other) = match hosts {
+            Hosts::Asked => (User::Https, User::Other),
+            Hosts::Any => (User::HttpsAnywhere, User::OtherAnywhere),
+        };
         vec![
-            ("HTTPS_PROXY", proxy(User::Https)),
-            ("http_proxy", proxy(User::Other)),
+            ("HTTPS_PROXY", proxy(https)),
+            ("http_proxy", proxy(other)),
             // git takes a path there, and runs it with a host and a port.
             ("GIT_PROXY_COMMAND", relay.clone()),
             (RELAY_VARIABLE, relay),
@@ -202,12 +219,14 @@ impl Connector {
 }
 
 impl User {
-    const ALL: [Self; 2] = [Self::Https, Self::Other];
+    const ALL: [Self; 4] = [Self::Https, Self::Other, Self::HttpsAnywhere, Self::OtherAnywhere];
 
     fn name(self) -> &'static str {
         match self {
             Self::Https => "https",
             Self::Other => "other",
+            Self::HttpsAnywhere => "https-anywhere",
+            Self::OtherAnywhere => "other-anywhere",
         }
     }
 }
@@ -262,12 +281,14 @@ impl Shared {
 
     async fn connect(&self, wish: &Wish) -> Result<TcpStream, Refusal> {
         let target = &wish.target;
-        if !lock(&self.hosts).contains(&target.host) {
+        let user = User::ALL.into_iter().find(|user| user.name() == wish.user);
+        let is_anywhere = matches!(user, Some(User::HttpsAnywhere | User::OtherAnywhere));
+        if !is_anywhere && !lock(&self.hosts).contains(&target.host) {
             tracing::warn!(job = %self.job, %target, "refused a host that the pull did not ask for");
             return Err(Refusal::OtherHost(target.host.clone()));
         }
-        let user = User::ALL.into_iter().find(|user| user.name() == wish.user);
-        let proxy = (user == Some(User::Https)).then_some(&self.settings.proxy);
+        let is_https = matches!(user, Some(User::Https | User::HttpsAnywhere));
+        let proxy = is_https.then_some(&self.settings.proxy);
         upstream::connect(&self.settings.policy, proxy, target).await.map_err(|why| {
             tracing::warn!(job = %self.job, %target, %why, "git got no connection");
             Refusal::Unreachable

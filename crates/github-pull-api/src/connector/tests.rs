@@ -91,7 +91,7 @@ fn git(connector: &Connector, arguments: &[&str]) -> (bool, String) {
     let mut command = std::process::Command::new("git");
     command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
     command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0");
-    let output = command.envs(connector.environment()).output().unwrap();
+    let output = command.envs(connector.environment(Hosts::Asked)).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
@@ -170,6 +170,12 @@ async fn only_hosts_that_the_pull_asks_for() {
     ask(&connector, User::Other, "127.0.0.1", echo.0.port()).await.unwrap();
     ask(&connector, User::Other, "localhost", echo.0.port()).await.unwrap_err();
     assert_eq!(connector.refusal(), Some(Refusal::OtherHost("localhost".into())));
+    // git-lfs may ask for others, under the same rules for addresses.
+    ask(&connector, User::OtherAnywhere, "localhost", echo.0.port()).await.unwrap();
+    let strict = self::connector(AddressPolicy::default(), &["127.0.0.1"]).await;
+    for user in [User::OtherAnywhere, User::HttpsAnywhere] {
+        ask(&strict, user, "localhost", echo.0.port()).await.unwrap_err();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,7 +85,7 @@ impl Origin {
             ("https", _) => true,
             ("http", Host::Ipv4(address)) => address.is_loopback(),
             ("http", Host::Ipv6(address)) => address.is_loopback(),
-            ("http", Host::Domain(name)) => name == "localhost",
+            ("http", Host::Domain(name)) => name.trim_end_matches('.') == "localhost",
             _ => false,
         }
     }
@@ -131,6 +131,7 @@ mod tests {
             ("http://me:pw@127.0.0.1:81/a", vec!["me:pw"], false),
             ("http://me:pw@[::1]:81/a", vec!["me:pw"], false),
             ("http://me:pw@localhost/a", vec!["me:pw"], false),
+            ("http://me:pw@localhost./a", vec!["me:pw"], false),
             ("http://me:pw@localhost.evil.com/a", vec![], true),
             ("git@github.com:a/b", vec![], false),
         ] {

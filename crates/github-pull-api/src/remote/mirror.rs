@@ -13,7 +13,7 @@ use contract::{BranchName, CloneFilter, Code};
 use sha2::{Digest as _, Sha256};
 use workspace::Workspace;
 
-use super::{ObjectId, Refs, Transport, refs};
+use super::{Lfs, ObjectId, Refs, Transport, refs};
 use crate::{
     failure::{Failure, Result},
     git::{Command, Git},
@@ -46,6 +46,8 @@ pub(crate) struct Extent {
     pub(crate) depth: Option<NonZeroU32>,
     /// Which objects are left out until they are needed.
     pub(crate) filter: Option<CloneFilter>,
+    /// Whether files in LFS are fetched with the commits that are checked out.
+    pub(crate) lfs: bool,
 }
 
 impl Extent {
@@ -89,12 +91,13 @@ impl Wanted {
 
 /// A mirror as of now. No other pull reads or writes it while this lives.
 pub(crate) struct Mirror<'a> {
-    git: &'a Git,
+    pub(super) git: &'a Git,
     path: PathBuf,
     refs: Refs,
     /// The contents of `HEAD`.
     head: Vec<u8>,
     extent: Extent,
+    lfs: Option<Lfs>,
     _lock: Lock,
 }
 
@@ -120,8 +123,9 @@ impl<'a> Mirror<'a> {
         let lock = directory.join(format!("{name}.lock"));
         let monitor = &git.monitor;
         let lock = Lock::take(monitor, &lock, "Waiting for another pull of this repository")?;
-        let mut mirror =
-            Self { git, path, refs: Refs::new(), head: Vec::new(), extent, _lock: lock };
+        let lfs = extent.lfs.then(|| Lfs::new(&path, staging)).transpose()?;
+        let (refs, head) = (Refs::new(), Vec::new());
+        let mut mirror = Self { git, path, refs, head, extent, lfs, _lock: lock };
         let mut is_fresh = false;
         if freshness == Freshness::Update && mirror.path.exists() {
             remove_leftovers(&mirror.path);
@@ -276,12 +280,41 @@ impl<'a> Mirror<'a> {
         self.extent.filter
     }
 
-    /// Fetches the files of `id` that a filter has left out.
+    /// The commits whose parents it does not have.
+    ///
+    /// # Errors
+    /// If the list of them cannot be read.
+    pub(crate) fn shallow(&self) -> Result<Vec<ObjectId>> {
+        let path = self.path.join("shallow");
+        match fs::read(&path) {
+            Ok(text) => Ok(text.split(|byte| *byte == b'\n').filter_map(ObjectId::parse).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(Failure::io("read", &path)(error)),
+        }
+    }
+
+    /// What it takes to check out files in LFS, if they were asked for.
+    pub(crate) fn lfs(&self) -> Option<Lfs> {
+        self.lfs.clone()
+    }
+
+    /// Fetches the files of `id` that a filter has left out, and those in LFS if they were asked for.
     ///
     /// # Errors
     /// As [`fetch`](Self::fetch).
     pub(crate) fn complete(&self, transport: &Transport<'_>, id: &ObjectId) -> Result<()> {
-        let Some(filter) = self.extent.filter else { return Ok(()) };
+        if let Some(filter) = self.extent.filter {
+            self.fetch_missing(transport, id, filter)?;
+        }
+        if self.lfs.is_some() { self.fetch_lfs(transport, id) } else { Ok(()) }
+    }
+
+    fn fetch_missing(
+        &self,
+        transport: &Transport<'_>,
+        id: &ObjectId,
+        filter: CloneFilter,
+    ) -> Result<()> {
         let listed = self
             .command(["rev-list", "--objects", "--no-walk", "--missing=print", id.as_str()])
             .output()?;

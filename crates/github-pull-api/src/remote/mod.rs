@@ -2,6 +2,7 @@
 
 mod access;
 mod diagnosis;
+mod lfs;
 mod mirror;
 mod refs;
 mod transport;
@@ -9,6 +10,7 @@ mod transport;
 pub(crate) use self::{
     access::{Logins, is_same_origin},
     diagnosis::{stalled, unusable},
+    lfs::{CONFIGURATION as LFS_CONFIGURATION, Lfs, obstacle as lfs_obstacle},
     mirror::{Extent, Freshness, Mirror, Wanted},
     refs::{ObjectFormat, ObjectId, Refs, parse as parse_refs},
     transport::Transport,

@@ -21,7 +21,7 @@ const HELPER: &str = r#"!f() { test "$1" = get && cat "/proc/self/fd/$PULL_SECRE
 
 /// How a pull reaches the host of its repository.
 pub(crate) struct Transport<'a> {
-    config: &'a Config,
+    pub(super) config: &'a Config,
     pub(crate) repo: &'a RepoUrl,
     connector: &'a Connector,
 }

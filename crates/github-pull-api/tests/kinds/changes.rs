@@ -184,9 +184,15 @@ async fn an_untracked_directory_in_the_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ignored_file_in_the_way() {
     let up = |up: &Upstream| drop(up.commit_files(&[("x.o", "1\n")]));
-    // git overwrites it. It may be all there is of somebody's settings, so we do not.
-    let expect = Expect::OursFails(Code::CheckoutConflict);
-    local("ignored file in the way", |it| write(it, "x.o", "mine\n"), up, expect).await;
+    // git overwrites what is ignored, and so do we.
+    local("ignored file in the way", |it| write(it, "x.o", "mine\n"), up, Expect::Same).await;
+    let change = |it: &Path| {
+        fs::create_dir_all(it.join(".git/info")).unwrap();
+        fs::write(it.join(".git/info/exclude"), "x.p\n").unwrap();
+        write(it, "x.p", "mine\n");
+    };
+    let up = |up: &Upstream| drop(up.commit_files(&[("x.p", "1\n")]));
+    local("file in the way, ignored by .git/info/exclude", change, up, Expect::Same).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

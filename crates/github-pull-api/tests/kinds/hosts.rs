@@ -142,6 +142,38 @@ pub(crate) fn proxy(target: SocketAddr) -> SocketAddr {
     .unwrap()
 }
 
+/// What a server does with a connection, once it has read the head of a request.
+pub(crate) enum Answer {
+    /// Passes it on, from its beginning.
+    Forward(SocketAddr),
+    /// Sends this, and then chunk after chunk until nobody reads any more.
+    Endless(Vec<u8>, Box<dyn Fn(u64) -> Vec<u8>>),
+}
+
+/// A server that does with each connection what `answer` says of its first request.
+pub(crate) fn answer(answer: impl Fn(&str) -> Answer + Clone + Send + 'static) -> SocketAddr {
+    listen("127.0.0.1:0", move |mut stream| {
+        let Some(head) = head(&mut stream) else { return };
+        match answer(&head) {
+            Answer::Forward(target) => {
+                let mut upstream = TcpStream::connect(target).unwrap();
+                upstream.write_all(head.as_bytes()).unwrap();
+                pass(&stream, &upstream);
+            }
+            Answer::Endless(first, chunk) => {
+                let mut sent = stream.write_all(&first);
+                for number in 0.. {
+                    if sent.is_err() {
+                        return;
+                    }
+                    sent = stream.write_all(&chunk(number));
+                }
+            }
+        }
+    })
+    .unwrap()
+}
+
 fn head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     let mut byte = [0];

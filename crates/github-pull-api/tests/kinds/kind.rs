@@ -49,6 +49,8 @@ pub(crate) struct Kind {
     pub(crate) patience: u32,
     /// If it is there, the program itself pulls, with these variables.
     pub(crate) replica: Option<Vec<(&'static str, String)>>,
+    /// The umask of git and of the program itself.
+    pub(crate) umask: Option<u32>,
     /// More fields of our request.
     pub(crate) request: Value,
     row: RefCell<Vec<String>>,
@@ -114,6 +116,7 @@ impl Kind {
             checkout: None,
             patience: 30,
             replica: None,
+            umask: None,
             request: json!({}),
             row: RefCell::default(),
         }
@@ -199,6 +202,13 @@ impl Kind {
 
     fn git_end(&self, mut command: Command, path: &Path) -> End {
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(mask) = self.umask {
+            let mut shell = isolated("sh", 0);
+            shell.args(["-c", &format!("umask {mask:o}; exec \"$@\""), "sh"]);
+            shell.arg(command.get_program()).args(command.get_args());
+            shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            command = shell;
+        }
         let output = tokio::task::block_in_place(|| command.output().unwrap());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         match output.status.code() {
@@ -215,7 +225,9 @@ impl Kind {
         let pull = async {
             match &self.replica {
                 Some(environment) => {
-                    replica::pull(self.scene.workspace.root(), environment, &body).await
+                    let root = self.scene.workspace.root();
+                    let run = replica::run_with_mask(root, environment, &body, self.umask).await;
+                    run.terminal().clone()
                 }
                 None => self.scene.pull_with(body).await.terminal,
             }

@@ -10,9 +10,11 @@
 )]
 
 mod attributes;
+mod bounds;
 mod changes;
 mod hosts;
 mod kind;
+mod lfs;
 mod names;
 mod objects;
 mod options;

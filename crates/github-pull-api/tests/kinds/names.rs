@@ -114,6 +114,12 @@ async fn a_component_that_is_too_long() {
     let tree = kind.up.tree_object(&[("100644", "x".repeat(256).as_bytes(), &blob)]);
     kind.up.commit_tree(&tree);
     kind.clones(Expect::BothFail(Code::RepositoryInvalid)).await;
+    let kind = Kind::simple("component of 256 bytes, with an update");
+    kind.clones(Expect::Same).await;
+    let blob = kind.up.object("blob", b"x");
+    let tree = kind.up.tree_object(&[("100644", "x".repeat(256).as_bytes(), &blob)]);
+    kind.up.commit_tree(&tree);
+    kind.update(Expect::BothFail(Code::RepositoryInvalid)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,25 +89,6 @@ async fn submodules_that_lead_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lfs_without_git_lfs() {
-    if isolated("git", 30).args(["lfs", "version"]).output().unwrap().status.success() {
-        return testkit::skip("lfs_without_git_lfs", "git-lfs is installed");
-    }
-    let mut kind = Kind::simple("LFS without git-lfs");
-    kind.up.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
-    let id = "4665a5ea423c2713d436b5ee50593a9640e0018c1550b5a0002f74190d6caea8";
-    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{id}\nsize 12\n");
-    kind.up.write("large.bin", &pointer);
-    kind.up.commit();
-    kind.request = json!({"lfs": true});
-    kind.clones(Expect::Same).await;
-    let body = json!({"repoUrl": kind.url, "directory": "third", "lfs": true});
-    let outcome = kind.scene.pull_with(body).await;
-    let told = outcome.messages().iter().filter(|it| it.contains("git-lfs")).count();
-    assert_eq!(told, 1, "{:?}", outcome.messages());
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_first_clone_of_some_depth() {
     let mut kind = Kind::simple("depth: 2");
     for number in 0..5 {
@@ -119,6 +100,37 @@ async fn a_first_clone_of_some_depth() {
     kind.up.commit_files(&[("a", "newer\n")]);
     kind.update(Expect::Ends).await;
     assert_eq!(fs::read(kind.ours().join("a")).unwrap(), b"newer\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_from_before_the_depth() {
+    for (row, later) in [
+        ("depth: 2, then an old branch", json!({"depth": 2})),
+        ("depth: 2, then an old branch and no depth", json!({})),
+    ] {
+        let mut kind = Kind::simple(row);
+        let root = kind.up.git(&["rev-parse", "HEAD"]);
+        for number in 0..5 {
+            kind.up.commit_files(&[("a", &format!("{number}\n"))]);
+        }
+        kind.request = json!({"depth": 2});
+        let End::Checkout(_) = kind.our_pull("repo").await else { panic!("{row}: no clone") };
+        kind.up.git(&["branch", "old", &root]);
+        kind.up.on("old").commit_files(&[("a", "old\n"), ("b", "1\n")]);
+        kind.up.on("main").commit_files(&[("a", "newer\n")]);
+        kind.request = later;
+        let ours = kind.our_pull("repo").await;
+        kind.note(format!("update: ours {ours}"));
+        let End::Checkout(_) = ours else { panic!("{row}: {ours:#}") };
+        assert_eq!(fs::read(kind.ours().join("a")).unwrap(), b"newer\n");
+        git(&kind.ours(), &["fsck", "--connectivity-only"]);
+        git(&kind.ours(), &["rev-list", "--objects", "--all"]);
+        assert_eq!(git(&kind.ours(), &["show", "origin/old:b"]), "1");
+        kind.request["branch"] = "old".into();
+        let ours = kind.our_pull("repo").await;
+        let End::Checkout(_) = ours else { panic!("{row}: {ours:#}") };
+        assert_eq!(fs::read(kind.ours().join("a")).unwrap(), b"old\n");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,6 +151,57 @@ async fn a_first_clone_without_blobs() {
     assert_eq!(fs::read(kind.ours().join("a")).unwrap(), b"newer\n");
     assert_eq!(git(&kind.ours(), &["status", "--porcelain"]), "");
     assert_eq!(git(&kind.ours(), &["log", "--format=%H"]).lines().count(), 7);
+}
+
+/// A history of six commits, and a branch at the third of them.
+fn history(row: &'static str) -> Kind {
+    let kind = Kind::simple(row);
+    kind.up.git(&["config", "uploadpack.allowFilter", "true"]);
+    kind.up.git(&["config", "uploadpack.allowAnySHA1InWant", "true"]);
+    for number in 0..5 {
+        kind.up.commit_files(&[("a", &format!("{number}\n"))]);
+    }
+    kind.up.git(&["branch", "old", "HEAD~3"]);
+    kind
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_files_of_a_clone_without_blobs() {
+    for later in [json!({"filter": "blob:none"}), json!({})] {
+        let mut kind = history("filter: blob:none, then old files");
+        kind.request = json!({"filter": "blob:none"});
+        let End::Checkout(_) = kind.our_pull("repo").await else { panic!("no clone") };
+        kind.request = later.clone();
+        // A branch that it knows, whose files it does not have; then a commit with an old file.
+        kind.request["branch"] = "old".into();
+        let ours = kind.our_pull("repo").await;
+        kind.note(format!("an old branch: ours {ours}"));
+        let End::Checkout(_) = ours else { panic!("{later}: {ours:#}") };
+        assert_eq!(fs::read(kind.ours().join("a")).unwrap(), b"1\n");
+        kind.up.commit_files(&[("a", "0\n"), ("new", "1\n")]);
+        kind.request = later.clone();
+        kind.request["branch"] = "main".into();
+        let ours = kind.our_pull("repo").await;
+        kind.note(format!("a commit with an old file: ours {ours}"));
+        let End::Checkout(_) = ours else { panic!("{later}: {ours:#}") };
+        assert_eq!(fs::read(kind.ours().join("a")).unwrap(), b"0\n");
+        assert_eq!(git(&kind.ours(), &["status", "--porcelain"]), "");
+        git(&kind.ours(), &["fsck"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_of_a_first_clone_with_an_update() {
+    for options in [json!({"depth": 1}), json!({"filter": "blob:none"})] {
+        let mut kind = history("depth or filter with an update");
+        kind.clones(Expect::Same).await;
+        for number in 0..5 {
+            kind.up.commit_files(&[("a", &format!("newer {number}\n"))]);
+        }
+        kind.request = options.clone();
+        kind.update(Expect::Same).await;
+        git(&kind.ours(), &["rev-list", "--objects", "--all"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

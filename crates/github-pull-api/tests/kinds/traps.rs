@@ -17,8 +17,9 @@ async fn trap(row: &'static str, path: &str, set: impl Fn(&Path)) {
     let mut kind = Kind::simple(row);
     kind.up.commit_files(&[(".gitattributes", "*.x text\n"), (".gitignore", "*.o\n")]);
     kind.up.commit_files(&[("d/.gitattributes", "*.y text\n")]);
-    kind.patience = 1;
     kind.clones(Expect::Same).await;
+    // For looks at checkouts in which git may wait for good.
+    kind.patience = 1;
     kind.both(|directory| {
         let path = directory.join(path);
         let _ = fs::remove_file(&path);
@@ -56,6 +57,15 @@ fn zero(path: &Path) {
     symlink("/dev/zero", path).unwrap();
 }
 
+/// `/dev/zero` by its numbers, where a test may make one.
+fn device(path: &Path) {
+    let device = nix::sys::stat::makedev(1, 5);
+    let kind = nix::sys::stat::SFlag::S_IFCHR;
+    if let Err(error) = nix::sys::stat::mknod(path, kind, Mode::from_bits_truncate(0o666), device) {
+        testkit::skip(&format!("device at {}", path.display()), &error.to_string());
+    }
+}
+
 fn directory(path: &Path) {
     fs::create_dir(path).unwrap();
 }
@@ -89,6 +99,7 @@ traps! {
     fifo_fetch_head: fifo ".git/FETCH_HEAD",
     fifo_commit_graph: fifo ".git/objects/info/commit-graph",
     fifo_modules: fifo ".gitmodules",
+    fifo_lfs_config: fifo ".lfsconfig",
     socket_attributes: socket ".gitattributes",
     zero_attributes: zero ".gitattributes",
     zero_ignore: zero ".gitignore",
@@ -96,6 +107,12 @@ traps! {
     zero_midx: zero ".git/objects/pack/multi-pack-index",
     zero_exclude: zero ".git/info/exclude",
     zero_index: zero ".git/index",
+    device_attributes: device ".gitattributes",
+    device_ignore: device "d/.gitignore",
+    device_file: device "a",
+    device_untracked: device "new",
+    device_index: device ".git/index",
+    device_midx: device ".git/objects/pack/multi-pack-index",
     directory_attributes: directory ".gitattributes",
     directory_index: directory ".git/index",
 }

@@ -110,7 +110,7 @@ async fn local_changes_elsewhere_are_kept() {
 #[tokio::test]
 async fn each_kind_of_local_change_in_the_way() {
     type Change = fn(&Scene);
-    let kinds: [(&str, Change); 8] = [
+    let kinds: [(&str, Change); 7] = [
         ("a", |scene| write(scene, "a", "mine\n")),
         ("a", |scene| {
             write(scene, "a", "mine\n");
@@ -126,10 +126,6 @@ async fn each_kind_of_local_change_in_the_way() {
             git(&scene.path("repo"), &["rm", "-q", "--cached", "a"]);
         }),
         ("new", |scene| write(scene, "new", "untracked\n")),
-        ("new", |scene| {
-            write(scene, ".git/info/exclude", "new\n");
-            write(scene, "new", "ignored\n");
-        }),
         ("dir", |scene| write(scene, "dir", "a file where a directory is to be\n")),
         ("new", |scene| write(scene, "new/inside", "a directory where a file is to be\n")),
     ];

@@ -164,7 +164,9 @@ async fn one_job_and_out() {
     assert!(frames.next().await.unwrap().unwrap().id.is_none(), "ids are for who asks for them");
     assert_eq!(bench.get("/status").await["status"], "busy");
     assert_eq!(bench.get("/health").await["status"], "ok");
-    assert!(!Registry::new(&bench.workspace, Service::Claude).contains(bench.id).unwrap());
+    let registry = Registry::new(&bench.workspace, Service::Claude);
+    assert!(!registry.contains(bench.id).unwrap());
+    assert_eq!(registry.at_work().unwrap()[0].id, bench.id);
     let second = bench.execute("second", &[]).await;
     assert_eq!(second.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(second.header("retry-after"), Some("1"));
@@ -176,6 +178,7 @@ async fn one_job_and_out() {
         .await
         .unwrap_err();
     assert!(matches!(error, web::AskError::Connect(..)), "{error}");
+    assert!(!registry.is_any_at_work().unwrap());
     assert!(frames.next().await.is_none());
     assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
     let view = Job::open(&bench.workspace, job).unwrap().unwrap().view().unwrap();
@@ -193,6 +196,17 @@ async fn a_caller_that_leaves_does_not_stop_the_job() {
     let job = Job::open(&bench.workspace, job).unwrap().unwrap();
     let entries: Vec<_> = workspace::follow(job, 0).collect().await;
     assert_eq!(entries.len(), 3);
+}
+
+/// Only the gateway is strict: it may be of a newer version than the replica during an update.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_a_replica_does_not_know_is_ignored() {
+    let bench = Bench::idle().await;
+    let headers = [("content-type", "application/json".to_owned())];
+    let body = r#"{"prompt": "first", "ofTomorrow": true}"#;
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, body).await;
+    bench.gate.send(true).unwrap();
+    assert_eq!(contents(&events(answer).await), ["first", "after", "completed"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,65 @@
+//! An LFS server beside a repository: the part of the batch API that a download needs, and the files.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::host::{Body, respond};
+
+/// Where the requests for LFS begin, behind the path of the repository.
+pub(crate) const PATH: &str = "/info/lfs/";
+
+const JSON: &str = "application/vnd.git-lfs+json";
+
+/// The files of one repository.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LfsFiles {
+    pub(crate) contents: HashMap<String, Bytes>,
+    /// The URL below which a batch says that the files are; this server's, if there is none.
+    pub(crate) elsewhere: Option<String>,
+}
+
+impl LfsFiles {
+    /// Answers a request for `suffix` of the repository `name`.
+    pub(crate) fn answer(
+        &self,
+        (name, suffix): (&str, &str),
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Response<Body> {
+        if suffix == "/info/lfs/objects/batch" {
+            return self.batch(name, headers, body);
+        }
+        let id = suffix.rsplit('/').next().unwrap_or_default();
+        match self.contents.get(id) {
+            Some(content) => respond(StatusCode::OK, "application/octet-stream", content.clone()),
+            None => respond(StatusCode::NOT_FOUND, JSON, r#"{"message": "no such file"}"#),
+        }
+    }
+
+    fn batch(&self, name: &str, headers: &HeaderMap, body: &[u8]) -> Response<Body> {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let base = self.elsewhere.clone().unwrap_or_else(|| {
+            format!("http://{}/{name}.git/info/lfs/objects", text(header::HOST).unwrap_or_default())
+        });
+        let login: Value = match text(header::AUTHORIZATION) {
+            Some(login) => json!({"Authorization": login}),
+            None => json!({}),
+        };
+        let request: Value = serde_json::from_slice(body).unwrap_or_default();
+        let objects = request["objects"].as_array().cloned().unwrap_or_default();
+        let answers: Vec<Value> = objects
+            .iter()
+            .map(|object| {
+                let (id, size) = (&object["oid"], &object["size"]);
+                let href = format!("{base}/{}", id.as_str().unwrap_or_default());
+                let download = json!({"download": {"href": href, "header": login}});
+                json!({"oid": id, "size": size, "authenticated": true, "actions": download})
+            })
+            .collect();
+        let answer = json!({"transfer": "basic", "objects": answers});
+        respond(StatusCode::OK, JSON, answer.to_string())
+    }
+}
