@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, io::Write as _, process::ExitCode};
 
 use clap::{
     Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser as _,
@@ -9,6 +9,7 @@ use supervisor::Part;
 
 use crate::{
     client::{AttachOptions, CancelOptions, JobsOptions, LoadOptions, RunOptions, ShowOptions},
+    command::exit,
     completions::CompletionsOptions,
     doctor::DoctorOptions,
     ops::{LogsOptions, PsOptions, ScaleOptions},
@@ -59,6 +60,26 @@ pub(crate) enum Command {
         #[arg(value_parser = part())]
         service: Part,
     },
+}
+
+/// Prints why the command line is refused, or the help that was asked for. Where the reason repeats a URL, it leaves out
+/// the credentials in it.
+pub(crate) fn refuse(error: &clap::Error, arguments: impl Iterator<Item = String>) -> ExitCode {
+    let text = arguments.fold(error.render().ansi().to_string(), |text, argument| {
+        let Some((_, rest)) = argument.split_once("://") else { return text };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        match authority.rsplit_once('@') {
+            Some((credentials, _)) if !credentials.is_empty() => text.replace(credentials, "***"),
+            _ => text,
+        }
+    });
+    // Nobody may be there to read it.
+    let _ = if error.use_stderr() {
+        anstream::stderr().write_all(text.as_bytes())
+    } else {
+        anstream::stdout().write_all(text.as_bytes())
+    };
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
 }
 
 fn part() -> impl clap::builder::TypedValueParser<Value = Part> {

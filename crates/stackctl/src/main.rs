@@ -6,6 +6,8 @@ mod command;
 mod completions;
 mod demo;
 mod doctor;
+#[cfg(test)]
+mod fixtures;
 mod ops;
 mod program;
 mod serve;
@@ -29,8 +31,11 @@ fn main() -> ExitCode {
     if rehearsal::is_called(args.next().as_deref()) {
         rehearsal::main(args);
     }
-    let matches = program::with_name(Cli::command()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = program::with_name(Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return cli::refuse(&error, std::env::args()),
+    };
     match cli.command {
         Command::Up(options) => complete_on_threads(up::up(options)),
         Command::Run(options) => complete(client::run(options)),

@@ -19,9 +19,9 @@ pub(crate) enum ClientError {
     #[error("no job has an ID that begins or ends with '{0}': `{me} jobs --all` lists all jobs", me = program::name())]
     NoSuchJob(String),
     #[error(
-        "'{0}' is not a job ID: give the beginning or the end of one (at least 3 hexadecimal digits and hyphens)"
+        "that is not a job ID: give the beginning or the end of one (at least 3 hexadecimal digits and hyphens)"
     )]
-    NotAnId(String),
+    NotAnId,
     #[error("'{given}' matches {}: give more of the ID", .matches.join(", "))]
     Ambiguous { given: String, matches: Vec<String> },
     #[error("{0}")]
@@ -63,7 +63,7 @@ impl ClientError {
             }
             Self::Stack(_) => exit::UNREACHABLE,
             Self::NoSuchJob(_)
-            | Self::NotAnId(_)
+            | Self::NotAnId
             | Self::Ambiguous { .. }
             | Self::Prompt(_)
             | Self::PromptFile(..)

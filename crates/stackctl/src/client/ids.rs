@@ -7,7 +7,6 @@ use std::collections::HashSet;
 
 use contract::{JobId, JobView};
 use stack_client::{Api, Listing};
-use transcript::one_line;
 
 use super::error::ClientError;
 
@@ -25,7 +24,8 @@ pub(crate) async fn resolve(api: &Api, given: &str) -> Result<JobView, ClientErr
         return Ok(api.job(id).await?);
     }
     if given.len() < FEWEST || !given.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
-        return Err(ClientError::NotAnId(one_line(&given, 80)));
+        // It is not repeated, because it may be anything, such as a URL with a password.
+        return Err(ClientError::NotAnId);
     }
     pick(api.jobs(Listing::default()).await?, given)
 }
@@ -71,9 +71,10 @@ fn end_of(id: JobId, length: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use contract::{JobState, Service, Timestamp};
+    use contract::JobState;
 
     use super::*;
+    use crate::fixtures::workflow;
 
     const IDS: [&str; 4] = [
         "019aa001-0000-7000-8000-00000000abcd",
@@ -83,19 +84,7 @@ mod tests {
     ];
 
     fn jobs() -> Vec<JobView> {
-        let view = |id: &str| JobView {
-            job_id: id.parse().unwrap(),
-            service: Service::Workflow,
-            state: JobState::Running,
-            parent: None,
-            repo_url: None,
-            created: Timestamp::from_millisecond(0),
-            started: None,
-            ended: None,
-            code: None,
-            error: None,
-        };
-        IDS.map(view).into()
+        IDS.map(|id| workflow(id, JobState::Running)).into()
     }
 
     #[test]

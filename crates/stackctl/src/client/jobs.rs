@@ -213,23 +213,15 @@ fn json_of<T: Serialize>(value: &T) -> Result<String, ClientError> {
 
 #[cfg(test)]
 mod tests {
-    use contract::{Code, JobId, Service};
+    use contract::Code;
 
     use super::*;
+    use crate::fixtures::workflow;
 
     fn job(id: &str, state: JobState) -> JobView {
-        JobView {
-            job_id: id.parse::<JobId>().unwrap(),
-            service: Service::Workflow,
-            state,
-            parent: None,
-            repo_url: Some("https://github.com/user/repo.git".into()),
-            created: Timestamp::from_millisecond(1_000_000),
-            started: None,
-            ended: None,
-            code: None,
-            error: None,
-        }
+        let repo_url = Some("https://github.com/user/repo.git".into());
+        let created = Timestamp::from_millisecond(1_000_000);
+        JobView { repo_url, created, ..workflow(id, state) }
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) use render::{note, print};
 pub(crate) use run::{Work, attach, run, run_workflow};
 pub(crate) use watch::End;
 
-/// A command on this stack and that job, to be copied.
+/// A command line for this job on this stack, to be copied.
 pub(crate) fn command_on(url: &StackUrl, verb: &str, job: JobId) -> String {
     format!("{} {verb} {}{}", program::name(), ids::short(job), error::url_argument(url))
 }

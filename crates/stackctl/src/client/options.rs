@@ -106,20 +106,20 @@ impl StackOptions {
 Examples:
   stackctl run --repo https://github.com/user/repo.git --prompt 'Add a README'
   stackctl run --repo https://github.com/user/repo.git --prompt @task.md --max-turns 20
-  stackctl run --repo . --prompt 'Fix the build'          with ALLOW_FILE_REPOSITORIES=1 on a stack of this machine
-  stackctl run --resume 7c3e91d2 --prompt 'Now add tests'  goes on with the session of that job
+  stackctl run --repo . --prompt 'Fix the build'          needs a stack on this machine with ALLOW_FILE_REPOSITORIES=1
+  stackctl run --resume 7c3e91d2 --prompt 'Now add tests'  continues the session of that job
   stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --json | jq -c .type
 
 Exit codes: 0 complete, 1 failed, 2 wrong usage or a refused request, 3 the stack cannot be reached or takes no
 job now, 130 cancelled or left with Ctrl-C.")]
 pub(crate) struct RunOptions {
-    /// The repository: https, ssh, git@host:path, or a directory of this machine [default with --resume JOB: that job's]
+    /// The repository: https, ssh, git@host:path, or a directory on this machine [default with --resume JOB: that job's]
     #[arg(long, value_name = "URL", required_unless_present = "resume")]
     pub(crate) repo: Option<String>,
     /// What the agent is to do; `@FILE` reads it from a file and `-` from standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: String,
-    /// Continue a session: that of a job, by the job's id or a part of it, or one by the session's id
+    /// Continue the session of a job, named by the job's ID or a part of it, or a session by its own ID
     #[arg(long, value_name = "ID")]
     pub(crate) resume: Option<String>,
     /// The branch [default: the repository's default branch]
@@ -141,7 +141,7 @@ pub(crate) struct RunOptions {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Agent")]
 pub(crate) struct AgentOptions {
-    /// The model, by a name that the CLI takes
+    /// The model, by a name that the Claude Code CLI accepts
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
     /// How many turns the agent may take
@@ -164,7 +164,7 @@ pub(crate) struct AgentOptions {
 /// How long a stack that has answered may be away.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RetryOptions {
-    /// How long to keep trying when a stack that has answered stops answering
+    /// How long to keep trying when the connection to the stack breaks
     #[arg(long, value_name = "SECONDS", default_value_t = RetryOptions::default().retry_seconds)]
     pub(crate) retry_seconds: u64,
 }

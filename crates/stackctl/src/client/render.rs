@@ -22,7 +22,7 @@ pub(crate) enum Renderer {
 }
 
 impl Renderer {
-    /// The one that the command line and standard output call for.
+    /// The renderer for this command line and this standard output.
     pub(crate) fn new(json: bool) -> Self {
         let target = ProgressDrawTarget::stdout();
         if json {

@@ -38,7 +38,7 @@ pub(crate) enum End {
     Complete,
     /// It failed.
     Failed,
-    /// Somebody cancelled it.
+    /// It was cancelled.
     Cancelled,
     /// It continues without its watcher.
     Left,
@@ -77,7 +77,7 @@ pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
         renderer: Renderer::new(watch.json),
         job: None,
         announced: false,
-        // It may be waiting until an event says otherwise.
+        // Until an event says otherwise, it may be waiting.
         waits: ours,
     };
     let events = follow(Follow {

@@ -32,11 +32,11 @@ pub(super) const CREDENTIALS: [&str; 4] = [
 pub(super) enum Cli {
     /// Not on the `PATH`.
     Absent,
-    /// It cannot be started, or fails, for this reason.
+    /// It cannot be started or it failed, for this reason.
     Broken(PathBuf, String),
-    /// There is no place for a home of its own, for this reason, so it was not started.
+    /// It was not started, because no home directory could be created for it, for this reason.
     Unasked(PathBuf, String),
-    /// What it says its version is.
+    /// It printed this as its version.
     Says(PathBuf, String),
 }
 

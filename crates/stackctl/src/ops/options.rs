@@ -4,12 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser};
 use contract::{Service, Timestamp};
-use stack_client::Api;
+use stack_client::{Api, StackUrl};
 use supervisor::Part;
 use swarm::Tail;
 
 use super::{logs::since, scale::Wanted, target::Target};
-use crate::client::{GivenUrl, TokenOptions};
+use crate::client::{ClientError, GivenUrl, TokenOptions};
 
 /// Which stack is meant.
 #[derive(Clone, Debug, Args)]
@@ -41,13 +41,31 @@ pub(crate) struct GatewayOptions {
 }
 
 impl GatewayOptions {
+    /// Checks them, before anything else is done.
+    ///
+    /// # Errors
+    /// If the URL is wrong.
+    pub(crate) fn parse(self) -> Result<Gateway, ClientError> {
+        let url = self.url.map(|url| url.parse()).transpose()?;
+        Ok(Gateway { url, token: self.token })
+    }
+}
+
+/// How to reach the gateway.
+#[derive(Clone, Debug)]
+pub(crate) struct Gateway {
+    url: Option<StackUrl>,
+    token: TokenOptions,
+}
+
+impl Gateway {
     /// The gateway, for each service whose address is known. With `--url`, only that of workflows is.
     ///
     /// # Errors
-    /// If the URL is wrong, the stack does not answer, the token cannot be read, or https cannot be used.
+    /// If the stack does not answer, the token cannot be read, or https cannot be used.
     pub(crate) async fn apis(&self, target: &Target) -> anyhow::Result<Vec<(Service, Api)>> {
         let addresses = match &self.url {
-            Some(url) => vec![(Service::Workflow, url.parse()?)],
+            Some(url) => vec![(Service::Workflow, url.clone())],
             None => target.addresses().await?,
         };
         let api = |(service, url)| Ok((service, self.token.api(url)?));
@@ -143,10 +161,10 @@ pub(crate) struct LogsOptions {
     pub(crate) gateway: GatewayOptions,
 }
 
-/// From when on.
+/// Since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Since {
-    /// So long ago.
+    /// That long ago.
     Ago(Duration),
     /// At that time.
     At(Timestamp),

@@ -39,7 +39,7 @@ impl Target {
         swarm.map(Self::Swarm).map_err(|swarm| OpsError::Nothing { workspace, swarm })
     }
 
-    /// In words.
+    /// The stack in words.
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::Swarm(stack) => {

@@ -1,4 +1,4 @@
-//! `stackctl load`: many callers at once, and what became of each job.
+//! `stackctl load`: many callers at once, and how each job ended.
 
 mod chart;
 mod options;
@@ -31,9 +31,9 @@ pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
     options.check()?;
     boot::raise_file_limit();
     let api = options.api()?;
-    // There is nothing to measure if the stack is not there.
+    // Without a stack there is nothing to measure.
     let status = api.status().await.map_err(ClientError::from)?;
-    // Opened first, so that a typing error does not cost the numbers of an hour.
+    // Opened first, so that a typing error does not cost an hour's numbers.
     let mut json = options.json.as_deref().map(Sink::open).transpose()?;
     let mut svg = options.svg.as_deref().map(Sink::open).transpose()?;
     let mut interrupts = Interrupts::listen()?;
@@ -108,7 +108,7 @@ fn exit_code(run: &Run, options: &LoadOptions) -> u8 {
     }
 }
 
-/// Where numbers are written.
+/// Where the numbers go.
 struct Sink {
     name: String,
     to: To,

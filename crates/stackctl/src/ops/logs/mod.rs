@@ -12,7 +12,7 @@ use swarm::{LogItem, LogLine, LogQuery, Stack, Tail};
 
 use super::{
     OpsError,
-    options::{LogsOptions, Since},
+    options::{Gateway, LogsOptions, Since},
     target::Target,
 };
 use crate::{
@@ -26,10 +26,11 @@ const TAIL: u32 = 100;
 
 /// Shows logs, to their end or until somebody has seen enough.
 pub(crate) async fn logs(options: LogsOptions) -> anyhow::Result<u8> {
+    let gateway = options.gateway.clone().parse()?;
     let target = Target::find(&options.target).await?;
     let filter = Filter {
         jobs: match &options.job {
-            Some(given) => Some(jobs(&target, &options, given).await?),
+            Some(given) => Some(jobs(&target, &gateway, given).await?),
             None => None,
         },
         since: options.since.map(|since| since.from(Timestamp::now())),
@@ -88,12 +89,8 @@ pub(super) fn since(text: &str) -> Result<Since, String> {
 }
 
 /// The job that is meant, and those it started.
-async fn jobs(
-    target: &Target,
-    options: &LogsOptions,
-    given: &str,
-) -> anyhow::Result<BTreeSet<JobId>> {
-    let found = match options.gateway.apis(target).await?.first() {
+async fn jobs(target: &Target, gateway: &Gateway, given: &str) -> anyhow::Result<BTreeSet<JobId>> {
+    let found = match gateway.apis(target).await?.first() {
         Some((_, api)) => related(api, given).await.map_err(anyhow::Error::from),
         None => Err(OpsError::Usage(
             "name the gateway's address with --url, or give the whole ID".to_owned(),

@@ -87,7 +87,7 @@ impl GatewayReport {
 }
 
 fn failure(job: &JobView) -> Option<Failure> {
-    // A workflow fails with the words of the job that failed in it.
+    // A workflow fails with the error of the job that failed in it.
     let told_by_parent = job.parent.is_some();
     if job.state != JobState::Failed || told_by_parent {
         return None;
@@ -106,20 +106,17 @@ mod tests {
     use contract::Code;
 
     use super::{super::snapshot::ServiceRow, *};
+    use crate::fixtures::workflow;
 
     #[test]
     fn jobs_are_counted_by_service_and_failures_named_once() {
         let job = |service, state, parent: Option<&str>| JobView {
-            job_id: "019aa001-0000-7000-8000-0123456789ab".parse().unwrap(),
             service,
-            state,
             parent: parent.map(|id| id.parse().unwrap()),
-            repo_url: None,
-            created: Timestamp::from_millisecond(1),
-            started: None,
-            ended: Some(Timestamp::from_millisecond(2)),
+            ended: Some(Timestamp::from_millisecond(2000)),
             code: Some(Code::Diverged),
             error: Some("both\nmoved".into()),
+            ..workflow("019aa001-0000-7000-8000-0123456789ab", state)
         };
         let parent = Some("019aa001-0000-7000-8000-0123456789aa");
         let report = GatewayReport {

@@ -17,7 +17,7 @@ use std::{
 use contract::Timestamp;
 
 use super::{
-    options::{GatewayOptions, PsOptions},
+    options::{Gateway, PsOptions},
     target::Target,
 };
 use crate::{
@@ -29,10 +29,11 @@ use snapshot::Snapshot;
 
 /// Shows a stack, once or until somebody has seen enough.
 pub(crate) async fn ps(options: PsOptions) -> anyhow::Result<u8> {
+    let gateway = options.gateway.clone().parse()?;
     let target = Target::find(&options.target).await?;
     let mut interrupts = Interrupts::listen()?;
     loop {
-        let looking = look(&target, &options.gateway);
+        let looking = look(&target, &gateway);
         let snapshot = tokio::select! {
             snapshot = looking => snapshot?,
             _ = interrupts.next(), if options.watch => return Ok(exit::COMPLETE),
@@ -62,7 +63,7 @@ fn print(snapshot: &Snapshot, options: &PsOptions) -> io::Result<()> {
         };
         writeln!(out, "{json}")?;
     } else if options.watch && io::stdout().is_terminal() {
-        // Drawn over what was there, line by line, so that nothing flickers.
+        // Each line overwrites the old one, so that nothing flickers.
         let text = table::draw(snapshot, terminal_width()).replace('\n', "\x1b[K\n");
         let mut raw =
             anstream::AutoStream::new(io::stdout(), anstream::AutoStream::choice(&io::stdout()));
@@ -78,7 +79,7 @@ fn print(snapshot: &Snapshot, options: &PsOptions) -> io::Result<()> {
     out.flush()
 }
 
-async fn look(target: &Target, gateway: &GatewayOptions) -> anyhow::Result<Snapshot> {
+async fn look(target: &Target, gateway: &Gateway) -> anyhow::Result<Snapshot> {
     let now = Timestamp::now();
     let apis = gateway.apis(target).await?;
     let (mut rows, report) = match target {

@@ -14,14 +14,14 @@ pub(crate) const FAILURES: usize = 5;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Snapshot {
-    /// In words: which stack this is.
+    /// Which stack this is, in words.
     pub(crate) target: String,
     pub(crate) at: Timestamp,
     pub(crate) services: Vec<ServiceRow>,
     pub(crate) replicas: Vec<ReplicaRow>,
     /// The newest first.
     pub(crate) failures: Vec<Failure>,
-    /// What is not known, and why.
+    /// What is unknown, and why.
     pub(crate) notes: Vec<String>,
 }
 
@@ -32,9 +32,9 @@ pub(crate) struct ServiceRow {
     pub(crate) service: String,
     /// How many replicas it is to have.
     pub(crate) wanted: u64,
-    /// How many there are, by state.
+    /// How many replicas there are, by state.
     pub(crate) states: BTreeMap<String, usize>,
-    /// As its gateway says.
+    /// According to the gateway, as are the next two.
     pub(crate) idle: Option<usize>,
     pub(crate) busy: Option<usize>,
     pub(crate) queued: Option<usize>,

@@ -38,7 +38,7 @@ const REPLICAS: [(&str, Column); 8] = [
 const FAILURES: [(&str, Column); 3] =
     [("LAST FAILURE OF", Text), ("AGO", Number), ("WHAT", Elastic)];
 
-/// Draws it, in lines of at most `width` cells. The stream takes the styles out where they are not seen.
+/// The snapshot as lines of at most `width` cells. A stream that is not a terminal removes the styles.
 pub(crate) fn draw(snapshot: &Snapshot, width: Option<u16>) -> String {
     let (bold, dim) = (Style::new().bold(), Style::new().dimmed());
     let mut text = format!("{bold}{}{bold:#}\n\n", capital(&snapshot.target));
