@@ -25,7 +25,7 @@ Example:
 Settings come from the environment: ANTHROPIC_API_KEY, GITHUB_TOKEN, CLAUDE_BIN and more; see the README.")]
 pub(crate) struct UpOptions {
     /// The shared volume: checkouts, journals, sessions
-    #[arg(long, env = "WORKSPACE_DIR", default_value = "./workspace")]
+    #[arg(long, env = "WORKSPACE_DIR", value_name = "DIR", default_value = "./workspace")]
     pub(crate) workspace: PathBuf,
     #[command(flatten)]
     pub(crate) services: ServiceFlags,

@@ -29,15 +29,15 @@ pub(crate) enum ClientError {
     #[error("failed to read the prompt from standard input")]
     Prompt(#[source] std::io::Error),
     #[error(
-        "failed to read the prompt from {file}; pass a prompt that begins with '@' on standard input, with --prompt -", file = .0.display()
+        "failed to read the prompt from {file}: {1}; if this is the prompt itself, pass it on standard input, with --prompt -", file = .0.display()
     )]
-    PromptFile(PathBuf, #[source] std::io::Error),
-    #[error("failed to read the token from {file}; the file must contain nothing but the token", file = .0.display())]
-    TokenFile(PathBuf, #[source] std::io::Error),
+    PromptFile(PathBuf, std::io::Error),
+    #[error("failed to read the token from {file}: {1}; name a file that contains nothing but the token", file = .0.display())]
+    TokenFile(PathBuf, std::io::Error),
     #[error("failed to print")]
     Output(#[source] std::io::Error),
-    #[error("failed to write {file}; choose another file")]
-    File { file: String, source: std::io::Error },
+    #[error("failed to write {file}: {error}; choose another file")]
+    File { file: String, error: std::io::Error },
     #[error("failed to listen for signals")]
     Signals(#[source] std::io::Error),
 }

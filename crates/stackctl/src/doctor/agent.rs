@@ -145,7 +145,7 @@ pub(super) fn credential(
         None => {
             return Finding::missing(
                 NAME,
-                "the environment has none",
+                "there is none in the environment",
                 format!("{SET}\nor {RENEW}"),
             );
         }
@@ -174,7 +174,7 @@ pub(super) fn credential(
     }
 }
 
-/// The CLI does not skip permission prompts as root.
+/// As root, the CLI refuses to skip permission prompts.
 pub(super) fn user(uid: u32, is_sandbox: bool) -> Finding {
     const NAME: &str = "user";
     match (uid, is_sandbox) {
@@ -188,11 +188,11 @@ pub(super) fn user(uid: u32, is_sandbox: bool) -> Finding {
     }
 }
 
-/// Settings that do not parse stop a replica's start.
+/// A replica does not start with invalid settings.
 pub(super) fn settings(problems: &[String]) -> Finding {
     const NAME: &str = "settings";
     if problems.is_empty() {
-        Finding::ok(NAME, "all variables parse")
+        Finding::ok(NAME, "all variables are valid")
     } else {
         Finding::missing(NAME, problems.join("; "), "correct these variables, or unset them")
     }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_parse() {
+    fn invalid_settings() {
         assert_eq!(settings(&[]).state, Fine);
         let finding = settings(&["A: bad".into(), "B: bad".into()]);
         assert_eq!((finding.state, &*finding.found), (Missing, "A: bad; B: bad"));

@@ -170,7 +170,7 @@ impl Report {
             names => {
                 let demo = ["Claude Code CLI", "credential", "user"];
                 let hint = if names.iter().all(|name| demo.contains(name)) {
-                    format!(" `{me} demo` works without that.")
+                    format!(" `{me} demo` works without them.")
                 } else {
                     String::new()
                 };
@@ -196,7 +196,7 @@ mod tests {
         assert!(!bad.ok);
         assert_eq!(
             bad.verdict(),
-            "`stackctl up` will not work yet. Missing: credential. `stackctl demo` works without that."
+            "`stackctl up` will not work yet. Missing: credential. `stackctl demo` works without them."
         );
         let worse = Report::new(vec![missing, Finding::missing("ports", "x", "y")]);
         assert!(worse.verdict().ends_with("credential, ports."));

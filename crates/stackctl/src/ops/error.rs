@@ -11,7 +11,7 @@ use crate::{command::exit, program};
 pub(crate) enum OpsError {
     #[error("no stack runs in {place}: start one with `{me} up --workspace {place}`, or name another workspace with --workspace", place = .workspace.display(), me = program::name())]
     NoLocal { workspace: PathBuf },
-    #[error("found no stack: none runs in {} (--workspace), and {swarm}", .workspace.display())]
+    #[error("found no stack. Local: {}. Swarm: {swarm}", Self::NoLocal { workspace: workspace.clone() })]
     Nothing { workspace: PathBuf, swarm: swarm::Error },
     #[error(transparent)]
     Swarm(#[from] swarm::Error),

@@ -86,7 +86,7 @@ Examples:
   stackctl ps --watch
   stackctl ps --swarm --stack workflow-stack --json | jq '.services[] | {service, busy, queued}'
 
-Exit codes: 0 shown, 2 wrong usage, 3 no such stack.")]
+Exit codes: 0 success, 2 wrong usage, 3 no such stack.")]
 pub(crate) struct PsOptions {
     /// Refresh until Ctrl-C
     #[arg(short, long)]
@@ -113,7 +113,7 @@ Examples:
   stackctl scale workflow=10
   stackctl scale workflow=5 pull=3 claude=3
 
-Exit codes: 0 done, 1 not done in time, 2 wrong usage, 3 no such stack, 130 interrupted.")]
+Exit codes: 0 success, 1 not done in time, 2 wrong usage, 3 no such stack, 130 interrupted.")]
 pub(crate) struct ScaleOptions {
     /// A service and its number of replicas, such as workflow=10
     #[arg(required = true, value_name = "SERVICE=N")]
@@ -138,7 +138,7 @@ Examples:
   stackctl logs claude --since 10m
   stackctl logs --job 7c3e91d2             what was logged about a job and the jobs it started
 
-Exit codes: 0 shown, 2 wrong usage, 3 no such stack.")]
+Exit codes: 0 success, 2 wrong usage, 3 no such stack.")]
 pub(crate) struct LogsOptions {
     /// Only this service: gateway, workflow, pull, …
     #[arg(value_name = "SERVICE", value_parser = super::parts::part)]

@@ -127,7 +127,7 @@ impl Sink {
         }
         match File::create(path) {
             Ok(file) => Ok(Self { name, to: To::File(file) }),
-            Err(source) => Err(ClientError::File { file: name, source }),
+            Err(error) => Err(ClientError::File { file: name, error }),
         }
     }
 
@@ -142,6 +142,6 @@ impl Sink {
         let mut out = io::BufWriter::new(to);
         content(&mut out)
             .and_then(|()| out.flush())
-            .map_err(|source| ClientError::File { file: self.name.clone(), source })
+            .map_err(|error| ClientError::File { file: self.name.clone(), error })
     }
 }
