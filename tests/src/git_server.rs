@@ -174,7 +174,7 @@ impl GitServer {
         self.shared.with_record(name, |record| record.fault = None);
     }
 
-    /// From now on the repository is served as by a git that knows protocol version 0 only.
+    /// From now on, serves the repository like a git that only knows protocol version 0.
     pub fn set_old_protocol(&self, name: &str) {
         self.shared.with_record(name, |record| record.old_protocol = true);
     }
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_split_at_what_git_asks() {
+    fn paths_are_split_into_repository_and_git_request() {
         assert_eq!(split_path("/a.git/info/refs"), Some(("a", "/info/refs")));
         assert_eq!(split_path("/o/a/git-upload-pack"), Some(("o/a", "/git-upload-pack")));
         assert_eq!(split_path("/a.git/objects/12/34"), Some(("a", "/objects/12/34")));
