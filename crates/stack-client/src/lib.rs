@@ -11,7 +11,7 @@ pub mod load;
 mod tls;
 mod url;
 
-pub use api::{Api, Cancelled, Children, Listing, Queue, ReplicaCounts, Status};
+pub use api::{Api, Cancelled, Children, Listing, Queue, ReplicaCounts, ServiceStatus};
 pub use error::Error;
-pub use follow::{After, Event, Follow, FollowEvent, Start, follow};
+pub use follow::{AfterEnd, Event, Follow, FollowEvent, JobSource, follow};
 pub use url::{DEFAULT_URL, StackUrl};

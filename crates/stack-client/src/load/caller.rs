@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use transcript::one_line;
 
 use super::sample::{Ended, Sample};
-use crate::{After, Api, Error, Follow, FollowEvent, Start, follow};
+use crate::{AfterEnd, Api, Error, Follow, FollowEvent, JobSource, follow};
 
 /// The longest name of an event or a code that is counted, in characters.
 const NAME: usize = 60;
@@ -86,9 +86,9 @@ impl Caller {
         let mut events = pin!(follow(Follow {
             api: self.api.clone(),
             service: self.service,
-            start: Start::Post(body.to_string().into()),
+            start: JobSource::Post(body.to_string().into()),
             patience: self.patience,
-            after: After::Check,
+            after: AfterEnd::Check,
         }));
         seen.job = None;
         let mut ended = None;

@@ -4,7 +4,7 @@ use std::{pin::pin, time::Duration};
 
 use contract::JobView;
 use futures_util::StreamExt as _;
-use stack_client::{After, Api, Follow, FollowEvent, Start, follow};
+use stack_client::{AfterEnd, Api, Follow, FollowEvent, JobSource, follow};
 use transcript::Facts;
 
 /// Reads the events of a job: all of one that has ended, and those that come within `time` of one that runs.
@@ -13,9 +13,9 @@ pub(crate) async fn read(api: &Api, job: &JobView, time: Duration) -> Facts {
     let events = follow(Follow {
         api: api.clone(),
         service: job.service,
-        start: Start::Known(job.job_id),
+        start: JobSource::Known(job.job_id),
         patience: time,
-        after: After::Leave,
+        after: AfterEnd::Leave,
     });
     let mut events = pin!(events);
     let all = async {

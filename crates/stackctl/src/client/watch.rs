@@ -4,7 +4,7 @@ use std::{io, pin::pin, time::Duration};
 
 use contract::{Code, JobId, Service};
 use futures_util::StreamExt;
-use stack_client::{After, Api, Event, Follow, FollowEvent, Start, follow};
+use stack_client::{AfterEnd, Api, Event, Follow, FollowEvent, JobSource, follow};
 use transcript::{Item, Line, Role, Transcript};
 
 use super::{
@@ -58,7 +58,7 @@ impl Outcome {
 pub(crate) struct Watch {
     pub(crate) api: Api,
     pub(crate) service: Service,
-    pub(crate) start: Start,
+    pub(crate) start: JobSource,
     pub(crate) patience: Duration,
     pub(crate) json: bool,
     pub(crate) interrupts: Interrupts,
@@ -70,7 +70,7 @@ pub(crate) struct Watch {
 /// If the stack refuses the job, or is away for too long.
 pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
     let mut interrupts = watch.interrupts;
-    let ours = matches!(watch.start, Start::Post(_));
+    let ours = matches!(watch.start, JobSource::Post(_));
     let mut watcher = Watcher {
         api: watch.api.clone(),
         transcript: Transcript::new(watch.service),
@@ -85,7 +85,7 @@ pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
         service: watch.service,
         start: watch.start,
         patience: watch.patience,
-        after: After::Leave,
+        after: AfterEnd::Leave,
     });
     let mut events = pin!(events);
     let mut cancelled_at = None;
@@ -159,7 +159,7 @@ impl Watcher {
                 self.renderer.note("the connection is back");
                 self.renderer.resume();
             }
-            // It comes only with `After::Check`.
+            // It comes only with `AfterEnd::Check`.
             FollowEvent::Surplus(_) => {}
         }
         Ok(None)

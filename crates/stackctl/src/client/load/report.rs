@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io, time::Duration};
 use anstyle::{AnsiColor, Style};
 use contract::{JobId, Service, Timestamp};
 use serde::Serialize;
-use stack_client::load::{Kept, Outcome, Results, Spread, Trouble};
+use stack_client::load::{Kept, OutcomeCount, Results, Spread, Trouble};
 
 use crate::{
     client::table::{Column, lines},
@@ -168,7 +168,7 @@ struct Document<'a> {
     breaks: u64,
     asked_again: u64,
     stopped: Option<Left>,
-    outcomes: &'a [Outcome],
+    outcomes: &'a [OutcomeCount],
     milliseconds: Milliseconds,
     troubles: &'a [Trouble],
     samples: Samples<'a>,

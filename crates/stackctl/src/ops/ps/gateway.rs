@@ -1,7 +1,7 @@
 //! What the gateway adds: idle replicas, the queue, running jobs, and the jobs of the last hour.
 
 use contract::{JobState, JobView, Service, Timestamp};
-use stack_client::{Api, Listing, Status};
+use stack_client::{Api, Listing, ServiceStatus};
 use transcript::one_line;
 
 use super::snapshot::{Count, Exactness, Failure, Rows};
@@ -32,7 +32,7 @@ impl GatewayReport {
         let mut report = Self::default();
         for (service, api) in apis {
             match api.status().await {
-                Ok(Status { replicas, queue }) => {
+                Ok(ServiceStatus { replicas, queue }) => {
                     report.counts.push((*service, [replicas.idle, replicas.busy, queue.depth]));
                 }
                 Err(error) => {
