@@ -15,7 +15,7 @@ pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
     let service = read(&mut settings);
     if let Err(error) = settings.finish() {
         eprintln!("{}: {error}", S::SERVICE);
-        return Exit::Usage.unhurried();
+        return Exit::Usage.delayed_in_container();
     }
     // Held until the end: the last lines are written then.
     let _logs = match logging.init() {
