@@ -74,7 +74,7 @@ async fn sandboxed(helper: &str, variables: &[(&str, &str)]) -> Option<bool> {
         guest = guest.env(name, value);
     }
     let mut child = guest.spawn().await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(60), child.wait()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(180), child.wait()).await;
     Some(ended.expect("the helper ended").unwrap().success())
 }
 
