@@ -9,7 +9,7 @@ use crate::{Policy, Prompt, RepoUrl, Service, SessionId, fields::Fields};
 /// `POST /api/workflow`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkflowRequest {
-    /// What the agent is to do.
+    /// The task for the agent.
     pub prompt: Prompt,
     /// What it pulls. Its `workspace` is not a field of this request. Without a `directory`, the workflow has a checkout of
     /// its own, or that of the session it resumes.
