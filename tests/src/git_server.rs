@@ -179,14 +179,14 @@ impl GitServer {
         self.shared.with_record(name, |record| record.old_protocol = true);
     }
 
-    /// Has a file of the repository in LFS. `id` is its SHA-256 in hexadecimal.
+    /// Adds a file to the repository's LFS server. `id` is its SHA-256 in hexadecimal.
     pub fn put_lfs(&self, name: &str, id: &str, content: impl Into<Bytes>) {
         self.shared.with_record(name, |record| {
             record.lfs.contents.insert(id.to_owned(), content.into());
         });
     }
 
-    /// From now on, says that the files in LFS are below the URL `elsewhere`.
+    /// From now on, the LFS server says that its files are below the URL `elsewhere`.
     pub fn move_lfs(&self, name: &str, elsewhere: &str) {
         self.shared.with_record(name, |record| record.lfs.elsewhere = Some(elsewhere.to_owned()));
     }

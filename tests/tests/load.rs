@@ -7,7 +7,7 @@ use contract::Service;
 use serde_json::{Value, json};
 use stack_client::{
     Api, StackUrl,
-    load::{Load, Outcome, Run},
+    load::{Load, OutcomeCount, Run},
 };
 use testkit::{AgentScript, GitServer, Stack};
 
@@ -37,7 +37,8 @@ async fn two_hundred_callers_at_once() {
         }),
     };
     let results = tokio::time::timeout(PATIENCE, Run::start(&load).finish()).await.unwrap();
-    let complete = Outcome { label: "workflow_complete".into(), complete: true, count: CALLERS };
+    let complete =
+        OutcomeCount { label: "workflow_complete".into(), complete: true, count: CALLERS };
     assert_eq!((&results.outcomes, &results.troubles), (&vec![complete], &vec![]));
     assert_eq!((results.lost, results.refused, results.faults, results.breaks), (0, 0, 0, 0));
     stack.wait_until_idle().await;

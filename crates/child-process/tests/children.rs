@@ -339,9 +339,10 @@ async fn a_child_dies_with_its_parent() {
     let mut helper = helper("helper_with_two_children", directory.path()).await;
     let armed = pid_in(&directory.path().join("armed")).await;
     let unarmed = pid_in(&directory.path().join("unarmed")).await;
-    // The thread that asked for them has ended, and so has its runtime: they live on.
-    until("the helper's word", || directory.path().join("thread-ended").exists()).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let forked = pid_in(&directory.path().join("forked")).await;
+    // The thread that asked for them has ended, and so has its runtime. What that thread forked itself dies with it,
+    // but these two go on.
+    until("the end of the thread's own child", || !is_alive(forked)).await;
     assert!(is_alive(armed) && is_alive(unarmed));
 
     helper.signal(Signal::SIGKILL).unwrap();
@@ -352,21 +353,34 @@ async fn a_child_dies_with_its_parent() {
     assert_eq!(descendants(Pid::this()), []);
 }
 
+/// A child of this very thread, which the kernel kills when this thread ends.
+#[expect(clippy::disallowed_methods, reason = "a guest is forked by a thread that never ends")]
+fn fork_here(script: &str) -> std::process::Child {
+    std::process::Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "bash", "-c", script])
+        .env("PATH", PATH)
+        .current_dir(helper_directory())
+        .spawn()
+        .unwrap()
+}
+
 #[test]
 #[ignore = "a helper process of another test"]
 fn helper_with_two_children() {
-    let directory = helper_directory();
     let started = std::thread::spawn(|| {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let script = "trap '' HUP; echo $$ > ${NAME}; exec sleep 300";
             let guest = |name| shell(script).env("NAME", name).cwd(helper_directory());
             let armed = guest("armed").die_with_parent(Signal::SIGKILL).spawn().await.unwrap();
-            (armed, guest("unarmed").spawn().await.unwrap())
+            let unarmed = guest("unarmed").spawn().await.unwrap();
+            let forked = fork_here(&script.replace("${NAME}", "forked"));
+            let _pid = pid_in(&helper_directory().join("forked")).await;
+            (armed, unarmed, forked)
         })
     });
-    let _children = started.join().unwrap();
-    fs::write(directory.join("thread-ended"), "").unwrap();
+    let (_armed, _unarmed, mut forked) = started.join().unwrap();
+    forked.wait().unwrap();
     std::thread::sleep(Duration::from_secs(300));
 }
 

@@ -1,8 +1,8 @@
 //! The services, as one table.
 //!
-//! Whatever differs from service to service and is a plain value stands in [`ServiceSpec`]; whatever a part
-//! keeps for each service is a [`PerService`]. So a new service is one variant of [`Service`] and one row of
-//! its table, and whoever builds a [`PerService`] by hand hears of it from the compiler.
+//! Every plain value that differs between services is in [`ServiceSpec`], and whatever a part keeps for each service is a
+//! [`PerService`]. A new service is therefore one variant of [`Service`] and one row of its table, and the compiler finds
+//! every [`PerService`] that is built by hand.
 
 use std::ops::{Index, IndexMut};
 
@@ -34,32 +34,32 @@ pub struct ServiceSpec {
     pub short_name: &'static str,
     /// What one replica does, in a few words for help texts.
     pub summary: &'static str,
-    /// The TCP port that callers know it by.
+    /// Its TCP port for callers.
     pub default_port: u16,
-    /// The variable that moves its port at the gateway.
+    /// The variable that changes its port at the gateway.
     pub port_variable: &'static str,
-    /// The variable that tells others where its jobs are asked for.
+    /// The variable with its URL, for services that ask it for jobs.
     pub url_variable: &'static str,
     /// The services that its jobs ask for jobs. It is stopped before them.
     pub asks: &'static [Service],
-    /// How many replicas a stack has unless told otherwise.
+    /// How many replicas a stack has by default.
     pub default_replicas: usize,
     /// The paths whose `POST` starts a job. The first is the one that help texts and examples use.
     pub job_paths: &'static [&'static str],
     /// Parses the request that becomes its job.
     pub parse: fn(&RawRequest<'_>) -> Result<Box<dyn JobRequest>, RequestError>,
-    /// The type of the event that ends a job that did what it was for.
+    /// The type of the event that ends a successful job.
     pub success_event: &'static str,
     /// The type of the event that ends a job that failed or was cancelled.
     pub failure_event: &'static str,
     /// How a failure is written, for jobs that no replica can end any more.
     pub failure: fn(JobId, Code, &str) -> Ending,
-    /// What a caller is told whose job's replica died.
+    /// The error for a job whose replica died.
     pub lost: &'static str,
 }
 
 impl Service {
-    /// All of them, in the order of their ports from the front door inwards.
+    /// All of them, callers before the services that they ask.
     pub const ALL: [Self; 3] = [Self::Workflow, Self::Pull, Self::Claude];
 
     /// How many services there are.
@@ -132,7 +132,7 @@ impl Service {
         Self::ALL.into_iter().find(|service| service.name() == name)
     }
 
-    /// The TCP port that callers know it by.
+    /// Its TCP port for callers.
     #[must_use]
     pub const fn default_port(self) -> u16 {
         self.spec().default_port
@@ -202,7 +202,7 @@ impl<T> PerService<T> {
         Self(values)
     }
 
-    /// Asks `value` for each service, in the order of [`Service::ALL`].
+    /// Calls `value` for each service, in the order of [`Service::ALL`].
     #[must_use]
     pub fn from_fn(value: impl FnMut(Service) -> T) -> Self {
         Self(Service::ALL.map(value))
@@ -211,7 +211,7 @@ impl<T> PerService<T> {
     /// [`from_fn`](Self::from_fn), up to the first failure.
     ///
     /// # Errors
-    /// What `value` failed with.
+    /// The error of `value`.
     pub fn try_from_fn<E>(value: impl FnMut(Service) -> Result<T, E>) -> Result<Self, E> {
         let values: Vec<T> = Service::ALL.into_iter().map(value).collect::<Result<_, E>>()?;
         match values.try_into() {
@@ -225,12 +225,12 @@ impl<T> PerService<T> {
         Service::ALL.into_iter().zip(&self.0)
     }
 
-    /// Each service with its value, to be changed.
+    /// Each service with its value, which can be changed.
     pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = (Service, &mut T)> {
         Service::ALL.into_iter().zip(&mut self.0)
     }
 
-    /// The same with each value replaced by what `change` makes of it.
+    /// The same with `change` applied to each value.
     #[must_use]
     pub fn map<U>(self, change: impl FnMut(T) -> U) -> PerService<U> {
         PerService(self.0.map(change))

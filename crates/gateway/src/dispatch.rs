@@ -23,7 +23,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(1);
 const ANSWER_LIMIT: usize = 64 * 1024;
 /// How often to try again when a job that this gateway does not know of has a turn.
 const TURN_PAUSE: Duration = Duration::from_millis(500);
-/// Why a queued job ends that somebody has cancelled.
+/// Why a queued job ends that was cancelled.
 pub(crate) const CANCELLED: &str = "the job was cancelled before a replica took it";
 
 /// Dispatches the jobs of one service for as long as the gateway lives.

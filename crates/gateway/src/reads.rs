@@ -39,7 +39,7 @@ pub(crate) async fn repos(shared: &Arc<Shared>) -> Result<Value, RequestError> {
     Ok(json!(repos))
 }
 
-/// Which jobs a listing is of.
+/// Which jobs to list.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
     limit: usize,
@@ -103,7 +103,7 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
             Ok(Some(view)) => view,
             Ok(None) => continue,
             Err(error) => {
-                // One that cannot be read does not hide the others.
+                // A job that cannot be read does not hide the others.
                 workspace.report_once(id.to_string().as_ref(), &error);
                 continue;
             }
@@ -146,7 +146,7 @@ pub(crate) async fn view(job: Job) -> Result<JobView, RequestError> {
     blocking(move || job.view()).await.map_err(|error| error.refusal())
 }
 
-/// `POST /api/jobs/:id/cancel`, carried through even if the caller does not wait for the answer.
+/// `POST /api/jobs/:id/cancel`, which is completed even if the caller does not wait for the answer.
 pub(crate) async fn cancel(shared: &Arc<Shared>, id: &str) -> Result<Response<Body>, RequestError> {
     let (shared, id) = (Arc::clone(shared), id.to_owned());
     let tasks = shared.tasks.clone();

@@ -72,11 +72,11 @@ impl GatewayState {
         }
     }
 
-    /// Moves a job to another place, logs it, and tells those who wait for it: the job's callers and the dispatchers.
-    /// Nothing else changes the place of a job.
+    /// Moves a job to another place, logs that, and wakes the job's callers and the dispatchers. Nothing else changes the
+    /// place of a job.
     pub(crate) fn transition(&mut self, ticket: &Arc<Ticket>, to: Transition<'_>) {
         let (id, service) = (ticket.job.id(), ticket.service);
-        // A job that is known to run does not come back, whatever its dispatch led to.
+        // A job that is known to run is never queued again, whatever its dispatch led to.
         let to = match to {
             Transition::Queued | Transition::Requeued | Transition::Ending
                 if self.is_running(id) =>

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_goes_before_what_is_found() {
+    fn settings_take_precedence_over_the_default_route() {
         let (address, towards) =
             (("ADVERTISE_ADDRESS", "10.0.0.9"), ("ADVERTISE_TOWARDS", " gateway "));
         assert_eq!(read(&[]), Ok(Advertise::DefaultRoute));

@@ -79,7 +79,7 @@ impl<S: JobService> Replica<S> {
         let is_async = headers.get("prefer").is_some_and(|value| value == "respond-async");
         let accepting = tokio::spawn(async move {
             let job = replica.accept(&named, parsed, digest).await?;
-            // Made here: if the caller is gone already, nobody takes the guard, and it does what the caller asked.
+            // Created here: if the caller is gone already, the guard is dropped and does what the caller asked for.
             let guard = match on_disconnect {
                 OnDisconnect::Cancel if !is_async => CancelOnDisconnect::armed(&job, || false),
                 OnDisconnect::Cancel | OnDisconnect::Continue => CancelOnDisconnect::disarmed(),

@@ -24,8 +24,7 @@ use crate::{
     run::{Driven, Left, drive, end_of_grace, watch},
 };
 
-/// How long after the job's end readers may take to read the rest of their stream. Slower ones come back to the
-/// journal.
+/// How long readers may take to read the rest of their stream after the job's end. Slower ones resume from the journal.
 const FLUSH_TIME: Duration = Duration::from_secs(10);
 /// The wait before the exit after a failed start, so that a replica that cannot start is not restarted in a tight loop.
 const FAILED_START: Duration = Duration::from_secs(1);

@@ -206,7 +206,7 @@ mod tests {
 
     /// The check and the beginning were once two steps: staged files were removed while a pull put them in place.
     #[test]
-    fn either_it_stops_or_it_settles() {
+    fn a_job_either_stops_or_settles() {
         for _ in 0..2000 {
             let stop = Stop::default();
             let worker = std::thread::spawn({

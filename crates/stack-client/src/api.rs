@@ -58,7 +58,7 @@ pub enum Children {
 
 /// The `/status` of a service.
 #[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Status {
+pub struct ServiceStatus {
     /// Its replicas.
     pub replicas: ReplicaCounts,
     /// Its queue.
@@ -229,7 +229,7 @@ impl Api {
     ///
     /// # Errors
     /// As [`jobs`](Self::jobs).
-    pub async fn status(&self) -> Result<Status, Error> {
+    pub async fn status(&self) -> Result<ServiceStatus, Error> {
         Ok(self.get("/status").await?.0)
     }
 

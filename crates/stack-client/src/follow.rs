@@ -19,7 +19,7 @@ use crate::{Api, Error, chain, one_line};
 /// The pause between two attempts doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How soon a stream must end after its terminal event, with [`After::Check`].
+/// How soon a stream must end after its terminal event, with [`AfterEnd::Check`].
 const END_TIME: Duration = Duration::from_secs(10);
 
 /// Which job to follow, and how.
@@ -30,16 +30,16 @@ pub struct Follow {
     /// The job's service.
     pub service: Service,
     /// Whether the job is new.
-    pub start: Start,
+    pub start: JobSource,
     /// How long a stack that has answered may be away.
     pub patience: Duration,
     /// What to do after the terminal event.
-    pub after: After,
+    pub after: AfterEnd,
 }
 
 /// What to do once the terminal event has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum After {
+pub enum AfterEnd {
     /// Close the connection.
     Leave,
     /// Read the stream to its end, which must come at once and with nothing before it.
@@ -48,7 +48,7 @@ pub enum After {
 
 /// Where the job comes from.
 #[derive(Clone, Debug)]
-pub enum Start {
+pub enum JobSource {
     /// It is requested with this body.
     Post(Bytes),
     /// It exists.
@@ -57,7 +57,7 @@ pub enum Start {
 
 /// What [`follow`] yields.
 #[derive(Debug)]
-pub enum Told {
+pub enum FollowEvent {
     /// The job's id. It comes first, and again if the job has to be requested anew.
     Named(JobId),
     /// The next event.
@@ -66,7 +66,7 @@ pub enum Told {
     Lost(String),
     /// There is a connection again.
     Back,
-    /// Something came after the terminal event, or the stream did not end. This comes only with [`After::Check`], and
+    /// Something came after the terminal event, or the stream did not end. This comes only with [`AfterEnd::Check`], and
     /// last.
     Surplus(String),
 }
@@ -99,23 +99,23 @@ impl Event {
     }
 }
 
-/// Follows a job to its terminal event, which is the last item without [`After::Check`]. An error is the last item
+/// Follows a job to its terminal event, which is the last item without [`AfterEnd::Check`]. An error is the last item
 /// too.
-pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send {
+pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> + Send {
     async_stream::stream! {
         let mut job = match follow.start {
-            Start::Known(id) => id,
-            Start::Post(_) => JobId::new(),
+            JobSource::Known(id) => id,
+            JobSource::Post(_) => JobId::new(),
         };
-        yield Ok(Told::Named(job));
+        yield Ok(FollowEvent::Named(job));
         let mut contact = Contact::new(follow.patience);
         // The id of the last event, once there is one.
         let mut last: Option<String> = None;
         // Whether the gateway has answered for this job.
-        let mut known = matches!(follow.start, Start::Known(_));
+        let mut known = matches!(follow.start, JobSource::Known(_));
         loop {
             let answer = match &follow.start {
-                Start::Post(body) if !known => post(&follow, job, body.clone()).await,
+                JobSource::Post(body) if !known => post(&follow, job, body.clone()).await,
                 _ => events(&follow, job, last.as_deref()).await,
             };
             let trouble = match answer {
@@ -127,7 +127,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
                     }
                     known = true;
                     if contact.made() {
-                        yield Ok(Told::Back);
+                        yield Ok(FollowEvent::Back);
                     }
                     let mut frames = Box::pin(answer.events_within(web::SILENCE));
                     let mut again = false;
@@ -153,12 +153,12 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
                             last = frame.id;
                         }
                         let terminal = event.terminal;
-                        yield Ok(Told::Event(event));
+                        yield Ok(FollowEvent::Event(event));
                         if terminal {
-                            if follow.after == After::Check
+                            if follow.after == AfterEnd::Check
                                 && let Some(what) = surplus(&follow, &mut frames).await
                             {
-                                yield Ok(Told::Surplus(what));
+                                yield Ok(FollowEvent::Surplus(what));
                             }
                             return;
                         }
@@ -167,7 +167,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
                         // It never began, so asking again repeats nothing.
                         job = JobId::new();
                         known = false;
-                        yield Ok(Told::Named(job));
+                        yield Ok(FollowEvent::Named(job));
                         continue;
                     }
                     trouble
@@ -188,7 +188,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
                 Err(error) => chain(&error),
             };
             if contact.lost() {
-                yield Ok(Told::Lost(trouble));
+                yield Ok(FollowEvent::Lost(trouble));
             }
             if !contact.pause().await {
                 yield Err(Error::Lost {
@@ -243,7 +243,7 @@ fn is_stream(answer: &Answer) -> bool {
 
 /// Whether the gateway took the broken connection for a caller who left, and gave the waiting job up.
 fn lost_its_place(follow: &Follow, event: &Event) -> bool {
-    matches!(follow.start, Start::Post(_))
+    matches!(follow.start, JobSource::Post(_))
         && event.terminal
         && event.code.as_deref() == Some(Code::CallerLeft.as_str())
 }

@@ -12,8 +12,8 @@ mod text;
 mod tls;
 mod url;
 
-pub use api::{Api, Cancelled, Children, Listing, Queue, ReplicaCounts, Status};
+pub use api::{Api, Cancelled, Children, Listing, Queue, ReplicaCounts, ServiceStatus};
 pub use error::{Error, chain};
-pub use follow::{After, Event, Follow, Start, Told, follow};
+pub use follow::{AfterEnd, Event, Follow, FollowEvent, JobSource, follow};
 pub use text::{clean, one_line};
 pub use url::{DEFAULT_URL, StackUrl};

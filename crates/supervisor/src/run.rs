@@ -26,7 +26,7 @@ use crate::{
     ready::{announce, ready},
     roster::Roster,
     slot::FirstStart,
-    slots::{Slots, Stage, Supplies},
+    slots::{Slots, StackPhase, Supplies},
 };
 
 /// How long killed processes may take to be gone.
@@ -111,7 +111,7 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
                     continue;
                 }
                 // A slot that ends by itself cannot be restarted: the program is gone, most likely.
-                slots.tell(Stage::Kill);
+                slots.tell(StackPhase::Kill);
                 slots.all_ended().await;
                 return ended.result.and(Err(Error::Task));
             }
@@ -140,7 +140,7 @@ async fn stop(slots: &mut Slots, grace: Duration, interrupts: &mut Interrupts, o
         output.note("ending the jobs that still run");
         slots.end_jobs();
         if tokio::time::timeout(END_TIME, slots.drain()).await.is_err() {
-            slots.tell(Stage::Kill);
+            slots.tell(StackPhase::Kill);
             slots.all_ended().await;
         }
     };
@@ -150,7 +150,7 @@ async fn stop(slots: &mut Slots, grace: Duration, interrupts: &mut Interrupts, o
     };
     if killed {
         output.note("killing all jobs");
-        slots.tell(Stage::Kill);
+        slots.tell(StackPhase::Kill);
         slots.all_ended().await;
     }
 }

@@ -17,7 +17,8 @@ use tokio::{
 use workspace::{Registry, Workspace};
 
 use crate::{
-    Error, Part, SlotId, environment::Environment, output::Output, roster::Roster, slots::Stage,
+    Error, Part, SlotId, environment::Environment, output::Output, roster::Roster,
+    slots::StackPhase,
 };
 
 /// Waits between starts of a part that keeps dying idle.
@@ -48,7 +49,7 @@ pub(crate) struct Slot {
     pub(crate) output: Output,
     pub(crate) roster: Arc<Roster>,
     /// This slot's own: it may leave before the others do.
-    pub(crate) stages: watch::Receiver<Stage>,
+    pub(crate) phases: watch::Receiver<StackPhase>,
 }
 
 impl Slot {
@@ -60,14 +61,14 @@ impl Slot {
         let mut pause = FIRST_PAUSE;
         let mut first_start = self.first_start;
         loop {
-            // Read once for the whole life of the process: it is told of later stages by signals.
-            let stage = *self.stages.borrow_and_update();
-            if stage >= self.leaves_at() {
+            // Read once for the whole life of the process: it is told of later phases by signals.
+            let phase = *self.phases.borrow_and_update();
+            if phase >= self.leaves_at() {
                 return Ok(());
             }
             let replica = ReplicaId::new();
             let started = Instant::now();
-            let mut child = match (self.start(replica, stage).await, first_start) {
+            let mut child = match (self.start(replica, phase).await, first_start) {
                 (Ok(child), _) => child,
                 (Err(error), FirstStart::MustSucceed) => return Err(error),
                 // What is missing comes back: processes, memory, the program while it is being rebuilt.
@@ -83,14 +84,14 @@ impl Slot {
             };
             first_start = FirstStart::MayFail;
             self.roster.started(self.id, child.id().as_raw(), replica);
-            let status = self.live(&mut child, stage).await;
+            let status = self.live(&mut child, phase).await;
             drop(child);
             let failed = status.is_none_or(|status| !status.success());
-            let told = *self.stages.borrow() >= self.leaves_at();
+            let told = *self.phases.borrow() >= self.leaves_at();
             self.roster.ended(self.id, (failed && !told).then(|| describe(status)));
             // What it started is adopted by this process, in whatever group or session it hides.
             let _ = child_process::kill_adopted(Instant::now() + SWEEP_TIME).await;
-            if *self.stages.borrow() >= self.leaves_at() {
+            if *self.phases.borrow() >= self.leaves_at() {
                 return Ok(());
             }
             if !self.died_idle(replica, status, started.elapsed()) {
@@ -114,20 +115,20 @@ impl Slot {
 
     /// Waits before the next start, each time twice as long, but not once the stack is past this part.
     async fn rest(&self, pause: &mut Duration) {
-        let mut stages = self.stages.clone();
+        let mut phases = self.phases.clone();
         let leaves_at = self.leaves_at();
         tokio::select! {
             () = tokio::time::sleep(*pause) => {}
-            _ = stages.wait_for(|stage| *stage >= leaves_at) => {}
+            _ = phases.wait_for(|phase| *phase >= leaves_at) => {}
         }
         *pause = (*pause * 2).min(LONGEST_PAUSE);
     }
 
-    fn leaves_at(&self) -> Stage {
-        Stage::leaves(self.id.part)
+    fn leaves_at(&self) -> StackPhase {
+        StackPhase::leaves(self.id.part)
     }
 
-    async fn start(&self, replica: ReplicaId, stage: Stage) -> Result<Child, Error> {
+    async fn start(&self, replica: ReplicaId, phase: StackPhase) -> Result<Child, Error> {
         let mut guest = Guest::new(&self.program)
             .args(["serve", self.id.part.name()])
             .stdin(Stdio::null())
@@ -138,7 +139,7 @@ impl Slot {
         for (name, value) in self.environment.of(self.id.part, replica) {
             guest = guest.env(name, value);
         }
-        if self.id.part == Part::Gateway && stage > Stage::Run {
+        if self.id.part == Part::Gateway && phase > StackPhase::Run {
             guest = guest.env("DRAIN", "1");
         }
         let failed = |source| Error::Start { slot: self.id, program: self.program.clone(), source };
@@ -146,7 +147,7 @@ impl Slot {
     }
 
     /// Passes on what the part logs and what it is told, until it ends. It was `told` that much at its start.
-    async fn live(&mut self, child: &mut Child, mut told: Stage) -> Option<ExitStatus> {
+    async fn live(&mut self, child: &mut Child, mut told: StackPhase) -> Option<ExitStatus> {
         let mut logs = JoinSet::new();
         if let Some(stderr) = child.take_stderr() {
             let (output, id) = (self.output.clone(), self.id);
@@ -159,24 +160,24 @@ impl Slot {
         }
         let leaves_at = self.leaves_at();
         let status = loop {
-            let stage = *self.stages.borrow_and_update();
-            if stage > told {
-                let signal = match (stage, self.id.part) {
-                    (Stage::Kill, _) => Some(Signal::SIGKILL),
+            let phase = *self.phases.borrow_and_update();
+            if phase > told {
+                let signal = match (phase, self.id.part) {
+                    (StackPhase::Kill, _) => Some(Signal::SIGKILL),
                     // A replica ends its job and leaves.
-                    (Stage::EndJobs, _) => Some(Signal::SIGHUP),
-                    _ if told < leaves_at && stage >= leaves_at => Some(Signal::SIGTERM),
+                    (StackPhase::EndJobs, _) => Some(Signal::SIGHUP),
+                    _ if told < leaves_at && phase >= leaves_at => Some(Signal::SIGTERM),
                     // Its own turn comes last, but it takes no new jobs from now on.
-                    (Stage::DrainCallers, Part::Gateway) => Some(Signal::SIGUSR1),
+                    (StackPhase::DrainCallers, Part::Gateway) => Some(Signal::SIGUSR1),
                     _ => None,
                 };
-                told = stage;
+                told = phase;
                 // Fails only if it is gone already.
                 let _ = signal.map(|signal| child.signal(signal));
             }
             tokio::select! {
                 status = child.wait() => break status.ok(),
-                changed = self.stages.changed() => if changed.is_err() {
+                changed = self.phases.changed() => if changed.is_err() {
                     // Nobody is left to say anything.
                     break child.wait().await.ok();
                 },

@@ -19,7 +19,7 @@ use crate::{
 
 /// What the stack as a whole is doing. Only ever goes forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stage {
+pub(crate) enum StackPhase {
     /// Taking jobs.
     Run,
     /// Services whose jobs ask others for jobs finish theirs.
@@ -34,8 +34,8 @@ pub(crate) enum Stage {
     Kill,
 }
 
-impl Stage {
-    /// The stage at which this part is not started again.
+impl StackPhase {
+    /// The phase at which this part is not started again.
     pub(crate) fn leaves(part: Part) -> Self {
         match part {
             Part::Gateway => Self::DrainGateway,
@@ -60,7 +60,7 @@ pub(crate) struct Slots {
     tasks: task::JoinSet<Result<(), Error>>,
     ids: HashMap<task::Id, SlotId>,
     handles: BTreeMap<SlotId, Handle>,
-    stage: Stage,
+    phase: StackPhase,
 }
 
 /// A slot whose task has ended.
@@ -72,17 +72,17 @@ pub(crate) struct Ended {
 
 /// What a slot is told.
 struct Handle {
-    stage: watch::Sender<Stage>,
+    phase: watch::Sender<StackPhase>,
     /// It was scaled away.
     leaving: bool,
 }
 
 impl Handle {
-    /// Stages only ever go forward.
-    fn tell(&self, next: Stage) {
-        self.stage.send_if_modified(|stage| {
-            let later = next > *stage;
-            *stage = next.max(*stage);
+    /// Phases only ever go forward.
+    fn tell(&self, next: StackPhase) {
+        self.phase.send_if_modified(|phase| {
+            let later = next > *phase;
+            *phase = next.max(*phase);
             later
         });
     }
@@ -95,7 +95,7 @@ impl Slots {
             tasks: task::JoinSet::new(),
             ids: HashMap::new(),
             handles: BTreeMap::new(),
-            stage: Stage::Run,
+            phase: StackPhase::Run,
         }
     }
 
@@ -110,7 +110,7 @@ impl Slots {
             if let Some(handle) = self.handles.get_mut(&id) {
                 handle.leaving = true;
                 // Past the turn of any part, and short of being cut.
-                handle.tell(Stage::DrainGateway);
+                handle.tell(StackPhase::DrainGateway);
                 self.supplies.roster.leaves(id);
             }
         }
@@ -123,7 +123,7 @@ impl Slots {
     }
 
     fn start(&mut self, id: SlotId, first_start: FirstStart) {
-        let (stage, stages) = watch::channel(self.stage);
+        let (phase, phases) = watch::channel(self.phase);
         let supplies = &self.supplies;
         supplies.roster.add(id);
         let slot = Slot {
@@ -134,17 +134,17 @@ impl Slots {
             environment: Arc::clone(&supplies.environment),
             output: supplies.output.clone(),
             roster: Arc::clone(&supplies.roster),
-            stages,
+            phases,
         };
-        self.handles.insert(id, Handle { stage, leaving: false });
+        self.handles.insert(id, Handle { phase, leaving: false });
         self.ids.insert(self.tasks.spawn(slot.run()).id(), id);
     }
 
     /// Tells all of them what the stack is doing now.
-    pub(crate) fn tell(&mut self, stage: Stage) {
-        self.stage = self.stage.max(stage);
+    pub(crate) fn tell(&mut self, phase: StackPhase) {
+        self.phase = self.phase.max(phase);
         for handle in self.handles.values() {
-            handle.tell(stage);
+            handle.tell(phase);
         }
     }
 
@@ -165,9 +165,10 @@ impl Slots {
     /// Lets every job finish: first those of services that ask others, then theirs, then the gateway leaves, which
     /// hands the former's jobs to the latter. Cancel safe.
     pub(crate) async fn drain(&mut self) {
-        for stage in [Stage::DrainCallers, Stage::DrainWorkers, Stage::DrainGateway] {
-            self.tell(stage);
-            while self.handles.keys().any(|id| Stage::leaves(id.part) <= stage) {
+        for phase in [StackPhase::DrainCallers, StackPhase::DrainWorkers, StackPhase::DrainGateway]
+        {
+            self.tell(phase);
+            while self.handles.keys().any(|id| StackPhase::leaves(id.part) <= phase) {
                 if self.ended().await.is_none() {
                     return;
                 }
@@ -179,7 +180,7 @@ impl Slots {
     pub(crate) fn end_jobs(&self) {
         for (id, handle) in &self.handles {
             if id.part != Part::Gateway {
-                handle.tell(Stage::EndJobs);
+                handle.tell(StackPhase::EndJobs);
             }
         }
     }

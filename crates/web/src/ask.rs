@@ -1,5 +1,5 @@
-//! Asking another service: one connection a request, nothing pooled, so that a replica's exit is never
-//! somebody's stale connection.
+//! A client for other services. Each request has its own connection: a pooled one to a replica that exits after its job
+//! would be stale.
 
 use std::{fmt, io, str::FromStr, time::Duration};
 
@@ -18,10 +18,10 @@ use url::Url;
 
 use crate::{Decoder, Frame, FrameError};
 
-/// The largest event that is taken from another service, in bytes.
+/// The largest event that is accepted from another service, in bytes.
 const EVENT_LIMIT: usize = 64 << 20;
 
-/// Where a service is: `http://host[:port][/prefix]`.
+/// The URL of a service: `http://host[:port][/prefix]`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl {
     host: String,
@@ -59,7 +59,7 @@ impl BaseUrl {
         self.port
     }
 
-    /// What precedes each path, without a slash at its end.
+    /// The part before each path, without a trailing slash.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
@@ -91,22 +91,22 @@ impl From<std::net::SocketAddr> for BaseUrl {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Nobody took the connection: the request has certainly not been seen.
+    /// There was no connection, so the request has certainly not arrived.
     #[error("connect to {0}")]
     Connect(String, #[source] io::Error),
-    /// The connection broke before the head of an answer came: the request may have been seen.
+    /// The connection broke before the head of an answer came. The request may have arrived.
     #[error("read the answer of {0}")]
     Broken(String, #[source] hyper::Error),
-    /// The answer's body broke off.
+    /// The answer's body is incomplete.
     #[error("read the answer's body")]
     Body(#[source] hyper::Error),
     /// The answer's body is longer than expected.
     #[error("the answer is longer than {0} bytes")]
     TooLong(usize),
-    /// The stream of events is not one.
+    /// The body is not a stream of events.
     #[error("read the stream of events")]
     Frame(#[from] FrameError),
-    /// Not a byte came for longer than anyone should be silent.
+    /// Nothing came for too long, not even a comment.
     #[error("nothing came for {} s", .0.as_secs())]
     Silent(Duration),
     /// A header cannot be sent.
@@ -122,21 +122,21 @@ pub struct Answer {
     /// The headers.
     pub headers: HeaderMap,
     body: Incoming,
-    connection: Connection,
+    connection: ConnectionTask,
 }
 
-/// The task that drives the connection ends with whoever reads from it.
+/// The task that drives a connection. It ends when this is dropped.
 #[derive(Debug)]
-struct Connection(JoinHandle<()>);
+struct ConnectionTask(JoinHandle<()>);
 
-impl Drop for Connection {
+impl Drop for ConnectionTask {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-/// Sends one request and waits for the head of the answer. `connect_within` bounds the connection's making
-/// alone: an idle replica that was killed leaves an address that does not answer at all.
+/// Sends one request and waits for the head of the answer. `connect_within` limits only the time to connect: a replica that
+/// was killed may leave an address that does not answer at all.
 ///
 /// # Errors
 /// If there is no answer.
@@ -181,8 +181,8 @@ where
 {
     let broken = |error| AskError::Broken(target.to_owned(), error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let connection = Connection(tokio::spawn(async move {
-        // Its error reaches the reader through the body.
+    let connection = ConnectionTask(tokio::spawn(async move {
+        // The reader gets its error through the body.
         let _ = connection.await;
     }));
     let response = sender.send_request(request).await.map_err(broken)?;
@@ -200,7 +200,7 @@ impl Answer {
     /// The whole body, of at most `limit` bytes.
     ///
     /// # Errors
-    /// If it breaks off or is longer.
+    /// If it is incomplete or longer.
     pub async fn bytes(mut self, limit: usize) -> Result<Vec<u8>, AskError> {
         let mut content = Vec::new();
         while let Some(frame) = self.body.frame().await {
@@ -214,13 +214,13 @@ impl Answer {
         Ok(content)
     }
 
-    /// The body as a stream of events; it ends with the body, whether that was the end or not.
+    /// The body as a stream of events. It ends with the body, even if that is incomplete.
     pub fn events(self) -> impl Stream<Item = Result<Frame, AskError>> + Send + 'static {
         self.events_within(Duration::MAX)
     }
 
-    /// As [`events`](Self::events), but a connection on which nothing comes for `silence`, not even a
-    /// comment, is taken for dead.
+    /// The same as [`events`](Self::events), but if nothing comes for `silence`, not even a comment, the connection counts as
+    /// broken.
     pub fn events_within(
         self,
         silence: Duration,
@@ -230,7 +230,7 @@ impl Answer {
             decoder: Decoder,
             ready: std::collections::VecDeque<Frame>,
             failed: bool,
-            _connection: Connection,
+            _connection: ConnectionTask,
         }
         let state = State {
             body: self.body,

@@ -1,4 +1,4 @@
-//! Server-Sent Events as bytes, both ways.
+//! Server-Sent Events as bytes, in both directions.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt};
 
 use crate::Ids;
 
-/// One event as bytes. `json` must hold no line break, which is what [`contract::EventLine`] is for.
+/// One event as bytes. `json` must not contain line breaks; [`contract::EventLine`] ensures that.
 #[must_use]
 pub fn frame(id: Option<u64>, json: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(json.len() + 40);
@@ -22,8 +22,7 @@ pub fn frame(id: Option<u64>, json: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// The events of a job, each with its id, as bytes. An event that cannot be read is logged and breaks the
-/// stream off.
+/// The events of a job, each with its ID, as bytes. If an event cannot be read, this is logged and the stream breaks.
 pub fn frames<E: std::error::Error + Send + Sync + 'static>(
     events: impl Stream<Item = Result<(u64, Bytes), E>> + Send + 'static,
     ids: Ids,
@@ -46,16 +45,15 @@ pub struct Frame {
     pub data: Vec<u8>,
 }
 
-/// A stream that is not what it says.
+/// Why a stream of events cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FrameError {
-    /// An event of more bytes than anyone should hold.
+    /// An event is longer than the limit.
     #[error("an event is longer than {0} bytes")]
     TooLong(usize),
 }
 
-/// Parses a stream of events by the rules of the HTML standard (section 9.2.6), however it is cut into
-/// chunks.
+/// Parses a stream of events by the rules of the HTML standard (section 9.2.6). It may be cut into chunks anywhere.
 #[derive(Debug)]
 pub struct Decoder {
     limit: usize,
@@ -67,7 +65,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A parser that takes events of at most `limit` bytes.
+    /// A parser for events of at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
@@ -83,7 +81,7 @@ impl Decoder {
     /// Takes the next bytes and appends the events they complete to `frames`.
     ///
     /// # Errors
-    /// If an event is too long; the stream is of no use then.
+    /// If an event is too long. The stream cannot be used any more then.
     pub fn push(&mut self, mut bytes: &[u8], frames: &mut Vec<Frame>) -> Result<(), FrameError> {
         while let [first, rest @ ..] = bytes {
             if std::mem::take(&mut self.after_cr) && *first == b'\n' {

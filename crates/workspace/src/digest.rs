@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_of_what_was_sent_but_for_credentials() {
+    fn the_digest_covers_the_body_except_for_credentials() {
         let plain = digest(r#"{"repoUrl":"https://h/r.git"}"#);
         assert_eq!(plain, digest(r#" {"repoUrl": "https://user:secret@h/r.git"}"#));
         assert_eq!(plain, digest("\u{feff}{\"repoUrl\":\"https://h/r.git\"}"));

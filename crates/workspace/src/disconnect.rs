@@ -2,7 +2,7 @@
 
 use futures_util::{Stream, StreamExt};
 
-use crate::{Entry, Job, Result, follow};
+use crate::{Job, JournalEntry, Result, follow};
 
 /// Cancels a job when it is dropped, unless the job's end was read first. It lives as long as the stream of the caller
 /// that asked for this.
@@ -15,7 +15,7 @@ struct Armed {
 }
 
 impl CancelOnDisconnect {
-    /// A guard that does nothing: the job goes on.
+    /// A guard that does nothing: the job continues.
     #[must_use]
     pub const fn disarmed() -> Self {
         Self(None)
@@ -36,7 +36,7 @@ impl CancelOnDisconnect {
         mut self,
         job: Job,
         after: u64,
-    ) -> impl Stream<Item = Result<Entry>> + Send + 'static {
+    ) -> impl Stream<Item = Result<JournalEntry>> + Send + 'static {
         follow(job, after).inspect(move |event| {
             if event.as_ref().is_ok_and(|event| event.terminal) {
                 self.disarm();

@@ -28,7 +28,7 @@ pub enum Position {
 
 /// One event, as it is read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct JournalEntry {
     /// The offset of its end in the journal. The id of the terminal event is one more than that of the event before it.
     pub id: u64,
     /// The event: one JSON object without a line break.
@@ -55,7 +55,7 @@ struct Follower {
 ///
 /// If the job's process is gone, this ends the job, so the stream always ends. If the journal has become shorter than it
 /// was at the job's end, the terminal event is an error that says so.
-pub fn follow(job: Job, after: u64) -> impl Stream<Item = Result<Entry>> + Send + 'static {
+pub fn follow(job: Job, after: u64) -> impl Stream<Item = Result<JournalEntry>> + Send + 'static {
     follow_within(job, after, SHORT_JOURNAL)
 }
 
@@ -63,7 +63,7 @@ fn follow_within(
     job: Job,
     after: u64,
     short_journal: Duration,
-) -> impl Stream<Item = Result<Entry>> + Send + 'static {
+) -> impl Stream<Item = Result<JournalEntry>> + Send + 'static {
     async_stream::try_stream! {
         let mut watch = job.workspace().watcher().watch(&job.directory());
         let mut follower = Follower {
@@ -88,7 +88,7 @@ fn follow_within(
             while let Some(entry) = follower.next_line() {
                 yield entry;
             }
-            if found == Found::Bytes {
+            if found == JournalRead::Bytes {
                 short_since = None;
                 continue;
             }
@@ -126,7 +126,7 @@ fn follow_within(
 
 /// What was found in the journal.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
+enum JournalRead {
     /// Something; there may be more to read at once.
     Bytes,
     /// Nothing new.
@@ -134,14 +134,14 @@ enum Found {
 }
 
 impl Outcome {
-    fn terminal(&self) -> Entry {
+    fn terminal(&self) -> JournalEntry {
         let json = self.event.as_bytes().to_vec().into();
-        Entry { id: self.event_id(), json, terminal: true }
+        JournalEntry { id: self.event_id(), json, terminal: true }
     }
 }
 
 impl Follower {
-    fn step(&mut self) -> Result<Found> {
+    fn step(&mut self) -> Result<JournalRead> {
         // The outcome first: if there is one, it says how far to read; if not, more events may follow those read next.
         if self.outcome.is_none() {
             self.outcome = match self.job.outcome() {
@@ -154,7 +154,7 @@ impl Follower {
         let room =
             usize::try_from(limit.saturating_sub(self.read)).unwrap_or(usize::MAX).min(CHUNK);
         if room == 0 {
-            return Ok(Found::Nothing);
+            return Ok(JournalRead::Nothing);
         }
         let path = self.job.journal_path();
         let file = match &mut self.file {
@@ -162,7 +162,7 @@ impl Follower {
             none => match journal::open(&path) {
                 Ok(file) => none.insert(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Ok(Found::Nothing);
+                    return Ok(JournalRead::Nothing);
                 }
                 Err(error) => return Err(Error::io("read the journal", path)(error)),
             },
@@ -173,11 +173,11 @@ impl Follower {
         self.pending.truncate(held + result.as_ref().map_or(0, |read| *read));
         let read = result.map_err(Error::io("read the journal", path))?;
         self.read += read as u64;
-        Ok(if read == 0 { Found::Nothing } else { Found::Bytes })
+        Ok(if read == 0 { JournalRead::Nothing } else { JournalRead::Bytes })
     }
 
     /// The end of a stream whose journal is shorter than its outcome says, and stays so.
-    fn cut_short(&self) -> Result<Entry> {
+    fn cut_short(&self) -> Result<JournalEntry> {
         let service = self.job.record()?.service;
         let (state, length, id) = match &self.outcome {
             Some(outcome) => (outcome.state.as_str(), outcome.journal_length, outcome.event_id()),
@@ -191,10 +191,10 @@ impl Follower {
             self.job.id()
         );
         let ending = Ending::failure(service, self.job.id(), Code::JournalDamaged, &sentence);
-        Ok(Entry { id, json: ending.event.into_bytes().into(), terminal: true })
+        Ok(JournalEntry { id, json: ending.event.into_bytes().into(), terminal: true })
     }
 
-    fn next_line(&mut self) -> Option<Entry> {
+    fn next_line(&mut self) -> Option<JournalEntry> {
         let unsearched = self.pending.get(self.searched..)?;
         let Some(at) = memchr::memchr(b'\n', unsearched) else {
             self.searched = self.pending.len();
@@ -204,7 +204,7 @@ impl Follower {
         self.pending.advance(1);
         self.searched = 0;
         self.offset += json.len() as u64 + 1;
-        Some(Entry { id: self.offset, json, terminal: false })
+        Some(JournalEntry { id: self.offset, json, terminal: false })
     }
 }
 

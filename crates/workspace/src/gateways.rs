@@ -26,7 +26,7 @@ impl Workspace {
     /// If the volume cannot be written.
     pub fn adopt_gateway(&self, id: GatewayId) -> Result<Option<FileLock>> {
         let path = self.gateway(id);
-        // Another may have opened it, and removed it, just before: a lock on no name keeps nobody out.
+        // Another process may have removed it just before. A lock on a removed file excludes nobody.
         Ok(FileLock::try_acquire(&path)?.filter(|lock| lock.is_at(&path)))
     }
 
@@ -55,7 +55,7 @@ impl Workspace {
 
     /// Removes what is left of an adopted gateway: nothing waits in its queue any more.
     pub fn forget_gateway(&self, id: GatewayId, adopted: FileLock) {
-        // While it is locked: whoever gets the lock after this sees that its file has no name any more.
+        // While it is locked, so that the next process that gets the lock sees that the file is removed.
         let _ = fs::remove_file(self.gateway(id));
         drop(adopted);
     }

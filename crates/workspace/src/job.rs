@@ -67,7 +67,7 @@ impl Job {
         self.workspace.jobs().join(self.id.to_string())
     }
 
-    /// Where others leave requests for whoever runs it.
+    /// Where others leave requests for the process that runs it.
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.directory().join("control")
@@ -107,7 +107,7 @@ impl Job {
 
     /// Who claimed it; `None` if nobody has.
     ///
-    /// A claim that cannot be understood is a claim all the same: somebody has run the job, or still does.
+    /// A claim that cannot be parsed still counts: a process has run the job, or still does.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -150,7 +150,7 @@ impl Job {
         }
     }
 
-    /// Asks whoever runs the job, now or later, to cancel it. Asking again changes nothing.
+    /// Asks the process that runs the job, now or later, to cancel it. Asking again changes nothing.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -174,7 +174,7 @@ impl Job {
         path.try_exists().map_err(Error::io("look at", path))
     }
 
-    /// What a listing says of it; a job whose process is gone is ended first.
+    /// Its entry in a listing. A job whose process is gone is ended first.
     ///
     /// # Errors
     /// If the volume cannot be read or written.
@@ -205,7 +205,7 @@ impl Job {
         })
     }
 
-    /// Where a stream goes on after the event of the id `after`.
+    /// The position of a reader that has seen the event with the ID `after`.
     ///
     /// # Errors
     /// [`Error::UnknownEvent`] if this job never gave the id out.

@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_agent_wrote_over_is_damaged_not_gone() {
+    fn a_file_that_an_agent_overwrote_is_damaged_and_not_gone() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let id = SessionId::new();

@@ -70,13 +70,13 @@ impl Workspace {
     /// If the volume cannot be written.
     pub fn take_turn(&self, turn: &Turn, turn_use: TurnUse) -> Result<Option<HeldTurn>> {
         let Some(mut held) = lock(turn, &self.turn_lock(turn))? else { return Ok(None) };
-        let guest = self.guest_lock(turn);
+        let work = self.work_lock(turn);
         match turn_use {
             TurnUse::Work => {
-                let Some(guest) = lock(turn, &guest)? else { return Ok(None) };
-                held.0.extend(guest.0);
+                let Some(work) = lock(turn, &work)? else { return Ok(None) };
+                held.0.extend(work.0);
             }
-            TurnUse::Lend if FileLock::is_held(&guest)? => return Ok(None),
+            TurnUse::Lend if FileLock::is_held(&work)? => return Ok(None),
             TurnUse::Lend => {}
         }
         Ok(Some(held))
@@ -87,7 +87,7 @@ impl Workspace {
     /// # Errors
     /// If the volume cannot be written.
     pub fn join_turn(&self, turn: &Turn) -> Result<Option<HeldTurn>> {
-        lock(turn, &self.guest_lock(turn))
+        lock(turn, &self.work_lock(turn))
     }
 
     pub(crate) fn turn_lock(&self, turn: &Turn) -> PathBuf {
@@ -97,7 +97,9 @@ impl Workspace {
         }
     }
 
-    fn guest_lock(&self, turn: &Turn) -> PathBuf {
+    /// The lock of the job that works there. Its name on the volume stays "guest": during an update, replicas of two
+    /// versions must agree on it.
+    fn work_lock(&self, turn: &Turn) -> PathBuf {
         match turn {
             Turn::Session(id) => self.session(*id).join("guest"),
             // In a directory of their own, because the names have no room for a suffix.
@@ -154,10 +156,10 @@ mod tests {
         let name = "a".repeat(DirectoryName::MAX_BYTES);
         let turn = Turn::Directory(DirectoryName::parse(&name).unwrap());
         let held = workspace.take_turn(&turn, TurnUse::Lend).unwrap().unwrap();
-        let guest = workspace.join_turn(&turn).unwrap().unwrap();
+        let child = workspace.join_turn(&turn).unwrap().unwrap();
         drop(held);
         assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_none());
-        drop(guest);
+        drop(child);
         assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_some());
     }
 

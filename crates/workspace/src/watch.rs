@@ -1,5 +1,5 @@
-//! Watches the volume: whoever waits for a change in a directory is woken at once when this process makes it,
-//! promptly when another does, and at the latest by a poll.
+//! Watches the volume. A task that waits for a change in a directory wakes at once if this process makes the change,
+//! promptly if another process does, and at the latest at the next poll.
 
 use std::{
     collections::HashMap,
@@ -113,7 +113,7 @@ impl Watcher {
         })
     }
 
-    /// Wakes whoever watches `directory` in this process.
+    /// Wakes the tasks of this process that watch `directory`.
     pub fn wake(&self, directory: &Path) {
         self.shared.wake(directory);
     }

@@ -16,7 +16,7 @@ use nix::{
 use serde_json::{Value, json};
 use testkit::{http_json, wait_for};
 
-/// The most files that already exist and may have to change. Cargo.lock changes by itself.
+/// How many existing files may have to change at most. Cargo.lock changes by itself.
 const MOST_FILES: usize = 6;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ const ROW: &str = r#"
                 lost: "the replica died before it had said everything: send the job again",
             },"#;
 
-/// A copy of the files that are under version control, kept from run to run so that little is compiled again.
+/// A copy of the files under version control. It is kept from run to run, so that little is compiled again.
 struct Tree {
     root: PathBuf,
     changed: BTreeSet<&'static str>,
@@ -65,7 +65,7 @@ impl Tree {
         for name in &files {
             let (from, to) = (original.join(name), root.join(name));
             let content = fs::read(&from).unwrap();
-            // A file that is the same keeps its time, by which cargo goes.
+            // An unchanged file keeps its modification time, so cargo does not compile it again.
             if fs::read(&to).is_ok_and(|there| there == content) {
                 continue;
             }
@@ -76,7 +76,7 @@ impl Tree {
         Self { root, changed: BTreeSet::new() }
     }
 
-    /// Puts `addition` behind the only place where `anchor` stands in a file that exists.
+    /// Inserts `addition` after the only occurrence of `anchor` in an existing file.
     fn add(&mut self, file: &'static str, anchor: &str, addition: &str) {
         let path = self.root.join(file);
         let text = fs::read_to_string(&path).unwrap();
@@ -85,7 +85,7 @@ impl Tree {
         self.changed.insert(file);
     }
 
-    /// Replaces the only place where `from` stands in a file that exists.
+    /// Replaces the only occurrence of `from` in an existing file.
     fn replace(&mut self, file: &'static str, from: &str, to: &str) {
         let path = self.root.join(file);
         let text = fs::read_to_string(&path).unwrap();
@@ -94,7 +94,7 @@ impl Tree {
         self.changed.insert(file);
     }
 
-    /// Makes a file that is not there yet.
+    /// Creates a new file.
     fn create(&self, file: &str, text: &str) {
         let path = self.root.join(file);
         assert!(!path.exists(), "{file} is there already");
@@ -106,7 +106,7 @@ impl Tree {
         self.root.parent().unwrap().join("build")
     }
 
-    /// Builds a package: nothing if it went well, else the files that the compiler finds fault with.
+    /// Builds a package. Returns the files in which the compiler finds errors.
     fn build(&self, package: &str) -> BTreeSet<String> {
         let output = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--message-format", "short", "--package", package])
@@ -125,7 +125,7 @@ impl Tree {
     }
 }
 
-/// Removes what an earlier run has left in the copy and this tree does not have.
+/// Removes files that an earlier run left in the copy and that this tree does not have.
 fn remove_strangers(root: &Path, directory: &Path, files: &BTreeSet<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -150,7 +150,7 @@ fn set(files: &[&str]) -> BTreeSet<String> {
 async fn a_fourth_service_is_a_crate_a_row_and_what_the_compiler_asks_for() {
     let mut tree = Tree::copy();
 
-    // A variant alone: the table misses its row.
+    // Only the variant: its row in the table is missing.
     let service = "crates/contract/src/service.rs";
     tree.add(
         service,
@@ -176,7 +176,7 @@ async fn a_fourth_service_is_a_crate_a_row_and_what_the_compiler_asks_for() {
     tree.add(library, "pub use code::Code;\n", "pub use echo::{EchoEvent, EchoRequest};\n");
     assert_eq!(tree.build("contract"), set(&[]));
 
-    // The operator's command: the only other place is the one that knows which crate a service is in.
+    // The operator's command. The only other place is the one that knows the crate of each service.
     let serve = "crates/stackctl/src/serve.rs";
     assert_eq!(tree.build("stackctl"), set(&[serve]));
 
@@ -206,13 +206,13 @@ async fn a_fourth_service_is_a_crate_a_row_and_what_the_compiler_asks_for() {
     );
     assert_eq!(tree.build("stackctl"), set(&[]));
     assert_eq!(tree.build("echo-api"), set(&[]));
-    // README.md's table of the services is the one that no compiler asks for.
+    // One more is README.md, which no compiler checks.
     assert!(tree.changed.len() < MOST_FILES, "{:?}", tree.changed);
 
     serves(&tree.target().join("debug/stackctl")).await;
 }
 
-/// The new service at work in a stack of its own.
+/// Runs the new service in a stack of its own.
 async fn serves(stackctl: &Path) {
     let directory = tempfile::tempdir().unwrap();
     let workspace = directory.path().join("workspace");

@@ -1,15 +1,36 @@
 //! Misbehaving agents, as real processes.
 
-use std::{fs, os::unix::fs::symlink, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    time::{Duration, Instant},
+};
 
 use claude_code_api::TimeLimits;
 use contract::SessionId;
 use futures_util::StreamExt as _;
 use oneshot::Step;
 use serde_json::json;
-use testkit::is_alive;
+use testkit::{PATIENCE, is_alive, wait_for};
 
 use crate::bench::{Bench, SECRET};
+
+/// The number in a file that the agent may not have written yet.
+fn number(bench: &Bench, file: &str) -> Option<u32> {
+    fs::read_to_string(bench.app().join(file)).ok()?.trim().parse().ok()
+}
+
+/// Waits without letting go of the thread.
+fn block_until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "it did not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// What the CLI does in a successful run.
 const GOOD: &str = "prompt; init; result; idle; closed";
@@ -322,24 +343,24 @@ async fn a_slow_reader_loses_nothing_and_blocks_the_agent() {
          echo; echo $i > written; done; result; idle; closed",
     )
     .await;
-    let written = || -> u32 {
-        fs::read_to_string(bench.app().join("written")).unwrap().trim().parse().unwrap()
-    };
+    let written = || number(&bench, "written");
     let mut steps = bench.start();
     let mut events = 0;
     while let Some(step) = steps.next().await {
         events += 1;
         if events == 8 {
-            // With no reader, the agent fills its pipe and then blocks, after some of its 20 lines.
+            wait_for("the agent's first line", PATIENCE, || async { written() }).await;
+            // With no reader, the agent fills its pipe and then blocks. If it did not, it would have
+            // written all 20 lines long before this ends.
             tokio::time::sleep(Duration::from_millis(500)).await;
-            assert!((1..=8).contains(&written()), "{}", written());
+            assert!(written().is_some_and(|lines| lines <= 8), "{:?}", written());
         }
         if let Step::End(ending) = step {
             assert_eq!(ending.code, None);
         }
     }
     assert_eq!(events, 26);
-    assert_eq!(written(), 20);
+    assert_eq!(written(), Some(20));
 }
 
 #[tokio::test]
@@ -369,7 +390,7 @@ async fn a_starved_replica_loses_nothing_of_an_exited_agent() {
     let lines = r#"fcntl(STDOUT, 1031, 1 << 20) or die; $| = 1;
         for (1..5000) { print q({"type":"assistant","x":"), q(x) x 80, qq("}\n) }"#;
     let mut bench = Bench::new(&format!(
-        "prompt; init; perl -e '{lines}'; result; printf '{{\"type\":\"last\"}}'; echo last words >&2"
+        "prompt; init; echo $$ > pid; perl -e '{lines}'; result; printf '{{\"type\":\"last\"}}'; echo last words >&2"
         ))
     .await;
     // The deadline passes as soon as the exit is noticed, as if this process had not run for long.
@@ -380,7 +401,9 @@ async fn a_starved_replica_loses_nothing_of_an_exited_agent() {
     while let Some(step) = steps.next().await {
         events += 1;
         if events == 2 {
-            std::thread::sleep(Duration::from_millis(700));
+            // This blocks the only thread of the runtime, so nothing is read until the agent is gone.
+            let agent = block_until(|| number(&bench, "pid"));
+            block_until(|| (!is_alive(agent)).then_some(()));
         }
         match step {
             Step::Event(line) => last = Some(line.peek::<serde_json::Value>().unwrap()),
@@ -396,10 +419,13 @@ async fn a_starved_replica_loses_nothing_of_an_exited_agent() {
 
 #[tokio::test]
 async fn a_fork_bomb_is_limited_and_ended() {
-    let storm = "use POSIX; $SIG{CHLD} = q(IGNORE); \
-        while (1) { my $pid = fork(); if (defined $pid && !$pid) { POSIX::setsid() } }";
+    // The first process that cannot fork any more says so.
+    let storm = "use POSIX; use Fcntl; $SIG{CHLD} = q(IGNORE); my $told; while (1) { my $pid = fork(); \
+        if (!defined $pid) { $told++ or sysopen(my $full, q(full), O_WRONLY) && syswrite($full, qq(\n)) } \
+        elsif (!$pid) { POSIX::setsid() } }";
     let mut bench = Bench::new(&format!(
-        "prompt; init; (setsid perl -e '{storm}' > /dev/null 2>&1 &); sleep 1; echo '{{\"type\":\"go\"}}'; sleep 300"
+        "prompt; init; mkfifo full; exec 3<>full; (setsid perl -e '{storm}' > /dev/null 2>&1 &); \
+         read -t 5 -u 3; echo '{{\"type\":\"go\"}}'; exec sleep 300"
     ))
     .await;
     bench.config.processes = 200;
@@ -422,7 +448,7 @@ async fn a_fork_bomb_is_limited_and_ended() {
         .run_with(|message| {
             if message["type"] == "go" {
                 most.set(below());
-                asked.set(Some(std::time::Instant::now()));
+                asked.set(Some(Instant::now()));
                 bench.stop.request(oneshot::StopReason::Cancelled);
             }
         })

@@ -234,7 +234,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_strings_are_taken_are_safe(
+    fn accepted_strings_are_safe(
         url in hostile(), branch in hostile(), directory in hostile(), workspace in hostile(),
     ) {
         let policy = Policy::default();

@@ -1,4 +1,4 @@
-//! Replicas that take a job and do not say so, or say nothing at all.
+//! Replicas that do not answer when they are asked to take a job.
 
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ async fn a_replica_that_does_not_answer_loses_the_job_to_another() {
     assert_eq!(ended(&job).await.state, JobState::Succeeded);
 }
 
-/// The volume says who has a job, not the answer.
+/// The claim on the volume decides which replica has a job, not the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_claims_a_job_and_does_not_answer_has_it() {
     let volume = Volume::new();

@@ -1,4 +1,4 @@
-//! `GET /health`, from outside.
+//! `GET /health` over real sockets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,7 +13,7 @@ async fn the_addresses_it_names_can_be_reached_from_where_the_caller_is() {
         (IpAddr::from(Ipv4Addr::UNSPECIFIED), "127.0.0.1"),
         (IpAddr::from(Ipv4Addr::LOCALHOST), "127.0.0.1"),
         (IpAddr::from(Ipv6Addr::UNSPECIFIED), "[::1]"),
-        // By an IPv4 address to a socket of IPv6.
+        // An IPv4 address and a socket for both families.
         (IpAddr::from(Ipv6Addr::UNSPECIFIED), "127.0.0.1"),
     ] {
         if bind.is_ipv6() && tokio::net::TcpListener::bind("[::1]:0").await.is_err() {

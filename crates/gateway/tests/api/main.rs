@@ -3,9 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 mod damage;
+mod disconnect;
 mod dispatch;
 mod health;
-mod leaving;
+
 mod queue_wait;
 mod requests;
 mod support;

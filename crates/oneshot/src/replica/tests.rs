@@ -357,7 +357,7 @@ async fn a_link_does_not_lead_past_a_turn() {
 
 /// A workflow's process may die before its agent does; what the agent works in is not free until then.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_job_of_a_dead_workflow_works_in_is_not_free() {
+async fn a_directory_is_not_free_while_a_job_of_a_dead_workflow_works_there() {
     let bench = Bench::idle().await;
     let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
     let guest = bench.workspace.join_turn(&app).unwrap().unwrap();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::sample::{Ended, Sample};
-use crate::{After, Api, Error, Follow, Start, Told, follow, one_line};
+use crate::{AfterEnd, Api, Error, Follow, FollowEvent, JobSource, follow, one_line};
 
 /// The longest name of an event or a code that is counted, in characters.
 const NAME: usize = 60;
@@ -85,16 +85,16 @@ impl Caller {
         let mut told = pin!(follow(Follow {
             api: self.api.clone(),
             service: self.service,
-            start: Start::Post(body.to_string().into()),
+            start: JobSource::Post(body.to_string().into()),
             patience: self.patience,
-            after: After::Check,
+            after: AfterEnd::Check,
         }));
         seen.job = None;
         let mut ended = None;
         while let Some(next) = told.next().await {
             match next? {
-                Told::Named(job) => seen.again += u32::from(seen.job.replace(job).is_some()),
-                Told::Event(event) => {
+                FollowEvent::Named(job) => seen.again += u32::from(seen.job.replace(job).is_some()),
+                FollowEvent::Event(event) => {
                     seen.first.get_or_insert_with(|| asked.elapsed());
                     if event.journalled && seen.queueing.is_none() {
                         seen.queueing = Some(asked.elapsed());
@@ -105,9 +105,9 @@ impl Caller {
                         ended = Some(Ended::Terminal { kind: one_line(&event.kind, NAME), code });
                     }
                 }
-                Told::Lost(_) => seen.breaks += 1,
-                Told::Back => {}
-                Told::Surplus(what) => seen.fault = Some(what),
+                FollowEvent::Lost(_) => seen.breaks += 1,
+                FollowEvent::Back => {}
+                FollowEvent::Surplus(what) => seen.fault = Some(what),
             }
         }
         // A stream without a terminal event ends with an error instead.

@@ -21,7 +21,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use crate::Api;
 use caller::Caller;
 pub use caller::News;
-pub use sample::{Ended, Kept, Outcome, Results, Sample, Spread, Trouble};
+pub use sample::{Ended, Kept, OutcomeCount, Results, Sample, Spread, Trouble};
 
 /// The request of a job, by the job's number from 1.
 pub type MakeRequest = dyn Fn(u32) -> Value + Send + Sync;

@@ -95,7 +95,7 @@ pub struct Kept {
 
 /// One way to end, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct OutcomeCount {
     /// Its name.
     pub label: String,
     /// Whether it is a success.
@@ -122,7 +122,7 @@ pub struct Results {
     /// Each job.
     pub kept: Vec<Kept>,
     /// How many ended how.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<OutcomeCount>,
     /// The first jobs with which something was wrong.
     pub troubles: Vec<Trouble>,
     /// Jobs without an outcome.
@@ -168,9 +168,9 @@ impl Results {
 
     fn outcome(&mut self, label: String, complete: bool) -> u16 {
         let label = if self.outcomes.len() < KINDS { label } else { "other".to_owned() };
-        let same = |outcome: &Outcome| outcome.label == label && outcome.complete == complete;
+        let same = |outcome: &OutcomeCount| outcome.label == label && outcome.complete == complete;
         let at = self.outcomes.iter().position(same).unwrap_or_else(|| {
-            self.outcomes.push(Outcome { label, complete, count: 0 });
+            self.outcomes.push(OutcomeCount { label, complete, count: 0 });
             self.outcomes.len() - 1
         });
         if let Some(outcome) = self.outcomes.get_mut(at) {

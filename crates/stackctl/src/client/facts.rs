@@ -5,7 +5,7 @@ use std::time::Duration;
 use contract::{JobView, Timestamp};
 use futures_util::StreamExt as _;
 use serde_json::Value;
-use stack_client::{After, Api, Follow, Start, Told, follow, one_line};
+use stack_client::{AfterEnd, Api, Follow, FollowEvent, JobSource, follow, one_line};
 
 use super::draw::{text_of, time};
 
@@ -36,14 +36,14 @@ impl Facts {
         let events = follow(Follow {
             api: api.clone(),
             service: job.service,
-            start: Start::Known(job.job_id),
+            start: JobSource::Known(job.job_id),
             patience: time,
-            after: After::Leave,
+            after: AfterEnd::Leave,
         });
         let mut events = std::pin::pin!(events);
         let whole = async {
             while let Some(Ok(told)) = events.next().await {
-                if let Told::Event(event) = told {
+                if let FollowEvent::Event(event) = told {
                     facts.add(&event.value);
                     if event.terminal {
                         facts.ended = time_of(&event.value);

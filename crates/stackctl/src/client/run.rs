@@ -9,7 +9,7 @@ use std::{
 
 use contract::{JobId, JobState, JobView, Service};
 use serde_json::{Map, Value, json};
-use stack_client::{Api, StackUrl, Start};
+use stack_client::{Api, JobSource, StackUrl};
 
 use crate::program::quoted;
 
@@ -71,7 +71,7 @@ pub(crate) async fn run_workflow(
     json: bool,
     interrupts: Interrupts,
 ) -> anyhow::Result<Outcome> {
-    let start = Start::Post(body(work).to_string().into());
+    let start = JobSource::Post(body(work).to_string().into());
     let service = Service::Workflow;
     Ok(watch(Watch { api, service, start, patience, json, interrupts }).await?)
 }
@@ -83,7 +83,7 @@ pub(crate) async fn attach(options: &AttachOptions) -> anyhow::Result<u8> {
     let outcome = watch(Watch {
         api,
         service: job.service,
-        start: Start::Known(job.job_id),
+        start: JobSource::Known(job.job_id),
         patience: Duration::from_secs(options.retry.retry_seconds),
         json: options.stack.json,
         interrupts: Interrupts::listen()?,

@@ -4,7 +4,7 @@ use std::{io, pin::pin, time::Duration};
 
 use contract::{Code, JobId, Service};
 use futures_util::StreamExt;
-use stack_client::{After, Api, Event, Follow, Start, Told, follow};
+use stack_client::{AfterEnd, Api, Event, Follow, FollowEvent, JobSource, follow};
 
 use super::{
     command_on,
@@ -57,7 +57,7 @@ impl Outcome {
 pub(crate) struct Watch {
     pub(crate) api: Api,
     pub(crate) service: Service,
-    pub(crate) start: Start,
+    pub(crate) start: JobSource,
     pub(crate) patience: Duration,
     pub(crate) json: bool,
     pub(crate) interrupts: Interrupts,
@@ -69,7 +69,7 @@ pub(crate) struct Watch {
 /// If the stack refuses the job, or is away for too long.
 pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
     let mut interrupts = watch.interrupts;
-    let ours = matches!(watch.start, Start::Post(_));
+    let ours = matches!(watch.start, JobSource::Post(_));
     let mut watcher = Watcher {
         api: watch.api.clone(),
         drawing: Drawing::new(watch.service),
@@ -84,7 +84,7 @@ pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
         service: watch.service,
         start: watch.start,
         patience: watch.patience,
-        after: After::Leave,
+        after: AfterEnd::Leave,
     });
     let mut told = pin!(told);
     let mut cancelled_at = None;
@@ -138,28 +138,28 @@ struct Watcher {
 
 impl Watcher {
     /// Shows an item. Returns how the job ended if that was the item.
-    fn told(&mut self, told: Told) -> io::Result<Option<End>> {
+    fn told(&mut self, told: FollowEvent) -> io::Result<Option<End>> {
         match told {
-            Told::Named(job) => {
+            FollowEvent::Named(job) => {
                 if self.job.replace(job).is_some() {
                     self.announced = false;
                     self.renderer.note("the job lost its place in the queue: requesting it again");
                 }
             }
-            Told::Event(event) => {
+            FollowEvent::Event(event) => {
                 self.waits &= !event.journalled;
                 self.show(&event)?;
                 return Ok(event.terminal.then(|| end_of(&event)));
             }
-            Told::Lost(why) => {
+            FollowEvent::Lost(why) => {
                 self.renderer.note(&format!("the connection broke ({why}): trying again"));
             }
-            Told::Back => {
+            FollowEvent::Back => {
                 self.renderer.note("the connection is back");
                 self.renderer.resume();
             }
-            // It comes only with `After::Check`.
-            Told::Surplus(_) => {}
+            // It comes only with `AfterEnd::Check`.
+            FollowEvent::Surplus(_) => {}
         }
         Ok(None)
     }

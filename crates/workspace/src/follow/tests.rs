@@ -36,7 +36,7 @@ fn ending(job: &Job) -> Ending {
     Ending::failure(Service::Claude, job.id(), Code::Internal, "over")
 }
 
-async fn collect(job: Job, after: u64) -> Vec<Entry> {
+async fn collect(job: Job, after: u64) -> Vec<JournalEntry> {
     follow(job, after).map(|entry| entry.unwrap()).collect().await
 }
 
@@ -66,7 +66,7 @@ async fn readers_that_begin_at_any_moment_see_every_event_once_and_in_order() {
     }
     claimed.unwrap().finish(ending(&job)).unwrap();
     readers.spawn(collect(job.clone(), 0));
-    let mut seen: Vec<Vec<Entry>> = readers.join_all().await;
+    let mut seen: Vec<Vec<JournalEntry>> = readers.join_all().await;
     let first = seen.pop().unwrap();
     assert_eq!(first.len(), EVENTS - 50 + 1);
     assert!(first.windows(2).all(|pair| pair[0].id < pair[1].id));
@@ -139,7 +139,7 @@ async fn a_journal_that_stays_shorter_than_its_outcome_ends_the_stream_with_an_e
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(first + 5).unwrap();
 
-    let entries: Vec<Entry> = follow_within(job.clone(), 0, Duration::from_millis(50))
+    let entries: Vec<JournalEntry> = follow_within(job.clone(), 0, Duration::from_millis(50))
         .map(|entry| entry.unwrap())
         .collect()
         .await;

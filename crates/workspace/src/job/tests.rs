@@ -255,7 +255,7 @@ fn break_file(path: &std::path::Path) {
 }
 
 #[test]
-fn what_cannot_be_read_is_an_error_and_ends_no_job() {
+fn an_unreadable_file_is_an_error_and_ends_no_job() {
     let (_dir, workspace) = workspace();
     for name in ["claim", "lease", "job.json"] {
         let job = create(&workspace, None);

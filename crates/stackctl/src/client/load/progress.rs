@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stack_client::{
-    Api, Status,
+    Api, ServiceStatus,
     load::{Results, Sample},
 };
 
@@ -31,7 +31,7 @@ enum Shown {
 }
 
 impl Progress {
-    pub(super) fn start(options: &LoadOptions, api: &Api, status: &Status) -> Self {
+    pub(super) fn start(options: &LoadOptions, api: &Api, status: &ServiceStatus) -> Self {
         let jobs = options.jobs;
         let target = ProgressDrawTarget::stderr();
         note(&format!(

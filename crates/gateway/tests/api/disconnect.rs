@@ -1,4 +1,4 @@
-//! Callers that leave at the worst moment: whatever they began is carried through or taken back.
+//! Callers that disconnect at the worst moment: what they began is completed or undone.
 
 use std::{
     net::SocketAddr,
@@ -15,8 +15,8 @@ use crate::support::Volume;
 
 const BODY: &str = r#"{"repoUrl":"https://host.example/r.git"}"#;
 
-/// Sends a request and is gone after a moment, before the answer if it can.
-async fn knock(address: SocketAddr, path: &str, body: &str, moment: Duration) {
+/// Sends a request and disconnects after a moment, usually before the answer.
+async fn send_and_disconnect(address: SocketAddr, path: &str, body: &str, moment: Duration) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head =
         format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n");
@@ -39,14 +39,14 @@ fn views(workspace: &Workspace) -> Vec<JobView> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_leaves_while_its_job_is_being_named_leaves_none_behind() {
+async fn a_caller_that_disconnects_while_its_job_is_created_leaves_none_behind() {
     let volume = Volume::new();
     let gateway = volume.gateway(|_| {}).await;
     let address = gateway.address(Service::Pull);
     for n in 0..100 {
-        knock(address, "/api/pull", BODY, Duration::from_micros(n * 20)).await;
+        send_and_disconnect(address, "/api/pull", BODY, Duration::from_micros(n * 20)).await;
     }
-    // One that stays is named after them, so those that were to be named have been.
+    // The job of a caller that stays is created last, so by now, all others have been created or never will be.
     let stays = post(address).await;
     let mut events = Box::pin(stays.events());
     events.next().await.unwrap().unwrap();
@@ -63,7 +63,7 @@ async fn a_caller_that_leaves_while_its_job_is_being_named_leaves_none_behind() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_cancels_and_leaves_has_cancelled() {
+async fn a_cancel_takes_effect_even_if_its_caller_disconnects() {
     let volume = Volume::new();
     let gateway = volume.gateway(|_| {}).await;
     let address = gateway.address(Service::Pull);
@@ -75,10 +75,10 @@ async fn who_cancels_and_leaves_has_cancelled() {
         assert!(String::from_utf8_lossy(&queued.data).contains("\"queued\""));
         let job = Job::open(&volume.workspace, id.parse().unwrap()).unwrap().unwrap();
         let path = format!("/api/jobs/{id}/cancel");
-        // One that leaves before it is heard has said nothing, and says it again.
+        // A caller that disconnects before its request is read has not cancelled, and tries again.
         let mut moment = Duration::from_micros(n * 50);
         while !job.is_cancel_requested().unwrap() {
-            knock(address, &path, "", moment).await;
+            send_and_disconnect(address, &path, "", moment).await;
             moment += Duration::from_micros(200);
         }
         let rest =
