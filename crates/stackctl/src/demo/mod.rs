@@ -164,7 +164,7 @@ impl Cast {
             agent.max_budget_usd = Some(REAL_BUDGET);
         }
         let (repo, prompt) = (repo.to_owned(), self.prompt.clone());
-        Work { repo, prompt, branch: None, directory: None, resume: None, agent }
+        Work { agent, repo, prompt, ..Work::default() }
     }
 }
 
