@@ -11,13 +11,13 @@ use crate::{BranchName, DirectoryName, Policy, RepoUrl, Service, WorkspacePath, 
 pub struct PullRequest {
     /// The repository.
     pub repo_url: RepoUrl,
-    /// The branch, tag or commit; the repository's default branch if absent.
+    /// The branch, tag or commit. The repository's default branch if absent.
     pub branch: Option<BranchName>,
-    /// The shared checkout. If this and `workspace` are absent, a caller's pull goes into the one named after the
-    /// repository, and a workflow's into a checkout of the workflow's own.
+    /// The shared checkout. If this and `workspace` are absent, a caller's pull uses the one named after the
+    /// repository, and a workflow's pull uses the workflow's own checkout.
     pub directory: Option<DirectoryName>,
-    /// An existing checkout anywhere in the workspace, in place of `directory`: that of a session, for a workflow
-    /// that resumes it.
+    /// An existing checkout anywhere in the workspace, instead of `directory`: the session's checkout, for a workflow
+    /// that resumes a session.
     pub workspace: Option<WorkspacePath>,
     /// How to pull.
     pub options: PullOptions,

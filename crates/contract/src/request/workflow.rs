@@ -11,13 +11,13 @@ use crate::{
 /// `POST /api/workflow`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkflowRequest {
-    /// What the agent is to do.
+    /// The task for the agent.
     pub prompt: Prompt,
     /// The repository it works on.
     pub repo_url: RepoUrl,
-    /// The branch, tag or commit; the repository's default branch if absent.
+    /// The branch, tag or commit. The repository's default branch if absent.
     pub branch: Option<BranchName>,
-    /// The shared checkout. If absent, the workflow has a checkout of its own, or that of the session it resumes.
+    /// The shared checkout. If absent, the workflow uses its own checkout, or that of the session it resumes.
     pub directory: Option<DirectoryName>,
     /// Whether the checkout of a resumed session is updated before the agent continues in it. A workflow that resumes
     /// no session, or names a directory, always pulls.
