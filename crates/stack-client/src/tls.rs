@@ -11,7 +11,7 @@ use tokio_rustls::{
 
 use crate::{Error, StackUrl, chain};
 
-/// Encrypts connections. Its root certificates are read once.
+/// Encrypts connections. Root certificates are read once.
 #[derive(Clone)]
 pub(crate) struct Tls(TlsConnector);
 
