@@ -40,7 +40,7 @@ pub(crate) async fn run(shared: Arc<Shared>, service: Service) {
         let found = blocking(move || {
             let idle = look.idle()?;
             // Other gateways use the same replicas, and may keep all of them at work.
-            let is_any_there = !idle.is_empty() || look.is_any_at_work()?;
+            let is_any_there = !idle.is_empty() || look.is_any_busy()?;
             Ok::<_, workspace::Error>((idle, is_any_there))
         });
         match found.await {

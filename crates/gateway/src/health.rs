@@ -8,7 +8,7 @@ use std::{net::IpAddr, time::Duration};
 use contract::{Service, Timestamp};
 use serde_json::{Map, Value, json};
 use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
-use workspace::{Room, Workspace};
+use workspace::{FreeSpace, Workspace};
 
 use crate::{lifecycle::Lifecycle, routes::PortState, shared::Shared};
 
@@ -25,7 +25,7 @@ pub(crate) struct VolumeProbe(Mutex<Probe>);
 
 #[derive(Debug, Default)]
 struct Probe {
-    in_progress: Option<JoinHandle<workspace::Result<Room>>>,
+    in_progress: Option<JoinHandle<workspace::Result<FreeSpace>>>,
     last: Option<(Instant, Option<String>)>,
 }
 
@@ -44,8 +44,8 @@ impl VolumeProbe {
             .take()
             .unwrap_or_else(|| tokio::task::spawn_blocking(move || volume.probe()));
         let problem = match tokio::time::timeout(PROBE_TIME, &mut look).await {
-            Ok(Ok(Ok(Room::Enough))) => None,
-            Ok(Ok(Ok(Room::None))) => {
+            Ok(Ok(Ok(FreeSpace::Enough))) => None,
+            Ok(Ok(Ok(FreeSpace::None))) => {
                 Some("the workspace is full, or nearly so: make room, or jobs will fail".to_owned())
             }
             Ok(Ok(Err(error))) => {
@@ -158,7 +158,7 @@ mod tests {
         let (workspace, address) = (&port.shared.workspace, "127.0.0.1:1".parse().unwrap());
         let id = contract::ReplicaId::new();
         let mut replica = Registration::announce(workspace, Service::Pull, id, address).unwrap();
-        replica.begin_work();
+        replica.mark_busy();
         let dispatcher = dispatch::run(Arc::clone(&port.shared), Service::Pull);
         let _dispatcher = AbortOnDropHandle::new(tokio::spawn(dispatcher));
         tokio::time::sleep(2 * WITHOUT_REPLICAS).await;

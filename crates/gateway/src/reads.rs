@@ -15,7 +15,7 @@ const MOST: usize = 1000;
 
 pub(crate) async fn status(shared: &Arc<Shared>, service: Service) -> Result<Value, RequestError> {
     let replicas = Registry::new(&shared.workspace, service);
-    let found = blocking(move || Ok((replicas.idle()?, replicas.at_work()?))).await;
+    let found = blocking(move || Ok((replicas.idle()?, replicas.busy()?))).await;
     let (announced, mut at_work) = found.map_err(|error: workspace::Error| error.refusal())?;
     // One may have taken a job between the two listings.
     at_work.retain(|replica| !announced.contains(replica));

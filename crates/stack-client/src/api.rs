@@ -9,9 +9,10 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::net::TcpStream;
+use transcript::one_line;
 use web::{Answer, AskError};
 
-use crate::{Error, StackUrl, one_line, tls::Tls, url::Scheme};
+use crate::{Error, StackUrl, tls::Tls, url::Scheme};
 
 /// How long a connection may take to be made, TLS included.
 const CONNECT_TIME: Duration = Duration::from_secs(5);

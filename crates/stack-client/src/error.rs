@@ -2,6 +2,7 @@
 
 use contract::JobId;
 use http::StatusCode;
+use transcript::chain;
 use web::AskError;
 
 use crate::StackUrl;
@@ -51,17 +52,4 @@ pub enum Error {
     /// There is no certificate to trust.
     #[error("cannot use https: no root certificates could be read ({0})")]
     Certificates(String),
-}
-
-/// An error and its causes on one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

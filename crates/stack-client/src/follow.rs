@@ -12,9 +12,10 @@ use futures_util::{Stream, StreamExt};
 use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
+use transcript::{chain, one_line};
 use web::{Answer, AskError, Frame};
 
-use crate::{Api, Error, chain, one_line};
+use crate::{Api, Error};
 
 /// The pause between two attempts doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -8,12 +8,10 @@ mod api;
 mod error;
 mod follow;
 pub mod load;
-mod text;
 mod tls;
 mod url;
 
 pub use api::{Api, Cancelled, Children, Listing, Queue, ReplicaCounts, ServiceStatus};
-pub use error::{Error, chain};
+pub use error::Error;
 pub use follow::{AfterEnd, Event, Follow, FollowEvent, JobSource, follow};
-pub use text::{clean, one_line};
 pub use url::{DEFAULT_URL, StackUrl};

@@ -54,7 +54,8 @@ impl FromStr for StackUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("it is not a URL: {error}"))?;
+        let url = Url::parse(text)
+            .map_err(|error| format!("not a URL ({error}); use one such as {DEFAULT_URL}"))?;
         let scheme = match url.scheme() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,

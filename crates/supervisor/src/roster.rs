@@ -181,7 +181,7 @@ mod tests {
         let ready = Registry::new(&workspace, Service::Pull).idle().unwrap()[0].ready;
         assert_eq!((only().state, only().since), (SlotState::Idle, Some(ready)));
         assert_eq!(roster.proven(Service::Pull), 1);
-        entry.begin_work();
+        entry.mark_busy();
         assert_eq!(only().state, SlotState::Up);
         assert_eq!(roster.proven(Service::Pull), 1, "it has been idle, and may be busy now");
         roster.leaves(SLOT);

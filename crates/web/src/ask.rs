@@ -40,14 +40,14 @@ impl FromStr for BaseUrl {
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
             return Err("use a URL without credentials and without a query".into());
         }
-        let host = url.host_str().ok_or("the URL names no host")?.to_owned();
+        let host = url.host_str().ok_or("the URL has no host")?.to_owned();
         let prefix = url.path().trim_end_matches('/').to_owned();
         Ok(Self { host, port: url.port_or_known_default().unwrap_or(80), prefix })
     }
 }
 
 impl BaseUrl {
-    /// The host; an IPv6 address is in brackets.
+    /// The host. An IPv6 address is in brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
@@ -88,33 +88,33 @@ impl From<std::net::SocketAddr> for BaseUrl {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// There was no connection, so the request has certainly not arrived.
     #[error("connect to {0}")]
     Connect(String, #[source] io::Error),
     /// The connection broke before the head of an answer came. The request may have arrived.
-    #[error("read the answer of {0}")]
+    #[error("read the response of {0}")]
     Broken(String, #[source] hyper::Error),
     /// The answer's body is incomplete.
-    #[error("read the answer's body")]
+    #[error("read the body of the response")]
     Body(#[source] hyper::Error),
-    /// The answer's body is longer than expected.
-    #[error("the answer is longer than {0} bytes")]
+    /// The response's body is longer than expected.
+    #[error("the response is longer than {0} bytes")]
     TooLong(usize),
     /// The body is not a stream of events.
     #[error("read the stream of events")]
     Frame(#[from] FrameError),
     /// Nothing came for too long, not even a comment.
-    #[error("nothing came for {} s", .0.as_secs())]
+    #[error("nothing arrived for {} s", .0.as_secs())]
     Silent(Duration),
     /// A header cannot be sent.
     #[error("send a header")]
     Header(#[from] http::Error),
 }
 
-/// The head of an answer, and its body to come.
+/// The head of a response, and its body.
 #[derive(Debug)]
 pub struct Answer {
     /// The status.
@@ -139,7 +139,7 @@ impl Drop for ConnectionTask {
 /// was killed may leave an address that does not answer at all.
 ///
 /// # Errors
-/// If there is no answer.
+/// If there is no response.
 pub async fn ask(
     base: &BaseUrl,
     method: Method,
@@ -167,10 +167,10 @@ pub async fn ask(
     ask_on(stream, &target, request).await
 }
 
-/// Sends one request on a new connection to `target`, which may be encrypted, and waits for the head of the answer.
+/// Sends a request on a new connection to `target`, which may be encrypted, and waits for the head of the response.
 ///
 /// # Errors
-/// If there is no answer.
+/// If there is no response.
 pub async fn ask_on<S>(
     stream: S,
     target: &str,
@@ -191,13 +191,13 @@ where
 }
 
 impl Answer {
-    /// A header's value, if it is text.
+    /// The value of a header, if it is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The whole body, of at most `limit` bytes.
+    /// The complete body, of at most `limit` bytes.
     ///
     /// # Errors
     /// If it is incomplete or longer.

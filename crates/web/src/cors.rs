@@ -37,7 +37,7 @@ impl Cors {
         self.origin.as_ref().is_some_and(|allowed| allowed == "*" || allowed == origin)
     }
 
-    /// The layer that answers preflight requests and lets pages read answers, if any origin is allowed.
+    /// The layer that answers preflight requests and lets pages read responses, if any origin is allowed.
     #[must_use]
     pub fn layer(&self) -> Option<CorsLayer> {
         let origin = self.origin.as_ref()?;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_allowed_origin_may_ask_and_read() {
+    async fn an_allowed_origin_may_send_requests_and_read_responses() {
         let page = "https://app.example.com";
         for origin in ["*", page] {
             let cors: Cors = origin.parse().unwrap();

@@ -7,7 +7,7 @@ use contract::{Code, JobId, RequestError};
 use http::{HeaderMap, Request, header};
 use http_body_util::BodyExt;
 
-/// The largest body, in bytes, unless configured otherwise.
+/// The default limit for a body, in bytes.
 pub const BODY_LIMIT: usize = 1 << 20;
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -86,7 +86,7 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<u64, RequestError> {
     }
 }
 
-/// The job id in a header, if the header is there.
+/// The job id in a header, if present.
 ///
 /// # Errors
 /// If its value is not a job id.

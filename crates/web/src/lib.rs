@@ -27,7 +27,7 @@ pub use sse::{Decoder, Frame, FrameError, frame, frames};
 pub mod header {
     /// The job of a stream; in a request, the ID that the caller chooses for the job.
     pub const JOB_ID: &str = "x-job-id";
-    /// The workflow that asks for a job.
+    /// The workflow that starts a job.
     pub const PARENT_JOB_ID: &str = "x-parent-job-id";
     /// What happens to a job whose caller disconnects: `continue`, or `cancel`.
     pub const ON_DISCONNECT: &str = "x-on-disconnect";

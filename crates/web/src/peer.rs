@@ -46,7 +46,7 @@ impl Peer {
     }
 }
 
-/// The server's end of the same connection.
+/// The server's end of the connection.
 #[derive(Debug)]
 pub(crate) struct Connection(Arc<TcpStream>);
 

@@ -1,4 +1,4 @@
-//! Answers.
+//! Responses.
 
 use std::{convert::Infallible, io, time::Duration};
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::Peer;
 
-/// The body of any answer.
+/// The body of every response.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// After this much silence, a stream sends a comment, so that no proxy closes the connection as idle.
@@ -27,7 +27,7 @@ const HALF_CLOSED_PING: Duration = Duration::from_secs(1);
 /// A refusal. Boxed, because it is the rare side of many results.
 pub type Refusal = Box<Response<Body>>;
 
-/// The one place that chooses the status of an error.
+/// The only place that chooses the status of an error.
 fn status(code: Code) -> StatusCode {
     match code {
         Code::InvalidJson | Code::InvalidField | Code::UnknownField | Code::SchemeNotAllowed => {
@@ -48,7 +48,7 @@ fn status(code: Code) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         Code::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
-        // Reasons why a job fails. A request is refused for one of them only if this software is at fault.
+        // Reasons for a job to fail. If a request is refused for one of them, this software is at fault.
         Code::BranchNotFound
         | Code::AuthenticationFailed
         | Code::RepositoryUnreachable
@@ -76,7 +76,7 @@ fn status(code: Code) -> StatusCode {
     }
 }
 
-/// A JSON answer.
+/// A JSON response.
 pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
     let body = serde_json::to_vec(value).unwrap_or_default();
     let mut response = Response::new(full(body.into()));
@@ -94,7 +94,7 @@ pub fn full(body: Bytes) -> Body {
     Full::from(body).map_err(never).boxed_unsync()
 }
 
-/// An answer without a body.
+/// A response without a body.
 #[must_use]
 pub fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Empty::new().map_err(never).boxed_unsync());
@@ -102,7 +102,7 @@ pub fn empty(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// A refusal, as JSON, with the status that belongs to its code.
+/// An error as JSON, with the status of its code.
 #[must_use]
 pub fn error(error: &RequestError) -> Response<Body> {
     let status = status(error.code);
@@ -188,7 +188,7 @@ fn with_pings(
             biased;
             frame = frames.next() => Some((frame?, (frames, caller))),
             () = caller.leaves() => match caller {
-                // A comment makes a closed socket answer with a reset.
+                // A closed socket responds to a comment with a reset.
                 PeerState::Open(peer) => Some((ping(), (frames, PeerState::HalfClosed(peer)))),
                 PeerState::HalfClosed(_) | PeerState::Unknown => {
                     Some((Err(io::ErrorKind::ConnectionReset.into()), (frames, PeerState::Unknown)))
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_filled_with_comments_of_their_own() {
+    async fn silence_is_filled_with_separate_comments() {
         let frames = async_frames();
         let response = event_stream(JobId::new(), None, frames);
         let body = response.into_body().collect().await.unwrap().to_bytes();

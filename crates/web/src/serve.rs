@@ -97,7 +97,7 @@ impl<S, B> Serve<B> for S where
 {
 }
 
-/// A running server. Dropping it closes everything at once.
+/// A running server. Dropping it closes all connections immediately.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -109,11 +109,11 @@ pub struct Server {
 /// The steps of a shutdown, in order.
 #[derive(Clone, Debug, Default)]
 struct Shutdown {
-    /// No more connections.
+    /// Accept no more connections.
     close: CancellationToken,
-    /// No more requests on the connections there are.
+    /// Accept no more requests on open connections.
     drain: CancellationToken,
-    /// No more connections at all.
+    /// Close all connections.
     abort: CancellationToken,
 }
 
@@ -186,7 +186,7 @@ async fn accept<S, B>(
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 // Most likely, there are no file descriptors left. Nothing tells when one becomes free.
-                tracing::warn!(%error, "cannot accept a connection");
+                tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }

@@ -30,18 +30,18 @@ pub fn frames<E: std::error::Error + Send + Sync + 'static>(
     events.map(move |event| match event {
         Ok((id, json)) => Ok(frame((ids == Ids::Sent).then_some(id), &json)),
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot read a journal");
+            tracing::error!(error = &error as &dyn std::error::Error, "failed to read a journal");
             Err(io::Error::other(error))
         }
     })
 }
 
-/// One event, as it was received.
+/// A received event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Its `id:`, if it had one.
+    /// Its `id:`, if any.
     pub id: Option<String>,
-    /// Its `data:`, the lines joined by line feeds.
+    /// Its `data:` lines, joined with line feeds.
     pub data: Vec<u8>,
 }
 
@@ -78,7 +78,7 @@ impl Decoder {
         }
     }
 
-    /// Takes the next bytes and appends the events they complete to `frames`.
+    /// Parses the next bytes and appends the completed events to `frames`.
     ///
     /// # Errors
     /// If an event is too long. The stream cannot be used any more then.
@@ -135,7 +135,7 @@ impl Decoder {
             b"data" => {
                 self.has_data = true;
                 if self.data.is_empty() && value.len() + 6 == line.len() {
-                    // The common case, one line: its bytes are moved down, not copied.
+                    // The common case, one line: move its bytes instead of copying them.
                     let mut line = line;
                     line.drain(..6);
                     self.data = line;
@@ -144,7 +144,7 @@ impl Decoder {
                 }
             }
             b"id" if !value.contains(&0) => self.id = String::from_utf8(value.to_vec()).ok(),
-            // Comments (an empty field name) and fields nobody here uses.
+            // Comments (an empty field name) and unused fields.
             _ => {}
         }
     }
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_write() {
+    fn streams_of_other_servers() {
         for (text, expected) in [
             ("data: {}\n\n", vec![(None, "{}")]),
             ("data:{}\r\n\r\n", vec![(None, "{}")]),

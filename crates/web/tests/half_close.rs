@@ -87,6 +87,9 @@ async fn a_caller_that_disconnects_is_noticed_soon() {
             read_until(&mut stream, "data: 1\n\n\r\n").await;
         }
         drop(stream);
-        tokio::time::timeout(SOON, dropped.recv()).await.expect("it was noticed").unwrap();
+        tokio::time::timeout(SOON, dropped.recv())
+            .await
+            .expect("the disconnect was noticed")
+            .unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Reads a journal while it is being written. This is how everyone reads a job's events.
+//! Reads a journal while it is being written. Every reader of a job's events uses this.
 
 use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
 
@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use crate::{Error, Job, Outcome, Result, blocking, journal};
 
-/// How much is read at a time, in bytes.
+/// The size of a read, in bytes.
 const CHUNK: usize = 64 * 1024;
-/// How often to check that the process of a silent job is still there.
+/// How often to check whether the process of a silent job is still alive.
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long to wait for the rest of a journal that is shorter than its outcome says. A network file system may show a
-/// small new file before the end of a large old one.
+/// new small file before the end of an old large one.
 const SHORT_JOURNAL: Duration = Duration::from_secs(30);
 
 /// A reader's position in a job's stream of events.
@@ -26,10 +26,10 @@ pub enum Position {
     Ended,
 }
 
-/// One event, as it is read back.
+/// An event read from the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalEntry {
-    /// The offset of its end in the journal. The id of the terminal event is one more than that of the event before it.
+    /// The offset of its end in the journal. The terminal event's id is that of the previous event plus one.
     pub id: u64,
     /// The event: one JSON object without a line break.
     pub json: Bytes,
@@ -43,18 +43,18 @@ struct Follower {
     outcome: Option<Outcome>,
     /// The offset of the next byte to read.
     read: u64,
-    /// The offset of the next event: `read` less the length of `pending`.
+    /// The offset of the next event: `read` minus the length of `pending`.
     offset: u64,
     pending: BytesMut,
-    /// How many bytes of `pending` are known to contain no line end.
+    /// How many bytes of `pending` are known to contain no line break.
     searched: usize,
 }
 
-/// The events of `job` after the id `after` (0: all of them), up to the terminal one. You can call this at any moment,
-/// even before the job begins: no event is lost or repeated.
+/// The events of `job` after the id `after` (0: all of them), up to the terminal event. You can call this at any
+/// time, even before the job starts: no event is lost or repeated.
 ///
-/// If the job's process is gone, this ends the job, so the stream always ends. If the journal has become shorter than it
-/// was at the job's end, the terminal event is an error that says so.
+/// If the job's process is dead, this ends the job, so the stream always ends. If the journal is shorter than it was
+/// when the job ended, the terminal event is an error that says so.
 pub fn follow(job: Job, after: u64) -> impl Stream<Item = Result<JournalEntry>> + Send + 'static {
     follow_within(job, after, SHORT_JOURNAL)
 }
@@ -102,7 +102,7 @@ fn follow_within(
                     yield blocking(move || follower.cut_short()).await?;
                     return;
                 }
-                // Network file systems may show what another machine appended only after the file is opened again.
+                // A network file system may show what another machine appended only after the file is opened again.
                 follower.file = None;
             }
             watch.changed().await;
@@ -124,10 +124,10 @@ fn follow_within(
     }
 }
 
-/// What was found in the journal.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 enum JournalRead {
-    /// Something; there may be more to read at once.
+    /// New bytes. There may be more.
     Bytes,
     /// Nothing new.
     Nothing,
@@ -142,10 +142,10 @@ impl Outcome {
 
 impl Follower {
     fn step(&mut self) -> Result<JournalRead> {
-        // The outcome first: if there is one, it says how far to read; if not, more events may follow those read next.
+        // Check the outcome before reading: if it exists, it says how far to read. If not, more events may follow.
         if self.outcome.is_none() {
             self.outcome = match self.job.outcome() {
-                // This replaces it by one that can be read.
+                // Replaces it with one that can be read.
                 Err(error) if error.is_damage() => self.job.settle()?,
                 outcome => outcome?,
             };
@@ -176,7 +176,7 @@ impl Follower {
         Ok(if read == 0 { JournalRead::Nothing } else { JournalRead::Bytes })
     }
 
-    /// The end of a stream whose journal is shorter than its outcome says, and stays so.
+    /// The end of a stream whose journal stays shorter than its outcome says.
     fn cut_short(&self) -> Result<JournalEntry> {
         let service = self.job.record()?.service;
         let (state, length, id) = match &self.outcome {
@@ -184,7 +184,7 @@ impl Follower {
             None => ("unknown", self.offset, self.offset.saturating_add(1)),
         };
         let missing = length.saturating_sub(self.offset);
-        tracing::error!(job = %self.job.id(), missing, "the journal is shorter than it was at the job's end");
+        tracing::error!(job = %self.job.id(), missing, "the journal is shorter than it was when the job ended");
         let sentence = format!(
             "the job has ended ({state}), but the last {missing} bytes of its events are missing from the workspace: \
              GET /api/jobs/{} says how it ended",

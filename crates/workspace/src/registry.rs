@@ -1,4 +1,4 @@
-//! The registry of replicas: each announces itself on the volume, first as idle and then as at work.
+//! The registry of replicas. Each replica announces itself on the volume, first as idle and then as busy.
 
 use std::{
     fs,
@@ -14,26 +14,26 @@ use crate::{Error, FileLock, Result, Workspace, watch::Watch, write::read_at_mos
 /// The longest entry that is read, in bytes: many times the longest that is written.
 const MAX_ENTRY: u64 = 64 * 1024;
 
-/// A replica, as it announced itself.
+/// The announcement of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaEntry {
-    /// The id of this life of the replica.
+    /// Identifies this run of the replica.
     pub id: ReplicaId,
-    /// The address at which it takes its job.
+    /// The address at which it accepts its job.
     pub address: SocketAddr,
     /// Its process id, in its own PID namespace.
     pub pid: u32,
-    /// When it was ready.
+    /// When it became ready.
     pub ready: Timestamp,
 }
 
-/// This replica's entry, which is removed when this is dropped. If the process dies first, the lock on the entry is
-/// released, which shows that the entry is stale.
+/// This replica's entry, which is removed on drop. If the process dies first, the lock on the entry is released,
+/// which marks the entry as stale.
 #[derive(Debug)]
 pub struct Registration {
     path: PathBuf,
-    /// Where the entry is while the replica is at work.
-    at_work: PathBuf,
+    /// Where the entry is while the replica is busy.
+    busy: PathBuf,
     _lock: FileLock,
 }
 
@@ -50,20 +50,20 @@ impl Registration {
     ) -> Result<Self> {
         let name = format!("{id}.json");
         let path = workspace.replicas(service).join(&name);
-        let at_work = workspace.replicas_at_work(service).join(name);
+        let busy = workspace.busy_replicas(service).join(name);
         let replica =
             ReplicaEntry { id, address, pid: std::process::id(), ready: Timestamp::now() };
         let content = serde_json::to_vec(&replica).unwrap_or_default();
         let lock = FileLock::create(&workspace.scratch(), &path, &content)?;
-        Ok(Self { path, at_work, _lock: lock })
+        Ok(Self { path, busy, _lock: lock })
     }
 
-    /// Marks the replica as at work: no gateway sends a job here any more, but all see that the replica is there.
-    pub fn begin_work(&mut self) {
-        match fs::rename(&self.path, &self.at_work) {
-            Ok(()) => self.path.clone_from(&self.at_work),
+    /// Marks the replica as busy: gateways send it no more jobs, but still see it.
+    pub fn mark_busy(&mut self) {
+        match fs::rename(&self.path, &self.busy) {
+            Ok(()) => self.path.clone_from(&self.busy),
             Err(error) => {
-                tracing::warn!(%error, "cannot mark this replica as at work");
+                tracing::warn!(%error, "failed to mark this replica as busy");
                 // It must not look idle.
                 let _ = fs::remove_file(&self.path);
             }
@@ -91,16 +91,15 @@ impl Registry {
         Self { workspace: workspace.clone(), service }
     }
 
-    /// Watches for replicas that come and go.
+    /// Watches for replicas that appear and disappear.
     #[must_use]
     pub fn watch(&self) -> Watch {
         self.workspace.watcher().watch(&self.workspace.replicas(self.service))
     }
 
-    /// The replicas that are idle now, in the order in which they became so. Entries of dead ones are removed. Blocks
-    /// briefly.
+    /// The idle replicas, in the order in which they became idle. Removes entries of dead ones. Blocks briefly.
     ///
-    /// An entry that cannot be used costs only its own replica: it is logged once, and set aside if nobody holds it.
+    /// An invalid entry affects only its own replica: it is logged once, and set aside if no process holds it.
     ///
     /// # Errors
     /// If the registry cannot be listed.
@@ -110,24 +109,24 @@ impl Registry {
         Ok(replicas)
     }
 
-    /// The replicas that are at work now. Entries of dead ones are removed. Blocks briefly.
+    /// The busy replicas. Removes entries of dead ones. Blocks briefly.
     ///
     /// # Errors
     /// If the registry cannot be listed.
-    pub fn at_work(&self) -> Result<Vec<ReplicaEntry>> {
-        self.list(&self.workspace.replicas_at_work(self.service), usize::MAX)
+    pub fn busy(&self) -> Result<Vec<ReplicaEntry>> {
+        self.list(&self.workspace.busy_replicas(self.service), usize::MAX)
     }
 
-    /// Whether any replica is at work now. Blocks briefly.
+    /// Whether any replica is busy. Blocks briefly.
     ///
     /// # Errors
     /// If the registry cannot be listed.
-    pub fn is_any_at_work(&self) -> Result<bool> {
-        let one = self.list(&self.workspace.replicas_at_work(self.service), 1)?;
+    pub fn is_any_busy(&self) -> Result<bool> {
+        let one = self.list(&self.workspace.busy_replicas(self.service), 1)?;
         Ok(!one.is_empty())
     }
 
-    /// At most `limit` of the live replicas whose entries are in `directory`.
+    /// At most `limit` live replicas with entries in `directory`.
     fn list(&self, directory: &Path, limit: usize) -> Result<Vec<ReplicaEntry>> {
         let error = || Error::io("list", directory);
         let mut replicas = Vec::new();
@@ -144,9 +143,9 @@ impl Registry {
         Ok(replicas)
     }
 
-    /// The replica whose entry this is, if it is alive.
+    /// The replica of this entry, if it is alive.
     fn look(&self, path: &Path) -> Result<Option<ReplicaEntry>> {
-        // One that is gone has taken a job after the listing.
+        // If the entry is gone, the replica has accepted a job since the listing.
         let entry = read_at_most(path, MAX_ENTRY).and_then(|content| {
             let read = content.map(|content| serde_json::from_slice::<ReplicaEntry>(&content));
             read.transpose().map_err(Error::malformed(path))
@@ -155,7 +154,7 @@ impl Registry {
             Ok(Some(replica)) => replica,
             Ok(None) => return Ok(None),
             Err(error) => {
-                // One that is held may be of a newer version.
+                // If it is held, it may be of a newer version.
                 if error.is_damage() && !FileLock::is_held(path)? {
                     self.workspace.set_aside(path)?;
                 }
@@ -166,7 +165,7 @@ impl Registry {
             return Ok(Some(replica));
         }
         if fs::remove_file(path).is_ok() {
-            tracing::warn!(service = %self.service, replica = %replica.id, "a replica is gone");
+            tracing::warn!(service = %self.service, replica = %replica.id, "a replica has died");
         }
         Ok(None)
     }
@@ -177,7 +176,7 @@ impl Registry {
     /// If the volume cannot be read.
     pub fn contains(&self, id: ReplicaId) -> Result<bool> {
         let path = self.workspace.replicas(self.service).join(format!("{id}.json"));
-        path.try_exists().map_err(Error::io("look at", path))
+        path.try_exists().map_err(Error::io("check", path))
     }
 }
 
@@ -202,13 +201,13 @@ mod tests {
         let seen: Vec<_> = registry.idle().unwrap().iter().map(|replica| replica.id).collect();
         assert_eq!(seen, ids);
         assert!(Registry::new(&workspace, Service::Claude).idle().unwrap().is_empty());
-        assert!(!registry.is_any_at_work().unwrap());
-        first.begin_work();
+        assert!(!registry.is_any_busy().unwrap());
+        first.mark_busy();
         assert!(!registry.contains(ids[0]).unwrap() && registry.contains(ids[1]).unwrap());
-        let at_work: Vec<_> = registry.at_work().unwrap().iter().map(|it| it.id).collect();
-        assert!(at_work == [ids[0]] && registry.is_any_at_work().unwrap());
+        let busy: Vec<_> = registry.busy().unwrap().iter().map(|it| it.id).collect();
+        assert!(busy == [ids[0]] && registry.is_any_busy().unwrap());
         drop((first, second));
-        assert!(registry.idle().unwrap().is_empty() && registry.at_work().unwrap().is_empty());
+        assert!(registry.idle().unwrap().is_empty() && registry.busy().unwrap().is_empty());
     }
 
     #[test]
@@ -220,17 +219,17 @@ mod tests {
         });
         let registry = Registry::new(&workspace, Service::Claude);
         let idle = workspace.replicas(Service::Claude).join(format!("{id}.json"));
-        let at_work = workspace.replicas_at_work(Service::Claude).join(format!("{id}.json"));
-        for path in [&idle, &at_work] {
+        let busy = workspace.busy_replicas(Service::Claude).join(format!("{id}.json"));
+        for path in [&idle, &busy] {
             fs::write(path, entry.to_string()).unwrap();
         }
-        assert!(registry.idle().unwrap().is_empty() && !registry.is_any_at_work().unwrap());
-        assert!(!idle.exists() && !at_work.exists());
+        assert!(registry.idle().unwrap().is_empty() && !registry.is_any_busy().unwrap());
+        assert!(!idle.exists() && !busy.exists());
     }
 
-    /// One such entry once kept every job of its service waiting.
+    /// Such an entry once kept every job of its service waiting.
     #[test]
-    fn an_entry_that_cannot_be_used_costs_only_its_own_replica() {
+    fn an_invalid_entry_affects_only_its_own_replica() {
         let (_dir, workspace) = workspace();
         let directory = workspace.replicas(Service::Pull);
         let id = ReplicaId::new();
@@ -256,6 +255,6 @@ mod tests {
         }
         let aside: Vec<_> = fs::read_dir(workspace.damaged()).unwrap().flatten().collect();
         assert!(!garbage.exists() && !pipe.exists());
-        assert_eq!(aside.len(), 3, "what nobody holds is set aside once: {aside:?}");
+        assert_eq!(aside.len(), 3, "unheld entries are set aside once: {aside:?}");
     }
 }

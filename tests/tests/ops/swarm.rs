@@ -147,7 +147,7 @@ async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> CommandOutput)
 
     let fewer = asked(&["scale", "workflow=1", "pull=1"]).await;
     assert_eq!(fewer.code, 0, "{fewer:?}");
-    let warning = "the Swarm kills a replica of github-pull-api that has not left after 10 s";
+    let warning = "the Swarm kills a replica of github-pull-api that is still running 10 s after";
     assert!(fewer.stderr.contains(warning), "{fewer:?}");
     assert!(!fewer.stderr.contains("kills a replica of workflow-api"), "{fewer:?}");
     assert_eq!(spec(), (before, 1));

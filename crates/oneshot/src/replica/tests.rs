@@ -11,7 +11,7 @@ use workspace::{Registry, Session};
 use super::*;
 use crate::Step;
 
-/// A service whose job says one thing, waits at a gate, says another, and ends.
+/// A service whose job emits a message, waits at a gate, emits another message, and ends.
 struct Gated {
     gate: watch::Receiver<bool>,
     policy: Policy,
@@ -41,7 +41,7 @@ impl JobService for Gated {
                     let _ = gate.wait_for(|open| *open).await;
                     drop(settling);
                 });
-                // It does not answer when it is asked to stop.
+                // Ignores a request to stop.
                 let _ = work.await;
                 std::future::pending::<()>().await;
                 return;
@@ -154,31 +154,31 @@ fn contents(events: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_job_and_out() {
+async fn a_replica_serves_one_job_and_exits() {
     let bench = Bench::idle().await;
     assert_eq!(bench.get("/status").await["status"], "idle");
     let answer = bench.execute("first", &[]).await;
     assert_eq!(answer.header("content-type"), Some("text/event-stream"));
     let job: JobId = answer.header("x-job-id").unwrap().parse().unwrap();
     let mut frames = Box::pin(answer.events());
-    assert!(frames.next().await.unwrap().unwrap().id.is_none(), "ids are for who asks for them");
+    assert!(frames.next().await.unwrap().unwrap().id.is_none(), "ids are only sent on request");
     assert_eq!(bench.get("/status").await["status"], "busy");
     assert_eq!(bench.get("/health").await["status"], "ok");
     let registry = Registry::new(&bench.workspace, Service::Claude);
     assert!(!registry.contains(bench.id).unwrap());
-    assert_eq!(registry.at_work().unwrap()[0].id, bench.id);
+    assert_eq!(registry.busy().unwrap()[0].id, bench.id);
     let second = bench.execute("second", &[]).await;
     assert_eq!(second.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(second.header("retry-after"), Some("1"));
     bench.gate.send(true).unwrap();
     frames.next().await.unwrap().unwrap();
     frames.next().await.unwrap().unwrap();
-    // The terminal event has been read: the door is shut already.
+    // The terminal event was read, so the listener is already closed.
     let error = ask(&bench.base, Method::GET, "/health", &[], "".into(), Duration::from_secs(5))
         .await
         .unwrap_err();
     assert!(matches!(error, web::AskError::Connect(..)), "{error}");
-    assert!(!registry.is_any_at_work().unwrap());
+    assert!(!registry.is_any_busy().unwrap());
     assert!(frames.next().await.is_none());
     assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
     let view = Job::open(&bench.workspace, job).unwrap().unwrap().view().unwrap();
@@ -186,7 +186,7 @@ async fn one_job_and_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_leaves_does_not_stop_the_job() {
+async fn a_disconnect_does_not_stop_the_job() {
     let bench = Bench::idle().await;
     let answer = bench.execute("first", &[]).await;
     let job: JobId = answer.header("x-job-id").unwrap().parse().unwrap();
@@ -198,9 +198,9 @@ async fn a_caller_that_leaves_does_not_stop_the_job() {
     assert_eq!(entries.len(), 3);
 }
 
-/// Only the gateway is strict: it may be of a newer version than the replica during an update.
+/// Only the gateway is strict: during an update, its version may be newer than the replica's.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_that_a_replica_does_not_know_is_ignored() {
+async fn a_replica_ignores_unknown_fields() {
     let bench = Bench::idle().await;
     let headers = [("content-type", "application/json".to_owned())];
     let body = r#"{"prompt": "first", "ofTomorrow": true}"#;
@@ -210,7 +210,7 @@ async fn a_field_that_a_replica_does_not_know_is_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_request_uses_nothing_up() {
+async fn a_refused_request_does_not_consume_the_replica() {
     let bench = Bench::idle().await;
     let json_type = [("content-type", "application/json".to_owned())];
     for (method, path, headers, body, status) in [
@@ -247,7 +247,7 @@ async fn a_refused_request_uses_nothing_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_taken_is_refused_and_the_replica_stays_idle() {
+async fn a_claimed_job_is_refused_and_the_replica_stays_idle() {
     let bench = Bench::idle().await;
     let record = record(&bench.workspace, r#"{"prompt":"x"}"#);
     let (NewJob::Created(job) | NewJob::Exists(job)) =
@@ -264,7 +264,7 @@ async fn a_job_that_is_taken_is_refused_and_the_replica_stays_idle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_leave_it_finishes_its_job_or_ends_it_when_grace_is_over() {
+async fn a_stopped_replica_finishes_its_job_or_ends_it_after_the_grace_period() {
     for (grace, last) in [(None, "completed"), (Some(Duration::from_millis(50)), "error")] {
         let bench = Bench::start(grace, Policy::default()).await;
         let answer = bench.execute("first", &[]).await;
@@ -282,7 +282,7 @@ async fn told_to_leave_it_finishes_its_job_or_ends_it_when_grace_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_order_kills_and_the_job_is_ended_all_the_same() {
+async fn a_second_order_kills_and_still_ends_the_job() {
     let bench = Bench::idle().await;
     let answer = bench.execute("first", &[]).await;
     let job: JobId = answer.header("x-job-id").unwrap().parse().unwrap();
@@ -317,7 +317,7 @@ async fn a_job_that_panics_ends_with_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_in_use_is_refused_unless_the_workflow_has_it() {
+async fn a_directory_in_use_is_refused_unless_its_workflow_holds_it() {
     let bench = Bench::idle().await;
     let app = Turn::Directory(contract::DirectoryName::parse("app").unwrap());
     let turn = bench.workspace.take_turn(&app, TurnUse::Lend).unwrap().unwrap();
@@ -334,9 +334,9 @@ async fn a_directory_in_use_is_refused_unless_the_workflow_has_it() {
     assert!(bench.workspace.take_turn(&app, TurnUse::Lend).unwrap().is_some());
 }
 
-/// The turn is that of the checkout a job really works in.
+/// The turn belongs to the checkout that a job really works in.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_link_does_not_lead_past_a_turn() {
+async fn a_link_does_not_bypass_a_turn() {
     let bench = Bench::idle().await;
     let root = bench.workspace.root();
     std::fs::create_dir_all(root.join("app/src")).unwrap();
@@ -355,7 +355,7 @@ async fn a_link_does_not_lead_past_a_turn() {
     assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
 }
 
-/// A workflow's process may die before its agent does; what the agent works in is not free until then.
+/// A workflow's process may die before its agent. The agent's directory must stay locked until the agent is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_is_not_free_while_a_job_of_a_dead_workflow_works_there() {
     let bench = Bench::idle().await;
@@ -372,9 +372,9 @@ async fn a_directory_is_not_free_while_a_job_of_a_dead_workflow_works_there() {
     assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
 }
 
-/// The replica that runs it has its turn: whoever sends it again must not wait for that.
+/// The replica that runs it holds its turn, so a repeated request must not be told to wait for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_taken_is_not_said_to_wait_for_its_own_turn() {
+async fn a_claimed_job_does_not_wait_for_its_own_turn() {
     let bench = Bench::idle().await;
     let body = json!({"prompt": "x", "workspace": "app"}).to_string();
     let record = record(&bench.workspace, &body);
@@ -394,7 +394,7 @@ async fn a_job_that_is_taken_is_not_said_to_wait_for_its_own_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_says_too_much_is_ended() {
+async fn a_job_that_exceeds_its_journal_is_ended() {
     let bench = Bench::idle().await;
     let long = "x".repeat(950);
     bench.gate.send(true).unwrap();
@@ -405,7 +405,7 @@ async fn a_job_that_says_too_much_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_leaves_takes_the_job_with_it_only_if_it_said_so() {
+async fn a_disconnect_cancels_the_job_only_on_request() {
     for (wish, code) in [("cancel", Some(Code::Cancelled)), ("continue", None)] {
         let bench = Bench::idle().await;
         let answer = bench.execute("first", &[(web::header::ON_DISCONNECT, wish.into())]).await;
@@ -415,7 +415,7 @@ async fn a_caller_that_leaves_takes_the_job_with_it_only_if_it_said_so() {
         drop(frames);
         let job = Job::open(&bench.workspace, job).unwrap().unwrap();
         if code.is_none() {
-            // A second look at the job is one more caller; the first has left by the time it is answered.
+            // This request is processed after the disconnect was noticed.
             bench.get("/status").await;
             bench.gate.send(true).unwrap();
         }
@@ -436,7 +436,7 @@ async fn a_session_is_continued_by_its_id_and_in_turn() {
     drop(Session::create(&bench.workspace, id, &place).unwrap());
     let headers = [("content-type", "application/json".to_owned())];
     let body = format!(r#"{{"prompt":"x","resumeSessionId":"{id}"}}"#);
-    // Sessions, repositories and jobs are the gateway's.
+    // The gateway serves sessions, repositories and jobs.
     let theirs =
         ["/api/sessions", &format!("/api/stream/{id}"), "/api/repos", "/api/jobs", "/metrics"];
     for path in theirs {
@@ -461,13 +461,13 @@ async fn a_session_is_continued_by_its_id_and_in_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_asks_nothing_does_not_keep_the_replica() {
+async fn an_idle_connection_does_not_delay_the_exit() {
     let bench = Bench::idle().await;
     let address = bench.base.to_string().replace("http://", "");
     let silent = tokio::net::TcpStream::connect(&address).await.unwrap();
     let mut slow = tokio::net::TcpStream::connect(&address).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut slow, b"GET /hea").await.unwrap();
-    // Answered, so both have been accepted.
+    // This request is answered, so both connections were accepted.
     bench.get("/health").await;
     bench.gate.send(true).unwrap();
     events(bench.execute("first", &[]).await).await;
@@ -476,9 +476,9 @@ async fn a_connection_that_asks_nothing_does_not_keep_the_replica() {
     drop((silent, slow));
 }
 
-/// A caller that was gone before the claim was written once took the claim down with it, and the job.
+/// If the caller was gone before the claim was written, the claim and the job were once dropped with it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
+async fn a_job_continues_if_its_caller_disconnects_at_once() {
     let mut heard_count = 0;
     for _ in 0..20 {
         let bench = Bench::idle().await;
@@ -490,7 +490,8 @@ async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
         let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
         tokio::io::AsyncWriteExt::write_all(&mut caller, request.as_bytes()).await.unwrap();
         drop(caller);
-        // It may have left before it was heard; then the replica is idle still, and there is no job.
+        // The connection may have been closed before the request was read. Then there is no job, and the replica is
+        // still idle.
         let heard = async {
             while Job::list(&bench.workspace).unwrap().is_empty() {
                 tokio::task::yield_now().await;
@@ -505,17 +506,17 @@ async fn a_caller_that_leaves_at_once_leaves_a_job_that_runs() {
             assert_eq!(outcome.state, contract::JobState::Succeeded, "{:?}", outcome.error);
         }
     }
-    assert!(heard_count > 0, "no request arrived before its caller left");
+    assert!(heard_count > 0, "no request arrived before its caller disconnected");
 }
 
 #[tokio::test]
-async fn told_to_leave_while_it_waits_for_its_gateway_it_leaves() {
+async fn a_replica_that_waits_for_its_gateway_exits_when_told_to() {
     let dir = tempfile::tempdir().unwrap();
     let (_gate, gate) = watch::channel(false);
     let (orders, received) = mpsc::unbounded_channel();
     let config = ReplicaConfig {
         bind: (Ipv4Addr::UNSPECIFIED, 0).into(),
-        // "invalid" has no hosts (RFC 2606).
+        // The top-level domain "invalid" has no hosts (RFC 2606).
         advertise: crate::Advertise::Towards("gateway.invalid".into()),
         workspace: dir.path().to_owned(),
         grace: None,
@@ -527,12 +528,12 @@ async fn told_to_leave_while_it_waits_for_its_gateway_it_leaves() {
     let exit = tokio::spawn(serve(Gated { gate, policy: Policy::default() }, config, received));
     orders.send(Order::Leave).unwrap();
     assert_eq!(exit.await.unwrap(), Exit::Ok);
-    assert!(!dir.path().join(".stack").exists(), "it has not touched the volume");
+    assert!(!dir.path().join(".stack").exists(), "it must not touch the volume");
 }
 
-/// One that wants its job to end with it may leave before it has an answer, too.
+/// A caller with `X-On-Disconnect: cancel` may also disconnect before it gets an answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_leaves_at_once_and_said_so_leaves_no_job_that_runs() {
+async fn a_job_is_cancelled_if_its_caller_asked_and_disconnects_at_once() {
     for n in 0..20 {
         let bench = Bench::idle().await;
         let address = bench.base.to_string().replace("http://", "");
@@ -542,14 +543,18 @@ async fn a_caller_that_leaves_at_once_and_said_so_leaves_no_job_that_runs() {
         tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
         tokio::time::sleep(Duration::from_micros(n * 100)).await;
         drop(stream);
-        // The request may not have been read at all; then the replica has no job.
+        // The request may not have been read. Then the replica has no job.
         bench.orders.send(Order::Leave).unwrap();
         let exit = tokio::time::timeout(Duration::from_secs(10), bench.exit).await;
-        assert_eq!(exit.expect("its job goes on").unwrap(), Exit::Ok, "after {n} x 100 us");
+        assert_eq!(
+            exit.expect("its job was not cancelled").unwrap(),
+            Exit::Ok,
+            "after {n} x 100 us"
+        );
     }
 }
 
-/// The turn was once given to the next job while the last one still put files in place.
+/// Once, the next job got the turn while the previous one was still moving files into place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkout_is_not_free_while_a_job_settles_in_it() {
     let budget = Duration::from_millis(1500);
@@ -563,7 +568,7 @@ async fn a_checkout_is_not_free_while_a_job_settles_in_it() {
     let mut frames = Box::pin(answer.events());
     frames.next().await.unwrap().unwrap();
     job.request_cancel().unwrap();
-    // Past the budget, in which nothing may change.
+    // Longer than the stop budget. Nothing may change meanwhile.
     tokio::time::sleep(budget * 5 / 4).await;
     assert!(job.outcome().unwrap().is_none());
     assert!(bench.workspace.take_turn(&app, TurnUse::Lend).unwrap().is_none());

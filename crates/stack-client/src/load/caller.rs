@@ -10,9 +10,10 @@ use futures_util::StreamExt as _;
 use http::StatusCode;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use transcript::one_line;
 
 use super::sample::{Ended, Sample};
-use crate::{AfterEnd, Api, Error, Follow, FollowEvent, JobSource, follow, one_line};
+use crate::{AfterEnd, Api, Error, Follow, FollowEvent, JobSource, follow};
 
 /// The longest name of an event or a code that is counted, in characters.
 const NAME: usize = 60;
@@ -82,7 +83,7 @@ impl Caller {
     }
 
     async fn attempt(&self, body: &Value, asked: Instant, seen: &mut Seen) -> Result<Ended, Error> {
-        let mut told = pin!(follow(Follow {
+        let mut events = pin!(follow(Follow {
             api: self.api.clone(),
             service: self.service,
             start: JobSource::Post(body.to_string().into()),
@@ -91,7 +92,7 @@ impl Caller {
         }));
         seen.job = None;
         let mut ended = None;
-        while let Some(next) = told.next().await {
+        while let Some(next) = events.next().await {
             match next? {
                 FollowEvent::Named(job) => seen.again += u32::from(seen.job.replace(job).is_some()),
                 FollowEvent::Event(event) => {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use contract::{JobId, Service};
+use serde::Serialize;
 
 /// How many different outcomes are counted: their names come from outside.
 const KINDS: usize = 100;
@@ -76,6 +77,25 @@ pub struct Sample {
     pub why: Option<String>,
 }
 
+impl Sample {
+    /// A job that ended like this, of which nothing else is known.
+    #[must_use]
+    pub fn new(job: JobId, ended: Ended) -> Self {
+        Self {
+            job,
+            start: Duration::ZERO,
+            queueing: None,
+            first: None,
+            total: Duration::ZERO,
+            ended,
+            breaks: 0,
+            again: 0,
+            fault: None,
+            why: None,
+        }
+    }
+}
+
 /// One job in few bytes, since there may be a million. Times are in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept {
@@ -94,9 +114,10 @@ pub struct Kept {
 }
 
 /// One way to end, and how often.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OutcomeCount {
     /// Its name.
+    #[serde(rename = "outcome")]
     pub label: String,
     /// Whether it is a success.
     pub complete: bool,
@@ -105,9 +126,10 @@ pub struct OutcomeCount {
 }
 
 /// What went wrong with a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Trouble {
     /// The job.
+    #[serde(rename = "jobId")]
     pub job: JobId,
     /// What went wrong.
     pub what: String,
@@ -205,7 +227,7 @@ impl Results {
 }
 
 /// Percentiles in milliseconds by the nearest-rank method: each is a value that was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Spread {
     /// Half of the values are at most this.
     pub p50: u32,
@@ -239,21 +261,8 @@ fn milliseconds(time: Duration) -> u32 {
 mod tests {
     use super::*;
 
-    fn sample(start: u64, queueing: u64, total: u64, ended: Ended) -> Sample {
-        let ms = Duration::from_millis;
-        let job = "019aa001-0000-7000-8000-0123456789ab".parse().unwrap();
-        Sample {
-            job,
-            start: ms(start),
-            queueing: Some(ms(queueing)),
-            first: Some(ms(queueing.min(5))),
-            total: ms(total),
-            ended,
-            breaks: 0,
-            again: 0,
-            fault: None,
-            why: None,
-        }
+    fn sample(ended: Ended) -> Sample {
+        Sample::new("019aa001-0000-7000-8000-0123456789ab".parse().unwrap(), ended)
     }
 
     fn terminal(kind: &str, code: Option<&str>) -> Ended {
@@ -273,15 +282,15 @@ mod tests {
     #[test]
     fn outcomes_are_counted_apart() {
         let mut results = Results::default();
-        results.add(sample(0, 10, 100, terminal("workflow_complete", None)));
-        results.add(sample(0, 10, 200, terminal("workflow_error", Some("agent_failed"))));
-        results.add(sample(0, 10, 300, terminal("workflow_complete", None)));
-        let mut lost = sample(0, 10, 400, Ended::Lost);
+        results.add(sample(terminal("workflow_complete", None)));
+        results.add(sample(terminal("workflow_error", Some("agent_failed"))));
+        results.add(sample(terminal("workflow_complete", None)));
+        let mut lost = sample(Ended::Lost);
         (lost.why, lost.breaks) = (Some("gone".into()), 3);
         results.add(lost);
         let refused = Ended::Refused { status: 503, code: Some("queue_full".into()) };
-        results.add(sample(0, 10, 400, refused));
-        let mut fault = sample(0, 10, 100, terminal("completed", None));
+        results.add(sample(refused));
+        let mut fault = sample(terminal("completed", None));
         fault.fault = Some("message after the terminal event".into());
         results.add(fault);
         let counts: Vec<_> =
@@ -307,7 +316,7 @@ mod tests {
         let mut results = Results::default();
         for number in 0..1000 {
             let code = format!("code_{number}");
-            results.add(sample(0, 1, 2, terminal("workflow_error", Some(&code))));
+            results.add(sample(terminal("workflow_error", Some(&code))));
         }
         assert_eq!(results.outcomes.len(), KINDS + 1);
         assert_eq!(results.outcomes.last().map(|it| it.count), Some(1000 - KINDS));

@@ -11,18 +11,16 @@ use contract::{JobId, JobState, JobView, Service};
 use serde_json::{Map, Value, json};
 use stack_client::{Api, JobSource, StackUrl};
 
-use crate::program::quoted;
-
 use super::{
     command_on,
     error::{ClientError, url_argument},
-    facts::Facts,
-    ids,
+    facts, ids,
     interrupt::Interrupts,
     options::{AgentOptions, AttachOptions, RunOptions},
-    program_name, stack,
+    render::print,
     watch::{End, Outcome, Watch, watch},
 };
+use crate::program::{self, quoted};
 
 /// How long to look for the session of a job.
 const SESSION_TIME: Duration = Duration::from_secs(60);
@@ -38,8 +36,9 @@ pub(crate) struct Work {
 }
 
 /// `stackctl run`.
-pub(crate) async fn run(options: &RunOptions) -> anyhow::Result<u8> {
-    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
+pub(crate) async fn run(options: RunOptions) -> anyhow::Result<u8> {
+    let api = options.stack.api()?;
+    let url = api.url.clone();
     let prompt = prompt(&options.prompt)?;
     let repo = options.repo.as_deref().map(repository).transpose()?;
     let (resume, repo) = match &options.resume {
@@ -47,7 +46,7 @@ pub(crate) async fn run(options: &RunOptions) -> anyhow::Result<u8> {
         Some(given) => resume(&api, given, repo).await?,
     };
     let repo = repo.ok_or_else(|| {
-        ClientError::Usage("say with --repo which repository the session is about".to_owned())
+        ClientError::Usage("name with --repo the repository that the session is about".to_owned())
     })?;
     let (branch, directory) = (options.branch.clone(), options.directory.clone());
     let work = Work { repo, prompt, branch, directory, resume, agent: options.agent.clone() };
@@ -55,7 +54,7 @@ pub(crate) async fn run(options: &RunOptions) -> anyhow::Result<u8> {
     let json = options.stack.json;
     let outcome = run_workflow(api, &work, patience, json, Interrupts::listen()?).await?;
     if !json {
-        next_step(&options.stack.url, &outcome);
+        next_step(&url, &outcome)?;
     }
     Ok(outcome.exit_code())
 }
@@ -77,8 +76,9 @@ pub(crate) async fn run_workflow(
 }
 
 /// Shows a job of any service from its beginning to its end.
-pub(crate) async fn attach(options: &AttachOptions) -> anyhow::Result<u8> {
-    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
+pub(crate) async fn attach(options: AttachOptions) -> anyhow::Result<u8> {
+    let api = options.stack.api()?;
+    let url = api.url.clone();
     let job = ids::resolve(&api, &options.job.id).await?;
     let outcome = watch(Watch {
         api,
@@ -90,15 +90,15 @@ pub(crate) async fn attach(options: &AttachOptions) -> anyhow::Result<u8> {
     })
     .await?;
     if !options.stack.json {
-        next_step(&options.stack.url, &outcome);
+        next_step(&url, &outcome)?;
     }
     Ok(outcome.exit_code())
 }
 
 /// Says what to do after a job that has succeeded.
-fn next_step(url: &StackUrl, outcome: &Outcome) {
+fn next_step(url: &StackUrl, outcome: &Outcome) -> Result<(), ClientError> {
     if outcome.end != End::Complete {
-        return;
+        return Ok(());
     }
     let mut steps = Vec::new();
     // The checkout is on this machine, or the stack is on another one.
@@ -110,18 +110,12 @@ fn next_step(url: &StackUrl, outcome: &Outcome) {
     if outcome.has_session {
         steps.push(format!(
             "{} run --resume {} --prompt '…'{}",
-            program_name(),
+            program::name(),
             ids::short(outcome.job),
             url_argument(url)
         ));
     }
-    let mut label = "Next: ";
-    for step in steps {
-        // Nobody may be there to read it.
-        let _ =
-            io::Write::write_all(&mut anstream::stdout(), format!("{label}{step}\n").as_bytes());
-        label = "      ";
-    }
+    print(&format!("Next: {}\n", steps.join("\n      "))).map(drop)
 }
 
 /// The prompt itself, from a file or from standard input. It is read before anything else runs.
@@ -167,7 +161,7 @@ async fn resume(
         return Ok((Some(given), repo));
     }
     let job: JobView = ids::resolve(api, &given).await?;
-    let facts = Facts::read(api, &job, SESSION_TIME).await;
+    let facts = facts::read(api, &job, SESSION_TIME).await;
     let usage = |why: &str| ClientError::Usage(format!("cannot resume job {}: {why}", job.job_id));
     let session = match (facts.session, job.state) {
         (Some(session), state) if state.has_ended() => session,
@@ -253,12 +247,16 @@ mod tests {
     fn a_typing_error_is_answered_with_the_nearest_word() {
         let error = parse(&["--rep", "u", "--prompt", "p"]).unwrap_err();
         assert!(error.to_string().contains("--repo"), "{error}");
-        let error = parse(&["--repo", "u", "--prompt", "p", "--url", "ftp://x"]).unwrap_err();
-        assert!(error.to_string().contains("http://"), "{error}");
         assert_eq!(error.exit_code(), 2);
+        // It is refused later, because clap would repeat it.
         let secret = "https://user:s3cret@stack";
-        let error = parse(&["--repo=u", "--prompt=p", "--url", secret]).unwrap_err().to_string();
+        let options = parse(&["--repo=u", "--prompt=p", "--url", secret]).unwrap();
+        assert!(!format!("{options:?}").contains("s3cret"));
+        let error = options.stack.api().unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let error = error.to_string();
         assert!(error.contains("STACK_TOKEN") && error.contains("--token-file"), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use stack_client::{
 };
 
 use super::options::LoadOptions;
-use crate::client::{ids, render::note};
+use crate::client::{ids, note};
 
 /// How often a line is printed without a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);

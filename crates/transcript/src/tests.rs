@@ -6,24 +6,24 @@ use super::*;
 /// Messages of the real CLI, as it printed them.
 macro_rules! recorded {
     ($case:literal) => {
-        include_str!(concat!("../../../../../tests/fixtures/claude-cli/", $case, ".ndjson"))
+        include_str!(concat!("../../../tests/fixtures/claude-cli/", $case, ".ndjson"))
     };
 }
 
 const ID: &str = "019aa001-0000-7000-8000-0123456789ab";
 const TARGET: &str = "/workspace/jobs/019aa001-0000-7000-8000-0123456789ab/app";
 
-/// What is drawn of these events, a line each, with what each line is.
-fn drawn(service: Service, events: &[Value]) -> String {
-    let mut drawing = Drawing::new(service);
+/// The transcript of these events, an item on each line, with its role.
+fn read(service: Service, events: &[Value]) -> String {
+    let mut transcript = Transcript::new(service);
     let mut text = String::new();
-    for draw in events.iter().flat_map(|event| drawing.event(event)) {
-        text.push_str(&match draw {
-            Draw::Line(line) => {
+    for item in events.iter().flat_map(|event| transcript.event(event)) {
+        text.push_str(&match item {
+            Item::Line(line) => {
                 let indent = "  ".repeat(line.indent);
                 format!("{:8}|{indent}{}\n", format!("{:?}", line.role), line.text)
             }
-            Draw::Status(status) => format!("{:8}|{status:?}\n", "~"),
+            Item::Activity(activity) => format!("{:8}|{activity:?}\n", "~"),
         });
     }
     text
@@ -92,7 +92,7 @@ fn a_workflow_that_goes_well() {
     let mut events = pulled();
     events.extend(said(recorded!("write-file-partial")));
     events.extend([completed("Done: wrote hello.txt."), workflow_complete()]);
-    insta::assert_snapshot!(drawn(Service::Workflow, &events));
+    insta::assert_snapshot!(read(Service::Workflow, &events));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_tool_that_fails_tools_in_parallel_and_a_result_that_was_not_said() {
     events.extend(said(recorded!("parallel")));
     events.extend(said(recorded!("badtool")));
     events.push(completed("Something else."));
-    insta::assert_snapshot!(drawn(Service::Workflow, &events));
+    insta::assert_snapshot!(read(Service::Workflow, &events));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_sub_agent_thoughts_and_an_api_that_is_tried_again() {
     let mut events = said(recorded!("subagent"));
     events.extend(said(recorded!("thinking")));
     events.extend(said(recorded!("error-500-then-ok")));
-    insta::assert_snapshot!(drawn(Service::Claude, &events));
+    insta::assert_snapshot!(read(Service::Claude, &events));
 }
 
 #[test]
@@ -121,11 +121,11 @@ fn ends_that_are_not_good() {
         ("agent_failed", 2, "the agent exited with 1"),
         ("cancelled", 2, "somebody cancelled the job"),
     ] {
-        text += &drawn(Service::Workflow, &[pulled()[1].clone(), end(code, step, error)]);
+        text += &read(Service::Workflow, &[pulled()[1].clone(), end(code, step, error)]);
     }
     let error = json!({"type": "error", "error": "they have both moved on", "code": "diverged", "timestamp": at(1)});
-    text += &drawn(Service::Pull, std::slice::from_ref(&error));
-    text += &drawn(Service::Workflow, &[pull(error)]);
+    text += &read(Service::Pull, std::slice::from_ref(&error));
+    text += &read(Service::Workflow, &[pull(error)]);
     insta::assert_snapshot!(text);
 }
 
@@ -140,9 +140,7 @@ fn jobs_of_the_other_two_services() {
     ];
     events.extend(said(recorded!("text-only")));
     events.push(completed(""));
-    insta::assert_snapshot!(
-        drawn(Service::Pull, &pulled) + "\n" + &drawn(Service::Claude, &events)
-    );
+    insta::assert_snapshot!(read(Service::Pull, &pulled) + "\n" + &read(Service::Claude, &events));
 }
 
 #[test]
@@ -170,7 +168,7 @@ fn hostile_strings_are_only_text() {
         completed(evil),
         json!({"type": "workflow_error", "error": evil, "code": evil, "step": 2}),
     ];
-    let text = drawn(Service::Workflow, &events);
+    let text = read(Service::Workflow, &events);
     assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
     assert!(!text.contains('\u{202e}'), "{text:?}");
     // What is not by us is never at the beginning of a line.
@@ -178,7 +176,7 @@ fn hostile_strings_are_only_text() {
 }
 
 #[test]
-fn events_of_any_shape_are_drawn_or_passed_over() {
+fn events_of_any_shape_are_read_or_passed_over() {
     let odd = [json!(null), json!([]), json!({}), json!(7), json!({"x": [null]}), json!("text")];
     for service in Service::ALL {
         for kind in [
@@ -198,21 +196,13 @@ fn events_of_any_shape_are_drawn_or_passed_over() {
             for odd in &odd {
                 let event = json!({"type": kind, "data": odd, "content": odd, "message": odd,
                     "timestamp": odd, "step": odd, "error": odd, "costUsd": odd, "position": odd});
-                drawn(service, &[event, odd.clone()]);
+                read(service, &[event, odd.clone()]);
                 for inner in ["assistant", "user", "system", "result"] {
                     let content = json!({"type": inner, "message": {"content": [odd, {"type": "text", "text": odd},
                         {"type": "tool_use", "input": odd}, {"type": "tool_result", "content": odd}]}});
-                    drawn(service, &[json!({"type": kind, "content": content})]);
+                    read(service, &[json!({"type": kind, "content": content})]);
                 }
             }
         }
     }
-}
-
-#[test]
-fn durations() {
-    let shown = [0, 949, 59_999, 60_000, 3_599_999, 3_600_000, 90_000_000].map(duration);
-    let expected =
-        ["0.0 s", "0.9 s", "59.9 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "25 h 0 min"];
-    assert_eq!(shown, expected);
 }

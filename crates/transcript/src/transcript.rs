@@ -1,101 +1,38 @@
-//! A job as people see it: a pure function from events to lines.
-//!
-//! Nothing here knows of terminals, colours or time: a [`Draw`] says what a line is, and the renderers decide how that
-//! looks. Every string of an event is cleaned before it becomes part of a line.
-
-mod agent;
+//! From events to lines.
 
 use contract::{Service, Timestamp};
 use serde_json::Value;
-use stack_client::one_line;
 
-use agent::Agent;
+use crate::{
+    Activity, Item, Line, Role, Transfer, agent::AgentMessages, duration, one_line, text_of,
+    time::time_of,
+};
 
 /// The longest line, in characters. The agent's own words are not cut.
-const LINE: usize = 400;
+pub(crate) const LINE: usize = 400;
 
-/// The status before git reports its progress.
+/// The activity before git reports its progress.
 const PULLING: &str = "git is working";
 
-/// One thing to draw.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Draw {
-    /// A line that stays.
-    Line(Line),
-    /// What is going on until the next status.
-    Status(Status),
-}
-
-/// A line that stays.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Line {
-    pub(crate) role: Role,
-    /// In steps of two spaces.
-    pub(crate) indent: usize,
-    /// Without a line break.
-    pub(crate) text: String,
-}
-
-/// What kind of line it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// The beginning of a step.
-    Heading,
-    /// Something good to know.
-    Detail,
-    /// What the agent says.
-    Words,
-    /// A tool that the agent uses.
-    Tool,
-    /// Something went wrong.
-    Trouble,
-    /// The job succeeded.
-    Success,
-    /// The job failed.
-    Failure,
-}
-
-/// What is going on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Status {
-    /// Nothing worth a line.
-    None,
-    /// The job, or one of its own jobs, waits in a queue.
-    Waiting(String),
-    /// A transfer, or other work of known length.
-    Progress(Progress),
-    /// Work of unknown length.
-    Working(String),
-}
-
-/// The progress of a stage of a pull.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Progress {
-    pub(crate) stage: String,
-    pub(crate) done: u64,
-    /// 0 if it is not known.
-    pub(crate) total: u64,
-    pub(crate) bytes: u64,
-}
-
-/// Draws one job.
+/// Reads one job, event by event.
 #[derive(Debug)]
-pub(crate) struct Drawing {
+pub struct Transcript {
     service: Service,
-    agent: Agent,
+    agent: AgentMessages,
     step: Option<u64>,
     target: Option<String>,
     has_session: bool,
     began: Option<Timestamp>,
-    out: Vec<Draw>,
+    out: Vec<Item>,
 }
 
-impl Drawing {
-    pub(crate) fn new(service: Service) -> Self {
-        let agent = Agent::default();
+impl Transcript {
+    /// The transcript of a job of this service.
+    #[must_use]
+    pub fn new(service: Service) -> Self {
         Self {
             service,
-            agent,
+            agent: AgentMessages::default(),
             step: None,
             target: None,
             has_session: false,
@@ -105,21 +42,23 @@ impl Drawing {
     }
 
     /// The path of the checkout on the stack's machine, if it is known.
-    pub(crate) fn target(&self) -> Option<&str> {
+    #[must_use]
+    pub fn target(&self) -> Option<&str> {
         self.target.as_deref()
     }
 
     /// Whether the agent had a session.
-    pub(crate) fn has_session(&self) -> bool {
+    #[must_use]
+    pub fn has_session(&self) -> bool {
         self.has_session
     }
 
-    /// What an event looks like.
-    pub(crate) fn event(&mut self, event: &Value) -> Vec<Draw> {
+    /// What the next event adds to the transcript.
+    pub fn event(&mut self, event: &Value) -> Vec<Item> {
         let kind = text_of(event, "type");
         // A wait in the queue is not part of the job's time.
         if self.began.is_none() && kind != "queued" {
-            self.began = time(event);
+            self.began = time_of(event);
         }
         if kind == "queued" {
             self.queued(event);
@@ -136,13 +75,13 @@ impl Drawing {
     fn workflow(&mut self, kind: &str, event: &Value) {
         match kind {
             "workflow_started" => {
-                self.status(Status::None);
+                self.activity(Activity::None);
                 self.step = event.get("step").and_then(Value::as_u64);
             }
             "message" if event.get("content").is_none() => {
                 self.line(Role::Heading, 0, text_of(event, "message"));
                 if self.step == Some(1) {
-                    self.status(Status::Working(PULLING.to_owned()));
+                    self.activity(Activity::Working(PULLING.to_owned()));
                 }
             }
             "pull_progress" => {
@@ -150,19 +89,19 @@ impl Drawing {
                 match text_of(data, "type") {
                     "queued" => self.queued(data),
                     // The end of the workflow repeats it.
-                    "error" => self.status(Status::None),
+                    "error" => self.activity(Activity::None),
                     kind => self.pull(kind, data),
                 }
             }
             "workflow_step_complete" => {
-                self.status(Status::None);
+                self.activity(Activity::None);
                 self.set_target(event);
             }
             "workflow_complete" => self.done(event),
             "workflow_error" => self.failed(event),
             // It ends the agent's run, and not the workflow, which has an end of its own.
             "completed" | "error" => {
-                self.status(Status::None);
+                self.activity(Activity::None);
                 self.agent.end(event, &mut self.out);
             }
             kind => self.execute(kind, event),
@@ -177,16 +116,17 @@ impl Drawing {
             }
             "message" => {
                 self.line(Role::Detail, 1, text_of(event, "message"));
-                self.status(Status::Working(PULLING.to_owned()));
+                self.activity(Activity::Working(PULLING.to_owned()));
             }
             "progress" => {
                 let count = |name| event.get(name).and_then(Value::as_u64).unwrap_or_default();
                 let stage = one_line(text_of(event, "stage"), 20);
                 let (done, total, bytes) = (count("received"), count("total"), count("bytes"));
-                self.status(Status::Progress(Progress { stage, done, total, bytes }));
+                let at = time_of(event);
+                self.activity(Activity::Transfer(Transfer { stage, done, total, bytes, at }));
             }
             "completed" => {
-                self.status(Status::None);
+                self.activity(Activity::None);
                 self.set_target(event);
                 if self.service == Service::Pull {
                     self.done(event);
@@ -206,7 +146,7 @@ impl Drawing {
                     self.target = Some(one_line(text_of(event, "workspace"), LINE));
                     self.line(Role::Heading, 0, "Running Claude Code");
                 }
-                self.status(Status::Working("the agent is working".to_owned()));
+                self.activity(Activity::Working("the agent is working".to_owned()));
             }
             "message" => {
                 let content = event.get("content").unwrap_or(&Value::Null);
@@ -231,7 +171,7 @@ impl Drawing {
         if let Some(holder) = event.get("waitingFor").and_then(Value::as_str) {
             text.push_str(&format!(", for {holder}"));
         }
-        self.status(Status::Waiting(one_line(&text, LINE)));
+        self.activity(Activity::Waiting(one_line(&text, LINE)));
     }
 
     fn set_target(&mut self, event: &Value) {
@@ -244,13 +184,13 @@ impl Drawing {
     }
 
     fn done(&mut self, event: &Value) {
-        self.status(Status::None);
+        self.activity(Activity::None);
         let text = format!("Done{}", self.account(event));
         self.line(Role::Success, 0, &text);
     }
 
     fn failed(&mut self, event: &Value) {
-        self.status(Status::None);
+        self.activity(Activity::None);
         let code = text_of(event, "code");
         let step = event.get("step").and_then(Value::as_u64).or(self.step);
         let what = match (code, self.service, step) {
@@ -261,12 +201,12 @@ impl Drawing {
         let text = format!("{what}{}: {} ({code})", self.account(event), text_of(event, "error"));
         // The sentence says what to do, so it is not cut to a line.
         let text = one_line(&text, 10 * LINE);
-        self.out.push(Draw::Line(Line { role: Role::Failure, indent: 0, text }));
+        self.out.push(Item::Line(Line { role: Role::Failure, indent: 0, text }));
     }
 
     /// The time and the cost of the job.
     fn account(&self, end: &Value) -> String {
-        let took = match (self.began, time(end)) {
+        let took = match (self.began, time_of(end)) {
             (Some(began), Some(ended)) => {
                 let ms = ended.as_millisecond().saturating_sub(began.as_millisecond());
                 format!(" after {}", duration(ms.max(0).cast_unsigned()))
@@ -276,33 +216,12 @@ impl Drawing {
         took + &self.agent.account()
     }
 
-    fn status(&mut self, status: Status) {
-        self.out.push(Draw::Status(status));
+    fn activity(&mut self, activity: Activity) {
+        self.out.push(Item::Activity(activity));
     }
 
     fn line(&mut self, role: Role, indent: usize, text: &str) {
         let text = one_line(text, LINE);
-        self.out.push(Draw::Line(Line { role, indent, text }));
+        self.out.push(Item::Line(Line { role, indent, text }));
     }
 }
-
-pub(super) fn text_of<'a>(event: &'a Value, field: &str) -> &'a str {
-    event.get(field).and_then(Value::as_str).unwrap_or_default()
-}
-
-pub(super) fn time(event: &Value) -> Option<Timestamp> {
-    serde_json::from_value(event.get("timestamp")?.clone()).ok()
-}
-
-/// A time for people: `0.3 s`, `42.0 s`, `3 min 20 s`, `2 h 5 min`.
-pub(crate) fn duration(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match seconds {
-        0..60 => format!("{}.{} s", seconds, ms % 1000 / 100),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
-#[cfg(test)]
-mod tests;

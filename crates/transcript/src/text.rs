@@ -1,4 +1,4 @@
-//! Strings from callers, repositories and agents, made safe for a terminal.
+//! Strings from callers, repositories, agents and errors, made safe for a terminal.
 
 /// How wide a tab is drawn.
 const TAB: &str = "    ";
@@ -43,6 +43,19 @@ pub fn one_line(text: &str, most: usize) -> String {
         }
     }
     out
+}
+
+/// An error and its causes on one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The CLI's messages as lines: what the agent says and does.
 
 use serde_json::Value;
-use stack_client::{clean, one_line};
 
-use super::{Draw, LINE, Line, Role, Status, duration, text_of};
+use crate::{
+    Activity, Item, Line, Role, clean, cost, duration, one_line, text_of, transcript::LINE, turns,
+};
 
 /// The longest summary of a tool's input or result, in characters.
 const SUMMARY: usize = 120;
@@ -14,7 +15,7 @@ const ERROR_LINES: usize = 3;
 
 /// What later lines depend on.
 #[derive(Debug, Default)]
-pub(super) struct Agent {
+pub(crate) struct AgentMessages {
     /// The directory that paths are shown relative to, with a slash at its end.
     workspace: Option<String>,
     /// Calls without a result so far.
@@ -33,13 +34,13 @@ struct Call {
     indent: usize,
 }
 
-impl Agent {
-    pub(super) fn connected(&mut self, workspace: &str) {
+impl AgentMessages {
+    pub(crate) fn connected(&mut self, workspace: &str) {
         self.workspace = (!workspace.is_empty()).then(|| format!("{workspace}/"));
     }
 
     /// A message of the CLI.
-    pub(super) fn message(&mut self, message: &Value, out: &mut Vec<Draw>) {
+    pub(crate) fn message(&mut self, message: &Value, out: &mut Vec<Item>) {
         // What a sub-agent does is indented below the call that started it.
         let nested = message.get("parent_tool_use_id").is_some_and(|parent| !parent.is_null());
         let indent = 1 + usize::from(nested);
@@ -66,7 +67,7 @@ impl Agent {
     }
 
     /// The end of the run, from its `completed` or `error`.
-    pub(super) fn end(&mut self, event: &Value, out: &mut Vec<Draw>) {
+    pub(crate) fn end(&mut self, event: &Value, out: &mut Vec<Item>) {
         self.cost_usd = event.get("costUsd").and_then(Value::as_f64);
         self.num_turns = event.get("numTurns").and_then(Value::as_u64);
         // The CLI's result usually repeats the last words.
@@ -77,19 +78,14 @@ impl Agent {
     }
 
     /// The turns and the cost in brackets, or nothing.
-    pub(super) fn account(&self) -> String {
-        let turns = self.num_turns.map(|turns| match turns {
-            1 => "1 turn".to_owned(),
-            turns => format!("{turns} turns"),
-        });
-        let cost = self
-            .cost_usd
-            .map(|usd| if usd >= 1.0 { format!("${usd:.2}") } else { format!("${usd:.4}") });
+    pub(crate) fn account(&self) -> String {
+        let turns = self.num_turns.map(turns);
+        let cost = self.cost_usd.map(cost);
         let parts: Vec<_> = turns.into_iter().chain(cost).collect();
         if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
     }
 
-    fn words(&mut self, words: &str, indent: usize, out: &mut Vec<Draw>) {
+    fn words(&mut self, words: &str, indent: usize, out: &mut Vec<Item>) {
         let words = clean(words);
         // Everything is printed except empty lines around the text.
         for line in words.trim_end().trim_start_matches('\n').lines() {
@@ -99,7 +95,7 @@ impl Agent {
         self.last_words = words;
     }
 
-    fn call(&mut self, block: &Value, indent: usize, out: &mut Vec<Draw>) {
+    fn call(&mut self, block: &Value, indent: usize, out: &mut Vec<Item>) {
         let name = one_line(text_of(block, "name"), 60);
         let input = block.get("input").unwrap_or(&Value::Null);
         let text = format!("{name} {}", self.summary(input)).trim_end().to_owned();
@@ -141,7 +137,7 @@ impl Agent {
         one_line(text, SUMMARY)
     }
 
-    fn result(&mut self, block: &Value, indent: usize, out: &mut Vec<Draw>) {
+    fn result(&mut self, block: &Value, indent: usize, out: &mut Vec<Item>) {
         let id = text_of(block, "tool_use_id");
         // The results of parallel calls come in any order, so each names its call.
         let parallel = self.calls.iter().filter(|call| call.indent + 1 == indent).count() > 1;
@@ -169,12 +165,12 @@ impl Agent {
     }
 }
 
-fn system(message: &Value, out: &mut Vec<Draw>) {
+fn system(message: &Value, out: &mut Vec<Item>) {
     match text_of(message, "subtype") {
         "init" => {
             let model = one_line(text_of(message, "model"), 60);
             if !model.is_empty() {
-                out.push(Draw::Status(Status::Working(format!("{model} is working"))));
+                out.push(Item::Activity(Activity::Working(format!("{model} is working"))));
             }
         }
         "api_retry" => {
@@ -229,7 +225,7 @@ fn result_text(content: &Value) -> String {
     text.replace("<tool_use_error>", "").replace("</tool_use_error>", "")
 }
 
-fn push(out: &mut Vec<Draw>, role: Role, indent: usize, text: String) {
+fn push(out: &mut Vec<Item>, role: Role, indent: usize, text: String) {
     let text = if role == Role::Words { text } else { one_line(&text, LINE) };
-    out.push(Draw::Line(Line { role, indent, text }));
+    out.push(Item::Line(Line { role, indent, text }));
 }

@@ -1,4 +1,4 @@
-//! Where the demo plays: a temporary directory and a stack in it. Striking the stage removes both.
+//! Where the demo runs: a temporary directory and a stack in it. [`Sandbox::remove`] removes both.
 
 use std::{
     ffi::OsString,
@@ -43,7 +43,7 @@ pub(super) enum Pace {
 
 /// A temporary directory, and the stack that runs in it.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(super) struct Sandbox {
     directory: TempDir,
     /// The same, without symbolic links.
     root: PathBuf,
@@ -53,17 +53,17 @@ pub(super) struct Stage {
     stack: Option<Child>,
 }
 
-impl Stage {
-    /// An empty stage. `program` is this program.
+impl Sandbox {
+    /// An empty sandbox. `program` is this program.
     pub(super) fn new(program: PathBuf) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("stackctl-demo-").tempdir().context(
             "cannot create a temporary directory; set TMPDIR to a directory you can write to",
         )?;
         let root =
             directory.path().canonicalize().context("cannot resolve the temporary directory")?;
-        let stage = Self { directory, root, program, starting: None, stack: None };
-        fs::create_dir(stage.temporary()).context("cannot write to the temporary directory")?;
-        Ok(stage)
+        let sandbox = Self { directory, root, program, starting: None, stack: None };
+        fs::create_dir(sandbox.temporary()).context("cannot write to the temporary directory")?;
+        Ok(sandbox)
     }
 
     /// Where the sample repository is.
@@ -173,7 +173,7 @@ impl Stage {
     ///
     /// # Errors
     /// If something is left behind, with its name.
-    pub(super) async fn strike(
+    pub(super) async fn remove(
         mut self,
         pace: Pace,
         interrupts: &mut Interrupts,
@@ -232,31 +232,31 @@ mod tests {
 
     use super::*;
 
-    /// A stage whose program is this shell script.
-    fn stage(script: &str) -> (TempDir, Stage) {
+    /// A sandbox whose program is this shell script.
+    fn sandbox(script: &str) -> (TempDir, Sandbox) {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("program");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        (directory, Stage::new(program).unwrap())
+        (directory, Sandbox::new(program).unwrap())
     }
 
     #[tokio::test]
     async fn a_stack_that_does_not_start_says_why() {
-        let (_program, mut stage) = stage("echo no room >&2; exit 69");
-        let error = stage.start_stack(Vec::new()).await.unwrap_err().to_string();
+        let (_program, mut sandbox) = sandbox("echo no room >&2; exit 69");
+        let error = sandbox.start_stack(Vec::new()).await.unwrap_err().to_string();
         assert!(error.contains("exit status: 69"), "{error}");
-        assert_eq!(stage.log_tail(), ["no room"]);
-        // The stage is not struck: that would kill the children of other tests.
+        assert_eq!(sandbox.log_tail(), ["no room"]);
+        // The sandbox is not removed: that would kill the children of other tests.
     }
 
     #[test]
     fn the_log_is_shown_from_its_end() {
-        let (_program, stage) = stage("");
-        assert!(stage.log_tail().is_empty());
+        let (_program, sandbox) = sandbox("");
+        assert!(sandbox.log_tail().is_empty());
         let text: String = (0..5000).map(|n| format!("line {n}\n")).collect();
-        fs::write(stage.log(), text).unwrap();
-        let tail = stage.log_tail();
+        fs::write(sandbox.log(), text).unwrap();
+        let tail = sandbox.log_tail();
         assert_eq!((tail.len(), tail.last().unwrap().as_str()), (TAIL_LINES, "line 4999"));
     }
 }
