@@ -13,7 +13,7 @@ use crate::{
     routes::PortState,
     shared::Shared,
     state::Transition,
-    stream,
+    stream::{self, Viewer},
     ticket::{CallerState, QueueStatus, Ticket},
 };
 
@@ -70,7 +70,7 @@ fn describe(
 
 /// A job that is queued now, or was known already.
 enum Submitted {
-    New(Arc<Ticket>),
+    New(Arc<Ticket>, Viewer),
     Known(Job),
 }
 
@@ -113,12 +113,13 @@ async fn queue(
             }
             NewJob::Created(job) => job,
         };
-        // Created here: if the caller is gone already, nobody takes the guard, so it is dropped and does its work.
+        // Both are created here: if the caller is gone already, nobody takes them, so they are dropped and do their work.
         let guard = guard(&submitting, on_disconnect, &job);
         let ticket =
             Arc::new(Ticket::new(job, &record, turns, secret_body, CallerState::Connected));
+        let viewer = Viewer::new(&submitting, &ticket);
         submitting.state().transition(&ticket, Transition::Queued);
-        Ok((Submitted::New(ticket), guard))
+        Ok((Submitted::New(ticket, viewer), guard))
     });
     let failed =
         || RequestError::new(Code::Internal, "the job could not be queued: see the gateway's log");
@@ -142,19 +143,20 @@ async fn answer(
     guard: CancelOnDisconnect,
 ) -> Result<Response<Body>, web::Refusal> {
     let ids = web::ids_wanted(headers);
-    let ticket = match submitted {
+    let (ticket, viewer) = match submitted {
         Submitted::Known(job) => match shared.ticket(job.id()) {
-            Some(ticket) => ticket,
+            Some(ticket) => {
+                let viewer = Viewer::new(shared, &ticket);
+                (ticket, viewer)
+            }
             None => {
                 let id = job.id();
                 let events = stream::from_elsewhere(Arc::clone(shared), job, 0, ids, guard);
                 return Ok(web::event_stream(id, peer, events));
             }
         },
-        Submitted::New(ticket) => ticket,
+        Submitted::New(ticket, viewer) => (ticket, viewer),
     };
-    // From here on, a disconnect of the caller is noticed, even while it waits for the head of the answer.
-    let viewer = stream::Viewer::new(shared, &ticket);
     let mut status = ticket.status();
     let known = status.wait_for(|status| *status != QueueStatus::New).await;
     match known.map(|status| status.clone()) {
@@ -182,4 +184,36 @@ pub(crate) fn events(
     let (id, guard) = (job.id(), CancelOnDisconnect::disarmed());
     let events = stream::from_elsewhere(Arc::clone(shared), job, after, Ids::Sent, guard);
     web::event_stream(id, peer, events)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use contract::JobState;
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+    use crate::dispatch;
+
+    /// On a busy machine, it takes a while until the stream of a caller begins. Such jobs once ended as if their callers
+    /// had disconnected.
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_counts_as_connected_before_its_stream_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = Arc::new(Shared::of_tests(dir.path()));
+        let dispatcher = dispatch::run(Arc::clone(&shared), Service::Pull);
+        let _dispatcher = AbortOnDropHandle::new(tokio::spawn(dispatcher));
+        let (body, policy) = (br#"{"repoUrl":"https://h/r.git"}"#, &shared.config.policy);
+        let raw = RawRequest { body, root: "/w", policy, session: None };
+        let id = JobId::new();
+        let (record, secret) = describe(&shared.workspace, Service::Pull, raw, id, None).unwrap();
+        let queued = queue(&shared, record, secret, OnDisconnect::Continue).await.unwrap();
+        let job = Job::open(&shared.workspace, id).unwrap().unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(job.view().unwrap().state, JobState::Queued);
+        drop(queued);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(job.view().unwrap().code, Some(Code::CallerLeft));
+    }
 }

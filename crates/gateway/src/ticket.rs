@@ -26,8 +26,8 @@ impl CallerState {
     /// How long a job may be queued without a viewer.
     const fn patience(self) -> Duration {
         match self {
-            // Only until its caller is counted.
-            Self::Connected => Duration::from_secs(1),
+            // Its caller is a viewer from the start.
+            Self::Connected => Duration::ZERO,
             Self::CutOff => Duration::from_secs(15),
         }
     }
