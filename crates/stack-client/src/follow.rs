@@ -50,20 +50,20 @@ pub enum AfterEnd {
 /// Where the job comes from.
 #[derive(Clone, Debug)]
 pub enum JobSource {
-    /// It is requested with this body.
+    /// A new job, requested with this body.
     Post(Bytes),
-    /// It exists.
+    /// A job that exists.
     Known(JobId),
 }
 
 /// What [`follow`] yields.
 #[derive(Debug)]
 pub enum FollowEvent {
-    /// The job's id. It comes first, and again if the job has to be requested anew.
+    /// The job's ID. It comes first, and again if the job has to be requested again.
     Named(JobId),
     /// The next event.
     Event(Event),
-    /// The connection broke for this reason, and another one is on the way.
+    /// The connection broke for this reason; the client is connecting again.
     Lost(String),
     /// There is a connection again.
     Back,
@@ -165,7 +165,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
                         }
                     }
                     if again {
-                        // It never began, so asking again repeats nothing.
+                        // The job never started, so requesting it again repeats nothing.
                         job = JobId::new();
                         known = false;
                         yield Ok(FollowEvent::Named(job));
@@ -206,7 +206,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
 async fn post(follow: &Follow, job: JobId, body: Bytes) -> Result<Answer, AskError> {
     let headers = [
         ("content-type", "application/json".to_owned()),
-        // Asks for event ids, which resuming needs.
+        // Asks for event IDs, which are needed to resume the stream.
         ("accept", "text/event-stream".to_owned()),
         (web::header::JOB_ID, job.to_string()),
     ];
@@ -226,7 +226,7 @@ async fn surplus(
     frames: &mut (impl Stream<Item = Result<Frame, AskError>> + Unpin),
 ) -> Option<String> {
     match tokio::time::timeout(END_TIME, frames.next()).await {
-        // A connection that breaks at this point costs nobody anything.
+        // A connection that breaks here does no harm.
         Ok(None | Some(Err(_))) => None,
         Ok(Some(Ok(frame))) => {
             let event = Event::parse(follow.service, frame.id.as_deref(), frame.data);
@@ -242,7 +242,7 @@ fn is_stream(answer: &Answer) -> bool {
     answer.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"))
 }
 
-/// Whether the gateway took the broken connection for a caller who left, and gave the waiting job up.
+/// Whether the gateway mistook the broken connection for a caller who left, and cancelled the waiting job.
 fn lost_its_place(follow: &Follow, event: &Event) -> bool {
     matches!(follow.start, JobSource::Post(_))
         && event.terminal
@@ -267,7 +267,7 @@ impl Contact {
         Self { patience, pause, last, ever: false, away: false, was_lost: false }
     }
 
-    /// There is an answer. Returns whether there was none before.
+    /// The stack has answered. Returns whether it was away before.
     fn made(&mut self) -> bool {
         self.ever = true;
         self.last = Instant::now();
@@ -279,17 +279,17 @@ impl Contact {
         self.pause = FIRST_PAUSE;
     }
 
-    /// The connection broke. Returns whether that is news.
+    /// The connection broke. Returns whether this was not known yet.
     fn lost(&mut self) -> bool {
         if !self.away {
-            // The stack was there as long as the stream was.
+            // The stack was there until the stream broke.
             self.last = Instant::now();
         }
         (self.ever, self.was_lost) = (true, true);
         !std::mem::replace(&mut self.away, true)
     }
 
-    /// Waits before the next attempt. Returns false if the time for attempts is over.
+    /// Waits before the next attempt. Returns false if there is no time left for one.
     async fn pause(&mut self) -> bool {
         if self.last.elapsed() >= self.patience {
             return false;

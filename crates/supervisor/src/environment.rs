@@ -122,7 +122,7 @@ impl Environment {
                     }
                 }
                 Part::Replica(service) => {
-                    // On loopback whatever the gateway does: nobody else is to reach them.
+                    // On loopback, wherever the gateway listens: only the gateway needs to reach them.
                     set("BIND_ADDRESS", "127.0.0.1".to_owned());
                     set("PORT", "0".to_owned());
                     for asked in service.spec().asks {

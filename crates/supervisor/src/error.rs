@@ -1,4 +1,4 @@
-//! Why a stack does not start, or does not run on.
+//! Why a stack does not start, or stops.
 
 use std::{io, path::PathBuf};
 
@@ -7,10 +7,10 @@ use child_process::Pid;
 
 use crate::SlotId;
 
-/// Why a stack does not start, or does not run on.
+/// Why a stack does not start, or stops.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Settings that do not parse.
+    /// Invalid settings.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
     /// Ports that are taken, one description each.
@@ -19,7 +19,7 @@ pub enum Error {
     /// The workspace cannot be used.
     #[error("cannot use the workspace; choose another directory with --workspace")]
     Workspace(#[source] workspace::Error),
-    /// The system refuses something the supervisor needs.
+    /// The system refuses something that the supervisor needs.
     #[error("cannot {doing}")]
     System {
         /// What was refused.
@@ -38,10 +38,12 @@ pub enum Error {
         source: io::Error,
     },
     /// A task that keeps a part running ended, which is a fault of this crate.
-    #[error("a task that keeps a part of the stack running has ended")]
+    #[error("a task that keeps a part of the stack running has ended, which is a bug")]
     Task,
     /// Processes are left that cannot be killed: they hang in a system call, or belong to another user.
-    #[error("these processes cannot be killed: {0:?}")]
+    #[error(
+        "these processes cannot be killed: {0:?}; they hang in a system call or belong to another user"
+    )]
     Left(Vec<Pid>),
 }
 

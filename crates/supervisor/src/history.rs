@@ -73,7 +73,7 @@ impl Lines {
 }
 
 impl History {
-    /// Begins with what was logged before.
+    /// Starts with what was logged before.
     pub(crate) fn new(past: Vec<Entry>) -> Self {
         let mut lines = Lines::default();
         past.into_iter().for_each(|entry| lines.push(Arc::new(entry)));
@@ -87,7 +87,7 @@ impl History {
         let _ = self.followers.send(entry);
     }
 
-    /// What was, and what comes.
+    /// What was logged, and what will be.
     pub(crate) fn look(&self) -> (Vec<Arc<Entry>>, broadcast::Receiver<Arc<Entry>>) {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         (lines.entries.iter().cloned().collect(), self.followers.subscribe())

@@ -58,7 +58,7 @@ impl LogFiles {
     /// Writes lines.
     ///
     /// # Errors
-    /// If the volume is full, or broken. The lines are lost then, and later ones may be written again.
+    /// If the volume is full or broken. Then these lines are lost; later ones may be written again.
     pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.length + lines.len() as u64 > self.limit {
             fs::rename(&self.current_path, &self.older_path)?;

@@ -37,7 +37,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Begins with what is in the files, if there are any.
+    /// Starts with the contents of the files, if there are any.
     pub(crate) fn start(files: Option<(LogFiles, Vec<Entry>)>) -> Self {
         let (lines, receiver) = mpsc::channel(WAITING);
         let plain = std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json");
@@ -69,12 +69,12 @@ impl Output {
         let _ = self.lines.try_send(Line::Note(text.to_owned()));
     }
 
-    /// What parts have logged, and what they will.
+    /// What parts have logged, and what they will log.
     pub(crate) fn history(&self) -> (Vec<Arc<Entry>>, broadcast::Receiver<Arc<Entry>>) {
         self.history.look()
     }
 
-    /// Waits until everything said so far is written.
+    /// Waits until everything logged so far is written.
     pub(crate) async fn finish(&self) {
         let (sender, written) = oneshot::channel();
         if self.lines.send(Line::End(sender)).await.is_ok() {
@@ -91,10 +91,10 @@ impl Output {
 
 fn write(mut lines: mpsc::Receiver<Line>, plain: bool) {
     use std::io::Write;
-    // Colour only where it is seen: not in a file, not with NO_COLOR.
+    // Colour only on a terminal, and not with NO_COLOR.
     let mut stream = anstream::stderr();
     while let Some(line) = lines.blocking_recv() {
-        // There is nobody to tell if standard error is gone.
+        // If standard error is closed, there is no way to report that.
         let _ = match line {
             // A prefix would spoil lines that programs read.
             Line::Part(_, text) if plain => writeln!(stream, "{text}"),
@@ -135,7 +135,7 @@ fn keep(mut kept: mpsc::Receiver<Kept>, mut files: LogFiles, notes: &mpsc::WeakS
             && let Some(notes) = notes.upgrade()
         {
             let text = format!(
-                "cannot keep logs in the workspace: {error}; `logs` has them as long as this runs"
+                "cannot keep logs in the workspace: {error}; `logs` shows them only while this stack runs"
             );
             let _ = notes.try_send(Line::Note(text));
         }

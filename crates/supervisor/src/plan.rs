@@ -1,4 +1,4 @@
-//! What a stack is to be.
+//! The stack that is to run.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,25 +17,25 @@ pub const MOST_REPLICAS: u16 = 1000;
 /// Reads the settings of a part as its own process does at its start, without starting it.
 pub type ReadSettings = fn(Part, &mut Settings<'_>);
 
-/// What a stack is to be.
+/// The stack that is to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Started with `serve <part>`, it runs that part.
+    /// The program that runs a part, if it is started with `serve <part>`.
     pub program: PathBuf,
-    /// The shared volume. It is made if it is not there.
+    /// The shared volume. It is created if it does not exist.
     pub workspace: PathBuf,
     /// The address that the gateway listens on.
     pub bind: IpAddr,
-    /// The gateway's ports. 0 is any free one.
+    /// The gateway's ports; 0 means any free port.
     pub ports: PerService<u16>,
     /// How many replicas to start with.
     pub replicas: PerService<u16>,
-    /// Which settings each part reads: those it gets from this process's environment, and all of them must parse.
+    /// Reads the settings of each part. A part gets only those from this process's environment, and all must be valid.
     pub read_settings: ReadSettings,
 }
 
 impl Plan {
-    /// Where the gateway takes jobs of `service`.
+    /// The address at which the gateway takes jobs of `service`.
     #[must_use]
     pub fn address(&self, service: Service) -> SocketAddr {
         SocketAddr::new(self.bind, self.ports[service])
@@ -56,7 +56,7 @@ impl Plan {
         format!("http://{}:{}", self.gateway_host(), self.ports[service])
     }
 
-    /// The same, to be asked.
+    /// The same, for requests.
     pub(crate) fn base_url(&self, service: Service) -> BaseUrl {
         self.url(service).parse().unwrap_or_else(|_| self.address(service).into())
     }

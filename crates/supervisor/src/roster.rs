@@ -1,4 +1,4 @@
-//! What each slot is doing, for whoever asks.
+//! What each slot is doing, for those who ask.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -14,7 +14,7 @@ use crate::{
 };
 
 const HOUR: i64 = 3_600_000;
-/// How many starts of a slot are remembered: one that starts more often an hour is broken.
+/// How many starts of a slot are remembered. A slot that starts more often in an hour is broken.
 const STARTS: usize = 20_000;
 
 /// All slots of a stack.
@@ -24,7 +24,7 @@ pub(crate) struct Roster {
     slots: Mutex<BTreeMap<SlotId, Record>>,
 }
 
-/// What is known of one slot.
+/// What is known about one slot.
 #[derive(Debug, Default)]
 struct Record {
     process: Option<Process>,
@@ -62,12 +62,12 @@ impl Roster {
         }
     }
 
-    /// There is such a slot from now on.
+    /// A slot was added.
     pub(crate) fn add(&self, slot: SlotId) {
         self.slots().insert(slot, Record::default());
     }
 
-    /// A process runs in it.
+    /// The slot's process has started.
     pub(crate) fn started(&self, slot: SlotId, pid: i32, replica: ReplicaId) {
         self.change(slot, |record| {
             let now = Timestamp::now();
@@ -81,7 +81,7 @@ impl Roster {
         });
     }
 
-    /// Its process has ended; with `failure` if it should not have, or not so.
+    /// The slot's process has ended, with a `failure` if it should not have ended, or not like this.
     pub(crate) fn ended(&self, slot: SlotId, failure: Option<String>) {
         self.change(slot, |record| {
             (record.process, record.ended) = (None, Some(Timestamp::now()));
@@ -94,12 +94,12 @@ impl Roster {
         });
     }
 
-    /// It goes when it is idle.
+    /// It leaves when it is idle.
     pub(crate) fn leaves(&self, slot: SlotId) {
         self.change(slot, |record| record.leaving = Some(Timestamp::now()));
     }
 
-    /// There is no such slot any more.
+    /// The slot was removed.
     pub(crate) fn remove(&self, slot: SlotId) {
         self.slots().remove(&slot);
     }

@@ -87,7 +87,9 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
             };
             tasks.spawn(serve(socket, control));
         }
-        Err(error) => output.note(&format!("{error}: ps, scale and logs do not show this one")),
+        Err(error) => output.note(&format!(
+            "{error}: `ps`, `scale` and `logs` work with that one, not with this one"
+        )),
     }
     output.note(&format!("starting {} in {}", Counts(&plan), workspace.root_text()));
     let ready = ready(&plan, &roster);

@@ -21,22 +21,22 @@ use crate::{
     slots::StackPhase,
 };
 
-/// Waits between starts of a part that keeps dying idle.
+/// The pauses between starts of a part that keeps dying idle.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// After a life as long as this a part that dies idle is started as if it were for the first time.
+/// A part that ran this long before it died idle is restarted without a longer pause.
 const LONG_LIFE: Duration = Duration::from_secs(30);
-/// A part that dies within this time, and not by its own decision, has not come to work.
+/// A part that is killed within this time has not begun to work.
 const START_TIME: Duration = Duration::from_secs(1);
-/// How long what a dead part has left behind may take to be gone.
+/// How long the processes that a dead part has left behind may take to end.
 const SWEEP_TIME: Duration = Duration::from_secs(2);
 
-/// What becomes of the stack if the first process of a slot cannot be started.
+/// What happens to the stack if the first process of a slot cannot be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FirstStart {
-    /// The slot was there when the stack began, which fails.
+    /// The slot is one that the stack starts with: the start of the stack fails.
     MustSucceed,
-    /// The slot was added while the stack ran, which goes on; the start is tried again.
+    /// The slot was added later: the stack goes on, and tries again.
     MayFail,
 }
 
@@ -61,7 +61,7 @@ impl Slot {
         let mut pause = FIRST_PAUSE;
         let mut first_start = self.first_start;
         loop {
-            // Read once for the whole life of the process: it is told of later phases by signals.
+            // Read once for each process. Signals tell it about later phases.
             let phase = *self.phases.borrow_and_update();
             if phase >= self.leaves_at() {
                 return Ok(());
@@ -89,7 +89,7 @@ impl Slot {
             let failed = status.is_none_or(|status| !status.success());
             let told = *self.phases.borrow() >= self.leaves_at();
             self.roster.ended(self.id, (failed && !told).then(|| describe(status)));
-            // What it started is adopted by this process, in whatever group or session it hides.
+            // This process adopts whatever the part has started, in whatever group or session that hides.
             let _ = child_process::kill_adopted(Instant::now() + SWEEP_TIME).await;
             if *self.phases.borrow() >= self.leaves_at() {
                 return Ok(());
@@ -99,7 +99,7 @@ impl Slot {
                 continue;
             }
             if started.elapsed() > LONG_LIFE {
-                // It does not keep dying.
+                // It does not die again and again.
                 pause = FIRST_PAUSE;
             }
             self.log(format!(
@@ -134,7 +134,7 @@ impl Slot {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // Not SIGKILL: a replica whose parent is gone ends its job first, and says so.
+            // Not SIGKILL: a replica whose parent has died ends its job first, with a terminal event.
             .die_with_parent(Signal::SIGHUP);
         for (name, value) in self.environment.of(self.id.part, replica) {
             guest = guest.env(name, value);
@@ -146,7 +146,7 @@ impl Slot {
         guest.spawn().await.map_err(failed)
     }
 
-    /// Passes on what the part logs and what it is told, until it ends. It was `told` that much at its start.
+    /// Passes on what the part logs, and passes phases to it as signals, until it ends. At its start it knew of `told`.
     async fn live(&mut self, child: &mut Child, mut told: StackPhase) -> Option<ExitStatus> {
         let mut logs = JoinSet::new();
         if let Some(stderr) = child.take_stderr() {
@@ -167,7 +167,7 @@ impl Slot {
                     // A replica ends its job and leaves.
                     (StackPhase::EndJobs, _) => Some(Signal::SIGHUP),
                     _ if told < leaves_at && phase >= leaves_at => Some(Signal::SIGTERM),
-                    // Its own turn comes last, but it takes no new jobs from now on.
+                    // It leaves last, but it takes no new jobs from now on.
                     (StackPhase::DrainCallers, Part::Gateway) => Some(Signal::SIGUSR1),
                     _ => None,
                 };
@@ -178,17 +178,17 @@ impl Slot {
             tokio::select! {
                 status = child.wait() => break status.ok(),
                 changed = self.phases.changed() => if changed.is_err() {
-                    // Nobody is left to say anything.
+                    // There is nobody left to send a phase.
                     break child.wait().await.ok();
                 },
             }
         };
-        // Its last words; a process it left behind may hold the pipe, and is not waited for.
+        // Its last lines. A process that it left behind may keep the pipe open, so there is a limit.
         let _ = tokio::time::timeout(Duration::from_millis(500), logs.join_next()).await;
         status
     }
 
-    /// Whether the part died without a job: its entry is still announced, or it never came to announce one.
+    /// Whether the part died without a job: its entry is still in the registry, or it never got there.
     fn died_idle(&self, id: ReplicaId, status: Option<ExitStatus>, life: Duration) -> bool {
         let announced = self
             .id

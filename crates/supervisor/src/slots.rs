@@ -99,7 +99,7 @@ impl Slots {
         }
     }
 
-    /// Starts slots of a part, or lets those of the highest numbers go, until there are so many.
+    /// Starts slots of a part, or stops those with the highest numbers, until there are `count`.
     pub(crate) fn scale(&mut self, part: Part, count: u16, first_start: FirstStart) {
         let (add, leave) = change(&self.numbers(part), count);
         for number in add {
@@ -109,7 +109,7 @@ impl Slots {
             let id = SlotId { part, number };
             if let Some(handle) = self.handles.get_mut(&id) {
                 handle.leaving = true;
-                // Past the turn of any part, and short of being cut.
+                // Late enough for any part to leave, and too early for its job to be ended.
                 handle.tell(StackPhase::DrainGateway);
                 self.supplies.roster.leaves(id);
             }
@@ -162,8 +162,8 @@ impl Slots {
         Some(Ended { result, was_leaving: handle.is_some_and(|handle| handle.leaving) })
     }
 
-    /// Lets every job finish: first those of services that ask others, then theirs, then the gateway leaves, which
-    /// hands the former's jobs to the latter. Cancel safe.
+    /// Lets every job finish: first those of services that start jobs of others, then those others' jobs. The gateway,
+    /// which hands the jobs of the former to the latter, leaves last. Cancel-safe.
     pub(crate) async fn drain(&mut self) {
         for phase in [StackPhase::DrainCallers, StackPhase::DrainWorkers, StackPhase::DrainGateway]
         {

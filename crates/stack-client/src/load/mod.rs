@@ -33,7 +33,7 @@ pub struct Load {
     pub api: Api,
     /// Which service gets the jobs.
     pub service: Service,
-    /// How many jobs in all.
+    /// How many jobs in total.
     pub jobs: u32,
     /// How many at once.
     pub concurrency: u32,
@@ -53,7 +53,7 @@ impl fmt::Debug for Load {
 
 /// A run. Dropped, it stops its callers.
 #[derive(Debug)]
-pub struct Run {
+pub struct RunningLoad {
     results: Results,
     news: mpsc::Receiver<(u32, News)>,
     /// Which callers have a job, and whether it runs.
@@ -61,7 +61,7 @@ pub struct Run {
     _callers: JoinSet<()>,
 }
 
-impl Run {
+impl RunningLoad {
     /// Starts the callers.
     #[must_use]
     pub fn start(load: &Load) -> Self {
@@ -81,7 +81,7 @@ impl Run {
             let (next, load) = (Arc::clone(&next), load.clone());
             callers.spawn(async move {
                 loop {
-                    // It exceeds the number of jobs by one for each caller at most.
+                    // It exceeds the number of jobs by at most one per caller.
                     let job = next.fetch_add(1, Ordering::Relaxed);
                     if job > load.jobs {
                         return;

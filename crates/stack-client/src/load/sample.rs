@@ -25,7 +25,7 @@ pub enum Ended {
         /// The answer's code.
         code: Option<String>,
     },
-    /// It has no outcome that anyone can see.
+    /// Nobody can see an outcome of it.
     Lost,
 }
 
@@ -59,9 +59,9 @@ pub struct Sample {
     pub job: JobId,
     /// When it was requested, since the beginning of the run.
     pub start: Duration,
-    /// The time until its replica's first event, in which it waited.
+    /// The time until its replica's first event, during which it waited.
     pub queueing: Option<Duration>,
-    /// The time until any event came, those of the queue included.
+    /// The time until the first event of any kind, including those about the queue.
     pub first: Option<Duration>,
     /// The time until the end.
     pub total: Duration,
@@ -113,7 +113,7 @@ pub struct Kept {
     outcome: u16,
 }
 
-/// One way to end, and how often.
+/// One way to end, and how often that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OutcomeCount {
     /// Its name.
@@ -143,9 +143,9 @@ const TROUBLES: usize = 100;
 pub struct Results {
     /// Each job.
     pub kept: Vec<Kept>,
-    /// How many ended how.
+    /// How many jobs ended in which way.
     pub outcomes: Vec<OutcomeCount>,
-    /// The first jobs with which something was wrong.
+    /// What went wrong with the first of the jobs with a problem.
     pub troubles: Vec<Trouble>,
     /// Jobs without an outcome.
     pub lost: usize,

@@ -25,17 +25,17 @@ pub struct Connection {
 /// Why a supervisor cannot be asked, or did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// None runs on this workspace.
-    #[error("no supervisor answers in this workspace")]
+    /// No supervisor runs on this workspace.
+    #[error("no stack runs in this workspace")]
     Nobody,
     /// The connection broke.
-    #[error("the connection to it broke")]
+    #[error("the connection broke")]
     Broken(#[from] io::Error),
     /// It ended before it answered.
-    #[error("it ended before it answered")]
+    #[error("it stopped before it answered")]
     Ended,
-    /// Its answer is none that this version knows.
-    #[error("it is of another version than this program: {0}")]
+    /// Its answer is not one that this version knows.
+    #[error("it runs another version of this program: {0}")]
     Unknown(String),
     /// It will not do it.
     #[error("it refused: {0}")]
@@ -50,7 +50,7 @@ impl Connection {
     /// The supervisor of that workspace.
     ///
     /// # Errors
-    /// If none answers there.
+    /// If no supervisor answers there.
     pub async fn open(workspace: &Path) -> Result<Self, ConnectionError> {
         let real = workspace.canonicalize().map_err(|_| ConnectionError::Nobody)?;
         let mut connection = Self { workspace: real, pid: 0 };
@@ -107,7 +107,7 @@ impl Replies {
     /// The next; `None` if there are no more.
     ///
     /// # Errors
-    /// If the supervisor refuses, or cannot be understood.
+    /// If the supervisor refuses, or its answer cannot be read.
     pub async fn next(&mut self) -> Result<Option<Reply>, ConnectionError> {
         let Some(line) = self.0.next_line().await? else { return Ok(None) };
         match serde_json::from_str(&line) {
@@ -119,7 +119,7 @@ impl Replies {
 }
 
 impl ConnectionError {
-    /// For a reply that answers another question.
+    /// A reply that does not answer the question.
     #[must_use]
     pub fn unexpected(reply: Option<Reply>) -> Self {
         match reply {

@@ -21,9 +21,9 @@ pub enum Ask {
     Logs {
         /// By this part alone.
         part: Option<String>,
-        /// The last so many lines of each part.
+        /// This many of the last lines of each part.
         tail: u32,
-        /// And all that come.
+        /// And all that follow.
         follow: bool,
     },
 }
@@ -47,9 +47,9 @@ pub enum Reply {
         /// The line, without its end.
         text: String,
     },
-    /// So many lines were lost to a reader that is too slow.
+    /// This many lines were lost, because the reader is too slow.
     Missed(u64),
-    /// It will not be done, because of this.
+    /// It will not be done, for this reason.
     Refused(String),
 }
 

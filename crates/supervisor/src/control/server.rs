@@ -76,11 +76,11 @@ fn process(pid: &Option<i32>) -> String {
 }
 
 impl Socket {
-    /// Makes the socket of the supervisor in this workspace. Which of several gets it is decided by a lock, which
-    /// falls free with its holder. Blocks briefly.
+    /// Creates the socket of the supervisor in this workspace. If several try, a lock decides which one gets it. The lock
+    /// is released when its holder ends. Blocks briefly.
     ///
     /// # Errors
-    /// If another supervisor has it, or it cannot be made.
+    /// If another supervisor has it, or it cannot be created.
     pub(crate) fn open(workspace: &Path) -> Result<Self, NoSocket> {
         let lock_path = workspace.join(".stack").join(LOCK);
         let Some(lock) = FileLock::try_acquire(&lock_path)? else {
@@ -90,7 +90,7 @@ impl Socket {
         fs::write(&lock_path, std::process::id().to_string())?;
         let path = socket(workspace);
         match fs::remove_file(&path) {
-            // That of a supervisor that was killed.
+            // The file of a supervisor that was killed.
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
@@ -109,13 +109,13 @@ pub(crate) async fn serve(socket: Socket, control: Control) {
     loop {
         while askers.try_join_next().is_some() {}
         let Ok((stream, _)) = socket.listener.accept().await else {
-            // Out of descriptors, most likely: those who are there let go of some.
+            // Most likely there are no descriptors left. Callers that leave will free some.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         if askers.len() < ASKERS {
             let control = Arc::clone(&control);
-            // Its error is that of one who has hung up.
+            // An error means that the caller has hung up.
             askers.spawn(async move { answer(stream, &control).await });
         }
     }
@@ -228,7 +228,7 @@ mod tests {
     async fn a_workspace_of_any_length_has_one_socket() {
         let (_directory, workspace) = workspace();
         assert!(Connection::open(&workspace).await.is_err());
-        // What a killed one has left is no obstacle.
+        // What a killed supervisor has left behind does no harm.
         fs::write(socket(&workspace), "").unwrap();
         let first = Socket::open(&workspace).unwrap();
         let connect =
