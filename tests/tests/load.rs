@@ -1,5 +1,5 @@
-//! Two hundred callers at once on 5, 3 and 3 replicas. Each caller gets its workflow, and no
-//! replica gets a second job. This is a test binary of its own, so that its duration is meaningful.
+//! Two hundred concurrent callers on 5, 3 and 3 replicas. Each caller gets its workflow, and no replica gets a second
+//! job. This is a separate test binary, so that its duration is meaningful.
 
 use std::{collections::BTreeMap, fs, io::Write as _, path::Path, sync::Arc, time::Duration};
 
@@ -61,8 +61,7 @@ async fn two_hundred_callers_at_once() {
     assert_eq!(stack.stop().await, 0);
 }
 
-/// How long each agent takes, in milliseconds: from 0 to 5 s, one second on average, the same in
-/// every run.
+/// The duration of each agent's work, in milliseconds: from 0 to 5 s, one second on average, the same in every run.
 fn unequal_times() -> Vec<u64> {
     let mut seed: u64 = 0x5eed;
     let mut next = || {

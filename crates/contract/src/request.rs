@@ -18,8 +18,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    BranchName, Code, DirectoryName, Policy, RepoUrl, Service, SessionId, WorkspacePath,
-    fields::Fields,
+    Code, DirectoryName, Policy, RepoUrl, Service, SessionId, WorkspacePath, fields::Fields,
 };
 
 /// Why a request is refused.
@@ -189,26 +188,6 @@ fn options_map<T: Serialize>(options: &T) -> Map<String, Value> {
     match serde_json::to_value(options) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
-    }
-}
-
-fn insert_repository(
-    body: &mut Map<String, Value>,
-    url: &RepoUrl,
-    branch: Option<&BranchName>,
-    directory: Option<&DirectoryName>,
-    secrets: Secrets,
-) {
-    let url = match secrets {
-        Secrets::Exposed => url.expose(),
-        Secrets::Withheld => url.address().to_owned(),
-    };
-    body.insert("repoUrl".into(), url.into());
-    if let Some(branch) = branch {
-        body.insert("branch".into(), branch.as_str().into());
-    }
-    if let Some(directory) = directory {
-        body.insert("directory".into(), directory.as_str().into());
     }
 }
 

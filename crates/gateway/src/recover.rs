@@ -11,7 +11,7 @@ use crate::{
     lifecycle::Lifecycle,
     shared::Shared,
     state::Transition,
-    ticket::{Caller, Ticket},
+    ticket::{CallerState, Ticket},
 };
 
 /// How often to look for gateways that are gone. Nothing tells when a lock is released.
@@ -147,7 +147,7 @@ async fn take_over(
     let (mut running, mut waiting) = (0, 0);
     for UnfinishedJob { job, record, is_taken, turns } in unfinished {
         let id = job.id();
-        let ticket = Arc::new(Ticket::new(job.clone(), &record, turns, None, Caller::CutOff));
+        let ticket = Arc::new(Ticket::new(job.clone(), &record, turns, None, CallerState::CutOff));
         if is_taken {
             running += 1;
             shared.watch_running(&ticket, None);

@@ -236,7 +236,7 @@ mod tests {
     use workspace::{Job, JobRecord, NewJob, RequestDigest, Workspace};
 
     use super::*;
-    use crate::ticket::Caller;
+    use crate::ticket::CallerState;
 
     fn ticket(workspace: &Workspace) -> Arc<Ticket> {
         let body = br#"{"repoUrl":"https://user:secret@h/r.git"}"#;
@@ -246,7 +246,7 @@ mod tests {
         let NewJob::Created(job) = Job::create(workspace, &record).unwrap() else { unreachable!() };
         let turns = record.turns(workspace).unwrap().own;
         let secret = Some(bytes::Bytes::from_static(body));
-        Arc::new(Ticket::new(job, &record, turns, secret, Caller::Connected))
+        Arc::new(Ticket::new(job, &record, turns, secret, CallerState::Connected))
     }
 
     #[test]

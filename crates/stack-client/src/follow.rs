@@ -1,8 +1,8 @@
-//! A job's events, each once and in order, however often the connection breaks.
+//! Follows a job's events, each once and in order, however often the connection breaks.
 //!
-//! The client names the job before it asks for it. So it can send a request again whose answer never came, and the
-//! gateway answers with the same job; once events have come, the client resumes the stream after the last of them. A
-//! stream that ends without a terminal event was cut, whatever the reason.
+//! The client chooses the job's ID. So it can repeat a request that was not answered, and gets the same job. Once
+//! events have arrived, it resumes the stream after the last one. A stream that ends without a terminal event was
+//! interrupted, whatever the reason.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use web::{Answer, AskError, Frame};
 
 use crate::{Api, Error};
 
-/// The pause between two attempts doubles up to the longest.
+/// The pause between attempts doubles, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How soon a stream must end after its terminal event, with [`AfterEnd::Check`].
@@ -30,60 +30,60 @@ pub struct Follow {
     pub api: Api,
     /// The job's service.
     pub service: Service,
-    /// Whether the job is new.
+    /// Whether to start the job.
     pub start: JobSource,
-    /// How long a stack that has answered may be away.
+    /// How long a stack that has answered may be unreachable.
     pub patience: Duration,
     /// What to do after the terminal event.
     pub after: AfterEnd,
 }
 
-/// What to do once the terminal event has come.
+/// What to do after the terminal event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterEnd {
     /// Close the connection.
     Leave,
-    /// Read the stream to its end, which must come at once and with nothing before it.
+    /// Read the stream to its end, which must come soon and without further events.
     Check,
 }
 
-/// Where the job comes from.
+/// The origin of the job.
 #[derive(Clone, Debug)]
 pub enum JobSource {
-    /// A new job, requested with this body.
+    /// Start it by posting this body.
     Post(Bytes),
-    /// A job that exists.
+    /// It already exists.
     Known(JobId),
 }
 
 /// What [`follow`] yields.
 #[derive(Debug)]
 pub enum FollowEvent {
-    /// The job's ID. It comes first, and again if the job has to be requested again.
+    /// The job's ID. It comes first, and again if the job has to be started again.
     Named(JobId),
     /// The next event.
     Event(Event),
-    /// The connection broke for this reason; the client is connecting again.
+    /// The connection broke for this reason. The client reconnects.
     Lost(String),
-    /// There is a connection again.
+    /// The connection is restored.
     Back,
-    /// Something came after the terminal event, or the stream did not end. This comes only with [`AfterEnd::Check`], and
-    /// last.
+    /// Something followed the terminal event, or the stream did not end. Only with [`AfterEnd::Check`], as the last
+    /// item.
     Surplus(String),
 }
 
-/// One event, as it came and with the fields that matter to everyone.
+/// An event, unchanged, with the fields that every user needs.
 #[derive(Debug)]
 pub struct Event {
-    /// The bytes.
+    /// The unchanged bytes.
     pub line: EventLine,
-    /// The same, parsed.
+    /// The parsed event.
     pub value: Value,
     /// Its `type`.
     pub kind: String,
-    /// Whether it is the job's last.
+    /// Whether it is the job's terminal event.
     pub terminal: bool,
-    /// Whether it is in the journal: if not, it is about the queue.
+    /// Whether it is in the journal. If not, it is about the queue.
     pub journalled: bool,
     /// Its `code`.
     pub code: Option<String>,
@@ -100,8 +100,8 @@ impl Event {
     }
 }
 
-/// Follows a job to its terminal event, which is the last item without [`AfterEnd::Check`]. An error is the last item
-/// too.
+/// Follows a job to its terminal event, which is the last item without [`AfterEnd::Check`]. An error is also the last
+/// item.
 pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> + Send {
     async_stream::stream! {
         let mut job = match follow.start {
@@ -110,9 +110,9 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
         };
         yield Ok(FollowEvent::Named(job));
         let mut contact = Contact::new(follow.patience);
-        // The id of the last event, once there is one.
+        // The ID of the last event, if any.
         let mut last: Option<String> = None;
-        // Whether the gateway has answered for this job.
+        // Whether the gateway has accepted this job.
         let mut known = matches!(follow.start, JobSource::Known(_));
         loop {
             let answer = match &follow.start {
@@ -122,7 +122,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
             let trouble = match answer {
                 Ok(answer) if answer.status == StatusCode::OK => {
                     if !is_stream(&answer) {
-                        let what = "its answer is no stream of events".to_owned();
+                        let what = "its response is not an event stream".to_owned();
                         yield Err(Error::NotAStack { url: follow.api.url.clone(), what });
                         return;
                     }
@@ -132,7 +132,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
                     }
                     let mut frames = Box::pin(answer.events_within(web::SILENCE));
                     let mut again = false;
-                    let mut trouble = "it ended before the job did".to_owned();
+                    let mut trouble = "it ended before the job".to_owned();
                     while let Some(frame) = frames.next().await {
                         let frame = match frame {
                             Ok(frame) => frame,
@@ -165,7 +165,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
                         }
                     }
                     if again {
-                        // The job never started, so requesting it again repeats nothing.
+                        // The job never started, so starting it again repeats nothing.
                         job = JobId::new();
                         known = false;
                         yield Ok(FollowEvent::Named(job));
@@ -206,7 +206,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
 async fn post(follow: &Follow, job: JobId, body: Bytes) -> Result<Answer, AskError> {
     let headers = [
         ("content-type", "application/json".to_owned()),
-        // Asks for event IDs, which are needed to resume the stream.
+        // Requests event IDs, which are needed to resume.
         ("accept", "text/event-stream".to_owned()),
         (web::header::JOB_ID, job.to_string()),
     ];
@@ -220,13 +220,13 @@ async fn events(follow: &Follow, job: JobId, last: Option<&str>) -> Result<Answe
     follow.api.send(Method::GET, &path, &headers, Bytes::new()).await
 }
 
-/// What is wrong with the stream after its terminal event, if anything is.
+/// What is wrong with the stream after its terminal event, if anything.
 async fn surplus(
     follow: &Follow,
     frames: &mut (impl Stream<Item = Result<Frame, AskError>> + Unpin),
 ) -> Option<String> {
     match tokio::time::timeout(END_TIME, frames.next()).await {
-        // A connection that breaks here does no harm.
+        // A connection that breaks here is harmless.
         Ok(None | Some(Err(_))) => None,
         Ok(Some(Ok(frame))) => {
             let event = Event::parse(follow.service, frame.id.as_deref(), frame.data);
@@ -242,20 +242,20 @@ fn is_stream(answer: &Answer) -> bool {
     answer.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"))
 }
 
-/// Whether the gateway mistook the broken connection for a caller who left, and cancelled the waiting job.
+/// Whether the gateway treated the broken connection as a disconnect and cancelled the waiting job.
 fn lost_its_place(follow: &Follow, event: &Event) -> bool {
     matches!(follow.start, JobSource::Post(_))
         && event.terminal
         && event.code.as_deref() == Some(Code::CallerLeft.as_str())
 }
 
-/// Whether the stack answers, and for how long it has not.
+/// Whether the stack answers, and since when it has not.
 struct Contact {
     patience: Duration,
     pause: Duration,
     /// When it last answered or sent an event.
     last: Instant,
-    /// Whether a connection to it was ever made.
+    /// Whether it ever accepted a connection.
     ever: bool,
     away: bool,
     was_lost: bool,
@@ -267,7 +267,7 @@ impl Contact {
         Self { patience, pause, last, ever: false, away: false, was_lost: false }
     }
 
-    /// The stack has answered. Returns whether it was away before.
+    /// There is a response. Returns whether the connection was broken before.
     fn made(&mut self) -> bool {
         self.ever = true;
         self.last = Instant::now();
@@ -279,10 +279,10 @@ impl Contact {
         self.pause = FIRST_PAUSE;
     }
 
-    /// The connection broke. Returns whether this was not known yet.
+    /// The connection broke. Returns whether it worked before.
     fn lost(&mut self) -> bool {
         if !self.away {
-            // The stack was there until the stream broke.
+            // The stack was available as long as the stream was.
             self.last = Instant::now();
         }
         (self.ever, self.was_lost) = (true, true);

@@ -1,8 +1,8 @@
-//! A client of the stack. It knows a stack by its address and a token, and uses nothing but the wire contract, so
-//! any program could do what it does.
+//! A client of a stack. It needs only an address and a token, and uses only the wire contract, so any program could
+//! do the same.
 //!
-//! [`Api`] sends requests, over https too. [`follow`] yields a job's events, each once and in order, however often the
-//! connection breaks. [`load`] has many callers do that at once and records what became of each job.
+//! [`Api`] sends requests, also over https. [`follow`] yields a job's events, each once and in order, however often
+//! the connection breaks. [`load`] lets many callers do this at once and records the result of each job.
 
 mod api;
 mod error;

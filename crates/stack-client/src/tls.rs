@@ -12,7 +12,7 @@ use transcript::chain;
 
 use crate::{Error, StackUrl};
 
-/// Encrypts connections. Its root certificates are read once.
+/// Encrypts connections. Root certificates are read once.
 #[derive(Clone)]
 pub(crate) struct Tls(TlsConnector);
 

@@ -1,4 +1,4 @@
-//! One place in the stack: a process that is started again whenever it ends.
+//! A slot of the stack: its process is restarted whenever it exits.
 
 use std::{
     path::PathBuf,
@@ -21,22 +21,22 @@ use crate::{
     slots::StackPhase,
 };
 
-/// The pauses between starts of a part that keeps dying idle.
+/// The pauses between starts of a part that keeps dying without a job.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A part that ran this long before it died idle is restarted without a longer pause.
+/// After running this long, a part that dies without a job restarts with the first pause.
 const LONG_LIFE: Duration = Duration::from_secs(30);
-/// A part that is killed within this time has not begun to work.
+/// A part that is killed within this time has not started properly.
 const START_TIME: Duration = Duration::from_secs(1);
-/// How long the processes that a dead part has left behind may take to end.
+/// How long the orphans of a dead part may take to disappear.
 const SWEEP_TIME: Duration = Duration::from_secs(2);
 
-/// What happens to the stack if the first process of a slot cannot be started.
+/// What to do if the first process of a slot cannot be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FirstStart {
-    /// The slot is one that the stack starts with: the start of the stack fails.
+    /// The slot exists from the start of the stack, which fails.
     MustSucceed,
-    /// The slot was added later: the stack goes on, and tries again.
+    /// The slot was added to a running stack, which continues and retries the start.
     MayFail,
 }
 
@@ -48,20 +48,20 @@ pub(crate) struct Slot {
     pub(crate) environment: Arc<Environment>,
     pub(crate) output: Output,
     pub(crate) roster: Arc<Roster>,
-    /// This slot's own: it may leave before the others do.
+    /// The phases of this slot, which may leave before others.
     pub(crate) phases: watch::Receiver<StackPhase>,
 }
 
 impl Slot {
-    /// Keeps the part running until the stack is past it.
+    /// Keeps the part running until the stack's phase is past it.
     ///
     /// # Errors
-    /// If it cannot be started at all.
+    /// If it cannot be started.
     pub(crate) async fn run(mut self) -> Result<(), Error> {
         let mut pause = FIRST_PAUSE;
         let mut first_start = self.first_start;
         loop {
-            // Read once for each process. Signals tell it about later phases.
+            // Read once per process, which is informed of later phases by signals.
             let phase = *self.phases.borrow_and_update();
             if phase >= self.leaves_at() {
                 return Ok(());
@@ -71,25 +71,25 @@ impl Slot {
             let mut child = match (self.start(replica, phase).await, first_start) {
                 (Ok(child), _) => child,
                 (Err(error), FirstStart::MustSucceed) => return Err(error),
-                // What is missing comes back: processes, memory, the program while it is being rebuilt.
+                // The cause may be temporary: processes, memory, or a program that is being rebuilt.
                 (Err(error), FirstStart::MayFail) => {
                     let cause = std::error::Error::source(&error)
                         .map(|cause| format!(": {cause}"))
                         .unwrap_or_default();
                     let pause_ms = pause.as_millis();
-                    self.log(format!("{error}{cause}; trying again in {pause_ms} ms")).await;
+                    self.log(format!("{error}{cause}; retrying in {pause_ms} ms")).await;
                     self.rest(&mut pause).await;
                     continue;
                 }
             };
             first_start = FirstStart::MayFail;
             self.roster.started(self.id, child.id().as_raw(), replica);
-            let status = self.live(&mut child, phase).await;
+            let status = self.supervise(&mut child, phase).await;
             drop(child);
             let failed = status.is_none_or(|status| !status.success());
             let told = *self.phases.borrow() >= self.leaves_at();
             self.roster.ended(self.id, (failed && !told).then(|| describe(status)));
-            // This process adopts whatever the part has started, in whatever group or session that hides.
+            // This process has adopted its orphans, in any group or session.
             let _ = child_process::kill_adopted(Instant::now() + SWEEP_TIME).await;
             if *self.phases.borrow() >= self.leaves_at() {
                 return Ok(());
@@ -99,11 +99,11 @@ impl Slot {
                 continue;
             }
             if started.elapsed() > LONG_LIFE {
-                // It does not die again and again.
+                // It does not keep dying.
                 pause = FIRST_PAUSE;
             }
             self.log(format!(
-                "{} failed before it had a job ({}); its last log lines say why. Starting it again in {} ms",
+                "{} failed before it got a job ({}); its last log lines say why. Restarting in {} ms",
                 self.id,
                 describe(status),
                 pause.as_millis()
@@ -113,7 +113,7 @@ impl Slot {
         }
     }
 
-    /// Waits before the next start, each time twice as long, but not once the stack is past this part.
+    /// Pauses before the next start, each time twice as long, unless the stack's phase is past this part.
     async fn rest(&self, pause: &mut Duration) {
         let mut phases = self.phases.clone();
         let leaves_at = self.leaves_at();
@@ -146,8 +146,8 @@ impl Slot {
         guest.spawn().await.map_err(failed)
     }
 
-    /// Passes on what the part logs, and passes phases to it as signals, until it ends. At its start it knew of `told`.
-    async fn live(&mut self, child: &mut Child, mut told: StackPhase) -> Option<ExitStatus> {
+    /// Forwards the part's log lines and the stack's phases until it exits. `told` is the phase when it was started.
+    async fn supervise(&mut self, child: &mut Child, mut told: StackPhase) -> Option<ExitStatus> {
         let mut logs = JoinSet::new();
         if let Some(stderr) = child.take_stderr() {
             let (output, id) = (self.output.clone(), self.id);
@@ -164,31 +164,31 @@ impl Slot {
             if phase > told {
                 let signal = match (phase, self.id.part) {
                     (StackPhase::Kill, _) => Some(Signal::SIGKILL),
-                    // A replica ends its job and leaves.
+                    // A replica ends its job and exits.
                     (StackPhase::EndJobs, _) => Some(Signal::SIGHUP),
                     _ if told < leaves_at && phase >= leaves_at => Some(Signal::SIGTERM),
-                    // It leaves last, but it takes no new jobs from now on.
+                    // It exits last, but accepts no new jobs from now on.
                     (StackPhase::DrainCallers, Part::Gateway) => Some(Signal::SIGUSR1),
                     _ => None,
                 };
                 told = phase;
-                // Fails only if it is gone already.
+                // Fails only if it has already exited.
                 let _ = signal.map(|signal| child.signal(signal));
             }
             tokio::select! {
                 status = child.wait() => break status.ok(),
                 changed = self.phases.changed() => if changed.is_err() {
-                    // There is nobody left to send a phase.
+                    // The stack is gone, so only wait.
                     break child.wait().await.ok();
                 },
             }
         };
-        // Its last lines. A process that it left behind may keep the pipe open, so there is a limit.
+        // Its last log lines. An orphan may hold the pipe and is not waited for.
         let _ = tokio::time::timeout(Duration::from_millis(500), logs.join_next()).await;
         status
     }
 
-    /// Whether the part died without a job: its entry is still in the registry, or it never got there.
+    /// Whether the part died without a job: its entry is still announced, or was never announced.
     fn died_idle(&self, id: ReplicaId, status: Option<ExitStatus>, life: Duration) -> bool {
         let announced = self
             .id

@@ -1,10 +1,10 @@
 //! Strings from callers, repositories, agents and errors, made safe for a terminal.
 
-/// How wide a tab is drawn.
+/// The width of a tab.
 const TAB: &str = "    ";
 
-/// The text without what a terminal would act on: escape sequences, control characters other than line feeds, and
-/// marks that change the direction of writing.
+/// Removes what a terminal would interpret: escape sequences, control characters except line feeds, and characters
+/// that change the writing direction.
 #[must_use]
 pub fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -26,7 +26,7 @@ fn changes_direction(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text cleaned, on one line of at most `most` characters.
+/// Cleans the text and truncates it to one line of at most `most` characters.
 #[must_use]
 pub fn one_line(text: &str, most: usize) -> String {
     let mut out = String::new();
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_left_for_a_terminal_to_act_on() {
+    fn everything_a_terminal_interprets_is_removed() {
         for (hostile, cleaned) in [
             ("plain ü 漢字 🦀\nnext", "plain ü 漢字 🦀\nnext"),
             ("\x1b[31mred\x1b[0m", "red"),

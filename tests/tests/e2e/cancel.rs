@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use testkit::{AgentScript, Fault, GitServer, Stack};
+use testkit::{AgentScript, Fault, GitServer, Stack, wait_for};
 
 use crate::support::{
-    Marks, agents, all_jobs, cancel, execute, job, post_pull, post_workflow, registry, terminal,
-    wait_for_state, workflow,
+    Marks, PATIENCE, agents, all_jobs, cancel, execute, job, post_pull, post_workflow, registry,
+    terminal, wait_for_state, workflow,
 };
 
 /// The longest that a running job may take to end after it was cancelled.
@@ -84,7 +84,9 @@ async fn a_queued_job_and_one_whose_agent_hides_its_children() {
     stack.wait_until_idle().await;
     assert!(!marks.exists("runs"));
     // The queued job did not consume a replica: the log contains only the first one and its replacement.
-    assert_eq!(stack.log().matches("workflow-api replica=").count(), 2, "{}", stack.log());
+    let ready = || stack.log().matches("workflow-api replica=").count();
+    wait_for("both in the log", PATIENCE, || async { (ready() >= 2).then_some(()) }).await;
+    assert_eq!(ready(), 2, "{}", stack.log());
     assert_eq!(registry(&stack, "workflow-api").len(), 1);
 }
 

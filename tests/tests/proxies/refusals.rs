@@ -105,6 +105,26 @@ async fn callers_without_the_token_are_refused_by_the_proxy() {
     }
 }
 
+/// The stack believes the header, which is for its own requests, and is less strict with those.
+#[tokio::test]
+async fn callers_cannot_act_for_a_workflow() {
+    if let Some(program) = missing_program() {
+        return skip("callers_cannot_act_for_a_workflow", &format!("{program} is not installed"));
+    }
+    let scene = Scene::new().await;
+    let parent = ["-H", "X-Parent-Job-Id: 01a213f5-408c-7144-bee2-b0f71260eb9d"];
+    let body = r#"{"prompt": "x", "unknown": 1}"#;
+    for kind in Kind::ALL {
+        let proxy = Proxy::start(kind, scene.stack.ports()).await;
+        let refused = answer(post(&proxy, "/api/execute", body, &parent)).await;
+        assert_eq!(refused.json()["code"], "unknown_field", "{kind:?}: {refused:?}");
+    }
+    let changes = [("http-request del-header X-Parent-Job-Id", "")];
+    let proxy = Proxy::start_changed(Kind::HaProxy, scene.stack.ports(), &changes).await;
+    let refused = answer(post(&proxy, "/api/execute", body, &parent)).await;
+    assert_eq!(refused.json()["code"], "not_found", "{refused:?}");
+}
+
 #[tokio::test]
 async fn a_stack_without_allowed_hosts_names_the_setting() {
     if let Some(program) = missing_program() {

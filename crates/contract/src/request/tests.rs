@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::{Limits, UnknownFields};
+use crate::{BranchName, Limits, UnknownFields};
 
 fn workflow(body: &serde_json::Value) -> Result<WorkflowRequest, RequestError> {
     WorkflowRequest::parse(body.to_string().as_bytes(), "/w", &Policy::default())
@@ -11,9 +11,10 @@ fn workflow(body: &serde_json::Value) -> Result<WorkflowRequest, RequestError> {
 #[test]
 fn the_minimal_and_the_maximal_request() {
     let smallest = workflow(&json!({"prompt": "x", "repoUrl": "https://h/r.git"})).unwrap();
-    assert_eq!((smallest.branch, smallest.directory, smallest.update), (None, None, false));
+    assert_eq!((smallest.pull.branch, smallest.pull.directory), (None, None));
+    assert!(!smallest.update);
     assert_eq!(smallest.execute_options, ExecuteOptions::default());
-    assert_eq!(smallest.pull_options, PullOptions::default());
+    assert_eq!(smallest.pull.options, PullOptions::default());
     let largest = workflow(&json!({
         "prompt": "x", "repoUrl": "https://h/r.git", "branch": "main", "directory": "app", "unknown": [1],
         "dangerouslySkipPermissions": false, "resumeSessionId": "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6",
@@ -25,17 +26,15 @@ fn the_minimal_and_the_maximal_request() {
     let policy = Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() };
     let again = WorkflowRequest::parse(&largest.to_body(Secrets::Exposed), "/w", &policy).unwrap();
     assert_eq!(again, largest);
-    let options = largest.pull_options;
+    let options = largest.pull.options.clone();
     assert_eq!(
         (options.depth.map(u32::from), options.filter),
         (Some(7), Some(CloneFilter::BlobNone))
     );
     let pull = PullRequest {
-        repo_url: largest.repo_url,
-        branch: largest.branch,
         directory: None,
         workspace: WorkspacePath::parse("jobs/x/r", "/w").ok(),
-        options,
+        ..largest.pull
     };
     let again = PullRequest::parse(&pull.to_body(Secrets::Exposed), "/w", &policy).unwrap();
     assert_eq!(again, pull);

@@ -1,10 +1,11 @@
 //! The options of the client's commands.
 
-use std::{fmt, fs, path::PathBuf};
+use std::{fmt, fs, num::NonZeroU32, ops::Not, path::PathBuf};
 
 use boot::Secret;
 use clap::{Args, builder::RangedU64ValueParser};
 use contract::JobState;
+use serde::Serialize;
 use stack_client::{Api, DEFAULT_URL, StackUrl};
 
 use super::error::ClientError;
@@ -132,32 +133,72 @@ pub(crate) struct RunOptions {
     pub(crate) retry: RetryOptions,
     #[command(flatten)]
     pub(crate) stack: StackOptions,
-    // It comes last, because its heading applies to all that follow.
+    // These come last, because a heading applies to all that follow.
+    #[command(flatten)]
+    pub(crate) checkout: CheckoutOptions,
     #[command(flatten)]
     pub(crate) agent: AgentOptions,
 }
 
-/// Settings of the agent.
-#[derive(Clone, Debug, Default, Args)]
+/// How the repository is pulled. Each field has its name on the wire.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+#[command(next_help_heading = "Checkout")]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CheckoutOptions {
+    /// Check out submodules too, recursively
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Not::not")]
+    pub(crate) submodules: bool,
+    /// Fetch files in Git LFS; otherwise their pointers stand in the checkout
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Not::not")]
+    pub(crate) lfs: bool,
+    /// Clone only the last N commits of each branch
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) depth: Option<NonZeroU32>,
+    /// Clone without some objects until they are needed; `blob:none` leaves out the contents of files
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) filter: Option<String>,
+    /// Take over a branch that was force-pushed; commits that only the checkout has stay under refs/wip/
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Not::not")]
+    pub(crate) reset: bool,
+    /// With --resume: first pull the checkout of the session
+    #[arg(long, requires = "resume")]
+    #[serde(skip_serializing_if = "Not::not")]
+    pub(crate) update: bool,
+}
+
+/// Settings of the agent. Each field has its name on the wire.
+#[derive(Clone, Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Agent")]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct AgentOptions {
     /// The model, by a name that the Claude Code CLI accepts
     #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<String>,
     /// How many turns the agent may take
     #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_turns: Option<u32>,
     /// What the job may cost, in US dollars
     #[arg(long, value_name = "USD")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_budget_usd: Option<f64>,
     /// How long the job may run
     #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timeout_seconds: Option<u64>,
     /// The tools the agent may use, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) allowed_tools: Vec<String>,
     /// Text to add to the system prompt
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) append_system_prompt: Option<String>,
 }
 

@@ -8,7 +8,8 @@ use std::{
 };
 
 use contract::{JobId, JobState, JobView, Service};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use stack_client::{Api, JobSource, StackUrl};
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     error::{ClientError, url_argument},
     facts, ids,
     interrupt::Interrupts,
-    options::{AgentOptions, AttachOptions, RunOptions},
+    options::{AgentOptions, AttachOptions, CheckoutOptions, RunOptions},
     render::print,
     watch::{End, Watch, WatchResult, watch},
 };
@@ -26,12 +27,14 @@ use crate::program::{self, quoted};
 const SESSION_TIME: Duration = Duration::from_secs(60);
 
 /// A workflow to run, once its parts have been read and found.
+#[derive(Default)]
 pub(crate) struct Work {
     pub(crate) repo: String,
     pub(crate) prompt: String,
     pub(crate) branch: Option<String>,
     pub(crate) directory: Option<String>,
     pub(crate) resume: Option<String>,
+    pub(crate) checkout: CheckoutOptions,
     pub(crate) agent: AgentOptions,
 }
 
@@ -49,7 +52,8 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<u8> {
         ClientError::Usage("name with --repo the repository that the session is about".to_owned())
     })?;
     let (branch, directory) = (options.branch.clone(), options.directory.clone());
-    let work = Work { repo, prompt, branch, directory, resume, agent: options.agent.clone() };
+    let (checkout, agent) = (options.checkout.clone(), options.agent.clone());
+    let work = Work { repo, prompt, branch, directory, resume, checkout, agent };
     let patience = Duration::from_secs(options.retry.retry_seconds);
     let json = options.stack.json;
     let outcome = run_workflow(api, &work, patience, json, Interrupts::listen()?).await?;
@@ -70,7 +74,7 @@ pub(crate) async fn run_workflow(
     json: bool,
     interrupts: Interrupts,
 ) -> anyhow::Result<WatchResult> {
-    let start = JobSource::Post(body(work).to_string().into());
+    let start = JobSource::Post(body(work)?.to_string().into());
     let service = Service::Workflow;
     Ok(watch(Watch { api, service, start, patience, json, interrupts }).await?)
 }
@@ -172,32 +176,33 @@ async fn resume(
 }
 
 /// The request. The stack checks it: it knows its own limits.
-fn body(work: &Work) -> Value {
-    let agent = &work.agent;
+fn body(work: &Work) -> serde_json::Result<Value> {
     let mut body = Map::new();
-    let mut put = |name: &str, value: Option<Value>| {
+    body.extend(fields(&work.checkout)?);
+    body.extend(fields(&work.agent)?);
+    body.insert("prompt".to_owned(), work.prompt.clone().into());
+    body.insert("repoUrl".to_owned(), work.repo.clone().into());
+    let optional = [
+        ("branch", &work.branch),
+        ("directory", &work.directory),
+        ("resumeSessionId", &work.resume),
+    ];
+    for (name, value) in optional {
         if let Some(value) = value {
-            body.insert(name.to_owned(), value);
+            body.insert(name.to_owned(), value.clone().into());
         }
-    };
-    put("prompt", Some(work.prompt.clone().into()));
-    put("repoUrl", Some(work.repo.clone().into()));
-    put("branch", work.branch.clone().map(Value::from));
-    put("directory", work.directory.clone().map(Value::from));
-    put("resumeSessionId", work.resume.clone().map(Value::from));
-    put("model", agent.model.clone().map(Value::from));
-    put("maxTurns", agent.max_turns.map(Value::from));
-    put("maxBudgetUsd", agent.max_budget_usd.map(Value::from));
-    put("timeoutSeconds", agent.timeout_seconds.map(Value::from));
-    put("appendSystemPrompt", agent.append_system_prompt.clone().map(Value::from));
-    let tools = &agent.allowed_tools;
-    put("allowedTools", (!tools.is_empty()).then(|| json!(tools)));
-    body.into()
+    }
+    Ok(body.into())
+}
+
+fn fields(options: &impl Serialize) -> serde_json::Result<Map<String, Value>> {
+    serde_json::from_value(serde_json::to_value(options)?)
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use serde_json::json;
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -211,15 +216,15 @@ mod tests {
     }
 
     fn work(options: RunOptions, prompt: &str) -> Work {
-        let RunOptions { repo, branch, directory, agent, resume, .. } = options;
+        let RunOptions { repo, branch, directory, checkout, agent, resume, .. } = options;
         let repo = repo.unwrap_or_default();
-        Work { repo, prompt: prompt.into(), branch, directory, resume, agent }
+        Work { repo, prompt: prompt.into(), branch, directory, resume, checkout, agent }
     }
 
     #[test]
     fn flags_become_fields() {
         let options = parse(&["--repo", "u", "--prompt", "- do"]).unwrap();
-        assert_eq!(body(&work(options, "do")), json!({"prompt": "do", "repoUrl": "u"}));
+        assert_eq!(body(&work(options, "do")).unwrap(), json!({"prompt": "do", "repoUrl": "u"}));
         let options = parse(&[
             "--repo=u",
             "--prompt=-",
@@ -232,14 +237,21 @@ mod tests {
             "--timeout-seconds=60",
             "--allowed-tools=Bash,Read",
             "--append-system-prompt=- be brief",
+            "--submodules",
+            "--lfs",
+            "--depth=1",
+            "--filter=blob:none",
+            "--reset",
+            "--update",
         ])
         .unwrap();
         assert_eq!(
-            body(&work(options, "p")),
+            body(&work(options, "p")).unwrap(),
             json!({"prompt": "p", "repoUrl": "u", "branch": "b", "directory": "d",
                 "resumeSessionId": "s", "model": "m", "maxTurns": 3, "maxBudgetUsd": 0.5,
                 "timeoutSeconds": 60, "allowedTools": ["Bash", "Read"],
-                "appendSystemPrompt": "- be brief"})
+                "appendSystemPrompt": "- be brief", "submodules": true, "lfs": true, "depth": 1,
+                "filter": "blob:none", "reset": true, "update": true})
         );
     }
 

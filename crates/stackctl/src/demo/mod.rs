@@ -147,7 +147,7 @@ impl Setup {
             agent.max_budget_usd = Some(REAL_BUDGET);
         }
         let (repo, prompt) = (repo.to_owned(), self.prompt.clone());
-        Work { repo, prompt, branch: None, directory: None, resume: None, agent }
+        Work { agent, repo, prompt, ..Work::default() }
     }
 }
 
