@@ -1,4 +1,4 @@
-//! The script of a `scripted-agent`, which travels in its prompt.
+//! The script of a `scripted-agent`, which is passed in its prompt.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,11 @@ use claude_stand_in::Ending;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What the line of a prompt begins with that holds the script.
+/// The prefix of the prompt line that contains the script.
 const MARK: &str = "SCRIPT ";
 
-/// One thing the agent does. In JSON: an object with one key, such as `{"sleep_ms": 500}`.
-/// Relative paths are relative to the agent's working directory.
+/// One action of the agent. In JSON, an object with one key, such as `{"sleep_ms": 500}`. Relative paths are relative
+/// to the agent's working directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
@@ -18,11 +18,11 @@ pub enum Step {
     SleepMs(u64),
     /// Emits one assistant message with this text.
     Say(String),
-    /// Writes a file (path, content), with the directories above it.
+    /// Writes a file (path, content), and creates its parent directories.
     Write(PathBuf, String),
-    /// Emits these bytes as they are; a line's end is not added.
+    /// Emits these bytes unchanged, without adding a line break.
     EmitRaw(String),
-    /// Emits one line of this JSON.
+    /// Emits this JSON as one line.
     Emit(Value),
     /// Emits many assistant messages.
     Flood(Flood),
@@ -30,36 +30,36 @@ pub enum Step {
     LongLine(usize),
     /// Writes a line to standard error.
     Stderr(String),
-    /// Starts a process, and does not wait for it.
+    /// Starts a process without waiting for it.
     Spawn(Spawn),
-    /// SIGTERM, SIGINT and SIGHUP do nothing from here on.
+    /// Ignores SIGTERM, SIGINT and SIGHUP from here on.
     IgnoreSignals(bool),
-    /// The control message `interrupt` does nothing from here on.
+    /// Ignores the control message `interrupt` from here on.
     IgnoreInterrupt(bool),
-    /// Emits the `result`. Without this step a successful one comes after the last step.
+    /// Emits the `result`. Without this step, a successful one follows the last step.
     Result(Ending),
-    /// Exits at once, with this code.
+    /// Exits at once with this code.
     Exit(i32),
-    /// Does nothing, forever.
+    /// Hangs forever.
     Hang(bool),
     /// Closes standard output.
     CloseStdout(bool),
     /// Creates an empty file.
     Touch(PathBuf),
-    /// Writes its environment, arguments, open descriptors and ids to a file, as JSON, whole.
+    /// Writes its environment, arguments, open descriptors and IDs to a file, as JSON. The file appears complete.
     EnvDump(PathBuf),
     /// Waits until the file exists.
     WaitFile(PathBuf),
-    /// Appends a line `<pid> <session>` to the file, so that runs can be counted.
+    /// Appends a line `<pid> <session>` to the file, so that a test can count runs.
     LogRun(PathBuf),
 }
 
 /// See [`Step::Flood`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flood {
-    /// How many messages.
+    /// The number of messages.
     pub lines: usize,
-    /// Of how many bytes of text each.
+    /// The bytes of text in each.
     pub bytes: usize,
 }
 
@@ -68,7 +68,7 @@ pub struct Flood {
 pub struct Spawn {
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Whether in a session of its own, like the shell commands of the CLI.
+    /// Whether it runs in a session of its own, like the CLI's shell commands.
     #[serde(default)]
     pub setsid: bool,
 }
@@ -86,17 +86,17 @@ impl AgentScript {
         Self::default()
     }
 
-    /// The prompt that makes a `scripted-agent` do this.
+    /// The prompt that makes a `scripted-agent` follow this script.
     #[must_use]
     pub fn prompt(&self) -> String {
         let steps = serde_json::to_string(&self.steps).expect("steps are JSON");
         format!("Follow the script.\n{MARK}{steps}")
     }
 
-    /// The script in a prompt; `None` if there is none.
+    /// The script in a prompt; `None` if it contains none.
     ///
     /// # Errors
-    /// If there is one that does not parse.
+    /// If the script is invalid.
     pub fn parse(prompt: &str) -> Result<Option<Vec<Step>>, serde_json::Error> {
         prompt
             .lines()
@@ -105,14 +105,14 @@ impl AgentScript {
             .transpose()
     }
 
-    /// With one more step.
+    /// Adds a step.
     #[must_use]
     pub fn step(mut self, step: Step) -> Self {
         self.steps.push(step);
         self
     }
 
-    /// With all steps of another script.
+    /// Adds all steps of another script.
     #[must_use]
     pub fn then(mut self, other: &Self) -> Self {
         self.steps.extend(other.steps.iter().cloned());
@@ -199,7 +199,7 @@ impl AgentScript {
         self.step(Step::Result(result))
     }
 
-    /// A result as after an API error of this status.
+    /// Reports an API error with this status.
     #[must_use]
     pub fn api_error(self, status: u16, text: &str) -> Self {
         self.result(Ending {
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_script_survives_its_prompt() {
+    fn a_script_round_trips_through_its_prompt() {
         let script = AgentScript::new()
             .sleep_ms(5)
             .write("a/b", "line\nline")
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_by_hand() {
+    fn a_handwritten_script_is_parsed() {
         let prompt = "\nplease\nSCRIPT [{\"sleep_ms\":1},{\"write\":[\"p\",\"c\"]},\
                       {\"spawn\":{\"argv\":[\"true\"]}},{\"result\":{\"is_error\":true}}]\nthanks";
         let steps = AgentScript::parse(prompt).unwrap().unwrap();

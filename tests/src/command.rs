@@ -102,7 +102,7 @@ impl RunningCommand {
     /// # Panics
     /// If the process has been waited for.
     pub fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).expect("the command is running");
+        kill(self.nix_pid(), signal).expect("the command is running");
     }
 
     /// Sends `signal` to its process group, as a terminal does on Ctrl-C. The command must have been started with a group
@@ -111,12 +111,20 @@ impl RunningCommand {
     /// # Panics
     /// If the process has been waited for.
     pub fn signal_group(&self, signal: Signal) {
-        killpg(self.pid(), signal).expect("the command is running");
+        killpg(self.nix_pid(), signal).expect("the command is running");
     }
 
-    fn pid(&self) -> Pid {
-        let pid = self.child.id().expect("the command has not been waited for");
-        Pid::from_raw(pid.cast_signed())
+    /// The PID of the process.
+    ///
+    /// # Panics
+    /// If the process has been waited for.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the command has not been waited for")
+    }
+
+    fn nix_pid(&self) -> Pid {
+        Pid::from_raw(self.pid().cast_signed())
     }
 
     /// Waits until it exits.

@@ -174,19 +174,19 @@ impl GitServer {
         self.shared.with_record(name, |record| record.fault = None);
     }
 
-    /// From now on the repository is served as by a git that knows protocol version 0 only.
+    /// From now on, serves the repository like a git that only knows protocol version 0.
     pub fn set_old_protocol(&self, name: &str) {
         self.shared.with_record(name, |record| record.old_protocol = true);
     }
 
-    /// Has a file of the repository in LFS. `id` is its SHA-256 in hexadecimal.
+    /// Adds a file to the repository's LFS server. `id` is its SHA-256 in hexadecimal.
     pub fn put_lfs(&self, name: &str, id: &str, content: impl Into<Bytes>) {
         self.shared.with_record(name, |record| {
             record.lfs.contents.insert(id.to_owned(), content.into());
         });
     }
 
-    /// From now on, says that the files in LFS are below the URL `elsewhere`.
+    /// From now on, the LFS server says that its files are below the URL `elsewhere`.
     pub fn move_lfs(&self, name: &str, elsewhere: &str) {
         self.shared.with_record(name, |record| record.lfs.elsewhere = Some(elsewhere.to_owned()));
     }
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_split_at_what_git_asks() {
+    fn paths_are_split_into_repository_and_git_request() {
         assert_eq!(split_path("/a.git/info/refs"), Some(("a", "/info/refs")));
         assert_eq!(split_path("/o/a/git-upload-pack"), Some(("o/a", "/git-upload-pack")));
         assert_eq!(split_path("/a.git/objects/12/34"), Some(("a", "/objects/12/34")));

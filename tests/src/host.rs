@@ -44,7 +44,8 @@ impl Host {
             .build()
             .expect("failed to start a runtime");
         runtime.spawn(async move {
-            let listener = TcpListener::from_std(listener).expect("the runtime takes the listener");
+            let listener =
+                TcpListener::from_std(listener).expect("the runtime accepts the listener");
             accept(listener, handler).await;
         });
         Self { address, runtime: Some(runtime) }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::host::{Body, respond};
 
-/// Where the requests for LFS begin, behind the path of the repository.
+/// The prefix of LFS requests after the path of the repository.
 pub(crate) const PATH: &str = "/info/lfs/";
 
 const JSON: &str = "application/vnd.git-lfs+json";
@@ -17,7 +17,7 @@ const JSON: &str = "application/vnd.git-lfs+json";
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LfsFiles {
     pub(crate) contents: HashMap<String, Bytes>,
-    /// The URL below which a batch says that the files are; this server's, if there is none.
+    /// The URL that batch answers give as the place of the files, if it is not this server.
     pub(crate) elsewhere: Option<String>,
 }
 

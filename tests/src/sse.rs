@@ -90,7 +90,7 @@ impl SseRequest {
         self.header("last-event-id", id)
     }
 
-    /// Sets the service whose terminal events end the stream, if the path does not tell.
+    /// Sets the service whose terminal events end the stream, if the path does not imply it.
     #[must_use]
     pub fn service(mut self, service: Service) -> Self {
         self.service = Some(service);

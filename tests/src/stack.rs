@@ -145,11 +145,11 @@ impl Stack {
     }
 
     fn spawn(builder: StackBuilder) -> Self {
-        let directory = TempDir::new().expect("failed to make a temporary directory");
+        let directory = TempDir::new().expect("failed to create a temporary directory");
         let workspace = builder.workspace.unwrap_or_else(|| directory.path().join("workspace"));
         let home = directory.path().join("home");
         for needed in [&workspace, &home] {
-            fs::create_dir_all(needed).expect("failed to make a directory");
+            fs::create_dir_all(needed).expect("failed to create a directory");
         }
         let workspace = workspace.canonicalize().expect("the workspace exists");
         let log = directory.path().join("stack.log");

@@ -1,5 +1,5 @@
-//! Two hundred callers at once on 5, 3 and 3 replicas. Each caller gets its workflow, and no
-//! replica gets a second job. This is a test binary of its own, so that its duration is meaningful.
+//! Two hundred concurrent callers on 5, 3 and 3 replicas. Each caller gets its workflow, and no replica gets a second
+//! job. This is a separate test binary, so that its duration is meaningful.
 
 use std::{collections::BTreeMap, fs, io::Write as _, path::Path, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use contract::Service;
 use serde_json::{Value, json};
 use stack_client::{
     Api, StackUrl,
-    load::{Load, Outcome, Run},
+    load::{Load, OutcomeCount, Run},
 };
 use testkit::{AgentScript, GitServer, Stack};
 
@@ -37,7 +37,8 @@ async fn two_hundred_callers_at_once() {
         }),
     };
     let results = tokio::time::timeout(PATIENCE, Run::start(&load).finish()).await.unwrap();
-    let complete = Outcome { label: "workflow_complete".into(), complete: true, count: CALLERS };
+    let complete =
+        OutcomeCount { label: "workflow_complete".into(), complete: true, count: CALLERS };
     assert_eq!((&results.outcomes, &results.troubles), (&vec![complete], &vec![]));
     assert_eq!((results.lost, results.refused, results.faults, results.breaks), (0, 0, 0, 0));
     stack.wait_until_idle().await;
@@ -60,8 +61,7 @@ async fn two_hundred_callers_at_once() {
     assert_eq!(stack.stop().await, 0);
 }
 
-/// How long each agent takes, in milliseconds: from 0 to 5 s, one second on average, the same in
-/// every run.
+/// The duration of each agent's work, in milliseconds: from 0 to 5 s, one second on average, the same in every run.
 fn unequal_times() -> Vec<u64> {
     let mut seed: u64 = 0x5eed;
     let mut next = || {

@@ -6,8 +6,8 @@ use crate::{
     healthcheck::{Pace, healthcheck},
 };
 
-/// Answers `--help`, `--version` and `healthcheck`, and refuses everything else. `None`: the command line is empty,
-/// and the service may start.
+/// Answers `--help`, `--version` and `healthcheck`, and rejects everything else. Returns `None` if there are no
+/// arguments, so the service may start.
 #[must_use]
 pub fn answer_arguments(name: &str, about: &str, version: &str, probe: Probe) -> Option<Exit> {
     let mut arguments = std::env::args().skip(1);
@@ -15,22 +15,20 @@ pub fn answer_arguments(name: &str, about: &str, version: &str, probe: Probe) ->
     let second = arguments.next();
     match first.as_str() {
         "healthcheck" => match second.as_deref() {
-            None => Some(healthcheck(probe, Pace::AtOnce)),
+            None => Some(healthcheck(probe, Pace::Immediate)),
             Some("--hold") => Some(healthcheck(probe, Pace::Held)),
             Some(other) => {
-                eprintln!(
-                    "{name}: healthcheck has no argument {other}: use --hold, or leave it out"
-                );
+                eprintln!("{name}: unknown argument {other}: healthcheck accepts only --hold");
                 Some(Exit::Usage)
             }
         },
         "-h" | "--help" => {
             println!(
-                "{name} {version}\n{about}.\n\nIts settings come from the environment: WORKSPACE_DIR, PORT, BIND_ADDRESS, \
+                "{name} {version}\n{about}.\n\nSettings come from the environment: WORKSPACE_DIR, PORT, BIND_ADDRESS, \
                  LOG_LEVEL and more; the README has the table.\n\nExample:\n  WORKSPACE_DIR=./workspace LOG_LEVEL=debug {name}\n\n\
-                 `{name} healthcheck` asks the one that runs in this container whether it is well; with --hold, a probe that \
-                 finds it so takes its time, which is for container engines.\n\n\
-                 Exit codes: 0 done, 64 wrong settings, 69 no port or no workspace, 70 a fault of its own, 143 killed."
+                 `{name} healthcheck` checks the service in this container. With --hold, a successful check takes \
+                 longer, so that a container engine checks less often.\n\n\
+                 Exit codes: 0 done, 64 invalid settings, 69 port or workspace unavailable, 70 internal error, 143 killed."
             );
             Some(Exit::Ok)
         }
@@ -40,7 +38,7 @@ pub fn answer_arguments(name: &str, about: &str, version: &str, probe: Probe) ->
         }
         _ => {
             eprintln!(
-                "{name}: there is no argument {first}\nSettings come from the environment: see {name} --help"
+                "{name}: unknown argument {first}\nSettings come from the environment: see {name} --help"
             );
             Some(Exit::Usage)
         }

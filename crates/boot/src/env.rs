@@ -11,7 +11,7 @@ use std::{
 
 use crate::Secret;
 
-/// Where settings come from: the process's environment, or a map in a test.
+/// The source of settings: the process's environment, or a map in a test.
 pub trait Env {
     /// The value of `name`, if it is set.
     fn get(&self, name: &str) -> Option<OsString>;
@@ -33,18 +33,18 @@ impl<V: AsRef<OsStr>> Env for HashMap<String, V> {
     }
 }
 
-/// Reads settings and collects what is wrong with them, so that one start reports all of it.
+/// Reads settings and collects the problems, so that all of them are reported at once.
 ///
-/// An empty value counts as absent, because a compose file turns an unset variable into one.
+/// An empty value counts as absent, because a compose file passes unset variables as empty.
 pub struct Settings<'a> {
     env: &'a dyn Env,
     problems: Vec<String>,
 }
 
-/// Settings that are wrong.
+/// Invalid settings.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InvalidSettings {
-    /// One line for each, beginning with the name of the variable.
+    /// One line per problem, starting with the name of the variable.
     pub problems: Vec<String>,
 }
 
@@ -164,7 +164,7 @@ impl<'a> Settings<'a> {
         self.text(value).map(|text| Secret::new(text.trim().to_owned()))
     }
 
-    /// Records that `name` is wrong. `why` must not repeat the value of a secret.
+    /// Records that `name` is invalid. `why` must not repeat the value of a secret.
     pub fn problem(&mut self, name: &str, why: &str) {
         self.problems.push(format!("{name}: {why}"));
     }
@@ -172,7 +172,7 @@ impl<'a> Settings<'a> {
     /// Finishes reading.
     ///
     /// # Errors
-    /// If anything was wrong.
+    /// If any setting was invalid.
     pub fn finish(self) -> Result<(), InvalidSettings> {
         if self.problems.is_empty() {
             Ok(())
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_problems_are_told_at_once_and_no_secret() {
+    fn all_problems_are_reported_at_once_without_secrets() {
         let env: HashMap<String, String> = [
             ("PORT", "x"),
             ("FLAG", "maybe"),

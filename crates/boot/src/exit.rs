@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-/// How a service's process ends.
+/// The exit code of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It served its job, whatever became of the job, or was told to stop.
+    /// It ran its job, whatever the job's outcome, or was told to stop.
     Ok,
     /// The service itself failed (`EX_SOFTWARE`).
     Failed,
-    /// Its settings are wrong (`EX_USAGE`).
+    /// Its settings are invalid (`EX_USAGE`).
     Usage,
     /// Its port or its volume is not available (`EX_UNAVAILABLE`).
     Unavailable,
@@ -18,10 +18,10 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The same code, but a second later if this process is the first of a container: the engine restarts it
-    /// immediately and without end, and the settings are still wrong then.
+    /// Returns the same code, but waits a second first if this process is the first of a container. The engine
+    /// restarts it immediately and without a limit, and the settings would still be invalid.
     #[must_use]
-    pub fn unhurried(self) -> Self {
+    pub fn delayed_in_container(self) -> Self {
         if std::process::id() == 1 {
             std::thread::sleep(std::time::Duration::from_secs(1));
         }

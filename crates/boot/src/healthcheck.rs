@@ -1,8 +1,8 @@
 //! The health check of a container engine: the service's own program with the argument `healthcheck`.
 //!
 //! A failed health check ends the container and its job, so it fails only if a restart would help: if the process
-//! accepts connections and does not answer them for minutes. A machine under load, a running job and a replica
-//! that is finishing do not fail it. A process that is gone needs no check, as its container is gone too.
+//! accepts connections but does not answer them for minutes. Load, a running job, or a finishing replica do not make
+//! it fail. If the process is gone, so is its container, and no check is needed.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -13,22 +13,22 @@ use std::{
 
 use crate::{Env, Exit, ProcessEnv, Settings};
 
-/// How long an answer may take. With the engine's retries, a process has to be silent for minutes before it counts as
+/// How long an answer may take. With the engine's retries, a process must be silent for minutes before it counts as
 /// stuck.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
-/// How long a probe of a healthy process lasts when it is told to hold.
+/// How long a held probe of a healthy process takes.
 const HOLD_TIME: Duration = Duration::from_secs(25);
-/// The health of a process younger than this is reported immediately, as something may be waiting for it.
+/// A process younger than this is reported immediately, because something may be waiting for it.
 const YOUNG: Duration = Duration::from_secs(15);
 
-/// Which service is checked.
+/// The service to check.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     /// The variable that holds the port, such as `PORT`.
     pub port_variable: &'static str,
     /// The port if the variable is not set.
     pub default_port: u16,
-    /// What it means if nothing listens there.
+    /// What a closed port means.
     pub closed: Closed,
 }
 
@@ -36,38 +36,39 @@ impl Probe {
     /// The probe of a replica, which listens on `PORT`, or on this port.
     #[must_use]
     pub const fn of_replica(default_port: u16) -> Self {
-        Self { port_variable: "PORT", default_port, closed: Closed::Well }
+        Self { port_variable: "PORT", default_port, closed: Closed::Healthy }
     }
 }
 
 /// What a closed port means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// The process is starting or finishing, and limits the time for both itself: a replica.
-    Well,
-    /// It is not serving: a gateway.
-    Ill,
+    /// Healthy: the process is starting or finishing, which it limits itself. For replicas.
+    Healthy,
+    /// Unhealthy: the process is not serving. For gateways.
+    Unhealthy,
 }
 
 /// How long a probe of a healthy process takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
     /// As long as the answer.
-    AtOnce,
-    /// 25 s, if the process has been up for a while.
+    Immediate,
+    /// 25 s, if the process has been running for a while.
     Held,
 }
 
-/// How a probe was answered.
+/// The result of a probe.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
-    Well,
+    Healthy,
     Closed,
-    Ill(String),
+    Unhealthy(String),
 }
 
-/// Checks the service in this container. An engine begins each check a fixed time after the last one ended, and the
-/// first one that time after the start. So holding only the later ones makes the first one early and them rare.
+/// Checks the service in this container. An engine starts each check a fixed time after the previous one ended, and
+/// the first check that time after the start. Holding only later checks makes the first one early and the others
+/// rare.
 pub(crate) fn healthcheck(probe: Probe, pace: Pace) -> Exit {
     let address = match address(&ProcessEnv, probe) {
         Ok(address) => address,
@@ -77,15 +78,15 @@ pub(crate) fn healthcheck(probe: Probe, pace: Pace) -> Exit {
         }
     };
     match (ask(address, ANSWER_TIME), probe.closed) {
-        (Answer::Well, _) => println!("{address} answers"),
-        (Answer::Closed, Closed::Well) => {
-            println!("{address} is closed: the replica is starting, or has done its job");
+        (Answer::Healthy, _) => println!("{address} answers"),
+        (Answer::Closed, Closed::Healthy) => {
+            println!("{address} is closed: the replica is starting or has finished its job");
         }
-        (Answer::Closed, Closed::Ill) => {
+        (Answer::Closed, Closed::Unhealthy) => {
             eprintln!("{address} is closed: the service is not listening");
             return Exit::Failed;
         }
-        (Answer::Ill(why), _) => {
+        (Answer::Unhealthy(why), _) => {
             eprintln!("{address}: {why}");
             return Exit::Failed;
         }
@@ -111,9 +112,9 @@ fn address(env: &dyn Env, probe: Probe) -> Result<SocketAddr, crate::InvalidSett
 
 fn ask(address: SocketAddr, patience: Duration) -> Answer {
     match exchange(address, patience) {
-        Ok(head) if head.starts_with(b"HTTP/1.1 200 ") => Answer::Well,
-        Ok(head) => Answer::Ill(format!("unexpected: {}", String::from_utf8_lossy(&head))),
-        // A listener that closes resets the connections in its queue, so this means the same.
+        Ok(head) if head.starts_with(b"HTTP/1.1 200 ") => Answer::Healthy,
+        Ok(head) => Answer::Unhealthy(format!("unexpected: {}", String::from_utf8_lossy(&head))),
+        // When a listener closes, the connections in its queue are reset, so a reset also means closed.
         Err(error)
             if matches!(
                 error.kind(),
@@ -124,7 +125,9 @@ fn ask(address: SocketAddr, patience: Duration) -> Answer {
         {
             Answer::Closed
         }
-        Err(error) => Answer::Ill(format!("no answer within {} s: {error}", patience.as_secs())),
+        Err(error) => {
+            Answer::Unhealthy(format!("no answer within {} s: {error}", patience.as_secs()))
+        }
     }
 }
 
@@ -149,9 +152,9 @@ fn main_process_age() -> Option<Duration> {
     age(&stat, &uptime)
 }
 
-/// `stat` as of proc_pid_stat(5): the name in brackets may hold anything, so fields are counted behind it.
+/// Parses `stat`, proc_pid_stat(5). The name in parentheses may contain anything, so fields are counted after it.
 fn age(stat: &str, uptime: &str) -> Option<Duration> {
-    /// Linux reports times in hundredths of a second, whatever the kernel counts in.
+    /// Linux reports times in 1/100 s, whatever the kernel's own tick.
     const TICKS: u64 = 100;
     let (_, fields) = stat.rsplit_once(')')?;
     let start: u64 = fields.split_ascii_whitespace().nth(19)?.parse().ok()?;
@@ -168,7 +171,7 @@ mod tests {
 
     const PROBE: Probe = Probe::of_replica(4000);
 
-    /// A server that answers its one caller with `answer`, or holds the connection open without a word.
+    /// A server that sends `answer` to one caller, or keeps the connection open without answering.
     fn server(answer: Option<&'static str>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -179,7 +182,7 @@ mod tests {
             assert!(request[..read].starts_with(b"GET /health HTTP/1.1\r\n"));
             match answer {
                 Some(answer) => stream.write_all(answer.as_bytes()).unwrap(),
-                // Until the caller gives up.
+                // Until the caller times out.
                 None => drop(stream.read(&mut request)),
             }
         });
@@ -187,18 +190,20 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_no_listener_and_no_answer_are_three_things() {
+    fn an_answer_a_closed_port_and_silence_are_distinguished() {
         let ask = |address| ask(address, Duration::from_millis(300));
-        assert_eq!(ask(server(Some("HTTP/1.1 200 OK\r\n\r\n{}"))), Answer::Well);
-        assert!(matches!(ask(server(Some("HTTP/1.1 500 Oh\r\n\r\n"))), Answer::Ill(_)));
-        assert_eq!(ask(server(Some(""))), Answer::Closed, "a listener that closed in between");
-        assert!(matches!(ask(server(None)), Answer::Ill(why) if why.starts_with("no answer")));
+        assert_eq!(ask(server(Some("HTTP/1.1 200 OK\r\n\r\n{}"))), Answer::Healthy);
+        assert!(matches!(ask(server(Some("HTTP/1.1 500 Oh\r\n\r\n"))), Answer::Unhealthy(_)));
+        assert_eq!(ask(server(Some(""))), Answer::Closed, "the listener closed meanwhile");
+        assert!(
+            matches!(ask(server(None)), Answer::Unhealthy(why) if why.starts_with("no answer"))
+        );
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert_eq!(ask(free), Answer::Closed);
     }
 
     #[test]
-    fn the_port_is_the_services_own() {
+    fn the_port_is_that_of_the_service() {
         let at = |pairs: &[(&str, &str)]| {
             let env: HashMap<_, _> =
                 pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();

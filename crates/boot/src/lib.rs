@@ -1,4 +1,4 @@
-//! How a binary starts: settings from the environment, secrets that are never printed, logs, and exit codes.
+//! How a program starts: settings from the environment, secrets that are never printed, logs, and exit codes.
 
 mod arguments;
 mod env;

@@ -1,8 +1,7 @@
 //! The thread that writes log lines.
 //!
-//! Whoever reads standard error may stop reading: a terminal after Ctrl-S, a pipe whose reader hangs. A log line
-//! must not hold up a task for that, so lines go to a thread of their own, and those that it has no room for are
-//! dropped and counted.
+//! The reader of standard error may stop reading: a terminal after Ctrl-S, or a pipe whose reader hangs. That must
+//! not block a task, so a separate thread writes the lines. If its queue is full, lines are dropped and counted.
 
 use std::{
     io::{self, Write},
@@ -17,27 +16,27 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How many lines wait at most.
+/// The maximum number of queued lines.
 const QUEUE: usize = 4096;
 
-/// How long the end of the process waits for the lines to be written.
+/// How long the exit of the process waits for queued lines.
 const FLUSH_TIME: Duration = Duration::from_millis(500);
 
 enum Entry {
     Line(Vec<u8>),
-    /// Answered when everything before it is written.
+    /// Answered when all earlier entries are written.
     Flush(Sender<()>),
 }
 
-/// Where lines are handed in. Never blocks, and never fails. Cheap to clone.
+/// The queue of the thread. Writing never blocks and never fails. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct LogWriter {
     queue: SyncSender<Entry>,
     dropped: Arc<AtomicU64>,
 }
 
-/// Keeps the end of the process back until its last log lines are written, for half a second at most. Hold it
-/// until `main` returns.
+/// Delays the exit of the process until its last log lines are written, for at most half a second. Hold it until
+/// `main` returns.
 #[derive(Debug)]
 #[must_use = "the last log lines are lost unless this is held until the end"]
 pub struct LogGuard {
@@ -45,10 +44,10 @@ pub struct LogGuard {
 }
 
 impl LogWriter {
-    /// Starts the thread, which writes to `sink`. `note` makes the line that says how many were dropped.
+    /// Starts the thread, which writes to `sink`. `note` formats the line that reports dropped lines.
     ///
     /// # Errors
-    /// If there are no threads left.
+    /// If no threads are left.
     pub(crate) fn start(
         sink: impl Write + Send + 'static,
         note: fn(u64) -> String,
@@ -56,7 +55,7 @@ impl LogWriter {
         let (queue, entries) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&dropped);
-        // Its owner is the process: it writes until the end.
+        // It runs as long as the process.
         thread::Builder::new()
             .name("log-writer".into())
             .spawn(move || write_all(entries, sink, &counted, note))?;
@@ -69,7 +68,7 @@ impl LogWriter {
 
     fn flush(&self, limit: Duration) {
         let (done, wait) = channel();
-        // A full queue is one that nobody reads: nothing will be written in time.
+        // If the queue is full, it is not being read and would not be written in time.
         if self.queue.try_send(Entry::Flush(done)).is_ok() {
             let _ = wait.recv_timeout(limit);
         }
@@ -83,7 +82,7 @@ fn write_all(
     note: fn(u64) -> String,
 ) {
     for entry in entries {
-        // Nobody can be told that standard error is closed.
+        // If standard error is closed, there is nowhere to report it.
         let _ = match entry {
             Entry::Line(line) => sink.write_all(&line),
             Entry::Flush(done) => {
@@ -100,7 +99,7 @@ fn write_all(
 }
 
 impl Write for LogWriter {
-    /// Takes a whole line, which is how the subscriber writes.
+    /// Takes a whole line; the subscriber writes line by line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match self.queue.try_send(Entry::Line(line.to_vec())) {
             Ok(()) => {}
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stops_holds_nobody_up_and_hears_how_much_it_missed() {
+    fn a_stalled_reader_blocks_nothing_and_learns_how_many_lines_it_missed() {
         let (reader, sink) = pipe().unwrap();
         let writer = LogWriter::start(sink, note).unwrap();
         let begun = Instant::now();
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_is_written_by_the_time_the_guard_is_dropped() {
+    fn all_lines_are_written_when_the_guard_is_dropped() {
         let (reader, sink) = pipe().unwrap();
         let writer = LogWriter::start(sink, note).unwrap();
         for _ in 0..100 {

@@ -16,12 +16,12 @@ use tracing_subscriber::{
 
 use crate::{LogGuard, Settings, log_writer::LogWriter};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// For programs: one JSON object a line.
+    /// For programs: one JSON object per line.
     Json,
 }
 
@@ -37,10 +37,10 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Why lines are dropped, for the line that says so.
-const NOT_READ: &str = "nobody read standard error for a while";
+/// Why lines were dropped.
+const NOT_READ: &str = "standard error was not read";
 
-/// Logs write times as events do, so that they are easy to compare.
+/// Uses the time format of events, so that logs and events are easy to compare.
 struct Clock;
 
 impl FormatTime for Clock {
@@ -67,15 +67,15 @@ impl Logging {
         let filter = settings.or(
             "LOG_LEVEL",
             EnvFilter::new("info"),
-            "a level such as info, or levels by part such as gateway=debug,info",
+            "a level such as info, or levels per crate such as gateway=debug,info",
         );
         Self { filter, format: settings.or("LOG_FORMAT", LogFormat::Text, "text or json") }
     }
 
-    /// Sends the logs of this process to standard error, by a thread of their own. A second call changes nothing.
+    /// Sends this process's logs to standard error, through a separate thread. A second call has no effect.
     ///
     /// # Errors
-    /// If there are no threads left.
+    /// If no threads are left.
     pub fn init(self) -> io::Result<LogGuard> {
         let registry = tracing_subscriber::registry().with(self.filter);
         let note = match self.format {
@@ -84,7 +84,7 @@ impl Logging {
         };
         let writer = LogWriter::start(io::stderr(), note)?;
         let guard = writer.guard();
-        // This fails only if logging is set up already, as in a test that starts two services.
+        // Fails only if logging is already set up, as in a test that starts two services.
         let _ = match self.format {
             LogFormat::Json => registry
                 .with(

@@ -6,9 +6,9 @@ use contract::{FileRepositories, Limits, Policy, UnknownFields};
 
 use crate::Settings;
 
-/// Reads the bounds on requests: `ALLOW_FILE_REPOSITORIES`, `JOB_TIMEOUT_SECONDS`, `MAX_TURNS`,
-/// `MAX_BUDGET_USD`, `ALLOWED_MODELS`, `ALLOWED_TOOLS`. The gateway and the replicas read the same
-/// settings, so that the gateway can refuse a request before a replica sees it.
+/// Reads the limits on requests: `ALLOW_FILE_REPOSITORIES`, `JOB_TIMEOUT_SECONDS`, `MAX_TURNS`, `MAX_BUDGET_USD`,
+/// `ALLOWED_MODELS`, `ALLOWED_TOOLS`. The gateway and the replicas read the same settings, so that the gateway can
+/// refuse a request before it reaches a replica.
 pub fn read_policy(settings: &mut Settings<'_>) -> Policy {
     let file_repositories = if settings.flag("ALLOW_FILE_REPOSITORIES") {
         FileRepositories::Allowed
@@ -36,7 +36,7 @@ pub fn read_policy(settings: &mut Settings<'_>) -> Policy {
     }
 }
 
-/// Names that become arguments, so none may look like an option.
+/// Reads names that become arguments, so none may look like an option.
 fn names(
     settings: &mut Settings<'_>,
     name: &str,
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_limits_do_not_bind() {
+    fn absent_limits_do_not_apply() {
         let (Policy { file_repositories, limits, .. }, problems) = read(&[]);
         assert!(problems.is_empty());
         assert_eq!(
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_read_and_bad_ones_are_named() {
+    fn limits_are_read_and_invalid_ones_are_reported() {
         let (policy, problems) = read(&[
             ("ALLOW_FILE_REPOSITORIES", "1"),
             ("JOB_TIMEOUT_SECONDS", "60"),

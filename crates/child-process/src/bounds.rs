@@ -1,4 +1,4 @@
-//! How many processes a job may have, and what holds them together.
+//! The process limit of a job, and the cgroup that contains it.
 
 use std::{fs, io, io::Write as _, process};
 
@@ -10,37 +10,37 @@ use crate::{
     guest::before_exec,
 };
 
-/// The inode of the pid namespace that the machine began with (`PROC_PID_INIT_INO`).
-const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+/// The inode of the machine's initial pid namespace (`PROC_PID_INIT_INO`).
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
-/// The bounds of one job, for [`Guest::bounded`](crate::Guest::bounded). Dropped, they kill what is still within
-/// them, as far as the machine can.
+/// The bounds of one job, for [`Guest::bounded`](crate::Guest::bounded). Dropping them kills the processes within
+/// them, if the machine supports that.
 #[derive(Debug)]
 pub struct JobBounds {
     cgroups: Vec<Cgroup>,
-    /// `RLIMIT_NPROC`, if that is what bounds the job.
+    /// `RLIMIT_NPROC`, if it limits the job.
     user_limit: Option<u64>,
     limited_by: LimitedBy,
 }
 
-/// What keeps a job from having more processes than it may.
+/// What limits the number of a job's processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitedBy {
-    /// The controller `pids` of the job's own cgroup: the job alone is counted.
+    /// The controller `pids` of the job's own cgroup. It counts only the job.
     Cgroup,
-    /// `RLIMIT_NPROC`. The kernel counts all processes and threads of the user, so the limit is what the user
-    /// has when the job begins and what the job may have in addition.
+    /// `RLIMIT_NPROC`. The kernel counts all processes and threads of the user, so the limit is their number when the
+    /// job starts plus the number the job may have.
     UserLimit,
-    /// Nothing: `RLIMIT_NPROC` does not bind root, and there is no cgroup to be had.
+    /// Nothing: `RLIMIT_NPROC` does not apply to root, and there is no cgroup.
     NothingForRoot,
-    /// Nothing of ours: in a container `RLIMIT_NPROC` would count the user's processes in all containers of the
-    /// machine. The container's own limit holds (`--pids-limit`, `pids` in a stack file).
+    /// Nothing of ours: in a container, `RLIMIT_NPROC` would count the user's processes in all containers of the
+    /// machine. The container's own limit applies (`--pids-limit`, `pids` in a stack file).
     Container,
 }
 
 impl JobBounds {
-    /// Bounds for a job that may have `processes` processes and threads. What the machine has no means for is
-    /// left out; [`limited_by`](Self::limited_by) says what holds. Blocking: it looks at files in `/proc` and
+    /// Bounds for a job that may have `processes` processes and threads. Bounds that the machine does not support are
+    /// omitted; [`limited_by`](Self::limited_by) says which one applies. Blocking: it reads files in `/proc` and
     /// `/sys`.
     #[must_use]
     pub fn new(processes: u32) -> Self {
@@ -55,36 +55,36 @@ impl JobBounds {
             is_limited = group.limit(processes).is_ok();
             cgroups.push(group);
         }
-        let limited_by = if is_limited { LimitedBy::Cgroup } else { without_cgroup() };
+        let limited_by = if is_limited { LimitedBy::Cgroup } else { fallback_limit() };
         let user_limit =
             (limited_by == LimitedBy::UserLimit).then(|| threads_of_user() + u64::from(processes));
         Self { cgroups, user_limit, limited_by }
     }
 
-    /// What bounds the number of processes.
+    /// What limits the number of processes.
     #[must_use]
     pub fn limited_by(&self) -> LimitedBy {
         self.limited_by
     }
 
-    /// Whether a cgroup of the job's own holds its processes together.
+    /// Whether the job has a cgroup of its own.
     #[must_use]
     pub fn has_cgroup(&self) -> bool {
         !self.cgroups.is_empty()
     }
 
-    /// Kills everything within the bounds at once, or at least keeps it from forking, where the machine can.
-    /// [`end_job`](crate::end_job) ends what is left, too. Blocking.
+    /// Kills everything within the bounds at once, or at least prevents forks, if the machine supports that.
+    /// [`end_job`](crate::end_job) also ends the rest. Blocking.
     pub fn kill(&self) {
         for cgroup in &self.cgroups {
             cgroup.kill();
         }
     }
 
-    /// Removes what the bounds are made of. Call it when nothing is left within them. Blocking.
+    /// Removes the cgroups. Call it when they are empty. Blocking.
     ///
     /// # Errors
-    /// If something still is; the next job beside this one removes it then.
+    /// If a cgroup is not empty. The next job with the same parent cgroup then removes it.
     pub fn remove(self) -> io::Result<()> {
         self.cgroups.iter().try_for_each(Cgroup::remove)
     }
@@ -99,9 +99,9 @@ impl JobBounds {
     }
 }
 
-/// What bounds a job where no cgroup does.
-fn without_cgroup() -> LimitedBy {
-    if pid_namespace().ok() != Some(FIRST_PID_NAMESPACE) {
+/// What limits a job without a cgroup.
+fn fallback_limit() -> LimitedBy {
+    if pid_namespace().ok() != Some(INITIAL_PID_NAMESPACE) {
         LimitedBy::Container
     } else if nix::unistd::getuid().is_root() {
         LimitedBy::NothingForRoot
@@ -110,17 +110,17 @@ fn without_cgroup() -> LimitedBy {
     }
 }
 
-/// What would bound a job that began now.
+/// What would limit a job that starts now.
 pub(crate) fn limited_by() -> LimitedBy {
     JobBounds::new(u32::from(u16::MAX)).limited_by
 }
 
 fn enter(command: &mut Command, cgroup: &Cgroup) {
-    // A group that is gone holds nobody, and the job is ended without it.
-    let Ok(door) = cgroup.door() else { return };
+    // If the group is gone, the job runs without it.
+    let Ok(procs_file) = cgroup.procs_file() else { return };
     before_exec(command, move || {
-        // The job can do without, if the group is of a kind that may hold no process.
-        let _ = (&door).write(b"0");
+        // Fails if the group's type does not allow processes. The job then runs without it.
+        let _ = (&procs_file).write(b"0");
         Ok(())
     });
 }
@@ -131,7 +131,7 @@ fn limit_user(command: &mut Command, limit: u64) {
     before_exec(command, move || Ok(setrlimit(Resource::RLIMIT_NPROC, soft, hard)?));
 }
 
-/// How many processes and threads run as this process's user, as the kernel counts them for `RLIMIT_NPROC`.
+/// The number of processes and threads of this process's user, counted as for `RLIMIT_NPROC`.
 fn threads_of_user() -> u64 {
     let user = nix::unistd::getuid().as_raw();
     let threads = |pid: u32| {
@@ -145,7 +145,7 @@ fn threads_of_user() -> u64 {
     };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // This process at least, if nothing else can be seen.
+    // At least this process's own, in case no other is visible.
     pids.filter_map(threads).sum::<u64>().max(threads(process::id()).unwrap_or(1))
 }
 

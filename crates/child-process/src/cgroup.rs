@@ -1,8 +1,8 @@
-//! Control groups of a job's own, where this machine delegates them.
+//! A cgroup per job, if this machine delegates cgroups.
 //!
-//! A group holds whatever is started in it, whatever session it moves to. Version 2 can kill a whole group in
-//! one step (`cgroup.kill`, Linux 5.14), and the controller `pids`, of either version, bounds how many processes
-//! there are in it. See cgroups(7) and the kernel's `admin-guide/cgroup-v2.rst`.
+//! A cgroup contains all processes started in it, whatever their session. Version 2 can kill a whole group in one
+//! step (`cgroup.kill`, Linux 5.14), and the controller `pids`, in both versions, limits the number of processes in
+//! it. See cgroups(7) and the kernel's `admin-guide/cgroup-v2.rst`.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,20 +16,20 @@ use std::{
 
 use nix::unistd::{AccessFlags, access};
 
-/// What the names of our groups begin with. Then come the pid namespace and the pid of the owner, and a number.
+/// The prefix of our groups' names. The owner's pid namespace and pid and a number follow.
 const PREFIX: &str = "stack-job-";
 
-/// A group may be removed once the last process in it is gone, which takes a moment after the kill.
+/// A group can be removed when its last process is gone, which takes a moment after the kill.
 const REMOVAL_TRIES: u32 = 50;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(2);
 
-/// One group, made by this process, which is its owner. Dropped, it is ended and removed.
+/// A group created by this process, its owner. Dropping it kills its processes and removes it.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     directory: PathBuf,
 }
 
-/// Which hierarchy is meant.
+/// A cgroup hierarchy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hierarchy {
     Version2,
@@ -38,14 +38,14 @@ pub(crate) enum Hierarchy {
 }
 
 impl Hierarchy {
-    /// The directory of this process's own group, if the hierarchy is mounted and reaches as far.
+    /// The directory of this process's own group, if the hierarchy is mounted and the group is visible in it.
     pub(crate) fn own(self) -> Option<PathBuf> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
         self.own_in(&mounts, &groups)
     }
 
-    /// [`own`](Self::own), of the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.
+    /// Like [`own`](Self::own), from the contents of `/proc/self/mountinfo` and `/proc/self/cgroup`.
     fn own_in(self, mounts: &str, groups: &str) -> Option<PathBuf> {
         let path = groups.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':');
@@ -66,23 +66,23 @@ impl Hierarchy {
             };
             let mut fields = mount.split(' ').skip(3);
             let (root, point) = (fields.next()?, fields.next()?);
-            // What is mounted may be a part of the hierarchy, as in a container.
+            // Only a part of the hierarchy may be mounted, as in a container.
             let below = Path::new(path).strip_prefix(root).ok()?;
             is_it.then(|| Path::new(point).join(below))
         })
     }
 
-    /// The directory of this process's own group, if this process may make groups in it and move its children
-    /// there.
+    /// The directory of this process's own group, if this process may create groups in it and move its children into
+    /// them.
     ///
     /// # Errors
-    /// If it may not: why, as the end of a sentence.
+    /// If it may not. The error is a clause that says why.
     pub(crate) fn delegated(self) -> Result<PathBuf, String> {
         let name = match self {
             Self::Version2 => "cgroup v2",
             Self::Pids => "the cgroup v1 controller pids",
         };
-        let own = self.own().ok_or_else(|| format!("{name} is not mounted here"))?;
+        let own = self.own().ok_or_else(|| format!("{name} is not mounted"))?;
         for needed in [own.clone(), own.join("cgroup.procs")] {
             access(&needed, AccessFlags::W_OK)
                 .map_err(|error| format!("{} cannot be written to: {error}", needed.display()))?;
@@ -92,7 +92,7 @@ impl Hierarchy {
 }
 
 impl Cgroup {
-    /// Makes a group below that of this process. Removes what killed owners have left there.
+    /// Creates a group below this process's group, and removes groups that killed owners left there.
     ///
     /// # Errors
     /// If the hierarchy is not mounted, or not delegated to this process.
@@ -107,7 +107,7 @@ impl Cgroup {
         Ok(Self { directory })
     }
 
-    /// Lets it hold at most so many processes and threads, which it had none of so far.
+    /// Limits the number of its processes and threads.
     ///
     /// # Errors
     /// If the controller `pids` is not enabled for it.
@@ -115,17 +115,17 @@ impl Cgroup {
         fs::write(self.directory.join("pids.max"), processes.to_string())
     }
 
-    /// The file to which a process writes `0` to enter.
-    pub(crate) fn door(&self) -> io::Result<File> {
+    /// The file through which a process enters: it writes `0`.
+    pub(crate) fn procs_file(&self) -> io::Result<File> {
         OpenOptions::new().write(true).open(self.directory.join("cgroup.procs"))
     }
 
-    /// Ends everything in it, as far as this kernel can: nothing in it can fork from here on, or all is killed.
+    /// Kills everything in it, or, on older kernels, prevents everything in it from forking.
     pub(crate) fn kill(&self) {
         kill_in(&self.directory);
     }
 
-    /// Removes it, once it is empty. Blocking, for a tenth of a second at most.
+    /// Removes it once it is empty. Blocks for at most a tenth of a second.
     pub(crate) fn remove(&self) -> io::Result<()> {
         let mut tries = 0;
         loop {
@@ -143,13 +143,13 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         if self.directory.exists() {
             self.kill();
-            // What remains is removed by the next owner beside it.
+            // If this fails, the next owner with the same parent removes it.
             let _ = self.remove();
         }
     }
 }
 
-/// Ends the groups that killed processes have left beside that of this one, with all that is in them.
+/// Kills the groups that killed owners left beside this one.
 pub(crate) fn end_orphaned() {
     for hierarchy in [Hierarchy::Version2, Hierarchy::Pids] {
         if let Ok(own) = hierarchy.delegated() {
@@ -164,12 +164,12 @@ fn end_orphaned_in(own: &Path) {
         let name = entry.file_name();
         let owner = name.to_str().and_then(|name| {
             let mut parts = name.strip_prefix(PREFIX)?.split('-');
-            // Pids of another namespace mean nothing here.
+            // Skips pids of other namespaces.
             (parts.next()?.parse() == Ok(namespace)).then(|| parts.next()?.parse::<u32>().ok())?
         });
         if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
             kill_in(&entry.path());
-            // Fails while something is in it, and should.
+            // Fails as long as it is not empty, as intended.
             let _ = fs::remove_dir(entry.path());
         }
     }
@@ -177,14 +177,14 @@ fn end_orphaned_in(own: &Path) {
 
 fn kill_in(directory: &Path) {
     for (file, text) in [("pids.max", b"0"), ("cgroup.kill", b"1")] {
-        // An error means that the file is not there: another version, an older kernel, a controller that is not
-        // enabled. It is never created, as this is no ordinary directory.
+        // An error means that the file does not exist: another version, an older kernel, or a disabled controller.
+        // Files cannot be created in this file system.
         let opened = OpenOptions::new().write(true).open(directory.join(file));
         let _ = opened.and_then(|mut file| file.write_all(text));
     }
 }
 
-/// The number of this process's pid namespace.
+/// The inode of this process's pid namespace.
 pub(crate) fn pid_namespace() -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt as _;
     Ok(fs::metadata("/proc/self/ns/pid")?.ino())
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_group_is_found_in_either_version_and_in_a_container() {
+    fn the_own_group_is_found_in_both_versions_and_in_a_container() {
         let both = "36 31 0:33 / /sys/fs/cgroup/devices rw - cgroup cgroup rw,devices\n\
                     39 31 0:36 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids\n\
                     41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";

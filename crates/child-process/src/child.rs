@@ -1,4 +1,4 @@
-//! A child process that runs.
+//! A running child process.
 
 use std::{io, process::ExitStatus};
 
@@ -11,8 +11,8 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 
 use crate::registry;
 
-/// A child process. When it is dropped before it was waited for, it is killed with its whole group,
-/// and reaped in the background.
+/// A child process. If it is dropped before it was waited for, its whole process group is killed and it is reaped in
+/// the background.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
@@ -21,7 +21,7 @@ pub struct Child {
 }
 
 impl Child {
-    /// Registers a child that was just spawned. The caller holds the registry's lock since before the fork.
+    /// Registers a child that was just spawned. The caller must have locked the registry before the fork.
     pub(crate) fn register(
         inner: tokio::process::Child,
         registry: &mut registry::Registry,
@@ -32,30 +32,29 @@ impl Child {
         Ok(Self { pid, inner, status: None })
     }
 
-    /// Its process id, which is its group's and its session's too. Another process may have it once this one
-    /// is waited for.
+    /// Its pid, which is also its process group and session. It may be reused once the child was waited for.
     #[must_use]
     pub fn id(&self) -> Pid {
         self.pid
     }
 
-    /// The write end of its standard input, the first time, if it is piped.
+    /// The write end of its standard input, if it is piped and was not taken yet.
     pub fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.inner.stdin.take()
     }
 
-    /// The read end of its standard output, the first time, if it is piped.
+    /// The read end of its standard output, if it is piped and was not taken yet.
     pub fn take_stdout(&mut self) -> Option<ChildStdout> {
         self.inner.stdout.take()
     }
 
-    /// The read end of its standard error, the first time, if it is piped.
+    /// The read end of its standard error, if it is piped and was not taken yet.
     pub fn take_stderr(&mut self) -> Option<ChildStderr> {
         self.inner.stderr.take()
     }
 
-    /// Waits until it has ended, and reaps it. May be dropped and called again, also after the end. Its
-    /// standard input is closed first, unless it was taken.
+    /// Waits for its exit and reaps it. Cancel-safe, and may be called again after the exit. Closes its standard
+    /// input first unless it was taken.
     ///
     /// # Errors
     /// If something outside this crate has reaped it.
@@ -65,14 +64,14 @@ impl Child {
         }
         let waited = self.inner.wait().await;
         let mut registry = registry::lock();
-        // Where the reaper was faster, tokio finds no such child.
+        // If the reaper was faster, tokio finds no such child.
         let status = registry.status(self.pid).map_or(waited, Ok)?;
         registry.remove(self.pid);
         self.status = Some(status);
         Ok(status)
     }
 
-    /// Sends `signal` to it alone.
+    /// Sends `signal` to the child only.
     ///
     /// # Errors
     /// `ESRCH` if it was reaped.
@@ -80,16 +79,17 @@ impl Child {
         self.unreaped(|pid| kill(pid, signal))
     }
 
-    /// Sends `signal` to its process group: to it and to those of its descendants that have not moved to
-    /// a group of their own.
+    /// Sends `signal` to its process group: to the child and to those descendants that have not moved to another
+    /// group.
     ///
     /// # Errors
-    /// `ESRCH` if it was reaped: the number of the group may be another's by then.
+    /// `ESRCH` if it was reaped, because the number may belong to another group by then.
     pub fn signal_group(&self, signal: Signal) -> io::Result<()> {
         self.unreaped(|pid| killpg(pid, signal))
     }
 
-    /// Until it is reaped nobody else can have its pid, and the reaper needs the lock for that.
+    /// Calls `act` only if the child was not reaped, so its pid cannot have been reused: the reaper needs the same
+    /// lock.
     fn unreaped(&self, act: impl FnOnce(Pid) -> nix::Result<()>) -> io::Result<()> {
         let registry = registry::lock();
         let is_reaped = self.inner.id().is_none() || registry.status(self.pid).is_some();
@@ -102,10 +102,10 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // An error means that it is gone already. The second is for one that has left its group.
+        // An error means that it is already gone. The second signal is for a child that left its group.
         let _ = self.signal_group(Signal::SIGKILL);
         let _ = self.signal(Signal::SIGKILL);
         registry::lock().remove(self.pid);
-        // Tokio reaps it when it hears of its end, unless the reaper is faster.
+        // Tokio or the reaper reaps it when it exits.
     }
 }

@@ -1,4 +1,4 @@
-//! What files and ports a child may reach, kept by the kernel (Landlock).
+//! Which files and ports a child can reach, enforced by the kernel (Landlock).
 
 use std::{
     io,
@@ -7,20 +7,20 @@ use std::{
 
 use tokio::process::Command;
 
-/// The files a child may reach; everything else is closed to it, whatever their permissions say.
+/// The files a child can reach. Everything else is denied, whatever its permissions.
 ///
-/// A path that does not exist is skipped: list what may be there.
+/// A path that does not exist is skipped, so optional paths can be listed.
 #[derive(Clone, Debug, Default)]
 pub struct Confinement {
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
-    /// The TCP ports it may connect to; any, if there is no list.
+    /// The TCP ports it may connect to; `None` allows all.
     connect: Option<Vec<u16>>,
 }
 
 impl Confinement {
-    /// The programs and libraries of the system, its configuration, and the devices every program expects:
-    /// what it takes to run a program at all, and nothing of a user's.
+    /// The system's programs, libraries and configuration, and the devices every program expects: what is needed to
+    /// run a program, and no user's files.
     #[must_use]
     pub fn system() -> Self {
         const READ: [&str; 11] = [
@@ -39,22 +39,22 @@ impl Confinement {
         READ.into_iter().fold(Self::default(), Self::read).write("/dev/null")
     }
 
-    /// Lets the child read, list and execute what is at `path` and below it.
+    /// Lets the child read, list and execute everything at and below `path`.
     #[must_use]
     pub fn read(mut self, path: impl AsRef<Path>) -> Self {
         self.read.push(path.as_ref().to_owned());
         self
     }
 
-    /// Lets the child do anything with what is at `path` and below it.
+    /// Gives the child full access to everything at and below `path`.
     #[must_use]
     pub fn write(mut self, path: impl AsRef<Path>) -> Self {
         self.write.push(path.as_ref().to_owned());
         self
     }
 
-    /// Lets the child connect to these TCP ports alone, at any address, and listen at none (Linux 6.7 or
-    /// newer; before, this does nothing).
+    /// Lets the child connect only to these TCP ports, at any address, and listen on none. Does nothing before Linux
+    /// 6.7.
     #[must_use]
     pub fn connect_only(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
         self.connect = Some(ports.into_iter().collect());
@@ -62,8 +62,7 @@ impl Confinement {
     }
 }
 
-/// Whether this kernel confines children. Where it does not, [`Guest::confine`](crate::Guest::confine) does
-/// nothing.
+/// Whether this kernel can confine children. If not, [`Guest::confine`](crate::Guest::confine) does nothing.
 #[must_use]
 pub fn is_confinement_available() -> bool {
     linux::ruleset(&Confinement::default()).is_ok_and(|ruleset| ruleset.is_some())
@@ -92,10 +91,10 @@ mod linux {
 
     use super::{Command, Confinement, io};
 
-    /// The newest interface whose rights are asked for; an older kernel gives those it knows.
+    /// The newest ABI whose rights are requested. Older kernels enforce the rights they know.
     const NEWEST: ABI = ABI::V5;
 
-    /// The rules as a file descriptor, or `None` where the kernel has no Landlock.
+    /// The rules as a file descriptor, or `None` if the kernel has no Landlock.
     pub(super) fn ruleset(confinement: &Confinement) -> io::Result<Option<OwnedFd>> {
         let rules = || -> Result<Option<OwnedFd>, RulesetError> {
             let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?;
@@ -126,8 +125,8 @@ mod linux {
     #[expect(unsafe_code, reason = "between fork and exec there is no safe interface")]
     pub(crate) fn apply(command: &mut Command, confinement: &Confinement) -> io::Result<()> {
         let Some(rules) = ruleset(confinement)? else { return Ok(()) };
-        // SAFETY: the closure runs in the forked child and makes two system calls; the file descriptor is
-        // open for as long as the closure is there.
+        // SAFETY: the closure runs in the forked child and makes two system calls. The file descriptor stays open as
+        // long as the closure exists.
         unsafe {
             command.pre_exec(move || {
                 nix::sys::prctl::set_no_new_privs()?;

@@ -21,25 +21,25 @@ use tokio::process::Command;
 
 use crate::{Child, Confinement, JobBounds, confinement, spawner};
 
-/// A child process before it is spawned. Unless told otherwise it has an empty environment, `/` as its working
-/// directory and `/dev/null` as its standard input, output and error.
+/// A child process before it is spawned. By default its environment is empty, its working directory is `/`, and its
+/// standard input, output and error are `/dev/null`.
 pub struct Guest {
     command: Command,
     fds: Vec<OwnedFd>,
 }
 
 impl fmt::Debug for Guest {
-    /// Shows the program alone: arguments and environment may hold what is not for a log.
+    /// Shows only the program, because arguments and environment may contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Guest").field(&self.command.as_std().get_program()).finish()
     }
 }
 
 impl Guest {
-    /// `program` is a path, or a name to be found on the `PATH` given with [`env`](Self::env).
+    /// `program` is a path, or a name that is looked up in the `PATH` set with [`env`](Self::env).
     #[must_use]
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+        #[expect(clippy::disallowed_methods, reason = "this is the only place that spawns")]
         let mut command = Command::new(program);
         command
             .env_clear()
@@ -48,7 +48,7 @@ impl Guest {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         lead_a_session(&mut command);
-        // Before the steps of `spawn`, which open again what the child is to have.
+        // Must come before the steps of `spawn`, which make some descriptors inheritable again.
         close_others_on_exec(&mut command);
         Self { command, fds: Vec::new() }
     }
@@ -60,7 +60,7 @@ impl Guest {
         self
     }
 
-    /// Adds one variable to the environment, which holds no other than those added.
+    /// Adds a variable to the environment. The child gets no other variables.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
@@ -95,10 +95,10 @@ impl Guest {
         self
     }
 
-    /// Hands `fd` to the child, which finds its number in the variable `name`.
+    /// Passes `fd` to the child. The variable `name` contains its number.
     ///
-    /// The child has it under the number it has here: a number chosen otherwise might be that of the
-    /// pipe through which a failed `exec` is reported.
+    /// The number is the same as in this process: another number might collide with the pipe that reports a failed
+    /// `exec`.
     #[must_use]
     pub fn pass_fd(mut self, name: impl AsRef<OsStr>, fd: OwnedFd) -> Self {
         self.command.env(name, fd.as_raw_fd().to_string());
@@ -106,37 +106,37 @@ impl Guest {
         self
     }
 
-    /// Hands `secret` to the child as the number of a file descriptor in the variable `name`: a pipe
-    /// that holds the secret already and has no writer, so it can be read to its end once. In no
-    /// environment and no argument, the secret is not in `/proc` either.
+    /// Passes `secret` to the child through a pipe, whose descriptor number is in the variable `name`. The pipe
+    /// already contains the secret and has no writer, so it can be read to its end once. The secret is in no
+    /// environment or argument, and so not in `/proc`.
     ///
     /// # Errors
-    /// If there are no file descriptors left, or `secret` does not fit a pipe (64 KiB on Linux).
+    /// If no file descriptors are left, or `secret` does not fit into a pipe (64 KiB on Linux).
     pub fn secret(self, name: impl AsRef<OsStr>, secret: &[u8]) -> io::Result<Self> {
         let (reader, mut writer) = io::pipe()?;
-        // A pipe that is too small is an error, not a wait without end.
+        // Non-blocking, so that a pipe that is too small causes an error instead of a hang.
         fcntl(writer.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         writer.write_all(secret)?;
         Ok(self.pass_fd(name, reader.into()))
     }
 
-    /// Has the kernel send the child `signal` when this process ends, however it ends. Linux only.
+    /// Makes the kernel send `signal` to the child when this process ends for any reason. Linux only.
     ///
-    /// The child may set this aside, and its own children do not inherit it.
+    /// The child can disable this, and its own children do not inherit it.
     #[must_use]
     pub fn die_with_parent(mut self, signal: Signal) -> Self {
         arm_parent_death(&mut self.command, signal);
         self
     }
 
-    /// Keeps it and whatever it starts within the bounds of a job.
+    /// Runs the child and its descendants within the bounds of a job.
     #[must_use]
     pub fn bounded(mut self, bounds: &JobBounds) -> Self {
         bounds.apply(&mut self.command);
         self
     }
 
-    /// [`before_exec`], as a step of building.
+    /// [`before_exec`] as a builder method.
     pub(crate) fn step(
         mut self,
         step: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
@@ -145,29 +145,29 @@ impl Guest {
         self
     }
 
-    /// Bounds what the child, and every process it starts, may use of `resource`, as `setrlimit(2)` has it.
+    /// Limits the use of `resource` by the child and each of its descendants, as with `setrlimit(2)`.
     #[must_use]
     pub fn limit(mut self, resource: Resource, most: u64) -> Self {
         limit(&mut self.command, resource, most);
         self
     }
 
-    /// Confines the child, and every process it starts, to some files.
+    /// Confines the child and its descendants to certain files.
     ///
-    /// Where the kernel has no Landlock (before Linux 5.13, or switched off) this does nothing.
+    /// Does nothing if the kernel has no Landlock (before Linux 5.13, or disabled).
     ///
     /// # Errors
-    /// If there are no file descriptors left.
+    /// If no file descriptors are left.
     pub fn confine(mut self, confinement: &Confinement) -> io::Result<Self> {
         confinement::apply(&mut self.command, confinement)?;
         Ok(self)
     }
 
-    /// Spawns it. May be called from any task of a runtime that drives I/O.
+    /// Spawns the child. May be called from any task of a runtime that drives I/O.
     ///
     /// # Errors
-    /// As `fork(2)`, `chdir(2)` and `execve(2)` have it: the program is missing or not executable, the
-    /// working directory is missing, there are too many processes.
+    /// As for `fork(2)`, `chdir(2)` and `execve(2)`: the program is missing or not executable, the working directory
+    /// is missing, or there are too many processes.
     pub async fn spawn(mut self) -> io::Result<Child> {
         self.command.preserved_fds(self.fds);
         spawner::spawn(self.command).await
@@ -176,27 +176,27 @@ impl Guest {
 
 fn limit(command: &mut Command, resource: Resource, most: u64) {
     before_exec(command, move || {
-        // A limit that is lower already stays.
+        // Keeps a lower limit.
         let (_, hard) = getrlimit(resource)?;
         let most = most.min(hard);
         Ok(setrlimit(resource, most, most)?)
     });
 }
 
-/// Adds a step that the child makes before it becomes the program. It must be a single system call that is
-/// async-signal-safe, and allocate nothing.
-#[expect(unsafe_code, reason = "between fork and exec there is no safe interface")]
+/// Adds a step that the child performs before `exec`. It must be a single async-signal-safe system call and must not
+/// allocate.
+#[expect(unsafe_code, reason = "there is no safe interface between fork and exec")]
 pub(crate) fn before_exec(
     command: &mut Command,
     step: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
 ) {
-    // SAFETY: this crate's steps, and there are no others, are system calls that may be made in a forked child
-    // of a process with several threads; their errors are bare numbers.
+    // SAFETY: the only steps are those of this crate. They are system calls that are allowed in a forked child of a
+    // multithreaded process, and their errors are plain numbers.
     unsafe { command.pre_exec(step) };
 }
 
-/// A session of its own holds nobody but the child and what it starts, so that all of a group can be signalled;
-/// and it has no terminal, which the child could otherwise open and read from.
+/// In a session of its own, the child's groups contain only its own descendants, so whole groups can be signalled. It
+/// also has no terminal that it could read from.
 fn lead_a_session(command: &mut Command) {
     before_exec(command, || {
         nix::unistd::setsid()?;
@@ -209,20 +209,20 @@ fn arm_parent_death(command: &mut Command, signal: Signal) {
     let parent = nix::unistd::getpid();
     before_exec(command, move || {
         nix::sys::prctl::set_pdeathsig(signal)?;
-        // The parent may have ended before the signal was armed: then it will never be sent.
+        // If the parent ended before the signal was set up, the signal would never come.
         if nix::unistd::getppid() == parent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
     });
 }
 
-/// What this process opens is closed on exec anyway; this is for what it has inherited.
+/// This process's own descriptors are close-on-exec. This handles those it inherited.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "no crate at hand has this system call")]
+#[expect(unsafe_code, reason = "no dependency wraps this system call")]
 fn close_others_on_exec(command: &mut Command) {
     use nix::libc::{CLOSE_RANGE_CLOEXEC, SYS_close_range, c_long, c_uint, syscall};
     before_exec(command, || {
         let (first, last, flags) = (3, c_uint::MAX, CLOSE_RANGE_CLOEXEC);
-        // SAFETY: it changes a flag of file descriptors, and neither closes one nor touches memory. A kernel
-        // without it (before Linux 5.11) leaves inherited ones open, as was usual then.
+        // SAFETY: it only sets a flag of file descriptors. Kernels without it (before Linux 5.11) keep inherited
+        // descriptors open, as was usual then.
         let _: c_long = unsafe { syscall(SYS_close_range, first, last, flags) };
         Ok(())
     });

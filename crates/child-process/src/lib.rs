@@ -1,14 +1,13 @@
-//! The one place that spawns and ends child processes.
+//! Spawns and ends child processes.
 //!
-//! A child is a guest: it gets the environment it was given and nothing else, leads a session and a process
-//! group of its own, inherits no file descriptor but those handed to it, and is killed with its group when
-//! the [`Child`] that stands for it is dropped. What it leaves behind, in whatever session or group,
-//! is found and killed with [`kill_descendants`], because a process that calls [`become_subreaper`]
-//! stays the ancestor of everything that was ever started below it. Such a process reaps every child that ends,
-//! at once, so that nothing it adopts holds a pid.
+//! A child is a guest: it gets only the environment it is given, leads its own session and process group, inherits
+//! only the file descriptors passed to it, and is killed with its group when its [`Child`] is dropped.
+//! [`kill_descendants`] finds and kills what it leaves behind, in any session or group, because a process that calls
+//! [`become_subreaper`] stays the ancestor of all its descendants. Such a process reaps every child at once when it
+//! exits, so adopted processes hold no pids.
 //!
-//! [`JobBounds`] says how many processes a job may have and, where the machine delegates a cgroup, ends all of
-//! them in one step that no fork can outrun. [`machine`] says what this machine has of all that.
+//! [`JobBounds`] limits the number of a job's processes. If the machine delegates a cgroup, it also kills all of them
+//! in one step, which forks cannot outrun. [`machine`] reports what this machine supports.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -30,8 +29,8 @@
 //! # }
 //! ```
 //!
-//! Written for Linux. On other systems it compiles, and children still get a cleared environment and a session
-//! of their own, but there is no parent-death signal, no subreaper, and no walk over descendants.
+//! Written for Linux. On other systems it compiles, and children still get a cleared environment and their own
+//! session, but there is no parent-death signal, no subreaper, and no search for descendants.
 //!
 //! *Architecture invariant:* nothing outside this crate calls `fork`, `exec` or `waitpid`.
 
@@ -39,8 +38,8 @@ mod bounds;
 mod cgroup;
 mod child;
 mod confinement;
-mod ender;
 mod guest;
+mod killer;
 pub mod machine;
 mod processes;
 mod reaper;

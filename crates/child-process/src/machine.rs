@@ -1,4 +1,4 @@
-//! What this machine has for holding jobs and ending them. For `doctor`.
+//! What this machine supports for limiting and ending jobs. For `doctor`.
 
 use std::{fs, io, path::PathBuf};
 
@@ -6,7 +6,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::{Guest, LimitedBy, bounds, cgroup::Hierarchy};
 
-/// A cgroup of version 2 in which this process may make groups for its jobs.
+/// A cgroup of version 2 in which this process may create groups for its jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delegation {
     /// The directory.
@@ -15,35 +15,34 @@ pub struct Delegation {
     pub can_kill: bool,
 }
 
-/// How much of something there is, and how much of it is used.
+/// The usage of a limited resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// What is taken.
+    /// How much is in use.
     pub used: u64,
-    /// How much there is altogether.
+    /// How much there is in total.
     pub limit: u64,
 }
 
-/// Whether a job gets a cgroup of its own, which can be ended in one step that no fork outruns.
+/// Whether a job gets its own cgroup, which can be killed in one step that forks cannot outrun.
 ///
 /// # Errors
-/// If it does not: why, as a part of a sentence.
+/// If it does not. The error is a clause that says why.
 pub fn cgroup_delegation() -> Result<Delegation, String> {
     let directory = Hierarchy::Version2.delegated()?;
-    // The root has no such file, but all below it have.
+    // Every group except the root has this file.
     let is_root = !directory.join("cgroup.type").exists();
     let can_kill = is_root && is_at_least((5, 14)) || directory.join("cgroup.kill").exists();
     Ok(Delegation { directory, can_kill })
 }
 
-/// What would keep a job that began now from having more processes than it may. Makes a cgroup and removes it, to
-/// see whether that works.
+/// What would limit the processes of a job that starts now. Creates and removes a cgroup to find out.
 #[must_use]
 pub fn process_limit() -> LimitedBy {
     bounds::limited_by()
 }
 
-/// Whether a child can have a pid namespace of its own: as root by itself, else inside a user namespace.
+/// Whether a child can have its own pid namespace: directly as root, otherwise in a user namespace.
 ///
 /// # Errors
 /// As documented in unshare(2): `EPERM` or `ENOSPC` if the operator does not allow it.
@@ -58,7 +57,7 @@ pub async fn pid_namespace() -> io::Result<()> {
     child.wait().await.map(drop)
 }
 
-/// The process ids of this machine, which threads take too.
+/// The pids of this machine. Threads also use pids.
 ///
 /// # Errors
 /// If `/proc` cannot be read.
@@ -67,7 +66,7 @@ pub fn pids() -> io::Result<Room> {
     Ok(Room { used: threads_now()?, limit })
 }
 
-/// The threads of this machine, of all processes.
+/// The threads of all processes on this machine.
 ///
 /// # Errors
 /// If `/proc` cannot be read.
@@ -80,9 +79,9 @@ pub fn threads() -> io::Result<Room> {
 fn threads_now() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/loadavg")?;
     let field = text.split_ascii_whitespace().nth(3).and_then(|field| field.split_once('/'));
-    field
-        .and_then(|(_, total)| total.parse().ok())
-        .ok_or_else(|| io::Error::other("/proc/loadavg is not as proc_loadavg(5) describes it"))
+    field.and_then(|(_, total)| total.parse().ok()).ok_or_else(|| {
+        io::Error::other("/proc/loadavg does not have the format of proc_loadavg(5)")
+    })
 }
 
 fn number_in(path: &str) -> io::Result<u64> {
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_room_and_some_of_it_is_used() {
+    fn usage_is_positive_and_below_the_limit() {
         for room in [pids().unwrap(), threads().unwrap()] {
             assert!(room.used > 1 && room.used < room.limit, "{room:?}");
         }

@@ -1,39 +1,39 @@
-//! The tree of processes, as `/proc` shows it.
+//! The process tree, read from `/proc`.
 
 use std::collections::HashMap;
 
 use nix::unistd::Pid;
 
-/// A process at the moment it was looked at.
+/// A snapshot of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,
     pub(crate) parent: Pid,
     pub(crate) group: Pid,
     pub(crate) life: Life,
-    /// When it started, in ticks since the machine did. With the pid it names one process and no other.
+    /// Its start time, in ticks since boot. Together with the pid it identifies a process.
     pub(crate) started: u64,
 }
 
-/// Whether a process still runs.
+/// Whether a process is running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
     Alive,
-    /// It has ended and its parent has not asked how.
+    /// It has exited but was not reaped.
     Zombie,
 }
 
-/// Every process below `pid`, parents before their children, zombies included.
+/// Every descendant of `pid`, parents before their children, including zombies.
 ///
-/// Processes come and go while this looks, so one that was forked meanwhile may be missing: call it
-/// until it finds nothing new. It reads the whole of `/proc`, which takes milliseconds: not for an async
-/// thread. Empty on anything but Linux.
+/// A process that is forked meanwhile may be missing, so repeat this until it finds nothing new. It reads all of
+/// `/proc`, which takes milliseconds, so do not call it on an async thread. Returns nothing on systems other than
+/// Linux.
 #[must_use]
 pub fn descendants(pid: Pid) -> Vec<Pid> {
     below(&processes(), pid, &[]).into_iter().map(|process| process.pid).collect()
 }
 
-/// The processes of `all` below `root`, parents first, without those of `except` and what is below them.
+/// The processes in `all` that descend from `root`, parents first, without those in `except` and their descendants.
 pub(crate) fn below(all: &[Process], root: Pid, except: &[Pid]) -> Vec<Process> {
     let mut children: HashMap<Pid, Vec<Process>> = HashMap::new();
     for process in all {
@@ -42,7 +42,7 @@ pub(crate) fn below(all: &[Process], root: Pid, except: &[Pid]) -> Vec<Process> 
     let mut found = Vec::new();
     let mut parents = vec![root];
     while let Some(parent) = parents.pop() {
-        // Taken out: a pid used again while /proc was read could make a circle.
+        // Removed, because a pid reused while /proc was read could cause a cycle.
         for process in children.remove(&parent).unwrap_or_default() {
             if process.pid != root && !except.contains(&process.pid) {
                 parents.push(process.pid);
@@ -53,22 +53,22 @@ pub(crate) fn below(all: &[Process], root: Pid, except: &[Pid]) -> Vec<Process> 
     found
 }
 
-/// The children of this process, zombies included. `None` where the kernel keeps no such list
+/// The children of this process, including zombies. `None` if the kernel has no list of children
 /// (`CONFIG_PROC_CHILDREN`).
 ///
-/// Cheap, unlike a look at every process, and the children of one that ends join the list at once where this
-/// process is a subreaper.
+/// Much cheaper than reading all processes. In a subreaper, the children of a process that exits join the list at
+/// once.
 #[cfg(target_os = "linux")]
 pub(crate) fn children() -> Option<Vec<Pid>> {
     let mut children = Vec::new();
-    // A child belongs to the thread that forked it, or to any thread once it is adopted.
+    // A child belongs to the thread that forked it, or, if adopted, to any thread.
     for thread in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
         match std::fs::read_to_string(thread.path().join("children")) {
             Ok(list) => {
                 let pids = list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
                 children.extend(pids.map(Pid::from_raw));
             }
-            // A thread that has ended meanwhile: its children are another thread's now, and found next time.
+            // The thread has exited. Its children moved to another thread and are found next time.
             Err(_) if !thread.path().exists() => {}
             Err(_) => return None,
         }
@@ -81,7 +81,7 @@ pub(crate) fn children() -> Option<Vec<Pid>> {
     None
 }
 
-/// Every process there is. One that ends meanwhile is left out.
+/// Every process, except those that exit meanwhile.
 #[cfg(target_os = "linux")]
 pub(crate) fn processes() -> Vec<Process> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -98,8 +98,8 @@ pub(crate) fn processes() -> Vec<Process> {
     Vec::new()
 }
 
-/// Reads `/proc/<pid>/stat`, proc_pid_stat(5): `pid (name) state parent group …`. The name is whatever the
-/// process calls itself, including brackets, spaces, line breaks and bytes that are not text.
+/// Parses `/proc/<pid>/stat`, proc_pid_stat(5): `pid (name) state parent group …`. A process chooses its own name,
+/// which may contain parentheses, spaces, line breaks and invalid UTF-8.
 #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no /proc"))]
 fn parse_stat(stat: &[u8]) -> Option<Process> {
     let name_ends = stat.iter().rposition(|byte| *byte == b')')?;
@@ -117,7 +117,7 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
         parent,
         group,
         life,
-        // The 22nd field; five were read.
+        // The 22nd field; five are already consumed.
         started: fields.nth(16)?.parse().ok()?,
     })
 }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn any_name_is_read() {
+    fn any_name_is_parsed() {
         let rest = b" 7 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23";
         for (stat, expected) in [
             (&b"7 (sh) S 1"[..], Some(process(7, 1, Life::Alive))),
@@ -147,7 +147,7 @@ mod tests {
         ] {
             let text = String::from_utf8_lossy(stat);
             assert_eq!(parse_stat(&[stat, rest].concat()), expected, "{text}");
-            assert_eq!(parse_stat(stat), None, "cut off: {text}");
+            assert_eq!(parse_stat(stat), None, "truncated: {text}");
         }
         let own = std::fs::read("/proc/self/stat").unwrap();
         let own = parse_stat(&own).unwrap();
@@ -156,9 +156,9 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_walked_parents_first_and_without_the_excepted() {
+    fn a_tree_is_walked_parents_first_without_exceptions() {
         let alive = |pid, parent| process(pid, parent, Life::Alive);
-        // 1 ─┬ 2 ─┬ 4 ─ 6    8 and 9 are each other's parents: pids used again
+        // 1 ─┬ 2 ─┬ 4 ─ 6    8 and 9 are each other's parents: reused pids
         //    └ 3  └ 5 ─ 7
         let all = [
             alive(7, 5),

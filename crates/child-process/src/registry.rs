@@ -1,8 +1,8 @@
-//! The children that a [`Child`](crate::Child) stands for, and who reaped them.
+//! The children that have a [`Child`](crate::Child), and the exit statuses of those that were reaped.
 //!
-//! A zombie can be reaped once. As long as this process is no subreaper, tokio reaps its children, each by its
-//! pid. In a subreaper the [`reaper`](crate::reaper) takes every zombie, and leaves the exit status of those
-//! that somebody waits for here.
+//! A zombie can be reaped only once. If this process is not a subreaper, tokio reaps its children by their pids. In a
+//! subreaper, the [`reaper`](crate::reaper) reaps every zombie and stores the exit status of registered children
+//! here.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
 
 use nix::unistd::Pid;
 
-/// See the module.
+/// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Registry {
     children: BTreeMap<Pid, Option<ExitStatus>>,
@@ -27,9 +27,9 @@ static REGISTRY: Mutex<Registry> =
 /// Notified after each spawn and each reaping.
 static CHANGED: Condvar = Condvar::new();
 
-/// The registry, locked. The lock is held from before a fork until the new child is registered, and throughout
-/// one look at the processes below, so that no look meets an unregistered child of ours. It is held while a
-/// zombie is reaped too, so that whoever holds it can signal a registered pid and meet nobody else.
+/// Locks the registry. The lock is held from before a fork until the new child is registered, and while the processes
+/// are listed, so no listing contains an unregistered child. It is also held while a zombie is reaped, so while you
+/// hold it, a registered pid cannot be reused.
 pub(crate) fn lock() -> MutexGuard<'static, Registry> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -45,7 +45,7 @@ impl Registry {
         self.children.remove(&pid);
     }
 
-    /// Notes that the reaper has taken `pid`.
+    /// Records that the reaper has reaped `pid`.
     pub(crate) fn reaped(&mut self, pid: Pid, status: ExitStatus) {
         if let Some(child) = self.children.get_mut(&pid) {
             *child = Some(status);
@@ -54,35 +54,35 @@ impl Registry {
         CHANGED.notify_all();
     }
 
-    /// The status of a registered child that the reaper took.
+    /// The status of a registered child that the reaper has reaped.
     pub(crate) fn status(&self, pid: Pid) -> Option<ExitStatus> {
         self.children.get(&pid).copied().flatten()
     }
 
-    /// Whether a `Child` stands for `pid`.
+    /// Whether `pid` has a `Child`.
     pub(crate) fn contains(&self, pid: Pid) -> bool {
         self.children.contains_key(&pid)
     }
 
-    /// The registered children that nobody has reaped, as far as is known here.
+    /// The registered children that the reaper has not reaped.
     pub(crate) fn unreaped(&self) -> Vec<Pid> {
         let unreaped = self.children.iter().filter(|(_, status)| status.is_none());
         unreaped.map(|(pid, _)| *pid).collect()
     }
 
-    /// How many were spawned so far.
+    /// The number of children spawned so far.
     pub(crate) fn spawned(&self) -> u64 {
         self.spawned
     }
 }
 
-/// Waits until more than `seen` were spawned.
+/// Waits until more than `seen` children were spawned.
 pub(crate) fn wait_for_spawn(seen: u64) {
     let unchanged = |registry: &mut Registry| registry.spawned == seen;
     drop(CHANGED.wait_while(lock(), unchanged).unwrap_or_else(PoisonError::into_inner));
 }
 
-/// Waits until something was reaped, for `limit` at most.
+/// Waits until a child is reaped, for at most `limit`.
 pub(crate) fn wait_for_reaping(limit: Duration) {
     let registry = lock();
     let before = registry.reaped;

@@ -1,7 +1,7 @@
 //! The thread that forks.
 //!
-//! A parent-death signal is sent when the *thread* that forked ends, not when its process does. A
-//! worker of the runtime, or of its blocking pool, may end long before the process; this one does not.
+//! A parent-death signal is sent when the *thread* that forked ends, not its process. A worker thread of the runtime
+//! or its blocking pool may end long before the process; this thread does not.
 
 use std::{
     io,
@@ -16,11 +16,11 @@ use crate::{Child, registry};
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// The way to the thread. It is never closed, so the thread never ends.
+/// Sends tasks to the thread. It is never dropped, so the thread never exits.
 static SPAWNER: OnceLock<mpsc::Sender<Task>> = OnceLock::new();
 
-/// Spawns `command` from the thread that lives as long as the process. The child's pipes belong to the
-/// caller's runtime.
+/// Spawns `command` from the thread, which lives as long as the process. The child's pipes belong to the caller's
+/// runtime.
 pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
     let runtime = Handle::current();
     let (sender, receiver) = oneshot::channel();
@@ -28,9 +28,9 @@ pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
         let _context = runtime.enter();
         let mut registry = registry::lock();
         let spawned = command.spawn().and_then(|child| Child::register(child, &mut registry));
-        // Before the child may be dropped, which takes the lock.
+        // Unlock before the child may be dropped, which takes the lock.
         drop(registry);
-        // Where nobody waits any more, the child is dropped here, and thereby killed.
+        // If the caller is gone, the child is dropped here and thereby killed.
         let _ = sender.send(spawned);
     };
     let gone = |_| io::Error::other("the spawning thread did not answer");
@@ -43,13 +43,13 @@ fn thread() -> io::Result<&'static mpsc::Sender<Task>> {
         return Ok(sender);
     }
     let (sender, receiver) = mpsc::channel::<Task>();
-    // Its owner is the process: it is meant never to be joined.
+    // It runs as long as the process and is never joined.
     thread::Builder::new().name("spawner".into()).spawn(move || {
         for task in receiver {
-            // A panic (a runtime without an I/O driver) must not end the thread: every child would die.
+            // A panic (for example, without an I/O driver) must not end the thread: all its children would die.
             let _ = catch_unwind(AssertUnwindSafe(task));
         }
     })?;
-    // Of two threads made at the same moment one is never given a task, and ends as its sender drops.
+    // If two threads were started at the same time, one gets no task and exits when its sender is dropped.
     Ok(SPAWNER.get_or_init(|| sender))
 }

@@ -1,10 +1,10 @@
-//! Ending whatever is left below this process.
+//! Kills all remaining descendants of this process.
 //!
-//! A walk over `/proc` and a kill race against processes that fork. Three things win that race: a signal to a
-//! *group* reaches every member, one that is just being forked too; a process that is stopped cannot answer a
-//! death with a fork; and a process that ends hands its children to this one, at whose list one look is cheap.
-//! So the end begins with the children of this process, by group. What is still there then is stopped first, until
-//! two walks in a row meet nobody new, and killed while it stands still.
+//! Reading `/proc` and killing races against processes that fork. Three facts win the race: a signal to a *group*
+//! reaches every member, even one that is being forked; a stopped process cannot respond to another's death by
+//! forking; and the children of a process that exits become children of this one, whose list is cheap to read. So the
+//! children of this process are killed first, by group. Whatever remains is stopped until two passes over `/proc` in
+//! a row find no new process, and then killed while it is stopped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,57 +21,57 @@ use nix::{
 };
 
 use crate::{
-    JobBounds, cgroup, ender,
+    JobBounds, cgroup, killer,
     processes::{Life, Process, below, children, processes},
     reaper::{self, has_children},
     registry,
 };
 
-/// Between two looks, unless something is reaped before.
+/// The time between two passes, unless something is reaped earlier.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// How many children an ordinary job leaves at most. They are killed without a look at the whole tree.
+/// The maximum number of children that an ordinary job leaves. They are killed without reading the whole tree.
 const FEW: usize = 32;
 
-/// How often the children are killed before the whole tree is walked.
+/// How often the children are killed before the whole tree is read.
 const QUICK_ROUNDS: u32 = 4;
 
-/// How often the children are looked at beside one walk: enough to meet a chain of processes, each of which forks
-/// the next one and ends, which no walk is fast enough for.
+/// How often the children are read after each pass. This is enough to catch a chain in which each process forks the
+/// next one and exits, which is too fast for a pass over `/proc`.
 const CHASES: u32 = 40;
 
-/// Whether [`kill_adopted`] has left somebody.
+/// Whether [`kill_adopted`] has left survivors.
 static HAS_SURVIVORS: AtomicBool = AtomicBool::new(false);
 
-/// Whom to end.
+/// Which processes to kill.
 #[derive(Clone, Debug)]
 enum Targets {
-    /// Everything below this process but these and what is below them.
+    /// All descendants of this process except these and their descendants.
     AllBut(Vec<Pid>),
-    /// Everything below this process but its own living children and what is below them.
+    /// All descendants of this process except its own living children and their descendants.
     Adopted,
 }
 
-/// Kills every process below this one with SIGKILL, and returns when none is left, zombies included. The
-/// processes of `except` are spared, with everything below them.
+/// Kills all descendants of this process with SIGKILL, and returns when none is left, not even a zombie. Spares the
+/// processes in `except` and their descendants.
 ///
-/// Call [`become_subreaper`](crate::become_subreaper) at the start of the process, or those whose
-/// parents have ended are not found. Children that a [`Child`](crate::Child) stands for are killed too,
-/// unless excepted; [`wait`](crate::Child::wait) still gives their status.
+/// Call [`become_subreaper`](crate::become_subreaper) when the process starts; otherwise, descendants whose parents
+/// have exited are not found. Children that have a [`Child`](crate::Child) are killed too, unless excepted;
+/// [`wait`](crate::Child::wait) still returns their status.
 ///
-/// Returns those that still live at `deadline`: in an uninterruptible system call, or run by another
-/// user. Where nothing is left to end it returns at once and looks at no other process.
+/// Returns the processes still alive at `deadline`: they are in an uninterruptible system call or belong to another
+/// user. If there is nothing to kill, it returns at once without reading `/proc`.
 #[must_use = "some may have survived"]
 pub async fn kill_descendants(except: &[Pid], deadline: Instant) -> Vec<Pid> {
     let targets = Targets::AllBut(except.to_vec());
-    off_thread(targets, deadline).await
+    on_killer_thread(targets, deadline).await
 }
 
-/// [`kill_descendants`] for a job within `bounds`, which can end it in fewer steps.
+/// [`kill_descendants`] for a job within `bounds`, which may need fewer steps.
 #[must_use = "some may have survived"]
 pub async fn end_job(bounds: &Arc<JobBounds>, deadline: Instant) -> Vec<Pid> {
     let targets = Targets::AllBut(Vec::new());
-    // An ordinary job leaves nothing, and costs nothing here.
+    // An ordinary job leaves nothing, so this is free.
     if !has_children() {
         return Vec::new();
     }
@@ -80,41 +80,41 @@ pub async fn end_job(bounds: &Arc<JobBounds>, deadline: Instant) -> Vec<Pid> {
         bounds.kill();
         end(&there, deadline)
     };
-    match ender::run(work).await {
+    match killer::run(work).await {
         Ok(left) => left,
         Err(_) => end(&targets, deadline),
     }
 }
 
-/// Kills what ended children have left behind: every process below this one that is not below a living
-/// [`Child`](crate::Child). Returns those that still live at `deadline`; they are tried again every second.
+/// Kills what exited children left behind: all descendants of this process that do not belong to a living
+/// [`Child`](crate::Child). Returns those still alive at `deadline`, and retries them every second.
 #[must_use = "some may have survived"]
 pub async fn kill_adopted(deadline: Instant) -> Vec<Pid> {
-    off_thread(Targets::Adopted, deadline).await
+    on_killer_thread(Targets::Adopted, deadline).await
 }
 
-/// [`kill_descendants`] for where nothing can be awaited: in `drop`, and on a second signal. It blocks
-/// until none is left, but not longer than `limit`.
+/// [`kill_descendants`] for code that cannot await: in `drop`, and on a second signal. Blocks until no descendant is
+/// left, but at most for `limit`.
 #[must_use = "some may have survived"]
 pub fn kill_descendants_now(except: &[Pid], limit: Duration) -> Vec<Pid> {
     end(&Targets::AllBut(except.to_vec()), Instant::now() + limit)
 }
 
-/// Not on the caller's thread, unless there is no other to be had.
-async fn off_thread(targets: Targets, deadline: Instant) -> Vec<Pid> {
+/// Runs on a separate thread, or on the caller's if there is none.
+async fn on_killer_thread(targets: Targets, deadline: Instant) -> Vec<Pid> {
     let there = targets.clone();
-    match ender::run(move || end(&there, deadline)).await {
+    match killer::run(move || end(&there, deadline)).await {
         Ok(left) => left,
         Err(_) => end(&targets, deadline),
     }
 }
 
-/// Whether somebody is left whom [`end_survivors`] can try again.
+/// Whether there are survivors for [`end_survivors`] to retry.
 pub(crate) fn has_survivors() -> bool {
     HAS_SURVIVORS.load(Ordering::Relaxed)
 }
 
-/// Tries to end whomever [`kill_adopted`] has left.
+/// Retries the survivors of [`kill_adopted`].
 pub(crate) fn end_survivors() {
     end(&Targets::Adopted, Instant::now() + PAUSE);
 }
@@ -131,15 +131,15 @@ fn end_by(targets: &Targets, deadline: Instant) -> Vec<Pid> {
     if matches!(targets, Targets::Adopted) {
         cgroup::end_orphaned();
     }
-    // A chain that no walk meets must not hold off the kill of what was met.
+    // A chain that no pass catches must not delay killing the rest.
     let begun = Instant::now();
-    let enough = begun + deadline.saturating_duration_since(begun) / 2;
+    let kill_anyway_at = begun + deadline.saturating_duration_since(begun) / 2;
     for _ in 0..QUICK_ROUNDS {
         if !has_children() {
             return Vec::new();
         }
         match signal_children(targets, Signal::SIGKILL).map(|found| found.len()) {
-            // A list that is read while it changes may miss one, so it is read twice.
+            // A list that changes while it is read may miss a child, so read it twice.
             Some(0)
                 if signal_children(targets, Signal::SIGKILL).is_some_and(|it| it.is_empty()) =>
             {
@@ -153,26 +153,26 @@ fn end_by(targets: &Targets, deadline: Instant) -> Vec<Pid> {
     let mut stopped = BTreeSet::new();
     let mut quiet = 0;
     loop {
-        let look = Look::now(targets);
-        if look.is_over() {
+        let snapshot = Snapshot::now(targets);
+        if snapshot.is_over() {
             return Vec::new();
         }
         let now = Instant::now();
         if now >= deadline {
-            return look.living.iter().map(|process| process.pid).collect();
+            return snapshot.living.iter().map(|process| process.pid).collect();
         }
-        let new: Vec<Process> = look
+        let new: Vec<Process> = snapshot
             .living
             .iter()
             .filter(|process| stopped.insert((process.pid, process.started)))
             .copied()
             .collect();
         quiet = if new.is_empty() { quiet + 1 } else { 0 };
-        if quiet >= 2 || now >= enough {
-            look.signal(&look.living, Signal::SIGKILL);
+        if quiet >= 2 || now >= kill_anyway_at {
+            snapshot.signal(&snapshot.living, Signal::SIGKILL);
             registry::wait_for_reaping(PAUSE);
         } else {
-            look.signal(&new, Signal::SIGSTOP);
+            snapshot.signal(&new, Signal::SIGSTOP);
         }
         if !new.is_empty() {
             chase(targets);
@@ -180,8 +180,8 @@ fn end_by(targets: &Targets, deadline: Instant) -> Vec<Pid> {
     }
 }
 
-/// Stops children that come and go faster than a walk meets them. Those that stand still are not killed yet: each
-/// death would make room for another fork.
+/// Stops children that come and go faster than a pass over `/proc`. Stopped processes are not killed yet, because
+/// each death would make room for another fork.
 fn chase(targets: &Targets) {
     let mut met = BTreeSet::new();
     for _ in 0..CHASES {
@@ -194,10 +194,10 @@ fn chase(targets: &Targets) {
     }
 }
 
-/// Signals the children of this process that are among the targets, with their groups where a group cannot
-/// hold anybody else. Returns them, zombies included; `None` where there is no such list.
+/// Signals those children of this process that are targets, and their groups if these contain only targets. Returns
+/// them, including zombies; `None` if the kernel has no list of children.
 fn signal_children(targets: &Targets, signal: Signal) -> Option<Vec<Pid>> {
-    // A child that is being spawned is in the list before it is registered, unless this waits.
+    // The lock excludes a child that is in the list but not registered yet.
     let registry = registry::lock();
     let own = registry.unreaped();
     let is_target = |pid: &Pid| match targets {
@@ -206,14 +206,14 @@ fn signal_children(targets: &Targets, signal: Signal) -> Option<Vec<Pid>> {
     };
     let found: Vec<Pid> = children()?.into_iter().filter(is_target).collect();
     let session = getsid(None).ok();
-    // A session that is not this process's was begun below it, so nobody else can be in its groups. But those
-    // who are to be spared can.
-    let is_free = matches!(targets, Targets::AllBut(except) if except.is_empty());
+    // A session other than this process's was created by a descendant, so its groups contain only descendants. They
+    // may still contain processes to be spared.
+    let may_signal_groups = matches!(targets, Targets::AllBut(except) if except.is_empty());
     let mut groups = BTreeSet::new();
     for &pid in &found {
-        // An error means that it is gone, or another user's and thus a survivor.
+        // An error means that it is gone, or belongs to another user and survives.
         let _ = kill(pid, signal);
-        if is_free
+        if may_signal_groups
             && getsid(Some(pid)).is_ok_and(|its| Some(its) != session)
             && let Ok(group) = getpgid(Some(pid))
             && groups.insert(group)
@@ -224,20 +224,20 @@ fn signal_children(targets: &Targets, signal: Signal) -> Option<Vec<Pid>> {
     Some(found)
 }
 
-/// One look at every process.
-struct Look {
+/// A snapshot of all processes.
+struct Snapshot {
     living: Vec<Process>,
     /// Zombies that this process is about to reap.
     dying: usize,
-    /// The groups that hold living targets and nobody else.
+    /// The groups whose living members are all targets.
     groups: BTreeSet<Pid>,
 }
 
-impl Look {
+impl Snapshot {
     fn now(targets: &Targets) -> Self {
         let this = getpid();
         let all = processes();
-        // After the look: whoever was being spawned meanwhile is registered by now, and no orphan.
+        // After the listing, so every child in it is registered.
         let own = registry::lock().unreaped();
         let except = match targets {
             Targets::AllBut(except) => except,
@@ -248,9 +248,9 @@ impl Look {
         let dying = if reaper::is_running() { found.iter().filter(is_dying).count() } else { 0 };
         let living: Vec<Process> =
             found.into_iter().filter(|process| process.life == Life::Alive).collect();
-        let everybody = members(&all);
+        let all_members = members(&all);
         let targets = members(&living).into_iter();
-        let groups = targets.filter(|(group, count)| everybody.get(group) == Some(count));
+        let groups = targets.filter(|(group, count)| all_members.get(group) == Some(count));
         Self { dying, groups: groups.map(|(group, _)| group).collect(), living }
     }
 
@@ -258,7 +258,7 @@ impl Look {
         self.living.is_empty() && self.dying == 0
     }
 
-    /// Signals these processes of this look, by group where that is safe.
+    /// Signals these processes, by group if that is safe.
     fn signal(&self, processes: &[Process], signal: Signal) {
         let groups: BTreeSet<Pid> = processes.iter().map(|process| process.group).collect();
         for group in groups.intersection(&self.groups) {
@@ -270,7 +270,7 @@ impl Look {
     }
 }
 
-/// How many of these live in each group.
+/// The number of living processes in each group.
 fn members(processes: &[Process]) -> BTreeMap<Pid, usize> {
     let mut members = BTreeMap::new();
     for process in processes.iter().filter(|process| process.life == Life::Alive) {

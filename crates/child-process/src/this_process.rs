@@ -1,35 +1,33 @@
-//! What this process is to others.
+//! Properties of this process that matter to others.
 
 use std::io;
 
-/// Makes this process the parent of every process below it whose own parent ends, so that none can
-/// leave by forking twice. From then on every child that ends is reaped at once, by a thread of its own.
-/// Children do not inherit this.
+/// Makes this process the new parent of every orphaned descendant, so that none can escape by forking twice. From
+/// then on, a thread reaps every child as soon as it exits. Children do not inherit this.
 ///
-/// A process that does this spawns children with [`Guest`](crate::Guest) alone: the exit status of any other
-/// child is lost to whoever waits for it.
+/// Such a process must spawn children only with [`Guest`](crate::Guest): the exit status of any other child is lost.
 ///
-/// On anything but Linux it does nothing.
+/// Does nothing on systems other than Linux.
 ///
 /// # Errors
-/// If the kernel does not know of it (before Linux 3.4), or there are no threads left.
+/// If the kernel does not support it (before Linux 3.4), or no threads are left.
 pub fn become_subreaper() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         nix::sys::prctl::set_child_subreaper(true)?;
         crate::reaper::start()?;
-        crate::ender::start()?;
+        crate::killer::start()?;
     }
     Ok(())
 }
 
-/// Hides `/proc/<pid>/environ` and the memory of this process from other processes of the same user,
-/// such as an agent that looks for the secrets its own environment does not have.
+/// Hides this process's `/proc/<pid>/environ` and memory from other processes of the same user, such as an agent that
+/// looks for secrets.
 ///
-/// The kernel gives this process's files in `/proc` to root thereby, so that, unless it is root, it
-/// cannot list its own `/proc/self/fd` any more either. Children begin without this.
+/// The kernel gives this process's files in `/proc` to root. So, unless it runs as root, it can no longer list its
+/// own `/proc/self/fd` either. Children do not inherit this.
 ///
-/// On anything but Linux it does nothing.
+/// Does nothing on systems other than Linux.
 ///
 /// # Errors
 /// As documented in `prctl(2)`; no case is known.

@@ -1,4 +1,4 @@
-//! Real children: what they inherit, how they end, and that nothing of them is left.
+//! Real children: what they inherit, how they end, and that nothing of them remains.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 
@@ -23,7 +23,7 @@ use tokio::{
 
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// These tests share one process, and a sweep spares nobody.
+/// These tests share one process, and a sweep kills the children of all.
 async fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::const_new(());
     let guard = ONE.lock().await;
@@ -43,7 +43,7 @@ async fn output(guest: Guest) -> String {
     text
 }
 
-/// A shell that says `ready` first, and the lines it says after.
+/// A shell that prints `ready`, and its later output lines.
 async fn ready(script: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut child = shell(script).spawn().await.unwrap();
     let mut lines = BufReader::new(child.take_stdout().unwrap()).lines();
@@ -51,7 +51,7 @@ async fn ready(script: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
     (child, lines)
 }
 
-/// The state and the parent of a process, if it is there.
+/// The state and the parent of a process, if it exists.
 fn stat(pid: Pid) -> Option<(char, i32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
@@ -70,7 +70,7 @@ fn zombies() -> Vec<Pid> {
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what} did not come about");
+        assert!(start.elapsed() < Duration::from_secs(10), "timed out waiting for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -87,16 +87,16 @@ async fn pid_in(path: &Path) -> Pid {
 }
 
 #[tokio::test]
-async fn the_environment_is_what_was_given() {
+async fn the_environment_contains_only_what_was_given() {
     let _alone = alone().await;
-    // The shell's own come with it; nothing of the test's environment does.
+    // The shell adds its own variables. The test's environment is not inherited.
     assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
     let env = output(Guest::new("/usr/bin/env").env("A", "1").stdout(Stdio::piped())).await;
     assert_eq!(env, "A=1\n");
 }
 
 #[tokio::test]
-async fn it_leads_a_group_of_its_own_and_works_where_it_is_told() {
+async fn it_leads_its_own_group_and_has_the_given_working_directory() {
     let _alone = alone().await;
     let directory = tempfile::tempdir().unwrap();
     let script =
@@ -106,28 +106,28 @@ async fn it_leads_a_group_of_its_own_and_works_where_it_is_told() {
         panic!("{text}")
     };
     assert_eq!(pid, group);
-    assert_eq!(pid, session, "and a session, which has no terminal");
+    assert_eq!(pid, session, "it also leads a session, which has no terminal");
     assert_eq!(Path::new(cwd), directory.path().canonicalize().unwrap());
     assert_eq!(stdin, "/dev/null");
 }
 
 #[tokio::test]
-async fn a_secret_comes_by_descriptor_and_is_in_no_environment() {
+async fn a_secret_is_passed_by_descriptor_and_is_in_no_environment() {
     let _alone = alone().await;
     let script = "cat /proc/self/fd/$KEY; echo; cat /proc/self/fd/$KEY; \
                   grep -c s3cret /proc/$$/environ /proc/$$/cmdline; cd /proc/$$/fd; echo *";
-    // Not in the script, which is in the command line.
+    // The script is in the command line, so it must not contain the secret.
     let script = script.replace("s3cret", "s3c[r]et");
     let guest = shell(&script).secret("KEY", b"s3cret").unwrap();
-    // One of ours that is not closed on exec by itself.
+    // One of our descriptors that is not close-on-exec.
     let leak = fs::File::open("/dev/null").unwrap();
     nix::fcntl::fcntl(&leak, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
     let text = output(guest.pass_fd("OTHER", fs::File::open("/dev/null").unwrap().into())).await;
     let lines: Vec<_> = text.lines().collect();
-    // Read once to its end; a second reader finds nothing, and does not wait.
+    // It can be read once; a second reader finds nothing, and does not block.
     assert_eq!(lines[0], "s3cret");
     assert!(lines[1].ends_with("environ:0") && lines[2].ends_with("cmdline:0"), "{text}");
-    // 0, 1, 2, the two handed over, and the directory being listed; bash keeps its own above.
+    // 0, 1, 2, the two passed ones, and the directory being listed; bash keeps its own above 250.
     let fds = lines[3].split(' ').filter(|fd| fd.parse::<u32>().unwrap() < 250);
     assert_eq!(fds.count(), 6, "{text}");
 }
@@ -139,7 +139,7 @@ async fn a_secret_too_long_for_a_pipe_is_an_error() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_spawned_is_an_error_that_says_why() {
+async fn a_failed_spawn_says_why() {
     let _alone = alone().await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
@@ -149,7 +149,7 @@ async fn what_cannot_be_spawned_is_an_error_that_says_why() {
         (Guest::new("no-such-program").env("PATH", PATH), std::io::ErrorKind::NotFound),
         (Guest::new(&file), std::io::ErrorKind::PermissionDenied),
         (Guest::new("/bin/true").cwd("/nonexistent"), std::io::ErrorKind::NotFound),
-        // The steps between fork and exec must not get in the way of the report.
+        // The steps between fork and exec must not break the error report.
         (
             Guest::new("/nonexistent")
                 .secret("KEY", b"x")
@@ -164,7 +164,7 @@ async fn what_cannot_be_spawned_is_an_error_that_says_why() {
 }
 
 #[tokio::test]
-async fn signals_reach_one_or_the_group_and_none_after_the_end() {
+async fn signals_reach_the_child_or_its_group_but_nothing_after_the_end() {
     let _alone = alone().await;
     let (mut child, mut lines) =
         ready("trap 'echo got' TERM; sleep 300 & echo ready; wait; wait").await;
@@ -173,7 +173,11 @@ async fn signals_reach_one_or_the_group_and_none_after_the_end() {
     assert_eq!(descendants(child.id()).len(), 1);
     child.signal_group(Signal::SIGKILL).unwrap();
     assert_eq!(child.wait().await.unwrap().signal(), Some(9));
-    assert_eq!(child.wait().await.unwrap().signal(), Some(9), "it may be asked again");
+    assert_eq!(
+        child.wait().await.unwrap().signal(),
+        Some(9),
+        "waiting again returns the same status"
+    );
     for result in [child.signal(Signal::SIGKILL), child.signal_group(Signal::SIGKILL)] {
         assert_eq!(result.unwrap_err().raw_os_error(), Some(nix::libc::ESRCH));
     }
@@ -181,7 +185,7 @@ async fn signals_reach_one_or_the_group_and_none_after_the_end() {
 }
 
 #[tokio::test]
-async fn dropped_it_is_killed_with_its_group() {
+async fn dropping_a_child_kills_its_group() {
     let _alone = alone().await;
     let (child, _lines) = ready("sleep 300 & echo ready; wait").await;
     let pid = child.id();
@@ -190,11 +194,11 @@ async fn dropped_it_is_killed_with_its_group() {
     drop(child);
     until("the end of both", || !is_alive(pid) && !is_alive(below[0])).await;
     assert!(kill_descendants(&[], soon()).await.is_empty());
-    assert!(descendants(Pid::this()).is_empty(), "reaped as well");
+    assert!(descendants(Pid::this()).is_empty(), "they were not reaped");
 }
 
 #[tokio::test]
-async fn dropped_while_it_is_being_spawned_it_is_gone_too() {
+async fn a_child_dropped_while_being_spawned_is_killed_too() {
     let _alone = alone().await;
     for _ in 0..50 {
         tokio::select! {
@@ -203,14 +207,14 @@ async fn dropped_while_it_is_being_spawned_it_is_gone_too() {
             () = std::future::ready(()) => {}
         }
     }
-    // The spawning thread takes its tasks in order: with this one, the others are done.
+    // The spawning thread runs its tasks in order, so the earlier ones are done after this one.
     output(shell("true")).await;
     until("the end of all", || descendants(Pid::this()).iter().all(|pid| !is_alive(*pid))).await;
     assert!(kill_descendants(&[], soon()).await.is_empty());
 }
 
 #[tokio::test]
-async fn no_descendant_gets_away() {
+async fn no_descendant_escapes() {
     let _alone = alone().await;
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name);
@@ -228,7 +232,7 @@ async fn no_descendant_gets_away() {
         stat(daemon).is_some_and(|(_, ppid)| Pid::from_raw(ppid) == Pid::this())
     })
     .await;
-    // The group alone does not do it: that is why there is a sweep.
+    // Killing the group does not reach the daemon.
     child.signal_group(Signal::SIGKILL).unwrap();
     child.wait().await.unwrap();
     assert!(is_alive(nohup) && is_alive(daemon));
@@ -237,17 +241,17 @@ async fn no_descendant_gets_away() {
     for pid in [nohup, daemon, deaf] {
         assert!(!is_alive(pid), "{pid}");
     }
-    assert_eq!(descendants(Pid::this()), [], "no zombie either");
+    assert_eq!(descendants(Pid::this()), [], "zombies remain");
 }
 
 #[tokio::test]
-async fn the_excepted_are_spared_with_all_below_them() {
+async fn exceptions_and_their_descendants_are_spared() {
     let _alone = alone().await;
     let (mut kept, _kept_lines) = ready("sleep 300 & echo ready; wait").await;
     let (mut lost, _lost_lines) = ready("sleep 300 & echo ready; wait").await;
     let below = descendants(kept.id());
     assert!(kill_descendants(&[kept.id()], soon()).await.is_empty());
-    assert_eq!(lost.wait().await.unwrap().signal(), Some(9), "tokio reaps its own");
+    assert_eq!(lost.wait().await.unwrap().signal(), Some(9), "tokio returns the status");
     assert!(is_alive(kept.id()) && is_alive(below[0]));
     assert!(kill_descendants_now(&[], Duration::from_secs(10)).is_empty());
     assert_eq!(kept.wait().await.unwrap().signal(), Some(9));
@@ -255,16 +259,16 @@ async fn the_excepted_are_spared_with_all_below_them() {
 }
 
 #[tokio::test]
-async fn whatever_is_adopted_is_reaped_at_once_and_no_status_is_lost() {
+async fn adopted_processes_are_reaped_at_once_and_no_status_is_lost() {
     let _alone = alone().await;
     let (child, _lines) =
         ready("for i in {1..300}; do (sleep 0.1 &); done; echo ready; exec sleep 300").await;
-    // One that nobody waits for stands in nobody's way.
+    // A child that is not waited for must not delay anything.
     let mut short = shell("exit 7").spawn().await.unwrap();
-    until("the end of all that were adopted", || descendants(Pid::this()) == [child.id()]).await;
+    until("the end of all adopted processes", || descendants(Pid::this()) == [child.id()]).await;
     assert!(zombies().is_empty());
     assert_eq!(short.wait().await.unwrap().code(), Some(7));
-    assert_eq!(short.wait().await.unwrap().code(), Some(7), "it may be asked again");
+    assert_eq!(short.wait().await.unwrap().code(), Some(7), "its status is kept");
     for result in [short.signal(Signal::SIGKILL), short.signal_group(Signal::SIGKILL)] {
         assert_eq!(result.unwrap_err().raw_os_error(), Some(nix::libc::ESRCH));
     }
@@ -277,25 +281,25 @@ async fn whatever_is_adopted_is_reaped_at_once_and_no_status_is_lost() {
 }
 
 #[tokio::test]
-async fn one_that_has_ended_is_not_signalled_by_its_number() {
+async fn an_exited_child_is_not_signalled_by_its_pid() {
     let _alone = alone().await;
     let child = shell("exit 0").spawn().await.unwrap();
     until("its end", || stat(child.id()).is_none()).await;
-    // Its pid may be another's by now.
+    // Its pid may have been reused.
     for result in [child.signal(Signal::SIGKILL), child.signal_group(Signal::SIGKILL)] {
         assert_eq!(result.unwrap_err().raw_os_error(), Some(nix::libc::ESRCH));
     }
 }
 
 #[tokio::test]
-async fn where_nothing_is_left_the_end_looks_at_nothing() {
+async fn a_sweep_without_descendants_reads_nothing() {
     let _alone = alone().await;
     output(shell("true")).await;
     let begun = Instant::now();
     for _ in 0..1000 {
         assert!(kill_descendants_now(&[], Duration::from_secs(10)).is_empty());
     }
-    // One walk over /proc takes a millisecond or more; this is a thousand system calls.
+    // One pass over /proc takes a millisecond or more; this is a thousand system calls.
     assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
 }
 
@@ -312,7 +316,7 @@ async fn standard_input_reaches_the_child_and_ends() {
     assert!(child.wait().await.unwrap().success());
 }
 
-/// Runs a test of this file in a process of its own.
+/// Runs a test of this file in its own process.
 async fn helper(name: &str, directory: &Path) -> Child {
     let mut child = Guest::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"])
@@ -322,14 +326,14 @@ async fn helper(name: &str, directory: &Path) -> Child {
         .spawn()
         .await
         .unwrap();
-    // Read and thrown away, so that the helper never waits for a reader.
+    // Read and discarded, so that the helper never blocks on a full pipe.
     let mut stdout = child.take_stdout().unwrap();
     tokio::spawn(async move { tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await });
     child
 }
 
 fn helper_directory() -> std::path::PathBuf {
-    std::env::var_os("HELPER_DIRECTORY").expect("run by another test only").into()
+    std::env::var_os("HELPER_DIRECTORY").expect("only run by another test").into()
 }
 
 #[tokio::test]
@@ -339,34 +343,48 @@ async fn a_child_dies_with_its_parent() {
     let mut helper = helper("helper_with_two_children", directory.path()).await;
     let armed = pid_in(&directory.path().join("armed")).await;
     let unarmed = pid_in(&directory.path().join("unarmed")).await;
-    // The thread that asked for them has ended, and so has its runtime: they live on.
-    until("the helper's word", || directory.path().join("thread-ended").exists()).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let forked = pid_in(&directory.path().join("forked")).await;
+    // The thread that requested them and its runtime have ended. What that thread forked itself dies with it, but these
+    // two continue.
+    until("the end of the thread's own child", || !is_alive(forked)).await;
     assert!(is_alive(armed) && is_alive(unarmed));
 
     helper.signal(Signal::SIGKILL).unwrap();
     helper.wait().await.unwrap();
     until("the end of the armed child", || !is_alive(armed)).await;
-    assert!(is_alive(unarmed), "else this test could not fail");
+    assert!(is_alive(unarmed), "otherwise this test could not fail");
     assert!(kill_descendants(&[], soon()).await.is_empty());
     assert_eq!(descendants(Pid::this()), []);
+}
+
+/// A child of this very thread, which the kernel kills when this thread ends.
+#[expect(clippy::disallowed_methods, reason = "a guest is forked by a thread that never ends")]
+fn fork_here(script: &str) -> std::process::Child {
+    std::process::Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "bash", "-c", script])
+        .env("PATH", PATH)
+        .current_dir(helper_directory())
+        .spawn()
+        .unwrap()
 }
 
 #[test]
 #[ignore = "a helper process of another test"]
 fn helper_with_two_children() {
-    let directory = helper_directory();
     let started = std::thread::spawn(|| {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let script = "trap '' HUP; echo $$ > ${NAME}; exec sleep 300";
             let guest = |name| shell(script).env("NAME", name).cwd(helper_directory());
             let armed = guest("armed").die_with_parent(Signal::SIGKILL).spawn().await.unwrap();
-            (armed, guest("unarmed").spawn().await.unwrap())
+            let unarmed = guest("unarmed").spawn().await.unwrap();
+            let forked = fork_here(&script.replace("${NAME}", "forked"));
+            let _pid = pid_in(&helper_directory().join("forked")).await;
+            (armed, unarmed, forked)
         })
     });
-    let _children = started.join().unwrap();
-    fs::write(directory.join("thread-ended"), "").unwrap();
+    let (_armed, _unarmed, mut forked) = started.join().unwrap();
+    forked.wait().unwrap();
     std::thread::sleep(Duration::from_secs(300));
 }
 
@@ -376,7 +394,7 @@ async fn a_hidden_environment_cannot_be_read() {
     let directory = tempfile::tempdir().unwrap();
     let mut helper = helper("helper_that_hides", directory.path()).await;
     let pid = pid_in(&directory.path().join("hidden")).await;
-    // The files belong to root then, whoever runs the process. Root itself may read them.
+    // The files then belong to root, whatever the process's user. Root itself may read them.
     let owner = |name: &str| {
         use std::os::unix::fs::MetadataExt as _;
         fs::metadata(format!("/proc/{pid}/{name}")).unwrap().uid()
@@ -389,7 +407,7 @@ async fn a_hidden_environment_cannot_be_read() {
     } else {
         assert!(read.is_err() && owner("environ") == 0, "{read:?}");
     }
-    // Its children begin without it: an agent may look at itself.
+    // Its children do not inherit it: an agent may inspect itself.
     let child = pid_in(&directory.path().join("child")).await;
     assert_eq!(fs::read_to_string(directory.path().join("dumpable")).unwrap().trim(), "0");
     assert!(fs::read_dir(format!("/proc/{child}/fd")).is_ok());
@@ -411,7 +429,7 @@ async fn helper_that_hides() {
 }
 
 #[tokio::test]
-async fn a_limit_holds_for_the_child_and_what_it_starts() {
+async fn a_limit_applies_to_the_child_and_its_descendants() {
     let _alone = alone().await;
     let script = "ulimit -f; bash -c 'ulimit -f'; ulimit -n";
     let guest = shell(script).limit(Resource::RLIMIT_FSIZE, 4 * 1024 * 1024);
@@ -420,7 +438,7 @@ async fn a_limit_holds_for_the_child_and_what_it_starts() {
 }
 
 #[tokio::test]
-async fn a_confined_child_reaches_the_files_it_was_given_and_no_others() {
+async fn a_confined_child_reaches_only_the_given_files() {
     let _alone = alone().await;
     if !is_confinement_available() {
         eprintln!("SKIPPED: a_confined_child…: this kernel has no Landlock");
@@ -445,7 +463,7 @@ async fn a_confined_child_reaches_the_files_it_was_given_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_confined_child_connects_to_the_ports_it_was_given_and_no_others() {
+async fn a_confined_child_connects_only_to_the_given_ports() {
     let _alone = alone().await;
     let script = "for port in $PORTS; do (exec 3<>/dev/tcp/127.0.0.1/$port) && echo connected || echo no; done";
     let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
@@ -455,7 +473,7 @@ async fn a_confined_child_connects_to_the_ports_it_was_given_and_no_others() {
         shell(script).env("PORTS", format!("{given} {other}")).confine(&confinement).unwrap();
     let text = output(guest).await;
     if text == "connected\nconnected\n" {
-        eprintln!("SKIPPED: a_confined_child_connects…: this kernel confines no connections");
+        eprintln!("SKIPPED: a_confined_child_connects…: this kernel cannot confine connections");
     } else {
         assert_eq!(text, "connected\nno\n");
     }

@@ -1,5 +1,5 @@
-//! Children that fork faster than they are killed. Each storm is a process of its own, as another user, in a pid
-//! namespace with few processes: whatever becomes of it, the machine survives.
+//! Children that fork faster than they are killed. Each storm runs as another user in a pid namespace with a low
+//! process limit, so it cannot harm the machine.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 
@@ -17,36 +17,36 @@ use tokio::sync::{Mutex, MutexGuard};
 
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// Each member forks as often as it may, in a session of its own, whether or not it is watched.
+/// Each process forks as often as it can, in a session of its own.
 const STORM: &str = "use POSIX; $SIG{CHLD} = 'IGNORE'; \
     while (1) { my $pid = fork(); if (defined $pid && !$pid) { POSIX::setsid() } }";
 
-/// Each member forks the next one, which moves to a session of its own, and ends.
+/// Each process forks the next one, which moves to a session of its own, and exits.
 const CHAIN: &str =
     "use POSIX; while (1) { my $pid = fork(); exit if $pid; POSIX::setsid() if defined $pid }";
 
-/// Members in one group that start each other anew as they die.
+/// Processes in one group that restart each other when they die.
 const WATCHERS: &str = "use POSIX; for (1..20) { fork() or last } \
     while (1) { my $pid = fork(); if ($pid) { waitpid($pid, 0) } else { select(undef, undef, undef, 0.5) } }";
 
-/// A thousand processes, one after the other, that are adopted and end; gives up when no more can be had.
+/// A thousand orphans, one after the other, that exit; fails when no process can be started.
 const ORPHANS: &str = "for (1..1000) { my $pid = fork(); last if !defined $pid; \
     if (!$pid) { my $next = fork(); exit 1 if !defined $next; exit 0 } \
     waitpid($pid, 0); last if $? }";
 
-/// Runs a helper of this file where it can harm nobody; returns whether it succeeded, or `None` where the machine
-/// has no such place.
-async fn sheltered(helper: &str, variables: &[(&str, &str)]) -> Option<bool> {
+/// Runs a helper of this file where it can do no harm. Returns whether it succeeded, or `None` if this machine has no
+/// such place.
+async fn sandboxed(helper: &str, variables: &[(&str, &str)]) -> Option<bool> {
     let is_root = nix::unistd::geteuid().is_root();
     let unshare: &[&str] = if is_root { &["-pf"] } else { &["-Urpf"] };
-    // Root is bound by no limit on processes.
+    // Root is not subject to process limits.
     let user: &[&str] = if is_root {
         &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     } else {
         &[]
     };
     let limits = "ulimit -u 600; ulimit -v 4000000; exec \"$@\"";
-    let shelter = |program: &str| {
+    let sandbox = |program: &str| {
         Guest::new("unshare")
             .args(unshare)
             .args(["--mount-proc", "--kill-child"])
@@ -55,43 +55,43 @@ async fn sheltered(helper: &str, variables: &[(&str, &str)]) -> Option<bool> {
             .env("PATH", PATH)
             .env("RUST_BACKTRACE", "0")
     };
-    let mut probe = shelter("true").spawn().await.unwrap();
+    let mut probe = sandbox("true").spawn().await.unwrap();
     if !probe.wait().await.unwrap().success() {
         let why = "no pid namespaces for this user";
         assert!(std::env::var_os("FORBID_SKIPS").is_none(), "{why}");
         eprintln!("SKIPPED: {helper}: {why}");
         return None;
     }
-    // Where another user may run it.
+    // A directory in which another user can run it.
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("helper");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let mut guest = shelter(program.to_str().unwrap())
+    let mut guest = sandbox(program.to_str().unwrap())
         .args(["--exact", helper, "--ignored", "--nocapture", "--test-threads=1"])
         .stderr(Stdio::inherit());
     for (name, value) in variables {
         guest = guest.env(name, value);
     }
     let mut child = guest.spawn().await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(60), child.wait()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(180), child.wait()).await;
     Some(ended.expect("the helper ended").unwrap().success())
 }
 
-/// The storms are for the whole machine.
+/// A storm affects the whole machine, so only one runs at a time.
 async fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::const_new(());
     ONE.lock().await
 }
 
-/// Starts the storm, and waits until it blows.
+/// Starts the storm and waits until it is in full swing.
 async fn begun() -> child_process::Child {
     become_subreaper().unwrap();
-    let storm = std::env::var("STORM").expect("run by another test only");
+    let storm = std::env::var("STORM").expect("only run by another test");
     let mut child =
         Guest::new("perl").args(["-e", &storm]).env("PATH", PATH).spawn().await.unwrap();
     let begun = Instant::now();
-    // A chain is never more than two at once, but its first member ends.
+    // A chain never has more than two processes at a time, but its first one exits.
     while descendants(Pid::this()).len() < 20 && descendants(Pid::this()).contains(&child.id()) {
         assert!(begun.elapsed() < Duration::from_secs(20), "no storm");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -107,19 +107,19 @@ async fn helper_that_ends_a_storm() {
     let _child = begun().await;
     let begun = Instant::now();
     let left = kill_descendants(&[], begun + Duration::from_secs(20)).await;
-    eprintln!("the storm was over after {:?}", begun.elapsed());
-    assert!(left.is_empty(), "{} are left", left.len());
-    assert!(descendants(Pid::this()).is_empty(), "zombies are left");
+    eprintln!("the storm ended after {:?}", begun.elapsed());
+    assert!(left.is_empty(), "{} processes remain", left.len());
+    assert!(descendants(Pid::this()).is_empty(), "zombies remain");
 }
 
-/// Adopts what the storm leaves, for a while, and then starts a few more processes.
+/// Adopts the orphans of the storm for a while, and then starts more processes.
 #[tokio::test]
 #[ignore = "a helper process of other tests"]
 async fn helper_that_adopts() {
     if std::env::var_os("REAPS").is_some() {
         become_subreaper().unwrap();
     } else {
-        // As a process does that adopts, and reaps only when it has a reason to look.
+        // A subreaper that does not reap by itself.
         nix::sys::prctl::set_child_subreaper(true).unwrap();
     }
     let storm = std::env::var("STORM").expect("run by another test only");
@@ -129,48 +129,45 @@ async fn helper_that_adopts() {
     let more =
         "for (1..30) { my $pid = fork(); exit 1 if !defined $pid; if (!$pid) { sleep 1; exit } }";
     let mut more = guest().args(["-e", more]).spawn().await.unwrap();
-    assert!(more.wait().await.unwrap().success(), "no process is to be had");
+    assert!(more.wait().await.unwrap().success(), "no process could be started");
 }
 
 #[tokio::test]
 async fn a_storm_in_many_sessions_is_ended() {
     let _alone = alone().await;
-    assert_ne!(sheltered("helper_that_ends_a_storm", &[("STORM", STORM)]).await, Some(false));
+    assert_ne!(sandboxed("helper_that_ends_a_storm", &[("STORM", STORM)]).await, Some(false));
 }
 
 #[tokio::test]
-async fn a_chain_that_is_never_there_twice_is_ended() {
+async fn a_chain_of_short_lived_processes_is_ended() {
     let _alone = alone().await;
-    assert_ne!(sheltered("helper_that_ends_a_storm", &[("STORM", CHAIN)]).await, Some(false));
+    assert_ne!(sandboxed("helper_that_ends_a_storm", &[("STORM", CHAIN)]).await, Some(false));
 }
 
 #[tokio::test]
-async fn watchers_that_start_each_other_anew_are_ended() {
+async fn watchers_that_restart_each_other_are_ended() {
     let _alone = alone().await;
-    assert_ne!(sheltered("helper_that_ends_a_storm", &[("STORM", WATCHERS)]).await, Some(false));
+    assert_ne!(sandboxed("helper_that_ends_a_storm", &[("STORM", WATCHERS)]).await, Some(false));
 }
 
 #[tokio::test]
-async fn what_is_adopted_uses_up_no_process_ids() {
+async fn adopted_processes_do_not_use_up_the_pids() {
     let _alone = alone().await;
     for (reaps, succeeds) in [("REAPS", true), ("DOES_NOT", false)] {
         if let Some(done) =
-            sheltered("helper_that_adopts", &[("STORM", ORPHANS), (reaps, "1")]).await
+            sandboxed("helper_that_adopts", &[("STORM", ORPHANS), (reaps, "1")]).await
         {
-            assert_eq!(
-                done, succeeds,
-                "{reaps}: without the reaper this must fail, or it shows nothing"
-            );
+            assert_eq!(done, succeeds, "{reaps}: without the reaper this must fail");
         }
     }
 }
 
-/// Fills what it may fill, and says how many it could start.
+/// Starts as many processes as it can, and prints how many.
 const COUNT: &str = "$| = 1; my $n = 0; for (1..200) { my $pid = fork(); if (!defined $pid) { last } \
     if (!$pid) { sleep 300; exit } $n++ } print \"$n\\n\"; sleep 300";
 
 #[tokio::test]
-async fn a_job_has_no_more_processes_than_it_may_and_is_ended_in_one_step() {
+async fn a_job_is_limited_and_ended_in_one_step() {
     use tokio::io::{AsyncBufReadExt as _, BufReader};
     let _alone = alone().await;
     become_subreaper().unwrap();
@@ -181,13 +178,13 @@ async fn a_job_has_no_more_processes_than_it_may_and_is_ended_in_one_step() {
     let started: u32 = lines.next_line().await.unwrap().unwrap().parse().unwrap();
     match bounds.limited_by() {
         child_process::LimitedBy::Cgroup => assert_eq!(started, 49),
-        // Others of this user may have ended, or begun, meanwhile.
+        // Other processes of this user may have started or exited meanwhile.
         child_process::LimitedBy::UserLimit => assert!(started < 100, "{started}"),
         other => eprintln!("SKIPPED: the number of processes: {other:?}"),
     }
     bounds.kill();
     if bounds.has_cgroup() {
-        // Nobody else has told it to end.
+        // Nothing else has ended it.
         let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
         eprintln!("{:?}, by {:?}", ended, bounds.limited_by());
     }

@@ -1,4 +1,4 @@
-//! What the operator sets.
+//! The operator's settings.
 
 use std::{
     fs,
@@ -9,40 +9,40 @@ use std::{
 use boot::Settings;
 use contract::Policy;
 
-use crate::{Credential, Patience};
+use crate::{Credential, TimeLimits};
 
-/// Where programs are looked for if `PATH` is not set.
+/// Where programs are searched for if `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// `JOB_PROCESSES`, unless it is set.
+/// The default of `JOB_PROCESSES`.
 const DEFAULT_PROCESSES: u32 = 1024;
 
-/// What it may be. The CLI alone has some 30 threads, and a build that it runs has many more.
+/// The allowed range. The CLI alone has about 30 threads, and a build needs many more.
 const PROCESSES: std::ops::RangeInclusive<u32> = 64..=1_000_000;
 
 /// How agents are run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The CLI: `CLAUDE_BIN`, else `claude` as found on the `PATH`. `None` if there is no such program.
+    /// The CLI: `CLAUDE_BIN`, or else `claude` on the `PATH`. `None` if there is no such program.
     pub claude_bin: Option<PathBuf>,
-    /// The credential for the Messages API. Without one the CLI says that it is not logged in.
+    /// The credential for the Messages API. Without one, the CLI reports that it is not logged in.
     pub credential: Option<Credential>,
     /// `ANTHROPIC_BASE_URL`, passed on.
     pub base_url: Option<String>,
     /// `IS_SANDBOX`: this machine is a sandbox, so an agent may run as root without permission prompts.
     pub is_sandbox: bool,
-    /// `TRUST_REPOSITORY_SETTINGS`: the repository's own hooks, servers and settings are obeyed. They run
-    /// programs and can send the credential elsewhere.
+    /// `TRUST_REPOSITORY_SETTINGS`: use the repository's own hooks, servers and settings. They run programs and can
+    /// redirect the credential.
     pub trust_repository_settings: bool,
     /// What callers may ask for.
     pub policy: Policy,
-    /// `JOB_PROCESSES`: how many processes and threads an agent and all it starts may be at once.
+    /// `JOB_PROCESSES`: the maximum number of processes and threads of an agent and its descendants.
     pub processes: u32,
-    /// How long things may take.
-    pub patience: Patience,
+    /// The time limits of a run.
+    pub time_limits: TimeLimits,
     /// The agent's `PATH`: this process's own.
     pub path: String,
-    /// `TMPDIR`: where each agent gets a private directory, which should be on this machine's own disk.
+    /// `TMPDIR`: where each agent gets a private directory. It should be on a local disk.
     pub temporary: PathBuf,
 }
 
@@ -51,7 +51,7 @@ impl Config {
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let path = settings.text("PATH").unwrap_or_else(|| DEFAULT_PATH.to_owned());
         let claude_bin = match settings.text("CLAUDE_BIN") {
-            // The agent works elsewhere, so the path must not be relative.
+            // The agent works in another directory, so the path must not be relative.
             Some(file) if file.contains('/') => {
                 Some(std::path::absolute(&file).unwrap_or_else(|_| file.into()))
             }
@@ -66,17 +66,17 @@ impl Config {
             trust_repository_settings: settings.flag("TRUST_REPOSITORY_SETTINGS"),
             policy: boot::read_policy(settings),
             processes: processes(settings),
-            patience: Patience {
+            time_limits: TimeLimits {
                 silence: settings.seconds("SILENCE_TIMEOUT_SECONDS", 900),
-                ..Patience::default()
+                ..TimeLimits::default()
             },
             path,
             temporary: settings.text("TMPDIR").map_or_else(|| "/tmp".into(), PathBuf::from),
         }
     }
 
-    /// Why jobs are bound to fail, and what to do about it, for the log of a replica that starts. It starts
-    /// anyway: it can answer, and each job says the same.
+    /// Why jobs will fail, and how to fix it, for the log of a starting replica. The replica starts anyway: it can
+    /// answer requests, and each job fails with the same message.
     #[must_use]
     pub fn preflight(&self) -> Vec<String> {
         let mut said = Vec::new();
@@ -106,11 +106,11 @@ impl Config {
     }
 }
 
-/// Why root is refused, for the log and for callers.
-pub(crate) const REFUSES_ROOT: &str = "the Claude Code CLI does not skip permissions as root: run this service \
+/// Why running as root is refused, for the log and for callers.
+pub(crate) const REFUSES_ROOT: &str = "the Claude Code CLI refuses to skip permissions as root: run this service \
     as another user, or set IS_SANDBOX=1 if this machine is a sandbox";
 
-/// A sentence about a missing CLI.
+/// The error for a missing CLI.
 pub(crate) fn no_agent(why: &str) -> String {
     format!(
         "the Claude Code CLI cannot be started ({why}): install it with `npm install -g \
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cli_is_found_on_the_path_or_named() {
+    fn the_cli_is_found_on_the_path_or_by_its_variable() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("claude");
         fs::write(&file, "").unwrap();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_tells_what_is_missing_and_what_to_do() {
+    fn preflight_reports_what_is_missing_and_how_to_fix_it() {
         let (config, problems) = read(&[("PATH", "/nonexistent")]);
         assert!(problems.is_empty());
         let said = config.preflight();
@@ -193,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_reported() {
         let (config, problems) = read(&[
             ("ANTHROPIC_BASE_URL", "api.example.org"),
             ("IS_SANDBOX", "perhaps"),
             ("SILENCE_TIMEOUT_SECONDS", "x"),
             ("JOB_PROCESSES", "10"),
         ]);
-        assert_eq!(config.patience, Patience::default());
+        assert_eq!(config.time_limits, TimeLimits::default());
         assert_eq!(problems.len(), 4, "{problems:?}");
     }
 }

@@ -1,8 +1,8 @@
-//! What one agent's program speaks, as the runner has to know it.
+//! The interface between the runner and one agent program.
 //!
-//! The runner starts a process, passes its lines on, ends it and all below it, and knows nothing of what they
-//! mean. A [`Dialect`] knows the program: how it is called, how it is told things, what its lines say, which files
-//! hold a conversation, and when a run was a success.
+//! The runner starts a process, passes on its lines, and ends it with all its descendants. It does not interpret what
+//! the lines mean. A [`Dialect`] knows the program: its command line, its input and output, the files that hold a
+//! conversation, and when a run was a success.
 
 use std::{
     io,
@@ -20,49 +20,49 @@ use crate::{
     runner::{Line, Private, Tail},
 };
 
-/// One agent's program.
+/// An agent program.
 pub(crate) trait Dialect: Send + Sync + 'static {
-    /// What the program says of a turn when it has ended.
+    /// What the program reports at the end of a turn.
     type Report: Clone + Send + Sync;
 
-    /// Whether the program would run at all.
+    /// Refuses a run that the program itself would refuse.
     fn may_run(&self, options: &ExecuteOptions) -> Result<(), Refusal>;
 
-    /// The program with its arguments, environment and credential, and nothing of its standard streams. Blocking:
-    /// it may read the repository's instructions.
+    /// The program with its arguments, environment and credential, but without its standard streams. Blocking: it may
+    /// read the repository's instructions.
     fn command(&self, call: &Call<'_>) -> Result<Guest, Refusal>;
 
-    /// The refusal of a job whose program cannot be started, because of `why`.
+    /// The refusal of a job whose program cannot be started. `why` is a clause such as "it is not on the PATH".
     fn cannot_start(&self, why: &str) -> Refusal;
 
-    /// The prompt as it goes to standard input.
+    /// The bytes to write to standard input for the prompt.
     fn prompt(&self, prompt: &Prompt) -> Vec<u8>;
 
-    /// What is written to standard input to end the running turn.
+    /// The bytes to write to standard input to interrupt the current turn.
     fn interrupt(&self) -> &'static [u8];
 
-    /// Reads a line of standard output; nothing for one that says nothing.
+    /// Parses a line of standard output. Returns `None` for an empty line.
     fn read(&self, line: Line) -> Option<Message<Self::Report>>;
 
     /// The file that holds a session's conversation.
     fn transcript(session: &Session) -> PathBuf;
 
-    /// What is at the place of a transcript. Blocking.
+    /// Checks what is at a transcript's path. Blocking.
     fn read_transcript(path: &Path) -> io::Result<Transcript>;
 
-    /// Puts a session's files where a program that works in `cwd` looks for them. Blocking.
+    /// Links a session's files to where a program that works in `cwd` looks for them. Blocking.
     fn open_conversation(project: &Path, private: &Private, cwd: &str) -> io::Result<()>;
 
-    /// The terminal event of a run of which these are the remains; `stopped` says why it was ended from outside.
+    /// The terminal event of a run. `stopped` says why the runner ended it, if it did.
     fn verdict(
         &self,
         session: SessionId,
-        remains: Remains<Self::Report>,
+        record: RunRecord<Self::Report>,
         stopped: Option<&Stopped>,
     ) -> Ending;
 }
 
-/// What a command line is made from.
+/// The parameters of a command line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) request: &'a ExecuteRequest,
@@ -73,14 +73,14 @@ pub(crate) struct Call<'a> {
     pub(crate) private: &'a Private,
 }
 
-/// Which session is meant, and whether there is something to continue.
+/// The session, and whether there is something to continue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionArgument {
     pub(crate) history: History,
     pub(crate) id: SessionId,
 }
 
-/// What there is of a conversation before a run.
+/// What is left of the conversation from earlier runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum History {
     /// Nothing was ever said in it.
@@ -89,32 +89,32 @@ pub(crate) enum History {
     Transcript,
 }
 
-/// What is at the place of a transcript.
+/// What is at a transcript's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transcript {
     /// A conversation that the program can continue.
     Conversation,
-    /// Nothing, or what a program leaves that was killed before anything was said.
+    /// Nothing, or what a program leaves if it was killed before anything was said.
     Empty,
-    /// Something that the program has not written.
+    /// Something that the program did not write.
     Damaged,
 }
 
-/// One line of the program's output, as it goes to the caller.
+/// One line of the program's output, as it is passed to the caller.
 #[derive(Debug)]
 pub(crate) struct Message<R> {
-    /// The line as it stands: one JSON object.
+    /// The unchanged line: one JSON object.
     pub(crate) content: Box<RawValue>,
     /// What it means to the runner.
     pub(crate) kind: Kind<R>,
 }
 
-/// What of the program's messages matters to how it is run and judged.
+/// The messages that the runner has to distinguish.
 #[derive(Clone, Debug)]
 pub(crate) enum Kind<R> {
-    /// It has begun.
+    /// The program has started.
     Begun,
-    /// It says whether it works.
+    /// The program reports whether it is busy.
     State(State),
     /// The model has answered.
     Answer,
@@ -124,35 +124,35 @@ pub(crate) enum Kind<R> {
     Other,
 }
 
-/// What the program says it does.
+/// What the program reports about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Idle,
     Busy,
 }
 
-/// What a run leaves to be judged.
+/// Everything the verdict on a run is based on.
 #[derive(Debug)]
-pub(crate) struct Remains<R> {
-    /// Whether it said that it had begun.
+pub(crate) struct RunRecord<R> {
+    /// Whether the program reported that it had started.
     pub(crate) has_begun: bool,
     /// The last report.
     pub(crate) report: Option<R>,
     pub(crate) exit: AgentExit,
-    /// The end of its standard error.
+    /// The end of standard error.
     pub(crate) stderr: Tail,
 }
 
 /// How the program's process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AgentExit {
-    /// By itself.
+    /// It exited by itself.
     Own(ExitStatus),
-    /// It did not, although it had nothing more to do or to say, and was killed.
+    /// It was killed, because it did not exit although it had finished or closed its output.
     Forced,
 }
 
-/// Why a run was ended from outside.
+/// Why the runner ended a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stopped {
     pub(crate) code: Code,

@@ -1,4 +1,4 @@
-//! The job.
+//! The job: from a request to a stream of steps.
 
 use std::{
     fs, io,
@@ -20,41 +20,41 @@ use tracing::{debug, info, warn};
 use workspace::ResolveError;
 
 use crate::{
-    Config, Patience,
+    Config, TimeLimits,
     claude::Claude,
     dialect::{Call, Dialect, Kind, Stopped},
     refusal::Refusal,
-    runner::{Cause, Conversation, Private, Run, note_answer},
+    runner::{Cause, Conversation, Private, Run, record_answer},
 };
 
-/// How any agent is run.
+/// Settings that do not depend on the dialect.
 #[derive(Clone, Debug)]
 struct RunSettings {
-    patience: Patience,
+    time_limits: TimeLimits,
     processes: u32,
     /// Where each agent gets its private directory.
     temporary: PathBuf,
 }
 
-/// Runs the CLI on one request: `connected`, the CLI's messages, and the end.
+/// Runs the CLI for one request: yields `connected`, the CLI's messages, and the terminal event.
 ///
-/// When `context.stop` is requested the agent is ended, politely and then firmly, within 5 s; its output is
-/// passed on meanwhile. Before the end comes, every process below this one is killed: a process runs one
-/// job, and has no children of its own. The same happens when the stream is dropped.
+/// When `context.stop` is requested, the agent is interrupted and then forced to exit within 5 s, and its output is
+/// still passed on. Before the terminal event, and when the stream is dropped, every descendant of this process is
+/// killed. That is safe because a process runs one job and has no other children.
 pub fn execute(
     config: Arc<Config>,
     context: JobContext,
     request: ExecuteRequest,
 ) -> impl Stream<Item = Step> + Send + 'static {
     let settings = RunSettings {
-        patience: config.patience,
+        time_limits: config.time_limits,
         processes: config.processes,
         temporary: config.temporary.clone(),
     };
     run(Arc::new(Claude { config }), settings, context, request)
 }
 
-/// [`execute`], whichever the agent's program is.
+/// [`execute`] for any dialect.
 fn run<D: Dialect>(
     dialect: Arc<D>,
     settings: RunSettings,
@@ -65,7 +65,7 @@ fn run<D: Dialect>(
         let opening = {
             let (dialect, settings) = (Arc::clone(&dialect), settings.clone());
             let (context, request) = (context.clone(), request.clone());
-            // The volume may be a network file system.
+            // Blocking: the volume may be a network file system.
             spawn_blocking(move || Opening::new(&*dialect, &settings, &context, &request)).await
         };
         let Ok(Opening { session, is_resumed, workspace, ready }) = opening else {
@@ -93,28 +93,28 @@ fn run<D: Dialect>(
                 return;
             }
         };
-        info!(job = %context.id, %session, pid = %agent.id(), "the agent runs");
+        info!(job = %context.id, %session, pid = %agent.id(), "the agent started");
         let mut unanswered = Some(ready.conversation.answered());
         while let Some(message) = agent.next(&context.stop).await {
             if matches!(message.kind, Kind::Answer) && let Some(file) = unanswered.take() {
-                let _ = spawn_blocking(move || note_answer(&file)).await;
+                let _ = spawn_blocking(move || record_answer(&file)).await;
             }
             let (content, timestamp) = (&*message.content, Timestamp::now());
             yield event(&ExecuteEvent::Message { content, timestamp });
         }
-        let (remains, cause) = agent.remains();
+        let (record, cause) = agent.record();
         drop(agent);
-        // What is private goes, and the session is free. Not waited for if the stream is dropped here: it then
-        // ends by itself.
+        // Removes the private directory and releases the session. If the stream is dropped here, this continues in
+        // the background.
         let _ = spawn_blocking(move || drop(ready)).await;
-        let stopped = cause.and_then(|cause| stopped(cause, context.stop.reason(), &settings.patience));
-        let ending = dialect.verdict(session, remains, stopped.as_ref());
+        let stopped = cause.and_then(|cause| stopped(cause, context.stop.reason(), &settings.time_limits));
+        let ending = dialect.verdict(session, record, stopped.as_ref());
         info!(job = %context.id, %session, state = ending.state.as_str(), code = ?ending.code, "the agent ended");
         yield Step::End(ending);
     }
 }
 
-/// Kills every process below this one at once; for a second signal.
+/// Kills every descendant of this process at once, for a second signal.
 pub fn kill_now() {
     let left = kill_descendants_now(&[], Duration::from_millis(500));
     if !left.is_empty() {
@@ -130,12 +130,12 @@ fn event(event: &ExecuteEvent<'_>) -> Step {
 struct Opening<D: Dialect> {
     session: SessionId,
     is_resumed: bool,
-    /// The absolute path it works in, or was to work in.
+    /// The absolute path of its working directory, even if it could not be opened.
     workspace: String,
     ready: Result<(Guest, Ready<D>), Refusal>,
 }
 
-/// What an agent has as long as it runs.
+/// Everything an agent needs while it runs.
 struct Ready<D: Dialect> {
     conversation: Conversation<D>,
     cwd: String,
@@ -184,7 +184,7 @@ impl<D: Dialect> Opening<D> {
     }
 }
 
-/// The directory the agent works in: the one asked for, or a fresh one of the job's own.
+/// The agent's working directory: the requested one, or a new one for this job.
 fn place(
     context: &JobContext,
     asked: Option<&WorkspacePath>,
@@ -221,7 +221,7 @@ impl<D: Dialect> Ready<D> {
         debug!(
             limited_by = ?bounds.limited_by(),
             has_cgroup = bounds.has_cgroup(),
-            "the job's processes are bounded"
+            "limiting the job's processes"
         );
         let workspace = &context.workspace;
         let session = conversation.argument();
@@ -231,14 +231,14 @@ impl<D: Dialect> Ready<D> {
     }
 }
 
-/// The one place where an agent, of whatever dialect, is confined.
+/// The only place that confines an agent, whatever its dialect.
 fn confined(guest: Guest, cwd: &str) -> Guest {
     guest
         .cwd(cwd)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // SIGTERM would leave its shell commands running; so does this, but it cannot be set aside.
+        // SIGTERM would leave its shell commands running. So does SIGKILL, but the agent cannot ignore it.
         .die_with_parent(Signal::SIGKILL)
 }
 
@@ -250,27 +250,27 @@ async fn start<D: Dialect>(
     ready: &Ready<D>,
 ) -> Result<Run<D>, Refusal> {
     if let Err(error) = become_subreaper() {
-        warn!(%error, "failed to become a subreaper: processes the agent leaves behind may live on");
+        warn!(%error, "failed to become a subreaper: orphaned processes of the agent may survive");
     }
     let prompt = dialect.prompt(&request.prompt);
     let bounds = Arc::clone(&ready.bounds);
-    Run::start(Arc::clone(dialect), guest, bounds, prompt, settings.patience)
+    Run::start(Arc::clone(dialect), guest, bounds, prompt, settings.time_limits)
         .await
         .map_err(|error| not_started(&**dialect, &error, &ready.cwd))
 }
 
-/// Why a process could not be made.
+/// Why a process could not be started.
 fn not_started<D: Dialect>(dialect: &D, error: &io::Error, cwd: &str) -> Refusal {
     use io::ErrorKind;
     if !Path::new(cwd).is_dir() {
-        return Refusal::new(Code::WorkspaceGone, format!("'{cwd}' is not there any more"));
+        return Refusal::new(Code::WorkspaceGone, format!("'{cwd}' does not exist any more"));
     }
     match error.kind() {
         ErrorKind::NotFound
         | ErrorKind::PermissionDenied
         | ErrorKind::NotADirectory
         | ErrorKind::IsADirectory => dialect.cannot_start(&error.to_string()),
-        // Not a program for this machine.
+        // Not an executable for this machine.
         _ if error.raw_os_error() == Some(nix::libc::ENOEXEC) => {
             dialect.cannot_start(&error.to_string())
         }
@@ -278,13 +278,13 @@ fn not_started<D: Dialect>(dialect: &D, error: &io::Error, cwd: &str) -> Refusal
     }
 }
 
-/// What the caller is told of a run that was ended from outside.
-fn stopped(cause: Cause, reason: Option<StopReason>, patience: &Patience) -> Option<Stopped> {
+/// What to tell the caller about a run that the runner ended.
+fn stopped(cause: Cause, reason: Option<StopReason>, time_limits: &TimeLimits) -> Option<Stopped> {
     match cause {
         Cause::Stopped => reason
             .map(|reason| Stopped { code: reason.code(), sentence: reason.sentence().to_owned() }),
         Cause::Silent => {
-            let seconds = patience.silence.as_secs();
+            let seconds = time_limits.silence.as_secs();
             let sentence = format!(
                 "the agent printed nothing for {seconds} seconds: send the job again, or raise \
                  SILENCE_TIMEOUT_SECONDS"

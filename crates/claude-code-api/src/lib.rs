@@ -1,24 +1,23 @@
-//! Runs the Claude Code CLI on one job.
+//! Runs an agent, the Claude Code CLI, for one job.
 //!
-//! [`execute()`] is the job: from a validated request to a stream of steps that ends with one verdict.
-//! What the CLI prints is passed on line by line as it stands; what it leaves behind (processes, files)
-//! is gone before the last step.
+//! [`execute()`] takes a validated request and returns a stream of steps that ends with one verdict. The CLI's output
+//! is passed on line by line, unchanged. Its leftovers (processes, files) are removed before the last step.
 //!
-//! There are two parts. The *runner* has to do with processes: it starts one, passes its lines on, keeps its time
-//! limits, and ends it with everything it has started. A *dialect* knows one program: its command line, what its
-//! lines mean, its files, and when a run was a success. Claude's is the first and so far the only one; another
-//! agent is another implementation of `dialect::Dialect`.
+//! There are two parts. The *runner* manages processes: it starts one, passes on its lines, enforces time limits, and
+//! ends it with all its descendants. A *dialect* knows one program: its command line, its lines, its files, and when
+//! a run was a success. Claude's is the only one so far; another agent is another implementation of
+//! `dialect::Dialect`.
 //!
 //! | module | idea |
 //! |---|---|
-//! | `config` | what the operator sets |
-//! | `execute` | the job, from the request to the verdict; where an agent is confined |
-//! | `dialect` | the line between the two parts |
-//! | `runner` | the running process, from the first line to the last descendant; what is kept, and what is thrown away |
-//! | `claude` | how the CLI is called, what it says, and what became of it |
+//! | `config` | the operator's settings |
+//! | `execute` | the job, from the request to the verdict; confines the agent |
+//! | `dialect` | the interface between the two parts |
+//! | `runner` | the running process, from its first line to its last descendant |
+//! | `claude` | the CLI's command line, messages, files and verdict |
 //!
-//! *Architecture invariants:* `runner` and `execute` know no option, variable, file or message of any program but
-//! through the dialect. This crate knows nothing of git.
+//! *Architecture invariants:* `runner` and `execute` know the options, variables, files and messages of a program
+//! only through the dialect. This crate knows nothing about git.
 
 mod claude;
 mod config;
@@ -31,5 +30,5 @@ mod service;
 pub use claude::Credential;
 pub use config::Config;
 pub use execute::{execute, kill_now};
-pub use runner::Patience;
+pub use runner::TimeLimits;
 pub use service::{ClaudeCodeApi, main};

@@ -1,8 +1,8 @@
-//! Why a job ends without an agent.
+//! Failures before an agent runs.
 
 use contract::{AgentSummary, Code, Ending, SessionId};
 
-/// Why.
+/// Why a job ends without an agent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]
 pub(crate) struct Refusal {
@@ -16,7 +16,7 @@ impl Refusal {
         Self { code, sentence: sentence.into() }
     }
 
-    /// An I/O error, reported to the caller without paths.
+    /// An I/O error. The sentence for the caller contains no paths.
     pub(crate) fn io(what: &str, error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
         let code = match error.kind() {

@@ -18,7 +18,7 @@ pub struct ClaudeCodeApi {
 }
 
 impl ClaudeCodeApi {
-    /// Reads its settings.
+    /// Reads the service's settings.
     pub fn read(settings: &mut Settings<'_>) -> Self {
         Self { config: Arc::new(Config::read(settings)) }
     }
@@ -58,15 +58,15 @@ impl JobService for ClaudeCodeApi {
     }
 }
 
-/// One replica, from its environment to its exit. The whole of its `main`.
+/// Runs one replica, from its environment to its exit code. This is all of its `main`.
 #[must_use]
 pub fn main() -> Exit {
-    // The agent's tools hide in sessions of their own; whatever they leave behind comes back to this process.
-    // And the agent runs as the same user: it must not read the credential out of this process's environment.
+    // Orphans of the agent, even in sessions of their own, become children of this process. The agent runs as the
+    // same user, so it must not be able to read the credential from this process's environment.
     let guarded =
         child_process::become_subreaper().and_then(|()| child_process::hide_environment());
     if let Err(error) = guarded {
-        eprintln!("claude-code-api: cannot guard this process against its agent: {error}");
+        eprintln!("claude-code-api: failed to protect this process from its agent: {error}");
         return Exit::Failed;
     }
     oneshot::main(ClaudeCodeApi::read)

@@ -1,7 +1,7 @@
-//! The protocol: a prompt in, a turn, and the exit.
+//! The protocol: a prompt, one turn, and the exit.
 //!
-//! There are threads and no runtime, so that a process starts in milliseconds. Signals are blocked in every thread
-//! and taken by one, so that SIGTERM ends the agent with 143, as it ends the CLI.
+//! Uses threads and no async runtime, so a process starts in milliseconds. Signals are blocked in all threads and
+//! taken by one, so SIGTERM ends the agent with 143, like the CLI.
 
 use std::{
     env, fs,
@@ -28,16 +28,16 @@ use crate::{
     transcript::{self, State},
 };
 
-/// Runs the agent: one turn, then the exit once standard input is closed.
+/// Runs the agent: one turn, then the exit when standard input is closed.
 ///
-/// `turn` gets the prompt. It says everything through the [`Agent`], its [`Agent::result`] included, and returns how
-/// the run ended. After an interrupt or a signal it does not come back from its next [`Agent::pause`] or line.
+/// `turn` receives the prompt. It emits all messages through the [`Agent`], including its [`Agent::result`], and
+/// returns how the run ended. After an interrupt or a signal, its next [`Agent::pause`] or message does not return.
 pub fn run(flags: Flags, persona: Persona, turn: impl FnOnce(&Agent, &str) -> Ending) -> ! {
     if flags.version {
         let printed = writeln!(io::stdout(), "{}", persona.version);
         exit(i32::from(printed.is_err()));
     }
-    // The CLI refuses this too, outside a sandbox.
+    // Like the CLI outside a sandbox.
     let in_sandbox = env::var_os("IS_SANDBOX").is_some_and(|it| it == "1");
     if flags.permission_mode == "bypassPermissions" && geteuid().is_root() && !in_sandbox {
         fail(
@@ -45,7 +45,7 @@ pub fn run(flags: Flags, persona: Persona, turn: impl FnOnce(&Agent, &str) -> En
         );
     }
     let cwd = env::current_dir()
-        .unwrap_or_else(|error| fail(&format!("the working directory is gone: {error}")));
+        .unwrap_or_else(|error| fail(&format!("failed to find the working directory: {error}")));
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     if let Err(error) = signals.thread_block() {
         fail(&format!("failed to block signals: {error}"));
@@ -62,7 +62,7 @@ pub fn run(flags: Flags, persona: Persona, turn: impl FnOnce(&Agent, &str) -> En
     });
     let (sender, inputs) = mpsc::channel();
     let (of_signals, of_input) = (Arc::clone(&agent), Arc::clone(&agent));
-    // Both end with the process.
+    // Both threads run until the process exits.
     thread::spawn(move || of_signals.take_signals(&signals));
     thread::spawn(move || of_input.read_input(&sender));
 
@@ -89,7 +89,7 @@ pub struct Agent {
     flags: Flags,
     tools: Vec<String>,
     cwd: PathBuf,
-    /// Locked by whoever writes a line. The thread that ends an interrupted run keeps the lock until the exit.
+    /// Locked while a line is written. The thread that handles an interrupt keeps the lock until the exit.
     lines: Mutex<Messages>,
     ignores_signals: AtomicBool,
     ignores_interrupts: AtomicBool,
@@ -121,7 +121,7 @@ impl Agent {
         lines.text(text, self.partial()).iter().for_each(print);
     }
 
-    /// Emits a tool call. Returns its id.
+    /// Emits a tool call. Returns its ID.
     pub fn use_tool(&self, name: &str, input: &Value) -> String {
         let mut lines = self.lines();
         let (messages, id) = lines.tool_use(name, input, self.partial());
@@ -129,7 +129,7 @@ impl Agent {
         id
     }
 
-    /// Emits what a tool returned.
+    /// Emits the result of a tool call.
     pub fn tool_result(&self, id: &str, returned: &Result<String, String>) {
         print(&self.lines().tool_result(id, returned));
     }
@@ -139,13 +139,13 @@ impl Agent {
         print(&self.lines().result(ending));
     }
 
-    /// Emits a line of any JSON.
+    /// Emits any JSON as one line.
     pub fn emit(&self, line: &Value) {
         let _lines = self.lines();
         print(line);
     }
 
-    /// Emits bytes as they are.
+    /// Emits unchanged bytes.
     pub fn emit_raw(&self, bytes: &[u8]) {
         let _lines = self.lines();
         print_bytes(bytes);
@@ -159,12 +159,12 @@ impl Agent {
         }
     }
 
-    /// SIGTERM, SIGINT and SIGHUP do nothing from here on, or end the agent again.
+    /// Ignores SIGTERM, SIGINT and SIGHUP from now on, or stops ignoring them.
     pub fn ignore_signals(&self, ignore: bool) {
         self.ignores_signals.store(ignore, SeqCst);
     }
 
-    /// The control message `interrupt` does nothing from here on, or ends the turn again.
+    /// Ignores the control message `interrupt` from now on, or stops ignoring it.
     pub fn ignore_interrupts(&self, ignore: bool) {
         self.ignores_interrupts.store(ignore, SeqCst);
     }
@@ -227,7 +227,7 @@ impl Agent {
             let text = |pointer| message.pointer(pointer).and_then(Value::as_str);
             match (text("/type"), text("/request/subtype")) {
                 (Some("user"), _) => {
-                    // Nobody takes it after the turn.
+                    // After the turn, the receiver is gone.
                     let _late = sender.send(Input::User(prompt(&message)));
                 }
                 (Some("control_request"), Some("interrupt"))
@@ -244,7 +244,7 @@ impl Agent {
         let _late = sender.send(Input::End);
     }
 
-    /// Ends the run as the CLI does. The lock that it returns keeps every other thread from writing.
+    /// Ends the run like the CLI. The returned lock prevents every other thread from writing.
     fn interrupt(&self, request: Option<&Value>) -> MutexGuard<'_, Messages> {
         self.interrupted.store(true, SeqCst);
         let lines = self.lines();
@@ -260,7 +260,7 @@ impl Agent {
         lines
     }
 
-    /// Refuses to resume a session that does not exist and to begin one that does, and records the prompt.
+    /// Refuses to resume a session that does not exist and to start one that does, and records the prompt.
     fn open_session(&self, prompt: &str) {
         let session = &self.flags.session_id;
         match (self.flags.session, transcript::state(&self.cwd, session)) {
@@ -277,13 +277,13 @@ impl Agent {
         self.write_transcript("user", prompt);
     }
 
-    /// Like the CLI, it works where there is no room for a transcript.
+    /// Like the CLI, continues if the transcript cannot be written.
     fn write_transcript(&self, role: &str, text: &str) {
         let _no_room = transcript::append(&self.cwd, &self.flags.session_id, role, text);
     }
 }
 
-/// The CLI reports its state only if the environment asks for that.
+/// The CLI reports its state only if the environment requests it.
 fn tells_state() -> bool {
     env::var_os("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS").is_some_and(|it| it == "1")
 }
@@ -295,12 +295,12 @@ fn prompt(message: &Value) -> String {
     content.as_str().map_or_else(|| texts.join("\n"), str::to_owned)
 }
 
-/// Prints a line. The caller holds the lock of [`Agent::lines`].
+/// Prints a line. The caller must hold the lock of [`Agent::lines`].
 fn print(line: &Value) {
     print_bytes(format!("{line}\n").as_bytes());
 }
 
-/// Like the CLI, it goes on when its reader is gone.
+/// Like the CLI, continues if the reader is gone.
 fn print_bytes(bytes: &[u8]) {
     let mut stdout = io::stdout().lock();
     let _gone = stdout.write_all(bytes).and_then(|()| stdout.flush());
@@ -312,7 +312,7 @@ fn fail(why: &str) -> ! {
     exit(1)
 }
 
-#[expect(clippy::exit, reason = "the agent's threads each end the process, as the CLI's do")]
+#[expect(clippy::exit, reason = "any thread of the agent may end the process")]
 fn exit(code: i32) -> ! {
     process::exit(code)
 }

@@ -1,39 +1,39 @@
-//! The CLI's command line, as far as a stand-in needs it. All other flags are accepted and ignored.
+//! The part of the CLI's command line that a stand-in needs. All other flags are accepted and ignored.
 
 use std::ffi::OsString;
 
 use uuid::Uuid;
 
-/// What the command line says.
+/// The command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flags {
-    /// The id of the session.
+    /// The session's ID.
     pub session_id: String,
-    /// Whether that session is a new one.
+    /// Whether the session is new.
     pub session: Session,
     /// `--model`.
     pub model: Option<String>,
     /// `--tools`.
     pub tools: Option<Vec<String>>,
-    /// `--permission-mode`, or what `--dangerously-skip-permissions` stands for.
+    /// `--permission-mode`, or the mode that `--dangerously-skip-permissions` implies.
     pub permission_mode: String,
-    /// Whether `--include-partial-messages` is there.
+    /// Whether `--include-partial-messages` is set.
     pub partial_messages: bool,
-    /// Whether `--version` is there: print it and do nothing else.
+    /// Whether `--version` is set: print it and exit.
     pub version: bool,
 }
 
 /// Where the session comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Session {
-    /// It begins with this run.
+    /// It starts with this run.
     New,
     /// `--resume`: it must exist.
     Resumed,
 }
 
 impl Flags {
-    /// Reads the arguments, without the program's name.
+    /// Parses the arguments, without the program's name.
     #[must_use]
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Self {
         let mut flags = Self {
@@ -65,7 +65,7 @@ impl Flags {
                     "bypassPermissions".clone_into(&mut flags.permission_mode);
                 }
                 "--include-partial-messages" => flags.partial_messages = true,
-                // Their values could look like one of the flags above.
+                // Skipped with their values, which may look like other flags.
                 "--append-system-prompt"
                 | "--setting-sources"
                 | "--input-format"
@@ -78,7 +78,7 @@ impl Flags {
         flags
     }
 
-    /// Whether files may be changed, by the CLI's rules for a run in which nobody can be asked.
+    /// Whether the agent may change files, by the CLI's rules for a run without a user to ask.
     #[must_use]
     pub fn may_write(&self) -> bool {
         ["bypassPermissions", "acceptEdits"].contains(&self.permission_mode.as_str())

@@ -1,10 +1,10 @@
-//! A stand-in for the Claude Code CLI: the same command line, the same lines, the same exit codes, and no model.
+//! A stand-in for the Claude Code CLI: the same command line, messages and exit codes, but no model.
 //!
-//! [`run`] speaks the protocol. It waits for the prompt, keeps the transcript, answers interrupts and signals, and
-//! leaves when standard input is closed. What the agent says and does in its one turn is up to the caller: the
-//! [`rehearsal`] of `stackctl demo` looks around and changes one file, and the tests' agent follows a script.
+//! [`run`] implements the protocol. It waits for the prompt, writes the transcript, handles interrupts and signals,
+//! and exits when standard input is closed. The caller defines what the agent does in its one turn: the [`rehearsal`]
+//! of `stackctl demo` surveys its directory and changes one file, and the tests' agent follows a script.
 //!
-//! *Architecture invariant:* there is no code for tests here, and no scripts. `stackctl` ships this crate.
+//! *Architecture invariant:* this crate contains no test code and no scripts, because `stackctl` ships it.
 
 mod agent;
 mod flags;

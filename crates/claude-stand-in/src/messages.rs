@@ -1,4 +1,4 @@
-//! The lines of the CLI's `stream-json` output, in the shapes that the real CLI was recorded with.
+//! The messages of the CLI's `stream-json` output, shaped like recordings of the real CLI.
 
 use std::{path::Path, time::Instant};
 
@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// What a stand-in says about itself.
+/// What a stand-in reports about itself.
 #[derive(Clone, Debug)]
 pub struct Persona {
     /// The name of its model.
     pub model: String,
     /// What `--version` prints; the first word is the version.
     pub version: &'static str,
-    /// Where its credential comes from, by the CLI's names.
+    /// The source of its credential, in the CLI's terms.
     pub api_key_source: &'static str,
-    /// The tools it has unless `--tools` names others.
+    /// Its tools, unless `--tools` names others.
     pub tools: &'static [&'static str],
-    /// What it says that a run used.
+    /// The usage that it reports for a run.
     pub usage: Usage,
 }
 
@@ -32,7 +32,7 @@ pub struct Usage {
     pub cache_read: u64,
     /// Output tokens.
     pub output: u64,
-    /// What that cost, in US dollars.
+    /// The cost in US dollars.
     pub cost_usd: f64,
 }
 
@@ -42,11 +42,11 @@ pub struct Usage {
 pub struct Ending {
     /// Whether the run failed; the agent then exits with 1.
     pub is_error: bool,
-    /// The API's status, if that is what failed.
+    /// The API's status, if an API error was the cause.
     pub api_error_status: Option<u16>,
     /// The result's text, or the error's.
     pub text: String,
-    /// `error_max_turns` and the like; `success` if there is none.
+    /// The subtype, such as `error_max_turns`; `success` if `None`.
     pub subtype: Option<String>,
     /// Tool calls that the permissions did not allow.
     #[serde(skip)]
@@ -54,7 +54,7 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// The end of a run that the CLI gives up: an interrupt, or a session that does not exist.
+    /// The end of a run that the CLI abandons: after an interrupt, or if the session does not exist.
     pub(crate) fn gave_up(text: String) -> Self {
         let subtype = Some("error_during_execution".to_owned());
         Self { is_error: true, text, subtype, ..Self::default() }
@@ -64,24 +64,24 @@ impl Ending {
 /// Whether `stream_event` lines surround each message (`--include-partial-messages`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Partial {
-    /// They do.
+    /// Yes.
     Included,
-    /// They do not.
+    /// No.
     Omitted,
 }
 
-/// Makes the lines of one session.
+/// Builds the messages of one session.
 #[derive(Clone, Debug)]
 pub struct Messages {
     session: String,
     persona: Persona,
     began: Instant,
-    /// How many assistant messages there were.
+    /// The number of assistant messages so far.
     count: usize,
 }
 
 impl Messages {
-    /// The lines of this session.
+    /// The messages of this session.
     #[must_use]
     pub fn new(session: &str, persona: Persona) -> Self {
         Self { session: session.to_owned(), persona, began: Instant::now(), count: 0 }
@@ -117,14 +117,14 @@ impl Messages {
         self.line(json!({"type": "system", "subtype": "session_state_changed", "state": state}))
     }
 
-    /// The lines of an assistant message that is one text.
+    /// An assistant message that consists of text.
     pub fn text(&mut self, text: &str, partial: Partial) -> Vec<Value> {
         let empty = json!({"type": "text", "text": ""});
         let delta = json!({"type": "text_delta", "text": text});
         self.assistant(&json!({"type": "text", "text": text}), &empty, &delta, partial)
     }
 
-    /// The lines of an assistant message that is one tool call, and the call's id.
+    /// An assistant message that consists of one tool call, and the call's ID.
     pub fn tool_use(
         &mut self,
         name: &str,
@@ -138,8 +138,8 @@ impl Messages {
         (self.assistant(&block, &empty, &delta, partial), id)
     }
 
-    /// A message of one block. With partial messages its events surround it, and the block appears `empty` before
-    /// its one `delta`.
+    /// A message with one block. With partial messages, it is surrounded by its events, and the block is first sent
+    /// as `empty` and then as one `delta`.
     fn assistant(
         &mut self,
         block: &Value,
@@ -194,7 +194,7 @@ impl Messages {
         ]
     }
 
-    /// What a tool returned.
+    /// The result of a tool call.
     #[must_use]
     pub fn tool_result(&self, id: &str, returned: &Result<String, String>) -> Value {
         let (Ok(text) | Err(text)) = returned;
@@ -219,8 +219,8 @@ impl Messages {
         }))
     }
 
-    /// The `result`. As with the CLI, an API error is a `success` that `is_error`, and the other subtypes carry
-    /// `errors` and no `result`.
+    /// The `result`. As in the CLI, an API error has the subtype `success` and `is_error`, and the other subtypes
+    /// have `errors` instead of `result`.
     #[must_use]
     pub fn result(&self, ending: &Ending) -> Value {
         let Usage { input, cache_write, cache_read, output, cost_usd } = self.persona.usage;
@@ -280,7 +280,7 @@ impl Messages {
         json!({"type": "control_response", "response": response})
     }
 
-    /// The line with what every line carries.
+    /// Adds the fields that every line has.
     fn line(&self, mut line: Value) -> Value {
         merge(&mut line, json!({"session_id": self.session, "uuid": Uuid::new_v4().to_string()}));
         line
@@ -299,7 +299,7 @@ mod tests {
 
     use super::*;
 
-    /// Checks that a line has the fields of the recorded one, except for the few that vary.
+    /// Checks that a line has the fields of the recorded one, except for a few optional ones.
     fn assert_shape(ours: &Value, kind: &str, subtype: Option<&str>, missing: &[&str]) {
         let recording = include_str!("../../../tests/fixtures/claude-cli/recommended-first.ndjson");
         let recorded: Value = recording

@@ -1,5 +1,4 @@
-//! The transcript of a session, in the place where the CLI keeps it, so that a replica saves it and a later job can
-//! resume the session.
+//! The transcript of a session, where the CLI keeps it, so that a later job can resume the session.
 
 use std::{
     fs::{self, OpenOptions},
@@ -9,10 +8,10 @@ use std::{
 
 use serde_json::json;
 
-/// The CLI cuts and hashes longer names of a project's directory, in a way that is not documented.
+/// The CLI truncates and hashes longer project directory names in an undocumented way.
 const MAX_PROJECT: usize = 200;
 
-/// What is at the transcript's place.
+/// What is at the transcript's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Missing,
@@ -28,7 +27,7 @@ pub(crate) fn state(cwd: &Path, session: &str) -> State {
     }
 }
 
-/// Adds a message. Without `CLAUDE_CONFIG_DIR` there is no transcript, and nothing is written.
+/// Appends a message. Without `CLAUDE_CONFIG_DIR`, there is no transcript and nothing is written.
 pub(crate) fn append(cwd: &Path, session: &str, role: &str, text: &str) -> io::Result<()> {
     let Some(file) = file(cwd, session) else { return Ok(()) };
     if let Some(directory) = file.parent() {

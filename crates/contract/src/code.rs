@@ -6,14 +6,14 @@ macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why something was refused or failed. Callers match on the names, so they never change.
         ///
-        /// A name that this version does not know reads as [`Internal`](Self::Internal): parts of a stack may be of
-        /// two versions during an update, and a new reason must not make a whole record unreadable.
+        /// A name that this version does not know is parsed as [`Internal`](Self::Internal): during an update, the
+        /// parts of a stack may have two versions, and a new code must not make a whole record unreadable.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Code { $($(#[doc = $doc])+ $variant,)+ }
 
         impl Code {
-            /// Every code there is.
+            /// All codes.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
             /// The name on the wire.
@@ -22,7 +22,7 @@ macro_rules! codes {
                 match self { $(Self::$variant => $name,)+ }
             }
 
-            /// The code of that name, or `None` for a name this version does not know.
+            /// The code with this name, or `None` if this version does not know it.
             #[must_use]
             pub fn from_name(name: &str) -> Option<Self> {
                 match name { $($name => Some(Self::$variant),)+ _ => None }
@@ -48,7 +48,7 @@ codes! {
     Claimed = "claimed",
     /// No such path, job or session.
     NotFound = "not_found",
-    /// The path exists, the method does not.
+    /// The path exists, but not with this method.
     MethodNotAllowed = "method_not_allowed",
     /// The body's `Content-Type` is not JSON.
     UnsupportedMediaType = "unsupported_media_type",
@@ -56,7 +56,7 @@ codes! {
     BodyTooLarge = "body_too_large",
     /// A credential is missing or wrong.
     Unauthorized = "unauthorized",
-    /// The caller may not do this.
+    /// The caller is not allowed to do this.
     Forbidden = "forbidden",
     /// The repository has no such branch.
     BranchNotFound = "branch_not_found",
@@ -86,7 +86,7 @@ codes! {
     SchemeNotAllowed = "scheme_not_allowed",
     /// The Claude Code CLI is not installed or cannot be started.
     AgentNotFound = "agent_not_found",
-    /// As root, the CLI does not skip permissions unless it is told that it runs in a sandbox.
+    /// The CLI refuses to skip permissions as root, unless it is told that it runs in a sandbox.
     AgentRefusesRoot = "agent_refuses_root",
     /// The agent failed.
     AgentFailed = "agent_failed",
@@ -94,20 +94,20 @@ codes! {
     AgentNoResult = "agent_no_result",
     /// The Messages API answered with an error.
     AgentApiError = "agent_api_error",
-    /// The agent used up its turns.
+    /// The agent reached its turn limit.
     MaxTurns = "max_turns",
-    /// The agent used up its budget.
+    /// The agent reached its budget.
     BudgetExceeded = "budget_exceeded",
     /// No such session to resume.
     SessionNotFound = "session_not_found",
-    /// The session's files are there and cannot be read.
+    /// The session's files exist but cannot be read.
     SessionDamaged = "session_damaged",
-    /// The session's workspace is not there any more.
+    /// The session's workspace does not exist any more.
     WorkspaceGone = "workspace_gone",
     /// A caller cancelled the job, or its parent ended.
     Cancelled = "cancelled",
-    /// The caller left before a replica was free, so the job was cancelled. It has not begun: a caller that only lost
-    /// its connection can safely send it again.
+    /// The caller disconnected before a replica was free, so the job was cancelled. It did not start, so a caller
+    /// that only lost its connection can safely send it again.
     CallerLeft = "caller_left",
     /// The job exceeded its time limit.
     Deadline = "deadline",
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_the_same_in_serde_and_in_as_str() {
+    fn serde_and_as_str_use_the_same_names() {
         for code in Code::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), serde_json::json!(code.as_str()));
             assert_eq!(Code::from_name(code.as_str()), Some(*code));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_of_a_newer_version_is_still_read() {
+    fn a_code_of_a_newer_version_can_be_read() {
         assert_eq!(serde_json::from_str::<Code>("\"of_tomorrow\"").unwrap(), Code::Internal);
         assert!(serde_json::from_str::<Code>("7").is_err());
     }

@@ -14,9 +14,9 @@ use crate::{
 pub enum PullEvent<'a> {
     /// The first event.
     Connected { job_id: JobId, repo_url: &'a RepoUrl, target_path: &'a str },
-    /// Something for people to read.
+    /// A message for people.
     Message { message: &'a str, timestamp: Timestamp },
-    /// How far the transfer is. `received` and `total` are objects or files, `bytes` are bytes.
+    /// The progress of the transfer. `received` and `total` count objects or files, `bytes` counts bytes.
     Progress { stage: &'a str, received: u64, total: u64, bytes: u64, timestamp: Timestamp },
     /// The checkout is ready.
     Completed {
@@ -28,22 +28,22 @@ pub enum PullEvent<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         commit: Option<&'a str>,
     },
-    /// There is no checkout.
+    /// The pull failed.
     Error { error: &'a str, timestamp: Timestamp, code: Code },
 }
 
-/// What is known about an agent's run when it has ended.
+/// What is known about an agent's run after its end.
 #[derive(Debug, Default, Clone)]
 pub struct AgentSummary {
     /// The session the agent ran in.
     pub session_id: Option<SessionId>,
     /// The agent's final message.
     pub result: Option<String>,
-    /// US dollars.
+    /// The cost in US dollars.
     pub cost_usd: Option<f64>,
-    /// Turns taken.
+    /// The number of turns.
     pub num_turns: Option<u64>,
-    /// Milliseconds.
+    /// The duration in milliseconds.
     pub duration_ms: Option<u64>,
     /// The CLI's token counts, unchanged.
     pub usage: Option<Box<RawValue>>,
@@ -65,7 +65,7 @@ pub enum ExecuteEvent<'a> {
     },
     /// A message of the CLI, complete and unchanged.
     Message { content: &'a RawValue, timestamp: Timestamp },
-    /// The agent did its work.
+    /// The agent succeeded.
     Completed {
         timestamp: Timestamp,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,7 +106,7 @@ pub enum ExecuteEvent<'a> {
 #[serde(tag = "type", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the fields are those of the contract, by name")]
 pub enum WorkflowEvent<'a> {
-    /// Step 1 begins.
+    /// Step 1 starts.
     #[serde(rename = "workflow_started", rename_all = "camelCase")]
     PullStarted {
         workflow_id: JobId,
@@ -116,11 +116,11 @@ pub enum WorkflowEvent<'a> {
         repo_url: &'a RepoUrl,
         timestamp: Timestamp,
     },
-    /// Something for people to read.
+    /// A message for people.
     Message { message: &'a str, timestamp: Timestamp },
     /// An event of the pull, complete and unchanged.
     PullProgress { data: &'a RawValue, timestamp: Timestamp },
-    /// The pull is done.
+    /// The pull has completed.
     #[serde(rename_all = "camelCase")]
     WorkflowStepComplete {
         step: u8,
@@ -128,7 +128,7 @@ pub enum WorkflowEvent<'a> {
         target_path: &'a str,
         timestamp: Timestamp,
     },
-    /// Step 2 begins.
+    /// Step 2 starts.
     #[serde(rename = "workflow_started", rename_all = "camelCase")]
     ExecuteStarted {
         workflow_id: JobId,
@@ -159,16 +159,16 @@ pub enum WorkflowEvent<'a> {
 pub struct QueuedEvent {
     /// The service whose replica it waits for.
     pub service: Service,
-    /// From 1.
+    /// The position, starting at 1.
     pub position: usize,
-    /// What it waits for besides a replica.
+    /// What it waits for in addition to a replica.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
     /// When it was at that position.
     pub timestamp: Timestamp,
 }
 
-/// How a job ends: its terminal event and what a listing says of it.
+/// How a job ends: its terminal event and its entry in listings.
 #[derive(Clone, Debug)]
 pub struct Ending {
     /// The terminal event.
@@ -205,7 +205,7 @@ impl Ending {
         Self::failed(EventLine::encode(&event), code, error)
     }
 
-    /// A workflow that failed in `step` (1: pull, 2: execute), or in neither.
+    /// A workflow that failed in `step` (1: pull, 2: execute), or outside a step.
     #[must_use]
     pub fn workflow_failure(workflow_id: JobId, step: Option<u8>, code: Code, error: &str) -> Self {
         let event = WorkflowEvent::WorkflowError {

@@ -1,4 +1,4 @@
-//! Reads the fields of a JSON body one by one, so that an error names its field.
+//! Reads the fields of a JSON body one by one, so that an error can name the field.
 
 use std::cell::RefCell;
 
@@ -6,26 +6,27 @@ use serde_json::{Map, Value};
 
 use crate::{Code, RequestError, UnknownFields};
 
-/// How many characters of an unknown field's name the error repeats.
+/// How many characters of an unknown field's name an error repeats.
 const SHOWN_NAME: usize = 64;
 
 /// A body that is a JSON object. `null` means absent.
 pub(crate) struct Fields {
     map: Map<String, Value>,
-    /// The names that have been read, which are those that this version knows.
+    /// The names read so far. After all fields were read, these are the names that this version knows.
     known: RefCell<Vec<&'static str>>,
 }
 
-/// The refusal of a `kind` of name that is not among those `known`, with the one it was most likely meant to be.
+/// The error for a name that is not one of `known`. It suggests the most similar known name. `kind` is the kind of
+/// name.
 #[must_use]
 pub fn unknown_field(kind: &str, name: &str, known: &[&'static str]) -> RequestError {
     let shown: String = name.chars().take(SHOWN_NAME).collect();
     let why = match nearest(name, known) {
-        Some(nearest) => format!("there is no such {kind}: did you mean '{nearest}'?"),
-        None if known.is_empty() => format!("there is no such {kind}: leave it out"),
+        Some(nearest) => format!("unknown {kind}: did you mean '{nearest}'?"),
+        None if known.is_empty() => format!("unknown {kind}: leave it out"),
         None => {
             let known = known.join(", ");
-            format!("there is no such {kind}: leave it out, or use one of {known}")
+            format!("unknown {kind}: leave it out, or use one of {known}")
         }
     };
     RequestError::field_code(Code::UnknownField, shown, why)
@@ -34,11 +35,11 @@ pub fn unknown_field(kind: &str, name: &str, known: &[&'static str]) -> RequestE
 impl Fields {
     pub(crate) fn parse(body: &[u8]) -> Result<Self, RequestError> {
         let invalid = |message: &str| Err(RequestError::new(Code::InvalidJson, message));
-        // No JSON in UTF-8 has a NUL among its first two bytes.
+        // JSON in UTF-8 never has a NUL among its first two bytes.
         if let [0xFE, 0xFF, ..] | [0xFF, 0xFE, ..] | [0, _, ..] | [_, 0, ..] = body {
             return invalid("the body is UTF-16: send it as UTF-8");
         }
-        // Some Windows editors and libraries write a byte order mark before every text.
+        // Some Windows editors and libraries write a byte order mark at the start of every text.
         let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
         if body.iter().all(u8::is_ascii_whitespace) {
             return invalid("the body is empty: send a JSON object");
@@ -55,7 +56,7 @@ impl Fields {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// Refuses a field that nobody has read, if `unknown` says so. Call this after all known fields have been read.
+    /// Rejects a field that was not read, if `unknown` says so. Call this after all known fields were read.
     pub(crate) fn finish(self, unknown: UnknownFields) -> Result<(), RequestError> {
         if unknown == UnknownFields::Ignored {
             return Ok(());
@@ -104,7 +105,7 @@ impl Fields {
             .transpose()
     }
 
-    /// A string that must be there, parsed.
+    /// Parses a required string.
     pub(crate) fn required<T>(
         &self,
         name: &'static str,
@@ -114,7 +115,7 @@ impl Fields {
         parse(text).map_err(|why| RequestError::field(name, why))
     }
 
-    /// A string that may be absent, parsed.
+    /// Parses an optional string.
     pub(crate) fn optional<T>(
         &self,
         name: &'static str,
@@ -126,14 +127,14 @@ impl Fields {
     }
 }
 
-/// The known name of which `name` is most likely a misspelling.
+/// The known name that `name` most likely misspells.
 fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
     /// Names are short. A longer one is not a misspelling, and comparing it takes time.
     const LONGEST: usize = 64;
     if name.len() > LONGEST {
         return None;
     }
-    // `max_turns` and `MaxTurns` differ from `maxTurns` in style only.
+    // `max_turns` and `MaxTurns` differ from `maxTurns` only in style.
     let plain = |name: &str| -> String {
         name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
     };

@@ -12,7 +12,7 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new id.
+            /// A new ID.
             #[must_use]
             #[expect(clippy::new_without_default, reason = "two calls give two values")]
             pub fn new() -> Self {
@@ -23,11 +23,11 @@ macro_rules! id {
         impl FromStr for $name {
             type Err = InvalidId;
 
-            /// Takes the hyphenated form in either case; it is always written in lower case.
+            /// Accepts the hyphenated form in either case. It is always written in lower case.
             fn from_str(text: &str) -> Result<Self, InvalidId> {
                 let id = Uuid::try_parse(text).map_err(|_| InvalidId($what))?;
                 let check: fn(&Uuid) -> bool = $check;
-                // `Uuid` also reads forms without hyphens, in braces and as a URN.
+                // `Uuid` also parses forms without hyphens, in braces and as a URN.
                 let written = id.hyphenated();
                 let is_hyphenated = written
                     .encode_lower(&mut Uuid::encode_buffer())
@@ -65,7 +65,7 @@ macro_rules! id {
     };
 }
 
-/// The text is not an id of the expected kind.
+/// The text is not an ID of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("is not {0}")]
 pub struct InvalidId(&'static str);
@@ -75,15 +75,15 @@ id!(
     JobId, Uuid::now_v7(), |id| id.get_version_num() == 7, "a job id (a UUIDv7)"
 );
 id!(
-    /// One life of a replica: after a restart it has a new id.
+    /// One run of a replica: after a restart, it has a new ID.
     ReplicaId, Uuid::now_v7(), |_| true, "a replica id (a UUID)"
 );
 id!(
-    /// One life of a gateway.
+    /// One run of a gateway.
     GatewayId, Uuid::now_v7(), |_| true, "a gateway id (a UUID)"
 );
 id!(
-    /// A Claude session. `UUIDv4`, as the CLI creates them.
+    /// A Claude session. `UUIDv4`, like those of the CLI.
     SessionId, Uuid::new_v4(), |_| true, "a session id (a UUID)"
 );
 

@@ -12,11 +12,11 @@ pub enum JobState {
     Queued,
     /// A replica has claimed it.
     Running,
-    /// It has ended as it should.
+    /// It has succeeded.
     Succeeded,
     /// It has failed.
     Failed,
-    /// Somebody asked for its end.
+    /// It was cancelled.
     Cancelled,
 }
 
@@ -33,7 +33,7 @@ impl JobState {
         }
     }
 
-    /// The state of that name.
+    /// The state with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled]
@@ -41,7 +41,7 @@ impl JobState {
             .find(|state| state.as_str() == name)
     }
 
-    /// Whether nothing more will happen.
+    /// Whether the job has ended.
     #[must_use]
     pub const fn has_ended(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
@@ -58,7 +58,7 @@ pub struct JobView {
     pub service: Service,
     /// Its state.
     pub state: JobState,
-    /// The workflow that asked for it.
+    /// The workflow that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<JobId>,
     /// The repository, without credentials.
@@ -85,7 +85,7 @@ pub struct JobView {
 pub struct JobList {
     /// Newest first.
     pub jobs: Vec<JobView>,
-    /// How many `jobs` holds.
+    /// The number of `jobs`.
     pub count: usize,
     /// The `cursor` of the next page, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,8 +106,8 @@ pub struct Repo {
 /// `GET /api/repos`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepoList {
-    /// In order of their names.
+    /// Sorted by name.
     pub repos: Vec<Repo>,
-    /// How many.
+    /// The number of `repos`.
     pub count: usize,
 }

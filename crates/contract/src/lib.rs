@@ -1,10 +1,10 @@
 //! The wire contract as types: requests, events, errors and codes.
 //!
-//! Everything that a caller, a replica or a tool reads or writes is declared here once, and parsed here once: a value
-//! that was parsed is valid. What only passes through a service (the CLI's messages, a pull event inside
-//! `pull_progress`) stays raw JSON and is not encoded again.
+//! Everything that a caller, a replica or a tool reads or writes is declared and parsed here, once: a parsed value is
+//! valid. What a service only passes on (the CLI's messages, a pull event inside `pull_progress`) stays raw JSON and
+//! is not encoded again.
 //!
-//! *Architecture invariant:* this crate knows nothing of tokio, hyper or files.
+//! *Architecture invariant:* this crate knows nothing about tokio, hyper or files.
 
 mod code;
 mod event;

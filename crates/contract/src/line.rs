@@ -1,13 +1,14 @@
-//! One event, encoded: the unit of the journal and of an SSE `data:` line.
+//! An encoded event: a line of the journal and of an SSE `data:` field.
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 /// A JSON object on one line that cannot break the framing of a journal or a stream.
 ///
-/// It contains no line break of any kind: not only `\n` and `\r`, which valid JSON does not allow in strings, but
-/// also U+0085, U+2028 and U+2029, which JSON allows and at which common clients split lines (Python's
-/// `str.splitlines`). Those are written as `\u` escapes, which does not change the value.
+/// It contains no line break of any kind: neither `\
+/// ` and `\\r`, which valid JSON does not allow in strings, nor U+0085, U+2028 and U+2029, which JSON allows but at
+/// which common clients split lines (Python's `str.splitlines`). The latter are written as `\\u` escapes, which does
+/// not change the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EventLine(Vec<u8>);
 
@@ -20,8 +21,8 @@ impl EventLine {
     /// Encodes `event`.
     ///
     /// # Panics
-    /// Never for the event types of this crate, which always serialize to an object; a foreign type
-    /// that does not becomes an `internal` error event.
+    /// Never for the event types of this crate, which always serialize to an object. Any other type that does not
+    /// becomes an `internal` error event.
     pub fn encode<T: Serialize>(event: &T) -> Self {
         match serde_json::to_vec(event) {
             Ok(json) => Self(escape_line_breaks(json)),
@@ -31,13 +32,13 @@ impl EventLine {
         }
     }
 
-    /// Takes a line from elsewhere, after a check that it is one complete JSON object.
+    /// Checks that a line from elsewhere is one complete JSON object.
     ///
     /// # Errors
-    /// [`LineError`] if it is anything else.
+    /// [`LineError`] if it is not.
     pub fn from_json(json: Vec<u8>) -> Result<Self, LineError> {
         let raw: &RawValue = serde_json::from_slice(&json).map_err(|_| LineError)?;
-        // `RawValue` keeps white space: a pretty-printed object would contain line breaks.
+        // `RawValue` keeps white space, so a pretty-printed object would contain line breaks.
         if !raw.get().starts_with('{')
             || memchr::memchr2(b'\n', b'\r', raw.get().as_bytes()).is_some()
         {
@@ -48,19 +49,19 @@ impl EventLine {
         Ok(Self(escape_line_breaks(json)))
     }
 
-    /// The JSON, without a line break at its end.
+    /// The JSON, without a final line break.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The JSON, owned.
+    /// The JSON as an owned value.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.0
     }
 
-    /// Reads the fields that a relay needs, and ignores the others.
+    /// Parses the fields that a relay needs, and ignores the others.
     ///
     /// # Errors
     /// If a field that `T` requires is missing or of another type.
@@ -68,10 +69,10 @@ impl EventLine {
         serde_json::from_slice(&self.0)
     }
 
-    /// The JSON, to be put inside another event without encoding it again.
+    /// The JSON, to embed it in another event without encoding it again.
     ///
     /// # Errors
-    /// Never for a line made by this type.
+    /// Never for a line built by this type.
     pub fn to_raw(&self) -> Result<&RawValue, LineError> {
         serde_json::from_slice(&self.0).map_err(|_| LineError)
     }
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_objects_on_one_line_are_taken() {
+    fn only_complete_objects_on_one_line_are_accepted() {
         for good in [r#"{"a":1}"#, "  {\"a\":1} ", "{}"] {
             assert!(EventLine::from_json(good.into()).is_ok(), "{good}");
         }
@@ -143,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_string_survives(text in any::<String>()) {
+        fn any_string_round_trips(text in any::<String>()) {
             let line = EventLine::encode(&json!({"t": text}));
             prop_assert!(!line.as_bytes().contains(&b'\n'));
             let value: Value = line.peek().unwrap();

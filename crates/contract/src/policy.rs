@@ -1,11 +1,11 @@
-//! What an operator allows callers to ask for.
+//! The operator's limits on requests.
 
-/// Limits on requests, from configuration. The gateway and each replica read the same ones.
+/// Limits on requests, from the configuration. The gateway and each replica read the same settings.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// Whether `file://` URLs and plain paths are repositories too.
+    /// Whether `file://` URLs and plain paths are accepted as repositories.
     pub file_repositories: FileRepositories,
-    /// What becomes of a request with a field that this version does not know.
+    /// How unknown fields are handled.
     pub unknown_fields: UnknownFields,
     /// Limits on what an agent may use.
     pub limits: Limits,
@@ -14,20 +14,20 @@ pub struct Policy {
 /// Whether callers may name repositories on the server's own disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FileRepositories {
-    /// They are refused: otherwise a caller could read any repository that the service can read.
+    /// Rejected: otherwise, a caller could read any repository that the service can read.
     #[default]
     Refused,
-    /// They are accepted.
+    /// Accepted.
     Allowed,
 }
 
-/// What becomes of a request with a field that this version does not know.
+/// How a field that this version does not know is handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnknownFields {
-    /// The field is ignored: between parts of a stack, which may be of two versions during an update.
+    /// Ignored. Between parts of a stack, which may have two versions during an update.
     #[default]
     Ignored,
-    /// The request is refused: for callers, who would otherwise pay for a job that ignores the field they misspelled.
+    /// Rejected. For callers, who would otherwise pay for a job that ignores a misspelled field.
     Refused,
 }
 

@@ -1,4 +1,4 @@
-//! Repository URLs, allowed by scheme, whose credentials are never printed.
+//! Repository URLs: restricted to allowed schemes, and never printed with credentials.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use url::Url;
 
 use crate::{Code, DirectoryName, Policy, policy::FileRepositories};
 
-/// How a repository is reached.
+/// The protocol of a repository URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// `http://`
@@ -22,15 +22,15 @@ pub enum Scheme {
     File,
 }
 
-/// Where a repository is. Printing or serializing one leaves out its user and password.
+/// The location of a repository. Printing or serializing it omits its user and password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RepoUrl {
     scheme: Scheme,
-    /// Without credentials (an ssh user is not one: it is part of the address).
+    /// Without credentials. An ssh user is not a credential, but part of the address.
     address: String,
-    /// Lower case, with its port if it is not the scheme's own; empty for files.
+    /// In lower case, with its port unless it is the scheme's default; empty for files.
     host: String,
-    /// Without slashes at its ends and without `.git`.
+    /// Without leading and trailing slashes and without `.git`.
     path: String,
     user: Option<String>,
     password: Option<String>,
@@ -40,7 +40,7 @@ impl RepoUrl {
     /// The longest URL, in bytes.
     pub const MAX_BYTES: usize = 4096;
 
-    /// Parses a URL as a caller gave it.
+    /// Parses a URL from a caller.
     ///
     /// # Errors
     /// [`Code::SchemeNotAllowed`] or [`Code::InvalidField`] with a sentence for the caller.
@@ -52,16 +52,16 @@ impl RepoUrl {
             );
         }
         if text.starts_with('-') {
-            return invalid("a repository URL does not begin with '-'");
+            return invalid("a repository URL must not begin with '-'");
         }
-        // `transport::address` makes git run a program of that name.
+        // `transport::address` makes git run a program with that name.
         if let Some((helper, _)) = text.split_once("::")
             && helper.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
         {
             return Err(not_allowed(&format!("{helper}::")));
         }
         if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
-            return invalid("a repository URL holds no spaces and no control characters");
+            return invalid("a repository URL must not contain spaces or control characters");
         }
         let url = if text.contains("://") {
             Self::from_url(text)?
@@ -91,18 +91,20 @@ impl RepoUrl {
         let host = url
             .host_str()
             .filter(|host| !host.is_empty())
-            .ok_or_else(|| invalid("the URL names no host"))?;
-        // A host that begins with '-' becomes an option of ssh.
+            .ok_or_else(|| invalid("the URL has no host"))?;
+        // ssh would parse a host that begins with '-' as an option.
         if host.starts_with('-') || url.username().starts_with('-') {
-            return Err(invalid("a host or user does not begin with '-'"));
+            return Err(invalid("a host or user must not begin with '-'"));
         }
-        // In these schemes the parser takes almost any byte for a host's, and ssh hands it to a shell.
+        // For these schemes, the parser accepts almost any byte in a host, and ssh passes it to a shell.
         if matches!(scheme, Scheme::Ssh | Scheme::Git) && !is_plain_host(host) {
             return Err(invalid("the URL's host is not a host name or an IP address"));
         }
-        // git hosts do not need a query, and a token in it would be shown wherever the URL is.
+        // git hosts need no query, and a token in it would be visible wherever the URL is shown.
         if url.query().is_some() {
-            return Err(invalid("a repository URL has no query: leave out everything from '?' on"));
+            return Err(invalid(
+                "a repository URL must not have a query: remove everything from '?' on",
+            ));
         }
         let path = trim_path(url.path());
         if path.is_empty() {
@@ -125,11 +127,11 @@ impl RepoUrl {
         let user = decode(url.username());
         let password = url.password().and_then(decode);
         if user.iter().chain(&password).any(|part| part.contains(|c: char| c.is_control())) {
-            return Err(invalid("credentials hold no control characters"));
+            return Err(invalid("credentials must not contain control characters"));
         }
         let mut bare = url.clone();
         bare.set_fragment(None);
-        // Both setters fail only for URLs without a host, which are refused above.
+        // Both setters fail only for URLs without a host, which were rejected above.
         let _ = bare.set_password(None);
         if scheme != Scheme::Ssh {
             let _ = bare.set_username("");
@@ -148,14 +150,14 @@ impl RepoUrl {
         }
     }
 
-    /// `user@host:path`, git's short form of ssh.
+    /// `user@host:path`, git's short form for ssh.
     fn from_scp(text: &str) -> Result<Self, (Code, String)> {
         let parts = text.split_once(':').filter(|(before, path)| {
             !before.is_empty()
                 && !before.contains('/')
                 && !path.is_empty()
                 && !path.starts_with(['-', ':'])
-                // Without a user it is a URL whose second slash is missing.
+                // Without a user, it is a URL with a missing slash.
                 && (before.contains('@') || !path.starts_with('/'))
         });
         let Some((before, path)) = parts else {
@@ -169,7 +171,7 @@ impl RepoUrl {
         };
         let (user, host) =
             before.split_once('@').map_or((None, before), |(user, host)| (Some(user), host));
-        // Somebody forgot the scheme. The part before the '@' may be a token, so it is not repeated either.
+        // The scheme is missing. The part before the '@' may be a token, so the error does not repeat it.
         if path.split('/').next().is_some_and(|first| first.contains('@')) {
             return Err((
                 Code::InvalidField,
@@ -193,37 +195,37 @@ impl RepoUrl {
         })
     }
 
-    /// How the repository is reached.
+    /// The protocol.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// The URL without credentials, for git, for disks and for people.
+    /// The URL without credentials, for git, disks and people.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// The host in lower case, with its port if it is not the scheme's own; empty for a file.
+    /// The host in lower case, with its port unless it is the scheme's default; empty for a file.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// User and password from the URL. They are for the host of this URL only, and must never be printed.
+    /// The URL's user and password. They are only for the host of this URL, and must never be printed.
     #[must_use]
     pub fn credentials(&self) -> (Option<&str>, Option<&str>) {
         (self.user.as_deref(), self.password.as_deref())
     }
 
-    /// Whether the URL contains credentials, which [`address`](Self::address) leaves out.
+    /// Whether the URL contains credentials, which [`address`](Self::address) omits.
     #[must_use]
     pub fn has_secret(&self) -> bool {
         self.password.is_some() || (self.user.is_some() && self.scheme != Scheme::Ssh)
     }
 
-    /// The URL with its credentials, to pass it on in a request. It must never reach a disk or a log.
+    /// The URL with its credentials, to pass it on in a request. It must never be written to a disk or a log.
     #[must_use]
     pub fn expose(&self) -> String {
         if !self.has_secret() {
@@ -235,28 +237,28 @@ impl RepoUrl {
         url.to_string()
     }
 
-    /// Names the mirror of this repository. The scheme is part of the name: plain HTTP can be tampered with, and must not
-    /// fill the mirror that serves HTTPS requests.
+    /// The name of this repository's mirror. The scheme is part of the name: plain HTTP can be tampered with, and
+    /// must not fill the mirror for HTTPS.
     #[must_use]
     pub fn mirror_key(&self) -> String {
-        // `host:x` is in the home of whoever logs in, `host:/x` is not.
+        // `host:x` is relative to the home directory of the ssh user, `host:/x` is not.
         let home = self.is_in_home().then(|| format!("{}@", self.user.as_deref().unwrap_or("~")));
         format!("{:?} {}{}/{}", self.scheme, home.unwrap_or_default(), self.host, self.path)
     }
 
-    /// Whether it is in the short form of ssh, with a path that does not begin at the root.
+    /// Whether it is in the short form for ssh with a relative path.
     fn is_in_home(&self) -> bool {
         let is_short = self.scheme == Scheme::Ssh && !self.address.contains("://");
         is_short && self.address.split_once(':').is_some_and(|(_, path)| !path.starts_with('/'))
     }
 
-    /// Whether both name the same repository, however it is reached.
+    /// Whether both are the same repository, whatever their protocol.
     #[must_use]
     pub fn is_same_repository(&self, other: &Self) -> bool {
         self.host == other.host && self.path == other.path
     }
 
-    /// The directory a clone goes to when the caller names none.
+    /// The directory of a clone if the caller names none.
     #[must_use]
     pub fn directory_name(&self) -> DirectoryName {
         DirectoryName::from_repository(self.path.rsplit('/').next().unwrap_or_default())
@@ -266,20 +268,18 @@ impl RepoUrl {
 fn not_allowed(scheme: &str) -> (Code, String) {
     (
         Code::SchemeNotAllowed,
-        format!(
-            "repositories of scheme '{scheme}' are not allowed here: use https, http, ssh or git"
-        ),
+        format!("the URL scheme '{scheme}' is not allowed: use https, http, ssh or git"),
     )
 }
 
-/// Whether this is a host name or a user's, as ssh and a shell take it.
+/// Whether this is a host or user name that is safe for ssh and a shell.
 fn is_plain(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(['-', '.'])
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
 }
 
-/// The same, or an IPv6 address in brackets.
+/// Like [`is_plain`], and also accepts an IPv6 address in brackets.
 fn is_plain_host(host: &str) -> bool {
     match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
@@ -316,117 +316,4 @@ impl Serialize for RepoUrl {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<RepoUrl, (Code, String)> {
-        RepoUrl::parse(text, &Policy::default())
-    }
-
-    #[test]
-    fn allowed() {
-        for (text, host, path, name) in [
-            ("https://github.com/User/repo.git", "github.com", "User/repo", "repo"),
-            ("https://GitHub.com:443/User/repo/", "github.com", "User/repo", "repo"),
-            ("http://127.0.0.1:8080/a/b.git", "127.0.0.1:8080", "a/b", "b"),
-            ("ssh://git@host:2222/x.git", "host:2222", "x", "x"),
-            ("git@github.com:user/repo.git", "github.com", "user/repo", "repo"),
-            ("git@host:/srv/git/x.git", "host", "srv/git/x", "x"),
-            ("git://host/x", "host", "x", "x"),
-            ("git://[::1]:9419/x", "[::1]:9419", "x", "x"),
-            ("ssh://git@[FD00::1]/x", "[fd00::1]", "x", "x"),
-        ] {
-            let url = parse(text).unwrap();
-            assert_eq!(
-                (url.host(), url.path.as_str(), url.directory_name().as_str()),
-                (host, path, name)
-            );
-        }
-    }
-
-    #[test]
-    fn refused() {
-        for (text, code) in [
-            ("file:///etc", Code::SchemeNotAllowed),
-            ("/etc", Code::SchemeNotAllowed),
-            ("relative/path", Code::SchemeNotAllowed),
-            ("ext::sh -c id", Code::SchemeNotAllowed),
-            ("fd::17", Code::SchemeNotAllowed),
-            ("ftp://host/x", Code::SchemeNotAllowed),
-            ("javascript://x/y", Code::SchemeNotAllowed),
-            ("--upload-pack=touch /tmp/x", Code::InvalidField),
-            ("-x", Code::InvalidField),
-            ("", Code::InvalidField),
-            ("https://", Code::InvalidField),
-            ("https://github.com", Code::InvalidField),
-            ("https://host/a b", Code::InvalidField),
-            ("https://host/r.git?private_token=x", Code::InvalidField),
-            ("oauth2:s3cret@github.com/user/repo.git", Code::InvalidField),
-            ("https:s3cret@github.com/user/repo.git", Code::InvalidField),
-            ("https://host/a\0b", Code::InvalidField),
-            ("ssh://-oProxyCommand=x/y", Code::InvalidField),
-            ("-oProxyCommand=x@host:y", Code::InvalidField),
-            ("git@-host:y", Code::InvalidField),
-            ("ssh://a$(id)b/y", Code::InvalidField),
-            ("ssh://a`id`/y", Code::InvalidField),
-            ("ssh://a'b/y", Code::InvalidField),
-            ("ssh://a;b/y", Code::InvalidField),
-            ("git://a%24b/y", Code::InvalidField),
-            ("git@host:-y", Code::InvalidField),
-            ("git@host:/", Code::InvalidField),
-            ("https:/host/y", Code::InvalidField),
-        ] {
-            let (got, sentence) = parse(text).expect_err(text);
-            assert_eq!(got, code, "{text}: {sentence}");
-            assert!(!sentence.contains("s3cret"), "{sentence}");
-        }
-        assert!(parse(&format!("https://h/{}", "x".repeat(5000))).is_err());
-    }
-
-    #[test]
-    fn files_only_if_allowed() {
-        let policy = Policy { file_repositories: FileRepositories::Allowed, ..Policy::default() };
-        for text in ["file:///srv/repo.git", "/srv/repo.git"] {
-            let url = RepoUrl::parse(text, &policy).unwrap();
-            assert_eq!((url.scheme(), url.address()), (Scheme::File, "/srv/repo.git"));
-        }
-    }
-
-    #[test]
-    fn credentials_are_used_and_never_shown() {
-        let url = parse("https://user:p%40ss+w@host/repo.git").unwrap();
-        assert_eq!(url.credentials(), (Some("user"), Some("p@ss+w")));
-        for shown in [
-            url.to_string(),
-            format!("{url:?}"),
-            serde_json::to_string(&url).unwrap(),
-            url.mirror_key(),
-        ] {
-            assert!(!shown.contains("ss") && !shown.contains("user"), "{shown}");
-        }
-        let again = parse(&url.expose()).unwrap();
-        assert_eq!(again, url);
-        assert!(url.has_secret());
-        assert!(parse("https://token@host/repo.git").unwrap().has_secret());
-        assert!(!parse("git@host:repo.git").unwrap().has_secret());
-    }
-
-    #[test]
-    fn the_same_repository_by_another_way() {
-        let https = parse("https://github.com/u/r.git").unwrap();
-        let ssh = parse("git@github.com:u/r").unwrap();
-        assert!(https.is_same_repository(&ssh));
-        assert_ne!(https.mirror_key(), ssh.mirror_key());
-        assert!(!https.is_same_repository(&parse("https://github.com/u/R").unwrap()));
-    }
-
-    #[test]
-    fn a_path_in_somebodys_home_has_a_mirror_of_its_own() {
-        let key = |text: &str| parse(text).unwrap().mirror_key();
-        assert_eq!(key("git@host:x/y.git"), key("git@HOST:x/y"));
-        assert_eq!(key("git@host:/x/y"), key("ssh://git@host/x/y"));
-        let different = ["git@host:x/y", "me@host:x/y", "git@host:/x/y", "ssh://git@host/~/x/y"];
-        let keys: std::collections::BTreeSet<_> = different.into_iter().map(key).collect();
-        assert_eq!(keys.len(), different.len(), "{keys:?}");
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What callers ask for.
+//! The requests of callers.
 
 mod execute;
 mod options;
@@ -18,11 +18,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    BranchName, Code, DirectoryName, Policy, RepoUrl, Service, SessionId, WorkspacePath,
-    fields::Fields,
+    Code, DirectoryName, Policy, RepoUrl, Service, SessionId, WorkspacePath, fields::Fields,
 };
 
-/// Why a request is refused before it becomes a job.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RequestError {
@@ -30,7 +29,7 @@ pub struct RequestError {
     pub code: Code,
     /// One sentence for people that says what to do.
     pub message: String,
-    /// The field at fault.
+    /// The invalid field.
     pub field: Option<Cow<'static, str>>,
 }
 
@@ -40,18 +39,18 @@ impl RequestError {
         Self { code, message: message.into(), field: None }
     }
 
-    /// An error in the value of one field. The message is the field's name, a colon and `why`.
+    /// An error in the value of a field. The message is the field's name, a colon and `why`.
     pub fn field(field: impl Into<Cow<'static, str>>, why: impl Display) -> Self {
         Self::field_code(Code::InvalidField, field, why)
     }
 
-    /// The same with a code of its own.
+    /// Like [`field`](Self::field), with a specific code.
     pub fn field_code(code: Code, field: impl Into<Cow<'static, str>>, why: impl Display) -> Self {
         let field = field.into();
         Self { code, message: format!("'{field}': {why}"), field: Some(field) }
     }
 
-    /// The end of a job that no replica of `service` took within `wait`.
+    /// The error of a job that no replica of `service` took within `wait`.
     #[must_use]
     pub fn queue_timeout(service: Service, wait: Duration) -> Self {
         let seconds = wait.as_secs();
@@ -62,21 +61,21 @@ impl RequestError {
         Self::new(Code::QueueTimeout, message)
     }
 
-    /// The body of the answer.
+    /// The body of the response.
     #[must_use]
     pub fn body(&self) -> ErrorBody<'_> {
         ErrorBody { error: &self.message, code: self.code, field: self.field.as_deref() }
     }
 }
 
-/// The JSON of an error answer.
+/// The JSON body of an error response.
 #[derive(Debug, Serialize)]
 pub struct ErrorBody<'a> {
     /// One sentence that says what to do.
     pub error: &'a str,
     /// The reason.
     pub code: Code,
-    /// The field at fault.
+    /// The invalid field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<&'a str>,
 }
@@ -90,7 +89,7 @@ pub enum Secrets {
     Withheld,
 }
 
-/// What the requests that become jobs have in common.
+/// What all requests that become jobs have in common.
 pub trait JobRequest: Send + 'static {
     /// The service whose job it becomes.
     fn service(&self) -> Service;
@@ -98,15 +97,15 @@ pub trait JobRequest: Send + 'static {
     /// Parses a body. `root` is the absolute path of the workspace.
     ///
     /// # Errors
-    /// What is wrong with the body, for the caller.
+    /// If the body is invalid; the error is for the caller.
     fn parse(body: &[u8], root: &str, policy: &Policy) -> Result<Self, RequestError>
     where
         Self: Sized;
 
-    /// Encodes the request as a body that [`parse`](Self::parse) takes.
+    /// Encodes the request as a body that [`parse`](Self::parse) accepts.
     fn to_body(&self, secrets: Secrets) -> Vec<u8>;
 
-    /// Where the job works if `requester` asks for it.
+    /// Where the job works if `requester` starts it.
     fn place(&self, requester: Requester) -> Place;
 
     /// The session it resumes.
@@ -114,7 +113,7 @@ pub trait JobRequest: Send + 'static {
         None
     }
 
-    /// The request as one of the session `id`: `POST /api/stream/:id`.
+    /// The request as part of the session `id`: `POST /api/stream/:id`.
     ///
     /// # Errors
     /// If it names another session, or the service has no sessions.
@@ -125,21 +124,21 @@ pub trait JobRequest: Send + 'static {
         Err(RequestError::new(Code::NotFound, "this service has no sessions"))
     }
 
-    /// The repository it is about.
+    /// The repository it uses.
     fn repo_url(&self) -> Option<&RepoUrl>;
 
-    /// The deadline it asks for, in seconds.
+    /// The deadline it requests, in seconds.
     fn timeout_seconds(&self) -> Option<u64>;
 }
 
-/// A request as it arrived, for the parser of its service.
+/// A request before parsing, for the parser of its service.
 #[derive(Clone, Copy, Debug)]
 pub struct RawRequest<'a> {
     /// The body.
     pub body: &'a [u8],
     /// The absolute path of the workspace.
     pub root: &'a str,
-    /// What callers may ask for.
+    /// The operator's limits.
     pub policy: &'a Policy,
     /// The session it was sent to: `POST /api/stream/:id`.
     pub session: Option<SessionId>,
@@ -159,7 +158,7 @@ impl RawRequest<'_> {
 /// Where a job works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In a directory of its own, or of its workflow's own.
+    /// In a directory of its own, or of its workflow.
     Own,
     /// In a shared checkout, which jobs use one at a time.
     Checkout(DirectoryName),
@@ -175,7 +174,7 @@ impl From<Option<DirectoryName>> for Place {
     }
 }
 
-/// Who asks for a job.
+/// Who starts a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requester {
     /// A caller from outside the stack.
@@ -184,31 +183,11 @@ pub enum Requester {
     Workflow,
 }
 
-/// The fields of `options` in the object one level up: no `flatten` in wire types.
+/// Merges the fields of `options` into the enclosing object, because wire types must not use `flatten`.
 fn options_map<T: Serialize>(options: &T) -> Map<String, Value> {
     match serde_json::to_value(options) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
-    }
-}
-
-fn insert_repository(
-    body: &mut Map<String, Value>,
-    url: &RepoUrl,
-    branch: Option<&BranchName>,
-    directory: Option<&DirectoryName>,
-    secrets: Secrets,
-) {
-    let url = match secrets {
-        Secrets::Exposed => url.expose(),
-        Secrets::Withheld => url.address().to_owned(),
-    };
-    body.insert("repoUrl".into(), url.into());
-    if let Some(branch) = branch {
-        body.insert("branch".into(), branch.as_str().into());
-    }
-    if let Some(directory) = directory {
-        body.insert("directory".into(), directory.as_str().into());
     }
 }
 

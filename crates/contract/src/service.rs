@@ -1,8 +1,8 @@
 //! The services, as one table.
 //!
-//! Whatever differs from service to service and is a plain value stands in [`ServiceSpec`]; whatever a part
-//! keeps for each service is a [`PerService`]. So a new service is one variant of [`Service`] and one row of
-//! its table, and whoever builds a [`PerService`] by hand hears of it from the compiler.
+//! Every plain value that differs between services is in [`ServiceSpec`], and whatever a part keeps for each service is a
+//! [`PerService`]. A new service is therefore one variant of [`Service`] and one row of its table, and the compiler finds
+//! every [`PerService`] that is built by hand.
 
 use std::ops::{Index, IndexMut};
 
@@ -13,7 +13,7 @@ use crate::{
     WorkflowRequest,
 };
 
-/// One of the services whose replicas serve one job each.
+/// A service. Each of its replicas runs one job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum Service {
@@ -25,44 +25,44 @@ pub enum Service {
     Claude,
 }
 
-/// What is known about a service before it is started.
+/// The properties of a service.
 #[derive(Debug)]
 pub struct ServiceSpec {
-    /// The name in URLs, logs, directories and container names, and of its program.
+    /// Its name in URLs, logs, directories and containers, and that of its program.
     pub name: &'static str,
-    /// The name in flags, such as `--workflow` and `--port-workflow`, and in `scale workflow=5`.
+    /// Its name in flags, such as `--workflow` and `--port-workflow`, and in `scale workflow=5`.
     pub short_name: &'static str,
-    /// What one replica does, in a few words for help texts.
+    /// What a replica does, in a few words for help texts.
     pub summary: &'static str,
-    /// The TCP port that callers know it by.
+    /// Its TCP port for callers.
     pub default_port: u16,
-    /// The variable that moves its port at the gateway.
+    /// The variable that changes its port at the gateway.
     pub port_variable: &'static str,
-    /// The variable that tells others where its jobs are asked for.
+    /// The variable with its URL, for services that ask it for jobs.
     pub url_variable: &'static str,
-    /// The services that its jobs ask for jobs. It is stopped before them.
+    /// The services that its jobs start jobs on. It is stopped before them.
     pub asks: &'static [Service],
-    /// How many replicas a stack has unless told otherwise.
+    /// How many replicas a stack has by default.
     pub default_replicas: usize,
-    /// The paths whose `POST` starts a job. The first is the one that help texts and examples use.
+    /// The paths whose `POST` starts a job. Help texts and examples use the first one.
     pub job_paths: &'static [&'static str],
-    /// Parses the request that becomes its job.
+    /// Parses the request of a job.
     pub parse: fn(&RawRequest<'_>) -> Result<Box<dyn JobRequest>, RequestError>,
-    /// The type of the event that ends a job that did what it was for.
+    /// The type of the event that ends a successful job.
     pub success_event: &'static str,
     /// The type of the event that ends a job that failed or was cancelled.
     pub failure_event: &'static str,
-    /// How a failure is written, for jobs that no replica can end any more.
+    /// Writes the failure of a job that no replica can end any more.
     pub failure: fn(JobId, Code, &str) -> Ending,
-    /// What a caller is told whose job's replica died.
+    /// The error for a job whose replica died.
     pub lost: &'static str,
 }
 
 impl Service {
-    /// All of them, in the order of their ports from the front door inwards.
+    /// All of them, callers before the services that they ask.
     pub const ALL: [Self; 3] = [Self::Workflow, Self::Pull, Self::Claude];
 
-    /// How many services there are.
+    /// The number of services.
     pub const COUNT: usize = Self::ALL.len();
 
     /// Its row in the table.
@@ -83,7 +83,7 @@ impl Service {
                 success_event: "workflow_complete",
                 failure_event: "workflow_error",
                 failure: |job, code, error| Ending::workflow_failure(job, None, code, error),
-                lost: "the replica died before the job was done: send the job again",
+                lost: "the replica died before the job ended: send the job again",
             },
             Self::Pull => &ServiceSpec {
                 name: "github-pull-api",
@@ -99,7 +99,7 @@ impl Service {
                 success_event: "completed",
                 failure_event: "error",
                 failure: |_, code, error| Ending::pull_failure(code, error),
-                lost: "the replica died before the job was done: send the job again",
+                lost: "the replica died before the job ended: send the job again",
             },
             Self::Claude => &ServiceSpec {
                 name: "claude-code-api",
@@ -115,30 +115,30 @@ impl Service {
                 success_event: "completed",
                 failure_event: "error",
                 failure: |_, code, error| Ending::agent_failure(code, error, &Default::default()),
-                lost: "the replica died while the agent ran: look at the checkout, then send the job again",
+                lost: "the replica died while the agent was running: check the checkout, then send the job again",
             },
         }
     }
 
-    /// The name in URLs, logs, directories and container names.
+    /// Its name in URLs, logs, directories and containers.
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.spec().name
     }
 
-    /// The service of that name.
+    /// The service with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|service| service.name() == name)
     }
 
-    /// The TCP port that callers know it by.
+    /// Its TCP port for callers.
     #[must_use]
     pub const fn default_port(self) -> u16 {
         self.spec().default_port
     }
 
-    /// The path of the request that examples use for its job.
+    /// The path that examples use for its job.
     #[must_use]
     pub const fn job_path(self) -> &'static str {
         match self.spec().job_paths {
@@ -147,13 +147,13 @@ impl Service {
         }
     }
 
-    /// Whether a `POST` to `path` asks this service for a job.
+    /// Whether a `POST` to `path` starts a job of this service.
     #[must_use]
     pub fn has_job_path(self, path: &str) -> bool {
         self.spec().job_paths.contains(&path)
     }
 
-    /// Whether its jobs ask other services for jobs, and so hold turns for them.
+    /// Whether its jobs start jobs on other services, and so hold turns for them.
     #[must_use]
     pub const fn asks_for_jobs(self) -> bool {
         !self.spec().asks.is_empty()
@@ -187,11 +187,11 @@ impl TryFrom<String> for Service {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        Self::from_name(&name).ok_or_else(|| format!("there is no service '{name}'"))
+        Self::from_name(&name).ok_or_else(|| format!("unknown service '{name}'"))
     }
 }
 
-/// One value for each service, found by the service.
+/// A value for each service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerService<T>([T; Service::COUNT]);
 
@@ -202,16 +202,16 @@ impl<T> PerService<T> {
         Self(values)
     }
 
-    /// Asks `value` for each service, in the order of [`Service::ALL`].
+    /// Calls `value` for each service, in the order of [`Service::ALL`].
     #[must_use]
     pub fn from_fn(value: impl FnMut(Service) -> T) -> Self {
         Self(Service::ALL.map(value))
     }
 
-    /// [`from_fn`](Self::from_fn), up to the first failure.
+    /// Like [`from_fn`](Self::from_fn), but stops at the first error.
     ///
     /// # Errors
-    /// What `value` failed with.
+    /// The error of `value`.
     pub fn try_from_fn<E>(value: impl FnMut(Service) -> Result<T, E>) -> Result<Self, E> {
         let values: Vec<T> = Service::ALL.into_iter().map(value).collect::<Result<_, E>>()?;
         match values.try_into() {
@@ -225,12 +225,12 @@ impl<T> PerService<T> {
         Service::ALL.into_iter().zip(&self.0)
     }
 
-    /// Each service with its value, to be changed.
+    /// Each service with its value, which can be changed.
     pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = (Service, &mut T)> {
         Service::ALL.into_iter().zip(&mut self.0)
     }
 
-    /// The same with each value replaced by what `change` makes of it.
+    /// The same with `change` applied to each value.
     #[must_use]
     pub fn map<U>(self, change: impl FnMut(T) -> U) -> PerService<U> {
         PerService(self.0.map(change))
@@ -246,14 +246,14 @@ impl<T> PerService<T> {
 impl<T> Index<Service> for PerService<T> {
     type Output = T;
 
-    #[expect(clippy::indexing_slicing, reason = "the array is as long as there are services")]
+    #[expect(clippy::indexing_slicing, reason = "the array has one element per service")]
     fn index(&self, service: Service) -> &T {
         &self.0[service.index()]
     }
 }
 
 impl<T> IndexMut<Service> for PerService<T> {
-    #[expect(clippy::indexing_slicing, reason = "the array is as long as there are services")]
+    #[expect(clippy::indexing_slicing, reason = "the array has one element per service")]
     fn index_mut(&mut self, service: Service) -> &mut T {
         &mut self.0[service.index()]
     }

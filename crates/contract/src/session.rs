@@ -7,7 +7,7 @@ use crate::{RequestError, SessionId, Timestamp, UnknownFields, WorkspacePath, fi
 /// `POST /api/sessions`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionRequest {
-    /// Where the session works; a new directory of its own if absent.
+    /// The session's working directory. If absent, the session gets a new one.
     pub workspace: Option<WorkspacePath>,
 }
 
@@ -15,7 +15,7 @@ impl SessionRequest {
     /// Parses a body, which may be empty. `root` is the absolute path of the workspace.
     ///
     /// # Errors
-    /// What is wrong with the body, for the caller.
+    /// If the body is invalid; the error is for the caller.
     pub fn parse(body: &[u8], root: &str, unknown: UnknownFields) -> Result<Self, RequestError> {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self::default());
@@ -33,7 +33,7 @@ impl SessionRequest {
 pub struct SessionView {
     /// The session.
     pub session_id: SessionId,
-    /// The absolute path in which it works.
+    /// The absolute path of its working directory.
     pub workspace: String,
     /// When it was created.
     pub created: Timestamp,
@@ -46,7 +46,7 @@ pub struct SessionView {
 pub struct SessionList {
     /// Newest first.
     pub sessions: Vec<SessionView>,
-    /// How many there are.
+    /// The number of `sessions`.
     pub count: usize,
 }
 
@@ -54,14 +54,14 @@ pub struct SessionList {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionDeleted {
-    /// Always the same sentence, which existing callers show.
+    /// Always the same sentence, which existing clients display.
     pub message: String,
     /// The session that was deleted.
     pub session_id: SessionId,
 }
 
 impl SessionDeleted {
-    /// The answer to the deletion of `session_id`.
+    /// The response to deleting `session_id`.
     #[must_use]
     pub fn new(session_id: SessionId) -> Self {
         Self { message: "Session deleted".into(), session_id }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_may_not_name_another_session_than_the_path() {
+    fn the_body_must_not_name_another_session_than_the_path() {
         let policy = Policy { limits: Limits::default(), ..Policy::default() };
         let parse = |body: &str| ExecuteRequest::parse(body.as_bytes(), "/w", &policy).unwrap();
         let (id, other) = (SessionId::new(), SessionId::new());

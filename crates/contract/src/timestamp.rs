@@ -15,7 +15,7 @@ impl Timestamp {
         Self::from_millisecond(jiff::Timestamp::now().as_millisecond())
     }
 
-    /// `milliseconds` after 1970-01-01T00:00:00Z; a value out of range becomes that date.
+    /// `milliseconds` after 1970-01-01T00:00:00Z, or that date if it is out of range.
     #[must_use]
     pub fn from_millisecond(milliseconds: i64) -> Self {
         Self(jiff::Timestamp::from_millisecond(milliseconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH))

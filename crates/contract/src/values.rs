@@ -1,4 +1,4 @@
-//! Strings from callers, parsed: a value of one of these types is safe to use for what its name says.
+//! Parsed strings from callers. A value of one of these types is safe for the use that its name implies.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ macro_rules! text {
 }
 
 text!(
-    /// What the agent is asked to do: not empty, not only white space.
+    /// The task for an agent: not empty and not only white space.
     Prompt
 );
 text!(
@@ -42,12 +42,12 @@ text!(
     DirectoryName
 );
 text!(
-    /// The name of a branch or a tag by git's own rules (`git check-ref-format`), not beginning with `-`, or the id
-    /// of a commit.
+    /// The name of a branch or a tag by git's own rules (`git check-ref-format`), not starting with `-`, or a commit
+    /// ID.
     BranchName
 );
 text!(
-    /// A path beneath the workspace, relative to it: no `..`, no `.git`, no `.stack`, no empty part.
+    /// A path relative to the workspace and beneath it: without `..`, `.git`, `.stack` and empty components.
     WorkspacePath
 );
 
@@ -56,14 +56,14 @@ impl Prompt {
     /// A sentence for the caller.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.trim().is_empty() {
-            return Err("say what the agent is to do".into());
+            return Err("say what the agent should do".into());
         }
         Ok(Self(text.to_owned()))
     }
 }
 
 impl DirectoryName {
-    /// The longest name in bytes, as common file systems have it.
+    /// The longest name in bytes on common file systems.
     pub const MAX_BYTES: usize = 255;
 
     /// # Errors
@@ -77,16 +77,16 @@ impl DirectoryName {
             return Err(format!("use at most {} characters", Self::MAX_BYTES));
         }
         if text.starts_with(['.', '-']) {
-            return Err("a name may not begin with '.' or '-'".into());
+            return Err("a name must not begin with '.' or '-'".into());
         }
-        // In upper and lower case: on a case-insensitive volume it is the same directory.
+        // In either case, because a volume may be case-insensitive.
         if text.eq_ignore_ascii_case("jobs") {
-            return Err("'jobs' is taken: use another name".into());
+            return Err("'jobs' is reserved: use another name".into());
         }
         Ok(Self(text.to_owned()))
     }
 
-    /// Makes a name from the last part of a repository's URL, whatever that is.
+    /// Makes a valid name from the last part of a repository's URL.
     #[must_use]
     pub fn from_repository(name: &str) -> Self {
         let fitted: String = name
@@ -105,8 +105,7 @@ impl BranchName {
     /// # Errors
     /// A sentence for the caller.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let error =
-            || Err("is not a name that git accepts for a branch, a tag or a commit".to_owned());
+        let error = || Err("is not a valid name of a branch, tag or commit".to_owned());
         if text.is_empty() || text.len() > 244 || text.starts_with('-') || text == "HEAD" {
             return error();
         }
@@ -122,7 +121,7 @@ impl BranchName {
         let bad_part = |part: &str| {
             part.is_empty()
                 || part.starts_with('.')
-                // git's lock file of a reference has this suffix
+                // the suffix of git's lock files
                 || part.get(part.len().saturating_sub(5)..) == Some(".lock")
         };
         if text.split('/').any(bad_part) {
@@ -133,9 +132,9 @@ impl BranchName {
 }
 
 impl WorkspacePath {
-    /// Parses a path as a caller gave it: relative to the workspace, or absolute beneath `root`.
+    /// Parses a path from a caller: relative to the workspace, or absolute beneath `root`.
     ///
-    /// This does not look at symbolic links: resolve the path beneath a directory handle when you open it.
+    /// Does not resolve symbolic links: open the path beneath a directory handle.
     ///
     /// # Errors
     /// A sentence for the caller.
@@ -156,25 +155,25 @@ impl WorkspacePath {
             match part {
                 "" | "." => {}
                 ".." => return Err("'..' is not allowed".into()),
-                // In upper and lower case: on a case-insensitive volume it is the same directory.
+                // In either case, because a volume may be case-insensitive.
                 part if part.eq_ignore_ascii_case(".git")
                     || part.eq_ignore_ascii_case(".stack") =>
                 {
                     return Err(format!("'{part}' is not a workspace"));
                 }
                 part if part.len() > 255 => {
-                    return Err("a part of the path is longer than 255 bytes".into());
+                    return Err("a path component is longer than 255 bytes".into());
                 }
                 part => parts.push(part),
             }
         }
         if parts.is_empty() || parts == ["jobs"] {
-            return Err("name a directory beneath the workspace, not the whole of it".into());
+            return Err("name a directory beneath the workspace, not the workspace itself".into());
         }
         Ok(Self(parts.join("/")))
     }
 
-    /// The shared checkout that contains the path; `None` if it lies in a job's own directory.
+    /// The shared checkout that contains the path; `None` if it is in a job's own directory.
     #[must_use]
     pub fn directory(&self) -> Option<DirectoryName> {
         DirectoryName::parse(self.0.split('/').next()?).ok()
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn any_repository_name_is_made_to_fit() {
+    fn any_repository_name_becomes_a_valid_name() {
         for (name, fitted) in [
             ("app", "app"),
             ("my app", "my-app"),

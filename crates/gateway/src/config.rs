@@ -12,7 +12,7 @@ use web::Cors;
 
 use crate::AllowedHosts;
 
-/// A replica answers as soon as it has claimed the job on the volume.
+/// A replica answers as soon as it has claimed the job.
 const DISPATCH_TIME: Duration = Duration::from_secs(15);
 
 /// Where the gateway listens, and how long it lets callers wait.
@@ -31,13 +31,13 @@ pub struct Config {
     /// `QUEUE_WAIT_SECONDS`: how long a job may wait, counted from its record. Each job of a workflow has a wait of its
     /// own.
     pub queue_wait: Duration,
-    /// What callers may ask for; `ACCEPT_UNKNOWN_FIELDS` lets requests name fields that do not exist.
+    /// What callers may ask for. With `ACCEPT_UNKNOWN_FIELDS`, unknown fields are ignored.
     pub policy: Policy,
     /// `CORS_ALLOW_ORIGIN`
     pub cors: Cors,
     /// `ALLOWED_HOSTS`: the names that the gateway answers to.
     pub allowed_hosts: Option<AllowedHosts>,
-    /// `DRAIN`: begin as if told to drain, because the stack was told so before this gateway was started.
+    /// `DRAIN`: start draining at once, because the stack began to stop before this gateway was started.
     pub drain: bool,
 }
 
@@ -49,7 +49,7 @@ impl Config {
             settings.port(spec.port_variable, spec.default_port)
         });
         let mut policy = boot::read_policy(settings);
-        // Replicas ignore them: their gateway may be of a newer version during an update.
+        // Only here: during an update, replicas may get requests from a gateway of a newer version.
         policy.unknown_fields = if settings.flag("ACCEPT_UNKNOWN_FIELDS") {
             UnknownFields::Ignored
         } else {
@@ -81,9 +81,29 @@ impl Config {
         }
     }
 
-    /// Where the port of `service` is served.
+    /// The address of the port of `service`.
     #[must_use]
     pub fn address(&self, service: Service) -> SocketAddr {
         SocketAddr::new(self.bind, self.ports[service])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_are_refused_unless_the_operator_accepts_them() {
+        let read = |value: Option<&str>| {
+            let pair = value.map(|value| ("ACCEPT_UNKNOWN_FIELDS".to_owned(), value.to_owned()));
+            let env: std::collections::HashMap<_, _> = pair.into_iter().collect();
+            let mut settings = Settings::new(&env);
+            let unknown_fields = Config::read(&mut settings).policy.unknown_fields;
+            settings.finish().map(|()| unknown_fields).ok()
+        };
+        assert_eq!(read(None), Some(UnknownFields::Refused));
+        assert_eq!(read(Some("0")), Some(UnknownFields::Refused));
+        assert_eq!(read(Some("1")), Some(UnknownFields::Ignored));
+        assert_eq!(read(Some("perhaps")), None);
     }
 }

@@ -7,7 +7,7 @@ use contract::{Code, RequestError, Service};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use web::{AskError, ask};
-use workspace::{IdleReplica, Registry, Turn, blocking};
+use workspace::{Registry, ReplicaEntry, Turn, blocking};
 
 use crate::{
     shared::Shared,
@@ -23,7 +23,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(1);
 const ANSWER_LIMIT: usize = 64 * 1024;
 /// How often to try again when a job that this gateway does not know of has a turn.
 const TURN_PAUSE: Duration = Duration::from_millis(500);
-/// Why a queued job ends that somebody has cancelled.
+/// Why a queued job ends that was cancelled.
 pub(crate) const CANCELLED: &str = "the job was cancelled before a replica took it";
 
 /// Dispatches the jobs of one service for as long as the gateway lives.
@@ -37,8 +37,19 @@ pub(crate) async fn run(shared: Arc<Shared>, service: Service) {
         work.as_mut().enable();
         end_expired(&shared, service).await;
         let look = registry.clone();
-        match blocking(move || look.idle()).await {
-            Ok(idle) => assign(&shared, service, idle),
+        let found = blocking(move || {
+            let idle = look.idle()?;
+            // Other gateways use the same replicas, and may keep all of them at work.
+            let is_any_there = !idle.is_empty() || look.is_any_busy()?;
+            Ok::<_, workspace::Error>((idle, is_any_there))
+        });
+        match found.await {
+            Ok((idle, is_any_there)) => {
+                if is_any_there {
+                    shared.state().replica_seen(service);
+                }
+                assign(&shared, service, idle);
+            }
             Err(error) => {
                 tracing::error!(%service, error = &error as &dyn std::error::Error, "cannot read the registry");
             }
@@ -51,10 +62,10 @@ pub(crate) async fn run(shared: Arc<Shared>, service: Service) {
 }
 
 /// Hands the next jobs to the idle replicas.
-fn assign(shared: &Arc<Shared>, service: Service, idle: Vec<IdleReplica>) {
+fn assign(shared: &Arc<Shared>, service: Service, idle: Vec<ReplicaEntry>) {
     let pairs = {
         let mut state = shared.state();
-        if !idle.is_empty() || state.busy(service) > 0 {
+        if state.busy(service) > 0 {
             state.replica_seen(service);
         }
         state.assign(service, idle, shared.lifecycle.get())
@@ -129,7 +140,7 @@ enum DispatchResult {
     Refused(Code, String, Rejection),
 }
 
-async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: IdleReplica) {
+async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: ReplicaEntry) {
     let limit = shared.config.dispatch_time;
     let result = hand_over(&ticket, &replica, limit).await;
     {
@@ -165,7 +176,7 @@ async fn requeue(shared: &Arc<Shared>, ticket: &Arc<Ticket>) {
 }
 
 /// Asks a replica to take a job. It must answer within `limit`.
-async fn hand_over(ticket: &Ticket, replica: &IdleReplica, limit: Duration) -> DispatchResult {
+async fn hand_over(ticket: &Ticket, replica: &ReplicaEntry, limit: Duration) -> DispatchResult {
     let job = ticket.job.clone();
     let body = match ticket.secret_body() {
         Some(body) => body,

@@ -1,31 +1,31 @@
 //! `GET /health`: whether the stack can serve, and what is wrong if it cannot.
 //!
-//! The answer is 200 as long as this process answers at all: what is wrong with the volume or the replicas is not
-//! cured by restarting the gateway, which is what a container engine does on any other status.
+//! The answer is 200 as long as this process answers at all. On any other status, a container engine would restart the
+//! gateway, which solves no problem of the volume or the replicas.
 
 use std::{net::IpAddr, time::Duration};
 
 use contract::{Service, Timestamp};
 use serde_json::{Map, Value, json};
 use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
-use workspace::{Room, Workspace};
+use workspace::{FreeSpace, Workspace};
 
 use crate::{lifecycle::Lifecycle, routes::PortState, shared::Shared};
 
-/// How long the volume may take to be written, before it counts as hanging.
+/// How long a write to the volume may take.
 const PROBE_TIME: Duration = Duration::from_secs(2);
-/// For how long the last look at the volume is good.
+/// How long the result of a probe is reused.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long a service may be without any replica: restarts take a moment.
+/// How long a service may be without any replica. Restarts take a moment.
 const WITHOUT_REPLICAS: Duration = Duration::from_secs(30);
 
-/// Looks at the volume, once at a time: a volume that hangs must not collect threads that wait for it.
+/// Probes the volume, one probe at a time, so that threads do not pile up on a volume that hangs.
 #[derive(Debug, Default)]
 pub(crate) struct VolumeProbe(Mutex<Probe>);
 
 #[derive(Debug, Default)]
 struct Probe {
-    under_way: Option<JoinHandle<workspace::Result<Room>>>,
+    in_progress: Option<JoinHandle<workspace::Result<FreeSpace>>>,
     last: Option<(Instant, Option<String>)>,
 }
 
@@ -40,13 +40,13 @@ impl VolumeProbe {
         }
         let volume = workspace.clone();
         let mut look = probe
-            .under_way
+            .in_progress
             .take()
             .unwrap_or_else(|| tokio::task::spawn_blocking(move || volume.probe()));
         let problem = match tokio::time::timeout(PROBE_TIME, &mut look).await {
-            Ok(Ok(Ok(Room::Enough))) => None,
-            Ok(Ok(Ok(Room::None))) => {
-                Some("the workspace is full, or nearly so: make room, or jobs fail".to_owned())
+            Ok(Ok(Ok(FreeSpace::Enough))) => None,
+            Ok(Ok(Ok(FreeSpace::None))) => {
+                Some("the workspace is full, or nearly so: make room, or jobs will fail".to_owned())
             }
             Ok(Ok(Err(error))) => {
                 tracing::error!(
@@ -55,13 +55,11 @@ impl VolumeProbe {
                 );
                 Some("the workspace cannot be written: see the gateway's log".to_owned())
             }
-            // The panic has been printed by its hook.
-            Ok(Err(_)) => {
-                Some("the workspace could not be looked at: see the gateway's log".into())
-            }
+            // The panic hook has logged it.
+            Ok(Err(_)) => Some("the workspace could not be checked: see the gateway's log".into()),
             Err(_) => {
-                probe.under_way = Some(look);
-                Some("the workspace does not answer: look at the volume it is on".to_owned())
+                probe.in_progress = Some(look);
+                Some("the workspace does not answer: check the volume that it is on".to_owned())
             }
         };
         probe.last = Some((Instant::now(), problem.clone()));
@@ -100,7 +98,7 @@ async fn problems(shared: &Shared) -> Vec<String> {
         let since = seen.elapsed();
         if since >= WITHOUT_REPLICAS {
             problems.push(format!(
-                "no replica of {service} has been idle or at work for {} s: start one, or see why they end",
+                "no replica of {service} has been idle or at work for {} s: start one, or see in their logs why they end",
                 since.as_secs()
             ));
         }
@@ -112,7 +110,11 @@ async fn problems(shared: &Shared) -> Vec<String> {
 mod tests {
     use std::sync::Arc;
 
+    use tokio_util::task::AbortOnDropHandle;
+    use workspace::Registration;
+
     use super::*;
+    use crate::dispatch;
 
     fn port(service: Service) -> (tempfile::TempDir, PortState) {
         let dir = tempfile::tempdir().unwrap();
@@ -148,6 +150,27 @@ mod tests {
             "{problems}"
         );
         assert!(!problems.contains("claude-code-api"), "{problems}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replicas_that_work_for_another_gateway_are_there() {
+        let (_dir, port) = port(Service::Pull);
+        let (workspace, address) = (&port.shared.workspace, "127.0.0.1:1".parse().unwrap());
+        let id = contract::ReplicaId::new();
+        let mut replica = Registration::announce(workspace, Service::Pull, id, address).unwrap();
+        replica.mark_busy();
+        let dispatcher = dispatch::run(Arc::clone(&port.shared), Service::Pull);
+        let _dispatcher = AbortOnDropHandle::new(tokio::spawn(dispatcher));
+        tokio::time::sleep(2 * WITHOUT_REPLICAS).await;
+        let problems = problems(&port.shared).await.join("\n");
+        assert!(!problems.contains("github-pull-api"), "{problems}");
+        assert!(problems.contains("claude-code-api"), "{problems}");
+        let status = crate::reads::status(&port.shared, Service::Pull).await.unwrap();
+        assert_eq!(status["replicas"], json!({"idle": 0, "busy": 1}));
+        drop(replica);
+        tokio::time::sleep(WITHOUT_REPLICAS + Duration::from_secs(1)).await;
+        let problems = super::problems(&port.shared).await.join("\n");
+        assert!(problems.contains("github-pull-api"), "{problems}");
     }
 
     #[tokio::test]

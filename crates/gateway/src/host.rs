@@ -1,8 +1,8 @@
-//! Which names the gateway answers to.
+//! The names that the gateway answers to.
 //!
-//! A web page can make its own name point here (DNS rebinding) and then passes for the same origin in its
-//! visitor's browser; the `Host` it sends gives it away. `ALLOWED_HOSTS` lists the names that count. Without it,
-//! a gateway on loopback answers to local names and to addresses, and any other to every name.
+//! A web page can make its own name point here (DNS rebinding). In its visitor's browser, the page then has the same origin as
+//! the stack, but its requests have a different `Host`. `ALLOWED_HOSTS` lists the accepted names. Without it, a gateway on
+//! loopback answers to local names and to addresses, and any other gateway answers to every name.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -27,7 +27,7 @@ enum Pattern {
 }
 
 impl AllowedHosts {
-    /// What the setting must be.
+    /// What the setting must look like.
     pub const EXPECTED: &str =
         "names without ports, separated by commas, such as stack.example.org,*.example.com";
 }
@@ -86,7 +86,7 @@ impl Host {
     /// The host of a request; `None` for an HTTP/1.0 request that does not name one.
     ///
     /// # Errors
-    /// If the request does not say clearly which host it is for.
+    /// If the request does not name exactly one host.
     pub(crate) fn of(
         version: Version,
         uri: &Uri,
@@ -123,7 +123,7 @@ impl Host {
         }
         let host = authority.host();
         let port = match authority.as_str().strip_prefix(host)?.strip_prefix(':') {
-            // A colon without a number behind it means the default port too (RFC 3986).
+            // A colon without a number means the default port too (RFC 3986).
             None | Some("") => HTTP_PORT,
             Some(port) => port.parse().ok()?,
         };
@@ -134,13 +134,13 @@ impl Host {
         (!name.is_empty()).then_some(Self { name, port })
     }
 
-    /// Whether a page of the origin `from` is one of this host. Behind a proxy that speaks TLS, `from` has the
-    /// default port of https, and this host none.
+    /// Whether `from` is an origin of this host. Behind a proxy with TLS, `from` has the default port of https, and this host
+    /// has none.
     pub(crate) fn is_same_origin(&self, from: &Self) -> bool {
         self.name == from.name && self.port == from.port
     }
 
-    /// Whether nobody else can make this name point here.
+    /// Whether only this machine can have this name.
     fn is_local(&self) -> bool {
         self.name == "localhost"
             || self.name.ends_with(".localhost")
@@ -156,11 +156,11 @@ fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Whether a gateway that listens on `bind` answers to `host`. Local names and loopback addresses always pass:
-/// no page can have them, and the stack's own probes and commands use them.
+/// Checks whether a gateway that listens on `bind` answers to `host`. Local names and loopback addresses always pass, because
+/// no page can have them and the stack's own probes and commands use them.
 ///
 /// # Errors
-/// What to do about it, for the caller and the operator.
+/// What the caller or the operator can do.
 pub(crate) fn check(
     bind: IpAddr,
     allowed: Option<&AllowedHosts>,

@@ -1,5 +1,5 @@
-//! What happens to every request before its route sees it, from the outside in: the request log, the check of
-//! the host, CORS, the check of the page's origin, the time limit, and the check of query parameters.
+//! The layers that every request passes before its route, from the outermost: the request log, the check of the host, CORS,
+//! the check of the page's origin, the time limit, and the check of query parameters.
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ use crate::{
     routes::{self, PortState},
 };
 
-/// How long any answer may take to begin. A job's begins when the dispatcher has looked for a replica, and the
-/// replica it found may take 15 s to claim the job.
+/// How long any answer may take to begin. That of a job begins when the dispatcher has looked for a replica, and a replica
+/// may take 15 s to claim the job.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// Adds all layers to the routes of one port.
 pub(crate) fn add(router: Router<PortState>, port: &PortState) -> Router<PortState> {
-    // The last one added is the first one a request meets.
+    // The layer that is added last is the outermost.
     let router = router
         .route_layer(from_fn_with_state(port.clone(), check_query))
         .layer(from_fn(limit_time))
@@ -84,15 +84,15 @@ async fn host_is_allowed(port: &PortState, head: &Parts) -> Result<(), RequestEr
     checked
 }
 
-/// Whether a request is made in the name of a job that exists: a workflow reaches the gateway by a name within
-/// the stack, which no list for callers needs to contain. No page can guess a job's id.
+/// Whether a request names an existing job as its parent: a workflow reaches the gateway by a name within the stack, which
+/// `ALLOWED_HOSTS` need not contain. No page can guess a job's ID.
 async fn comes_from_a_workflow(port: &PortState, headers: &HeaderMap) -> bool {
     let Ok(Some(parent)) = web::job_id(headers, web::header::PARENT_JOB_ID) else { return false };
     reads::find(&port.shared, &parent.to_string()).await.is_ok()
 }
 
-/// Refuses what a browser sends for a page of another origin, unless CORS allows that origin: it would carry out
-/// what the page wants, though the page could not read the answer. Reads change nothing, so they pass.
+/// Refuses what a browser sends for a page of another origin, unless CORS allows that origin: the request would have its
+/// effect although the page could not read the answer. Reads have no effect, so they pass.
 async fn refuse_cross_site(
     State(port): State<PortState>,
     request: Request,
@@ -113,8 +113,8 @@ async fn refuse_cross_site(
     ))
 }
 
-/// What the browser says (`Sec-Fetch-Site`); an older one says only where the page is from (`Origin`). Other
-/// clients say neither.
+/// Whether a page of another site sent the request. Browsers say so in `Sec-Fetch-Site`; older ones send only `Origin`. Other
+/// clients send neither.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return !matches!(site.as_bytes(), b"same-origin" | b"none");
@@ -123,11 +123,11 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
     let host_of = |text: &str| text.split_once("://").and_then(|(_, host)| Host::parse(host));
     let own = headers.get(header::HOST).and_then(|host| Host::parse(host.to_str().ok()?));
     let from = origin.to_str().ok().and_then(host_of);
-    // Behind a proxy with TLS the ports differ by the scheme's default: then the name decides.
+    // Behind a proxy with TLS, the default ports of the two schemes differ, so only the names are compared.
     !own.zip(from).is_some_and(|(own, from)| own.is_same_origin(&from))
 }
 
-/// Refuses query parameters that the route does not have, as a misspelled one would be ignored otherwise.
+/// Refuses query parameters that the route does not have. Otherwise, a misspelled one would be ignored.
 async fn check_query(State(port): State<PortState>, request: Request, next: Next) -> Response {
     let strict = port.shared.config.policy.unknown_fields == UnknownFields::Refused;
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
@@ -145,10 +145,28 @@ async fn check_query(State(port): State<PortState>, request: Request, next: Next
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
     use super::*;
 
+    /// A workspace that hangs must not hold callers forever.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_begin_is_an_error() {
+        let hang = axum::routing::get(|| async { std::future::pending::<&str>().await });
+        let router: Router = Router::new().route("/", hang).layer(from_fn(limit_time));
+        let request = Request::new(axum::body::Body::empty());
+        let asked = tokio::time::Instant::now();
+        let answer = router.oneshot(request).await.unwrap();
+        assert_eq!((asked.elapsed(), answer.status().as_u16()), (ANSWER_TIME, 500));
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let error: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(error["code"], "internal");
+        assert!(error["error"].as_str().unwrap().contains("60 s"), "{error}");
+    }
+
     #[test]
-    fn what_browsers_say_of_other_sites() {
+    fn requests_of_pages_of_other_sites_are_recognized() {
         let cross = |pairs: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     let probe = Probe {
         port_variable: Service::Workflow.spec().port_variable,
         default_port: Service::Workflow.default_port(),
-        closed: Closed::Ill,
+        closed: Closed::Unhealthy,
     };
     boot::answer_arguments(name, about, version, probe).unwrap_or_else(gateway::main).into()
 }

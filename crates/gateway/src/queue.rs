@@ -32,7 +32,7 @@ impl<T: QueueItem> Queue<T> {
         Self { waiting: Vec::new(), turns: HashMap::new() }
     }
 
-    /// Puts a job in its place: a job that comes back after a failed dispatch is not the last.
+    /// Puts a job in its place. After a failed dispatch, that is its old one.
     pub(crate) fn insert(&mut self, ticket: Arc<T>) {
         let at = self.waiting.partition_point(|other| place(&**other) < place(&*ticket));
         self.waiting.insert(at, ticket);

@@ -15,14 +15,20 @@ const MOST: usize = 1000;
 
 pub(crate) async fn status(shared: &Arc<Shared>, service: Service) -> Result<Value, RequestError> {
     let replicas = Registry::new(&shared.workspace, service);
-    let announced = blocking(move || replicas.idle()).await.map_err(|error| error.refusal())?;
+    let found = blocking(move || Ok((replicas.idle()?, replicas.busy()?))).await;
+    let (announced, mut at_work) = found.map_err(|error: workspace::Error| error.refusal())?;
+    // One may have taken a job between the two listings.
+    at_work.retain(|replica| !announced.contains(replica));
     let state = shared.state();
     // A replica that is asked to take a job is no longer idle.
-    let idle = announced.iter().filter(|replica| !state.is_asked(replica.id)).count();
+    let asked = announced.iter().filter(|replica| state.is_asked(replica.id)).count();
+    let idle = announced.len() - asked;
+    // Replicas may work for another gateway, and those of an earlier version do not say that they are at work.
+    let busy = state.busy(service).max(asked + at_work.len());
     Ok(json!({
         "status": if idle > 0 { "idle" } else { "busy" },
         "timestamp": Timestamp::now(),
-        "replicas": {"idle": idle, "busy": state.busy(service)},
+        "replicas": {"idle": idle, "busy": busy},
         "queue": {"depth": state.queue().of(service).count()},
     }))
 }
@@ -33,7 +39,7 @@ pub(crate) async fn repos(shared: &Arc<Shared>) -> Result<Value, RequestError> {
     Ok(json!(repos))
 }
 
-/// Which jobs a listing is of.
+/// Which jobs to list.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
     limit: usize,
@@ -97,7 +103,7 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
             Ok(Some(view)) => view,
             Ok(None) => continue,
             Err(error) => {
-                // One that cannot be read does not hide the others.
+                // A job that cannot be read does not hide the others.
                 workspace.report_once(id.to_string().as_ref(), &error);
                 continue;
             }
@@ -140,7 +146,7 @@ pub(crate) async fn view(job: Job) -> Result<JobView, RequestError> {
     blocking(move || job.view()).await.map_err(|error| error.refusal())
 }
 
-/// `POST /api/jobs/:id/cancel`, carried through even if the caller does not wait for the answer.
+/// `POST /api/jobs/:id/cancel`, which is completed even if the caller does not wait for the answer.
 pub(crate) async fn cancel(shared: &Arc<Shared>, id: &str) -> Result<Response<Body>, RequestError> {
     let (shared, id) = (Arc::clone(shared), id.to_owned());
     let tasks = shared.tasks.clone();

@@ -11,7 +11,7 @@ use crate::{
     lifecycle::Lifecycle,
     shared::Shared,
     state::Transition,
-    ticket::{Caller, Ticket},
+    ticket::{CallerState, Ticket},
 };
 
 /// How often to look for gateways that are gone. Nothing tells when a lock is released.
@@ -28,7 +28,7 @@ pub(crate) async fn at_start(shared: &Arc<Shared>) -> workspace::Result<()> {
 
 /// Does the same for gateways that die later. Never returns.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    // Adopted, and not all of their jobs could be looked at.
+    // Adopted gateways of whose jobs some could not be read yet.
     let mut unfinished = Vec::new();
     let mut tidied: Option<Instant> = None;
     loop {
@@ -128,7 +128,7 @@ async fn take_over(
     let (unfinished, mut scan) = blocking(move || {
         let (mut unfinished, mut scan) = (Vec::new(), Scan::Complete);
         for id in Job::list(&workspace)? {
-            // One unreadable job must not keep all others from being served.
+            // One unreadable job must not hold up all others.
             match Job::open(&workspace, id).and_then(|job| job.map_or(Ok(None), look)) {
                 Ok(Some(found)) if wanted(&found.record) => unfinished.push(found),
                 Ok(_) => {}
@@ -147,7 +147,7 @@ async fn take_over(
     let (mut running, mut waiting) = (0, 0);
     for UnfinishedJob { job, record, is_taken, turns } in unfinished {
         let id = job.id();
-        let ticket = Arc::new(Ticket::new(job.clone(), &record, turns, None, Caller::CutOff));
+        let ticket = Arc::new(Ticket::new(job.clone(), &record, turns, None, CallerState::CutOff));
         if is_taken {
             running += 1;
             shared.watch_running(&ticket, None);

@@ -16,7 +16,7 @@ use workspace::Position;
 
 use crate::{health, layers, reads, sessions, shared::Shared, submit};
 
-/// The table at the top of this file. It is what callers of unknown paths and methods are told.
+/// The table at the top of this file, from which the answers to unknown paths and methods are made.
 const TABLE: &str = include_str!("routes.md");
 
 /// The state of the handlers on one port: the gateway, and the service of the port.
@@ -26,7 +26,7 @@ pub(crate) struct PortState {
     pub(crate) service: Service,
 }
 
-/// An id in a path. One that does not decode is nobody's.
+/// An ID in a path. If it cannot be decoded, it belongs to nothing.
 type Id = Result<Path<String>, PathRejection>;
 
 fn text(id: Id) -> String {
@@ -68,7 +68,7 @@ struct Row {
 /// The rows of the table for one port.
 fn rows(service: Service) -> impl Iterator<Item = Row> {
     let jobs = service.spec().job_paths.iter().map(|path| Row { method: "POST", path, query: "" });
-    // The first three lines are the table's head and the row that stands for these.
+    // The first three lines are the head of the table and the row that stands for the job paths.
     jobs.chain(TABLE.lines().skip(3).filter_map(move |row| {
         let mut cells = row.split('|').skip(1).map(str::trim);
         let (method, path, port) = (cells.next()?, cells.next()?.trim_matches('`'), cells.next()?);
@@ -85,7 +85,7 @@ pub(crate) fn parameters(service: Service, path: &str) -> Vec<&'static str> {
         .collect()
 }
 
-/// The methods that the route at `path` knows.
+/// The methods of the route at `path`.
 fn methods(service: Service, path: &str) -> Vec<&'static str> {
     let listed = |method: &str| rows(service).any(|row| row.path == path && row.method == method);
     ["GET", "HEAD", "POST", "DELETE"]
@@ -154,7 +154,7 @@ async fn events(
         let after = web::last_event_id(&headers)?;
         Ok::<_, RequestError>(match reads::position(&job, after).await? {
             Position::After(after) => submit::events(&port.shared, job, after, peer),
-            // A browser's EventSource takes this as "do not come back".
+            // This tells a browser's EventSource not to reconnect.
             Position::Ended => web::empty(StatusCode::NO_CONTENT),
         })
     };

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_is_in_use_stays() {
+    async fn a_session_in_use_cannot_be_deleted() {
         let (_dir, workspace, port) = port();
         let id = SessionId::new();
         let place = workspace.make_session_place(id).unwrap();

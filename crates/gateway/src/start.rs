@@ -94,7 +94,7 @@ pub fn main() -> Exit {
     let config = Config::read(&mut settings);
     if let Err(error) = settings.finish() {
         eprintln!("gateway: {error}");
-        return Exit::Usage.unhurried();
+        return Exit::Usage.delayed_in_container();
     }
     // Held until the end: the last lines are written then.
     let _logs = match logging.init() {
@@ -130,7 +130,7 @@ pub fn main() -> Exit {
                     cause = error.source();
                 }
                 tracing::error!("{text}");
-                return Exit::Unavailable.unhurried();
+                return Exit::Unavailable.delayed_in_container();
             }
         };
         while signals.next().await == Lifecycle::Draining {

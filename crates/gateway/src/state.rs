@@ -8,7 +8,7 @@ use std::{
 
 use contract::{Code, GatewayId, JobId, JobState, PerService, ReplicaId, Service};
 use tokio::{sync::Notify, time::Instant};
-use workspace::IdleReplica;
+use workspace::ReplicaEntry;
 
 use crate::{
     lifecycle::Lifecycle,
@@ -72,11 +72,11 @@ impl GatewayState {
         }
     }
 
-    /// Moves a job to another place, logs it, and tells those who wait for it: the job's callers and the dispatchers.
-    /// Nothing else changes the place of a job.
+    /// Moves a job to another place, logs that, and wakes the job's callers and the dispatchers. Nothing else changes the
+    /// place of a job.
     pub(crate) fn transition(&mut self, ticket: &Arc<Ticket>, to: Transition<'_>) {
         let (id, service) = (ticket.job.id(), ticket.service);
-        // A job that is known to run does not come back, whatever its dispatch led to.
+        // A job that is known to run is never queued again, whatever its dispatch led to.
         let to = match to {
             Transition::Queued | Transition::Requeued | Transition::Ending
                 if self.is_running(id) =>
@@ -185,12 +185,12 @@ impl GatewayState {
     pub(crate) fn assign(
         &mut self,
         service: Service,
-        idle: Vec<IdleReplica>,
+        idle: Vec<ReplicaEntry>,
         lifecycle: Lifecycle,
-    ) -> Vec<(Arc<Ticket>, IdleReplica)> {
+    ) -> Vec<(Arc<Ticket>, ReplicaEntry)> {
         let now = Instant::now();
         self.avoided.retain(|_, until| *until > now);
-        let is_free = |replica: &IdleReplica| {
+        let is_free = |replica: &ReplicaEntry| {
             !self.asked.contains(&replica.id) && !self.avoided.contains_key(&replica.id)
         };
         let mut idle: VecDeque<_> = idle.into_iter().filter(is_free).collect();
@@ -236,7 +236,7 @@ mod tests {
     use workspace::{Job, JobRecord, NewJob, RequestDigest, Workspace};
 
     use super::*;
-    use crate::ticket::Caller;
+    use crate::ticket::CallerState;
 
     fn ticket(workspace: &Workspace) -> Arc<Ticket> {
         let body = br#"{"repoUrl":"https://user:secret@h/r.git"}"#;
@@ -246,7 +246,7 @@ mod tests {
         let NewJob::Created(job) = Job::create(workspace, &record).unwrap() else { unreachable!() };
         let turns = record.turns(workspace).unwrap().own;
         let secret = Some(bytes::Bytes::from_static(body));
-        Arc::new(Ticket::new(job, &record, turns, secret, Caller::Connected))
+        Arc::new(Ticket::new(job, &record, turns, secret, CallerState::Connected))
     }
 
     #[test]

@@ -10,7 +10,7 @@ use workspace::{CancelOnDisconnect, Job, blocking};
 
 use crate::{
     shared::Shared,
-    ticket::{Caller, QueueStatus, Ticket},
+    ticket::{CallerState, QueueStatus, Ticket},
 };
 
 /// Why a queued job ends whose last caller has disconnected.
@@ -25,7 +25,7 @@ pub(crate) struct Viewer {
 impl Viewer {
     pub(crate) fn new(shared: &Arc<Shared>, ticket: &Arc<Ticket>) -> Self {
         ticket.viewer_came();
-        if ticket.caller == Caller::CutOff {
+        if ticket.caller == CallerState::CutOff {
             // The job has waited for this.
             shared.work.notify_waiters();
         }
@@ -40,7 +40,7 @@ impl Drop for Viewer {
             return;
         }
         // This may not have been the caller that was cut off. The dispatcher gives that one time to reconnect.
-        if self.ticket.caller == Caller::CutOff {
+        if self.ticket.caller == CallerState::CutOff {
             return;
         }
         let (shared, id) = (Arc::clone(&self.shared), self.ticket.job.id());

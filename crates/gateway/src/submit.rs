@@ -14,7 +14,7 @@ use crate::{
     shared::Shared,
     state::Transition,
     stream,
-    ticket::{Caller, QueueStatus, Ticket},
+    ticket::{CallerState, QueueStatus, Ticket},
 };
 
 /// `POST` of a job.
@@ -115,7 +115,8 @@ async fn queue(
         };
         // Created here: if the caller is gone already, nobody takes the guard, so it is dropped and does its work.
         let guard = guard(&submitting, on_disconnect, &job);
-        let ticket = Arc::new(Ticket::new(job, &record, turns, secret_body, Caller::Connected));
+        let ticket =
+            Arc::new(Ticket::new(job, &record, turns, secret_body, CallerState::Connected));
         submitting.state().transition(&ticket, Transition::Queued);
         Ok((Submitted::New(ticket), guard))
     });

@@ -15,14 +15,14 @@ use crate::queue::QueueItem;
 
 /// Whether the caller that asked for a job is connected to this gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Caller {
+pub(crate) enum CallerState {
     /// It has just asked.
     Connected,
     /// It was cut off when an earlier gateway ended, and may reconnect.
     CutOff,
 }
 
-impl Caller {
+impl CallerState {
     /// How long a job may be queued without a viewer.
     const fn patience(self) -> Duration {
         match self {
@@ -94,7 +94,7 @@ pub(crate) struct Ticket {
     /// How long it had been queued before this gateway had it.
     waited_before: Duration,
     since: Instant,
-    pub(crate) caller: Caller,
+    pub(crate) caller: CallerState,
     viewers: Mutex<Viewers>,
     status: watch::Sender<QueueStatus>,
 }
@@ -105,7 +105,7 @@ impl Ticket {
         record: &workspace::JobRecord,
         turns: Vec<Turn>,
         secret_body: Option<Bytes>,
-        caller: Caller,
+        caller: CallerState,
     ) -> Self {
         let waited = Timestamp::now().as_millisecond() - record.created.as_millisecond();
         Self {
@@ -178,7 +178,7 @@ impl Ticket {
 
     /// Whether it may be dispatched: a job that was queued when its gateway ended waits for its caller first.
     pub(crate) fn may_run(&self) -> bool {
-        self.parent.is_some() || self.caller == Caller::Connected || self.is_watched()
+        self.parent.is_some() || self.caller == CallerState::Connected || self.is_watched()
     }
 
     /// Whether its caller is gone for good. The jobs of a workflow need no caller.

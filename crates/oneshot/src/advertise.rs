@@ -1,4 +1,4 @@
-//! The address by which a gateway reaches this replica.
+//! Finds the address at which the gateway reaches this replica.
 
 use std::{
     io,
@@ -9,23 +9,23 @@ use std::{
 use boot::Settings;
 use tokio::time::Instant;
 
-/// The wait before a name is looked up again; it doubles each time, up to the longest.
+/// The pause before a name is looked up again. It doubles each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often the log repeats that a name cannot be resolved yet.
 const REMIND: Duration = Duration::from_secs(30);
-/// The port in a route look-up. Any port will do, as nothing is sent.
+/// The port in a route lookup. Any port works, because nothing is sent.
 const DISCARD: u16 = 9;
 
-/// How a replica learns its own address.
+/// How a replica determines its own address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Advertise {
-    /// `ADVERTISE_ADDRESS`: this one.
+    /// `ADVERTISE_ADDRESS`: this address.
     Address(IpAddr),
-    /// `ADVERTISE_TOWARDS`: the source address of its connections to this host. A container has an address on each
-    /// of its networks, and only one of the networks is the gateway's.
+    /// `ADVERTISE_TOWARDS`: the source address of its connections to this host. A container has one address per
+    /// network, and only one network is shared with the gateway.
     Towards(String),
-    /// Neither: the source address of its default route.
+    /// Neither is set: the source address of the default route.
     #[default]
     DefaultRoute,
 }
@@ -50,8 +50,8 @@ impl Advertise {
         }
     }
 
-    /// The address of a replica that listens on `bind`. Waits as long as the host's name cannot be resolved: the
-    /// parts of a stack start in any order, and a replica that gave up would only be restarted.
+    /// The address of a replica that listens on `bind`. Waits until the host's name can be resolved: the parts of a
+    /// stack start in any order, and a replica that gave up would only be restarted.
     pub(crate) async fn find(&self, bind: IpAddr) -> IpAddr {
         match self {
             Self::Address(address) => *address,
@@ -68,7 +68,7 @@ fn is_host(name: &str) -> bool {
     !name.is_empty() && name.len() <= 253 && !name.starts_with('-') && name.chars().all(is_label)
 }
 
-/// Repeats `look_up` until it succeeds.
+/// Retries `look_up` until it succeeds.
 async fn until_known<F>(name: &str, look_up: impl Fn() -> F) -> IpAddr
 where
     F: Future<Output = io::Result<IpAddr>>,
@@ -79,7 +79,7 @@ where
         match look_up().await {
             Ok(address) => {
                 if said.is_some() {
-                    tracing::info!(host = name, %address, "found");
+                    tracing::info!(host = name, %address, "resolved the host in ADVERTISE_TOWARDS");
                 }
                 return address;
             }
@@ -94,7 +94,7 @@ where
     }
 }
 
-/// The source address of this machine's connections to the host, of the family that the replica listens on.
+/// The source address of connections to the host, of the same family as `bind`.
 async fn look_up(name: &str, bind: IpAddr) -> io::Result<IpAddr> {
     let mut error = io::Error::other("the host has no address of the same family as BIND_ADDRESS");
     for host in tokio::net::lookup_host((name, DISCARD)).await? {
@@ -108,8 +108,8 @@ async fn look_up(name: &str, bind: IpAddr) -> io::Result<IpAddr> {
     Err(error)
 }
 
-/// The source address of this machine's connections to `host`. Connecting a UDP socket sends nothing; it only picks
-/// a route. 192.0.2.1, which stands for any host on the internet, is reserved for documentation (RFC 5737).
+/// The source address of connections to `host`. Connecting a UDP socket sends nothing; it only selects a route.
+/// 192.0.2.1 is reserved for documentation (RFC 5737) and stands for any host on the internet.
 fn source_address(host: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr =
         if host.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_goes_before_what_is_found() {
+    fn settings_take_precedence_over_the_default_route() {
         let (address, towards) =
             (("ADVERTISE_ADDRESS", "10.0.0.9"), ("ADVERTISE_TOWARDS", " gateway "));
         assert_eq!(read(&[]), Ok(Advertise::DefaultRoute));
@@ -148,17 +148,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_address_is_the_one_of_the_network_that_the_host_is_in() {
+    async fn the_address_is_on_the_same_network_as_the_host() {
         let towards = |name: &str| Advertise::Towards(name.into());
         assert_eq!(towards("localhost").find(ANY).await, IpAddr::from([127, 0, 0, 1]));
         let bind = IpAddr::from([127, 0, 0, 7]);
-        assert_eq!(towards("localhost").find(bind).await, bind, "nothing else listens");
+        assert_eq!(towards("localhost").find(bind).await, bind, "the replica listens only there");
         let told = Advertise::Address([10, 0, 0, 9].into());
         assert_eq!(told.find(bind).await, IpAddr::from([10, 0, 0, 9]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_unknown_host_is_looked_up_again_at_growing_intervals() {
+    async fn an_unknown_host_is_looked_up_with_backoff() {
         let started = Instant::now();
         let attempts = Mutex::new(Vec::new());
         let found = until_known("gateway", || async {
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(
             *attempts.lock().unwrap(),
             [0, 100, 300, 700, 1500, 3100, 5100, 7100],
-            "each pause is twice as long as the one before, up to 2 s"
+            "each pause doubles, up to 2 s"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The settings that every replica has.
+//! The settings of every replica.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -13,27 +13,29 @@ use web::Cors;
 
 use crate::Advertise;
 
-/// Long enough for a pull to put the files of a large checkout in place, and shorter than what stops a container.
+/// Long enough for a pull to move the files of a large checkout into place, and shorter than a container's stop
+/// timeout.
 const STOP_BUDGET: Duration = Duration::from_secs(15);
 
 /// Where a replica listens and works, and how it stops.
 #[derive(Clone, Debug)]
 pub struct ReplicaConfig {
-    /// `BIND_ADDRESS` and `PORT`; port 0 is any free one.
+    /// `BIND_ADDRESS` and `PORT`. Port 0 means any free port.
     pub bind: SocketAddr,
     /// `ADVERTISE_ADDRESS` or `ADVERTISE_TOWARDS`: the address at which the gateway reaches this replica.
     pub advertise: Advertise,
     /// `WORKSPACE_DIR`
     pub workspace: PathBuf,
-    /// `GRACE_SECONDS`: how long a job may run on after the replica is told to stop. `None`: until its own deadline.
+    /// `GRACE_SECONDS`: how long a job may continue after the replica is told to stop. `None`: until the job's own
+    /// deadline.
     pub grace: Option<Duration>,
-    /// How long a job may take to end once it is asked to. The time limits of its parts must fit into this.
+    /// How long a job may take to end after a stop was requested. The time limits of its parts must fit into this.
     pub stop_budget: Duration,
-    /// `JOURNAL_LIMIT_MIB`, in bytes: how long the journal of a job may grow.
+    /// `JOURNAL_LIMIT_MIB`: the maximum size of a job's journal, in bytes.
     pub journal_limit: u64,
     /// `CORS_ALLOW_ORIGIN`
     pub cors: Cors,
-    /// `REPLICA_ID`: set by a supervisor, so that it can recognize the replica.
+    /// `REPLICA_ID`: set by a supervisor to recognize the replica.
     pub id: ReplicaId,
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// A time limit that is paused while somebody holds a [`Pause`]. Cheap to clone.
+/// A time limit that is suspended while a [`Pause`] exists. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Deadline {
     inner: Arc<DeadlineInner>,
@@ -23,14 +23,14 @@ struct DeadlineInner {
     changed: Notify,
 }
 
-/// Pauses a [`Deadline`] until it is dropped.
+/// Suspends a [`Deadline`] until it is dropped.
 #[derive(Debug)]
 pub struct Pause {
     inner: Arc<DeadlineInner>,
 }
 
 impl Deadline {
-    /// A limit of `limit`, counted from the call of [`passed`](Self::passed).
+    /// A time limit that starts when [`passed`](Self::passed) is called.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         Self {
@@ -62,7 +62,7 @@ impl Deadline {
         loop {
             let changed = self.inner.changed.notified();
             tokio::pin!(changed);
-            // Registered before the count is read, so that no change in between is missed.
+            // Register before reading the count, so that no change is missed.
             changed.as_mut().enable();
             if self.inner.pauses.load(Ordering::SeqCst) > 0 {
                 changed.await;

@@ -13,7 +13,7 @@ use workspace::{CancelOnDisconnect, RequestDigest};
 use crate::{JobService, replica::Replica};
 
 impl<S: JobService> Replica<S> {
-    /// Answers one request.
+    /// Handles one request.
     pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
@@ -55,7 +55,7 @@ impl<S: JobService> Replica<S> {
         {
             let error = RequestError::new(
                 Code::Busy,
-                "the request is for another replica, which was here before",
+                "the request is for another replica, which used this address before",
             );
             let mut response = web::error(&error);
             *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
@@ -69,17 +69,17 @@ impl<S: JobService> Replica<S> {
         let on_disconnect = OnDisconnect::read(&headers).map_err(refuse)?;
         let parsed = S::Request::parse(&body, self.workspace.root_text(), self.service.policy())
             .map_err(refuse)?;
-        // A gateway passes on the digest of what its caller sent, as it encodes the body anew.
+        // A gateway encodes the body again, so it passes the digest of what its caller sent.
         let passed = headers.get(web::header::REQUEST_DIGEST);
         let digest = passed
             .and_then(|text| text.to_str().ok()?.parse().ok())
             .unwrap_or_else(|| RequestDigest::of(&parsed, &body, None));
-        // In a task of its own: a caller that disconnects now must not take the claim down with it, and the job.
+        // In a separate task: if the caller disconnects now, the claim and the job must not be dropped.
         let (replica, named) = (Arc::clone(&self), headers.clone());
         let is_async = headers.get("prefer").is_some_and(|value| value == "respond-async");
         let accepting = tokio::spawn(async move {
             let job = replica.accept(&named, parsed, digest).await?;
-            // Made here: if the caller is gone already, nobody takes the guard, and it does what the caller asked.
+            // Created here: if the caller is gone already, the guard is dropped and does what the caller asked for.
             let guard = match on_disconnect {
                 OnDisconnect::Cancel if !is_async => CancelOnDisconnect::armed(&job, || false),
                 OnDisconnect::Cancel | OnDisconnect::Continue => CancelOnDisconnect::disarmed(),
@@ -91,7 +91,7 @@ impl<S: JobService> Replica<S> {
             .unwrap_or_else(|_| {
                 Err(RequestError::new(
                     Code::Internal,
-                    "the request could not be taken: see the replica's log",
+                    "the request could not be accepted: see the replica's log",
                 ))
             })
             .map_err(refuse)?;
@@ -104,10 +104,10 @@ impl<S: JobService> Replica<S> {
     }
 }
 
-/// The answer to a second job.
+/// The response to a second job.
 pub(crate) fn busy() -> RequestError {
     RequestError::new(
         Code::Busy,
-        "this replica has a job already: send the request again, or through the gateway",
+        "this replica already has a job: send the request again, or send it to the gateway",
     )
 }

@@ -1,4 +1,4 @@
-//! What a service's job is: one function from a validated request to a stream of steps.
+//! A service's job: a function from a validated request to a stream of steps.
 
 use std::time::Duration;
 
@@ -10,24 +10,25 @@ use crate::{Deadline, Stop};
 /// What a job's stream yields.
 #[derive(Debug)]
 pub enum Step {
-    /// Something that happened; appended to the journal before anyone sees it.
+    /// An event. It is appended to the journal before anyone sees it.
     Event(EventLine),
     /// The end. Steps after it are ignored.
     End(Ending),
 }
 
-/// What a job knows besides its request.
+/// The context of a job, besides its request.
 #[derive(Clone, Debug)]
 pub struct JobContext {
     /// The job.
     pub id: JobId,
-    /// The workflow that asked for it.
+    /// The workflow that started it.
     pub parent: Option<JobId>,
     /// The volume.
     pub workspace: Workspace,
-    /// Whether, and why, the job should end now.
+    /// Whether, and why, the job should end.
     pub stop: Stop,
-    /// How soon after [`stop`](Self::stop) the stream has to end. If it does not, the replica ends the job without it.
+    /// How soon the stream must end after [`stop`](Self::stop) is requested. If it does not, the replica ends the job
+    /// anyway.
     pub stop_budget: Duration,
     /// How long the job may run.
     pub deadline: Deadline,

@@ -1,12 +1,12 @@
 //! The server that serves one job and exits.
 //!
-//! A service is a [`JobService`]: one function from a validated request to a stream of [`Step`]s. This crate does
-//! the rest: the slot that is taken once, the claim, the journal, the stream that callers read, the registry
-//! entry, the deadline, stopping, and the exit.
+//! A service is a [`JobService`]: a function from a validated request to a stream of [`Step`]s. This crate does the
+//! rest: the slot for the one job, the claim, the journal, the stream that callers read, the registry entry, the
+//! deadline, stopping, and the exit.
 //!
 //! Routes of every replica: `POST` of the service's job paths, `GET /health`, `GET /status`.
 //!
-//! *Architecture invariant:* this crate knows nothing of git, of Claude, or of what the job does.
+//! *Architecture invariant:* this crate knows nothing about git, Claude, or what the job does.
 
 mod advertise;
 mod config;

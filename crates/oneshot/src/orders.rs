@@ -1,4 +1,4 @@
-//! Orders to a replica, which arrive as signals.
+//! Stop orders to a replica, which arrive as signals.
 
 use std::io;
 
@@ -16,7 +16,7 @@ pub enum Order {
     HangUp,
 }
 
-/// Where orders come from: signals, or a test.
+/// The source of orders: signals, or a test.
 pub type Orders = mpsc::UnboundedReceiver<Order>;
 
 /// The signals of this process, as orders.
@@ -32,7 +32,7 @@ pub(crate) fn from_signals() -> io::Result<Orders> {
     ] {
         let mut signals = signal(kind)?;
         let sender = sender.clone();
-        // Ends with the process: there is no moment at which a replica stops listening to signals.
+        // Runs as long as the process: a replica always listens to signals.
         tokio::spawn(async move {
             while signals.recv().await.is_some() && sender.send(order).is_ok() {}
         });

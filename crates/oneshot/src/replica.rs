@@ -1,4 +1,4 @@
-//! One replica, from its announcement to its exit.
+//! The life of a replica, from its announcement to its exit.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -24,25 +24,27 @@ use crate::{
     run::{Driven, Left, drive, end_of_grace, watch},
 };
 
-/// How long after the job's end readers may take to read the rest of their stream. Slower ones come back to the
-/// journal.
+/// How long readers may take to read the rest of their stream after the job's end. Slower ones resume from the journal.
 const FLUSH_TIME: Duration = Duration::from_secs(10);
-/// The wait before the exit after a failed start, so that a replica that cannot start is not restarted in a tight loop.
+/// The pause before the exit after a failed start, so that a supervisor does not restart the replica in a tight loop.
 const FAILED_START: Duration = Duration::from_secs(1);
 
-/// The one job that a replica serves. There is no way back to `Free`.
-enum Slot {
+/// Whether a replica can accept its one job. `Free` is never entered again.
+enum JobSlot {
     Free(Registration),
-    Taken,
+    /// Marks the replica as busy.
+    Taken {
+        _registration: Registration,
+    },
     Closed,
 }
 
-/// A job that is claimed and has not begun.
+/// A job that is claimed but not started.
 struct Accepted<R> {
     claimed: ClaimedJob,
     request: R,
     parent: Option<JobId>,
-    /// Held until the job is over. A workflow holds them for its children.
+    /// Held until the job ends. A workflow lends them to its children.
     turns: Vec<HeldTurn>,
 }
 
@@ -50,17 +52,17 @@ pub(crate) struct Replica<S: JobService> {
     pub(crate) service: S,
     pub(crate) config: ReplicaConfig,
     pub(crate) workspace: Workspace,
-    slot: Mutex<Slot>,
+    slot: Mutex<JobSlot>,
     accepted: mpsc::UnboundedSender<Accepted<S::Request>>,
 }
 
-/// Serves one job of `service`, or exits when told to.
+/// Runs one job of `service`, or exits when told to.
 pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, mut orders: Orders) -> Exit {
     let name = S::SERVICE;
     for missing in service.preflight() {
         tracing::warn!("{missing}");
     }
-    // This may take long, and an order to exit must not wait for it.
+    // Resolving may take long, and must not delay an order to exit.
     let host = tokio::select! {
         host = config.advertise.find(config.bind.ip()) => host,
         Some(_) = orders.recv() => return Exit::Ok,
@@ -68,7 +70,7 @@ pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, mut orders:
     match start(service, config, host).await {
         Ok((replica, server, accepted)) => {
             tracing::info!(service = %name, replica = %replica.config.id, address = %server.address(), "ready");
-            live(replica, server, accepted, orders).await
+            run_replica(replica, server, accepted, orders).await
         }
         Err(error) => {
             tracing::error!("{name} cannot start: {error}");
@@ -88,7 +90,7 @@ async fn start<S: JobService>(
 ) -> Result<Started<S>, String> {
     let workspace = Workspace::open(&config.workspace).map_err(|error| describe(&error))?;
     let listener = web::bind(config.bind).map_err(|error| {
-        format!("cannot listen on {}: {error}; set PORT or BIND_ADDRESS", config.bind)
+        format!("failed to listen on {}: {error}; set PORT or BIND_ADDRESS", config.bind)
     })?;
     let advertised = SocketAddr::new(host, listener.address().port());
     let (sender, accepted) = mpsc::unbounded_channel();
@@ -97,7 +99,7 @@ async fn start<S: JobService>(
         blocking(move || Registration::announce(&volume, S::SERVICE, id, advertised))
             .await
             .map_err(|error| describe(&error))?;
-    let slot = Mutex::new(Slot::Free(registration));
+    let slot = Mutex::new(JobSlot::Free(registration));
     let replica = Arc::new(Replica { service, config, workspace, slot, accepted: sender });
     let answering = Arc::clone(&replica);
     let routes = web::handler(move |request| Arc::clone(&answering).answer(request));
@@ -106,13 +108,13 @@ async fn start<S: JobService>(
     Ok((replica, server, accepted))
 }
 
-/// An error with all its causes, on one line.
+/// Formats an error with all its causes, on one line.
 fn describe(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(format!("failed to {error}"), |text, cause| format!("{text}: {cause}"))
 }
 
-async fn live<S: JobService>(
+async fn run_replica<S: JobService>(
     replica: Arc<Replica<S>>,
     server: Server,
     mut accepted: mpsc::UnboundedReceiver<Accepted<S::Request>>,
@@ -123,7 +125,7 @@ async fn live<S: JobService>(
         Some(job) = accepted.recv() => (job, None),
         Some(order) = orders.recv() => {
             replica.leave().await;
-            // A job may have come in between the order and the lock. The order applies to it too.
+            // A job may have been accepted between the order and the lock. The order then applies to it.
             match accepted.try_recv() {
                 Ok(job) => (job, Some(order)),
                 Err(_) => {
@@ -158,7 +160,7 @@ async fn run<S: JobService>(
     };
     let _watching =
         AbortOnDropHandle::new(tokio::spawn(watch(claimed.job().clone(), context.clone())));
-    tracing::info!(service = %name, job = %id, "begins");
+    tracing::info!(service = %name, job = %id, "job started");
     let steps = replica.service.run(context.clone(), request);
     let mut grace = None;
     let mut killed = false;
@@ -172,7 +174,7 @@ async fn run<S: JobService>(
                 Some(order) = next_order(&mut first, &mut orders) => match (order, &grace) {
                     (Order::HangUp, _) => context.stop.request(StopReason::Terminated),
                     (Order::Leave, None) => {
-                        tracing::info!(job = %id, "told to exit: will do so after this job");
+                        tracing::info!(job = %id, "told to exit; will exit after this job");
                         let stop = context.stop.clone();
                         grace = Some(AbortOnDropHandle::new(tokio::spawn(end_of_grace(replica.config.grace, stop))));
                     }
@@ -188,14 +190,15 @@ async fn run<S: JobService>(
         }
     };
     match ending.code {
-        None => tracing::info!(service = %name, job = %id, "ends well"),
+        None => tracing::info!(service = %name, job = %id, "job succeeded"),
         Some(code) => {
-            tracing::info!(service = %name, job = %id, %code, error = ending.error.as_deref(), "ends");
+            tracing::info!(service = %name, job = %id, %code, error = ending.error.as_deref(), "job failed");
         }
     }
-    // In this order: a caller that has read the terminal event finds the replica gone and the directory free. The
-    // directory is not free while something still works there; its turns then end with this process.
+    // In this order: when a caller reads the terminal event, the replica has stopped listening and the directory is
+    // free. If something is still running there, the directory stays locked until this process exits.
     server.close_listener().await;
+    replica.close().await;
     let _turns = match left {
         Left::Nothing => {
             drop(turns);
@@ -217,7 +220,7 @@ async fn run<S: JobService>(
     }
 }
 
-/// The order that came before the job, then later ones.
+/// The order from before the job, if any, and then later ones.
 async fn next_order(first: &mut Option<Order>, orders: &mut Orders) -> Option<Order> {
     match first.take() {
         Some(order) => Some(order),
@@ -227,15 +230,21 @@ async fn next_order(first: &mut Option<Order>, orders: &mut Orders) -> Option<Or
 
 impl<S: JobService> Replica<S> {
     pub(crate) async fn is_idle(&self) -> bool {
-        matches!(*self.slot.lock().await, Slot::Free(_))
+        matches!(*self.slot.lock().await, JobSlot::Free(_))
     }
 
+    /// Accepts no job from now on. Does nothing if it has one.
     async fn leave(&self) {
         let mut slot = self.slot.lock().await;
-        if let Slot::Free(_) = *slot {
+        if let JobSlot::Free(_) = *slot {
             // Dropping the registration withdraws it.
-            *slot = Slot::Closed;
+            *slot = JobSlot::Closed;
         }
+    }
+
+    /// Withdraws the registration after the job.
+    async fn close(&self) {
+        *self.slot.lock().await = JobSlot::Closed;
     }
 
     /// Claims the job and takes the slot, or refuses the job and changes nothing.
@@ -245,21 +254,22 @@ impl<S: JobService> Replica<S> {
         request: S::Request,
         digest: RequestDigest,
     ) -> Result<Job, RequestError> {
-        // Held until the slot is taken: a second request waits here and then finds it taken.
+        // Held until the slot is taken, so that a second request waits and then finds it taken.
         let mut slot = self.slot.lock().await;
-        if !matches!(*slot, Slot::Free(_)) {
+        if !matches!(*slot, JobSlot::Free(_)) {
             return Err(busy());
         }
         let parent = web::job_id(headers, web::header::PARENT_JOB_ID)?;
         let id = web::job_id(headers, web::header::JOB_ID)?;
         let by = self.config.id.to_string();
         let workspace = self.workspace.clone();
-        // Not on the blocking pool, because the check borrows the service.
+        // `block_in_place` and not the blocking pool, because the check borrows the service.
         tokio::task::block_in_place(|| self.service.check(&workspace, &request))?;
         let id = id.unwrap_or_else(JobId::new);
         let describe = request.clone();
         let (claimed, turns) = blocking(move || {
-            // Before its turns are taken: the replica that runs the job has them, so its caller would be told to wait for them.
+            // Checked before taking its turns: the replica that runs the job holds them, and the error would be
+            // misleading.
             let known = Job::open(&workspace, id).map_err(|error| error.refusal())?;
             let claim = known.map(|job| job.claimed()).transpose();
             if claim.map_err(|error| error.refusal())?.flatten().is_some() {
@@ -276,16 +286,20 @@ impl<S: JobService> Replica<S> {
         })
         .await?;
         let job = claimed.job().clone();
-        if let Slot::Free(registration) = std::mem::replace(&mut *slot, Slot::Taken) {
-            registration.withdraw();
+        if let JobSlot::Free(mut registration) = std::mem::replace(&mut *slot, JobSlot::Closed) {
+            let begun = blocking(move || {
+                registration.mark_busy();
+                registration
+            });
+            *slot = JobSlot::Taken { _registration: begun.await };
         }
-        // This cannot fail: the receiver lives as long as the replica.
+        // Cannot fail: the receiver lives as long as the replica.
         let _ = self.accepted.send(Accepted { claimed, request, parent, turns });
         Ok(job)
     }
 }
 
-/// Makes the record of a job, and takes the turns that it needs.
+/// Creates the record of a job and takes its turns.
 fn take_turns(
     workspace: &Workspace,
     request: &dyn JobRequest,
@@ -302,7 +316,7 @@ fn take_turns(
     };
     let (mut turns, mut record) = describe()?;
     let mut held = Vec::new();
-    // The session first: the job that has its turn may move it elsewhere, so only then is it known where it works.
+    // The session first: the job that has its turn may move it, so its directory is only known afterwards.
     if record.session.is_some() {
         for turn in &turns.own {
             if matches!(turn, Turn::Session(_)) {
@@ -325,7 +339,7 @@ fn take_turns(
 fn claimed_already() -> RequestError {
     RequestError::new(
         Code::Claimed,
-        "a replica has claimed this job already: read GET /api/jobs/<id>/events",
+        "a replica has already claimed this job: read GET /api/jobs/<id>/events",
     )
 }
 

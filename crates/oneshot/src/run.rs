@@ -1,4 +1,4 @@
-//! Runs the job: writes its stream to its journal until it ends.
+//! Runs a job: writes its stream to its journal until it ends.
 
 use std::{panic::AssertUnwindSafe, pin::pin, time::Duration};
 
@@ -8,22 +8,21 @@ use workspace::{ClaimedJob, Job, blocking};
 
 use crate::{JobContext, Step, Stop, StopReason};
 
-/// How a job ended, and whether any of its work goes on.
+/// How a job ended, and whether any of its work is still running.
 pub(crate) struct Driven {
     pub(crate) ending: Ending,
     pub(crate) left: Left,
 }
 
-/// What is still going on when a job's stream is over.
+/// What is still running after the end of a job's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
     Nothing,
-    /// Work that cannot be stopped, and ends with the process.
+    /// Work that cannot be stopped until the process exits.
     Work,
 }
 
-/// Appends what the job's stream yields to its journal, which may grow to `journal_limit` bytes, until it ends,
-/// and returns how.
+/// Appends what the job's stream yields to its journal, of at most `journal_limit` bytes. Returns how the job ended.
 pub(crate) async fn drive(
     service: Service,
     claimed: &mut ClaimedJob,
@@ -44,7 +43,7 @@ pub(crate) async fn drive(
                 step = AssertUnwindSafe(steps.next()).catch_unwind() => step,
                 () = &mut overdue => {
                     let reason = context.stop.reason().unwrap_or(StopReason::Terminated);
-                    tracing::error!(job = %context.id, "the job did not stop when it was asked to");
+                    tracing::error!(job = %context.id, "the job did not stop within its stop budget");
                     break failure(reason.code(), reason.sentence());
                 }
             };
@@ -56,17 +55,17 @@ pub(crate) async fn drive(
                 }
                 Ok(Some(Step::End(ending))) => return Driven { ending, left: Left::Nothing },
                 Ok(None) => {
-                    tracing::error!(job = %context.id, "the job's stream ended without an ending");
+                    tracing::error!(job = %context.id, "the job's stream ended without a terminal event");
                     break failure(
                         Code::Internal,
-                        "the job ended without saying how: see the log of its service",
+                        "the job ended without a result: see the log of its service",
                     );
                 }
-                // The panic hook has logged it.
+                // The panic hook logged it.
                 Err(_) => {
                     break failure(
                         Code::Internal,
-                        "the service failed while it ran the job: see its log",
+                        "the service failed while running the job: see its log",
                     );
                 }
             }
@@ -100,9 +99,9 @@ fn append(
     }
     claimed.append(event).map(drop).map_err(|error| {
         let job = claimed.job().id();
-        tracing::error!(%job, error = &error as &dyn std::error::Error, "cannot write the journal");
+        tracing::error!(%job, error = &error as &dyn std::error::Error, "failed to write the journal");
         if error.is_disk_full() {
-            let sentence = "the workspace is full: make room, then send the job again";
+            let sentence = "the workspace is full: free some space, then send the job again";
             (Code::DiskFull, sentence.to_owned())
         } else {
             let sentence = "the job's journal cannot be written: see the log of its service";
@@ -111,7 +110,7 @@ fn append(
     })
 }
 
-/// Asks the job to end when somebody cancels it or its time is up. Never returns.
+/// Requests a stop when the job is cancelled or its time is up. Never returns.
 pub(crate) async fn watch(job: Job, context: JobContext) {
     let cancelled = async {
         let mut watch = job.workspace().watcher().watch(&job.control());
@@ -135,7 +134,7 @@ pub(crate) async fn watch(job: Job, context: JobContext) {
     tokio::join!(cancelled, late);
 }
 
-/// Asks the job to end after `grace`. Without one, the job runs until its own deadline. Never returns.
+/// Requests a stop after `grace`. Without it, the job runs until its own deadline. Never returns.
 pub(crate) async fn end_of_grace(grace: Option<Duration>, stop: Stop) {
     if let Some(grace) = grace {
         tokio::time::sleep(grace).await;

@@ -1,4 +1,4 @@
-//! What a service adds to its replica.
+//! The part of a replica that differs between services.
 
 use contract::{JobRequest, Policy, RequestError, Service};
 use futures_util::Stream;
@@ -7,42 +7,43 @@ use workspace::Workspace;
 
 use crate::{JobContext, Step};
 
-/// A service whose replicas serve one job each.
+/// A service whose replicas run one job each.
 pub trait JobService: Send + Sync + 'static {
-    /// Which service it is.
+    /// The service.
     const SERVICE: Service;
 
     /// The request that becomes the job.
     type Request: JobRequest + Clone;
 
-    /// What callers may ask for.
+    /// The operator's limits on requests.
     fn policy(&self) -> &Policy;
 
     /// Checks a request against the volume before the slot is taken. May block briefly.
     ///
     /// # Errors
-    /// What is wrong with the request, for the caller.
+    /// If the request is invalid; the error is for the caller.
     fn check(&self, _workspace: &Workspace, _request: &Self::Request) -> Result<(), RequestError> {
         Ok(())
     }
 
-    /// Runs the job. The stream ends with one [`Step::End`], within [`JobContext::stop_budget`] if the job is asked to stop.
+    /// Runs the job. The stream ends with one [`Step::End`]. After a request to stop, it ends within
+    /// [`JobContext::stop_budget`].
     fn run(
         &self,
         context: JobContext,
         request: Self::Request,
     ) -> impl Stream<Item = Step> + Send + 'static;
 
-    /// Fields that `GET /health` adds to its own.
+    /// Additional fields of `GET /health`.
     fn health(&self, _workspace: &Workspace) -> Map<String, Value> {
         Map::new()
     }
 
-    /// What is missing on this machine, and how to fix it. Logged at the start.
+    /// What this machine lacks, and how to fix it. Logged at the start.
     fn preflight(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Kills every process that the job has started: the replica is about to exit.
+    /// Kills every process that the job started, because the replica is about to exit.
     fn kill_now(&self) {}
 }

@@ -1,4 +1,4 @@
-//! From the environment to an exit code.
+//! Starts a replica from the environment.
 
 use std::future::Future;
 
@@ -6,7 +6,8 @@ use boot::{Exit, Logging, ProcessEnv, Settings};
 
 use crate::{JobService, ReplicaConfig, orders, replica};
 
-/// Runs one replica from start to exit. `read` makes the service from its settings. This is all of a service's `main`.
+/// Runs one replica from start to exit. `read` creates the service from its settings. This is all of a service's
+/// `main`.
 pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
     let env = ProcessEnv;
     let mut settings = Settings::new(&env);
@@ -15,13 +16,13 @@ pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
     let service = read(&mut settings);
     if let Err(error) = settings.finish() {
         eprintln!("{}: {error}", S::SERVICE);
-        return Exit::Usage.unhurried();
+        return Exit::Usage.delayed_in_container();
     }
-    // Held until the end: the last lines are written then.
+    // Held until the end, when the last lines are written.
     let _logs = match logging.init() {
         Ok(logs) => logs,
         Err(error) => {
-            eprintln!("cannot start threads: {error}");
+            eprintln!("failed to start threads: {error}");
             return Exit::Failed;
         }
     };
@@ -29,7 +30,7 @@ pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
         let orders = match orders::from_signals() {
             Ok(orders) => orders,
             Err(error) => {
-                tracing::error!(%error, "cannot listen to signals");
+                tracing::error!(%error, "failed to install signal handlers");
                 return Exit::Failed;
             }
         };
@@ -37,7 +38,7 @@ pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
     })
 }
 
-/// Two worker threads are enough for one job: one may be busy with a file while the other answers.
+/// Two worker threads are enough for one job: if a file blocks one, the other still answers.
 fn run(replica: impl Future<Output = Exit>) -> Exit {
     match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => {
@@ -47,7 +48,7 @@ fn run(replica: impl Future<Output = Exit>) -> Exit {
             exit
         }
         Err(error) => {
-            eprintln!("cannot start threads: {error}");
+            eprintln!("failed to start threads: {error}");
             Exit::Failed
         }
     }

@@ -1,16 +1,16 @@
-//! The request to end a job, and the part of a job that such a request must not interrupt.
+//! Requests to end a job, and critical sections that such a request must not interrupt.
 
 use std::sync::Arc;
 
 use contract::Code;
 use tokio::sync::watch;
 
-/// Why a running job should end. A reason is only ever replaced by one further down this list.
+/// Why a running job should end. A later reason in this list overrides an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StopReason {
-    /// A caller asked, or the parent ended.
+    /// A caller cancelled it, or its parent ended.
     Cancelled,
-    /// The job ran as long as it may.
+    /// The job exceeded its time limit.
     Deadline,
     /// The replica was told to stop, and its grace period is over.
     Terminated,
@@ -33,20 +33,20 @@ impl StopReason {
         match self {
             Self::Cancelled => "the job was cancelled",
             Self::Deadline => {
-                "the job ran longer than it may: ask for a longer timeoutSeconds, or raise JOB_TIMEOUT_SECONDS"
+                "the job exceeded its time limit: request a longer timeoutSeconds, or raise JOB_TIMEOUT_SECONDS"
             }
             Self::Terminated => {
-                "the replica was told to stop before the job was done: send the job again"
+                "the replica was told to stop before the job ended: send the job again"
             }
         }
     }
 }
 
-/// The request to end a job, seen from both sides. Cheap to clone.
+/// A request to end a job, shared by both sides. Cheap to clone.
 ///
-/// A job has parts that must not be left half done, such as putting the files of a checkout in place. It begins such a
-/// part with [`settle`](Self::settle), which fails if the job was asked to stop. The check and the beginning are one
-/// atomic step: if you ask a job to stop and it is not [settling](Self::is_settling), it never will be, and you may
+/// Some parts of a job must not be left half done, such as moving the files of a checkout into place. A job enters
+/// such a part with [`settle`](Self::settle), which fails after a stop was requested. Checking and entering are one
+/// atomic step: if you request a stop and the job is not [settling](Self::is_settling), it never will be, and you may
 /// remove what it left.
 #[derive(Clone, Debug)]
 pub struct Stop {
@@ -66,7 +66,7 @@ enum Work {
     Interruptible,
     /// It must not be interrupted now.
     Settling,
-    /// Nobody waits for it any more.
+    /// Nothing waits for it any more.
     Abandoned,
 }
 
@@ -84,7 +84,7 @@ impl Default for Stop {
 }
 
 impl Stop {
-    /// Asks the job to end. A weaker reason than the one already given changes nothing.
+    /// Requests a stop. Has no effect if a stronger reason was already given.
     pub fn request(&self, reason: StopReason) {
         self.state.send_if_modified(|state| {
             let stronger = state.reason < Some(reason);
@@ -101,12 +101,13 @@ impl Stop {
         self.state.borrow().reason
     }
 
-    /// Waits until the job should end.
+    /// Waits until a stop is requested.
     pub async fn requested(&self) -> StopReason {
         self.wait_for(|state| state.reason).await
     }
 
-    /// Begins a part of the job that must not be interrupted; `None` if the job is to stop, or has been abandoned.
+    /// Enters a part of the job that must not be interrupted; `None` if a stop was requested or the job was
+    /// abandoned.
     pub fn settle(&self) -> Option<Settling> {
         let begun = self.state.send_if_modified(|state| {
             let may_begin = state.reason.is_none() && state.work == Work::Interruptible;
@@ -124,8 +125,8 @@ impl Stop {
         self.state.borrow().work == Work::Settling
     }
 
-    /// Gives up on the job's work, whether or not it was asked to stop: from here on it cannot begin to settle. `false`
-    /// if it is settling now; then nothing changes.
+    /// Abandons the job's work, whether or not a stop was requested: from now on it cannot settle. Returns `false`
+    /// and does nothing if it is settling now.
     #[must_use]
     pub fn abandon(&self) -> bool {
         let mut is_abandoned = false;
@@ -139,7 +140,7 @@ impl Stop {
         is_abandoned
     }
 
-    /// Whether the job's work has been given up.
+    /// Whether the job's work was abandoned.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         self.state.borrow().work == Work::Abandoned
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_that_is_to_stop_does_not_begin_to_settle() {
+    async fn a_job_does_not_settle_after_a_stop() {
         let stop = Stop::default();
         let settling = stop.settle().unwrap();
         assert!(stop.settle().is_none(), "one part at a time");
@@ -198,15 +199,15 @@ mod tests {
         });
         drop(settling);
         waiting.await.unwrap();
-        assert!(stop.settle().is_none(), "it was asked to stop");
+        assert!(stop.settle().is_none(), "a stop was requested");
         let given_up = Stop::default();
         assert!(given_up.abandon() && given_up.is_abandoned());
         assert!(given_up.settle().is_none());
     }
 
-    /// The check and the beginning were once two steps: staged files were removed while a pull put them in place.
+    /// Checking and entering were once two steps: staged files were removed while a pull moved them into place.
     #[test]
-    fn either_it_stops_or_it_settles() {
+    fn a_job_either_stops_or_settles() {
         for _ in 0..2000 {
             let stop = Stop::default();
             let worker = std::thread::spawn({
@@ -215,7 +216,7 @@ mod tests {
             });
             let is_abandoned = stop.abandon();
             let has_settled = worker.join().unwrap();
-            // It may have settled before it was abandoned, but not after.
+            // It may have settled before it was abandoned, but not afterwards.
             assert!(has_settled || is_abandoned);
             assert!(!is_abandoned || stop.settle().is_none());
         }

@@ -1,4 +1,4 @@
-//! The requests of a client.
+//! Sends requests to a stack.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,24 +9,25 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::net::TcpStream;
+use transcript::one_line;
 use web::{Answer, AskError};
 
-use crate::{Error, StackUrl, one_line, tls::Tls, url::Scheme};
+use crate::{Error, StackUrl, tls::Tls, url::Scheme};
 
-/// How long a connection may take to be made, TLS included.
+/// How long connecting may take, including TLS.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// How long the gateway may take to begin its answer. It answers at once, however busy it is.
+/// How long the gateway may take to start its response. It responds at once, even under load.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
-/// The longest answer that is not a stream, in bytes.
+/// The longest response that is not a stream, in bytes.
 const ANSWER_LIMIT: usize = 64 << 20;
-/// The longest sentence of a refusal that is shown, in characters.
+/// The longest error sentence that is shown, in characters.
 const SENTENCE: usize = 2000;
-/// The longest code of a refusal, in characters.
+/// The longest error code, in characters.
 const CODE: usize = 40;
-/// How many jobs the gateway puts on a page at most.
+/// The maximum number of jobs on a page of the gateway.
 const PAGE: usize = 1000;
 
-/// A stack, by its address.
+/// A stack at an address.
 #[derive(Clone, Debug)]
 pub struct Api {
     /// The address.
@@ -38,34 +39,34 @@ pub struct Api {
 /// Which jobs to list.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Listing {
-    /// How many at most.
+    /// The maximum number of jobs.
     pub limit: Option<usize>,
-    /// Only those in this state.
+    /// Only jobs in this state.
     pub state: Option<JobState>,
     /// Whether the list includes the jobs of workflows.
     pub children: Children,
 }
 
-/// Whether a list includes the jobs that workflows asked for.
+/// Whether a listing includes the jobs that workflows started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Children {
-    /// It does.
+    /// Yes.
     #[default]
     Listed,
-    /// It does not.
+    /// No.
     Omitted,
 }
 
 /// The `/status` of a service.
 #[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Status {
+pub struct ServiceStatus {
     /// Its replicas.
     pub replicas: ReplicaCounts,
     /// Its queue.
     pub queue: Queue,
 }
 
-/// How many replicas there are.
+/// The number of replicas.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct ReplicaCounts {
     /// Without a job.
@@ -77,11 +78,11 @@ pub struct ReplicaCounts {
 /// A service's queue.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Queue {
-    /// How many jobs wait.
+    /// The number of queued jobs.
     pub depth: usize,
 }
 
-/// The answer to a request to cancel.
+/// The response to a cancel request.
 #[derive(Debug)]
 pub struct Cancelled {
     /// The job's state.
@@ -91,10 +92,10 @@ pub struct Cancelled {
 }
 
 impl Api {
-    /// The stack at this address, asked without a token.
+    /// The stack at this address, without a token.
     ///
     /// # Errors
-    /// [`Error::Certificates`] if the address is https and there are no root certificates.
+    /// [`Error::Certificates`] if the address uses https and there are no root certificates.
     pub fn new(url: impl Into<StackUrl>) -> Result<Self, Error> {
         let url = url.into();
         let tls = match url.scheme {
@@ -104,17 +105,17 @@ impl Api {
         Ok(Self { url, token: None, tls })
     }
 
-    /// The same with a token in each request.
+    /// Adds a token to each request.
     #[must_use]
     pub fn with_token(mut self, token: Option<Secret>) -> Self {
         self.token = token.map(Arc::new);
         self
     }
 
-    /// Sends a request, and waits for the head of its answer for a minute at most.
+    /// Sends a request, and waits at most a minute for the head of the response.
     ///
     /// # Errors
-    /// If there is no answer.
+    /// If there is no response.
     pub async fn send(
         &self,
         method: Method,
@@ -143,7 +144,7 @@ impl Api {
             .unwrap_or(Err(AskError::Silent(ANSWER_TIME)))
     }
 
-    /// One request, one connection.
+    /// Sends a request on a new connection.
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, AskError> {
         let target = self.url.target();
         let failed = |error| AskError::Connect(target.clone(), error);
@@ -165,10 +166,10 @@ impl Api {
         }
     }
 
-    /// The jobs of a listing, newest first, from as many pages as it takes.
+    /// The jobs of a listing, newest first, from as many pages as needed.
     ///
     /// # Errors
-    /// If the stack does not answer, or refuses.
+    /// If the stack does not respond, or refuses the request.
     pub async fn jobs(&self, listing: Listing) -> Result<Vec<JobView>, Error> {
         let limit = listing.limit.unwrap_or(usize::MAX);
         let mut jobs = Vec::new();
@@ -192,7 +193,7 @@ impl Api {
                     .into_iter()
                     .filter(|job| listing.children == Children::Listed || job.parent.is_none()),
             );
-            // What comes from outside goes into a path only if it is an id.
+            // Data from outside is only used in a path if it is a valid ID.
             cursor = page.next.and_then(|next| next.parse::<JobId>().ok());
             if jobs.len() >= limit || cursor.is_none() {
                 jobs.truncate(limit);
@@ -201,7 +202,7 @@ impl Api {
         }
     }
 
-    /// The jobs created since a time, newest first, from at most so many pages; and whether those are all.
+    /// The jobs created since a time, newest first, from at most so many pages, and whether they are complete.
     ///
     /// # Errors
     /// As [`jobs`](Self::jobs).
@@ -229,7 +230,7 @@ impl Api {
     ///
     /// # Errors
     /// As [`jobs`](Self::jobs).
-    pub async fn status(&self) -> Result<Status, Error> {
+    pub async fn status(&self) -> Result<ServiceStatus, Error> {
         Ok(self.get("/status").await?.0)
     }
 
@@ -241,7 +242,7 @@ impl Api {
         Ok(self.get(&format!("/api/jobs/{id}")).await?.0)
     }
 
-    /// Asks for a job to be cancelled.
+    /// Requests the cancellation of a job.
     ///
     /// # Errors
     /// As [`jobs`](Self::jobs).
@@ -276,7 +277,7 @@ impl Api {
         Ok((serde_json::from_slice(&body).map_err(Error::Answer)?, status))
     }
 
-    /// The error that an answer other than success stands for.
+    /// The error for an unsuccessful response.
     pub(crate) async fn refusal(&self, answer: Answer) -> Error {
         #[derive(Deserialize)]
         struct Body {
@@ -292,12 +293,17 @@ impl Api {
                 let code = body.code.map(|code| one_line(&code, CODE));
                 Error::Refused { status, code, sentence }
             }
+            // A proxy in front of the stack has its own error format.
+            _ if status == StatusCode::UNAUTHORIZED => {
+                let sentence = format!("{} requires a valid token", self.url);
+                Error::Refused { status, code: None, sentence }
+            }
             _ => {
                 let what = match location {
                     Some(location) if status.is_redirection() => {
-                        format!("it says {status}, and that the place is {location}")
+                        format!("it answers {status} and redirects to {location}")
                     }
-                    _ => format!("it says {status}"),
+                    _ => format!("it answers {status}"),
                 };
                 Error::NotAStack { url: self.url.clone(), what }
             }

@@ -1,15 +1,16 @@
-//! Why there is no answer, or not the expected one.
+//! Errors of the client.
 
 use contract::JobId;
 use http::StatusCode;
+use transcript::chain;
 use web::AskError;
 
 use crate::StackUrl;
 
-/// Why a request or a stream has no result. The messages say what happened; what to do about it is the caller's to say.
+/// Why a request or a stream has no result. The message says what happened; the caller of this crate adds what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No connection, or no answer on it. The cause is part of the message.
+    /// There is no connection, or no response on it. The cause is part of the message.
     #[error("nothing answers at {url} ({})", chain(.cause))]
     Unreachable {
         /// The stack.
@@ -17,25 +18,25 @@ pub enum Error {
         /// What went wrong.
         cause: AskError,
     },
-    /// Something answers that is not a stack.
-    #[error("what answers at {url} is not a stack ({what})")]
+    /// The server at this address is not a stack.
+    #[error("the server at {url} is not a stack ({what})")]
     NotAStack {
         /// Its address.
         url: StackUrl,
-        /// What it answers.
+        /// How it answers.
         what: String,
     },
     /// The stack refused the request. Its sentence says what to do.
     #[error("{sentence}")]
     Refused {
-        /// The status.
+        /// The HTTP status.
         status: StatusCode,
-        /// The code, if there is one.
+        /// The error code, if any.
         code: Option<String>,
-        /// The sentence, fit for a terminal.
+        /// The error sentence, safe for a terminal.
         sentence: String,
     },
-    /// A stack that answered before has been away for too long.
+    /// A stack that answered before has not answered for too long.
     #[error("{url} has not answered for {seconds} s; the job continues without a watcher")]
     Lost {
         /// The stack.
@@ -45,23 +46,10 @@ pub enum Error {
         /// The job that was followed.
         job: JobId,
     },
-    /// An answer that cannot be read.
-    #[error("failed to read the answer")]
+    /// The response cannot be parsed.
+    #[error("failed to parse the response")]
     Answer(#[source] serde_json::Error),
-    /// There is no certificate to trust.
-    #[error("cannot use https: no root certificates could be read ({0})")]
+    /// There are no root certificates.
+    #[error("https needs root certificates, but none could be read ({0}): set SSL_CERT_FILE")]
     Certificates(String),
-}
-
-/// An error and its causes on one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

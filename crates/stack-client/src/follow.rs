@@ -1,8 +1,8 @@
-//! A job's events, each once and in order, however often the connection breaks.
+//! Follows a job's events, each once and in order, however often the connection breaks.
 //!
-//! The client names the job before it asks for it. So it can send a request again whose answer never came, and the
-//! gateway answers with the same job; once events have come, the client resumes the stream after the last of them. A
-//! stream that ends without a terminal event was cut, whatever the reason.
+//! The client chooses the job's ID. So it can repeat a request that was not answered, and gets the same job. Once
+//! events have arrived, it resumes the stream after the last one. A stream that ends without a terminal event was
+//! interrupted, whatever the reason.
 
 use std::time::Duration;
 
@@ -12,14 +12,15 @@ use futures_util::{Stream, StreamExt};
 use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
+use transcript::{chain, one_line};
 use web::{Answer, AskError, Frame};
 
-use crate::{Api, Error, chain, one_line};
+use crate::{Api, Error};
 
-/// The pause between two attempts doubles up to the longest.
+/// The pause between attempts doubles, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How soon a stream must end after its terminal event, with [`After::Check`].
+/// How soon a stream must end after its terminal event, with [`AfterEnd::Check`].
 const END_TIME: Duration = Duration::from_secs(10);
 
 /// Which job to follow, and how.
@@ -29,60 +30,60 @@ pub struct Follow {
     pub api: Api,
     /// The job's service.
     pub service: Service,
-    /// Whether the job is new.
-    pub start: Start,
-    /// How long a stack that has answered may be away.
+    /// Whether to start the job.
+    pub start: JobSource,
+    /// How long a stack that has answered may be unreachable.
     pub patience: Duration,
     /// What to do after the terminal event.
-    pub after: After,
+    pub after: AfterEnd,
 }
 
-/// What to do once the terminal event has come.
+/// What to do after the terminal event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum After {
+pub enum AfterEnd {
     /// Close the connection.
     Leave,
-    /// Read the stream to its end, which must come at once and with nothing before it.
+    /// Read the stream to its end, which must come soon and without further events.
     Check,
 }
 
-/// Where the job comes from.
+/// The origin of the job.
 #[derive(Clone, Debug)]
-pub enum Start {
-    /// It is requested with this body.
+pub enum JobSource {
+    /// Start it by posting this body.
     Post(Bytes),
-    /// It exists.
+    /// It already exists.
     Known(JobId),
 }
 
 /// What [`follow`] yields.
 #[derive(Debug)]
-pub enum Told {
-    /// The job's id. It comes first, and again if the job has to be requested anew.
+pub enum FollowEvent {
+    /// The job's ID. It comes first, and again if the job has to be started again.
     Named(JobId),
     /// The next event.
     Event(Event),
-    /// The connection broke for this reason, and another one is on the way.
+    /// The connection broke for this reason. The client reconnects.
     Lost(String),
-    /// There is a connection again.
+    /// The connection is restored.
     Back,
-    /// Something came after the terminal event, or the stream did not end. This comes only with [`After::Check`], and
-    /// last.
+    /// Something followed the terminal event, or the stream did not end. Only with [`AfterEnd::Check`], as the last
+    /// item.
     Surplus(String),
 }
 
-/// One event, as it came and with the fields that matter to everyone.
+/// An event, unchanged, with the fields that every user needs.
 #[derive(Debug)]
 pub struct Event {
-    /// The bytes.
+    /// The unchanged bytes.
     pub line: EventLine,
-    /// The same, parsed.
+    /// The parsed event.
     pub value: Value,
     /// Its `type`.
     pub kind: String,
-    /// Whether it is the job's last.
+    /// Whether it is the job's terminal event.
     pub terminal: bool,
-    /// Whether it is in the journal: if not, it is about the queue.
+    /// Whether it is in the journal. If not, it is about the queue.
     pub journalled: bool,
     /// Its `code`.
     pub code: Option<String>,
@@ -99,39 +100,39 @@ impl Event {
     }
 }
 
-/// Follows a job to its terminal event, which is the last item without [`After::Check`]. An error is the last item
-/// too.
-pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send {
+/// Follows a job to its terminal event, which is the last item without [`AfterEnd::Check`]. An error is also the last
+/// item.
+pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> + Send {
     async_stream::stream! {
         let mut job = match follow.start {
-            Start::Known(id) => id,
-            Start::Post(_) => JobId::new(),
+            JobSource::Known(id) => id,
+            JobSource::Post(_) => JobId::new(),
         };
-        yield Ok(Told::Named(job));
+        yield Ok(FollowEvent::Named(job));
         let mut contact = Contact::new(follow.patience);
-        // The id of the last event, once there is one.
+        // The ID of the last event, if any.
         let mut last: Option<String> = None;
-        // Whether the gateway has answered for this job.
-        let mut known = matches!(follow.start, Start::Known(_));
+        // Whether the gateway has accepted this job.
+        let mut known = matches!(follow.start, JobSource::Known(_));
         loop {
             let answer = match &follow.start {
-                Start::Post(body) if !known => post(&follow, job, body.clone()).await,
+                JobSource::Post(body) if !known => post(&follow, job, body.clone()).await,
                 _ => events(&follow, job, last.as_deref()).await,
             };
             let trouble = match answer {
                 Ok(answer) if answer.status == StatusCode::OK => {
                     if !is_stream(&answer) {
-                        let what = "its answer is no stream of events".to_owned();
+                        let what = "its response is not an event stream".to_owned();
                         yield Err(Error::NotAStack { url: follow.api.url.clone(), what });
                         return;
                     }
                     known = true;
                     if contact.made() {
-                        yield Ok(Told::Back);
+                        yield Ok(FollowEvent::Back);
                     }
                     let mut frames = Box::pin(answer.events_within(web::SILENCE));
                     let mut again = false;
-                    let mut trouble = "it ended before the job did".to_owned();
+                    let mut trouble = "it ended before the job".to_owned();
                     while let Some(frame) = frames.next().await {
                         let frame = match frame {
                             Ok(frame) => frame,
@@ -153,21 +154,21 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
                             last = frame.id;
                         }
                         let terminal = event.terminal;
-                        yield Ok(Told::Event(event));
+                        yield Ok(FollowEvent::Event(event));
                         if terminal {
-                            if follow.after == After::Check
+                            if follow.after == AfterEnd::Check
                                 && let Some(what) = surplus(&follow, &mut frames).await
                             {
-                                yield Ok(Told::Surplus(what));
+                                yield Ok(FollowEvent::Surplus(what));
                             }
                             return;
                         }
                     }
                     if again {
-                        // It never began, so asking again repeats nothing.
+                        // The job never started, so starting it again repeats nothing.
                         job = JobId::new();
                         known = false;
-                        yield Ok(Told::Named(job));
+                        yield Ok(FollowEvent::Named(job));
                         continue;
                     }
                     trouble
@@ -188,7 +189,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
                 Err(error) => chain(&error),
             };
             if contact.lost() {
-                yield Ok(Told::Lost(trouble));
+                yield Ok(FollowEvent::Lost(trouble));
             }
             if !contact.pause().await {
                 yield Err(Error::Lost {
@@ -205,7 +206,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<Told, Error>> + Send 
 async fn post(follow: &Follow, job: JobId, body: Bytes) -> Result<Answer, AskError> {
     let headers = [
         ("content-type", "application/json".to_owned()),
-        // Asks for event ids, which resuming needs.
+        // Requests event IDs, which are needed to resume.
         ("accept", "text/event-stream".to_owned()),
         (web::header::JOB_ID, job.to_string()),
     ];
@@ -219,13 +220,13 @@ async fn events(follow: &Follow, job: JobId, last: Option<&str>) -> Result<Answe
     follow.api.send(Method::GET, &path, &headers, Bytes::new()).await
 }
 
-/// What is wrong with the stream after its terminal event, if anything is.
+/// What is wrong with the stream after its terminal event, if anything.
 async fn surplus(
     follow: &Follow,
     frames: &mut (impl Stream<Item = Result<Frame, AskError>> + Unpin),
 ) -> Option<String> {
     match tokio::time::timeout(END_TIME, frames.next()).await {
-        // A connection that breaks at this point costs nobody anything.
+        // A connection that breaks here is harmless.
         Ok(None | Some(Err(_))) => None,
         Ok(Some(Ok(frame))) => {
             let event = Event::parse(follow.service, frame.id.as_deref(), frame.data);
@@ -241,20 +242,20 @@ fn is_stream(answer: &Answer) -> bool {
     answer.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"))
 }
 
-/// Whether the gateway took the broken connection for a caller who left, and gave the waiting job up.
+/// Whether the gateway treated the broken connection as a disconnect and cancelled the waiting job.
 fn lost_its_place(follow: &Follow, event: &Event) -> bool {
-    matches!(follow.start, Start::Post(_))
+    matches!(follow.start, JobSource::Post(_))
         && event.terminal
         && event.code.as_deref() == Some(Code::CallerLeft.as_str())
 }
 
-/// Whether the stack answers, and for how long it has not.
+/// Whether the stack answers, and since when it has not.
 struct Contact {
     patience: Duration,
     pause: Duration,
     /// When it last answered or sent an event.
     last: Instant,
-    /// Whether a connection to it was ever made.
+    /// Whether it ever accepted a connection.
     ever: bool,
     away: bool,
     was_lost: bool,
@@ -266,7 +267,7 @@ impl Contact {
         Self { patience, pause, last, ever: false, away: false, was_lost: false }
     }
 
-    /// There is an answer. Returns whether there was none before.
+    /// There is a response. Returns whether the connection was broken before.
     fn made(&mut self) -> bool {
         self.ever = true;
         self.last = Instant::now();
@@ -278,10 +279,10 @@ impl Contact {
         self.pause = FIRST_PAUSE;
     }
 
-    /// The connection broke. Returns whether that is news.
+    /// The connection broke. Returns whether it worked before.
     fn lost(&mut self) -> bool {
         if !self.away {
-            // The stack was there as long as the stream was.
+            // The stack was available as long as the stream was.
             self.last = Instant::now();
         }
         (self.ever, self.was_lost) = (true, true);

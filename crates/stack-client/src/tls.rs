@@ -8,10 +8,11 @@ use tokio_rustls::{
     client::TlsStream,
     rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
 };
+use transcript::chain;
 
-use crate::{Error, StackUrl, chain};
+use crate::{Error, StackUrl};
 
-/// Encrypts connections. Its root certificates are read once.
+/// Encrypts connections. Root certificates are read once.
 #[derive(Clone)]
 pub(crate) struct Tls(TlsConnector);
 

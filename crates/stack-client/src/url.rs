@@ -1,14 +1,14 @@
-//! Where a stack is.
+//! The address of a stack.
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use url::Url;
 use web::BaseUrl;
 
-/// The address of a stack on this machine.
+/// The default address of a stack on this machine.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:5000";
 
-/// Where a stack is: `http[s]://host[:port][/prefix]`.
+/// The address of a stack: `http[s]://host[:port][/prefix]`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StackUrl {
     pub(crate) scheme: Scheme,
@@ -25,7 +25,7 @@ pub(crate) enum Scheme {
 }
 
 impl StackUrl {
-    /// `host:port`, without the port that the scheme implies.
+    /// `host:port`, without the scheme's default port.
     pub(crate) fn authority(&self) -> String {
         match (self.scheme, self.port) {
             (Scheme::Http, 80) | (Scheme::Https, 443) => self.host.clone(),
@@ -33,12 +33,12 @@ impl StackUrl {
         }
     }
 
-    /// What to connect to.
+    /// The address to connect to.
     pub(crate) fn target(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// The name that the server's certificate is for.
+    /// The name in the server's certificate.
     pub(crate) fn server_name(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
@@ -54,7 +54,8 @@ impl FromStr for StackUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("it is not a URL: {error}"))?;
+        let url = Url::parse(text)
+            .map_err(|error| format!("not a URL ({error}); use one such as {DEFAULT_URL}"))?;
         let scheme = match url.scheme() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
@@ -67,7 +68,7 @@ impl FromStr for StackUrl {
             );
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err("leave out everything from '?' or '#' on".into());
+            return Err("remove everything from '?' or '#' on".into());
         }
         let host = url.host_str().ok_or("the URL has no host")?.to_owned();
         let prefix = url.path().trim_end_matches('/').to_owned();
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_address_is_refused_with_a_hint() {
+    fn invalid_addresses_are_refused_with_a_hint() {
         for (text, hint) in [
             ("https://user:s3cret@stack.example", "--token-file"),
             ("https://wfs_x@stack.example", "STACK_TOKEN"),

@@ -6,7 +6,7 @@ use clap::{Args, Command};
 
 const NAME: &str = "stackctl";
 
-/// Print the completions of a shell
+/// Print shell completions
 #[derive(Clone, Copy, Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -6,6 +6,8 @@ mod command;
 mod completions;
 mod demo;
 mod doctor;
+#[cfg(test)]
+mod fixtures;
 mod ops;
 mod program;
 mod serve;
@@ -16,7 +18,10 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use claude_stand_in::rehearsal;
 
-use crate::cli::{Cli, Command};
+use crate::{
+    cli::{Cli, Command},
+    command::{complete, complete_on_threads},
+};
 
 fn main() -> ExitCode {
     if let Some(exit) = github_pull_api::connect_for_git() {
@@ -26,21 +31,24 @@ fn main() -> ExitCode {
     if rehearsal::is_called(args.next().as_deref()) {
         rehearsal::main(args);
     }
-    let matches = program::with_name(Cli::command()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = program::with_name(Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return cli::refuse(&error, std::env::args()),
+    };
     match cli.command {
-        Command::Up(options) => up::main(options),
-        Command::Run(options) => client::run(options),
-        Command::Jobs(options) => client::jobs(options),
-        Command::Show(options) => client::show(options),
-        Command::Attach(options) => client::attach(options),
-        Command::Cancel(options) => client::cancel(options),
-        Command::Ps(options) => ops::ps(options),
-        Command::Scale(options) => ops::scale(options),
-        Command::Logs(options) => ops::logs(options),
-        Command::Load(options) => client::load(options),
-        Command::Demo(options) => demo::main(options),
-        Command::Doctor(options) => doctor::main(options),
+        Command::Up(options) => complete_on_threads(up::up(options)),
+        Command::Run(options) => complete(client::run(options)),
+        Command::Jobs(options) => complete(client::jobs(options)),
+        Command::Show(options) => complete(client::show(options)),
+        Command::Attach(options) => complete(client::attach(options)),
+        Command::Cancel(options) => complete(client::cancel(options)),
+        Command::Ps(options) => complete(ops::ps(options)),
+        Command::Scale(options) => complete(ops::scale(options)),
+        Command::Logs(options) => complete(ops::logs(options)),
+        Command::Load(options) => complete(client::load(options)),
+        Command::Demo(options) => complete_on_threads(demo::demo(options)),
+        Command::Doctor(options) => complete(doctor::doctor(options)),
         Command::Completions(options) => completions::main(options, &Cli::command()),
         Command::RehearsalAgent { args } => rehearsal::main(args),
         Command::Serve { service } => serve::main(service),

@@ -1,19 +1,15 @@
 //! `stackctl up`.
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{net::IpAddr, path::PathBuf};
 
+use anyhow::Context as _;
 use clap::{
     Arg, ArgMatches, Args, Command, FromArgMatches, builder::RangedI64ValueParser, value_parser,
 };
 use contract::{PerService, Service};
 use supervisor::{MOST_REPLICAS, Plan};
 
-use crate::serve;
-
-/// Exit codes, after `sysexits.h`.
-const USAGE: u8 = 64;
-const UNAVAILABLE: u8 = 69;
-const FAILED: u8 = 70;
+use crate::{command::exit, serve};
 
 /// Run the whole stack on this machine, without Docker
 ///
@@ -29,7 +25,7 @@ Example:
 Settings come from the environment: ANTHROPIC_API_KEY, GITHUB_TOKEN, CLAUDE_BIN and more; see the README.")]
 pub(crate) struct UpOptions {
     /// The shared volume: checkouts, journals, sessions
-    #[arg(long, env = "WORKSPACE_DIR", default_value = "./workspace")]
+    #[arg(long, env = "WORKSPACE_DIR", value_name = "DIR", default_value = "./workspace")]
     pub(crate) workspace: PathBuf,
     #[command(flatten)]
     pub(crate) services: ServiceFlags,
@@ -93,41 +89,17 @@ impl FromArgMatches for ServiceFlags {
     }
 }
 
-pub(crate) fn main(options: UpOptions) -> ExitCode {
-    let runtime =
-        match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                anstream::eprintln!("error: cannot start threads: {error}");
-                return ExitCode::from(FAILED);
-            }
-        };
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(error) => {
-            anstream::eprintln!("error: cannot find the path of this program: {error}");
-            return ExitCode::from(FAILED);
-        }
-    };
+pub(crate) async fn up(options: UpOptions) -> anyhow::Result<u8> {
     let plan = Plan {
-        program,
+        program: std::env::current_exe().context("cannot find the path of this program")?,
         workspace: options.workspace,
         bind: options.bind,
         ports: options.services.ports,
         replicas: options.services.replicas,
         read_settings: serve::read_settings,
     };
-    match runtime.block_on(supervisor::run(plan)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let code = match error {
-                supervisor::Error::Settings(_) => USAGE,
-                _ => UNAVAILABLE,
-            };
-            anstream::eprintln!("error: {:#}", anyhow::Error::from(error));
-            ExitCode::from(code)
-        }
-    }
+    supervisor::run(plan).await?;
+    Ok(exit::COMPLETE)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! What each part gets of this process's environment: the settings that it reads, and no others.
+//! The environment of each part: only the settings that it reads.
 //!
-//! So a secret reaches the one part that uses it, and a new setting reaches its part without being listed here.
+//! So a secret reaches only the part that uses it, and a new setting reaches its part without being listed here.
 
 use std::{
     cell::RefCell,
@@ -13,12 +13,12 @@ use contract::{ReplicaId, Service};
 
 use crate::{Part, Plan, ReadSettings};
 
-/// What libraries read by themselves, so that no settings name it: backtraces, the language of messages, where
-/// temporary files go, and where OpenSSL finds certificates.
+/// Variables that libraries read themselves, so no settings name them: backtraces, the language of messages, the
+/// directory for temporary files, and OpenSSL's certificates.
 const OF_LIBRARIES: [&str; 5] =
     ["RUST_BACKTRACE", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// What `up` decides, whatever the environment says, besides ports and the URLs of services.
+/// Variables that `up` sets itself, whatever the environment contains, in addition to ports and service URLs.
 const DECIDED: [&str; 7] = [
     "WORKSPACE_DIR",
     "BIND_ADDRESS",
@@ -29,7 +29,7 @@ const DECIDED: [&str; 7] = [
     "DRAIN",
 ];
 
-/// An environment that remembers which names were asked for.
+/// An environment that records which names are read.
 struct Recorder<'a> {
     of: &'a dyn Env,
     asked: RefCell<BTreeSet<String>>,
@@ -42,7 +42,7 @@ impl Env for Recorder<'_> {
     }
 }
 
-/// What a part reads if its environment is `env`.
+/// The names that a part reads if its environment is `env`.
 fn read(read_settings: ReadSettings, part: Part, env: &dyn Env) -> BTreeSet<String> {
     let recorder = Recorder { of: env, asked: RefCell::default() };
     let mut settings = Settings::new(&recorder);
@@ -57,9 +57,10 @@ fn is_decided(name: &str) -> bool {
     DECIDED.contains(&name) || Service::ALL.into_iter().any(of_service)
 }
 
-/// Names in `env` that a part of a stack gets, with their values.
+/// The variables in `env` that a part gets.
 ///
-/// Names are looked for twice, with nothing set and with everything: some are read only if another is set, or is not.
+/// The names are determined twice, with nothing set and with everything set, because some are read only if another is
+/// set, or is not.
 fn passed(read_settings: ReadSettings, part: Part, env: &dyn Env) -> BTreeMap<String, OsString> {
     let nothing: HashMap<String, OsString> = HashMap::new();
     let names =
@@ -72,18 +73,18 @@ fn passed(read_settings: ReadSettings, part: Part, env: &dyn Env) -> BTreeMap<St
         .collect()
 }
 
-/// The variables that some part of a stack gets, with their values in `env`.
+/// The variables that any part of a stack gets, with their values in `env`.
 #[must_use]
 pub fn settings_of_parts(read_settings: ReadSettings, env: &dyn Env) -> BTreeMap<String, OsString> {
     Part::all().flat_map(|part| passed(read_settings, part, env)).collect()
 }
 
-/// Reads the settings of all parts as they will, and says what is wrong with them, each problem once.
+/// Reads the settings of all parts as the parts will, and reports each problem once.
 ///
-/// Variables that `up` sets itself, such as `WORKSPACE_DIR`, are not looked at.
+/// Ignores variables that `up` sets itself, such as `WORKSPACE_DIR`.
 ///
 /// # Errors
-/// If any setting does not parse; the error names all that do not.
+/// If any setting is invalid. The error names all of them.
 pub fn check_settings(read_settings: ReadSettings, env: &dyn Env) -> Result<(), InvalidSettings> {
     let mut problems = BTreeSet::new();
     for part in Part::all() {
@@ -100,14 +101,14 @@ pub fn check_settings(read_settings: ReadSettings, env: &dyn Env) -> Result<(), 
     }
 }
 
-/// The settings of all parts.
+/// The environments of all parts.
 #[derive(Debug)]
 pub(crate) struct Environment {
     parts: BTreeMap<Part, BTreeMap<String, OsString>>,
 }
 
 impl Environment {
-    /// Reads `env` for a stack that is like `plan`, on the workspace of this path.
+    /// Reads `env` for a stack with this plan and workspace.
     pub(crate) fn new(plan: &Plan, workspace: &str, env: &dyn Env) -> Self {
         let of_part = |part: Part| {
             let mut variables = passed(plan.read_settings, part, env);
@@ -122,7 +123,7 @@ impl Environment {
                     }
                 }
                 Part::Replica(service) => {
-                    // On loopback whatever the gateway does: nobody else is to reach them.
+                    // On loopback, wherever the gateway listens: only the gateway needs to reach them.
                     set("BIND_ADDRESS", "127.0.0.1".to_owned());
                     set("PORT", "0".to_owned());
                     for asked in service.spec().asks {
@@ -135,7 +136,7 @@ impl Environment {
         Self { parts: Part::all().map(of_part).collect() }
     }
 
-    /// The environment of one life of a part.
+    /// The environment of one process of a part.
     pub(crate) fn of(&self, part: Part, replica: ReplicaId) -> Vec<(OsString, OsString)> {
         let variables = self.parts.get(&part).into_iter().flatten();
         let id = part.service().map(|_| ("REPLICA_ID".into(), replica.to_string().into()));
@@ -151,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// A pull has a token, the agent has a key in one of two places, everybody has a level.
+    /// A pull has a token, the agent has a key in one of two variables, and all parts have a level.
     fn read_settings(part: Part, settings: &mut Settings<'_>) {
         settings.or("LEVEL", 1_u16, "a level");
         let _ = settings.text("WORKSPACE_DIR");
@@ -205,7 +206,7 @@ mod tests {
             assert!(!variables.contains_key("HOME"), "{part}");
             let is = |service| part == Part::Replica(service);
             assert_eq!(variables.contains_key("TOKEN"), is(Service::Pull), "{part}");
-            // The other one is not read, but would be if the first were not set.
+            // The other key is not read, but would be if the first were not set.
             assert_eq!(variables.contains_key("KEY"), is(Service::Claude), "{part}");
             assert_eq!(variables.contains_key("OTHER_KEY"), is(Service::Claude), "{part}");
             assert_eq!(variables.contains_key("REPLICA_ID"), part != Part::Gateway, "{part}");
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wrong_is_named_once_and_no_secret() {
+    fn all_problems_are_reported_once_without_secrets() {
         let check = |pairs: &[(&str, &str)]| check_settings(read_settings, &env(pairs));
         assert_eq!(check(&[("LEVEL", "2")]), Ok(()));
         let error =

@@ -1,4 +1,4 @@
-//! Why a stack does not start, or does not run on.
+//! Errors of a stack.
 
 use std::{io, path::PathBuf};
 
@@ -7,40 +7,40 @@ use child_process::Pid;
 
 use crate::SlotId;
 
-/// Why a stack does not start, or does not run on.
+/// Why a stack does not start, or stops unexpectedly.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Settings that do not parse.
+    /// Invalid settings.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
-    /// Ports that are taken, one description each.
+    /// Ports that are in use, one description each.
     #[error("cannot listen on {}", .0.join("; "))]
     Ports(Vec<String>),
     /// The workspace cannot be used.
     #[error("cannot use the workspace; choose another directory with --workspace")]
     Workspace(#[source] workspace::Error),
-    /// The system refuses something the supervisor needs.
+    /// A system call that the supervisor needs failed.
     #[error("cannot {doing}")]
     System {
-        /// What was refused.
+        /// The operation.
         doing: &'static str,
         /// Why.
         source: io::Error,
     },
-    /// A part cannot be started at all.
+    /// A part cannot be started.
     #[error("cannot start {slot} ({})", program.display())]
     Start {
-        /// Which one.
+        /// The slot.
         slot: SlotId,
-        /// The program that was to run.
+        /// The program to run.
         program: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// A task that keeps a part running ended, which is a fault of this crate.
+    /// A task that keeps a part running ended, which is a bug in this crate.
     #[error("a task that keeps a part of the stack running has ended")]
     Task,
-    /// Processes are left that cannot be killed: they hang in a system call, or belong to another user.
+    /// Processes that cannot be killed: they hang in a system call, or belong to another user.
     #[error("these processes cannot be killed: {0:?}")]
     Left(Vec<Pid>),
 }

@@ -1,4 +1,4 @@
-//! The last lines of all parts, and the next ones, for whoever asks.
+//! The recent log lines of all parts, and a stream of new ones.
 
 use std::{
     collections::VecDeque,
@@ -11,13 +11,13 @@ use tokio::sync::broadcast;
 
 use crate::{SlotId, control::Reply};
 
-/// How much is remembered, in bytes: as much as is kept in files.
+/// The size of the history, in bytes. The log files have the same size.
 const BYTES: usize = 16 << 20;
-/// What a remembered line takes besides its text, in bytes.
+/// The memory that a line needs in addition to its text, in bytes.
 const OVERHEAD: usize = 128;
-/// How many bytes of a line are remembered.
+/// The maximum length of a line in the history, in bytes.
 const LINE: usize = 4096;
-/// How many lines a follower may be behind.
+/// How many lines a follower may fall behind.
 const BEHIND: usize = 1000;
 
 /// One line of one part.
@@ -30,7 +30,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Logged now.
+    /// A line that is logged now.
     pub(crate) fn new(slot: SlotId, text: &str) -> Self {
         let part = slot.part.name().to_owned();
         Self { part, number: slot.number, at: Timestamp::now(), text: beginning(text).to_owned() }
@@ -48,7 +48,7 @@ impl From<&Entry> for Reply {
     }
 }
 
-/// What was logged.
+/// The history of all parts.
 #[derive(Debug)]
 pub(crate) struct History {
     lines: Mutex<Lines>,
@@ -73,7 +73,7 @@ impl Lines {
 }
 
 impl History {
-    /// Begins with what was logged before.
+    /// Starts with earlier lines.
     pub(crate) fn new(past: Vec<Entry>) -> Self {
         let mut lines = Lines::default();
         past.into_iter().for_each(|entry| lines.push(Arc::new(entry)));
@@ -83,18 +83,18 @@ impl History {
     pub(crate) fn add(&self, entry: Arc<Entry>) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.push(Arc::clone(&entry));
-        // Under the lock, so that whoever looks gets each line once. Fails if nobody follows.
+        // Sent under the lock, so that every follower gets each line once. Fails if there is no follower.
         let _ = self.followers.send(entry);
     }
 
-    /// What was, and what comes.
+    /// The history, and a stream of new lines.
     pub(crate) fn look(&self) -> (Vec<Arc<Entry>>, broadcast::Receiver<Arc<Entry>>) {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         (lines.entries.iter().cloned().collect(), self.followers.subscribe())
     }
 }
 
-/// As much of a line as is remembered, in whole characters.
+/// The beginning of a line, truncated at a character boundary.
 fn beginning(text: &str) -> &str {
     let end = (0..=LINE).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
     if text.len() <= LINE { text } else { text.get(..end).unwrap_or_default() }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_once_and_not_too_many() {
+    fn each_line_arrives_once_and_the_history_is_limited() {
         let history = History::new(vec![entry("before")]);
         assert_eq!(history.look().0[0].text, "before");
         let long = "é".repeat(LINE);

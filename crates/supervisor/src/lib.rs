@@ -1,13 +1,13 @@
-//! A whole stack on one machine, as `stackctl up` runs it: a gateway, the replicas behind it, and the restarts.
+//! Runs a whole stack on one machine for `stackctl up`: a gateway and its replicas, which it restarts.
 //!
-//! Every part is a process of its own, started as `<program> serve <part>`, with the settings that it reads and no
-//! others. A replica serves one job and exits; its slot starts the next one. Parts die with the supervisor, and the
-//! supervisor adopts whatever they leave behind.
+//! Every part is a separate process, started as `<program> serve <part>`, with only the settings that it reads. A
+//! replica runs one job and exits; its slot starts the next one. Parts exit with the supervisor, and the supervisor
+//! adopts their orphans.
 //!
-//! Others reach a running supervisor through a Unix socket in the workspace: see [`Connection`].
+//! Other processes reach a running supervisor through a Unix socket in the workspace: see [`Connection`].
 //!
-//! *Architecture invariant:* this crate knows nothing of what a service does. Whoever calls [`run`] says with
-//! [`Plan::read_settings`] which settings each part reads; all else comes from the table of [`contract::Service`].
+//! *Architecture invariant:* this crate knows nothing about what a service does. [`Plan::read_settings`] says which
+//! settings each part reads; everything else comes from the table of [`contract::Service`].
 
 mod control;
 mod environment;

@@ -1,5 +1,5 @@
-//! The logs of a stack on its volume, so that they outlive the supervisor: two files, of which the older one goes when
-//! the newer one is full.
+//! The logs of a stack on its volume, which outlive the supervisor. There are two files; the older one is removed
+//! when the newer one is full.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,10 +10,10 @@ use std::{
 
 use crate::history::Entry;
 
-/// How long each of the two files may grow, in bytes.
+/// The maximum size of each file, in bytes.
 const FILE_LIMIT: u64 = 8 << 20;
 
-/// The two files. Only one process may have them open: the one that holds the lock of the control socket.
+/// The two files. Only the process that holds the lock of the control socket may open them.
 #[derive(Debug)]
 pub(crate) struct LogFiles {
     current_path: PathBuf,
@@ -24,10 +24,10 @@ pub(crate) struct LogFiles {
 }
 
 impl LogFiles {
-    /// Opens the logs of the stack in this workspace, and returns what is in them.
+    /// Opens the logs of this workspace's stack, and returns their content.
     ///
     /// # Errors
-    /// If they cannot be read or made.
+    /// If they cannot be read or created.
     pub(crate) fn open(workspace: &Path) -> io::Result<(Self, Vec<Entry>)> {
         Self::with_limit(workspace, FILE_LIMIT)
     }
@@ -58,7 +58,7 @@ impl LogFiles {
     /// Writes lines.
     ///
     /// # Errors
-    /// If the volume is full, or broken. The lines are lost then, and later ones may be written again.
+    /// If the volume is full or broken. The lines are then lost, and later ones may be written.
     pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.length + lines.len() as u64 > self.limit {
             fs::rename(&self.current_path, &self.older_path)?;
@@ -75,7 +75,7 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
 }
 
-/// The lines of a file. What is no line of ours is what was being written when its writer was killed.
+/// The lines of a file. Invalid lines were being written when a supervisor was killed.
 fn entries(text: &[u8]) -> impl Iterator<Item = Entry> {
     text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
 }
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_lines_outlive_the_process_and_stay_bounded() {
+    fn the_newest_lines_outlive_the_process_and_are_limited() {
         let directory = tempfile::tempdir().unwrap();
         let open = || LogFiles::with_limit(directory.path(), 2000).unwrap();
         let numbers = |past: Vec<Entry>| past.iter().map(|it| it.number).collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! The logs of all parts: on one terminal, in files on the volume, and for whoever asks.
+//! The logs of all parts: on the terminal, in files on the volume, and for clients.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::{
     log_files::LogFiles,
 };
 
-/// How many lines may wait for the terminal, and how many for the disk. One that does not keep up holds the parts back
-/// no further than their pipes do.
+/// How many lines may wait for the terminal, and how many for the disk. If these are slow, parts block as if their
+/// pipes were full.
 const WAITING: usize = 1000;
-/// How much is written to the disk at once, in bytes.
+/// How many bytes are written to the disk at once.
 const BLOCK: usize = 64 << 10;
 
 enum Line {
@@ -28,7 +28,7 @@ enum Kept {
     End(oneshot::Sender<()>),
 }
 
-/// Where the lines of all parts meet. Cheap to clone.
+/// Collects the lines of all parts. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Output {
     lines: mpsc::Sender<Line>,
@@ -37,11 +37,11 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Begins with what is in the files, if there are any.
+    /// Starts with the content of the files, if any.
     pub(crate) fn start(files: Option<(LogFiles, Vec<Entry>)>) -> Self {
         let (lines, receiver) = mpsc::channel(WAITING);
         let plain = std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json");
-        // Threads of their own, because writing to a terminal or a disk may block. They end with the last sender.
+        // Separate threads, because writing to a terminal or a disk may block. They end with the last sender.
         std::thread::spawn(move || write(receiver, plain));
         let (files, past) = files.unzip();
         let kept = files.map(|files| {
@@ -53,28 +53,28 @@ impl Output {
         Self { lines, kept, history: Arc::new(History::new(past.unwrap_or_default())) }
     }
 
-    /// A line that a part has logged.
+    /// Adds a line that a part has logged.
     pub(crate) async fn line(&self, slot: SlotId, text: String) {
         let entry = Arc::new(Entry::new(slot, &text));
         self.history.add(Arc::clone(&entry));
-        // These fail only when this process is about to end.
+        // These fail only when this process is about to exit.
         if let Some(kept) = &self.kept {
             let _ = kept.send(Kept::Entry(entry)).await;
         }
         let _ = self.lines.send(Line::Part(slot, text)).await;
     }
 
-    /// Something this command has to say itself.
+    /// Prints a message of the supervisor itself.
     pub(crate) fn note(&self, text: &str) {
         let _ = self.lines.try_send(Line::Note(text.to_owned()));
     }
 
-    /// What parts have logged, and what they will.
+    /// The history, and a stream of new lines.
     pub(crate) fn history(&self) -> (Vec<Arc<Entry>>, broadcast::Receiver<Arc<Entry>>) {
         self.history.look()
     }
 
-    /// Waits until everything said so far is written.
+    /// Waits until all earlier lines are written.
     pub(crate) async fn finish(&self) {
         let (sender, written) = oneshot::channel();
         if self.lines.send(Line::End(sender)).await.is_ok() {
@@ -91,12 +91,12 @@ impl Output {
 
 fn write(mut lines: mpsc::Receiver<Line>, plain: bool) {
     use std::io::Write;
-    // Colour only where it is seen: not in a file, not with NO_COLOR.
+    // Use colour only on a terminal, and not with NO_COLOR.
     let mut stream = anstream::stderr();
     while let Some(line) = lines.blocking_recv() {
-        // There is nobody to tell if standard error is gone.
+        // If standard error is closed, there is nowhere to report it.
         let _ = match line {
-            // A prefix would spoil lines that programs read.
+            // A prefix would break lines that programs read.
             Line::Part(_, text) if plain => writeln!(stream, "{text}"),
             Line::Part(slot, text) => {
                 let style = slot.part.style();
@@ -111,7 +111,7 @@ fn write(mut lines: mpsc::Receiver<Line>, plain: bool) {
     }
 }
 
-/// Writes lines to the files, as many at once as there are. Says once that it cannot, until it can again.
+/// Writes lines to the files, as many at once as there are. Reports a failure once, until writing succeeds again.
 fn keep(mut kept: mpsc::Receiver<Kept>, mut files: LogFiles, notes: &mpsc::WeakSender<Line>) {
     let mut failing = false;
     while let Some(first) = kept.blocking_recv() {
@@ -121,7 +121,7 @@ fn keep(mut kept: mpsc::Receiver<Kept>, mut files: LogFiles, notes: &mpsc::WeakS
         while let Some(kept_line) = next {
             match kept_line {
                 Kept::Entry(entry) => {
-                    // A line is text and numbers, which are always JSON.
+                    // A line consists of text and numbers, which are always JSON.
                     if serde_json::to_writer(&mut block, &*entry).is_ok() {
                         block.push(b'\n');
                     }
@@ -135,13 +135,13 @@ fn keep(mut kept: mpsc::Receiver<Kept>, mut files: LogFiles, notes: &mpsc::WeakS
             && let Some(notes) = notes.upgrade()
         {
             let text = format!(
-                "cannot keep logs in the workspace: {error}; `logs` has them as long as this runs"
+                "failed to write logs to the workspace: {error}; `logs` shows them while the stack is running"
             );
             let _ = notes.try_send(Line::Note(text));
         }
         failing = written.is_err();
         for done in ends {
-            // Fails if whoever waited has given up.
+            // Fails if the caller has given up.
             let _ = done.send(());
         }
     }

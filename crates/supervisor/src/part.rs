@@ -1,14 +1,14 @@
-//! What a stack is made of.
+//! The parts of a stack.
 
 use std::fmt;
 
 use anstyle::{AnsiColor, Style};
 use contract::Service;
 
-/// A kind of process in a stack. The order is that of listings, from the front door inwards.
+/// A kind of process in a stack, in display order: from the outermost inwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
-    /// The queue in front of all replicas. There is one.
+    /// The queue in front of all replicas. There is only one.
     Gateway,
     /// A replica of this service.
     Replica(Service),
@@ -18,7 +18,7 @@ impl Part {
     /// The gateway's name in logs, container names and on the command line.
     pub const GATEWAY: &str = "gateway";
 
-    /// All parts, in their order.
+    /// All parts, in order.
     pub fn all() -> impl Iterator<Item = Self> {
         [Self::Gateway].into_iter().chain(Service::ALL.map(Self::Replica))
     }
@@ -32,7 +32,7 @@ impl Part {
         }
     }
 
-    /// The part of that name.
+    /// The part with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::all().find(|part| part.name() == name)
@@ -47,7 +47,7 @@ impl Part {
         }
     }
 
-    /// How its name looks in front of its log lines.
+    /// The style of its name in front of its log lines.
     #[must_use]
     pub fn style(self) -> Style {
         const REPLICAS: [AnsiColor; 5] = [
@@ -75,12 +75,12 @@ impl fmt::Display for Part {
     }
 }
 
-/// A place in a stack: the process in it changes, the place stays. Prints as `workflow-api.2`.
+/// A place in a stack, whose process changes over time. Prints as `workflow-api.2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotId {
-    /// What runs in it.
+    /// The part that runs in it.
     pub part: Part,
-    /// From 1, among those of the same part.
+    /// Its number among the slots of this part, starting at 1.
     pub number: u16,
 }
 
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_part_has_its_name_and_its_colour() {
+    fn each_part_has_a_name_and_a_colour() {
         let parts: Vec<Part> = Part::all().collect();
         assert_eq!(parts.len(), Service::COUNT + 1);
         assert!(parts.is_sorted());

@@ -1,4 +1,4 @@
-//! What a stack is to be.
+//! The configuration of a stack.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -11,37 +11,38 @@ use web::BaseUrl;
 
 use crate::Part;
 
-/// How many replicas of one service a stack may have.
+/// The maximum number of replicas per service.
 pub const MOST_REPLICAS: u16 = 1000;
 
-/// Reads the settings of a part as its own process does at its start, without starting it.
+/// Reads the settings of a part like its own process, without starting it.
 pub type ReadSettings = fn(Part, &mut Settings<'_>);
 
-/// What a stack is to be.
+/// The configuration of a stack.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Started with `serve <part>`, it runs that part.
+    /// A program that runs a part when started with `serve <part>`.
     pub program: PathBuf,
-    /// The shared volume. It is made if it is not there.
+    /// The shared volume. It is created if it does not exist.
     pub workspace: PathBuf,
     /// The address that the gateway listens on.
     pub bind: IpAddr,
-    /// The gateway's ports. 0 is any free one.
+    /// The gateway's ports. 0 means any free port.
     pub ports: PerService<u16>,
-    /// How many replicas to start with.
+    /// The initial number of replicas.
     pub replicas: PerService<u16>,
-    /// Which settings each part reads: those it gets from this process's environment, and all of them must parse.
+    /// Which settings each part reads. The part gets them from this process's environment, and all of them must be
+    /// valid.
     pub read_settings: ReadSettings,
 }
 
 impl Plan {
-    /// Where the gateway takes jobs of `service`.
+    /// The gateway's address for `service`.
     #[must_use]
     pub fn address(&self, service: Service) -> SocketAddr {
         SocketAddr::new(self.bind, self.ports[service])
     }
 
-    /// The host by which the gateway is reached from this machine: loopback, unless it listens on one address only.
+    /// The gateway's host, as seen from this machine: loopback, unless the gateway listens on a single address.
     pub(crate) fn gateway_host(&self) -> String {
         let host = match self.bind {
             IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
@@ -51,12 +52,12 @@ impl Plan {
         if host.contains(':') { format!("[{host}]") } else { host }
     }
 
-    /// The URL by which the gateway is reached from this machine.
+    /// The gateway's URL for `service`, as seen from this machine.
     pub(crate) fn url(&self, service: Service) -> String {
         format!("http://{}:{}", self.gateway_host(), self.ports[service])
     }
 
-    /// The same, to be asked.
+    /// Like [`url`](Self::url), for requests.
     pub(crate) fn base_url(&self, service: Service) -> BaseUrl {
         self.url(service).parse().unwrap_or_else(|_| self.address(service).into())
     }

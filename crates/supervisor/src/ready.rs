@@ -1,4 +1,4 @@
-//! When a stack is ready, and what to do with it then.
+//! Waits until a stack is ready, and prints how to use it.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use serde::Deserialize;
 
 use crate::{Plan, output::Output, roster::Roster};
 
-/// Between two looks. Nothing announces that a gateway answers, and replicas that are recovered jobs' right away are
-/// idle for less time than a watch takes to notice.
+/// The poll interval. Nothing announces that a gateway answers, and a replica that gets a recovered job is idle for
+/// less time than a watch needs to notice.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the gateway may take to accept a connection.
 const CONNECT_TIME: Duration = Duration::from_secs(1);
-/// The longest answer that is read, in bytes.
+/// The longest response that is read, in bytes.
 const ANSWER: usize = 64 << 10;
 
-/// Waits until the stack can take jobs: its gateway answers, and as many replicas as planned work, idle or busy. Jobs
-/// that waited in the queue of a stack before may keep all of them busy, so they need not be idle together.
+/// Waits until the stack can accept jobs: its gateway answers, and as many replicas as planned are idle or busy. Jobs
+/// from the queue of an earlier stack may occupy all of them, so they need not be idle at the same time.
 pub(crate) async fn ready(plan: &Plan, roster: &Roster) {
     for (service, count) in plan.replicas.iter() {
         let count = usize::from(*count);
@@ -31,7 +31,7 @@ pub(crate) async fn ready(plan: &Plan, roster: &Roster) {
     }
 }
 
-/// How many replicas the gateway knows of, idle or busy; `None` as long as it does not answer.
+/// The number of replicas that the gateway knows, idle or busy; `None` if it does not answer.
 async fn at_work(plan: &Plan, service: Service) -> Option<usize> {
     #[derive(Deserialize)]
     struct Status {
@@ -50,7 +50,7 @@ async fn at_work(plan: &Plan, service: Service) -> Option<usize> {
     Some(status.replicas.idle + status.replicas.busy)
 }
 
-/// Says what to do with a stack that is ready.
+/// Prints how to use a stack that is ready.
 pub(crate) fn announce(plan: &Plan, output: &Output) {
     output.note(&format!(
         "ready. Try:\n  curl -N {}{} -H 'Content-Type: application/json' \\\n    \
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers every request with what the gateway says of `[idle, busy]` replicas.
+    /// Answers every request with the status of `[idle, busy]` replicas.
     async fn gateway(listener: TcpListener, replicas: watch::Receiver<[usize; 2]>) {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -87,7 +87,7 @@ mod tests {
         }
     }
 
-    /// Jobs of a stack before may take every replica as soon as it is there, so that they are never idle together.
+    /// Jobs of an earlier stack may take every replica at once, so that they are never idle at the same time.
     #[tokio::test]
     async fn a_stack_is_ready_when_its_replicas_are_busy() {
         let directory = tempfile::tempdir().unwrap();
@@ -109,9 +109,9 @@ mod tests {
             read_settings: |_, _| {},
         };
         let early = tokio::time::timeout(Duration::from_millis(300), ready(&plan, &roster)).await;
-        assert!(early.is_err(), "two of three replicas are there");
+        assert!(early.is_err(), "only two of three replicas are available");
         replicas.send_replace([0, 3]);
         let all = tokio::time::timeout(Duration::from_secs(10), ready(&plan, &roster)).await;
-        assert!(all.is_ok(), "three of three replicas are there, all of them busy");
+        assert!(all.is_ok(), "all three replicas are available, and busy");
     }
 }

@@ -1,4 +1,4 @@
-//! What each slot is doing, for whoever asks.
+//! The state of each slot.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -14,7 +14,7 @@ use crate::{
 };
 
 const HOUR: i64 = 3_600_000;
-/// How many starts of a slot are remembered: one that starts more often an hour is broken.
+/// How many starts of a slot are remembered. A slot that starts more often per hour is broken.
 const STARTS: usize = 20_000;
 
 /// All slots of a stack.
@@ -24,7 +24,7 @@ pub(crate) struct Roster {
     slots: Mutex<BTreeMap<SlotId, Record>>,
 }
 
-/// What is known of one slot.
+/// The state of one slot.
 #[derive(Debug, Default)]
 struct Record {
     process: Option<Process>,
@@ -32,12 +32,12 @@ struct Record {
     started: Option<Timestamp>,
     /// When the last process ended.
     ended: Option<Timestamp>,
-    /// All starts but the first.
+    /// All starts except the first.
     restarts: VecDeque<Timestamp>,
-    /// Since when it is leaving.
+    /// When it started to leave.
     leaving: Option<Timestamp>,
     failure: Option<FailureView>,
-    /// A replica in it has been seen idle, or has served a job.
+    /// Whether a replica in it was idle, or has run a job.
     proven: bool,
 }
 
@@ -62,12 +62,12 @@ impl Roster {
         }
     }
 
-    /// There is such a slot from now on.
+    /// Adds a slot.
     pub(crate) fn add(&self, slot: SlotId) {
         self.slots().insert(slot, Record::default());
     }
 
-    /// A process runs in it.
+    /// Records that a process was started in it.
     pub(crate) fn started(&self, slot: SlotId, pid: i32, replica: ReplicaId) {
         self.change(slot, |record| {
             let now = Timestamp::now();
@@ -81,7 +81,7 @@ impl Roster {
         });
     }
 
-    /// Its process has ended; with `failure` if it should not have, or not so.
+    /// Records that its process has exited, with `failure` if that was unexpected.
     pub(crate) fn ended(&self, slot: SlotId, failure: Option<String>) {
         self.change(slot, |record| {
             (record.process, record.ended) = (None, Some(Timestamp::now()));
@@ -94,17 +94,17 @@ impl Roster {
         });
     }
 
-    /// It goes when it is idle.
+    /// Records that it will exit when idle.
     pub(crate) fn leaves(&self, slot: SlotId) {
         self.change(slot, |record| record.leaving = Some(Timestamp::now()));
     }
 
-    /// There is no such slot any more.
+    /// Removes a slot.
     pub(crate) fn remove(&self, slot: SlotId) {
         self.slots().remove(&slot);
     }
 
-    /// How many replicas of a service are known to work: each has been idle, or has served a job.
+    /// How many replicas of a service are known to work: each was idle, or has run a job.
     pub(crate) fn proven(&self, service: Service) -> usize {
         let idle = Registry::new(&self.workspace, service);
         let mut slots = self.slots();
@@ -113,17 +113,17 @@ impl Roster {
         for (_, record) in of_service {
             record.proven |= record
                 .process
-                // One that cannot be looked at now is just not known to be idle.
+                // After an error, it is just not known to be idle.
                 .is_some_and(|it| idle.contains(it.replica).is_ok_and(|is_idle| is_idle));
             proven += usize::from(record.proven);
         }
         proven
     }
 
-    /// How all of them are. Blocks briefly.
+    /// The state of all slots. Blocks briefly.
     pub(crate) fn view(&self) -> Vec<SlotView> {
         let hour_ago = Timestamp::now().as_millisecond() - HOUR;
-        // Since when each idle replica is. One that cannot be looked at now is just not known to be idle.
+        // When each idle replica became idle. After an error, it is just not known to be idle.
         let idle: HashMap<ReplicaId, Timestamp> = Service::ALL
             .into_iter()
             .filter_map(|service| Registry::new(&self.workspace, service).idle().ok())
@@ -165,7 +165,7 @@ mod tests {
     const SLOT: SlotId = SlotId { part: Part::Replica(Service::Pull), number: 1 };
 
     #[test]
-    fn a_state_has_its_own_age() {
+    fn each_state_has_its_own_age() {
         let directory = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(directory.path()).unwrap();
         let roster = Roster::new(&workspace);
@@ -177,13 +177,13 @@ mod tests {
         assert_eq!((only().state, only().since), (SlotState::Up, only().started));
         assert_eq!(roster.proven(Service::Pull), 0);
         let address = "127.0.0.1:4000".parse().unwrap();
-        let entry = Registration::announce(&workspace, Service::Pull, id, address).unwrap();
+        let mut entry = Registration::announce(&workspace, Service::Pull, id, address).unwrap();
         let ready = Registry::new(&workspace, Service::Pull).idle().unwrap()[0].ready;
         assert_eq!((only().state, only().since), (SlotState::Idle, Some(ready)));
         assert_eq!(roster.proven(Service::Pull), 1);
-        entry.withdraw();
+        entry.mark_busy();
         assert_eq!(only().state, SlotState::Up);
-        assert_eq!(roster.proven(Service::Pull), 1, "it has been idle, and may be busy now");
+        assert_eq!(roster.proven(Service::Pull), 1, "it was idle, and may be busy now");
         roster.leaves(SLOT);
         assert!(only().leaving && only().since >= only().started);
         roster.ended(SLOT, Some("signal: 9".into()));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_has_served_a_job_works_and_one_that_failed_may_not() {
+    fn a_replica_that_ran_a_job_works_and_one_that_failed_may_not() {
         let directory = tempfile::tempdir().unwrap();
         let roster = Roster::new(&Workspace::open(directory.path()).unwrap());
         roster.add(SLOT);

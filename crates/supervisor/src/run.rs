@@ -1,4 +1,4 @@
-//! A stack from its first process to its last.
+//! Runs a stack from start to exit.
 
 use std::{
     collections::BTreeMap,
@@ -26,19 +26,19 @@ use crate::{
     ready::{announce, ready},
     roster::Roster,
     slot::FirstStart,
-    slots::{Slots, Stage, Supplies},
+    slots::{SlotContext, Slots, StackPhase},
 };
 
-/// How long killed processes may take to be gone.
+/// How long killed processes may take to disappear.
 const KILL_TIME: Duration = Duration::from_secs(5);
-/// How long replicas may take to end jobs that have not finished within the grace. A replica gives its job 15 s.
+/// How long replicas may take to end jobs after the grace period. A replica gives its job 15 s.
 const END_TIME: Duration = Duration::from_secs(20);
 
-/// Runs a stack until this process is told to stop by SIGINT, SIGTERM or SIGHUP, and until every job has finished
-/// then, for as long as the settings say. A second signal kills everything.
+/// Runs a stack until this process gets SIGINT, SIGTERM or SIGHUP. Then lets every job finish, within the configured
+/// grace period. A second signal kills everything.
 ///
 /// # Errors
-/// If the stack cannot be started, if a part of it cannot be started again, or if processes are left.
+/// If the stack cannot be started, if a part of it cannot be restarted, or if processes remain.
 pub async fn run(plan: Plan) -> Result<(), Error> {
     check_settings(plan.read_settings, &ProcessEnv)?;
     let grace = grace()?;
@@ -47,12 +47,12 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
     child_process::become_subreaper()
         .map_err(Error::system("adopt the processes that replicas leave behind"))?;
     boot::raise_file_limit();
-    // The settings of all parts are in it, and the agent is a process of the same user.
+    // It contains the settings of all parts, and the agent runs as the same user.
     child_process::hide_environment()
         .map_err(Error::system("hide the environment from the agent"))?;
     let mut interrupts = Interrupts::listen()?;
     let socket = Socket::open(workspace.root());
-    // The logs belong to whoever has the socket.
+    // Only the owner of the socket writes the logs.
     let files = socket.as_ref().ok().map(|_| LogFiles::open(workspace.root())).transpose();
     let (files, no_files) = match files {
         Ok(files) => (files, None),
@@ -60,10 +60,10 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
     };
     let output = Output::start(files);
     if let Some(error) = no_files {
-        output.note(&format!("cannot keep logs in the workspace: {error}"));
+        output.note(&format!("failed to write logs to the workspace: {error}"));
     }
     let roster = Arc::new(Roster::new(&workspace));
-    let mut slots = Slots::new(Supplies {
+    let mut slots = Slots::new(SlotContext {
         program: plan.program.clone(),
         workspace: workspace.clone(),
         environment: Arc::new(Environment::new(&plan, workspace.root_text(), &ProcessEnv)),
@@ -87,7 +87,9 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
             };
             tasks.spawn(serve(socket, control));
         }
-        Err(error) => output.note(&format!("{error}: ps, scale and logs do not show this one")),
+        Err(error) => {
+            output.note(&format!("{error}: ps, scale and logs do not work for this stack"))
+        }
     }
     output.note(&format!("starting {} in {}", Counts(&plan), workspace.root_text()));
     let ready = ready(&plan, &roster);
@@ -110,14 +112,14 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
                 if ended.was_leaving && ended.result.is_ok() {
                     continue;
                 }
-                // A slot that ends by itself cannot be restarted: the program is gone, most likely.
-                slots.tell(Stage::Kill);
+                // A slot that ends by itself cannot be restarted; most likely the program is gone.
+                slots.tell(StackPhase::Kill);
                 slots.all_ended().await;
                 return ended.result.and(Err(Error::Task));
             }
         }
     }
-    // From now on, whoever wants more replicas is told that there will be none.
+    // From now on, requests for more replicas are refused.
     drop(changed);
     stop(&mut slots, grace, &mut interrupts, &output).await;
     let left = child_process::kill_descendants(&[], Instant::now() + KILL_TIME).await;
@@ -125,10 +127,10 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
     if left.is_empty() { Ok(()) } else { Err(Error::Left(left)) }
 }
 
-/// Stops a stack: jobs finish, or are ended when the grace is over, or are killed at a second signal.
+/// Stops a stack: jobs may finish, are ended after the grace period, or are killed on a second signal.
 async fn stop(slots: &mut Slots, grace: Duration, interrupts: &mut Interrupts, output: &Output) {
     output.note(&format!(
-        "letting running jobs finish, for {} s at most, and then ending them, which takes up to {} s; Ctrl-C again kills \
+        "letting running jobs finish for at most {} s, then ending them within {} s; press Ctrl-C again to kill \
          them",
         grace.as_secs(),
         END_TIME.as_secs()
@@ -137,10 +139,10 @@ async fn stop(slots: &mut Slots, grace: Duration, interrupts: &mut Interrupts, o
         if tokio::time::timeout(grace, slots.drain()).await.is_ok() {
             return;
         }
-        output.note("ending the jobs that still run");
+        output.note("ending the jobs that are still running");
         slots.end_jobs();
         if tokio::time::timeout(END_TIME, slots.drain()).await.is_err() {
-            slots.tell(Stage::Kill);
+            slots.tell(StackPhase::Kill);
             slots.all_ended().await;
         }
     };
@@ -150,13 +152,13 @@ async fn stop(slots: &mut Slots, grace: Duration, interrupts: &mut Interrupts, o
     };
     if killed {
         output.note("killing all jobs");
-        slots.tell(Stage::Kill);
+        slots.tell(StackPhase::Kill);
         slots.all_ended().await;
     }
 }
 
-/// How long running jobs may take to finish once the stack is told to stop: `GRACE_SECONDS`, or else as long as any
-/// job may take, `JOB_TIMEOUT_SECONDS`.
+/// How long running jobs may take to finish when the stack is stopped: `GRACE_SECONDS`, or else the maximum duration
+/// of a job, `JOB_TIMEOUT_SECONDS`.
 fn grace() -> Result<Duration, Error> {
     let mut settings = Settings::new(&ProcessEnv);
     let job = settings.seconds("JOB_TIMEOUT_SECONDS", 3600);
@@ -176,7 +178,7 @@ impl Interrupts {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut listeners = JoinSet::new();
         for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-            let mut stream = signal(kind).map_err(Error::system("listen to signals"))?;
+            let mut stream = signal(kind).map_err(Error::system("install signal handlers"))?;
             let sender = sender.clone();
             listeners.spawn(async move {
                 while stream.recv().await.is_some() && sender.send(()).is_ok() {}
@@ -185,10 +187,10 @@ impl Interrupts {
         Ok(Self { receiver, _listeners: listeners })
     }
 
-    /// The next one; cancel safe.
+    /// The next signal. Cancel-safe.
     async fn next(&mut self) {
         if self.receiver.recv().await.is_none() {
-            // The listeners end with this value only.
+            // The listeners end only with this value.
             std::future::pending().await
         }
     }
@@ -205,14 +207,14 @@ impl fmt::Display for Counts<'_> {
     }
 }
 
-/// Says so if a port is taken, before anything is started.
+/// Reports ports that are in use before anything is started.
 fn check_ports(plan: &Plan) -> Result<(), Error> {
     let mut taken = Vec::new();
     let mut listeners = Vec::new();
     for service in Service::ALL {
         let address = plan.address(service);
         match TcpListener::bind(address) {
-            // Held until all are checked, so that the same port twice is seen too.
+            // Held until all are checked, so that a duplicate port is noticed.
             Ok(listener) => listeners.push(listener),
             Err(error) => {
                 let flag = service.spec().short_name;

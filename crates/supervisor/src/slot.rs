@@ -1,4 +1,4 @@
-//! One place in the stack: a process that is started again whenever it ends.
+//! A slot of the stack: its process is restarted whenever it exits.
 
 use std::{
     path::PathBuf,
@@ -17,25 +17,26 @@ use tokio::{
 use workspace::{Registry, Workspace};
 
 use crate::{
-    Error, Part, SlotId, environment::Environment, output::Output, roster::Roster, slots::Stage,
+    Error, Part, SlotId, environment::Environment, output::Output, roster::Roster,
+    slots::StackPhase,
 };
 
-/// Waits between starts of a part that keeps dying idle.
+/// The pauses between starts of a part that keeps dying without a job.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// After a life as long as this a part that dies idle is started as if it were for the first time.
+/// After running this long, a part that dies without a job restarts with the first pause.
 const LONG_LIFE: Duration = Duration::from_secs(30);
-/// A part that dies within this time, and not by its own decision, has not come to work.
+/// A part that is killed within this time has not started properly.
 const START_TIME: Duration = Duration::from_secs(1);
-/// How long what a dead part has left behind may take to be gone.
+/// How long the orphans of a dead part may take to disappear.
 const SWEEP_TIME: Duration = Duration::from_secs(2);
 
-/// What becomes of the stack if the first process of a slot cannot be started.
+/// What to do if the first process of a slot cannot be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FirstStart {
-    /// The slot was there when the stack began, which fails.
+    /// The slot exists from the start of the stack, which fails.
     MustSucceed,
-    /// The slot was added while the stack ran, which goes on; the start is tried again.
+    /// The slot was added to a running stack, which continues and retries the start.
     MayFail,
 }
 
@@ -47,50 +48,50 @@ pub(crate) struct Slot {
     pub(crate) environment: Arc<Environment>,
     pub(crate) output: Output,
     pub(crate) roster: Arc<Roster>,
-    /// This slot's own: it may leave before the others do.
-    pub(crate) stages: watch::Receiver<Stage>,
+    /// The phases of this slot, which may leave before others.
+    pub(crate) phases: watch::Receiver<StackPhase>,
 }
 
 impl Slot {
-    /// Keeps the part running until the stack is past it.
+    /// Keeps the part running until the stack's phase is past it.
     ///
     /// # Errors
-    /// If it cannot be started at all.
+    /// If it cannot be started.
     pub(crate) async fn run(mut self) -> Result<(), Error> {
         let mut pause = FIRST_PAUSE;
         let mut first_start = self.first_start;
         loop {
-            // Read once for the whole life of the process: it is told of later stages by signals.
-            let stage = *self.stages.borrow_and_update();
-            if stage >= self.leaves_at() {
+            // Read once per process, which is informed of later phases by signals.
+            let phase = *self.phases.borrow_and_update();
+            if phase >= self.leaves_at() {
                 return Ok(());
             }
             let replica = ReplicaId::new();
             let started = Instant::now();
-            let mut child = match (self.start(replica, stage).await, first_start) {
+            let mut child = match (self.start(replica, phase).await, first_start) {
                 (Ok(child), _) => child,
                 (Err(error), FirstStart::MustSucceed) => return Err(error),
-                // What is missing comes back: processes, memory, the program while it is being rebuilt.
+                // The cause may be temporary: processes, memory, or a program that is being rebuilt.
                 (Err(error), FirstStart::MayFail) => {
                     let cause = std::error::Error::source(&error)
                         .map(|cause| format!(": {cause}"))
                         .unwrap_or_default();
                     let pause_ms = pause.as_millis();
-                    self.log(format!("{error}{cause}; trying again in {pause_ms} ms")).await;
+                    self.log(format!("{error}{cause}; retrying in {pause_ms} ms")).await;
                     self.rest(&mut pause).await;
                     continue;
                 }
             };
             first_start = FirstStart::MayFail;
             self.roster.started(self.id, child.id().as_raw(), replica);
-            let status = self.live(&mut child, stage).await;
+            let status = self.supervise(&mut child, phase).await;
             drop(child);
             let failed = status.is_none_or(|status| !status.success());
-            let told = *self.stages.borrow() >= self.leaves_at();
+            let told = *self.phases.borrow() >= self.leaves_at();
             self.roster.ended(self.id, (failed && !told).then(|| describe(status)));
-            // What it started is adopted by this process, in whatever group or session it hides.
+            // This process has adopted its orphans, in any group or session.
             let _ = child_process::kill_adopted(Instant::now() + SWEEP_TIME).await;
-            if *self.stages.borrow() >= self.leaves_at() {
+            if *self.phases.borrow() >= self.leaves_at() {
                 return Ok(());
             }
             if !self.died_idle(replica, status, started.elapsed()) {
@@ -102,7 +103,7 @@ impl Slot {
                 pause = FIRST_PAUSE;
             }
             self.log(format!(
-                "{} failed before it had a job ({}); its last log lines say why. Starting it again in {} ms",
+                "{} failed before it got a job ({}); its last log lines say why. Restarting in {} ms",
                 self.id,
                 describe(status),
                 pause.as_millis()
@@ -112,41 +113,41 @@ impl Slot {
         }
     }
 
-    /// Waits before the next start, each time twice as long, but not once the stack is past this part.
+    /// Pauses before the next start, each time twice as long, unless the stack's phase is past this part.
     async fn rest(&self, pause: &mut Duration) {
-        let mut stages = self.stages.clone();
+        let mut phases = self.phases.clone();
         let leaves_at = self.leaves_at();
         tokio::select! {
             () = tokio::time::sleep(*pause) => {}
-            _ = stages.wait_for(|stage| *stage >= leaves_at) => {}
+            _ = phases.wait_for(|phase| *phase >= leaves_at) => {}
         }
         *pause = (*pause * 2).min(LONGEST_PAUSE);
     }
 
-    fn leaves_at(&self) -> Stage {
-        Stage::leaves(self.id.part)
+    fn leaves_at(&self) -> StackPhase {
+        StackPhase::leaves(self.id.part)
     }
 
-    async fn start(&self, replica: ReplicaId, stage: Stage) -> Result<Child, Error> {
+    async fn start(&self, replica: ReplicaId, phase: StackPhase) -> Result<Child, Error> {
         let mut guest = Guest::new(&self.program)
             .args(["serve", self.id.part.name()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // Not SIGKILL: a replica whose parent is gone ends its job first, and says so.
+            // Not SIGKILL: a replica whose parent has died ends its job first, with a terminal event.
             .die_with_parent(Signal::SIGHUP);
         for (name, value) in self.environment.of(self.id.part, replica) {
             guest = guest.env(name, value);
         }
-        if self.id.part == Part::Gateway && stage > Stage::Run {
+        if self.id.part == Part::Gateway && phase > StackPhase::Run {
             guest = guest.env("DRAIN", "1");
         }
         let failed = |source| Error::Start { slot: self.id, program: self.program.clone(), source };
         guest.spawn().await.map_err(failed)
     }
 
-    /// Passes on what the part logs and what it is told, until it ends. It was `told` that much at its start.
-    async fn live(&mut self, child: &mut Child, mut told: Stage) -> Option<ExitStatus> {
+    /// Forwards the part's log lines and the stack's phases until it exits. `told` is the phase when it was started.
+    async fn supervise(&mut self, child: &mut Child, mut told: StackPhase) -> Option<ExitStatus> {
         let mut logs = JoinSet::new();
         if let Some(stderr) = child.take_stderr() {
             let (output, id) = (self.output.clone(), self.id);
@@ -159,35 +160,35 @@ impl Slot {
         }
         let leaves_at = self.leaves_at();
         let status = loop {
-            let stage = *self.stages.borrow_and_update();
-            if stage > told {
-                let signal = match (stage, self.id.part) {
-                    (Stage::Kill, _) => Some(Signal::SIGKILL),
-                    // A replica ends its job and leaves.
-                    (Stage::EndJobs, _) => Some(Signal::SIGHUP),
-                    _ if told < leaves_at && stage >= leaves_at => Some(Signal::SIGTERM),
-                    // Its own turn comes last, but it takes no new jobs from now on.
-                    (Stage::DrainCallers, Part::Gateway) => Some(Signal::SIGUSR1),
+            let phase = *self.phases.borrow_and_update();
+            if phase > told {
+                let signal = match (phase, self.id.part) {
+                    (StackPhase::Kill, _) => Some(Signal::SIGKILL),
+                    // A replica ends its job and exits.
+                    (StackPhase::EndJobs, _) => Some(Signal::SIGHUP),
+                    _ if told < leaves_at && phase >= leaves_at => Some(Signal::SIGTERM),
+                    // It exits last, but accepts no new jobs from now on.
+                    (StackPhase::DrainCallers, Part::Gateway) => Some(Signal::SIGUSR1),
                     _ => None,
                 };
-                told = stage;
-                // Fails only if it is gone already.
+                told = phase;
+                // Fails only if it has already exited.
                 let _ = signal.map(|signal| child.signal(signal));
             }
             tokio::select! {
                 status = child.wait() => break status.ok(),
-                changed = self.stages.changed() => if changed.is_err() {
-                    // Nobody is left to say anything.
+                changed = self.phases.changed() => if changed.is_err() {
+                    // The stack is gone, so only wait.
                     break child.wait().await.ok();
                 },
             }
         };
-        // Its last words; a process it left behind may hold the pipe, and is not waited for.
+        // Its last log lines. An orphan may hold the pipe and is not waited for.
         let _ = tokio::time::timeout(Duration::from_millis(500), logs.join_next()).await;
         status
     }
 
-    /// Whether the part died without a job: its entry is still announced, or it never came to announce one.
+    /// Whether the part died without a job: its entry is still announced, or was never announced.
     fn died_idle(&self, id: ReplicaId, status: Option<ExitStatus>, life: Duration) -> bool {
         let announced = self
             .id

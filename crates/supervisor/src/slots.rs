@@ -1,4 +1,4 @@
-//! All slots of a stack: how many there are, and in which order they go.
+//! All slots of a stack: their number, and the order in which they exit.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,25 +17,25 @@ use crate::{
     slot::{FirstStart, Slot},
 };
 
-/// What the stack as a whole is doing. Only ever goes forward.
+/// The phase of the whole stack. It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stage {
-    /// Taking jobs.
+pub(crate) enum StackPhase {
+    /// Accepting jobs.
     Run,
-    /// Services whose jobs ask others for jobs finish theirs.
+    /// Services whose jobs start other jobs finish theirs.
     DrainCallers,
-    /// The other services do.
+    /// The other services finish their jobs.
     DrainWorkers,
-    /// The gateway leaves, through which callers ask workers.
+    /// The gateway exits. Until then, callers use it to reach workers.
     DrainGateway,
-    /// Jobs that still run are ended, with a terminal event.
+    /// Jobs that are still running are ended with a terminal event.
     EndJobs,
     /// Everything is killed.
     Kill,
 }
 
-impl Stage {
-    /// The stage at which this part is not started again.
+impl StackPhase {
+    /// The phase in which this part is not restarted any more.
     pub(crate) fn leaves(part: Part) -> Self {
         match part {
             Part::Gateway => Self::DrainGateway,
@@ -45,8 +45,8 @@ impl Stage {
     }
 }
 
-/// What every slot needs.
-pub(crate) struct Supplies {
+/// The resources that every slot needs.
+pub(crate) struct SlotContext {
     pub(crate) program: PathBuf,
     pub(crate) workspace: Workspace,
     pub(crate) environment: Arc<Environment>,
@@ -56,52 +56,52 @@ pub(crate) struct Supplies {
 
 /// The tasks that keep the parts running.
 pub(crate) struct Slots {
-    supplies: Supplies,
+    context: SlotContext,
     tasks: task::JoinSet<Result<(), Error>>,
     ids: HashMap<task::Id, SlotId>,
     handles: BTreeMap<SlotId, Handle>,
-    stage: Stage,
+    phase: StackPhase,
 }
 
 /// A slot whose task has ended.
 pub(crate) struct Ended {
     pub(crate) result: Result<(), Error>,
-    /// It had been scaled away.
+    /// Whether it was scaled away.
     pub(crate) was_leaving: bool,
 }
 
-/// What a slot is told.
+/// The control of a slot.
 struct Handle {
-    stage: watch::Sender<Stage>,
-    /// It was scaled away.
+    phase: watch::Sender<StackPhase>,
+    /// Whether it was scaled away.
     leaving: bool,
 }
 
 impl Handle {
-    /// Stages only ever go forward.
-    fn tell(&self, next: Stage) {
-        self.stage.send_if_modified(|stage| {
-            let later = next > *stage;
-            *stage = next.max(*stage);
+    /// Moves to a later phase. Earlier phases are ignored.
+    fn tell(&self, next: StackPhase) {
+        self.phase.send_if_modified(|phase| {
+            let later = next > *phase;
+            *phase = next.max(*phase);
             later
         });
     }
 }
 
 impl Slots {
-    pub(crate) fn new(supplies: Supplies) -> Self {
+    pub(crate) fn new(context: SlotContext) -> Self {
         Self {
-            supplies,
+            context,
             tasks: task::JoinSet::new(),
             ids: HashMap::new(),
             handles: BTreeMap::new(),
-            stage: Stage::Run,
+            phase: StackPhase::Run,
         }
     }
 
-    /// Starts slots of a part, or lets those of the highest numbers go, until there are so many.
+    /// Starts slots of a part, or lets those with the highest numbers exit, to reach this number.
     pub(crate) fn scale(&mut self, part: Part, count: u16, first_start: FirstStart) {
-        let (add, leave) = change(&self.numbers(part), count);
+        let (add, leave) = slots_to_change(&self.numbers(part), count);
         for number in add {
             self.start(SlotId { part, number }, first_start);
         }
@@ -109,46 +109,46 @@ impl Slots {
             let id = SlotId { part, number };
             if let Some(handle) = self.handles.get_mut(&id) {
                 handle.leaving = true;
-                // Past the turn of any part, and short of being cut.
-                handle.tell(Stage::DrainGateway);
-                self.supplies.roster.leaves(id);
+                // Past the exit phase of any part, but before jobs are ended.
+                handle.tell(StackPhase::DrainGateway);
+                self.context.roster.leaves(id);
             }
         }
     }
 
-    /// The numbers of a part's slots, and which of them are leaving.
+    /// The numbers of a part's slots, and whether each is leaving.
     fn numbers(&self, part: Part) -> BTreeMap<u16, bool> {
         let of_part = self.handles.iter().filter(|(id, _)| id.part == part);
         of_part.map(|(id, handle)| (id.number, handle.leaving)).collect()
     }
 
     fn start(&mut self, id: SlotId, first_start: FirstStart) {
-        let (stage, stages) = watch::channel(self.stage);
-        let supplies = &self.supplies;
-        supplies.roster.add(id);
+        let (phase, phases) = watch::channel(self.phase);
+        let context = &self.context;
+        context.roster.add(id);
         let slot = Slot {
             id,
             first_start,
-            program: supplies.program.clone(),
-            workspace: supplies.workspace.clone(),
-            environment: Arc::clone(&supplies.environment),
-            output: supplies.output.clone(),
-            roster: Arc::clone(&supplies.roster),
-            stages,
+            program: context.program.clone(),
+            workspace: context.workspace.clone(),
+            environment: Arc::clone(&context.environment),
+            output: context.output.clone(),
+            roster: Arc::clone(&context.roster),
+            phases,
         };
-        self.handles.insert(id, Handle { stage, leaving: false });
+        self.handles.insert(id, Handle { phase, leaving: false });
         self.ids.insert(self.tasks.spawn(slot.run()).id(), id);
     }
 
-    /// Tells all of them what the stack is doing now.
-    pub(crate) fn tell(&mut self, stage: Stage) {
-        self.stage = self.stage.max(stage);
+    /// Moves all slots to this phase.
+    pub(crate) fn tell(&mut self, phase: StackPhase) {
+        self.phase = self.phase.max(phase);
         for handle in self.handles.values() {
-            handle.tell(stage);
+            handle.tell(phase);
         }
     }
 
-    /// The next slot to end, which is forgotten; `None` if there are none. Cancel safe.
+    /// The next slot that ends, which is removed; `None` if there are none. Cancel-safe.
     pub(crate) async fn ended(&mut self) -> Option<Ended> {
         let (task, result) = match self.tasks.join_next_with_id().await? {
             Ok((task, result)) => (task, result),
@@ -156,18 +156,19 @@ impl Slots {
         };
         let id = self.ids.remove(&task);
         let handle = id.and_then(|id| {
-            self.supplies.roster.remove(id);
+            self.context.roster.remove(id);
             self.handles.remove(&id)
         });
         Some(Ended { result, was_leaving: handle.is_some_and(|handle| handle.leaving) })
     }
 
-    /// Lets every job finish: first those of services that ask others, then theirs, then the gateway leaves, which
-    /// hands the former's jobs to the latter. Cancel safe.
+    /// Lets every job finish: first those of services that start other jobs, then those of the other services. The
+    /// gateway, which connects the two, exits last. Cancel-safe.
     pub(crate) async fn drain(&mut self) {
-        for stage in [Stage::DrainCallers, Stage::DrainWorkers, Stage::DrainGateway] {
-            self.tell(stage);
-            while self.handles.keys().any(|id| Stage::leaves(id.part) <= stage) {
+        for phase in [StackPhase::DrainCallers, StackPhase::DrainWorkers, StackPhase::DrainGateway]
+        {
+            self.tell(phase);
+            while self.handles.keys().any(|id| StackPhase::leaves(id.part) <= phase) {
                 if self.ended().await.is_none() {
                     return;
                 }
@@ -175,24 +176,24 @@ impl Slots {
         }
     }
 
-    /// Ends the jobs of all replicas. The gateway goes on for now: callers hear from it how their jobs ended.
+    /// Ends the jobs of all replicas. The gateway stays for now, because it tells callers how their jobs ended.
     pub(crate) fn end_jobs(&self) {
         for (id, handle) in &self.handles {
             if id.part != Part::Gateway {
-                handle.tell(Stage::EndJobs);
+                handle.tell(StackPhase::EndJobs);
             }
         }
     }
 
-    /// Waits until no slot is left.
+    /// Waits until all slots have ended.
     pub(crate) async fn all_ended(&mut self) {
         while self.ended().await.is_some() {}
     }
 }
 
-/// Which slots to start and which to let go, so that there are `count` that stay. `numbers` says of each slot
-/// whether it is leaving already: its number is taken until it has left.
-fn change(numbers: &BTreeMap<u16, bool>, count: u16) -> (Vec<u16>, Vec<u16>) {
+/// Which slots to start and which to let exit, so that `count` remain. `numbers` says for each slot whether it is
+/// leaving: its number is taken until it has exited.
+fn slots_to_change(numbers: &BTreeMap<u16, bool>, count: u16) -> (Vec<u16>, Vec<u16>) {
     let staying: Vec<u16> =
         numbers.iter().filter(|(_, leaving)| !**leaving).map(|(number, _)| *number).collect();
     let count = usize::from(count);
@@ -207,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_comes_and_who_goes() {
+    fn slots_to_start_and_to_remove() {
         let numbers = |staying: &[u16], leaving: &[u16]| {
             let staying = staying.iter().map(|number| (*number, false));
             staying.chain(leaving.iter().map(|number| (*number, true))).collect()
@@ -217,11 +218,11 @@ mod tests {
             (&[1, 2], &[], 2, &[], &[]),
             (&[1, 2, 3], &[], 1, &[], &[3, 2]),
             (&[1, 2, 3], &[], 0, &[], &[3, 2, 1]),
-            // Those that leave keep their numbers, and do not count.
+            // Leaving slots keep their numbers, but do not count.
             (&[1], &[2, 3], 2, &[4], &[]),
             (&[1, 4], &[2], 1, &[], &[4]),
         ] {
-            let changed = change(&numbers(staying, leaving), count);
+            let changed = slots_to_change(&numbers(staying, leaving), count);
             assert_eq!(changed, (add.to_vec(), leave.to_vec()), "{staying:?} {leaving:?} {count}");
         }
     }

@@ -1,5 +1,5 @@
-//! Asking another service: one connection a request, nothing pooled, so that a replica's exit is never
-//! somebody's stale connection.
+//! A client for other services. Each request has its own connection: a pooled one to a replica that exits after its job
+//! would be stale.
 
 use std::{fmt, io, str::FromStr, time::Duration};
 
@@ -18,10 +18,10 @@ use url::Url;
 
 use crate::{Decoder, Frame, FrameError};
 
-/// The largest event that is taken from another service, in bytes.
+/// The largest event that is accepted from another service, in bytes.
 const EVENT_LIMIT: usize = 64 << 20;
 
-/// Where a service is: `http://host[:port][/prefix]`.
+/// The URL of a service: `http://host[:port][/prefix]`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl {
     host: String,
@@ -40,14 +40,14 @@ impl FromStr for BaseUrl {
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
             return Err("use a URL without credentials and without a query".into());
         }
-        let host = url.host_str().ok_or("the URL names no host")?.to_owned();
+        let host = url.host_str().ok_or("the URL has no host")?.to_owned();
         let prefix = url.path().trim_end_matches('/').to_owned();
         Ok(Self { host, port: url.port_or_known_default().unwrap_or(80), prefix })
     }
 }
 
 impl BaseUrl {
-    /// The host; an IPv6 address is in brackets.
+    /// The host. An IPv6 address is in brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
@@ -59,7 +59,7 @@ impl BaseUrl {
         self.port
     }
 
-    /// What precedes each path, without a slash at its end.
+    /// The part before each path, without a trailing slash.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
@@ -88,33 +88,33 @@ impl From<std::net::SocketAddr> for BaseUrl {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Nobody took the connection: the request has certainly not been seen.
+    /// There was no connection, so the request has certainly not arrived.
     #[error("connect to {0}")]
     Connect(String, #[source] io::Error),
-    /// The connection broke before the head of an answer came: the request may have been seen.
-    #[error("read the answer of {0}")]
+    /// The connection broke before the head of a response came. The request may have arrived.
+    #[error("read the response of {0}")]
     Broken(String, #[source] hyper::Error),
-    /// The answer's body broke off.
-    #[error("read the answer's body")]
+    /// The response's body is incomplete.
+    #[error("read the body of the response")]
     Body(#[source] hyper::Error),
-    /// The answer's body is longer than expected.
-    #[error("the answer is longer than {0} bytes")]
+    /// The response's body is longer than expected.
+    #[error("the response is longer than {0} bytes")]
     TooLong(usize),
-    /// The stream of events is not one.
+    /// The body is not a stream of events.
     #[error("read the stream of events")]
     Frame(#[from] FrameError),
-    /// Not a byte came for longer than anyone should be silent.
-    #[error("nothing came for {} s", .0.as_secs())]
+    /// Nothing came for too long, not even a comment.
+    #[error("nothing arrived for {} s", .0.as_secs())]
     Silent(Duration),
     /// A header cannot be sent.
     #[error("send a header")]
     Header(#[from] http::Error),
 }
 
-/// The head of an answer, and its body to come.
+/// The head of a response, and its body.
 #[derive(Debug)]
 pub struct Answer {
     /// The status.
@@ -122,24 +122,24 @@ pub struct Answer {
     /// The headers.
     pub headers: HeaderMap,
     body: Incoming,
-    connection: Connection,
+    connection: ConnectionTask,
 }
 
-/// The task that drives the connection ends with whoever reads from it.
+/// The task that drives a connection. It ends when this is dropped.
 #[derive(Debug)]
-struct Connection(JoinHandle<()>);
+struct ConnectionTask(JoinHandle<()>);
 
-impl Drop for Connection {
+impl Drop for ConnectionTask {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-/// Sends one request and waits for the head of the answer. `connect_within` bounds the connection's making
-/// alone: an idle replica that was killed leaves an address that does not answer at all.
+/// Sends one request and waits for the head of the response. `connect_within` limits only the time to connect: a replica that
+/// was killed may leave an address that does not answer at all.
 ///
 /// # Errors
-/// If there is no answer.
+/// If there is no response.
 pub async fn ask(
     base: &BaseUrl,
     method: Method,
@@ -167,10 +167,10 @@ pub async fn ask(
     ask_on(stream, &target, request).await
 }
 
-/// Sends one request on a new connection to `target`, which may be encrypted, and waits for the head of the answer.
+/// Sends a request on a new connection to `target`, which may be encrypted, and waits for the head of the response.
 ///
 /// # Errors
-/// If there is no answer.
+/// If there is no response.
 pub async fn ask_on<S>(
     stream: S,
     target: &str,
@@ -181,8 +181,8 @@ where
 {
     let broken = |error| AskError::Broken(target.to_owned(), error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let connection = Connection(tokio::spawn(async move {
-        // Its error reaches the reader through the body.
+    let connection = ConnectionTask(tokio::spawn(async move {
+        // The reader gets its error through the body.
         let _ = connection.await;
     }));
     let response = sender.send_request(request).await.map_err(broken)?;
@@ -191,16 +191,16 @@ where
 }
 
 impl Answer {
-    /// A header's value, if it is text.
+    /// The value of a header, if it is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The whole body, of at most `limit` bytes.
+    /// The complete body, of at most `limit` bytes.
     ///
     /// # Errors
-    /// If it breaks off or is longer.
+    /// If it is incomplete or longer.
     pub async fn bytes(mut self, limit: usize) -> Result<Vec<u8>, AskError> {
         let mut content = Vec::new();
         while let Some(frame) = self.body.frame().await {
@@ -214,13 +214,13 @@ impl Answer {
         Ok(content)
     }
 
-    /// The body as a stream of events; it ends with the body, whether that was the end or not.
+    /// The body as a stream of events. It ends with the body, even if that is incomplete.
     pub fn events(self) -> impl Stream<Item = Result<Frame, AskError>> + Send + 'static {
         self.events_within(Duration::MAX)
     }
 
-    /// As [`events`](Self::events), but a connection on which nothing comes for `silence`, not even a
-    /// comment, is taken for dead.
+    /// The same as [`events`](Self::events), but if nothing comes for `silence`, not even a comment, the connection counts as
+    /// broken.
     pub fn events_within(
         self,
         silence: Duration,
@@ -230,7 +230,7 @@ impl Answer {
             decoder: Decoder,
             ready: std::collections::VecDeque<Frame>,
             failed: bool,
-            _connection: Connection,
+            _connection: ConnectionTask,
         }
         let state = State {
             body: self.body,

@@ -1,15 +1,15 @@
-//! Cross-origin requests: refused by browsers unless the operator allows an origin.
+//! Cross-origin requests, which browsers refuse unless the operator allows the origin.
 
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
-/// How long a browser may remember the answer to a preflight request.
+/// How long a browser may cache the response to a preflight request.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// Which web pages may call this service from a browser (`CORS_ALLOW_ORIGIN`). None by default: a page that
-/// may call it can run agents with the operator's credentials.
+/// Which web pages may call this service from a browser (`CORS_ALLOW_ORIGIN`). By default, none: a page that may call it can
+/// run agents with the operator's credentials.
 #[derive(Clone, Debug, Default)]
 pub struct Cors {
     origin: Option<HeaderValue>,
@@ -28,7 +28,7 @@ impl std::str::FromStr for Cors {
 }
 
 impl Cors {
-    /// What the setting must be.
+    /// What the setting must look like.
     pub const EXPECTED: &str = "* or one origin, such as https://app.example.com";
 
     /// Whether pages of this origin may call the service.
@@ -37,7 +37,7 @@ impl Cors {
         self.origin.as_ref().is_some_and(|allowed| allowed == "*" || allowed == origin)
     }
 
-    /// The layer that answers preflight requests and lets pages read answers, if any origin is allowed.
+    /// The layer that answers preflight requests and lets pages read responses, if any origin is allowed.
     #[must_use]
     pub fn layer(&self) -> Option<CorsLayer> {
         let origin = self.origin.as_ref()?;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_allowed_origin_may_ask_and_read() {
+    async fn an_allowed_origin_may_send_requests_and_read_responses() {
         let page = "https://app.example.com";
         for origin in ["*", page] {
             let cors: Cors = origin.parse().unwrap();

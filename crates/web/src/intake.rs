@@ -1,4 +1,4 @@
-//! What is read of a request, and how much of it.
+//! Reading requests: their headers and bodies, and the limits on them.
 
 use std::{pin::Pin, time::Duration};
 
@@ -7,25 +7,25 @@ use contract::{Code, JobId, RequestError};
 use http::{HeaderMap, Request, header};
 use http_body_util::BodyExt;
 
-/// The largest body, in bytes, unless configured otherwise.
+/// The default limit for a body, in bytes.
 pub const BODY_LIMIT: usize = 1 << 20;
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
-/// How many bytes of a refused body are read and thrown away.
+/// How many bytes of a refused body are read and discarded.
 const DRAIN_LIMIT: usize = 16 << 20;
 /// How many characters of an unsupported encoding's name an error repeats.
 const SHOWN_ENCODING: usize = 32;
 
-/// Whether the events of a stream carry ids.
+/// Whether the events of a stream carry IDs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ids {
-    /// An `id:` line stands before each `data:` line.
+    /// There is an `id:` line before each `data:` line.
     Sent,
-    /// Blocks hold a `data:` line alone, as the original callers need it.
-    Left,
+    /// Each block is only a `data:` line, as the original callers need it.
+    Omitted,
 }
 
-/// Ids are for callers that say they know event streams.
+/// Only callers that accept event streams explicitly get IDs.
 #[must_use]
 pub fn ids_wanted(headers: &HeaderMap) -> Ids {
     let named = headers
@@ -39,13 +39,13 @@ pub fn ids_wanted(headers: &HeaderMap) -> Ids {
                 .next()
                 .is_some_and(|media| media.trim().eq_ignore_ascii_case("text/event-stream"))
         });
-    if named { Ids::Sent } else { Ids::Left }
+    if named { Ids::Sent } else { Ids::Omitted }
 }
 
 /// `X-On-Disconnect`: what happens to a job whose caller disconnects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnDisconnect {
-    /// The job goes on; its caller may come back.
+    /// The job continues, and its caller may reconnect.
     #[default]
     Continue,
     /// The job is cancelled.
@@ -69,7 +69,7 @@ impl OnDisconnect {
     }
 }
 
-/// Where a caller's stream broke off; 0 if it does not say.
+/// The ID of the last event that a caller has seen; 0 if it does not say.
 ///
 /// # Errors
 /// If the value is not a number.
@@ -86,10 +86,10 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<u64, RequestError> {
     }
 }
 
-/// The job id in a header, if the header is there.
+/// The job ID in a header, if present.
 ///
 /// # Errors
-/// If its value is not a job id.
+/// If its value is not a job ID.
 pub fn job_id(headers: &HeaderMap, name: &'static str) -> Result<Option<JobId>, RequestError> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or_else(|| {
@@ -99,12 +99,12 @@ pub fn job_id(headers: &HeaderMap, name: &'static str) -> Result<Option<JobId>, 
 
 /// Reads a JSON body of at most `limit` bytes.
 ///
-/// A `Content-Type` of JSON is required, not only out of tidiness: a web page can send any other without the
-/// browser asking first. What the head alone gives away is refused before a byte of the body is read, so a caller
-/// that waits for `100 Continue` is never told to send such a body.
+/// A `Content-Type` of JSON is required, because a web page can send some others without a preflight request. If the head is
+/// enough to refuse the request, no byte of the body is read, so a caller that waits for `100 Continue` is never told to
+/// send such a body.
 ///
 /// # Errors
-/// If it is of another type, encoded, too large, or does not arrive.
+/// If it has another type, is encoded, is too large, or does not arrive.
 pub async fn read_json_body<B>(request: Request<B>, limit: usize) -> Result<Bytes, RequestError>
 where
     B: hyper::body::Body<Data = Bytes> + Send + 'static,
@@ -137,7 +137,7 @@ where
     read
 }
 
-/// What the head of a request gives away about its body, `length` bytes long at least.
+/// Checks the head of a request whose body is at least `length` bytes long.
 fn check_head(headers: &HeaderMap, length: u64, limit: usize) -> Result<(), RequestError> {
     let unsupported = |why: String| Err(RequestError::new(Code::UnsupportedMediaType, why));
     let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
@@ -174,8 +174,8 @@ fn too_large(limit: usize) -> RequestError {
     RequestError::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"))
 }
 
-/// Reads on and throws away, while the answer is on its way: a caller that sends its whole body before it reads
-/// would otherwise find the connection reset, and no answer. Ends with the connection, or with one of the limits.
+/// Reads and discards the rest of a body while the response is sent. Otherwise a caller that sends its whole body before it
+/// reads would get a reset instead of the response. Ends with the connection or at one of the limits.
 fn discard<B>(mut body: Pin<Box<B>>)
 where
     B: hyper::body::Body<Data = Bytes> + Send + 'static,
@@ -191,11 +191,11 @@ where
     }));
 }
 
-/// [`read_json_body`], but the body may be empty, and then needs no `Content-Type`. Not from a page of another
-/// site, though: browsers send that without asking first, and say that they do.
+/// The same as [`read_json_body`], but the body may be empty and then needs no `Content-Type`, unless a page of another site
+/// sends it: browsers do that without a preflight request, and say so.
 ///
 /// # Errors
-/// As there.
+/// As for [`read_json_body`].
 pub async fn read_optional_json_body<B>(
     request: Request<B>,
     limit: usize,
@@ -218,7 +218,7 @@ where
     let mut content = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
-            return Err(RequestError::new(Code::InvalidJson, "the body broke off"));
+            return Err(RequestError::new(Code::InvalidJson, "the body is incomplete"));
         };
         let Ok(data) = frame.into_data() else { continue };
         if content.len().saturating_add(data.len()) > limit {
@@ -299,9 +299,9 @@ mod tests {
     #[test]
     fn only_callers_that_name_event_streams_get_ids() {
         for (accept, ids) in [
-            (None, Ids::Left),
-            (Some("*/*"), Ids::Left),
-            (Some("application/json, text/*"), Ids::Left),
+            (None, Ids::Omitted),
+            (Some("*/*"), Ids::Omitted),
+            (Some("application/json, text/*"), Ids::Omitted),
             (Some("text/event-stream"), Ids::Sent),
             (Some("application/json, Text/Event-Stream;q=0.5"), Ids::Sent),
         ] {

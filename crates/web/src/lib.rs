@@ -1,5 +1,5 @@
-//! HTTP as this stack speaks it: one place for error answers and their statuses, for the limits on what
-//! is read, for Server-Sent Events in both directions, for serving and for asking.
+//! HTTP for this stack: error answers and their statuses, limits on what is read, Server-Sent Events in both directions, a
+//! server and a client.
 
 mod ask;
 mod cors;
@@ -20,19 +20,19 @@ pub use reply::{
     Body, PING, Refusal, SILENCE, empty, error, event_stream, full, json, method_not_allowed,
     no_such_path,
 };
-pub use serve::{Listener, Server, bind, handler};
+pub use serve::{Listener, Serve, Server, bind, handler};
 pub use sse::{Decoder, Frame, FrameError, frame, frames};
 
-/// Names of the headers that are this stack's own.
+/// The names of this stack's own headers.
 pub mod header {
-    /// The job a stream belongs to; on a request, the name a caller gives the job.
+    /// The job of a stream; in a request, the ID that the caller chooses for the job.
     pub const JOB_ID: &str = "x-job-id";
-    /// The workflow that asks for a job.
+    /// The workflow that starts a job.
     pub const PARENT_JOB_ID: &str = "x-parent-job-id";
     /// What happens to a job whose caller disconnects: `continue`, or `cancel`.
     pub const ON_DISCONNECT: &str = "x-on-disconnect";
-    /// The digest of the body that a job's first caller sent, on a dispatch.
+    /// In a dispatch, the digest of the body that the job's caller sent.
     pub const REQUEST_DIGEST: &str = "x-request-digest";
-    /// The life of a replica that a dispatch is meant for.
+    /// The replica that a dispatch is meant for.
     pub const REPLICA_ID: &str = "x-replica-id";
 }

@@ -1,9 +1,8 @@
 //! The caller's end of a connection.
 //!
-//! Many clients close their sending side once their request is out, and still read the answer (`nc -N`, some
-//! SDKs). Others close the whole socket. Both look the same here, an end of file, until something is sent: a
-//! closed socket answers with a reset. So hyper serves half-closed connections, and a stream watches its
-//! [`Peer`] for the end of file and for the reset.
+//! Many clients close their sending side after the request and still read the response (`nc -N`, some SDKs). Others close the
+//! whole socket. Both look the same here, an end of file, until something is sent: a closed socket answers with a reset. So
+//! hyper serves half-closed connections, and a stream watches its [`Peer`] for the end of file and for the reset.
 
 use std::{
     io,
@@ -19,37 +18,35 @@ use tokio::{
     net::TcpStream,
 };
 
-/// The caller's end of the connection that a request came by. The server adds it to the extensions of every
-/// request.
+/// The caller's end of a request's connection. The server adds it to the extensions of every request.
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<TcpStream>);
 
 impl Peer {
-    /// The address of ours that the caller has connected to.
+    /// The local address that the caller has connected to.
     #[must_use]
     pub fn reached_at(&self) -> Option<IpAddr> {
         self.0.local_addr().ok().map(|address| address.ip().to_canonical())
     }
 
-    /// Waits until the caller has closed its sending side, or the whole connection: which of the two, only a
-    /// write can tell.
+    /// Waits until the caller has closed its sending side or the whole connection. Only a write can tell which.
     pub(crate) async fn closes_its_side(&self) {
-        // hyper reads nothing while it writes an answer, so this does not take anything from it.
+        // This takes nothing from hyper, which reads nothing while it writes a response.
         match self.0.peek(&mut [0]).await {
             Ok(0) | Err(_) => {}
-            // The caller has sent its next request already; it wants this answer first.
+            // The caller has sent its next request already, so it still wants this response.
             Ok(_) => std::future::pending().await,
         }
     }
 
     /// Waits until the connection is reset.
     pub(crate) async fn resets(&self) {
-        // An error here can only be the runtime's end.
+        // This fails only when the runtime ends.
         let _ = self.0.ready(Interest::ERROR).await;
     }
 }
 
-/// The server's end of the same connection.
+/// The server's end of the connection.
 #[derive(Debug)]
 pub(crate) struct Connection(Arc<TcpStream>);
 
@@ -120,7 +117,7 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         match SockRef::from(&*self.0).shutdown(Shutdown::Write) {
-            // The caller was faster.
+            // The caller has closed it already.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             shut => Poll::Ready(shut),
         }

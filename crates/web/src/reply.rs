@@ -1,4 +1,4 @@
-//! Answers.
+//! Responses.
 
 use std::{convert::Infallible, io, time::Duration};
 
@@ -12,22 +12,22 @@ use serde::Serialize;
 
 use crate::Peer;
 
-/// The body of any answer.
+/// The body of every response.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// After this much silence a stream carries a comment, so that no proxy on the way takes it for dead.
+/// After this much silence, a stream sends a comment, so that no proxy closes the connection as idle.
 pub const PING: Duration = Duration::from_secs(15);
 
-/// After this much silence a stream of ours is dead: three comments in a row did not come.
+/// After this much silence, a stream of ours is dead: three comments are missing.
 pub const SILENCE: Duration = Duration::from_secs(3 * PING.as_secs() + 5);
 
-/// The same on a connection whose caller has closed its sending side, and may be gone.
+/// The same as [`PING`] for a caller that has closed its sending side and may be gone.
 const HALF_CLOSED_PING: Duration = Duration::from_secs(1);
 
-/// A refusal: boxed, because it is the rare side of many results.
+/// A refusal. Boxed, because it is the rare side of many results.
 pub type Refusal = Box<Response<Body>>;
 
-/// The one place that chooses the status of an error.
+/// The only place that chooses the status of an error.
 fn status(code: Code) -> StatusCode {
     match code {
         Code::InvalidJson | Code::InvalidField | Code::UnknownField | Code::SchemeNotAllowed => {
@@ -48,7 +48,7 @@ fn status(code: Code) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         Code::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
-        // Reasons why a job fails. A request is refused for one of them only if this software is at fault.
+        // Reasons for a job to fail. If a request is refused for one of them, this software is at fault.
         Code::BranchNotFound
         | Code::AuthenticationFailed
         | Code::RepositoryUnreachable
@@ -76,7 +76,7 @@ fn status(code: Code) -> StatusCode {
     }
 }
 
-/// A JSON answer.
+/// A JSON response.
 pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
     let body = serde_json::to_vec(value).unwrap_or_default();
     let mut response = Response::new(full(body.into()));
@@ -94,7 +94,7 @@ pub fn full(body: Bytes) -> Body {
     Full::from(body).map_err(never).boxed_unsync()
 }
 
-/// An answer without a body.
+/// A response without a body.
 #[must_use]
 pub fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Empty::new().map_err(never).boxed_unsync());
@@ -102,7 +102,7 @@ pub fn empty(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// A refusal, as JSON, with the status that belongs to its code.
+/// An error as JSON, with the status of its code.
 #[must_use]
 pub fn error(error: &RequestError) -> Response<Body> {
     let status = status(error.code);
@@ -113,13 +113,13 @@ pub fn error(error: &RequestError) -> Response<Body> {
     response
 }
 
-/// 404 for a path that is not among `routes`.
+/// 404 for a path that is not one of `routes`.
 #[must_use]
 pub fn no_such_path(routes: &str) -> Response<Body> {
-    error(&RequestError::new(Code::NotFound, format!("no such path; there are: {routes}")))
+    error(&RequestError::new(Code::NotFound, format!("no such path: use one of {routes}")))
 }
 
-/// 405 for a path that knows only the methods of `allow`.
+/// 405 for a path that has only the methods in `allow`.
 #[must_use]
 pub fn method_not_allowed(allow: &str) -> Response<Body> {
     let mut response =
@@ -130,7 +130,7 @@ pub fn method_not_allowed(allow: &str) -> Response<Body> {
     response
 }
 
-/// A stream of events to `peer`. The connection closes after its end.
+/// A stream of events for `peer`. The connection closes after its end.
 pub fn event_stream(
     job: JobId,
     peer: Option<Peer>,
@@ -149,23 +149,23 @@ pub fn event_stream(
     response
 }
 
-/// What a stream knows of its caller.
-enum Caller {
+/// What a stream knows about its caller's connection.
+enum PeerState {
     /// Nothing.
     Unknown,
-    /// Its connection is open both ways.
+    /// It is open in both directions.
     Open(Peer),
-    /// It has closed its sending side.
+    /// The caller has closed its sending side.
     HalfClosed(Peer),
 }
 
-impl Caller {
-    /// How long its stream may be silent.
+impl PeerState {
+    /// How long the stream may be silent.
     fn ping(&self) -> Duration {
         if matches!(self, Self::HalfClosed(_)) { HALF_CLOSED_PING } else { PING }
     }
 
-    /// Waits for the caller's next sign of leaving.
+    /// Waits for the next sign that the caller is gone.
     async fn leaves(&self) {
         match self {
             Self::Unknown => std::future::pending().await,
@@ -175,23 +175,23 @@ impl Caller {
     }
 }
 
-/// Fills silence with comments, and ends the stream with an error once the caller's connection is reset.
+/// Fills silence with comments, and ends the stream with an error when the connection is reset.
 fn with_pings(
     peer: Option<Peer>,
     frames: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let ping = || Ok(Bytes::from_static(b": ping\n\n"));
-    let state = (Box::pin(frames), peer.map_or(Caller::Unknown, Caller::Open));
+    let state = (Box::pin(frames), peer.map_or(PeerState::Unknown, PeerState::Open));
     futures_util::stream::unfold(state, move |(mut frames, caller)| async move {
         let silence = tokio::time::sleep(caller.ping());
         tokio::select! {
             biased;
             frame = frames.next() => Some((frame?, (frames, caller))),
             () = caller.leaves() => match caller {
-                // A comment makes a closed socket answer with a reset.
-                Caller::Open(peer) => Some((ping(), (frames, Caller::HalfClosed(peer)))),
-                Caller::HalfClosed(_) | Caller::Unknown => {
-                    Some((Err(io::ErrorKind::ConnectionReset.into()), (frames, Caller::Unknown)))
+                // A closed socket responds to a comment with a reset.
+                PeerState::Open(peer) => Some((ping(), (frames, PeerState::HalfClosed(peer)))),
+                PeerState::HalfClosed(_) | PeerState::Unknown => {
+                    Some((Err(io::ErrorKind::ConnectionReset.into()), (frames, PeerState::Unknown)))
                 }
             },
             () = silence => Some((ping(), (frames, caller))),
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_filled_with_comments_of_their_own() {
+    async fn silence_is_filled_with_separate_comments() {
         let frames = async_frames();
         let response = event_stream(JobId::new(), None, frames);
         let body = response.into_body().collect().await.unwrap().to_bytes();

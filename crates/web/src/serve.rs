@@ -1,4 +1,4 @@
-//! Serving: a listener and its connections, closed in that order.
+//! A server: its listener and its connections, which are closed in that order.
 
 use std::{
     convert::Infallible,
@@ -20,14 +20,14 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{Service, ServiceExt, util::Oneshot};
+use tower::{BoxError, Service, ServiceExt, util::Oneshot};
 
 use crate::{Body, peer::Connection};
 
-/// How long the head of a request may take to arrive. hyper needs a timer for it, or does nothing.
+/// How long the head of a request may take to arrive. hyper ignores this without a timer.
 const HEADER_TIME: Duration = Duration::from_secs(15);
 
-/// A bound listener that takes no connections yet.
+/// A bound listener that accepts no connections yet.
 #[derive(Debug)]
 pub struct Listener {
     listener: TcpListener,
@@ -35,20 +35,20 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Where it listens: the port is the real one, also if any free one was asked for.
+    /// The address, with the real port even if it was bound to port 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// Binds a listener with a long backlog, so that many callers may connect at the same moment.
+/// Binds a listener. Its backlog is long, so that many callers can connect at the same moment.
 ///
 /// # Errors
 /// If the address is in use or does not belong to this machine.
 pub fn bind(address: SocketAddr) -> io::Result<Listener> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-    // A restarted service gets its port back though old connections linger in TIME_WAIT.
+    // A restarted service gets its port although old connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     let listener = socket.listen(4096)?;
@@ -56,7 +56,7 @@ pub fn bind(address: SocketAddr) -> io::Result<Listener> {
     Ok(Listener { listener, address })
 }
 
-/// A function from a request to its answer, as a service.
+/// Makes a service of a function from a request to its response.
 pub fn handler<H, F>(
     handler: H,
 ) -> impl Service<
@@ -78,7 +78,26 @@ where
     })
 }
 
-/// A running server. Dropping it closes everything at once.
+/// What a [`Server`] serves: a service that answers every request with a body of type `B`.
+pub trait Serve<B>:
+    Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S, B> Serve<B> for S where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// A running server. Dropping it closes all connections immediately.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -87,30 +106,22 @@ pub struct Server {
     connections: TaskTracker,
 }
 
-/// The steps of a server's end, in order.
+/// The steps of a shutdown, in order.
 #[derive(Clone, Debug, Default)]
 struct Shutdown {
-    /// No more connections.
+    /// Accept no more connections.
     close: CancellationToken,
-    /// No more requests on the connections there are.
+    /// Accept no more requests on open connections.
     drain: CancellationToken,
-    /// No more connections at all.
+    /// Close all connections.
     abort: CancellationToken,
 }
 
 impl Server {
-    /// Serves `service` on `listener` until told otherwise. Each request carries the [`Peer`](crate::Peer) it
-    /// came from as an extension.
-    pub fn start<S, B>(listener: Listener, service: S) -> Self
+    /// Serves `service` on `listener` until it is told to stop. Each request has its [`Peer`](crate::Peer) as an extension.
+    pub fn start<B>(listener: Listener, service: impl Serve<B>) -> Self
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Future: Send,
-        B: hyper::body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let Listener { listener, address } = listener;
         let shutdown = Shutdown::default();
@@ -120,23 +131,22 @@ impl Server {
         Self { address, accepting: Some(accepting), shutdown, connections }
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Closes the listener; when this returns, new connections are refused. Requests under way go on.
+    /// Closes the listener. When this returns, new connections are refused; requests in progress continue.
     pub async fn close_listener(&mut self) {
         self.shutdown.close.cancel();
         if let Some(accepting) = self.accepting.take() {
-            // Its only end is its own; a panic in it has closed the listener too.
+            // Fails only if the task panicked, and that closed the listener too.
             let _ = accepting.await;
         }
     }
 
-    /// Lets requests under way finish, their streams flushed to the last byte, and cuts those that take
-    /// longer than `patience`.
+    /// Lets requests in progress finish, and cuts those that take longer than `patience`.
     pub async fn finish(mut self, patience: Duration) {
         self.close_listener().await;
         self.shutdown.drain.cancel();
@@ -161,14 +171,8 @@ async fn accept<S, B>(
     shutdown: Shutdown,
     connections: TaskTracker,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send,
-    B: hyper::body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: Serve<B>,
+    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     loop {
         let accepted = tokio::select! {
@@ -178,16 +182,16 @@ async fn accept<S, B>(
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
-            // The caller hung up before the connection was accepted.
+            // The caller disconnected before the connection was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                // Out of descriptors, most likely. Nothing tells when one becomes free.
-                tracing::warn!(%error, "cannot accept a connection");
+                // Most likely, there are no file descriptors left. Nothing tells when one becomes free.
+                tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        // Fails only on a connection that is closed already.
+        // Fails only if the connection is closed already.
         let _ = stream.set_nodelay(true);
         let (stream, peer) = Connection::new(stream);
         let began = Arc::new(AtomicBool::new(false));
@@ -209,7 +213,7 @@ async fn accept<S, B>(
                 result = connection.as_mut() => result,
                 () = drain.cancelled() => {
                     if !began.load(Ordering::Relaxed) {
-                        // No request has come, so there is none to finish.
+                        // There is no request to finish.
                         return;
                     }
                     connection.as_mut().graceful_shutdown();
@@ -221,7 +225,7 @@ async fn accept<S, B>(
                 () = abort.cancelled() => return,
             };
             if let Err(error) = result {
-                // Callers that hang up, mostly.
+                // Mostly callers that disconnect.
                 tracing::debug!(%error, "a connection ended");
             }
         });

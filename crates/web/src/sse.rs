@@ -1,4 +1,4 @@
-//! Server-Sent Events as bytes, both ways.
+//! Server-Sent Events as bytes, in both directions.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt};
 
 use crate::Ids;
 
-/// One event as bytes. `json` must hold no line break, which is what [`contract::EventLine`] is for.
+/// One event as bytes. `json` must not contain line breaks; [`contract::EventLine`] ensures that.
 #[must_use]
 pub fn frame(id: Option<u64>, json: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(json.len() + 40);
@@ -22,8 +22,7 @@ pub fn frame(id: Option<u64>, json: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// The events of a job, each with its id, as bytes. An event that cannot be read is logged and breaks the
-/// stream off.
+/// The events of a job, each with its ID, as bytes. If an event cannot be read, this is logged and the stream breaks.
 pub fn frames<E: std::error::Error + Send + Sync + 'static>(
     events: impl Stream<Item = Result<(u64, Bytes), E>> + Send + 'static,
     ids: Ids,
@@ -31,31 +30,30 @@ pub fn frames<E: std::error::Error + Send + Sync + 'static>(
     events.map(move |event| match event {
         Ok((id, json)) => Ok(frame((ids == Ids::Sent).then_some(id), &json)),
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot read a journal");
+            tracing::error!(error = &error as &dyn std::error::Error, "failed to read a journal");
             Err(io::Error::other(error))
         }
     })
 }
 
-/// One event, as it was received.
+/// A received event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Its `id:`, if it had one.
+    /// Its `id:`, if any.
     pub id: Option<String>,
-    /// Its `data:`, the lines joined by line feeds.
+    /// Its `data:` lines, joined with line feeds.
     pub data: Vec<u8>,
 }
 
-/// A stream that is not what it says.
+/// Why a stream of events cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FrameError {
-    /// An event of more bytes than anyone should hold.
+    /// An event is longer than the limit.
     #[error("an event is longer than {0} bytes")]
     TooLong(usize),
 }
 
-/// Parses a stream of events by the rules of the HTML standard (section 9.2.6), however it is cut into
-/// chunks.
+/// Parses a stream of events by the rules of the HTML standard (section 9.2.6). It may be cut into chunks anywhere.
 #[derive(Debug)]
 pub struct Decoder {
     limit: usize,
@@ -67,7 +65,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A parser that takes events of at most `limit` bytes.
+    /// A parser for events of at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
@@ -80,10 +78,10 @@ impl Decoder {
         }
     }
 
-    /// Takes the next bytes and appends the events they complete to `frames`.
+    /// Parses the next bytes and appends the completed events to `frames`.
     ///
     /// # Errors
-    /// If an event is too long; the stream is of no use then.
+    /// If an event is too long. The stream cannot be used any more then.
     pub fn push(&mut self, mut bytes: &[u8], frames: &mut Vec<Frame>) -> Result<(), FrameError> {
         while let [first, rest @ ..] = bytes {
             if std::mem::take(&mut self.after_cr) && *first == b'\n' {
@@ -137,7 +135,7 @@ impl Decoder {
             b"data" => {
                 self.has_data = true;
                 if self.data.is_empty() && value.len() + 6 == line.len() {
-                    // The common case, one line: its bytes are moved down, not copied.
+                    // The common case, one line: move its bytes instead of copying them.
                     let mut line = line;
                     line.drain(..6);
                     self.data = line;
@@ -146,7 +144,7 @@ impl Decoder {
                 }
             }
             b"id" if !value.contains(&0) => self.id = String::from_utf8(value.to_vec()).ok(),
-            // Comments (an empty field name) and fields nobody here uses.
+            // Comments (an empty field name) and unused fields.
             _ => {}
         }
     }
@@ -168,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_write() {
+    fn streams_of_other_servers() {
         for (text, expected) in [
             ("data: {}\n\n", vec![(None, "{}")]),
             ("data:{}\r\n\r\n", vec![(None, "{}")]),

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_never_asked_for_is_not_waited_for() {
+    async fn a_job_that_was_never_requested_is_not_awaited() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let started = Instant::now();

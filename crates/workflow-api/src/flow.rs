@@ -36,7 +36,7 @@ pub(crate) fn run(
             step,
             step_name,
             prompt: &request.prompt,
-            repo_url: &request.repo_url,
+            repo_url: &request.pull.repo_url,
             timestamp: Timestamp::now(),
         });
         let found = {
@@ -60,14 +60,9 @@ pub(crate) fn run(
         }
         let mut target = known.clone().ok_or_else(|| internal("the pull ended without an event that says where the checkout is"));
         if earlier.is_none() || request.update {
-            yield message(&format!("Pulling {}", request.repo_url));
-            let pull = PullRequest {
-                repo_url: request.repo_url.clone(),
-                branch: request.branch.clone(),
-                directory: request.directory.clone(),
-                workspace: earlier.as_ref().map(|earlier| earlier.root.clone()),
-                options: request.pull_options.clone(),
-            };
+            yield message(&format!("Pulling {}", request.pull.repo_url));
+            let workspace = earlier.as_ref().map(|earlier| earlier.root.clone());
+            let pull = PullRequest { workspace, ..request.pull.clone() };
             let body = pull.to_body(Secrets::Exposed);
             // A pull can be repeated, so the workflow survives the death of one replica, but not of a second.
             for attempt in 0..2 {

@@ -29,7 +29,7 @@ pub(crate) fn checkout(
     let Some(id) = request.session() else { return Ok(None) };
     let session = Session::open(workspace, id).map_err(|error| error.refusal())?;
     let session = session.ok_or_else(|| not_found(id))?;
-    if request.directory.is_some() {
+    if request.pull.directory.is_some() {
         return Ok(None);
     }
     let place = session.place().map_err(|error| error.refusal())?.ok_or_else(|| not_found(id))?;
@@ -67,7 +67,7 @@ fn check_repository(
     // It was allowed then, even if it is not allowed now.
     let policy = Policy { file_repositories: FileRepositories::Allowed, ..Policy::default() };
     if RepoUrl::parse(&known, &policy)
-        .is_ok_and(|known| known.is_same_repository(&request.repo_url))
+        .is_ok_and(|known| known.is_same_repository(&request.pull.repo_url))
     {
         return Ok(());
     }

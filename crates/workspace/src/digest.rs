@@ -1,4 +1,4 @@
-//! How a request is recognized when it is sent again.
+//! Recognizes a request that is sent again.
 
 use std::str::FromStr;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// A digest of the body as the caller sent it. Another version of this software may read other fields of the body and
-/// encode it with other defaults, but it computes the same digest.
+/// A digest of the body as the caller sent it. Another version of this software may read other fields or encode the
+/// body with other defaults, but it computes the same digest.
 ///
-/// Credentials in the repository's URL are left out, as the digest is on the volume.
+/// Credentials in the repository's URL are excluded, because the digest is stored on the volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestDigest(String);
 
@@ -28,7 +28,7 @@ impl RequestDigest {
         if let Some(session) = session {
             hash.update(session.to_string());
         }
-        // The body has been parsed before, so it is JSON.
+        // The body was parsed before, so it is JSON.
         let mut value = serde_json::from_slice::<Value>(body).unwrap_or_default();
         if let (Some(url), Some(field)) = (request.repo_url(), value.get_mut("repoUrl")) {
             *field = url.to_string().into();
@@ -82,13 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn it_is_of_what_was_sent_but_for_credentials() {
+    fn the_digest_covers_the_body_except_for_credentials() {
         let plain = digest(r#"{"repoUrl":"https://h/r.git"}"#);
         assert_eq!(plain, digest(r#" {"repoUrl": "https://user:secret@h/r.git"}"#));
         assert_eq!(plain, digest("\u{feff}{\"repoUrl\":\"https://h/r.git\"}"));
         assert_ne!(plain, digest(r#"{"repoUrl":"https://h/other.git"}"#));
         let newer = digest(r#"{"repoUrl":"https://h/r.git","ofTomorrow":1}"#);
-        assert_ne!(plain, newer, "a field that this version does not know is part of the request");
+        assert_ne!(plain, newer, "unknown fields are part of the request");
         assert_eq!(plain.as_str().parse::<RequestDigest>().unwrap(), plain);
         for bad in ["", "x", &"A".repeat(64), &"a".repeat(65)] {
             assert!(bad.parse::<RequestDigest>().is_err(), "{bad}");

@@ -1,21 +1,21 @@
-//! What happens to a job when the caller who asked for it disconnects.
+//! What happens to a job when its caller disconnects.
 
 use futures_util::{Stream, StreamExt};
 
-use crate::{Entry, Job, Result, follow};
+use crate::{Job, JournalEntry, Result, follow};
 
-/// Cancels a job when it is dropped, unless the job's end was read first. It lives as long as the stream of the caller
-/// that asked for this.
+/// Cancels a job when it is dropped, unless the job's end was read first. It lives as long as the stream of the
+/// caller that requested this.
 pub struct CancelOnDisconnect(Option<Armed>);
 
 struct Armed {
     job: Job,
-    /// Whether this process closes the connection, not the caller.
+    /// Whether this process, and not the caller, closes the connection.
     is_stopping: Box<dyn Fn() -> bool + Send>,
 }
 
 impl CancelOnDisconnect {
-    /// A guard that does nothing: the job goes on.
+    /// A guard that does nothing: the job continues.
     #[must_use]
     pub const fn disarmed() -> Self {
         Self(None)
@@ -36,7 +36,7 @@ impl CancelOnDisconnect {
         mut self,
         job: Job,
         after: u64,
-    ) -> impl Stream<Item = Result<Entry>> + Send + 'static {
+    ) -> impl Stream<Item = Result<JournalEntry>> + Send + 'static {
         follow(job, after).inspect(move |event| {
             if event.as_ref().is_ok_and(|event| event.terminal) {
                 self.disarm();
@@ -57,18 +57,18 @@ impl Drop for CancelOnDisconnect {
         if is_stopping() {
             return;
         }
-        // Without a runtime this process is about to end too, and the job with it or after it.
+        // Without a runtime, this process is about to exit, and the job ends with it or after it.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn_blocking(move || {
             let cancelled = job.outcome().and_then(|outcome| match outcome {
                 Some(_) => Ok(()),
                 None => {
-                    tracing::info!(job = %job.id(), "its caller disconnected: cancelling");
+                    tracing::info!(job = %job.id(), "the caller disconnected: cancelling its job");
                     job.request_cancel()
                 }
             });
             if let Err(error) = cancelled {
-                tracing::error!(job = %job.id(), error = &error as &dyn std::error::Error, "cannot cancel a job");
+                tracing::error!(job = %job.id(), error = &error as &dyn std::error::Error, "failed to cancel a job");
             }
         });
     }

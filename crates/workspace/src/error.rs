@@ -1,4 +1,4 @@
-//! What can go wrong on the volume.
+//! Errors of the volume.
 
 use std::{io, path::PathBuf};
 
@@ -15,31 +15,31 @@ pub enum Error {
     /// A file or directory could not be used.
     #[error("{operation} {path}", path = path.display())]
     Io {
-        /// What was tried, as in "failed to …".
+        /// The operation, as in "failed to …".
         operation: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
-    /// One of our files exists and has the wrong content.
-    #[error("read {path}: not what this version writes", path = path.display())]
+    /// One of our files has invalid content.
+    #[error("read {path}: unexpected content", path = path.display())]
     Malformed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The record of a session exists and has the wrong content.
+    /// The record of a session has invalid content.
     #[error("read session {id}")]
     SessionDamaged {
-        /// Which session.
+        /// The session.
         id: SessionId,
         /// What is wrong with its record.
         source: Box<Self>,
     },
-    /// An event id that this journal never gave out.
-    #[error("no event of this job has the id {0}")]
+    /// An event ID that does not exist in this journal.
+    #[error("this job has no event with the id {0}")]
     UnknownEvent(u64),
 }
 
@@ -60,23 +60,23 @@ impl Error {
         move |source| Self::Malformed { path, source: source.into() }
     }
 
-    /// Whether a file of ours is damaged. Reading it again will not help.
+    /// Whether one of our files is damaged. Retrying does not help.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Malformed { .. } | Self::SessionDamaged { .. })
     }
 
-    /// Whether the volume (or a quota on it) is full.
+    /// Whether the volume, or a quota on it, is full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Io { source, .. }
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 
-    /// Logs the error, and returns the answer to a caller whose request fails because of it.
+    /// Logs the error, and returns the response to a caller whose request fails because of it.
     #[must_use]
     pub fn refusal(&self) -> RequestError {
-        tracing::error!(error = self as &dyn std::error::Error, "cannot use the workspace");
+        tracing::error!(error = self as &dyn std::error::Error, "failed to use the workspace");
         match self {
             Self::SessionDamaged { id, .. } => RequestError::new(
                 Code::SessionDamaged,
@@ -90,7 +90,7 @@ impl Error {
             ),
             _ if self.is_disk_full() => RequestError::new(
                 Code::DiskFull,
-                "the workspace is full: make room, then send the request again",
+                "the workspace is full: free some space, then send the request again",
             ),
             _ => RequestError::new(
                 Code::Internal,

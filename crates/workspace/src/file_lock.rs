@@ -1,4 +1,4 @@
-//! Locks that are released with the process that holds them, however it dies.
+//! Locks that are released when their process ends for any reason.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -9,9 +9,9 @@ use std::{
 
 use crate::{Error, Result, write::without_waiting};
 
-/// An exclusive `flock(2)` on a file, held until this value is dropped or its process is gone.
+/// An exclusive `flock(2)` on a file, held until this value is dropped or its process ends.
 ///
-/// The descriptor is close-on-exec, so no child of the holder keeps the lock alive. The file is not removed, because
+/// The descriptor is close-on-exec, so no child of the holder keeps the lock. The file is not removed, because
 /// another process may have just opened it.
 #[derive(Debug)]
 pub struct FileLock {
@@ -19,11 +19,11 @@ pub struct FileLock {
 }
 
 impl FileLock {
-    /// Takes the lock on the file at `path`, which is created if it is not there. Never waits: `None` means that
-    /// another holds it.
+    /// Locks the file at `path`, which is created if it does not exist. Never blocks: returns `None` if another
+    /// process holds the lock.
     ///
     /// # Errors
-    /// If the file cannot be opened or the file system has no locks.
+    /// If the file cannot be opened, or the file system does not support locks.
     pub fn try_acquire(path: &Path) -> Result<Option<Self>> {
         let file = without_waiting(OpenOptions::new().read(true).write(true))
             .create(true)
@@ -33,8 +33,8 @@ impl FileLock {
         Self::try_lock(file, path)
     }
 
-    /// Creates a locked file at `path`, and replaces what is there. The file is created and locked at `scratch` first, so
-    /// that nobody ever sees it unlocked.
+    /// Creates a locked file at `path`, replacing an existing file. The file is created and locked at `scratch`
+    /// first, so no process ever sees it unlocked.
     ///
     /// # Errors
     /// If the file cannot be written or renamed.
@@ -48,7 +48,9 @@ impl FileLock {
                 .map_err(Error::io("create", scratch))?;
             io::Write::write_all(&mut file, content).map_err(Error::io("write", scratch))?;
             let lock = Self::try_lock(file, scratch)?.ok_or_else(|| {
-                Error::io("lock", scratch)(io::Error::other("somebody holds a file just created"))
+                Error::io("lock", scratch)(io::Error::other(
+                    "another process holds a newly created file",
+                ))
             })?;
             fs::rename(scratch, path).map_err(Error::io("write", path))?;
             Ok(lock)
@@ -60,7 +62,7 @@ impl FileLock {
         created
     }
 
-    /// Whether the locked file is the one at `path`, not one that was removed from there.
+    /// Whether the locked file is still at `path`, and was not removed from there.
     #[must_use]
     pub fn is_at(&self, path: &Path) -> bool {
         let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
@@ -78,10 +80,10 @@ impl FileLock {
         }
     }
 
-    /// Whether some process holds the lock on the file at `path`. A file that is not there is not held.
+    /// Whether a process holds the lock on the file at `path`. A missing file is not locked.
     ///
     /// # Errors
-    /// If the file cannot be opened or the file system has no locks.
+    /// If the file cannot be opened, or the file system does not support locks.
     pub fn is_held(path: &Path) -> Result<bool> {
         let file = match without_waiting(OpenOptions::new().read(true)).open(path) {
             Ok(file) => file,

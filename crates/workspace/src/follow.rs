@@ -1,4 +1,4 @@
-//! Reads a journal while it is being written. This is how everyone reads a job's events.
+//! Reads a journal while it is being written. Every reader of a job's events uses this.
 
 use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
 
@@ -9,27 +9,27 @@ use tokio::time::Instant;
 
 use crate::{Error, Job, Outcome, Result, blocking, journal};
 
-/// How much is read at a time, in bytes.
+/// The size of a read, in bytes.
 const CHUNK: usize = 64 * 1024;
-/// How often to check that the process of a silent job is still there.
+/// How often to check whether the process of a silent job is still alive.
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long to wait for the rest of a journal that is shorter than its outcome says. A network file system may show a
-/// small new file before the end of a large old one.
+/// new small file before the end of an old large one.
 const SHORT_JOURNAL: Duration = Duration::from_secs(30);
 
 /// A reader's position in a job's stream of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// After the event of this id; 0 is the beginning.
+    /// After the event of this ID; 0 is the beginning.
     After(u64),
     /// After the terminal event: there is nothing more.
     Ended,
 }
 
-/// One event, as it is read back.
+/// An event read from the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The offset of its end in the journal. The id of the terminal event is one more than that of the event before it.
+pub struct JournalEntry {
+    /// The offset of its end in the journal. The terminal event's ID is that of the previous event plus one.
     pub id: u64,
     /// The event: one JSON object without a line break.
     pub json: Bytes,
@@ -43,19 +43,19 @@ struct Follower {
     outcome: Option<Outcome>,
     /// The offset of the next byte to read.
     read: u64,
-    /// The offset of the next event: `read` less the length of `pending`.
+    /// The offset of the next event: `read` minus the length of `pending`.
     offset: u64,
     pending: BytesMut,
-    /// How many bytes of `pending` are known to contain no line end.
+    /// How many bytes of `pending` are known to contain no line break.
     searched: usize,
 }
 
-/// The events of `job` after the id `after` (0: all of them), up to the terminal one. You can call this at any moment,
-/// even before the job begins: no event is lost or repeated.
+/// The events of `job` after the ID `after` (0: all of them), up to the terminal event. You can call this at any
+/// time, even before the job starts: no event is lost or repeated.
 ///
-/// If the job's process is gone, this ends the job, so the stream always ends. If the journal has become shorter than it
-/// was at the job's end, the terminal event is an error that says so.
-pub fn follow(job: Job, after: u64) -> impl Stream<Item = Result<Entry>> + Send + 'static {
+/// If the job's process is dead, this ends the job, so the stream always ends. If the journal is shorter than it was
+/// when the job ended, the terminal event is an error that says so.
+pub fn follow(job: Job, after: u64) -> impl Stream<Item = Result<JournalEntry>> + Send + 'static {
     follow_within(job, after, SHORT_JOURNAL)
 }
 
@@ -63,7 +63,7 @@ fn follow_within(
     job: Job,
     after: u64,
     short_journal: Duration,
-) -> impl Stream<Item = Result<Entry>> + Send + 'static {
+) -> impl Stream<Item = Result<JournalEntry>> + Send + 'static {
     async_stream::try_stream! {
         let mut watch = job.workspace().watcher().watch(&job.directory());
         let mut follower = Follower {
@@ -88,7 +88,7 @@ fn follow_within(
             while let Some(entry) = follower.next_line() {
                 yield entry;
             }
-            if found == Found::Bytes {
+            if found == JournalRead::Bytes {
                 short_since = None;
                 continue;
             }
@@ -102,7 +102,7 @@ fn follow_within(
                     yield blocking(move || follower.cut_short()).await?;
                     return;
                 }
-                // Network file systems may show what another machine appended only after the file is opened again.
+                // A network file system may show what another machine appended only after the file is opened again.
                 follower.file = None;
             }
             watch.changed().await;
@@ -124,28 +124,28 @@ fn follow_within(
     }
 }
 
-/// What was found in the journal.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
-    /// Something; there may be more to read at once.
+enum JournalRead {
+    /// New bytes. There may be more.
     Bytes,
     /// Nothing new.
     Nothing,
 }
 
 impl Outcome {
-    fn terminal(&self) -> Entry {
+    fn terminal(&self) -> JournalEntry {
         let json = self.event.as_bytes().to_vec().into();
-        Entry { id: self.event_id(), json, terminal: true }
+        JournalEntry { id: self.event_id(), json, terminal: true }
     }
 }
 
 impl Follower {
-    fn step(&mut self) -> Result<Found> {
-        // The outcome first: if there is one, it says how far to read; if not, more events may follow those read next.
+    fn step(&mut self) -> Result<JournalRead> {
+        // Check the outcome before reading: if it exists, it says how far to read. If not, more events may follow.
         if self.outcome.is_none() {
             self.outcome = match self.job.outcome() {
-                // This replaces it by one that can be read.
+                // Replaces it with one that can be read.
                 Err(error) if error.is_damage() => self.job.settle()?,
                 outcome => outcome?,
             };
@@ -154,7 +154,7 @@ impl Follower {
         let room =
             usize::try_from(limit.saturating_sub(self.read)).unwrap_or(usize::MAX).min(CHUNK);
         if room == 0 {
-            return Ok(Found::Nothing);
+            return Ok(JournalRead::Nothing);
         }
         let path = self.job.journal_path();
         let file = match &mut self.file {
@@ -162,7 +162,7 @@ impl Follower {
             none => match journal::open(&path) {
                 Ok(file) => none.insert(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Ok(Found::Nothing);
+                    return Ok(JournalRead::Nothing);
                 }
                 Err(error) => return Err(Error::io("read the journal", path)(error)),
             },
@@ -173,28 +173,28 @@ impl Follower {
         self.pending.truncate(held + result.as_ref().map_or(0, |read| *read));
         let read = result.map_err(Error::io("read the journal", path))?;
         self.read += read as u64;
-        Ok(if read == 0 { Found::Nothing } else { Found::Bytes })
+        Ok(if read == 0 { JournalRead::Nothing } else { JournalRead::Bytes })
     }
 
-    /// The end of a stream whose journal is shorter than its outcome says, and stays so.
-    fn cut_short(&self) -> Result<Entry> {
+    /// The end of a stream whose journal stays shorter than its outcome says.
+    fn cut_short(&self) -> Result<JournalEntry> {
         let service = self.job.record()?.service;
         let (state, length, id) = match &self.outcome {
             Some(outcome) => (outcome.state.as_str(), outcome.journal_length, outcome.event_id()),
             None => ("unknown", self.offset, self.offset.saturating_add(1)),
         };
         let missing = length.saturating_sub(self.offset);
-        tracing::error!(job = %self.job.id(), missing, "the journal is shorter than it was at the job's end");
+        tracing::error!(job = %self.job.id(), missing, "the journal is shorter than it was when the job ended");
         let sentence = format!(
             "the job has ended ({state}), but the last {missing} bytes of its events are missing from the workspace: \
              GET /api/jobs/{} says how it ended",
             self.job.id()
         );
         let ending = Ending::failure(service, self.job.id(), Code::JournalDamaged, &sentence);
-        Ok(Entry { id, json: ending.event.into_bytes().into(), terminal: true })
+        Ok(JournalEntry { id, json: ending.event.into_bytes().into(), terminal: true })
     }
 
-    fn next_line(&mut self) -> Option<Entry> {
+    fn next_line(&mut self) -> Option<JournalEntry> {
         let unsearched = self.pending.get(self.searched..)?;
         let Some(at) = memchr::memchr(b'\n', unsearched) else {
             self.searched = self.pending.len();
@@ -204,7 +204,7 @@ impl Follower {
         self.pending.advance(1);
         self.searched = 0;
         self.offset += json.len() as u64 + 1;
-        Some(Entry { id: self.offset, json, terminal: false })
+        Some(JournalEntry { id: self.offset, json, terminal: false })
     }
 }
 

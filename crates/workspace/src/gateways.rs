@@ -1,4 +1,4 @@
-//! Which gateways are alive: what waits in the queue of one belongs to it until it is gone, and then to another.
+//! Which gateways are alive. A gateway owns its queue until it is gone; then another one takes it over.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ impl Workspace {
         self.gateways().join(id.to_string())
     }
 
-    /// Says that the gateway of this id is alive, for as long as the lock is held.
+    /// Announces that this gateway is alive, as long as the lock is held.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -19,18 +19,18 @@ impl Workspace {
         FileLock::create(&self.scratch(), &self.gateway(id), b"")
     }
 
-    /// Takes over from the gateway of this id; `None` if it is alive, or another has taken over. What waited in its
-    /// queue belongs to the caller for as long as it keeps the lock.
+    /// Takes over from a gateway; `None` if it is alive, or if another one has taken over. The caller owns its queue
+    /// as long as it keeps the lock.
     ///
     /// # Errors
     /// If the volume cannot be written.
     pub fn adopt_gateway(&self, id: GatewayId) -> Result<Option<FileLock>> {
         let path = self.gateway(id);
-        // Another may have opened it, and removed it, just before: a lock on no name keeps nobody out.
+        // Another process may have removed it just before. A lock on a removed file excludes nobody.
         Ok(FileLock::try_acquire(&path)?.filter(|lock| lock.is_at(&path)))
     }
 
-    /// Takes over from all gateways that are gone, except those in `known`. One that cannot be checked is logged once.
+    /// Takes over from all dead gateways, except those in `known`. A gateway that cannot be checked is logged once.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -45,7 +45,7 @@ impl Workspace {
         Ok(adopted)
     }
 
-    /// The gateways that have a file here, whether they are alive or not.
+    /// All gateways with a file here, alive or not.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -53,9 +53,9 @@ impl Workspace {
         parsed_names(&self.gateways())
     }
 
-    /// Removes what is left of an adopted gateway: nothing waits in its queue any more.
+    /// Removes the file of an adopted gateway whose queue is empty.
     pub fn forget_gateway(&self, id: GatewayId, adopted: FileLock) {
-        // While it is locked: whoever gets the lock after this sees that its file has no name any more.
+        // While it is locked, so that the next process that gets the lock sees that the file is removed.
         let _ = fs::remove_file(self.gateway(id));
         drop(adopted);
     }
@@ -81,7 +81,7 @@ mod tests {
         let late = std::fs::File::open(workspace.gateway(id)).unwrap();
         workspace.forget_gateway(id, adopted);
         let late = FileLock::try_lock(late, &workspace.gateway(id)).unwrap().unwrap();
-        assert!(!late.is_at(&workspace.gateway(id)), "a late one has a lock on no name");
+        assert!(!late.is_at(&workspace.gateway(id)), "a late one has locked a removed file");
         assert!(workspace.known_gateways().unwrap().is_empty());
     }
 }

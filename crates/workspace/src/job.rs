@@ -17,10 +17,10 @@ use crate::{
     layout::parsed_names, write::read_at_most,
 };
 
-/// The longest record, claim or outcome that is read back, in bytes: several times the longest that is written.
+/// The longest record, claim or outcome that is read, in bytes: several times the longest that is written.
 const MAX_RECORD: u64 = 64 << 20;
 
-/// A job that may or may not have been claimed, run or ended. Cheap to clone; all calls block briefly.
+/// A job in any state. Cheap to clone; all calls block briefly.
 #[derive(Clone, Debug)]
 pub struct Job {
     workspace: Workspace,
@@ -28,18 +28,18 @@ pub struct Job {
 }
 
 impl Job {
-    /// The job of that id; `None` if there is none.
+    /// The job with this ID; `None` if there is none.
     ///
     /// # Errors
     /// If the volume cannot be read.
     pub fn open(workspace: &Workspace, id: JobId) -> Result<Option<Self>> {
         let job = Self { workspace: workspace.clone(), id };
         let path = job.record_path();
-        let exists = path.try_exists().map_err(Error::io("look at", path))?;
+        let exists = path.try_exists().map_err(Error::io("check", path))?;
         Ok(exists.then_some(job))
     }
 
-    /// The ids of all jobs, oldest first.
+    /// The IDs of all jobs, oldest first.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -49,7 +49,7 @@ impl Job {
         Ok(ids)
     }
 
-    /// The job's id.
+    /// The job's ID.
     #[must_use]
     pub fn id(&self) -> JobId {
         self.id
@@ -61,13 +61,13 @@ impl Job {
         &self.workspace
     }
 
-    /// Where its files are.
+    /// The directory of its files.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
         self.workspace.jobs().join(self.id.to_string())
     }
 
-    /// Where others leave requests for whoever runs it.
+    /// Where others leave requests for the process that runs it.
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.directory().join("control")
@@ -85,7 +85,7 @@ impl Job {
         self.directory().join("outcome")
     }
 
-    /// Room for what has to be written even if the volume is full. Only for the holder of the lease.
+    /// Space reserved for what must be written even if the volume is full. Only for the holder of the lease.
     fn reserve(&self) -> PathBuf {
         self.directory().join("reserve")
     }
@@ -94,10 +94,10 @@ impl Job {
         self.directory().join("lease")
     }
 
-    /// What it was asked to do.
+    /// The job's request.
     ///
     /// # Errors
-    /// If `job.json` cannot be read, is damaged or is not there: a job has had one since its first moment.
+    /// If `job.json` cannot be read, is damaged or is missing. Every job has one from the start.
     pub fn record(&self) -> Result<JobRecord> {
         let path = self.record_path();
         let content = read_at_most(&path, MAX_RECORD)?
@@ -105,9 +105,9 @@ impl Job {
         serde_json::from_slice(&content).map_err(Error::malformed(path))
     }
 
-    /// Who claimed it; `None` if nobody has.
+    /// Who claimed it; `None` if it is unclaimed.
     ///
-    /// A claim that cannot be understood is a claim all the same: somebody has run the job, or still does.
+    /// A claim that cannot be parsed still counts: a process has run the job, or still does.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -136,7 +136,7 @@ impl Job {
         Outcome::decode(&content).map(Some).map_err(Error::malformed(path))
     }
 
-    /// The jobs it asked for.
+    /// The jobs that it started.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -150,7 +150,7 @@ impl Job {
         }
     }
 
-    /// Asks whoever runs the job, now or later, to cancel it. Asking again changes nothing.
+    /// Asks the process that runs the job, now or later, to cancel it. Asking again changes nothing.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -165,16 +165,16 @@ impl Job {
         Ok(())
     }
 
-    /// Whether somebody has asked to cancel it.
+    /// Whether cancellation was requested.
     ///
     /// # Errors
     /// If the volume cannot be read.
     pub fn is_cancel_requested(&self) -> Result<bool> {
         let path = self.control().join("cancel");
-        path.try_exists().map_err(Error::io("look at", path))
+        path.try_exists().map_err(Error::io("check", path))
     }
 
-    /// What a listing says of it; a job whose process is gone is ended first.
+    /// Its entry in a listing. A job whose process is gone is ended first.
     ///
     /// # Errors
     /// If the volume cannot be read or written.
@@ -205,10 +205,10 @@ impl Job {
         })
     }
 
-    /// Where a stream goes on after the event of the id `after`.
+    /// The position of a reader that has seen the event with the ID `after`.
     ///
     /// # Errors
-    /// [`Error::UnknownEvent`] if this job never gave the id out.
+    /// [`Error::UnknownEvent`] if this job has no such event.
     pub fn check_position(&self, after: u64) -> Result<Position> {
         if let Some(outcome) = self.outcome()? {
             if after == outcome.event_id() {
@@ -225,8 +225,8 @@ impl Job {
         }
     }
 
-    /// Moves a job whose record is damaged out of the way, to where an operator may look at it, unless a process still
-    /// runs it. It cannot be run or ended any more: what it is, and for which service, is lost.
+    /// Sets a job with a damaged record aside for an operator, unless a process still runs it. It can no longer be
+    /// run or ended, because its request and its service are unknown.
     ///
     /// # Errors
     /// If the volume cannot be written.

@@ -1,4 +1,4 @@
-//! `events.ndjson`: one event a line, one writer, append only.
+//! `events.ndjson`: one event per line, one writer, append-only.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,17 +11,17 @@ use contract::EventLine;
 
 use crate::{Error, Result, write::without_waiting};
 
-/// The writing end of a journal.
+/// The write end of a journal.
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: File,
     path: PathBuf,
-    /// Where the last whole line ends.
+    /// The offset of the end of the last complete line.
     length: u64,
 }
 
 impl Journal {
-    /// Creates an empty journal. The claim makes sure that no other process does.
+    /// Creates an empty journal. The claim ensures that no other process does.
     pub(crate) fn create(path: PathBuf) -> Result<Self> {
         let file = OpenOptions::new()
             .append(true)
@@ -32,15 +32,15 @@ impl Journal {
         Ok(Self { file, path, length: 0 })
     }
 
-    /// Appends one event and returns its id: where it ends.
+    /// Appends an event and returns its ID, the offset of its end.
     ///
-    /// A write that fails half way is undone, so the journal ends with a whole line.
+    /// A partial write is undone, so the journal ends with a complete line.
     pub(crate) fn append(&mut self, event: &EventLine) -> Result<u64> {
         let mut line = Vec::with_capacity(event.as_bytes().len() + 1);
         line.extend_from_slice(event.as_bytes());
         line.push(b'\n');
         if let Err(error) = self.file.write_all(&line) {
-            // If this fails too, the incomplete line stays behind `length`, where nobody reads.
+            // If this fails too, the incomplete line remains after `length`, where it is ignored.
             let _ = self.file.set_len(self.length);
             return Err(Error::io("append to the journal", &self.path)(error));
         }
@@ -48,7 +48,7 @@ impl Journal {
         Ok(self.length)
     }
 
-    /// Where the last whole line ends.
+    /// The offset of the end of the last complete line.
     pub(crate) fn length(&self) -> u64 {
         self.length
     }
@@ -59,7 +59,7 @@ impl Journal {
     }
 }
 
-/// Opens a journal to read it. Anything but a file, which an agent may have put in its place, is not waited for.
+/// Opens a journal for reading. An agent may have put something else in its place, so this never blocks.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let file = without_waiting(OpenOptions::new().read(true)).open(path)?;
     if file.metadata()?.is_file() {
@@ -69,7 +69,8 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Where the last whole line of the journal at `path` ends; behind it there may be part of one, if its writer died.
+/// The offset of the end of the last complete line of the journal at `path`. If its writer died, part of a line may
+/// follow.
 pub(crate) fn whole_length(path: &Path) -> Result<u64> {
     const BLOCK: u64 = 64 * 1024;
     let error = || Error::io("read the journal", path);
@@ -93,7 +94,7 @@ pub(crate) fn whole_length(path: &Path) -> Result<u64> {
     Ok(0)
 }
 
-/// Whether an event of the journal ends at `position`, or the journal begins there.
+/// Whether `position` is the end of an event, or the start of the journal.
 pub(crate) fn is_boundary(path: &Path, position: u64) -> Result<bool> {
     if position == 0 {
         return Ok(true);
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_torn_line_does_not_count() {
+    fn an_incomplete_line_does_not_count() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.ndjson");
         assert_eq!(whole_length(&path).unwrap(), 0);

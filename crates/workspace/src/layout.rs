@@ -15,10 +15,10 @@ use contract::{
 
 use crate::{Error, ResolveError, Result, Watcher};
 
-/// How many damaged files are remembered, so that each is logged once. Later ones are not logged.
+/// The maximum number of damaged files to remember, so that each is logged once. Further ones are not logged.
 const MOST_REPORTED: usize = 10_000;
 
-/// The volume, opened. Cheap to clone.
+/// An open volume. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Workspace {
     inner: Arc<Inner>,
@@ -40,7 +40,7 @@ impl Workspace {
     /// If `root` cannot be created, is not a directory, or has no UTF-8 name.
     pub fn open(root: &Path) -> Result<Self> {
         fs::create_dir_all(root).map_err(Error::io("create the workspace", root))?;
-        // The real path, which is the one that the CLI sees, and with which callers' absolute paths must begin.
+        // The resolved path, which the CLI sees and with which callers' absolute paths must begin.
         let root = root.canonicalize().map_err(Error::io("open the workspace", root))?;
         let root_text = root.to_str().map(str::to_owned).ok_or_else(|| {
             Error::io("open the workspace", &root)(io::Error::new(
@@ -64,14 +64,16 @@ impl Workspace {
             workspace.sessions(),
             workspace.temporary(),
         ];
-        directories.extend(Service::ALL.map(|service| workspace.replicas(service)));
+        for service in Service::ALL {
+            directories.extend([workspace.replicas(service), workspace.busy_replicas(service)]);
+        }
         for directory in directories {
             fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
         }
         Ok(workspace)
     }
 
-    /// The real, absolute path of the volume.
+    /// The resolved, absolute path of the volume.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.inner.root
@@ -83,7 +85,7 @@ impl Workspace {
         &self.inner.root_text
     }
 
-    /// Watches the volume for this process.
+    /// The watcher of this process.
     #[must_use]
     pub fn watcher(&self) -> &Watcher {
         &self.inner.watcher
@@ -93,13 +95,13 @@ impl Workspace {
         self.root().join(".stack")
     }
 
-    /// Files and jobs that are damaged, moved out of the way for an operator to look at.
+    /// The directory for damaged files and jobs, which are kept for an operator.
     #[must_use]
     pub fn damaged(&self) -> PathBuf {
         self.stack().join("damaged")
     }
 
-    /// Moves what is damaged there.
+    /// Moves a damaged file or job there.
     pub(crate) fn set_aside(&self, path: &Path) -> Result<PathBuf> {
         let damaged = self.damaged();
         fs::create_dir_all(&damaged).map_err(Error::io("create", &damaged))?;
@@ -110,12 +112,12 @@ impl Workspace {
         Ok(to)
     }
 
-    /// Logs that a file of ours cannot be used, but only the first time: it is read again and again, and must not fill
-    /// the log.
+    /// Logs that one of our files cannot be used, but only the first time: it is read again and again, and must not
+    /// fill the log.
     pub fn report_once(&self, path: &Path, error: &Error) {
         let mut reported = self.inner.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.len() < MOST_REPORTED && reported.insert(path.to_owned()) {
-            tracing::error!(path = %path.display(), error = error as &dyn std::error::Error, "a file of the workspace cannot be used: going on without it");
+            tracing::error!(path = %path.display(), error = error as &dyn std::error::Error, "ignoring an unusable file of the workspace");
         }
     }
 
@@ -127,13 +129,17 @@ impl Workspace {
         self.stack().join("replicas").join(service.name())
     }
 
+    pub(crate) fn busy_replicas(&self, service: Service) -> PathBuf {
+        self.stack().join("busy").join(service.name())
+    }
+
     /// Bare mirrors of repositories and their locks.
     #[must_use]
     pub fn mirrors(&self) -> PathBuf {
         self.stack().join("mirrors")
     }
 
-    /// What is known about each shared checkout, and the locks of pulls into them.
+    /// Metadata of each shared checkout, and the locks of pulls into them.
     #[must_use]
     pub fn checkouts(&self) -> PathBuf {
         self.stack().join("checkouts")
@@ -147,7 +153,7 @@ impl Workspace {
         self.stack().join("turns")
     }
 
-    /// No checkout's name begins with a dot.
+    /// No checkout's name starts with a dot.
     pub(crate) fn guests(&self) -> PathBuf {
         self.turns().join(".guests")
     }
@@ -160,8 +166,8 @@ impl Workspace {
         self.sessions().join(id.to_string())
     }
 
-    /// The staging directory: things that a rename will put in place, on the same file system. A job that needs one
-    /// creates a directory of its own name here, and removes it.
+    /// The staging directory, on the same file system as what a rename puts in place. A job that needs one creates a
+    /// directory with its own name here, and removes it.
     #[must_use]
     pub fn temporary(&self) -> PathBuf {
         self.stack().join("tmp")
@@ -173,18 +179,18 @@ impl Workspace {
         self.root().join(name.as_str())
     }
 
-    /// Where a job keeps its own files; not created before somebody needs it.
+    /// The directory of a job's own files. Created on demand.
     #[must_use]
     pub fn job_directory(&self, job: JobId) -> PathBuf {
         self.root().join("jobs").join(job.to_string())
     }
 
-    /// Resolves a caller's path to an existing directory beneath the volume, and returns its real path relative to the
-    /// volume. Symbolic links must not lead out of the volume, and the path they lead to must follow the same rules as
-    /// the caller's.
+    /// Resolves a caller's path to an existing directory beneath the volume, and returns its real path relative to
+    /// the volume. Symbolic links must not lead out of the volume, and their targets must follow the same rules as
+    /// the caller's path.
     ///
     /// # Errors
-    /// What is wrong with the path, for the caller, or with the volume.
+    /// If the path is invalid (the error is for the caller), or the volume cannot be read.
     pub fn resolve(&self, path: &WorkspacePath) -> Result<WorkspacePath, ResolveError> {
         let refused = ResolveError::Refused;
         let failed = |error| ResolveError::of(self.root().join(path.as_str()), path, error);
@@ -203,7 +209,7 @@ impl Workspace {
     /// Opens a directory beneath the volume as a handle that paths cannot escape from.
     ///
     /// # Errors
-    /// If it is not there, not a directory, or a symbolic link leads out of the volume.
+    /// If it does not exist, is not a directory, or a symbolic link leads out of the volume.
     pub fn open_directory(&self, path: &WorkspacePath) -> Result<Dir> {
         let full = self.root().join(path.as_str());
         self.inner.dir.open_dir(path.as_str()).map_err(Error::io("open", full))
@@ -221,13 +227,13 @@ impl Workspace {
             let Some(name) = name.to_str().and_then(|name| DirectoryName::parse(name).ok()) else {
                 continue;
             };
-            // A link is not a checkout of ours, wherever it leads.
+            // A link is not one of our checkouts, whatever its target.
             let metadata = match self.inner.dir.symlink_metadata(name.as_str()) {
                 Ok(metadata) => metadata,
                 // It was removed after the listing.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
-                    return Err(Error::io("look at", self.root().join(name.as_str()))(error));
+                    return Err(Error::io("check", self.root().join(name.as_str()))(error));
                 }
             };
             if !metadata.is_dir() || !self.inner.dir.is_dir(format!("{name}/.git")) {
@@ -244,7 +250,7 @@ impl Workspace {
     }
 }
 
-/// The names in `directory` that are ids; others are not ours.
+/// The names in `directory` that are IDs. Others are ignored.
 pub(crate) fn parsed_names<T: FromStr>(directory: &Path) -> Result<Vec<T>> {
     let error = || Error::io("list", directory);
     let mut names = Vec::new();
@@ -262,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_stay_beneath_even_through_links() {
+    fn paths_stay_beneath_the_volume_even_through_links() {
         let outside = tempfile::tempdir().unwrap();
         let root = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(root.path()).unwrap();

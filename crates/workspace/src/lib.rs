@@ -1,11 +1,11 @@
 //! The shared volume, as types.
 //!
-//! Everything that the services tell each other goes through this crate: the journal of a job, the claim that says who
-//! runs it, the outcome that says how it ended, the registry of idle replicas. Every file has one writer or is put in
+//! All communication between the services goes through this crate: the journal of a job, the claim that says who runs
+//! it, the outcome that says how it ended, and the registry of idle replicas. Every file has one writer or is put in
 //! place complete, so the layout works on any POSIX file system. An error is never reported as absence, and a damaged
-//! file costs only the job, session or replica that it belongs to.
+//! file affects only its own job, session or replica.
 //!
-//! *Architecture invariant:* this crate knows nothing of HTTP, of git or of Claude.
+//! *Architecture invariant:* this crate knows nothing about HTTP, git or Claude.
 
 mod digest;
 mod disconnect;
@@ -32,14 +32,14 @@ pub use digest::{InvalidDigest, RequestDigest};
 pub use disconnect::CancelOnDisconnect;
 pub use error::{Error, Result};
 pub use file_lock::FileLock;
-pub use follow::{Entry, Position, follow};
+pub use follow::{JournalEntry, Position, follow};
 pub use job::{Claim, ClaimedJob, CreateError, Job, NewJob};
 pub use layout::Workspace;
 pub use off_thread::blocking;
 pub use outcome::Outcome;
-pub use probe::Room;
+pub use probe::FreeSpace;
 pub use record::{JobRecord, RecordedRequest, Turns};
-pub use registry::{IdleReplica, Registration, Registry};
+pub use registry::{Registration, Registry, ReplicaEntry};
 pub use resolve::ResolveError;
 pub use session::{Deleted, Session};
 pub use turn::{HeldTurn, Turn, TurnUse};

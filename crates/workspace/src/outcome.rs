@@ -1,4 +1,4 @@
-//! How a job ended: `outcome`.
+//! `outcome`: how a job ended.
 
 use contract::{Code, Ending, EventLine, JobState, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 pub struct Outcome {
     /// The terminal event.
     pub event: EventLine,
-    /// The length of the journal before the terminal event, in bytes. Anything behind that does not count.
+    /// The length of the journal before the terminal event, in bytes. Anything after that is ignored.
     pub journal_length: u64,
     /// How the job ended.
     pub state: JobState,
@@ -41,7 +41,7 @@ impl Outcome {
         Self { event, journal_length, state, code, error, ended: Timestamp::now() }
     }
 
-    /// The id of the terminal event: one past that of the last event in the journal.
+    /// The ID of the terminal event: that of the last event in the journal plus one.
     #[must_use]
     pub fn event_id(&self) -> u64 {
         self.journal_length.saturating_add(1)

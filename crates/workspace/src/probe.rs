@@ -1,4 +1,4 @@
-//! Whether the volume can be written.
+//! Checks whether the volume can be written.
 
 use std::{fs, io};
 
@@ -6,14 +6,14 @@ use nix::sys::statvfs::statvfs;
 
 use crate::{Error, Result, Workspace};
 
-/// How much is written, in bytes.
+/// How many bytes are written.
 const PROBE: usize = 64 * 1024;
-/// How much room jobs need to begin and to say something, in bytes. A volume with less counts as full.
+/// The space that jobs need to start and write events, in bytes. A volume with less counts as full.
 const NEEDED: u64 = 8 << 20;
 
-/// How much room a volume has.
+/// How much space a volume has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+pub enum FreeSpace {
     /// Enough for jobs.
     Enough,
     /// None, or too little for a job.
@@ -21,22 +21,22 @@ pub enum Room {
 }
 
 impl Workspace {
-    /// Writes a file and removes it, and looks how much room there is. Blocks as long as the volume does.
+    /// Writes and removes a file, and checks the free space. Blocks as long as the volume does.
     ///
     /// # Errors
-    /// If the volume cannot be written for another reason than that it is full.
-    pub fn probe(&self) -> Result<Room> {
+    /// If the volume cannot be written for a reason other than being full.
+    pub fn probe(&self) -> Result<FreeSpace> {
         let path = self.scratch();
         let written = fs::write(&path, vec![0; PROBE]).map_err(Error::io("write", &path));
-        // What cannot be removed now is removed later, with everything else that killed processes leave.
+        // If it cannot be removed now, it is removed later with the leftovers of killed processes.
         let _ = fs::remove_file(&path);
         match written {
-            Err(error) if error.is_disk_full() => return Ok(Room::None),
+            Err(error) if error.is_disk_full() => return Ok(FreeSpace::None),
             written => written?,
         }
         let volume = statvfs(self.root())
-            .map_err(|error| Error::io("look at", self.root())(io::Error::from(error)))?;
+            .map_err(|error| Error::io("check", self.root())(io::Error::from(error)))?;
         let free = volume.blocks_available().saturating_mul(volume.fragment_size());
-        Ok(if free < NEEDED { Room::None } else { Room::Enough })
+        Ok(if free < NEEDED { FreeSpace::None } else { FreeSpace::Enough })
     }
 }

@@ -1,4 +1,4 @@
-//! What a job was asked to do: `job.json`.
+//! `job.json`: the request of a job.
 
 use contract::{
     DirectoryName, GatewayId, JobId, JobRequest, Place, RepoUrl, Requester, Secrets, Service,
@@ -13,13 +13,13 @@ use crate::{Job, RequestDigest, ResolveError, Result, Session, Turn, Workspace};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordedRequest {
-    /// The body of the request, as the version that wrote it encodes it, without the credentials of its URL.
+    /// The request's body, as encoded by the version that wrote it, without the credentials of its URL.
     pub body: Box<RawValue>,
-    /// Whether the request had credentials that `body` does not contain. They are only in the memory of the process that
-    /// received it.
+    /// Whether the request had credentials that `body` does not contain. They are only in the memory of the process
+    /// that received it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub credentials_withheld: bool,
-    /// How the request is recognized when it is sent again. Earlier versions did not write one.
+    /// Recognizes the request when it is sent again. Earlier versions wrote none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<RequestDigest>,
 }
@@ -30,9 +30,9 @@ pub struct RecordedRequest {
 pub struct JobRecord {
     /// The job.
     pub job_id: JobId,
-    /// The service that it is for.
+    /// Its service.
     pub service: Service,
-    /// The workflow that asked for it.
+    /// The workflow that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<JobId>,
     /// The shared checkout whose turn it needs.
@@ -54,16 +54,16 @@ pub struct JobRecord {
     /// The gateway in whose queue it waits, if a gateway created it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayId>,
-    /// What was asked.
+    /// The request.
     pub request: RecordedRequest,
 }
 
 /// The turns that a job needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Turns {
-    /// It has to wait for these.
+    /// It must take these.
     pub own: Vec<Turn>,
-    /// The workflow that asks for it holds these for its jobs.
+    /// Its workflow holds these for it.
     pub parents: Vec<Turn>,
 }
 
@@ -87,10 +87,10 @@ impl JobRecord {
         let directory = match request.place(requester) {
             Place::Own => None,
             Place::Checkout(name) => Some(name),
-            // The real path, as the agent may work behind a link.
+            // The real path, because the agent may work behind a link.
             Place::At(path) => match workspace.resolve(&path) {
                 Ok(real) => real.directory(),
-                // The service itself refuses the path.
+                // The service itself rejects the path.
                 Err(ResolveError::Refused(_)) => path.directory(),
                 Err(ResolveError::Volume(error)) => return Err(error),
             },
@@ -122,7 +122,7 @@ impl JobRecord {
     /// The turns that it needs. Blocks briefly.
     ///
     /// # Errors
-    /// If the record of its parent cannot be read: without it, the job would wait for a turn that its own workflow
+    /// If the record of its parent cannot be read. Without it, the job would wait for a turn that its own workflow
     /// holds.
     pub fn turns(&self, workspace: &Workspace) -> Result<Turns> {
         let parent = match self.parent {
@@ -140,7 +140,7 @@ impl JobRecord {
 
     /// Whether `other` records the same request.
     pub(crate) fn is_same_request(&self, other: &Self) -> bool {
-        // An earlier version wrote no digest; then the id has to be enough.
+        // Earlier versions wrote no digest; then the ID must be sufficient.
         let is_same_body = match (&self.request.digest, &other.request.digest) {
             (Some(known), Some(new)) => known == new,
             _ => true,

@@ -1,4 +1,4 @@
-//! The registry of idle replicas: each announces itself on the volume.
+//! The registry of replicas. Each replica announces itself on the volume, first as idle and then as busy.
 
 use std::{
     fs,
@@ -14,24 +14,26 @@ use crate::{Error, FileLock, Result, Workspace, watch::Watch, write::read_at_mos
 /// The longest entry that is read, in bytes: many times the longest that is written.
 const MAX_ENTRY: u64 = 64 * 1024;
 
-/// An idle replica, as it announced itself.
+/// The announcement of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdleReplica {
-    /// The id of this life of the replica.
+pub struct ReplicaEntry {
+    /// Identifies this run of the replica.
     pub id: ReplicaId,
-    /// The address at which it takes its job.
+    /// The address at which it accepts its job.
     pub address: SocketAddr,
-    /// Its process id, in its own PID namespace.
+    /// Its process ID, in its own PID namespace.
     pub pid: u32,
-    /// When it was ready.
+    /// When it became ready.
     pub ready: Timestamp,
 }
 
-/// This replica's entry. Withdrawn at the latest when dropped; if the process dies first, the lock on the
-/// entry is released and shows that the entry is stale.
+/// This replica's entry, which is removed on drop. If the process dies first, the lock on the entry is released,
+/// which marks the entry as stale.
 #[derive(Debug)]
 pub struct Registration {
     path: PathBuf,
+    /// Where the entry is while the replica is busy.
+    busy: PathBuf,
     _lock: FileLock,
 }
 
@@ -46,15 +48,27 @@ impl Registration {
         id: ReplicaId,
         address: SocketAddr,
     ) -> Result<Self> {
-        let path = workspace.replicas(service).join(format!("{id}.json"));
-        let replica = IdleReplica { id, address, pid: std::process::id(), ready: Timestamp::now() };
+        let name = format!("{id}.json");
+        let path = workspace.replicas(service).join(&name);
+        let busy = workspace.busy_replicas(service).join(name);
+        let replica =
+            ReplicaEntry { id, address, pid: std::process::id(), ready: Timestamp::now() };
         let content = serde_json::to_vec(&replica).unwrap_or_default();
         let lock = FileLock::create(&workspace.scratch(), &path, &content)?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, busy, _lock: lock })
     }
 
-    /// Removes the entry: no gateway will send a job here any more.
-    pub fn withdraw(self) {}
+    /// Marks the replica as busy: gateways send it no more jobs, but still see it.
+    pub fn mark_busy(&mut self) {
+        match fs::rename(&self.path, &self.busy) {
+            Ok(()) => self.path.clone_from(&self.busy),
+            Err(error) => {
+                tracing::warn!(%error, "failed to mark this replica as busy");
+                // It must not look idle.
+                let _ = fs::remove_file(&self.path);
+            }
+        }
+    }
 }
 
 impl Drop for Registration {
@@ -77,46 +91,70 @@ impl Registry {
         Self { workspace: workspace.clone(), service }
     }
 
-    /// Watches for replicas that come and go.
+    /// Watches for replicas that appear and disappear.
     #[must_use]
     pub fn watch(&self) -> Watch {
         self.workspace.watcher().watch(&self.workspace.replicas(self.service))
     }
 
-    /// The replicas that are idle now, in the order in which they became so. Entries of dead ones are removed. Blocks
-    /// briefly.
+    /// The idle replicas, in the order in which they became idle. Removes entries of dead ones. Blocks briefly.
     ///
-    /// An entry that cannot be used costs only its own replica: it is logged once, and set aside if nobody holds it.
+    /// An invalid entry affects only its own replica: it is logged once, and set aside if no process holds it.
     ///
     /// # Errors
     /// If the registry cannot be listed.
-    pub fn idle(&self) -> Result<Vec<IdleReplica>> {
-        let directory = self.workspace.replicas(self.service);
-        let error = || Error::io("list", &directory);
+    pub fn idle(&self) -> Result<Vec<ReplicaEntry>> {
+        let mut replicas = self.list(&self.workspace.replicas(self.service), usize::MAX)?;
+        replicas.sort_by_key(|replica| replica.id);
+        Ok(replicas)
+    }
+
+    /// The busy replicas. Removes entries of dead ones. Blocks briefly.
+    ///
+    /// # Errors
+    /// If the registry cannot be listed.
+    pub fn busy(&self) -> Result<Vec<ReplicaEntry>> {
+        self.list(&self.workspace.busy_replicas(self.service), usize::MAX)
+    }
+
+    /// Whether any replica is busy. Blocks briefly.
+    ///
+    /// # Errors
+    /// If the registry cannot be listed.
+    pub fn is_any_busy(&self) -> Result<bool> {
+        let one = self.list(&self.workspace.busy_replicas(self.service), 1)?;
+        Ok(!one.is_empty())
+    }
+
+    /// At most `limit` live replicas with entries in `directory`.
+    fn list(&self, directory: &Path, limit: usize) -> Result<Vec<ReplicaEntry>> {
+        let error = || Error::io("list", directory);
         let mut replicas = Vec::new();
-        for entry in fs::read_dir(&directory).map_err(error())? {
+        for entry in fs::read_dir(directory).map_err(error())? {
+            if replicas.len() >= limit {
+                break;
+            }
             let path = entry.map_err(error())?.path();
             match self.look(&path) {
                 Ok(replica) => replicas.extend(replica),
                 Err(error) => self.workspace.report_once(&path, &error),
             }
         }
-        replicas.sort_by_key(|replica| replica.id);
         Ok(replicas)
     }
 
-    /// The replica whose entry this is, if it is alive.
-    fn look(&self, path: &Path) -> Result<Option<IdleReplica>> {
-        // One that is gone has taken a job after the listing.
+    /// The replica of this entry, if it is alive.
+    fn look(&self, path: &Path) -> Result<Option<ReplicaEntry>> {
+        // If the entry is gone, the replica has accepted a job since the listing.
         let entry = read_at_most(path, MAX_ENTRY).and_then(|content| {
-            let read = content.map(|content| serde_json::from_slice::<IdleReplica>(&content));
+            let read = content.map(|content| serde_json::from_slice::<ReplicaEntry>(&content));
             read.transpose().map_err(Error::malformed(path))
         });
         let replica = match entry {
             Ok(Some(replica)) => replica,
             Ok(None) => return Ok(None),
             Err(error) => {
-                // One that is held may be of a newer version.
+                // If it is held, it may be of a newer version.
                 if error.is_damage() && !FileLock::is_held(path)? {
                     self.workspace.set_aside(path)?;
                 }
@@ -127,18 +165,18 @@ impl Registry {
             return Ok(Some(replica));
         }
         if fs::remove_file(path).is_ok() {
-            tracing::warn!(service = %self.service, replica = %replica.id, "an idle replica is gone");
+            tracing::warn!(service = %self.service, replica = %replica.id, "a replica has died");
         }
         Ok(None)
     }
 
-    /// Whether the entry of this replica is still there.
+    /// Whether this replica is announced as idle.
     ///
     /// # Errors
     /// If the volume cannot be read.
     pub fn contains(&self, id: ReplicaId) -> Result<bool> {
         let path = self.workspace.replicas(self.service).join(format!("{id}.json"));
-        path.try_exists().map_err(Error::io("look at", path))
+        path.try_exists().map_err(Error::io("check", path))
     }
 }
 
@@ -153,20 +191,23 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_lives_as_long_as_its_replica_is_idle() {
+    fn an_entry_lives_as_long_as_its_replica() {
         let (_dir, workspace) = workspace();
         let registry = Registry::new(&workspace, Service::Pull);
         let address = "127.0.0.1:4000".parse().unwrap();
         let ids = [ReplicaId::new(), ReplicaId::new()];
-        let first = Registration::announce(&workspace, Service::Pull, ids[0], address).unwrap();
+        let mut first = Registration::announce(&workspace, Service::Pull, ids[0], address).unwrap();
         let second = Registration::announce(&workspace, Service::Pull, ids[1], address).unwrap();
         let seen: Vec<_> = registry.idle().unwrap().iter().map(|replica| replica.id).collect();
         assert_eq!(seen, ids);
         assert!(Registry::new(&workspace, Service::Claude).idle().unwrap().is_empty());
-        first.withdraw();
+        assert!(!registry.is_any_busy().unwrap());
+        first.mark_busy();
         assert!(!registry.contains(ids[0]).unwrap() && registry.contains(ids[1]).unwrap());
-        drop(second);
-        assert!(registry.idle().unwrap().is_empty());
+        let busy: Vec<_> = registry.busy().unwrap().iter().map(|it| it.id).collect();
+        assert!(busy == [ids[0]] && registry.is_any_busy().unwrap());
+        drop((first, second));
+        assert!(registry.idle().unwrap().is_empty() && registry.busy().unwrap().is_empty());
     }
 
     #[test]
@@ -176,15 +217,19 @@ mod tests {
         let entry = serde_json::json!({
             "id": id, "address": "127.0.0.1:1", "pid": 1, "ready": Timestamp::now(),
         });
-        let path = workspace.replicas(Service::Claude).join(format!("{id}.json"));
-        fs::write(&path, entry.to_string()).unwrap();
-        assert!(Registry::new(&workspace, Service::Claude).idle().unwrap().is_empty());
-        assert!(!path.exists());
+        let registry = Registry::new(&workspace, Service::Claude);
+        let idle = workspace.replicas(Service::Claude).join(format!("{id}.json"));
+        let busy = workspace.busy_replicas(Service::Claude).join(format!("{id}.json"));
+        for path in [&idle, &busy] {
+            fs::write(path, entry.to_string()).unwrap();
+        }
+        assert!(registry.idle().unwrap().is_empty() && !registry.is_any_busy().unwrap());
+        assert!(!idle.exists() && !busy.exists());
     }
 
-    /// One such entry once kept every job of its service waiting.
+    /// Such an entry once kept every job of its service waiting.
     #[test]
-    fn an_entry_that_cannot_be_used_costs_only_its_own_replica() {
+    fn an_invalid_entry_affects_only_its_own_replica() {
         let (_dir, workspace) = workspace();
         let directory = workspace.replicas(Service::Pull);
         let id = ReplicaId::new();
@@ -210,6 +255,6 @@ mod tests {
         }
         let aside: Vec<_> = fs::read_dir(workspace.damaged()).unwrap().flatten().collect();
         assert!(!garbage.exists() && !pipe.exists());
-        assert_eq!(aside.len(), 3, "what nobody holds is set aside once: {aside:?}");
+        assert_eq!(aside.len(), 3, "unheld entries are set aside once: {aside:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Why a caller's path does not lead to a directory of the workspace.
+//! Errors of resolving a caller's path.
 
 use std::{io, path::PathBuf};
 
@@ -10,7 +10,7 @@ use crate::Error;
 /// Why a caller's path does not lead to a directory of the workspace.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
-    /// The path is wrong. A sentence for the caller.
+    /// The path is invalid. The sentence is for the caller.
     #[error("{0}")]
     Refused(String),
     /// The volume cannot be read.
@@ -22,7 +22,7 @@ impl ResolveError {
     pub(crate) fn of(full: PathBuf, path: &WorkspacePath, error: io::Error) -> Self {
         let why = match error.kind() {
             io::ErrorKind::NotFound => format!("'{path}' does not exist in the workspace"),
-            // A link that leads out of the workspace fails with this error too.
+            // A link that leads out of the workspace also causes this error.
             io::ErrorKind::PermissionDenied => format!("'{path}' leads out of the workspace"),
             io::ErrorKind::NotADirectory => format!("'{path}' is not a directory"),
             _ => match error.raw_os_error().map(Errno::from_raw) {
@@ -35,7 +35,7 @@ impl ResolveError {
         Self::Refused(why)
     }
 
-    /// The answer to a caller that gave the path in `field`.
+    /// The response to a caller that gave the path in `field`.
     #[must_use]
     pub fn refusal(&self, field: &'static str) -> RequestError {
         match self {

@@ -1,4 +1,4 @@
-//! Sessions: what an agent remembers of a conversation, on the volume, so that any replica can resume it.
+//! Sessions: conversations on the volume, which any replica can resume.
 //!
 //! `<volume>/.stack/sessions/<id>/` contains `meta.json` (where the session works, and when it was created and used),
 //! `project/` (the CLI's own files), and the locks of its turn. The directory is put in place complete.
@@ -30,11 +30,11 @@ pub struct Session {
 /// The result of deleting a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
-    /// It is gone.
+    /// It was deleted.
     Done,
-    /// A job uses it.
+    /// A job is using it.
     Busy,
-    /// There is no such session.
+    /// It does not exist.
     Unknown,
 }
 
@@ -51,7 +51,7 @@ impl Session {
     /// Creates a session that works in `place`, and takes its turn.
     ///
     /// # Errors
-    /// If the volume cannot be written, or there is a session of that id already.
+    /// If the volume cannot be written, or the session already exists.
     pub fn create(
         workspace: &Workspace,
         id: SessionId,
@@ -74,7 +74,7 @@ impl Session {
         let path = scratch.join("meta.json");
         let content = serde_json::to_vec(&meta).unwrap_or_default();
         write_synced(&path, &content).map_err(Error::io("write", &path))?;
-        // Locked before it has its name, so that nobody can enter before its creator.
+        // Locked before it is renamed into place, so that no other job can enter before its creator.
         let lock = scratch.join("lock");
         let lock = FileLock::create(&scratch.join("unlocked"), &lock, b"")?;
         let directory = self.directory();
@@ -82,7 +82,7 @@ impl Session {
         Ok(lock.into())
     }
 
-    /// The session of that id; `None` if there is none.
+    /// The session with this ID; `None` if there is none.
     ///
     /// # Errors
     /// [`Error::SessionDamaged`] if its record is damaged, or another if the volume cannot be read.
@@ -91,7 +91,7 @@ impl Session {
         Ok(session.meta()?.is_some().then_some(session))
     }
 
-    /// All sessions, newest first. Those that are damaged are logged once and left out.
+    /// All sessions, newest first. Damaged ones are logged once and omitted.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -111,8 +111,8 @@ impl Session {
         Ok(views)
     }
 
-    /// Removes a session, also a damaged one, unless a job uses it. If it has a workspace of its own and that is empty, the
-    /// workspace is removed too.
+    /// Removes a session, even a damaged one, unless a job is using it. If its own workspace is empty, the workspace
+    /// is removed too.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -131,7 +131,7 @@ impl Session {
         if place.is_some_and(|place| place.as_str() == own_place(id)) {
             let place = own_place(id);
             let own = workspace.root().join(place);
-            // This fails if there is anything in it, as it should.
+            // Fails if it is not empty, as intended.
             if fs::remove_dir(&own).is_ok() {
                 let _ = own.parent().map(fs::remove_dir);
             }
@@ -144,13 +144,13 @@ impl Session {
     /// # Errors
     /// If the volume cannot be written.
     pub fn remove(&self) -> Result<()> {
-        // First the whole directory at once by a rename, then its files.
+        // First remove the whole directory at once with a rename, then its files.
         let (scratch, directory) = (self.workspace.scratch(), self.directory());
         fs::rename(&directory, &scratch).map_err(Error::io("remove", directory))?;
         fs::remove_dir_all(&scratch).map_err(Error::io("remove", scratch))
     }
 
-    /// The session's id.
+    /// The session's ID.
     #[must_use]
     pub fn id(&self) -> SessionId {
         self.id
@@ -172,7 +172,7 @@ impl Session {
         self.directory().join("project")
     }
 
-    /// The record, and the place that it names.
+    /// The record and the workspace in it.
     fn meta(&self) -> Result<Option<(Meta, WorkspacePath)>> {
         let path = self.directory().join("meta.json");
         let read = || {
@@ -190,7 +190,7 @@ impl Session {
         })
     }
 
-    /// Where it last worked, relative to the volume; `None` if it is not there any more.
+    /// Where it last worked, relative to the volume; `None` if the session does not exist any more.
     ///
     /// # Errors
     /// [`Error::SessionDamaged`] if its record is damaged, or another if the volume cannot be read.
@@ -198,11 +198,8 @@ impl Session {
         Ok(self.meta()?.map(|(_, place)| place))
     }
 
-    /// The same, but a damaged session is not an error: its place is the inner `None`.
-    #[expect(
-        clippy::option_option,
-        reason = "there is no session, there is a damaged one, there is a whole one"
-    )]
+    /// Like [`place`](Self::place), but if the session is damaged, returns an inner `None` instead of an error.
+    #[expect(clippy::option_option, reason = "no session, a damaged one, or a valid one")]
     fn place_or_damage(&self) -> Result<Option<Option<WorkspacePath>>> {
         match self.place() {
             Err(Error::SessionDamaged { .. }) => Ok(Some(None)),
@@ -218,7 +215,7 @@ impl Session {
         let now = Timestamp::now();
         let created = match self.meta() {
             Ok(Some((meta, _))) => meta.created,
-            // The damaged record is replaced now.
+            // The damaged record is replaced.
             Ok(None) | Err(Error::SessionDamaged { .. }) => now,
             Err(error) => return Err(error),
         };
@@ -232,7 +229,7 @@ impl Session {
         written.map_err(Error::io("write", path))
     }
 
-    /// What callers see of it; `None` if it does not exist any more.
+    /// The caller's view of it; `None` if it does not exist any more.
     ///
     /// # Errors
     /// [`Error::SessionDamaged`] if its record is damaged, or another if the volume cannot be read.
@@ -247,7 +244,7 @@ impl Session {
 }
 
 impl Workspace {
-    /// Creates the directory of a session that names none.
+    /// Creates the workspace of a session that was created without one.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -282,7 +279,7 @@ mod tests {
         assert!(Session::open(&workspace, id).unwrap().is_none());
         assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Unknown);
         let (session, turn) = Session::create(&workspace, id, &place("app")).unwrap();
-        assert!(Session::create(&workspace, id, &place("other")).is_err(), "there is one");
+        assert!(Session::create(&workspace, id, &place("other")).is_err(), "it already exists");
         assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Busy);
         assert!(workspace.take_turn(&session.turn(), TurnUse::Work).unwrap().is_none());
         drop(turn);
@@ -295,11 +292,11 @@ mod tests {
         assert_eq!(Session::list(&workspace).unwrap(), [view]);
         assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Done);
         assert!(Session::list(&workspace).unwrap().is_empty());
-        assert_eq!(fs::read_dir(workspace.temporary()).unwrap().count(), 0, "nothing is left");
+        assert_eq!(fs::read_dir(workspace.temporary()).unwrap().count(), 0, "files are left");
     }
 
     #[test]
-    fn an_empty_workspace_of_its_own_goes_with_it_and_no_other() {
+    fn only_its_own_empty_workspace_is_removed_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         for (file, is_left) in [(None, false), (Some("work.txt"), true)] {
@@ -339,7 +336,7 @@ mod tests {
             let _ = done.send((Session::list(&others).unwrap().len(), turn.is_some()));
         });
         let heard = heard.recv_timeout(std::time::Duration::from_secs(5));
-        assert_eq!(heard, Ok((0, true)), "a pipe that nobody writes to never answers");
+        assert_eq!(heard, Ok((0, true)), "a pipe without a writer must not block");
         fs::remove_file(&meta).unwrap();
         File::create(&meta).unwrap().set_len(1 << 40).unwrap();
         let error = Session::open(&workspace, id).unwrap_err();
@@ -347,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_agent_wrote_over_is_damaged_not_gone() {
+    fn a_file_that_an_agent_overwrote_is_damaged_and_not_gone() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let id = SessionId::new();
@@ -366,7 +363,7 @@ mod tests {
         assert_eq!(Session::delete(&workspace, id).unwrap(), Deleted::Done);
     }
 
-    /// An error of the volume was once taken for "no such session".
+    /// An error of the volume was once reported as "no such session".
     #[test]
     fn a_session_that_cannot_be_read_is_an_error_not_absent() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Removes what killed processes left in the staging directory.
+//! Removes leftovers of killed processes from the staging directory.
 
 use std::{
     fs, io,
@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use crate::{Error, Job, Result, Workspace};
 
-/// How long anything but a checkout may be staged. It takes milliseconds, so this is ample.
+/// How long anything except a checkout may be staged. It takes milliseconds, so this is ample.
 const LONGEST_STAGING: Duration = Duration::from_secs(3600);
 
 impl Workspace {
-    /// Removes what nobody will put in place any more: the directories of jobs that have ended, and other things older
-    /// than an hour. The names say to which job they belong and when they were created. Returns how many were removed.
-    /// Blocking.
+    /// Removes what will never be put in place: the directories of jobs that have ended, and anything else older than
+    /// an hour. The names say which job they belong to and when they were created. Returns the number of removed
+    /// entries. Blocking.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -33,7 +33,7 @@ impl Workspace {
                 match remove(&entry.path()) {
                     Ok(()) => removed += 1,
                     Err(error) => {
-                        tracing::warn!(path = %entry.path().display(), %error, "cannot remove what was left");
+                        tracing::warn!(path = %entry.path().display(), %error, "failed to remove a leftover");
                     }
                 }
             }
@@ -46,11 +46,11 @@ impl Workspace {
             match Job::open(self, id) {
                 Ok(Some(job)) => return matches!(job.outcome(), Ok(Some(_))),
                 Ok(None) => {}
-                // It is not known whether the job still needs it.
+                // It is unknown whether the job still needs it.
                 Err(_) => return false,
             }
         }
-        // Anything with another name is not ours.
+        // Other names are not ours.
         let begun = Uuid::try_parse(name).ok().and_then(|id| id.get_timestamp());
         begun.is_some_and(|begun| {
             let (seconds, nanos) = begun.to_unix();
@@ -77,7 +77,7 @@ mod tests {
     use crate::{JobRecord, NewJob, RequestDigest};
 
     #[test]
-    fn only_what_nobody_makes_any_more_goes() {
+    fn only_abandoned_entries_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let body = br#"{"prompt":"x"}"#;

@@ -1,4 +1,4 @@
-//! What only one job at a time may use: a shared checkout, a session.
+//! Turns: exclusive access to a shared checkout or a session.
 
 use std::{
     fmt, io,
@@ -11,9 +11,9 @@ use crate::{Error, FileLock, Result, Workspace};
 
 /// The right to use something that only one job at a time may use.
 ///
-/// The job that has the turn holds a lock, and the job that works there holds a second one: a workflow holds the first
-/// for its jobs, and each of those holds the second while it runs. So when a workflow's process dies, the turn does not
-/// end before the last of its jobs is gone too, and there are never two at work.
+/// The job that has the turn holds a lock, and the job that works there holds a second one: a workflow holds the
+/// first for its jobs, and each of them holds the second while it runs. So if a workflow's process dies, the turn
+/// lasts until its last job is gone too, and two jobs never work at the same time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Turn {
     /// A conversation.
@@ -22,7 +22,7 @@ pub enum Turn {
     Directory(DirectoryName),
 }
 
-/// Names what a job waits for, for people.
+/// Names the resource, for people.
 impl fmt::Display for Turn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -48,12 +48,12 @@ impl Turn {
 pub enum TurnUse {
     /// The job works there itself.
     Work,
-    /// The jobs that it asks for work there, one after another.
+    /// The jobs that it starts work there, one after another.
     Lend,
 }
 
-/// A turn that is held until this is dropped, or its process is gone. It holds no lock if it is that of a session that
-/// is not there, which has no turns.
+/// A turn that is held until this is dropped or its process ends. For a session that does not exist, it holds no
+/// lock.
 #[derive(Debug)]
 pub struct HeldTurn(Vec<FileLock>);
 
@@ -64,30 +64,30 @@ impl From<FileLock> for HeldTurn {
 }
 
 impl Workspace {
-    /// Takes a turn, unless a job has it, or a job of a workflow that had it still runs.
+    /// Takes a turn, unless a job has it, or a job of its former workflow is still running.
     ///
     /// # Errors
     /// If the volume cannot be written.
     pub fn take_turn(&self, turn: &Turn, turn_use: TurnUse) -> Result<Option<HeldTurn>> {
         let Some(mut held) = lock(turn, &self.turn_lock(turn))? else { return Ok(None) };
-        let guest = self.guest_lock(turn);
+        let work = self.work_lock(turn);
         match turn_use {
             TurnUse::Work => {
-                let Some(guest) = lock(turn, &guest)? else { return Ok(None) };
-                held.0.extend(guest.0);
+                let Some(work) = lock(turn, &work)? else { return Ok(None) };
+                held.0.extend(work.0);
             }
-            TurnUse::Lend if FileLock::is_held(&guest)? => return Ok(None),
+            TurnUse::Lend if FileLock::is_held(&work)? => return Ok(None),
             TurnUse::Lend => {}
         }
         Ok(Some(held))
     }
 
-    /// Joins the turn that the parent of a job has, unless another job of it still runs.
+    /// Joins the turn that the parent of a job has, unless another job of it is still running.
     ///
     /// # Errors
     /// If the volume cannot be written.
     pub fn join_turn(&self, turn: &Turn) -> Result<Option<HeldTurn>> {
-        lock(turn, &self.guest_lock(turn))
+        lock(turn, &self.work_lock(turn))
     }
 
     pub(crate) fn turn_lock(&self, turn: &Turn) -> PathBuf {
@@ -97,10 +97,12 @@ impl Workspace {
         }
     }
 
-    fn guest_lock(&self, turn: &Turn) -> PathBuf {
+    /// The lock of the job that works there. Its name on the volume stays "guest": during an update, replicas of two
+    /// versions must agree on it.
+    fn work_lock(&self, turn: &Turn) -> PathBuf {
         match turn {
             Turn::Session(id) => self.session(*id).join("guest"),
-            // In a directory of their own, because the names have no room for a suffix.
+            // In a separate directory, because the names have no room for a suffix.
             Turn::Directory(name) => self.guests().join(name.as_str()),
         }
     }
@@ -109,7 +111,7 @@ impl Workspace {
 fn lock(turn: &Turn, path: &Path) -> Result<Option<HeldTurn>> {
     match FileLock::try_acquire(path) {
         Ok(lock) => Ok(lock.map(HeldTurn::from)),
-        // Only for a session: if the lock of a directory cannot be taken, the directory is not free.
+        // Only for a session: if a directory's lock cannot be taken, the directory is not free.
         Err(Error::Io { source, .. })
             if matches!(turn, Turn::Session(_)) && source.kind() == io::ErrorKind::NotFound =>
         {
@@ -140,7 +142,10 @@ mod tests {
         drop(child);
         assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_some());
         let work = workspace.take_turn(&turn, TurnUse::Work).unwrap().unwrap();
-        assert!(workspace.join_turn(&turn).unwrap().is_none(), "a late job of the one before");
+        assert!(
+            workspace.join_turn(&turn).unwrap().is_none(),
+            "a late job of the previous workflow"
+        );
         drop(work);
         let other = Turn::Directory(DirectoryName::parse("app-guest").unwrap());
         let _held = workspace.join_turn(&turn).unwrap().unwrap();
@@ -154,15 +159,15 @@ mod tests {
         let name = "a".repeat(DirectoryName::MAX_BYTES);
         let turn = Turn::Directory(DirectoryName::parse(&name).unwrap());
         let held = workspace.take_turn(&turn, TurnUse::Lend).unwrap().unwrap();
-        let guest = workspace.join_turn(&turn).unwrap().unwrap();
+        let child = workspace.join_turn(&turn).unwrap().unwrap();
         drop(held);
         assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_none());
-        drop(guest);
+        drop(child);
         assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_some());
     }
 
     #[test]
-    fn a_directory_whose_lock_cannot_be_made_is_not_free() {
+    fn a_directory_whose_lock_cannot_be_created_is_not_free() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let turn = Turn::Directory(DirectoryName::parse("app").unwrap());
@@ -172,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_is_not_there_is_nobodys() {
+    fn a_missing_session_has_no_turn() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
         let turn = Turn::Session(SessionId::new());

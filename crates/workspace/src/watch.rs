@@ -1,5 +1,5 @@
-//! Watches the volume: whoever waits for a change in a directory is woken at once when this process makes it,
-//! promptly when another does, and at the latest by a poll.
+//! Watches the volume. A task that waits for a change in a directory wakes at once if this process makes the change,
+//! promptly if another process does, and at the latest at the next poll.
 
 use std::{
     collections::HashMap,
@@ -11,22 +11,22 @@ use std::{
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::watch;
 
-/// The poll interval where the kernel reports changes: it may miss some, and it does not report released locks.
+/// The poll interval if the kernel reports changes: it may miss some, and it does not report released locks.
 const POLL_LOCAL: Duration = Duration::from_millis(500);
-/// The poll interval where it does not (network file systems, or no inotify instances left).
+/// The poll interval if it does not (network file systems, or no inotify instances left).
 const POLL_REMOTE: Duration = Duration::from_millis(100);
 
-/// Watches directories of the volume. A process has only one: many machines allow 128 inotify instances for each user,
-/// but many more watches.
+/// Watches directories of the volume. A process has only one: many machines allow only 128 inotify instances per
+/// user, but many more watches.
 #[derive(Debug)]
 pub struct Watcher {
     shared: Arc<Shared>,
     poll: Duration,
 }
 
-/// The kernel's watcher has a thread of its own, which calls back and also serves requests. So a lock that the callback
+/// The kernel watcher has its own thread, which runs callbacks and also serves requests. So a lock that the callback
 /// needs must not be held during a request. Hence two locks: `kernel` is taken first and held during requests,
-/// `directories` only for moments.
+/// `directories` only briefly.
 #[derive(Debug)]
 struct Shared {
     kernel: Mutex<Kernel>,
@@ -35,10 +35,10 @@ struct Shared {
 
 #[derive(Debug)]
 enum Kernel {
-    /// Nothing has been watched yet.
+    /// No directory was watched yet.
     Unused,
     Watching(RecommendedWatcher),
-    /// The kernel gave us no watcher, so there are only polls.
+    /// The kernel provided no watcher, so there are only polls.
     Unavailable,
 }
 
@@ -48,7 +48,7 @@ struct Watched {
     users: usize,
 }
 
-/// One directory, being watched.
+/// A watched directory.
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
@@ -58,7 +58,7 @@ pub struct Watch {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic in another thread leaves the value usable.
+    // The value stays usable after a panic in another thread.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -73,7 +73,7 @@ impl Watcher {
         Self { shared: Arc::new(shared), poll }
     }
 
-    /// Begins to watch `directory`. No change after this call is missed.
+    /// Starts watching `directory`. No change after this call is missed.
     #[must_use]
     pub fn watch(&self, directory: &Path) -> Watch {
         let mut kernel = lock(&self.shared.kernel);
@@ -93,11 +93,11 @@ impl Watcher {
     }
 
     fn connect(&self) -> Kernel {
-        // Weak, because the kernel's watcher lives inside the value that it would keep alive.
+        // Weak, because the kernel watcher is inside the value that it would keep alive.
         let shared = Arc::downgrade(&self.shared);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let (Some(shared), Ok(event)) = (shared.upgrade(), event) else { return };
-            // Reading a file is an event too. If a reader woke because of it and read again, that would never end.
+            // Reading a file is an event too. A reader that woke and read again because of it would never stop.
             if matches!(event.kind, EventKind::Access(_)) {
                 return;
             }
@@ -108,12 +108,12 @@ impl Watcher {
             }
         });
         watcher.map(Kernel::Watching).unwrap_or_else(|error| {
-            tracing::warn!(%error, "no inotify here: polling instead");
+            tracing::warn!(%error, "inotify is not available: polling instead");
             Kernel::Unavailable
         })
     }
 
-    /// Wakes whoever watches `directory` in this process.
+    /// Wakes the tasks of this process that watch `directory`.
     pub fn wake(&self, directory: &Path) {
         self.shared.wake(directory);
     }
@@ -132,7 +132,7 @@ impl Shared {
         (changes, true)
     }
 
-    /// Whether that was the last user of this directory.
+    /// Returns whether that was the last user of this directory.
     fn unsubscribe(&self, directory: &Path) -> bool {
         let mut directories = lock(&self.directories);
         let Some(watched) = directories.get_mut(directory) else { return false };
@@ -152,9 +152,9 @@ impl Shared {
 }
 
 impl Watch {
-    /// Waits until something has changed since the last call (or since the watch began), or until the next poll.
+    /// Waits until something has changed since the last call (or since the watch started), or until the next poll.
     pub async fn changed(&mut self) {
-        // The sender lives in the map for as long as this watch does, so the channel cannot close.
+        // The sender is in the map as long as this watch exists, so the channel cannot close.
         let _ = tokio::time::timeout(self.poll, self.changes.changed()).await;
     }
 }
@@ -165,7 +165,7 @@ impl Drop for Watch {
         if self.shared.unsubscribe(&self.directory)
             && let Kernel::Watching(watcher) = &mut *kernel
         {
-            // This fails if the directory, and so its watch, is gone.
+            // Fails if the directory, and so its watch, is gone.
             let _ = watcher.unwatch(&self.directory);
         }
     }
@@ -178,7 +178,7 @@ fn is_remote(path: &Path) -> bool {
     const REMOTE: [u64; 7] =
         [0x6969, 0x517B, 0xFF53_4D42, 0xFE53_4D42, 0x6573_5546, 0x0102_1997, 0x00C3_6400];
     nix::sys::statfs::statfs(path).is_ok_and(|stat| {
-        // The type is signed on some machines and has 32 bits on others; the magic number has 32.
+        // The type is signed on some machines and has 32 bits on others. The magic number has 32 bits.
         let magic = u64::try_from(stat.filesystem_type().0 & 0xFFFF_FFFF).unwrap_or_default();
         REMOTE.contains(&magic)
     })
@@ -204,7 +204,7 @@ mod tests {
         std::fs::write(dir.path().join("x"), "1").unwrap();
         watch.changed().await;
         assert!(start.elapsed() < POLL_LOCAL, "{:?}", start.elapsed());
-        // The write causes several events. Let them all pass first.
+        // The write causes several events. Wait until all of them have arrived.
         while tokio::time::timeout(Duration::from_millis(100), watch.changes.changed())
             .await
             .is_ok()
@@ -217,9 +217,9 @@ mod tests {
         );
     }
 
-    /// The kernel's watcher once waited for a lock that was held while asking it for one more watch.
+    /// The kernel watcher once waited for a lock that was held while requesting another watch.
     #[test]
-    fn watches_come_and_go_while_files_change() {
+    fn watches_are_added_and_removed_while_files_change() {
         let dir = tempfile::tempdir().unwrap();
         let watcher = Arc::new(Watcher::new(dir.path()));
         let (done, finished) = std::sync::mpsc::channel();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wake_within_the_process_is_kept_for_those_that_do_not_wait_yet() {
+    async fn a_wake_is_kept_for_later_waiters() {
         let dir = tempfile::tempdir().unwrap();
         let watcher = Watcher::new(dir.path());
         let mut watches: Vec<_> = (0..3).map(|_| watcher.watch(dir.path())).collect();

@@ -11,32 +11,33 @@ use uuid::Uuid;
 
 use crate::{Error, Result, Workspace};
 
-/// Who put a file in place that may be put there only once.
+/// Which process put a file in place that may be put there only once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Once {
-    /// This call put it in place.
+    /// This call did.
     Ours,
-    /// Somebody else was first.
+    /// Another call was first.
     Theirs,
 }
 
 impl Workspace {
-    /// A path that nobody else uses, on the same file system.
+    /// A unique path on the same file system.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.temporary().join(Uuid::now_v7().to_string())
     }
 
-    /// Puts `content` at `path`, flushed to disk, if nothing is there yet. Readers see all of it or
-    /// nothing: `link(2)` fails if the name exists, on every file system, NFS included.
+    /// Puts `content` at `path`, flushed to disk, unless a file exists there. Readers see all of it or nothing:
+    /// `link(2)` fails if the name exists, on every file system, including NFS.
     pub(crate) fn put_once(&self, path: &Path, content: &[u8]) -> Result<Once> {
         let scratch = self.scratch();
         let result = link_once(&scratch, write_synced(&scratch, content), path);
-        // Whatever happened, the scratch file is of no more use.
+        // The scratch file is no longer needed in any case.
         let _ = fs::remove_file(&scratch);
         result
     }
 
-    /// The same for the one process that may use the space reserved at `reserve`, which it does if the volume is full.
+    /// Like [`put_once`](Self::put_once), for the one process that may use the space reserved at `reserve` if the
+    /// volume is full.
     pub(crate) fn put_once_or_reserve(
         &self,
         path: &Path,
@@ -54,12 +55,12 @@ impl Workspace {
 
 /// Reserves space for a file of `size` bytes.
 pub(crate) fn reserve(path: &Path, size: usize) -> io::Result<()> {
-    // Not zeros, which some file systems do not store.
+    // Not zeros, because some file systems do not store them.
     fs::write(path, vec![b' '; size])
 }
 
-/// Writes into the space that the file at `path` occupies already, and no more. The rest stays filled with blanks, which
-/// JSON ignores, so that the space stays reserved if the file is not put in place after all.
+/// Writes into the space that the file at `path` already occupies, and no more. The rest stays filled with spaces,
+/// which JSON ignores, so that the space stays reserved if the file is not put in place.
 fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     let room = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
@@ -82,7 +83,7 @@ fn link_once(from: &Path, written: io::Result<()>, path: &Path) -> Result<Once> 
     }
 }
 
-/// Creates a file that is flushed to disk.
+/// Creates a file and flushes it to disk.
 pub(crate) fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     file.write_all(content)?;
@@ -105,8 +106,8 @@ fn sync(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a file of at most `limit` bytes; `None` if it is not there. Anything but a regular file counts as damage and does
-/// not block: an agent may have put a pipe there.
+/// Reads a file of at most `limit` bytes; `None` if it does not exist. Anything except a regular file counts as
+/// damage and does not block: an agent may have put a pipe there.
 pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let error = || Error::io("read", path);
     let file = match without_waiting(OpenOptions::new().read(true)).open(path) {
@@ -123,12 +124,12 @@ pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
-/// Makes opening a pipe return immediately, even if its other end is not open.
+/// Makes opening a pipe return immediately, even if its other end is closed.
 pub(crate) fn without_waiting(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
 }
 
-/// What this thread has flushed to disk since the last call.
+/// The paths that this thread has flushed since the last call.
 #[cfg(test)]
 pub(crate) fn take_synced() -> Vec<PathBuf> {
     tests::SYNCED.take()
@@ -141,12 +142,12 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// What this thread has flushed to disk, as a test cannot cut the power.
+        /// The paths that this thread has flushed, because a test cannot cut the power.
         pub(super) static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
     }
 
     #[test]
-    fn a_reserve_takes_what_fits_and_no_more() {
+    fn a_reserve_accepts_only_what_fits() {
         let dir = tempfile::tempdir().unwrap();
         let (kept, path) = (dir.path().join("kept"), dir.path().join("file"));
         reserve(&kept, 10).unwrap();

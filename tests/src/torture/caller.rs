@@ -10,7 +10,7 @@ use crate::{AgentScript, SseClient, SseEvent, Stack};
 /// How long a caller waits for the next event. It matters only if a guarantee is broken.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Time between two attempts if nobody answers.
+/// Time between two attempts if there is no answer.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// The URLs of a stack's services.

@@ -54,7 +54,7 @@ fn descriptors(pid: u32) -> Vec<(PathBuf, String)> {
     directory.filter_map(one).collect()
 }
 
-/// Describes what there is more or less of now.
+/// Describes the counts that differ.
 pub(crate) fn changes(before: &Census, after: &Census) -> Vec<String> {
     let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
     let differs = |name: &&&String| before.get(**name) != after.get(**name);
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_and_less_are_told() {
+    fn increases_and_decreases_are_reported() {
         let of = |pairs: &[(&str, usize)]| {
             pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Census>()
         };

@@ -1,4 +1,4 @@
-//! Campaigns that attack a whole stack, and the guarantees that must hold whatever they do.
+//! Campaigns that attack a whole stack, and the guarantees that must hold during any attack.
 //!
 //! Each campaign is one function from its size to a [`Report`]. The program `torture` runs them at
 //! a meaningful size, the tests at a small one. All randomness comes from a seed that the report

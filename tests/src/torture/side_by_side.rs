@@ -18,7 +18,7 @@ const P95: Duration = Duration::from_millis(50);
 /// Time between two requests.
 const EVERY: Duration = Duration::from_millis(20);
 
-/// How long the jobs may take to begin. It matters only if a guarantee is broken.
+/// How long the jobs may take to start. It matters only if a guarantee is broken.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The size of the campaign.

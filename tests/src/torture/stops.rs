@@ -22,7 +22,7 @@ use crate::{AgentScript, Stack, descendants, http_json, is_alive, wait_for};
 /// The deadline and the silence timeout in this campaign.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// How long an agent may take to begin. It matters only if a guarantee is broken.
+/// How long an agent may take to start. It matters only if a guarantee is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a job is stopped early.
@@ -48,13 +48,13 @@ impl Reason {
 
 /// How the agent reacts. Each agent has a process in a session of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
+enum Reaction {
     /// It obeys.
     Obedient,
     /// It ignores interrupts and signals, and prints nothing.
-    Deaf,
+    Ignoring,
     /// It ignores them too, and keeps printing.
-    DeafAndLoud,
+    IgnoringAndPrinting,
 }
 
 /// The campaign; it has only one size.
@@ -69,11 +69,13 @@ impl Stops {
     pub async fn run(self) -> Report {
         let mut report = Report::new("stops", None);
         let reasons = [Reason::Cancel, Reason::Deadline, Reason::Silence, Reason::Terminate];
-        let manners = [Manner::Obedient, Manner::Deaf, Manner::DeafAndLoud];
-        let pairs = reasons.into_iter().flat_map(|reason| manners.map(|manner| (reason, manner)));
+        let reactions = [Reaction::Obedient, Reaction::Ignoring, Reaction::IgnoringAndPrinting];
+        let pairs =
+            reasons.into_iter().flat_map(|reason| reactions.map(|reaction| (reason, reaction)));
         // An agent that keeps printing is never silent.
-        let pairs: Vec<_> =
-            pairs.filter(|pair| *pair != (Reason::Silence, Manner::DeafAndLoud)).collect();
+        let pairs: Vec<_> = pairs
+            .filter(|pair| *pair != (Reason::Silence, Reaction::IgnoringAndPrinting))
+            .collect();
         let stack = Stack::builder()
             .replicas(1, 1, pairs.len())
             .env("LOG_LEVEL", "warn")
@@ -82,9 +84,9 @@ impl Stops {
             .await;
         let stack = std::sync::Arc::new(stack);
         let mut stops = JoinSet::new();
-        for (reason, manner) in pairs {
+        for (reason, reaction) in pairs {
             let stack = std::sync::Arc::clone(&stack);
-            stops.spawn(async move { stop(&stack, reason, manner).await });
+            stops.spawn(async move { stop(&stack, reason, reaction).await });
         }
         let mut times = Vec::new();
         while let Some(one) = stops.join_next().await {
@@ -109,19 +111,19 @@ impl Stops {
 
 /// Stops one job. Returns what it was, how long it took until all of its processes were gone, and
 /// what is left.
-async fn stop(stack: &Stack, reason: Reason, manner: Manner) -> (String, Duration, Vec<u32>) {
-    let what = format!("{reason:?}, {manner:?}");
+async fn stop(stack: &Stack, reason: Reason, reaction: Reaction) -> (String, Duration, Vec<u32>) {
+    let what = format!("{reason:?}, {reaction:?}");
     let marks = TempDir::new().unwrap();
     let began = marks.path().join("began");
     let script = AgentScript::new().spawn_in_new_session(&["sleep", "300"]);
     // The silence timeout starts when the agent does, so there is nothing to wait for.
-    let script = match manner {
-        Manner::Obedient => keep_talking(script.touch(&began), reason).hang(),
-        Manner::Deaf => {
+    let script = match reaction {
+        Reaction::Obedient => keep_talking(script.touch(&began), reason).hang(),
+        Reaction::Ignoring => {
             let script = script.ignore_signals().ignore_interrupt().touch(&began);
             keep_talking(script, reason).hang()
         }
-        Manner::DeafAndLoud => {
+        Reaction::IgnoringAndPrinting => {
             let mut script = script.ignore_signals().ignore_interrupt().touch(&began);
             for _ in 0..1500 {
                 script = script.flood(5, 100).sleep_ms(10);

@@ -1,4 +1,4 @@
-//! Agents that fork without end, and what ends them.
+//! Agents that fork without end, and how they are ended.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{AgentScript, Stack, descendants, http_json, wait_for};
 
-/// How long a storm may take to begin. It matters only if a guarantee is broken.
+/// How long a storm may take to start. It matters only if a guarantee is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Every process forks as often as it can, each in a session of its own, and none waits for its children.
@@ -32,7 +32,7 @@ const FLOOD: &str = "use POSIX; $SIG{CHLD} = 'IGNORE'; \
 const CHAIN: &str =
     "use POSIX; while (1) { my $pid = fork(); exit if $pid; POSIX::setsid() if defined $pid }";
 
-/// Every process leaves orphans behind that exit at once: zombies, unless somebody reaps them.
+/// Every process leaves orphans that exit at once: zombies, unless they are reaped.
 const ORPHANS: &str = "while (1) { my $pid = fork(); \
     if (defined $pid && !$pid) { fork(); exit } waitpid($pid, 0) if $pid }";
 
@@ -117,7 +117,7 @@ impl Storms {
             .into_iter()
             .find(|&pid| has_lease_of(stack.workspace(), pid, &job))
             .expect("a replica runs the job");
-        // Until many processes were seen, one after the other or at once.
+        // Wait until many processes were seen, one after the other or at once.
         let mut seen = BTreeSet::new();
         let mut most = 0;
         let begun = Instant::now();
@@ -132,7 +132,7 @@ impl Storms {
         // The zombies of a process that does not wait for its children count too.
         report.check(most <= self.processes + 1, || format!("{what}: {most} processes at once"));
 
-        // The rest of the stack goes on.
+        // The rest of the stack continues.
         let other = Caller::execute(stack, &AgentScript::new().say("hello")).read().await;
         report
             .check(other.end == "complete", || format!("{what}: another job ended {}", other.end));

@@ -3,28 +3,28 @@
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
-use testkit::AgentScript;
+use testkit::{AgentScript, PATIENCE, RunningCommand};
 
-use crate::support::{PATIENCE, Running, Scene, id_of, ran, stackctl};
+use crate::support::{Scene, id_of, ran, stackctl};
 
 #[tokio::test]
 async fn interrupted_it_leaves_a_running_job_alone_and_says_how_to_come_back() {
     let scene = Scene::new().await;
     let url = scene.url();
-    let run = Running::start(scene.run(&url, &scene.gated(), &[]));
-    run.says("began").await;
+    let run = RunningCommand::start(scene.run(&url, &scene.gated(), &[]));
+    run.prints("began").await;
     run.signal(Signal::SIGINT);
-    let said = run.ended().await;
+    let said = run.finish().await;
     assert_eq!(said.code, 130, "{said:?}");
     let id = id_of(&scene.workflow_is("running").await);
     let end = &id[id.len() - 8..];
     let come_back = format!("`stackctl attach {end} --url {url}`");
     assert!(said.stderr.contains(&come_back) && said.stderr.contains("cancel"), "{said:?}");
 
-    let attach = Running::start(stackctl(&url, &["attach", end]));
-    attach.says("began").await;
+    let attach = RunningCommand::start(stackctl(&url, &["attach", end]));
+    attach.prints("began").await;
     scene.open("gate");
-    let said = attach.ended().await;
+    let said = attach.finish().await;
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.stdout.contains("  began\n  went on\n"), "{said:?}");
 }
@@ -34,20 +34,20 @@ async fn interrupted_it_leaves_a_running_job_alone_and_says_how_to_come_back() {
 async fn a_job_that_waits_is_given_up() {
     let scene = Scene::new().await;
     let url = scene.url();
-    let running = Running::start(scene.run(&url, &scene.gated(), &[]));
-    running.says("began").await;
+    let running = RunningCommand::start(scene.run(&url, &scene.gated(), &[]));
+    running.prints("began").await;
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let never = AgentScript::new().log_run(scene.mark("never"));
-        let waiting = Running::start(scene.run(&url, &never, &[]));
-        waiting.says("Waiting: place 1 in the queue of workflow-api").await;
+        let waiting = RunningCommand::start(scene.run(&url, &never, &[]));
+        waiting.prints("Waiting: place 1 in the queue of workflow-api").await;
         waiting.signal(signal);
-        let said = waiting.ended().await;
+        let said = waiting.finish().await;
         assert_eq!(said.code, 130, "{said:?}");
         assert!(said.stdout.lines().last().unwrap().starts_with("Cancelled"), "{said:?}");
         scene.workflow_is("cancelled").await;
     }
     scene.open("gate");
-    assert_eq!(running.ended().await.code, 0);
+    assert_eq!(running.finish().await.code, 0);
     assert!(!scene.mark("never").exists());
     assert_eq!(ran(&url, &["jobs"]).await.stdout.matches("cancelled").count(), 4);
 }

@@ -1,9 +1,9 @@
 //! Listing jobs, and naming them by as little as it takes.
 
 use serde_json::json;
-use testkit::AgentScript;
+use testkit::{AgentScript, RunningCommand};
 
-use crate::support::{Running, Scene, id_of, ran};
+use crate::support::{Scene, id_of, ran};
 
 #[tokio::test]
 async fn listings_and_shortened_ids() {
@@ -13,7 +13,7 @@ async fn listings_and_shortened_ids() {
     assert_eq!(none.code, 0, "{none:?}");
     for _ in 0..2 {
         let run = scene.run(&url, &AgentScript::new(), &[]);
-        assert_eq!(Running::start(run).ended().await.code, 0);
+        assert_eq!(RunningCommand::start(run).finish().await.code, 0);
     }
     let all = scene.jobs().await;
     let workflows: Vec<_> = all.iter().filter(|job| job["parent"].is_null()).cloned().collect();
@@ -52,9 +52,9 @@ async fn listings_and_shortened_ids() {
     for command in ["show", "attach", "cancel"] {
         let said = ran(&url, &[command, &first[..4]]).await;
         assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
-        assert!(said.stderr.contains("may be any of") && said.stderr.contains(&first), "{said:?}");
+        assert!(said.stderr.contains("matches ") && said.stderr.contains(&first), "{said:?}");
         for (given, why) in
-            [("ffffffff", "no job has"), ("x", "not a job id"), ("../x", "not a job id")]
+            [("ffffffff", "no job has"), ("x", "not a job ID"), ("../x", "not a job ID")]
         {
             let said = ran(&url, &[command, given]).await;
             assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
@@ -69,14 +69,14 @@ async fn listings_and_shortened_ids() {
 async fn cancelled_from_elsewhere() {
     let scene = Scene::new().await;
     let url = scene.url();
-    let run = Running::start(scene.run(&url, &scene.gated(), &[]));
-    run.says("began").await;
+    let run = RunningCommand::start(scene.run(&url, &scene.gated(), &[]));
+    run.prints("began").await;
     let id = id_of(&scene.workflow().await);
     let end = &id[id.len() - 8..];
     let asked = ran(&url, &["cancel", end]).await;
     assert_eq!(asked.code, 0, "{asked:?}");
     assert!(asked.stdout.contains(&id), "{asked:?}");
-    let said = run.ended().await;
+    let said = run.finish().await;
     assert_eq!(said.code, 130, "{said:?}");
     assert!(said.stdout.lines().last().unwrap().starts_with("Cancelled after "), "{said:?}");
     assert_eq!(ran(&url, &["attach", end]).await.code, 130);

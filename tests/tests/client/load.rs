@@ -8,7 +8,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use testkit::AgentScript;
+use testkit::{AgentScript, PATIENCE, RunningCommand};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
@@ -16,9 +16,9 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::support::{PATIENCE, Running, Scene, ran, stackctl};
+use crate::support::{Scene, ran, stackctl};
 
-/// The numbers that a run says, without those that differ from run to run.
+/// The numbers in a report that are the same for every run.
 fn counts(report: &Value) -> Value {
     let fields = ["jobs", "ended", "complete", "lost", "refused", "faults"];
     fields.into_iter().map(|field| (field.to_owned(), report[field].clone())).collect()
@@ -40,7 +40,7 @@ async fn the_script_runs_both_loads_and_leaves_numbers_and_charts() {
         .env("FIRST", "4")
         .env("OUT", &out)
         .kill_on_drop(true);
-    let said = Running::start(command).ended().await;
+    let said = RunningCommand::start(command).finish().await;
     assert_eq!(said.code, 0, "{said:?}");
     for (name, jobs) in [("at-once", 4), ("sustained", 5)] {
         let report = std::fs::read(out.join(format!("{name}.json"))).unwrap();
@@ -76,13 +76,13 @@ async fn the_script_says_what_is_wrong() {
     ] {
         let mut command = Command::new(&script);
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-        let said = Running::start(command).ended().await;
+        let said = RunningCommand::start(command).finish().await;
         assert_eq!(said.code, 2, "{said:?}");
         assert!(said.stderr.contains(what), "{said:?}");
     }
 }
 
-/// The other services, failures that are outcomes, and what cannot be begun.
+/// The other services, failures that are outcomes, and loads that cannot start.
 #[tokio::test]
 async fn what_becomes_of_jobs() {
     let scene = Scene::new().await;
@@ -130,13 +130,13 @@ async fn a_gateway_that_dies_costs_no_job() {
     let prompt = scene.gated().prompt();
     let arguments =
         ["load", "-n", "4", "-c", "4", "--repo", &scene.repo(), "--prompt", &prompt, "--json", "-"];
-    let running = Running::start(stackctl(&scene.url(), &arguments));
+    let running = RunningCommand::start(stackctl(&scene.url(), &arguments));
     scene.marked("began").await;
     for gateway in scene.stack.processes_of("gateway") {
         kill(Pid::from_raw(gateway.cast_signed()), Signal::SIGKILL).unwrap();
     }
     scene.open("gate");
-    let said = running.ended().await;
+    let said = running.finish().await;
     assert_eq!(said.code, 0, "{said:?}");
     let report = said.json();
     assert_eq!((&report["complete"], &report["lost"]), (&json!(4), &json!(0)), "{report}");
@@ -149,7 +149,7 @@ async fn ctrl_c_reports_what_there_is() {
     let prompt = scene.gated().prompt();
     let arguments =
         ["load", "-n", "9", "-c", "3", "--repo", &scene.repo(), "--prompt", &prompt, "--json", "-"];
-    let running = Running::start(stackctl(&scene.url(), &arguments));
+    let running = RunningCommand::start(stackctl(&scene.url(), &arguments));
     scene.marked("began").await;
     // The two others are in the queue, and stay there.
     testkit::wait_for("two jobs to wait", PATIENCE, || async {
@@ -158,7 +158,7 @@ async fn ctrl_c_reports_what_there_is() {
     })
     .await;
     running.signal(Signal::SIGINT);
-    let said = running.ended().await;
+    let said = running.finish().await;
     assert_eq!(said.code, 130, "{said:?}");
     assert_eq!(said.json()["stopped"], json!({"running": 1, "waiting": 2}), "{said:?}");
     assert!(said.stderr.contains("6 were never requested"), "{said:?}");
@@ -166,15 +166,22 @@ async fn ctrl_c_reports_what_there_is() {
     scene.stack.wait_until_idle().await;
 }
 
-/// A server that says this to a request for a job, and that to whoever asks what became of it.
+/// A server that answers a request for a job with `stream`, and a question about a job with `job`.
+/// It ends with a panic if a request is not whole.
 async fn impostor(stream: &'static str, job: Option<&'static str>) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let mut serving = JoinSet::new();
     serving.spawn(async move {
         let mut connections = JoinSet::new();
-        while let Ok((connection, _)) = listener.accept().await {
-            connections.spawn(answer(connection, stream, job));
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => {
+                    connections.spawn(answer(accepted.unwrap().0, stream, job));
+                }
+                // What fails in an answer fails the test.
+                Some(answered) = connections.join_next() => answered.unwrap(),
+            }
         }
     });
     (url, serving)
@@ -183,10 +190,15 @@ async fn impostor(stream: &'static str, job: Option<&'static str>) -> (String, J
 async fn answer(connection: TcpStream, stream: &str, job: Option<&str>) {
     let mut connection = BufReader::new(connection);
     let (mut head, mut length) = (String::new(), 0);
-    while connection.read_line(&mut head).await.unwrap_or(0) > 2 {
-        let last = head.lines().last().unwrap().to_ascii_lowercase();
-        if let Some(value) = last.strip_prefix("content-length: ") {
-            length = value.trim().parse().unwrap();
+    loop {
+        let read = connection.read_line(&mut head).await.unwrap();
+        let line = head[head.len() - read..].trim_end().to_ascii_lowercase();
+        if let Some(value) = line.strip_prefix("content-length: ") {
+            length = value.parse().unwrap();
+        }
+        assert_ne!(read, 0, "the client closed the connection in the middle of a request: {head}");
+        if line.is_empty() {
+            break;
         }
     }
     let mut body = vec![0; length];
@@ -218,7 +230,7 @@ async fn answer(connection: TcpStream, stream: &str, job: Option<&str>) {
 
 #[tokio::test]
 async fn what_follows_the_end_is_seen() {
-    let (url, _serving) = impostor(
+    let (url, mut serving) = impostor(
         "id: 1\ndata: {\"type\":\"workflow_complete\"}\n\nid: 2\ndata: {\"type\":\"workflow_error\"}\n\n",
         None,
     )
@@ -228,16 +240,17 @@ async fn what_follows_the_end_is_seen() {
     let report = said.json();
     assert_eq!((&report["faults"], &report["complete"]), (&json!(2), &json!(2)), "{report}");
     assert_eq!(report["troubles"][0]["what"], "workflow_error after the terminal event");
+    assert!(serving.try_join_next().is_none(), "the impostor failed");
 }
 
 const CUT: &str = "id: 1\ndata: {\"type\":\"message\"}\n\n";
 
-/// Its stream was cut for ever, and yet it was done.
+/// Its stream breaks every time, but the job has ended.
 #[tokio::test]
 async fn a_job_with_an_outcome_is_not_lost() {
     let job = r#"{"jobId": "019aa001-0000-7000-8000-0123456789ab", "service": "workflow-api",
         "state": "failed", "created": "2026-01-01T00:00:00.000Z", "code": "agent_failed"}"#;
-    let (url, _serving) = impostor(CUT, Some(job)).await;
+    let (url, mut serving) = impostor(CUT, Some(job)).await;
     let arguments = ["load", "-n", "2", "--repo", "u", "--retry-seconds", "1", "--json", "-"];
     let said = ran(&url, &arguments).await;
     assert_eq!(said.code, 0, "{said:?}");
@@ -248,15 +261,17 @@ async fn a_job_with_an_outcome_is_not_lost() {
     );
     let told = report["troubles"].to_string();
     assert!(told.contains("but it has one: failed"), "{told}");
+    assert!(serving.try_join_next().is_none(), "the impostor failed");
 }
 
 #[tokio::test]
 async fn a_job_without_an_outcome_is_lost() {
-    let (url, _serving) = impostor(CUT, None).await;
+    let (url, mut serving) = impostor(CUT, None).await;
     let arguments = ["load", "-n", "2", "--repo", "u", "--retry-seconds", "1", "--json", "-"];
     let said = ran(&url, &arguments).await;
     assert_eq!(said.code, 1, "{said:?}");
     let report = said.json();
     assert_eq!((&report["lost"], &report["complete"]), (&json!(2), &json!(0)), "{report}");
     assert_eq!(report["outcomes"], json!([{"outcome": "lost", "complete": false, "count": 2}]));
+    assert!(serving.try_join_next().is_none(), "the impostor failed");
 }

@@ -9,14 +9,14 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use testkit::{AgentScript, wait_for};
+use testkit::{AgentScript, PATIENCE, RunningCommand, wait_for};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
 
-use crate::support::{PATIENCE, Running, Scene, id_of, journalled};
+use crate::support::{Scene, id_of, journalled};
 
 #[tokio::test]
 async fn the_gateway_is_killed_in_the_middle() {
@@ -26,7 +26,7 @@ async fn the_gateway_is_killed_in_the_middle() {
         .log_run(scene.mark("began"))
         .wait_file(scene.mark("gate"))
         .flood(50, 100);
-    let run = Running::start(scene.run(&scene.url(), &script, &["--json"]));
+    let run = RunningCommand::start(scene.run(&scene.url(), &script, &["--json"]));
     scene.marked("began").await;
     let id = id_of(&scene.workflow().await);
     for _ in 0..2 {
@@ -40,7 +40,7 @@ async fn the_gateway_is_killed_in_the_middle() {
         .await;
     }
     scene.open("gate");
-    let said = run.ended().await;
+    let said = run.finish().await;
     assert_eq!(said.code, 0, "{}", said.stderr);
     let events = journalled(said.ndjson());
     assert!(events.len() > 100, "{}", events.len());
@@ -56,7 +56,7 @@ async fn connections_that_are_cut_anywhere() {
     let cuts = [0, 1, 100, 300, 700, 1500, 2500, 4000, 7000, 12_000];
     let proxy = Proxy::start(&scene.url(), &cuts).await;
     let script = AgentScript::new().say("one").flood(20, 2000).say("two");
-    let said = Running::start(scene.run(&proxy.url(), &script, &["--json"])).ended().await;
+    let said = RunningCommand::start(scene.run(&proxy.url(), &script, &["--json"])).finish().await;
     assert_eq!(said.code, 0, "{}", said.stderr);
     assert!(proxy.left().is_empty(), "not all cuts were made: {:?}", proxy.left());
     let job = scene.workflow().await;
@@ -72,22 +72,22 @@ async fn connections_that_are_cut_anywhere() {
 #[tokio::test]
 async fn a_connection_that_breaks_while_the_job_waits() {
     let scene = Scene::new().await;
-    let running = Running::start(scene.run(&scene.url(), &scene.gated(), &[]));
-    running.says("began").await;
+    let running = RunningCommand::start(scene.run(&scene.url(), &scene.gated(), &[]));
+    running.prints("began").await;
     let proxy = Proxy::start(&scene.url(), &[]).await;
     let script = AgentScript::new().say("my turn").log_run(scene.mark("runs"));
-    let waiting = Running::start(scene.run(&proxy.url(), &script, &[]));
-    waiting.says("Waiting: place 1").await;
+    let waiting = RunningCommand::start(scene.run(&proxy.url(), &script, &[]));
+    waiting.prints("Waiting: place 1").await;
     let first = id_of(&scene.workflow().await);
     proxy.cut_all();
-    waiting.says("lost its place").await;
+    waiting.prints("lost its place").await;
     let second = wait_for("another job", PATIENCE, || async {
         Some(id_of(&scene.workflow().await)).filter(|id| *id != first)
     })
     .await;
     scene.open("gate");
-    assert_eq!(running.ended().await.code, 0);
-    let said = waiting.ended().await;
+    assert_eq!(running.finish().await.code, 0);
+    let said = waiting.finish().await;
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.stdout.contains(&second) && said.stdout.contains("  my turn\n"), "{said:?}");
     assert_eq!(std::fs::read_to_string(scene.mark("runs")).unwrap().lines().count(), 1);
@@ -97,11 +97,11 @@ async fn a_connection_that_breaks_while_the_job_waits() {
 async fn a_stack_that_does_not_come_back() {
     let scene = Scene::new().await;
     let run = scene.run(&scene.url(), &scene.gated(), &["--retry-seconds", "1"]);
-    let run = Running::start(run);
-    run.says("began").await;
+    let run = RunningCommand::start(run);
+    run.prints("began").await;
     let id = id_of(&scene.workflow().await);
     drop(scene);
-    let said = run.ended().await;
+    let said = run.finish().await;
     assert_eq!(said.code, 3, "{said:?}");
     let come_back = format!("`stackctl attach {} --url", &id[id.len() - 8..]);
     assert!(said.stderr.contains(&come_back), "{said:?}");

@@ -2,17 +2,17 @@
 
 use std::process::Stdio;
 
-use testkit::AgentScript;
+use testkit::{AgentScript, RunningCommand};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::{Running, Scene, id_of, journalled, ran, stackctl};
+use crate::support::{Scene, id_of, journalled, ran, stackctl};
 
 #[tokio::test]
 async fn piped_it_prints_plain_lines_and_attach_prints_them_again() {
     let scene = Scene::new().await;
     let hostile = "Two lines \u{1b}[31mof\u{1b}[0m\nwords.";
     let script = AgentScript::new().say(hostile).write("new", "x");
-    let said = Running::start(scene.run(&scene.url(), &script, &[])).ended().await;
+    let said = RunningCommand::start(scene.run(&scene.url(), &script, &[])).finish().await;
     assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{said:?}");
     assert!(!said.stdout.contains('\u{1b}') && !said.stdout.contains('\r'), "{said:?}");
 
@@ -69,7 +69,7 @@ async fn piped_it_prints_plain_lines_and_attach_prints_them_again() {
 async fn for_programs_it_passes_the_events_through() {
     let scene = Scene::new().await;
     let script = AgentScript::new().say("line\u{2028}separators\u{85}").flood(20, 1000);
-    let said = Running::start(scene.run(&scene.url(), &script, &["--json"])).ended().await;
+    let said = RunningCommand::start(scene.run(&scene.url(), &script, &["--json"])).finish().await;
     assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{said:?}");
     let events = journalled(said.ndjson());
     let id = id_of(&scene.workflow().await);
@@ -93,7 +93,7 @@ async fn exit_codes_and_what_is_said_of_failures() {
     let scene = Scene::new().await;
     let url = scene.url();
     let failing = AgentScript::new().say("trying").exit(3);
-    let said = Running::start(scene.run(&url, &failing, &[])).ended().await;
+    let said = RunningCommand::start(scene.run(&url, &failing, &[])).finish().await;
     assert_eq!(said.code, 1, "{said:?}");
     let last = said.stdout.lines().last().unwrap();
     assert!(last.starts_with("Failed after ") && last.contains("(agent_"), "{last}");
@@ -177,7 +177,7 @@ async fn a_job_is_resumed() {
     let scene = Scene::new().await;
     let url = scene.url();
     let first = scene.run(&url, &AgentScript::new().say("one"), &["--directory", "shared"]);
-    assert_eq!(Running::start(first).ended().await.code, 0);
+    assert_eq!(RunningCommand::start(first).finish().await.code, 0);
     let first = scene.workflow().await;
     let id = id_of(&first);
     let shown = ran(&url, &["show", &id]).await.stdout;
@@ -210,14 +210,14 @@ async fn a_repository_on_disk_and_a_prompt_in_a_file() {
     let run = |url: &str| {
         let mut command = stackctl(url, &["run", "--repo", ".", "--prompt"]);
         command.arg(format!("@{}", file.display())).current_dir(scene.git.path("app"));
-        Running::start(command)
+        RunningCommand::start(command)
     };
-    let said = run(&scene.url()).ended().await;
+    let said = run(&scene.url()).finish().await;
     assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
     assert!(said.stderr.contains("ALLOW_FILE_REPOSITORIES=1"), "{said:?}");
 
     let stack = testkit::Stack::builder().env("ALLOW_FILE_REPOSITORIES", "1").start().await;
-    let said = run(&stack.workflow_url()).ended().await;
+    let said = run(&stack.workflow_url()).finish().await;
     assert_eq!(said.code, 0, "{said:?}");
     let path = scene.git.path("app").canonicalize().unwrap();
     assert!(said.stdout.contains(&format!("Pulling {}\n", path.display())), "{said:?}");

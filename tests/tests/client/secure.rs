@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Stdio, sync::Arc};
 
 use tempfile::TempDir;
-use testkit::{AgentScript, skip};
+use testkit::{AgentScript, CommandOutput, RunningCommand, skip};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -20,7 +20,7 @@ use tokio_rustls::{
     },
 };
 
-use crate::support::{Running, Said, Scene, id_of, stackctl};
+use crate::support::{Scene, id_of, ran, stackctl};
 
 const TOKEN: &str = "wfs_00000000_s3cret";
 
@@ -97,13 +97,13 @@ impl Front {
     }
 
     /// `stackctl` that trusts the certificate, with this token in its environment.
-    async fn ran(&self, arguments: &[&str], token: Option<&str>) -> Said {
+    async fn ran(&self, arguments: &[&str], token: Option<&str>) -> CommandOutput {
         let mut command = stackctl(&self.url, arguments);
         command.env("SSL_CERT_FILE", &self.certificate);
         if let Some(token) = token {
             command.env("STACK_TOKEN", token);
         }
-        Running::start(command).ended().await
+        RunningCommand::start(command).finish().await
     }
 
     fn heads(&mut self) -> Vec<String> {
@@ -152,7 +152,7 @@ async fn certificates_that_are_not_trusted() {
     for trusted in [other.certificate.as_path(), "/dev/null".as_ref()] {
         let mut command = stackctl(&front.url, &["jobs"]);
         command.env("SSL_CERT_FILE", trusted).env("STACK_TOKEN", TOKEN);
-        let said = Running::start(command).ended().await;
+        let said = RunningCommand::start(command).finish().await;
         assert_eq!((said.code, said.stdout.as_str()), (3, ""), "{said:?}");
         assert!(
             said.stderr.contains("SSL_CERT_FILE") && !said.stderr.contains("s3cret"),
@@ -162,26 +162,68 @@ async fn certificates_that_are_not_trusted() {
     assert_eq!(front.heads(), Vec::<String>::new(), "no request may leave");
 }
 
-#[tokio::test]
-async fn credentials_in_a_url_and_what_is_not_a_token() {
-    let scene = Scene::new().await;
-    let with_user = scene.url().replace("http://", "http://user:pa55@");
-    for command in ["jobs", "ps"] {
-        let said =
-            Running::start(stackctl(&scene.url(), &[command, "--url", &with_user])).ended().await;
-        assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
-        let (variable, flag) =
-            (said.stderr.contains("STACK_TOKEN"), said.stderr.contains("--token-file"));
-        assert!(variable && flag, "{said:?}");
+/// Every command that takes a URL, as its help shows it.
+async fn commands_with_a_url() -> Vec<String> {
+    let help = async |arguments: &[&str]| ran("http://127.0.0.1:1", arguments).await.stdout;
+    let all = help(&["--help"]).await;
+    let (_, all) = all.split_once("Commands:\n").unwrap();
+    let mut commands = Vec::new();
+    for name in all.lines().take_while(|line| line.starts_with("  ")) {
+        let name = name.split_whitespace().next().unwrap();
+        if help(&[name, "--help"]).await.contains("--url") {
+            commands.push(name.to_owned());
+        }
     }
+    commands
+}
+
+/// Neither an option, nor the environment, nor a wrong place on the command line gives a password away.
+#[tokio::test]
+async fn credentials_in_a_url_are_refused_and_not_repeated() {
+    const URL: &str = "https://user:pa55@stack.example:5000/x";
+    let commands = commands_with_a_url().await;
+    for command in ["run", "attach", "jobs", "show", "cancel", "load", "ps", "logs"] {
+        assert!(commands.iter().any(|it| it == command), "{command}: {commands:?}");
+    }
+    for command in &commands {
+        let needed: &[&str] = match command.as_str() {
+            "run" | "load" => &["--repo=r", "--prompt=p"],
+            "show" | "attach" | "cancel" => &["019aa001"],
+            _ => &[],
+        };
+        let with_option = [&[command.as_str(), "--url", URL], needed].concat();
+        let with_equals = format!("--url={URL}");
+        let with_equals = [&[command.as_str(), &with_equals], needed].concat();
+        for arguments in [with_option, with_equals] {
+            let output = ran("http://127.0.0.1:1", &arguments).await;
+            assert_eq!((output.code, output.stdout.as_str()), (2, ""), "{output:?}");
+            let (hints, secret) = (["STACK_TOKEN", "--token-file"], "pa55");
+            assert!(hints.iter().all(|hint| output.stderr.contains(hint)), "{output:?}");
+            assert!(!output.stderr.contains(secret), "{output:?}");
+        }
+        // Of these, some do not use the variable, or refuse the command line; none repeats the URL.
+        let misplaced = [&[command.as_str(), URL], needed].concat();
+        let unknown = format!("--ulr={URL}");
+        let unknown = [&[command.as_str(), &unknown], needed].concat();
+        let wanted = [&[command.as_str()], needed].concat();
+        for arguments in [misplaced, unknown, wanted, vec![command, "--help"]] {
+            let output = ran(URL, &arguments).await;
+            let printed = output.stdout + &output.stderr;
+            assert!(!printed.contains("pa55"), "{arguments:?}: {printed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_a_token_is_refused() {
+    let scene = Scene::new().await;
     for token in ["two words", "line\nbreak", "ü"] {
         let mut command = stackctl(&scene.url(), &["jobs"]);
         command.env("STACK_TOKEN", token);
-        let said = Running::start(command).ended().await;
+        let said = RunningCommand::start(command).finish().await;
         assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
         assert!(said.stderr.contains("STACK_TOKEN") && !said.stderr.contains(token), "{said:?}");
     }
-    let said =
-        Running::start(stackctl(&scene.url(), &["jobs", "--token-file", "/nowhere"])).ended().await;
+    let said = ran(&scene.url(), &["jobs", "--token-file", "/nowhere"]).await;
     assert!(said.code == 2 && said.stderr.contains("/nowhere"), "{said:?}");
 }

@@ -1,24 +1,19 @@
-//! What the tests here have in common.
+//! Helpers for these tests.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
 use contract::Service;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::{AgentScript, GitServer, SseClient, Stack, http_json, target_binary, wait_for};
-use tokio::process::{Child, Command};
-
-/// How long anything may take that has no bound of its own. It matters only when a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use testkit::{
+    AgentScript, CommandOutput, GitServer, PATIENCE, RunningCommand, SseClient, Stack, http_json,
+    target_binary, wait_for,
+};
+use tokio::process::Command;
 
 /// `stackctl` with these arguments, on the stack at `url`, in an environment with nothing of this one.
 pub(crate) fn stackctl(url: &str, arguments: &[&str]) -> Command {
@@ -31,79 +26,9 @@ pub(crate) fn stackctl(url: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// What a command that ended has said.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl Said {
-    /// The standard output as JSON.
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    /// The standard output as a JSON value a line.
-    pub(crate) fn ndjson(&self) -> Vec<Value> {
-        let parse =
-            |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        self.stdout.lines().map(parse).collect()
-    }
-}
-
-/// Runs a command to its end.
-pub(crate) async fn ran(url: &str, arguments: &[&str]) -> Said {
-    Running::start(stackctl(url, arguments)).ended().await
-}
-
-/// A command that runs, with its output in files.
-pub(crate) struct Running {
-    child: Child,
-    directory: TempDir,
-}
-
-impl Running {
-    pub(crate) fn start(mut command: Command) -> Self {
-        let directory = TempDir::new().unwrap();
-        let file = |name| File::create(directory.path().join(name)).unwrap();
-        command.stdout(file("stdout")).stderr(file("stderr"));
-        Self { child: command.spawn().unwrap(), directory }
-    }
-
-    fn read(&self, name: &str) -> String {
-        String::from_utf8(fs::read(self.directory.path().join(name)).unwrap()).unwrap()
-    }
-
-    pub(crate) fn stdout(&self) -> String {
-        self.read("stdout")
-    }
-
-    pub(crate) fn stderr(&self) -> String {
-        self.read("stderr")
-    }
-
-    /// Waits until it has said this, on either stream.
-    pub(crate) async fn says(&self, text: &str) {
-        wait_for(&format!("{text:?} to be said"), PATIENCE, || async {
-            (self.stdout().contains(text) || self.stderr().contains(text)).then_some(())
-        })
-        .await;
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        let pid = self.child.id().expect("it has not been waited for");
-        kill(Pid::from_raw(pid.cast_signed()), signal).expect("the command runs");
-    }
-
-    pub(crate) async fn ended(mut self) -> Said {
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        let status =
-            status.unwrap_or_else(|_| panic!("no end: {} {}", self.stdout(), self.stderr()));
-        let code = status.unwrap().code().unwrap_or_else(|| panic!("killed: {}", self.stderr()));
-        Said { code, stdout: self.stdout(), stderr: self.stderr() }
-    }
+/// Runs a command until it exits.
+pub(crate) async fn ran(url: &str, arguments: &[&str]) -> CommandOutput {
+    RunningCommand::start(stackctl(url, arguments)).finish().await
 }
 
 /// A stack of one replica each, a git host with one small repository, and a place for marks.
@@ -139,12 +64,12 @@ impl Scene {
         self.marks.path().join(name)
     }
 
-    /// Lets go whoever waits for this file.
+    /// Creates a file that an agent waits for.
     pub(crate) fn open(&self, name: &str) {
         fs::write(self.mark(name), "").unwrap();
     }
 
-    /// Waits until an agent has made this file.
+    /// Waits until an agent has created this file.
     pub(crate) async fn marked(&self, name: &str) {
         let path = self.mark(name);
         wait_for(name, PATIENCE, || async { Path::exists(&path).then_some(()) }).await;
@@ -193,7 +118,7 @@ pub(crate) fn id_of(job: &Value) -> String {
     job["jobId"].as_str().expect("a job has an id").to_owned()
 }
 
-/// The events that stand in a journal: all but the waits.
+/// The events that are in a journal: all but the waits.
 pub(crate) fn journalled(events: Vec<Value>) -> Vec<Value> {
     events.into_iter().filter(|event| event["type"] != "queued").collect()
 }

@@ -13,13 +13,13 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use testkit::{AgentScript, wait_for};
+use testkit::{AgentScript, PATIENCE, wait_for};
 use tokio::{
     process::{Child, Command},
     task::JoinHandle,
 };
 
-use crate::support::{PATIENCE, Scene, id_of, ran, stackctl};
+use crate::support::{Scene, id_of, ran, stackctl};
 
 /// A command at a terminal of its own.
 struct Terminal {

@@ -8,12 +8,12 @@ use std::{
 };
 
 use serde_json::Value;
-use testkit::scripted_agent;
+use testkit::{CommandOutput, RunningCommand, scripted_agent};
 
-use crate::support::{Home, Said};
+use crate::support::Home;
 
 /// With all that agents need and any free ports, but for what `more` and the environment say.
-async fn doctor(home: &Home, more: &[&str], environment: &[(&str, &str)]) -> Said {
+async fn doctor(home: &Home, more: &[&str], environment: &[(&str, &str)]) -> CommandOutput {
     let mut arguments = vec!["doctor"];
     for flag in ["--port-workflow", "--port-pull", "--port-claude"] {
         if !more.contains(&flag) {
@@ -24,7 +24,7 @@ async fn doctor(home: &Home, more: &[&str], environment: &[(&str, &str)]) -> Sai
     let mut command = home.stackctl(&arguments);
     command.env("CLAUDE_BIN", scripted_agent()).env("IS_SANDBOX", "1");
     command.env("ANTHROPIC_API_KEY", "sk-ant-s3cret").envs(environment.iter().copied());
-    let said = home.start(command).ended().await;
+    let said = RunningCommand::start(command).finish().await;
     assert!(!said.stdout.contains("s3cret") && !said.stderr.contains("s3cret"), "{said:?}");
     said
 }
@@ -141,7 +141,7 @@ async fn bounds_of_the_process() {
         shell.current_dir(home.temporary()).env("TMPDIR", home.temporary());
         shell.env("CLAUDE_BIN", scripted_agent()).env("IS_SANDBOX", "1");
         shell.env("ANTHROPIC_API_KEY", "sk-ant-s3cret");
-        let said = home.start(shell).ended().await;
+        let said = RunningCommand::start(shell).finish().await;
         assert_eq!(findings(&said, "missing"), expected, "{bound}: {said:?}");
         assert_eq!(said.code, i32::from(!expected.is_empty()), "{bound}: {said:?}");
     }
@@ -181,7 +181,7 @@ async fn an_engine_that_answers() {
     let said = doctor(&home, &[], &[("DOCKER_HOST", &host)]).await;
     assert!(said.stdout.contains("28.0.1 answers"), "{}", said.stdout);
     engine.join().unwrap();
-    let said = doctor(&home, &[], &[("DOCKER_HOST", "tcp://192.0.2.1:1")]).await;
+    let said = doctor(&home, &[], &[("DOCKER_HOST", "ssh://192.0.2.1")]).await;
     assert!(said.stdout.contains("?        Docker"), "{}", said.stdout);
 }
 
@@ -209,12 +209,12 @@ fn closed_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
-fn parsed(said: &Said) -> Value {
+fn parsed(said: &CommandOutput) -> Value {
     serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
 }
 
 /// The names of those that are in a state; whatever is missing comes with what mends it.
-fn findings(said: &Said, state: &str) -> Vec<String> {
+fn findings(said: &CommandOutput, state: &str) -> Vec<String> {
     let report = parsed(said);
     let all = report["findings"].as_array().unwrap();
     let found: Vec<_> = all.iter().filter(|finding| finding["state"] == state).collect();

@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use testkit::{AgentScript, MockApi, Turn, http_json, real_claude, scripted_agent, skip, wait_for};
+use testkit::{
+    AgentScript, MockApi, PATIENCE, RunningCommand, Turn, http_json, real_claude, scripted_agent,
+    skip, wait_for,
+};
 
-use crate::support::{Home, PATIENCE};
+use crate::support::Home;
 
 /// Without a key, without a network, without git, without a `PATH`.
 #[tokio::test]
@@ -61,11 +64,11 @@ async fn interrupted_it_leaves_nothing() {
         ("Glob", Signal::SIGHUP),
     ] {
         let home = Home::new();
-        let demo = home.start(home.stackctl(&["demo"]));
-        demo.says(mark).await;
+        let demo = RunningCommand::start(home.stackctl(&["demo"]));
+        demo.prints(mark).await;
         let told = Instant::now();
         demo.signal(signal);
-        let said = demo.ended().await;
+        let said = demo.finish().await;
         assert_eq!(said.code, 130, "{mark}: {said:?}");
         assert!(
             said.stdout.ends_with("Interrupted; nothing is left behind.\n"),
@@ -81,8 +84,8 @@ async fn interrupted_it_leaves_nothing() {
 #[tokio::test]
 async fn killed_it_leaves_no_process() {
     let home = Home::new();
-    let demo = home.start(home.stackctl(&["demo"]));
-    demo.says("This is a rehearsal").await;
+    let demo = RunningCommand::start(home.stackctl(&["demo"]));
+    demo.prints("This is a rehearsal").await;
     assert!(home.processes().len() >= 6, "{:#?}", home.processes());
     demo.signal(Signal::SIGKILL);
     wait_for("all processes to be gone", PATIENCE, || async {
@@ -94,9 +97,10 @@ async fn killed_it_leaves_no_process() {
 #[tokio::test]
 async fn kept_it_is_a_stack_until_ctrl_c() {
     let home = Home::new();
-    let demo = home.start(home.stackctl(&["demo", "--keep"]));
-    let said = demo.says("\nlog ").await;
-    let (_, rest) = said.rsplit_once("workflows at ").unwrap();
+    let demo = RunningCommand::start(home.stackctl(&["demo", "--keep"]));
+    demo.prints("\nlog ").await;
+    let printed = demo.stdout();
+    let (_, rest) = printed.rsplit_once("workflows at ").unwrap();
     let (url, rest) = rest.split_once(", the sample at ").unwrap();
     let (sample, _) = rest.split_once('\n').unwrap();
     let (status, _, health) = http_json("GET", &format!("{url}/health"), None, &[]).await;
@@ -106,7 +110,7 @@ async fn kept_it_is_a_stack_until_ctrl_c() {
     assert_eq!(run.code, 0, "{run:?}");
     assert!(run.stdout.contains("This is a rehearsal"), "{run:?}");
     demo.signal(Signal::SIGINT);
-    let said = demo.ended().await;
+    let said = demo.finish().await;
     assert_eq!(said.code, 0, "{said:?}");
     home.assert_nothing_left();
 }
@@ -139,7 +143,7 @@ async fn the_real_agent_plays_too() {
     command.env("CLAUDE_BIN", claude).env("ANTHROPIC_BASE_URL", api.url());
     command.env("PATH", std::env::var_os("PATH").unwrap());
     command.env("IS_SANDBOX", "1").env("ANTHROPIC_API_KEY", "sk-ant-s3cret");
-    let said = home.start(command).ended().await;
+    let said = RunningCommand::start(command).finish().await;
     assert_eq!((said.code, &*said.stderr), (0, ""), "{said:?}");
     for part in [
         "--prompt 'Add a one-line docstring",
@@ -165,7 +169,7 @@ async fn a_failure_shows_the_log_and_leaves_nothing() {
     let mut command = home.stackctl(&["demo", "--real", "--prompt", &script.prompt()]);
     command.env("CLAUDE_BIN", scripted_agent()).env("IS_SANDBOX", "1");
     command.env("ANTHROPIC_API_KEY", "sk-ant-s3cret");
-    let said = home.start(command).ended().await;
+    let said = RunningCommand::start(command).finish().await;
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.stdout.contains("The last lines of the stack's log"), "{}", said.stdout);
     assert!(said.stdout.contains("claude-code-api.1"), "{}", said.stdout);
@@ -179,7 +183,7 @@ async fn a_place_that_cannot_be_written() {
     let home = Home::new();
     let mut command = home.stackctl(&["demo"]);
     command.env("TMPDIR", "/nowhere");
-    let said = home.start(command).ended().await;
+    let said = RunningCommand::start(command).finish().await;
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.stderr.contains("TMPDIR"), "{}", said.stderr);
     assert_eq!(said.stdout, "");

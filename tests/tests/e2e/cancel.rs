@@ -1,25 +1,25 @@
-//! Cancelling, of jobs that wait, that run and that are over.
+//! Cancelling jobs that are queued, running or finished.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use testkit::{AgentScript, Fault, GitServer, Stack};
+use testkit::{AgentScript, Fault, GitServer, Stack, wait_for};
 
 use crate::support::{
-    Marks, agents, all_jobs, cancel, execute, job, post_pull, post_workflow, registry, terminal,
-    wait_for_state, workflow,
+    Marks, PATIENCE, agents, all_jobs, cancel, execute, job, post_pull, post_workflow, registry,
+    terminal, wait_for_state, workflow,
 };
 
 /// The longest that a running job may take to end after it was cancelled.
 const END: Duration = Duration::from_secs(8);
 
 #[tokio::test]
-async fn a_job_that_waits_and_one_whose_agent_hides_its_children() {
+async fn a_queued_job_and_one_whose_agent_hides_its_children() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     let stack = Stack::builder().start().await;
     let marks = Marks::new();
-    // As the CLI's shell commands are, and deaf to everything but SIGKILL.
+    // In sessions of their own, like the CLI's shell commands. The second one ignores everything but SIGKILL.
     let script = AgentScript::new()
         .spawn_in_new_session(&["sleep", "300"])
         .spawn_in_new_session(&["sh", "-c", "trap '' TERM INT HUP; sleep 300 & wait"])
@@ -83,12 +83,14 @@ async fn a_job_that_waits_and_one_whose_agent_hides_its_children() {
     }
     stack.wait_until_idle().await;
     assert!(!marks.exists("runs"));
-    // The job that waited took no replica: two were used up for the one that ran, of each service one.
-    assert_eq!(stack.log().matches("workflow-api replica=").count(), 2, "{}", stack.log());
+    // The queued job did not consume a replica: the log contains only the first one and its replacement.
+    let ready = || stack.log().matches("workflow-api replica=").count();
+    wait_for("both in the log", PATIENCE, || async { (ready() >= 2).then_some(()) }).await;
+    assert_eq!(ready(), 2, "{}", stack.log());
     assert_eq!(registry(&stack, "workflow-api").len(), 1);
 }
 
-/// A pull that waits for a git host in silence ends as soon.
+/// A pull whose git host is silent ends just as quickly.
 #[tokio::test]
 async fn a_pull_in_the_middle_of_a_transfer() {
     let git = GitServer::start().await;
@@ -118,9 +120,9 @@ async fn a_pull_in_the_middle_of_a_transfer() {
     assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
 }
 
-/// A caller may say that its job is of no use without it.
+/// `X-On-Disconnect: cancel`: the job ends with its caller.
 #[tokio::test]
-async fn a_job_whose_caller_leaves_is_cancelled_if_the_caller_said_so() {
+async fn a_job_ends_with_its_caller_only_if_the_caller_asked_for_that() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     let stack = Stack::builder().replicas(2, 1, 2).start().await;
@@ -134,7 +136,7 @@ async fn a_job_whose_caller_leaves_is_cancelled_if_the_caller_said_so() {
         let response = request.send().await;
         marks.wait(wish).await;
         left.push((response.job_id(), state));
-        // Its connection is closed.
+        // This closes its connection.
         drop(response);
     }
     wait_for_state(&stack, &left[0].0, "cancelled").await;
@@ -154,9 +156,9 @@ async fn a_job_whose_caller_leaves_is_cancelled_if_the_caller_said_so() {
     assert_eq!((status, &error["code"]), (400, &json!("invalid_field")));
 }
 
-/// A caller's wish counts from the moment its request is heard, not from that of the answer.
+/// The header counts as soon as the request has been read, not only after the answer.
 #[tokio::test]
-async fn who_leaves_before_the_answer_is_heard_too() {
+async fn a_caller_that_disconnects_before_the_answer_cancels_its_job_too() {
     use tokio::io::AsyncWriteExt as _;
     let stack = Stack::builder().replicas(1, 1, 4).start().await;
     let marks = Marks::new();
@@ -169,6 +171,7 @@ async fn who_leaves_before_the_answer_is_heard_too() {
     for n in 0..12 {
         let mut caller = tokio::net::TcpStream::connect(&address).await.unwrap();
         caller.write_all(request.as_bytes()).await.unwrap();
+        // This does not wait for anything: each caller disconnects at another moment.
         tokio::time::sleep(std::time::Duration::from_micros(n * 300)).await;
     }
     let jobs = all_jobs(&stack).await;

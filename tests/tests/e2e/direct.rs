@@ -1,4 +1,4 @@
-//! One replica without a gateway, as behind any balancer: one job, and it is gone.
+//! One replica without a gateway, as behind any load balancer: it serves one job and exits.
 
 use std::{
     net::SocketAddr,
@@ -39,7 +39,7 @@ impl Single {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.kill_on_drop(true).spawn().unwrap();
         let registry = workspace.path().join(".stack/replicas/claude-code-api");
-        let address = wait_for("the replica's entry", PATIENCE, || async {
+        let address = wait_for("the replica's registry entry", PATIENCE, || async {
             let entry = std::fs::read_dir(&registry).ok()?.next()?.ok()?;
             let entry: Value = serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()?;
             entry["address"].as_str()?.parse().ok()
@@ -66,14 +66,14 @@ impl Single {
         status.expect("the replica does not exit").unwrap().code()
     }
 
-    /// Whether nobody listens any more.
+    /// Whether its port is closed.
     async fn refuses(&self) -> bool {
         TcpStream::connect(self.address).await.is_err()
     }
 }
 
 #[tokio::test]
-async fn one_job_and_it_is_gone() {
+async fn it_serves_one_job_and_exits() {
     let marks = Marks::new();
     let mut single = Single::start(&[]).await;
     assert_eq!(get(&single.url("/status")).await.1["status"], "idle");
@@ -105,9 +105,9 @@ async fn one_job_and_it_is_gone() {
     assert_eq!(std::fs::read_dir(entries).unwrap().count(), 0);
 }
 
-/// A job that fails is not a replica that fails.
+/// The exit code is about the replica, not about its job.
 #[tokio::test]
-async fn a_failed_job_is_no_failed_replica() {
+async fn it_exits_with_0_after_a_failed_job() {
     let mut single = Single::start(&[]).await;
     let mut response = single.post(&AgentScript::new().exit(3)).send().await;
     assert_eq!(terminal(&response.collect_all().await)["code"], "agent_failed");
@@ -115,7 +115,7 @@ async fn a_failed_job_is_no_failed_replica() {
 }
 
 #[tokio::test]
-async fn told_to_leave_while_idle() {
+async fn sigterm_and_sigint_while_idle() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut single = Single::start(&[]).await;
         let told = Instant::now();
@@ -127,7 +127,7 @@ async fn told_to_leave_while_idle() {
 }
 
 #[tokio::test]
-async fn told_to_leave_while_busy() {
+async fn sigterm_while_busy() {
     let marks = Marks::new();
     let mut single = Single::start(&[]).await;
     let script = AgentScript::new()
@@ -137,9 +137,9 @@ async fn told_to_leave_while_busy() {
     let mut response = single.post(&script).send().await;
     marks.wait("began").await;
     single.signal(Signal::SIGTERM);
-    // Its way to say that it heard.
+    // Enough time to exit, if it did not finish its job first.
     let early = tokio::time::timeout(Duration::from_millis(500), single.child.wait()).await;
-    assert!(early.is_err(), "it left its job: {early:?}");
+    assert!(early.is_err(), "it abandoned its job: {early:?}");
     marks.open("gate");
     assert_eq!(terminal(&response.collect_all().await)["type"], "completed");
     assert!(marks.exists("finished"));
@@ -147,7 +147,7 @@ async fn told_to_leave_while_busy() {
 }
 
 #[tokio::test]
-async fn told_to_leave_with_a_grace_that_passes() {
+async fn sigterm_while_busy_with_a_grace_period_that_ends() {
     let marks = Marks::new();
     let mut single = Single::start(&[("GRACE_SECONDS", "1")]).await;
     let script = AgentScript::new()

@@ -58,7 +58,7 @@ async fn a_failed_agent_fails_the_workflow_and_says_why() {
         ("500", begin().api_error(500, "Internal server error"), "agent_api_error", "500"),
         ("exit 3", begin().stderr("out of luck").exit(3), "agent_failed", "3"),
         ("no result", begin().say("bye").exit(0), "agent_no_result", "result"),
-        ("too many turns", begin().result(turns), "max_turns", "turns"),
+        ("too many turns", begin().result(turns), "max_turns", "maxTurns"),
     ] {
         let body = workflow(&git.url("here"), &script);
         let mut response = post_workflow(&stack, &body).send().await;

@@ -51,7 +51,7 @@ impl Drop for Volume {
     }
 }
 
-/// `/health`, which always answers 200, once it has this status: its look at the volume is good for a second.
+/// Waits until `/health` reports this status. It looks at the volume at most once a second.
 async fn wait_for_health(stack: &Stack, status: &str) -> Value {
     let url = format!("{}/health", stack.workflow_url());
     wait_for(&format!("/health to be {status}"), PATIENCE, || async {

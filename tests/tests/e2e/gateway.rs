@@ -1,4 +1,4 @@
-//! The gateway dies in the middle of everything, and nothing is lost.
+//! The gateway is killed while jobs run and wait, and nothing is lost.
 
 use contract::Service;
 use nix::sys::signal::Signal;
@@ -10,7 +10,7 @@ use crate::support::{
     wait_for_state, workflow,
 };
 
-/// Reads what comes until the stream is cut.
+/// Reads until the stream is cut.
 async fn until_cut(response: &mut SseResponse) -> Vec<SseEvent> {
     let events = response.collect_all().await;
     assert!(response.ended_without_terminal(), "the stream was not cut");
@@ -18,7 +18,7 @@ async fn until_cut(response: &mut SseResponse) -> Vec<SseEvent> {
 }
 
 #[tokio::test]
-async fn jobs_go_on_and_callers_come_back_when_the_gateway_is_killed() {
+async fn jobs_continue_and_callers_reconnect_when_the_gateway_is_killed() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     let stack = Stack::builder().start().await;
@@ -67,7 +67,7 @@ async fn jobs_go_on_and_callers_come_back_when_the_gateway_is_killed() {
     assert_eq!(returned.next_event().await.unwrap().kind(), "queued");
     assert_eq!(job(&stack, &running_id).await["state"], "running");
 
-    // Nobody comes for the third: it loses its place, the one with a caller keeps it.
+    // Nobody reconnects for the third job, so it loses its place. The second one keeps its own.
     let lost = wait_for_state(&stack, &stays_away.job_id(), "cancelled").await;
     assert_eq!((&lost["code"], &lost["started"]), (&json!("caller_left"), &json!(null)));
     assert_eq!(job(&stack, &returns_id).await["state"], "queued");
@@ -82,15 +82,14 @@ async fn jobs_go_on_and_callers_come_back_when_the_gateway_is_killed() {
     let events = returned.collect_all().await;
     assert_eq!(terminal(&events)["type"], "workflow_complete");
     assert!(marks.exists("returns") && !marks.exists("stays-away"));
-    assert_eq!(marks.lines("began").len(), 1, "an agent was run twice");
+    assert_eq!(marks.lines("began").len(), 1, "an agent ran twice");
     stack.wait_until_idle().await;
     assert_eq!(stack.stop().await, 0);
 }
 
-/// A job that waited runs for a caller who comes back, and never for nobody, though a replica is
-/// idle all the time.
+/// A queued job starts only for a caller that reconnects, even if a replica is idle all the time.
 #[tokio::test]
-async fn no_agent_runs_for_a_caller_who_may_be_gone() {
+async fn a_queued_job_never_starts_if_its_caller_does_not_reconnect() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     let stack = Stack::builder().start().await;
@@ -120,7 +119,7 @@ async fn no_agent_runs_for_a_caller_who_may_be_gone() {
     assert!(!marks.exists("runs"));
 }
 
-/// Whether somebody listens at the workflow's port.
+/// Whether the workflow port accepts connections.
 async fn tcp(stack: &Stack) -> bool {
     let address = stack.workflow_url();
     let address = address.strip_prefix("http://").unwrap();

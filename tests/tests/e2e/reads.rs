@@ -1,4 +1,4 @@
-//! Reads are answered at once however busy the replicas are, and every reader reads the same.
+//! Reads are answered at once however busy the replicas are, and all readers get the same events.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ struct Busy {
     stack: Stack,
     git: GitServer,
     marks: Marks,
-    /// A pull, an agent's run, a workflow that waits for its pull, and one that waits for a replica.
+    /// A pull, an agent run, a workflow that waits for its pull, and one that waits for a replica.
     responses: Vec<SseResponse>,
 }
 
@@ -42,7 +42,7 @@ impl Busy {
         agent.next_of_kind("connected").await;
         let body = workflow(&git.url("app"), &AgentScript::new());
         let mut flow = post_workflow(&stack, &body).send().await;
-        // The wait of its pull shows in its own stream.
+        // The workflow's stream shows that its pull is queued.
         let queued = loop {
             let event = flow.next_of_kind("pull_progress").await;
             if event.json["data"]["type"] == "queued" {
@@ -140,7 +140,7 @@ async fn health_status_and_listings_while_every_replica_is_busy() {
         assert_eq!((status, &body["code"]), (404, &json!("not_found")), "{id}: {body}");
     }
 
-    // Everything goes on as soon as it can.
+    // Everything continues as soon as it can.
     busy.git.clear_fault("stalled");
     busy.marks.open("gate");
     let pull = busy.responses[0].job_id();
@@ -157,7 +157,7 @@ async fn health_status_and_listings_while_every_replica_is_busy() {
 }
 
 #[tokio::test]
-async fn a_stream_from_its_start_from_any_event_and_after_its_end() {
+async fn a_stream_can_be_read_from_its_start_from_any_event_and_after_its_end() {
     let stack = Stack::builder().start().await;
     let mut script = AgentScript::new();
     for number in 0..20 {
@@ -212,7 +212,7 @@ async fn two_readers_of_a_running_job_read_the_same_bytes() {
     while seen.len() < 20 {
         seen.push(late.next_event().await.unwrap());
     }
-    // One leaves in the middle and comes back.
+    // One reader disconnects in the middle and reconnects.
     let last = seen.last().unwrap().id.clone().unwrap();
     drop(late);
     marks.open("gate");
@@ -221,7 +221,7 @@ async fn two_readers_of_a_running_job_read_the_same_bytes() {
     let (early, back) = tokio::join!(read(early), read(back));
     seen.extend(back);
     assert!(early.len() > 240, "{}", early.len());
-    assert!(early == seen, "two readers have read different events");
+    assert!(early == seen, "two readers read different events");
     assert!(without_waits(posted.collect_all().await) == early);
     wait_for("the job's end", PATIENCE, || async {
         (job(&stack, &id).await["state"] == "succeeded").then_some(())

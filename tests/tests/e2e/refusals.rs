@@ -1,4 +1,4 @@
-//! What is not a job is refused, by the gateway and by a replica alike, and uses nothing up.
+//! Invalid requests are refused by the gateway and by replicas alike, and do not consume a replica.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::support::{get, header, named_jobs, registry};
 
-/// A service, and a body that it would take.
+/// A service, and a valid request body for it.
 struct Target {
     name: &'static str,
     path: &'static str,
@@ -58,7 +58,7 @@ fn bases(stack: &Stack, target: &Target) -> [String; 2] {
     [target.gateway.clone(), format!("http://{address}")]
 }
 
-/// Which replicas are idle, and which jobs there are.
+/// The idle replicas and all jobs.
 fn used(stack: &Stack) -> (Vec<String>, BTreeSet<String>) {
     let services = ["workflow-api", "github-pull-api", "claude-code-api"];
     let idle = services.iter().flat_map(|name| registry(stack, name).into_keys()).collect();
@@ -82,7 +82,7 @@ async fn refused(
 }
 
 #[tokio::test]
-async fn requests_that_are_none() {
+async fn malformed_requests() {
     let stack = Stack::builder().start().await;
     let before = used(&stack);
     for target in targets(&stack) {
@@ -135,7 +135,7 @@ async fn requests_that_are_none() {
 }
 
 #[tokio::test]
-async fn fields_that_are_none() {
+async fn invalid_fields() {
     let stack = Stack::builder().start().await;
     let before = used(&stack);
     let long = "x".repeat(5000);
@@ -204,9 +204,9 @@ async fn fields_that_are_none() {
     assert_eq!(used(&stack), before);
 }
 
-/// What only the volume can tell is told by the replica, which stays idle.
+/// Only the replica can look at the volume. It refuses these requests and stays idle.
 #[tokio::test]
-async fn workspaces_that_are_not_there_or_lead_out() {
+async fn workspaces_that_are_missing_or_outside_the_volume() {
     let stack = Stack::builder().start().await;
     let app = stack.workspace().join("app");
     fs::create_dir_all(app.join("inside")).unwrap();
@@ -232,7 +232,7 @@ async fn workspaces_that_are_not_there_or_lead_out() {
 }
 
 #[tokio::test]
-async fn head_and_malformed_requests_and_slow_ones() {
+async fn head_requests_invalid_bytes_and_slow_callers() {
     let stack = Stack::builder().start().await;
     let before = used(&stack);
     let mut slow = Vec::new();
@@ -263,10 +263,10 @@ async fn head_and_malformed_requests_and_slow_ones() {
             }
             let many = format!("GET /health HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(20_000));
             let answer = raw_request(address, many.as_bytes()).await;
-            assert!(!answer.starts_with(b"HTTP/1.1 2"), "20,000 headers were taken");
+            assert!(!answer.starts_with(b"HTTP/1.1 2"), "20,000 headers were accepted");
             assert_eq!(get(&format!("{base}/health")).await.1["status"], "ok");
         }
-        // A web page under a name that is made to point here must not pass for a local one.
+        // DNS rebinding: a web page can point its own name at this address.
         let address = target.gateway.strip_prefix("http://").unwrap().parse().unwrap();
         for (host, status) in [("evil.example", "400"), ("localhost", "200"), ("127.0.0.1", "200")]
         {
@@ -282,7 +282,7 @@ async fn head_and_malformed_requests_and_slow_ones() {
     assert_eq!(used(&stack), before);
 }
 
-/// A caller whose request's head never ends is sent away.
+/// A caller that never finishes the head of its request is disconnected.
 async fn cut_off(address: SocketAddr, path: &str) {
     let started = Instant::now();
     let mut stream = TcpStream::connect(address).await.unwrap();

@@ -1,4 +1,4 @@
-//! Conversations that go on in other replicas.
+//! Conversations that continue in other replicas.
 
 use std::{fs, path::Path, process::Stdio};
 
@@ -20,8 +20,8 @@ async fn ask(stack: &Stack, method: &str, path: &str) -> (u16, Value) {
     (status.as_u16(), body)
 }
 
-/// Makes a session, and returns its id.
-async fn made(stack: &Stack) -> String {
+/// Creates a session and returns its ID.
+async fn create_session(stack: &Stack) -> String {
     let (status, session) = ask(stack, "POST", "/api/sessions").await;
     assert_eq!(status, 200, "{session}");
     session["sessionId"].as_str().unwrap().to_owned()
@@ -32,7 +32,7 @@ fn post_stream(stack: &Stack, session: &str, script: &AgentScript) -> SseRequest
     SseClient::post(&url, &execute(script)).service(contract::Service::Claude)
 }
 
-/// The clients of the original services, in the languages they came in.
+/// Clients that were written for the original services, in three languages.
 #[tokio::test]
 async fn the_original_clients_work_unchanged() {
     let stack = Stack::builder().replicas(1, 1, 2).start().await;
@@ -41,7 +41,7 @@ async fn the_original_clients_work_unchanged() {
     {
         let there = Command::new(interpreter).arg("--version").stdout(Stdio::null()).status().await;
         if !there.is_ok_and(|status| status.success()) {
-            skip("the_original_clients_work_unchanged", &format!("{interpreter} is not here"));
+            skip("the_original_clients_work_unchanged", &format!("{interpreter} is not installed"));
             continue;
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(script);
@@ -78,7 +78,7 @@ async fn the_original_clients_work_unchanged() {
 async fn two_requests_on_one_session_take_turns_in_the_queue() {
     let stack = Stack::builder().replicas(1, 1, 3).start().await;
     let marks = Marks::new();
-    let session = made(&stack).await;
+    let session = create_session(&stack).await;
     let script = |name: &str| {
         AgentScript::new()
             .log_run(marks.path("runs"))
@@ -88,7 +88,7 @@ async fn two_requests_on_one_session_take_turns_in_the_queue() {
     };
     let mut first = post_stream(&stack, &session, &script("first")).send().await;
     marks.wait("first").await;
-    // By its id in the body it is the same session.
+    // The same session, named in the body.
     let mut body = execute(&script("second"));
     body["resumeSessionId"] = session.clone().into();
     let mut second = post_execute(&stack, &body).send().await;
@@ -103,12 +103,15 @@ async fn two_requests_on_one_session_take_turns_in_the_queue() {
     }
     let runs = marks.lines("runs");
     assert_eq!(runs.len(), 4);
-    assert!(runs[0] == runs[1] && runs[2] == runs[3], "two agents were in it at once: {runs:?}");
+    assert!(
+        runs[0] == runs[1] && runs[2] == runs[3],
+        "two agents ran in the session at once: {runs:?}"
+    );
 }
 
-/// A session that was begun by a job, not by a request for one, belongs to that job while it runs.
+/// A session that an `execute` has created belongs to that job while it runs.
 #[tokio::test]
-async fn a_session_that_is_just_being_begun_is_waited_for_too() {
+async fn a_job_waits_for_the_job_that_created_its_session() {
     let stack = Stack::builder().replicas(1, 1, 2).start().await;
     let marks = Marks::new();
     let script = AgentScript::new().touch(marks.path("began")).wait_file(marks.path("gate"));
@@ -134,7 +137,7 @@ async fn a_session_that_is_just_being_begun_is_waited_for_too() {
 async fn a_conversation_survives_the_death_of_its_replica() {
     let stack = Stack::builder().replicas(1, 1, 2).start().await;
     let marks = Marks::new();
-    let session = made(&stack).await;
+    let session = create_session(&stack).await;
     let script = AgentScript::new().touch(marks.path("began")).wait_file(marks.path("gate"));
     let mut killed = post_stream(&stack, &session, &script).send().await;
     marks.wait("began").await;
@@ -151,13 +154,13 @@ async fn a_conversation_survives_the_death_of_its_replica() {
         .collect_all()
         .await;
     let events = without_waits(events);
-    assert_eq!(events[0].json["resuming"], true, "what was said to the first is remembered");
+    assert_eq!(events[0].json["resuming"], true, "the session does not remember the killed job");
     assert_eq!(terminal(&events)["type"], "completed");
 }
 
-/// A session goes on where it has worked before; if that is a shared checkout, it takes its turn there.
+/// A session continues in its workspace. If that is a shared checkout, the job waits for its turn there.
 #[tokio::test]
-async fn its_recorded_workspace_is_entered_in_turn() {
+async fn a_session_in_a_shared_checkout_waits_for_its_turn() {
     let stack = Stack::builder().replicas(1, 1, 2).start().await;
     let marks = Marks::new();
     fs::create_dir_all(stack.workspace().join("shared/.git")).unwrap();
@@ -180,7 +183,7 @@ async fn its_recorded_workspace_is_entered_in_turn() {
     let shared = stack.workspace().canonicalize().unwrap().join("shared");
     assert_eq!(events[0].json["workspace"], shared.to_str().unwrap());
 
-    // Gone, it is said; the session is still there.
+    // If the workspace has been removed, the error says so, and the session stays.
     fs::remove_dir_all(stack.workspace().join("shared")).unwrap();
     let mut gone = post_stream(&stack, &session, &AgentScript::new().say("x")).send().await;
     assert_eq!(terminal(&gone.collect_all().await)["code"], "workspace_gone");
@@ -188,10 +191,10 @@ async fn its_recorded_workspace_is_entered_in_turn() {
 }
 
 #[tokio::test]
-async fn unknown_sessions_are_refused_and_use_nothing_up() {
+async fn unknown_sessions_are_refused_and_do_not_consume_a_replica() {
     let stack = Stack::builder().start().await;
     let replica = process_of(&stack, "claude-code-api");
-    let session = made(&stack).await;
+    let session = create_session(&stack).await;
     let unknown = "00000000-0000-4000-8000-000000000000";
     for id in [unknown, "x", "..%2f..", "%00"] {
         let url = format!("{}/api/stream/{id}", stack.claude_url());
@@ -215,9 +218,9 @@ fn connected(events: &[SseEvent]) -> Value {
     connected.json.clone()
 }
 
-/// Once it continued the conversation in a fresh checkout, without the change that the conversation was about.
+/// It used to continue in a fresh checkout, without the changes that the conversation was about.
 #[tokio::test]
-async fn a_workflow_that_resumes_a_session_goes_on_in_its_checkout() {
+async fn a_workflow_that_resumes_a_session_continues_in_its_checkout() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     git.create_repo("other", &[("b", "b")]);
@@ -248,8 +251,11 @@ async fn a_workflow_that_resumes_a_session_goes_on_in_its_checkout() {
         message.contains("Continuing in") && message.contains(checkout.to_str().unwrap())
     });
     let step = events.iter().find(|event| event.kind() == "workflow_step_complete").unwrap();
-    assert!(said && step.json["targetPath"] == first["workspace"], "it says where");
-    assert_eq!(git.requests("app"), pulled, "nobody asked for a pull");
+    assert!(
+        said && step.json["targetPath"] == first["workspace"],
+        "the stream does not name the checkout"
+    );
+    assert_eq!(git.requests("app"), pulled, "there was a pull that nobody requested");
     assert!(checkout.join("change").exists() && !checkout.join("upstream").exists());
 
     let mut body = resume("app");
@@ -260,7 +266,7 @@ async fn a_workflow_that_resumes_a_session_goes_on_in_its_checkout() {
     assert!(events.iter().any(|event| event.kind() == "pull_progress"));
     assert!(checkout.join("change").exists() && checkout.join("upstream").exists());
 
-    // Refused before any replica is used up.
+    // These are refused without consuming a replica.
     wait_for("an idle workflow replica", PATIENCE, || async {
         (!registry(&stack, "workflow-api").is_empty()).then_some(())
     })
@@ -287,7 +293,7 @@ async fn a_workflow_that_resumes_a_session_goes_on_in_its_checkout() {
     assert_eq!(process_of(&stack, "workflow-api"), replica);
 }
 
-/// A workflow has the session's turn for its agent, and that of the session's checkout.
+/// The workflow holds the turns of the session and of its checkout.
 #[tokio::test]
 async fn a_workflow_that_resumes_a_session_in_a_shared_checkout_takes_its_turn_there() {
     let git = GitServer::start().await;
@@ -321,7 +327,7 @@ async fn a_workflow_that_resumes_a_session_in_a_shared_checkout_takes_its_turn_t
 }
 
 #[tokio::test]
-async fn a_workflow_goes_on_with_a_session_in_a_directory_that_it_names() {
+async fn a_workflow_continues_a_session_in_a_directory_that_it_names() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     let stack = Stack::builder().start().await;
@@ -341,11 +347,11 @@ async fn a_workflow_goes_on_with_a_session_in_a_directory_that_it_names() {
     assert_eq!(ask(&stack, "GET", &path).await.1["workspace"], second["workspace"]);
 }
 
-/// A record that cannot be read once passed for no session at all.
+/// A session whose record could not be read used to look like no session at all.
 #[tokio::test]
-async fn a_damaged_session_is_said_to_be_damaged_and_can_be_deleted() {
+async fn a_damaged_session_is_reported_and_can_be_deleted() {
     let stack = Stack::builder().start().await;
-    let session = made(&stack).await;
+    let session = create_session(&stack).await;
     let record = stack.workspace().join(format!(".stack/sessions/{session}/meta.json"));
     fs::write(record, "{").unwrap();
     let body = json!({"prompt": "x", "resumeSessionId": session}).to_string();

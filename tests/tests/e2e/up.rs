@@ -1,4 +1,4 @@
-//! `stackctl up`: how it starts, how it stops, and what it leaves behind, which is nothing.
+//! `stackctl up`: how it starts and stops, and that it leaves nothing behind.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ async fn running(git: &GitServer, marks: &Marks, stack: &Stack) -> SseResponse {
 
 /// Everything that runs: a gateway, three replicas, an agent and its child.
 async fn pids(stack: &Stack) -> Vec<u32> {
-    // The replica that pulled has left, and another is on its way.
+    // The replica that pulled has exited, and its replacement is starting.
     wait_for("all processes of the stack", PATIENCE, || async {
         let pids: Vec<_> = stack.descendants().into_iter().map(|process| process.pid).collect();
         (pids.len() >= 6).then_some(pids)
@@ -39,23 +39,23 @@ async fn pids(stack: &Stack) -> Vec<u32> {
 }
 
 #[tokio::test]
-async fn interrupted_once_it_lets_jobs_finish() {
+async fn the_first_ctrl_c_lets_jobs_finish() {
     let git = GitServer::start().await;
     let marks = Marks::new();
     let mut stack = Stack::builder().start().await;
     let mut response = running(&git, &marks, &stack).await;
     let pids = pids(&stack).await;
     stack.signal(Signal::SIGINT);
-    wait_for("a word about it", PATIENCE, || async {
+    wait_for("the message about it", PATIENCE, || async {
         stack.log().contains("letting running jobs finish").then_some(())
     })
     .await;
-    // New jobs are refused, by whoever is still there to do it.
+    // New jobs are refused.
     wait_for("the gateway to take no more jobs", PATIENCE, || async {
         let body = workflow(&git.url("app"), &AgentScript::new());
         let response = post_workflow(&stack, &body).allow_cut().send().await;
         if response.status == 200 {
-            // It came before the word did. It leaves the queue as its caller goes.
+            // The gateway does not know yet. The job leaves the queue when its caller disconnects.
             return None;
         }
         assert_eq!(response.status, 503);
@@ -73,9 +73,9 @@ async fn interrupted_once_it_lets_jobs_finish() {
     wait_until_gone(&pids, Duration::from_secs(1)).await;
 }
 
-/// Whoever is just being started when the word comes hears it too.
+/// Replicas that are just starting are stopped too.
 #[tokio::test]
-async fn interrupted_while_replicas_are_starting() {
+async fn ctrl_c_while_replicas_are_starting() {
     for round in 0..16 {
         let mut stack = Stack::builder().replicas(1, 1, 4).start().await;
         let mut responses = Vec::new();
@@ -85,16 +85,16 @@ async fn interrupted_while_replicas_are_starting() {
         for mut response in responses {
             assert_eq!(terminal(&response.collect_all().await)["type"], "completed");
         }
-        // Not to wait for anything: their successors start now, and each round interrupts another moment.
+        // This does not wait for anything. Replacements start now, and each round interrupts them at another moment.
         tokio::time::sleep(Duration::from_millis(3 * round)).await;
         stack.signal(Signal::SIGINT);
         assert_eq!(stack.ended().await, 0, "{}", stack.log());
     }
 }
 
-/// A workflow's own time stands still while its job waits, here for an agent's replica that never comes.
+/// A workflow's deadline is suspended while its job waits, here for an agent replica that does not exist.
 #[tokio::test]
-async fn interrupted_once_it_ends_within_its_grace_although_a_job_waits() {
+async fn the_first_ctrl_c_ends_within_the_grace_period_although_a_job_waits() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     let mut stack =
@@ -113,9 +113,9 @@ async fn interrupted_once_it_ends_within_its_grace_although_a_job_waits() {
     assert!(stack.log().contains("for 3 s at most"), "{}", stack.log());
 }
 
-/// Without a grace of its own, `up` lets jobs finish for an hour; a job that waits does not take that long.
+/// By default, `up` lets jobs finish for an hour. A queued job does not take that long.
 #[tokio::test]
-async fn interrupted_once_it_ends_when_the_wait_of_a_job_does() {
+async fn the_first_ctrl_c_ends_when_the_wait_of_a_queued_job_ends() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     let mut stack = Stack::builder().replicas(1, 1, 0).env("QUEUE_WAIT_SECONDS", "3").start().await;
@@ -131,14 +131,14 @@ async fn interrupted_once_it_ends_when_the_wait_of_a_job_does() {
 }
 
 #[tokio::test]
-async fn interrupted_twice_it_kills_everything() {
+async fn the_second_ctrl_c_kills_everything() {
     let git = GitServer::start().await;
     let marks = Marks::new();
     let mut stack = Stack::builder().start().await;
     let mut response = running(&git, &marks, &stack).await;
     let pids = pids(&stack).await;
     stack.signal(Signal::SIGINT);
-    wait_for("a word about it", PATIENCE, || async {
+    wait_for("the message about it", PATIENCE, || async {
         stack.log().contains("Ctrl-C again kills").then_some(())
     })
     .await;
@@ -151,7 +151,7 @@ async fn interrupted_twice_it_kills_everything() {
 }
 
 #[tokio::test]
-async fn killed_it_takes_everything_with_it_and_the_next_one_settles_what_was_lost() {
+async fn when_it_is_killed_everything_exits_and_the_next_one_ends_the_lost_jobs() {
     let git = GitServer::start().await;
     let marks = Marks::new();
     let workspace = TempDir::new().unwrap();
@@ -173,7 +173,7 @@ async fn killed_it_takes_everything_with_it_and_the_next_one_settles_what_was_lo
         let code = job["code"].as_str();
         let ended = match job["service"].as_str().unwrap() {
             "github-pull-api" => job["state"] == "succeeded",
-            // Its replica may have had the time to end the job itself.
+            // The replica may have had time to end the job itself.
             "workflow-api" | "claude-code-api" => {
                 ["failed", "cancelled"].contains(&job["state"].as_str().unwrap())
                     && ["replica_lost", "terminated", "cancelled"].contains(&code.unwrap())
@@ -183,7 +183,7 @@ async fn killed_it_takes_everything_with_it_and_the_next_one_settles_what_was_lo
         assert!(ended, "{job}");
     }
     assert!(jobs.iter().any(|job| job["jobId"] == *id && job["state"] == "failed"), "{jobs:#?}");
-    // And it works, on the checkouts and mirrors that are there.
+    // The next stack works with the existing checkouts and mirrors.
     let body = workflow(&git.url("app"), &AgentScript::new());
     let events = { post_workflow(&next, &body).send().await }.collect_all().await;
     assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
@@ -191,9 +191,9 @@ async fn killed_it_takes_everything_with_it_and_the_next_one_settles_what_was_lo
     assert_eq!(next.stop().await, 0);
 }
 
-/// A workflow whose job waits in a gateway that is gone has nobody to wait for.
+/// The pull is queued in a gateway that dies, so the workflow would wait forever.
 #[tokio::test]
-async fn killed_while_a_workflow_waits_for_its_pull() {
+async fn when_it_is_killed_a_workflow_with_a_queued_pull_ends_too() {
     let git = GitServer::start().await;
     for name in ["app", "stalled"] {
         git.create_repo(name, &[("a", "a")]);
@@ -234,12 +234,12 @@ async fn a_replica_that_is_killed_while_idle_is_replaced() {
         .await;
     }
     stack.wait_until_idle().await;
-    // Nobody notices.
+    // Callers do not notice.
     let events = post_execute(&stack, &execute(&AgentScript::new())).send().await;
     assert_eq!(terminal(&{ events }.collect_all().await)["type"], "completed");
 }
 
-/// A job that comes in just after an idle replica was killed goes to another one.
+/// A job that arrives just after an idle replica was killed goes to another one.
 #[tokio::test]
 async fn callers_do_not_notice_idle_replicas_that_die() {
     let stack = Stack::builder().replicas(1, 1, 2).start().await;
@@ -256,7 +256,7 @@ async fn callers_do_not_notice_idle_replicas_that_die() {
 }
 
 #[tokio::test]
-async fn a_cli_that_is_not_there() {
+async fn a_missing_cli() {
     let git = GitServer::start().await;
     git.create_repo("app", &[("a", "a")]);
     let stack = Stack::builder().env("CLAUDE_BIN", "/nowhere/claude").start().await;

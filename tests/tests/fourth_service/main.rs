@@ -1,5 +1,5 @@
-//! A fourth service, added to a copy of this tree as CONTRIBUTING.md says: the compiler names what was forgotten,
-//! few files change, and the new service is served, scaled and counted like the others.
+//! Adds a fourth service to a copy of this tree as CONTRIBUTING.md describes. The compiler names what is missing, few
+//! files change, and the new service is served, scaled and counted like the others.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use nix::{
 use serde_json::{Value, json};
 use testkit::{http_json, wait_for};
 
-/// The most files that already exist and may have to change. Cargo.lock changes by itself.
+/// The maximum number of existing files to change. Cargo.lock changes by itself.
 const MOST_FILES: usize = 6;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,7 +26,7 @@ const ROW: &str = r#"
             Self::Echo => &ServiceSpec {
                 name: "echo-api",
                 short_name: "echo",
-                summary: "says what it was told",
+                summary: "repeats a text",
                 default_port: 2000,
                 port_variable: "PORT_ECHO",
                 url_variable: "ECHO_API",
@@ -37,10 +37,10 @@ const ROW: &str = r#"
                 success_event: "echoed",
                 failure_event: "echo_error",
                 failure: |_, code, error| Ending::echo_failure(code, error),
-                lost: "the replica died before it had said everything: send the job again",
+                lost: "the replica died before the echo was complete: send the job again",
             },"#;
 
-/// A copy of the files that are under version control, kept from run to run so that little is compiled again.
+/// A copy of the files under version control. It is kept between runs, so that little is compiled again.
 struct Tree {
     root: PathBuf,
     changed: BTreeSet<&'static str>,
@@ -54,7 +54,7 @@ impl Tree {
             .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
             .current_dir(&original)
             .output()
-            .expect("git is there");
+            .expect("git is installed");
         assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
         let files: BTreeSet<_> = String::from_utf8(listed.stdout)
             .unwrap()
@@ -65,39 +65,39 @@ impl Tree {
         for name in &files {
             let (from, to) = (original.join(name), root.join(name));
             let content = fs::read(&from).unwrap();
-            // A file that is the same keeps its time, by which cargo goes.
+            // An unchanged file keeps its modification time, so cargo does not compile it again.
             if fs::read(&to).is_ok_and(|there| there == content) {
                 continue;
             }
             fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::write(&to, content).unwrap();
         }
-        remove_strangers(&root, &root, &files);
+        remove_leftovers(&root, &root, &files);
         Self { root, changed: BTreeSet::new() }
     }
 
-    /// Puts `addition` behind the only place where `anchor` stands in a file that exists.
+    /// Inserts `addition` after the only occurrence of `anchor` in an existing file.
     fn add(&mut self, file: &'static str, anchor: &str, addition: &str) {
         let path = self.root.join(file);
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text.matches(anchor).count(), 1, "{file} has {anchor:?} not once");
+        assert_eq!(text.matches(anchor).count(), 1, "{file} must contain {anchor:?} exactly once");
         fs::write(&path, text.replace(anchor, &format!("{anchor}{addition}"))).unwrap();
         self.changed.insert(file);
     }
 
-    /// Replaces the only place where `from` stands in a file that exists.
+    /// Replaces the only occurrence of `from` in an existing file.
     fn replace(&mut self, file: &'static str, from: &str, to: &str) {
         let path = self.root.join(file);
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text.matches(from).count(), 1, "{file} has {from:?} not once");
+        assert_eq!(text.matches(from).count(), 1, "{file} must contain {from:?} exactly once");
         fs::write(&path, text.replace(from, to)).unwrap();
         self.changed.insert(file);
     }
 
-    /// Makes a file that is not there yet.
+    /// Creates a new file.
     fn create(&self, file: &str, text: &str) {
         let path = self.root.join(file);
-        assert!(!path.exists(), "{file} is there already");
+        assert!(!path.exists(), "{file} already exists");
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
@@ -106,7 +106,7 @@ impl Tree {
         self.root.parent().unwrap().join("build")
     }
 
-    /// Builds a package: nothing if it went well, else the files that the compiler finds fault with.
+    /// Builds a package. Returns the files in which the compiler finds errors.
     fn build(&self, package: &str) -> BTreeSet<String> {
         let output = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--message-format", "short", "--package", package])
@@ -115,7 +115,7 @@ impl Tree {
             .env("CARGO_TERM_COLOR", "never")
             .stdin(Stdio::null())
             .output()
-            .expect("cargo is there");
+            .expect("cargo is installed");
         let said = String::from_utf8_lossy(&output.stderr);
         let errors = said.lines().filter(|line| line.contains(": error"));
         let files: BTreeSet<_> =
@@ -125,14 +125,14 @@ impl Tree {
     }
 }
 
-/// Removes what an earlier run has left in the copy and this tree does not have.
-fn remove_strangers(root: &Path, directory: &Path, files: &BTreeSet<PathBuf>) {
+/// Removes files of an earlier run that this tree does not have.
+fn remove_leftovers(root: &Path, directory: &Path, files: &BTreeSet<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path.strip_prefix(root).unwrap();
         if path.is_dir() {
             if files.iter().any(|file| file.starts_with(name)) {
-                remove_strangers(root, &path, files);
+                remove_leftovers(root, &path, files);
             } else {
                 fs::remove_dir_all(&path).unwrap();
             }
@@ -150,12 +150,12 @@ fn set(files: &[&str]) -> BTreeSet<String> {
 async fn a_fourth_service_is_a_crate_a_row_and_what_the_compiler_asks_for() {
     let mut tree = Tree::copy();
 
-    // A variant alone: the table misses its row.
+    // Add only the variant; its row in the table is missing.
     let service = "crates/contract/src/service.rs";
     tree.add(
         service,
         "    /// Run Claude Code.\n    Claude,\n",
-        "    /// Say what it was told.\n    Echo,\n",
+        "    /// Repeat a text.\n    Echo,\n",
     );
     assert_eq!(tree.build("contract"), set(&[service]));
 
@@ -176,11 +176,11 @@ async fn a_fourth_service_is_a_crate_a_row_and_what_the_compiler_asks_for() {
     tree.add(library, "pub use code::Code;\n", "pub use echo::{EchoEvent, EchoRequest};\n");
     assert_eq!(tree.build("contract"), set(&[]));
 
-    // The operator's command: the only other place is the one that knows which crate a service is in.
+    // The operator's command: the only other place that knows the crate of each service.
     let serve = "crates/stackctl/src/serve.rs";
     assert_eq!(tree.build("stackctl"), set(&[serve]));
 
-    // The service, and how it is served.
+    // The service, and how to serve it.
     tree.create("crates/echo-api/Cargo.toml", include_str!("files/Cargo.toml.txt"));
     tree.create("crates/echo-api/src/lib.rs", include_str!("files/lib.rs"));
     tree.create("crates/echo-api/src/main.rs", include_str!("files/main.rs"));
@@ -206,13 +206,13 @@ async fn a_fourth_service_is_a_crate_a_row_and_what_the_compiler_asks_for() {
     );
     assert_eq!(tree.build("stackctl"), set(&[]));
     assert_eq!(tree.build("echo-api"), set(&[]));
-    // README.md's table of the services is the one that no compiler asks for.
+    // One more is README.md, which the compiler does not check.
     assert!(tree.changed.len() < MOST_FILES, "{:?}", tree.changed);
 
     serves(&tree.target().join("debug/stackctl")).await;
 }
 
-/// The new service at work in a stack of its own.
+/// Runs the new service in a stack.
 async fn serves(stackctl: &Path) {
     let directory = tempfile::tempdir().unwrap();
     let workspace = directory.path().join("workspace");
@@ -279,6 +279,6 @@ async fn serves(stackctl: &Path) {
     })
     .await;
     kill(Pid::from_raw(up.id().unwrap().cast_signed()), Signal::SIGINT).unwrap();
-    let ended = tokio::time::timeout(PATIENCE, up.wait()).await.expect("it stops").unwrap();
+    let ended = tokio::time::timeout(PATIENCE, up.wait()).await.expect("stackctl stops").unwrap();
     assert!(ended.success(), "{ended}");
 }

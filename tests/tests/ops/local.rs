@@ -124,7 +124,7 @@ async fn scaling_up_and_down_interrupts_no_job() {
     .await;
     let late = scale(&["workflow=1", "--timeout", "1"]).await;
     assert_eq!(late.code, 1, "{late:?}");
-    assert!(late.stderr.contains("2 still finish a job"), "{late:?}");
+    assert!(late.stderr.contains("2 still finishing a job"), "{late:?}");
     let before = stack.processes_of("workflow-api");
     assert_eq!(before.len(), 3, "busy replicas stay until their jobs are done");
     std::fs::write(&gate, "").unwrap();

@@ -147,7 +147,7 @@ async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> CommandOutput)
 
     let fewer = asked(&["scale", "workflow=1", "pull=1"]).await;
     assert_eq!(fewer.code, 0, "{fewer:?}");
-    let warning = "the Swarm kills a replica of github-pull-api that has not left after 10 s";
+    let warning = "the Swarm kills a replica of github-pull-api that is still running 10 s after";
     assert!(fewer.stderr.contains(warning), "{fewer:?}");
     assert!(!fewer.stderr.contains("kills a replica of workflow-api"), "{fewer:?}");
     assert_eq!(spec(), (before, 1));
@@ -172,12 +172,14 @@ async fn scales(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> CommandOutput)
 async fn logs(engine: &Engine, asked: &impl AsyncFn(&[&str]) -> CommandOutput) {
     let all = asked(&["logs"]).await;
     assert_eq!(all.code, 0, "{all:?}");
-    for line in [
-        "gateway.1         | gateway is up",
-        "workflow-api.1    | ready",
-        "claude-code-api.1 | no credential",
+    // Which replicas of a service have started by now depends on the machine.
+    for (start, end) in [
+        ("gateway.1         | ", "gateway is up"),
+        ("workflow-api.", "    | ready"),
+        ("claude-code-api.1 | ", "no credential"),
     ] {
-        assert!(all.stdout.lines().any(|it| it == line), "{line}: {all:?}");
+        let is_it = |line: &str| line.starts_with(start) && line.ends_with(end);
+        assert!(all.stdout.lines().any(is_it), "{start}…{end}: {all:?}");
     }
     let last = asked(&["logs", "workflow", "--tail", "3"]).await.stdout;
     assert_eq!(last.lines().count(), 3, "{last}");

@@ -38,7 +38,7 @@ const COMMANDS: &[(&str, Does)] = &[
     ("cargo stack cancel 7c3e91d2", Cancels),
     ("cargo stack ps", Shows("RESTARTS/H")),
     ("cargo stack scale workflow=10 pull=5", Shows("")),
-    ("cargo stack logs --job 7c3e91d2", Shows("ends well")),
+    ("cargo stack logs --job 7c3e91d2", Shows("job succeeded")),
     (
         "cargo stack load -n 100 -c 20 --repo https://github.com/user/repo.git \
          --prompt 'Create test{i}.txt' --svg load.svg",

@@ -67,7 +67,8 @@ impl Scene {
 
     /// A text from the page, with its names replaced by those of the test.
     pub(crate) fn localized(&self, text: &str, short_id: &str) -> String {
-        let address = |url: String| format!("localhost:{}", url.rsplit_once(':').unwrap().1);
+        // Not `localhost`: the free port may begin like one that is replaced next.
+        let address = |url: String| format!("127.0.0.1:{}", url.rsplit_once(':').unwrap().1);
         text.replace(REPOSITORY, &self.git.url("repo.git"))
             .replace(WORKFLOWS, &address(self.stack.workflow_url()))
             .replace(PULLS, &address(self.stack.pull_url()))

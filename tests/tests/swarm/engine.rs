@@ -1,4 +1,4 @@
-//! An engine that belongs to the test.
+//! A Docker engine that belongs to the test.
 
 use std::{
     env, fs,

@@ -36,7 +36,7 @@ async fn the_stack_on_a_real_engine() {
     macro_rules! run {
         ($($case:ident)*) => {$(
             let name = stringify!($case);
-            if is_asked_for(name) {
+            if is_selected(name) {
                 let started = Instant::now();
                 // In a task, so that a case that panics does not stop the others.
                 let done = tokio::spawn(cases::$case(Arc::clone(&bench))).await;
@@ -44,7 +44,7 @@ async fn the_stack_on_a_real_engine() {
                 match done {
                     Ok(()) => say(&format!("{name}: ok after {took:.1?}")),
                     Err(error) => {
-                        say(&format!("{name}: FAILED after {took:.1?}: {}", what_was_said(error)));
+                        say(&format!("{name}: FAILED after {took:.1?}: {}", panic_message(error)));
                         bench.show_state();
                         failed.push(name);
                     }
@@ -73,14 +73,14 @@ async fn the_stack_on_a_real_engine() {
 }
 
 /// Why a case failed. Its own output is held back until all cases are done.
-fn what_was_said(error: tokio::task::JoinError) -> String {
+fn panic_message(error: tokio::task::JoinError) -> String {
     let Ok(panic) = error.try_into_panic() else { return "it was stopped".into() };
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no text").to_owned()
 }
 
 /// Whether to run a case: all of them, or those in `SWARM_TEST_CASES`.
-fn is_asked_for(case: &str) -> bool {
+fn is_selected(case: &str) -> bool {
     std::env::var("SWARM_TEST_CASES")
         .map_or(true, |cases| cases.split(',').any(|name| name == case))
 }

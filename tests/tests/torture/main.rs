@@ -40,7 +40,7 @@ fn killing(jobs: usize, every: u64, target: Target) -> Kill {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_are_killed_all_the_time() {
+async fn replicas_are_killed_continuously() {
     let report = alone(killing(300, 100, Target::Replicas).run()).await;
     let killed = report.get("of these, with a job").and_then(serde_json::Value::as_u64);
     assert!(killed > Some(10), "too few of the killed replicas had a job: {report}");
@@ -77,7 +77,7 @@ async fn agents_that_fork_without_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_that_nobody_reads() {
+async fn a_flood_without_readers() {
     alone(Flooded { messages: 10_000 }.run()).await;
 }
 

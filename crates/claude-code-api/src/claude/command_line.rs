@@ -1,5 +1,5 @@
-//! How the CLI is called. Each argument and variable was tried with the real CLI; comments say what one guards
-//! against where that is not obvious.
+//! The CLI's command line. Each argument and variable was tested with the real CLI. Comments say what an option
+//! guards against if that is not obvious.
 
 use std::ffi::OsString;
 
@@ -12,12 +12,12 @@ use crate::{
     runner::Private,
 };
 
-/// The control message that ends the running turn. The CLI answers with a `result`.
+/// The control message that interrupts the current turn. The CLI answers with a `result`.
 pub(crate) const INTERRUPT: &[u8] =
     b"{\"type\":\"control_request\",\"request_id\":\"stop\",\"request\":{\"subtype\":\"interrupt\"}}\n";
 
-/// The CLI's arguments. The prompt is not among them: it goes to standard input, since with a prompt given
-/// otherwise the CLI exits without waiting for its output to be read, and loses the end of it.
+/// The CLI's arguments. The prompt goes to standard input instead: if it is passed any other way, the CLI exits
+/// before its output is read, and the end of the output is lost.
 pub(crate) fn arguments(
     config: &Config,
     options: &ExecuteOptions,
@@ -30,14 +30,14 @@ pub(crate) fn arguments(
     add("--output-format", "stream-json".into());
     let mode = if options.dangerously_skip_permissions { "bypassPermissions" } else { "default" };
     add("--permission-mode", mode.into());
-    // A repository's settings hold hooks, which run, and variables, which can send the credential elsewhere.
+    // A repository's settings contain hooks, which run programs, and variables, which can redirect the credential.
     let sources = if config.trust_repository_settings { "user,project" } else { "" };
     add("--setting-sources", sources.into());
     let limits = &config.policy.limits;
     if let Some(tools) = options.allowed_tools.as_ref().or(limits.tools.as_ref()) {
         add("--tools", tools.join(","));
     }
-    // Where models are bounded, the CLI's own default may be out of bounds.
+    // If the models are restricted, the CLI's default may not be allowed.
     let default_model = limits.models.as_ref().and_then(|models| models.first());
     if let Some(model) = options.model.as_ref().or(default_model) {
         add("--model", model.clone());
@@ -52,16 +52,16 @@ pub(crate) fn arguments(
         add("--append-system-prompt", text);
     }
     add(option(session.history), session.id.to_string());
-    // Without it there is no stream-json.
+    // stream-json requires it.
     args.push("--verbose".into());
     if !config.trust_repository_settings {
-        // Servers of the repository's .mcp.json are programs.
+        // The repository's .mcp.json names programs to run.
         args.push("--strict-mcp-config".into());
     }
     args
 }
 
-/// The option that the session's id follows.
+/// The option before the session's ID.
 fn option(history: History) -> &'static str {
     match history {
         History::None => "--session-id",
@@ -69,7 +69,7 @@ fn option(history: History) -> &'static str {
     }
 }
 
-/// The whole of the CLI's environment, but for the variable that names the credential's descriptor.
+/// The CLI's whole environment, except the variable with the credential's descriptor.
 pub(crate) fn environment(config: &Config, private: &Private) -> Vec<(&'static str, OsString)> {
     let mut env: Vec<(&'static str, OsString)> = vec![
         ("PATH", config.path.clone().into()),
@@ -82,14 +82,14 @@ pub(crate) fn environment(config: &Config, private: &Private) -> Vec<(&'static s
         ("DISABLE_AUTOUPDATER", "1".into()),
         ("DISABLE_TELEMETRY", "1".into()),
         ("DISABLE_ERROR_REPORTING", "1".into()),
-        // Ten by default, which takes three minutes, for a wrong key too.
+        // The default of 10 takes three minutes, even with an invalid key.
         ("CLAUDE_CODE_MAX_RETRIES", "4".into()),
         ("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS", "1".into()),
         ("CLAUDE_CODE_DISABLE_CRON", "1".into()),
-        // A prompt that says `@/etc/passwd` would be given the file.
+        // Otherwise, a prompt with `@/etc/passwd` would attach the file.
         ("CLAUDE_CODE_DISABLE_ATTACHMENTS", "1".into()),
         ("CLAUDE_CODE_DISABLE_AUTO_MEMORY", "1".into()),
-        // They tell when standard input may be closed.
+        // These events say when standard input can be closed.
         ("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1".into()),
     ];
     if config.is_sandbox {
@@ -101,10 +101,10 @@ pub(crate) fn environment(config: &Config, private: &Private) -> Vec<(&'static s
     env
 }
 
-/// The prompt as a line of standard input.
+/// The prompt as one line of standard input.
 pub(crate) fn user_line(prompt: &Prompt) -> Vec<u8> {
     let prompt = prompt.as_str();
-    // What begins with a slash is a command of the CLI's, and an unknown one does nothing, successfully.
+    // A leading slash makes it a CLI command, and an unknown command does nothing and succeeds.
     let text = if prompt.starts_with('/') { format!("\n{prompt}") } else { prompt.to_owned() };
     let message = json!({"type": "user", "message": {"role": "user", "content": text}});
     format!("{message}\n").into_bytes()
@@ -115,7 +115,7 @@ mod tests {
     use contract::{Limits, Policy};
 
     use super::*;
-    use crate::{Credential, Patience};
+    use crate::{Credential, TimeLimits};
 
     fn config() -> Config {
         Config {
@@ -126,7 +126,7 @@ mod tests {
             trust_repository_settings: false,
             policy: Policy::default(),
             processes: 1024,
-            patience: Patience::default(),
+            time_limits: TimeLimits::default(),
             path: "/usr/bin:/bin".into(),
             temporary: "/tmp".into(),
         }
@@ -139,7 +139,7 @@ mod tests {
     const ID: &str = "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6";
 
     #[test]
-    fn the_smallest_call() {
+    fn the_minimal_command_line() {
         let session = argument(History::None);
         let args = arguments(&config(), &ExecuteOptions::default(), session, None);
         insta::assert_json_snapshot!(args, @r#"
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_call() {
+    fn the_maximal_command_line() {
         let session = argument(History::Transcript);
         let options = ExecuteOptions {
             dangerously_skip_permissions: false,
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_a_list() {
+    fn the_environment_is_an_explicit_list() {
         let private = Private::create(&std::env::temp_dir()).unwrap();
         let config = Config { is_sandbox: true, base_url: Some("http://h".into()), ..config() };
         let root = private.home().parent().unwrap().to_str().unwrap().to_owned();

@@ -1,22 +1,22 @@
-//! What the agent shows to the Messages API.
+//! The agent's credential for the Messages API.
 
 use std::time::SystemTime;
 
 use boot::{Secret, Settings};
 use serde::Deserialize;
 
-/// A credential for the Messages API. It is handed to the CLI by file descriptor, so that it is in no
-/// environment, which the agent's shell inherits, and in no file, which the agent could read.
+/// A credential for the Messages API. The CLI gets it through a file descriptor. It is in no environment, which the
+/// agent's shell would inherit, and in no file, which the agent could read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// An API key, sent as `x-api-key`.
     ApiKey(Secret),
-    /// An OAuth access token, sent as `Authorization: Bearer`. It is used as it is and never refreshed:
-    /// a refresh token can be used once, so replicas that share one would log each other out.
+    /// An OAuth access token, sent as `Authorization: Bearer`. It is never refreshed: refresh tokens are single-use,
+    /// so replicas that share one would log each other out.
     OAuthToken {
         /// The token.
         token: Secret,
-        /// When it ends, in milliseconds since 1970; unknown for long-lived ones.
+        /// When it expires, in milliseconds since 1970. Unknown for long-lived tokens.
         expires_at: Option<u64>,
     },
 }
@@ -31,7 +31,7 @@ impl Credential {
         const JSON: &str = "CLAUDE_CODE_CREDENTIALS_JSON";
         if settings.text(FILE).is_some() || settings.text(JSON).is_some() {
             let name = if settings.text(FILE).is_some() { FILE } else { JSON };
-            // Unreadable, it is a problem that is noted already.
+            // If it is unreadable, `secret` has already reported the problem.
             let secret = settings.secret(FILE, JSON)?;
             let parsed = Self::parse(secret.expose());
             if parsed.is_none() {
@@ -55,7 +55,7 @@ impl Credential {
         None
     }
 
-    /// Does not say why it does not parse: the parser's message may quote the secret.
+    /// Returns no reason for a failure, because the parser's message may quote the secret.
     fn parse(json: &str) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -70,7 +70,7 @@ impl Credential {
             expires_at: Option<u64>,
         }
         match serde_json::from_str(json).ok()? {
-            // The order in which the CLI would choose.
+            // In the CLI's order of precedence.
             Document { api_key: Some(key), .. } => header_value(&key).map(Self::ApiKey),
             Document { claude_ai_oauth: Some(oauth), .. } => Some(Self::OAuthToken {
                 token: header_value(&oauth.access_token)?,
@@ -80,7 +80,7 @@ impl Credential {
         }
     }
 
-    /// The variable in which the CLI looks for the number of the file descriptor.
+    /// The variable that tells the CLI the number of the file descriptor.
     pub(crate) fn variable(&self) -> &'static str {
         match self {
             Self::ApiKey(_) => "CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR",
@@ -102,7 +102,7 @@ impl Credential {
     }
 }
 
-/// A secret that can stand in a header; white space around it is an accident of how it was stored.
+/// A secret that is valid in a header. Surrounding white space is ignored, because files often end with a line break.
 fn header_value(text: &str) -> Option<Secret> {
     let text = text.trim();
     let is_good = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_is_read_in_its_order() {
+    fn every_form_is_read_in_order_of_precedence() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "{\"apiKey\": \"sk-ant-file\"}\n").unwrap();
         let path = file.path().to_str().unwrap();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_parse_is_a_problem_that_does_not_quote_it() {
+    fn an_invalid_credential_is_reported_without_quoting_it() {
         for value in [
             "sk-ant-s3cret",
             r#"{"apiKey": ["s3cret"]}"#,
@@ -180,13 +180,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_prints_it() {
+    fn the_secret_is_never_printed() {
         let (credential, _) = read(&[("CLAUDE_CODE_OAUTH_TOKEN", "s3cret")]);
         assert!(!format!("{credential:?}").contains("s3cret"));
     }
 
     #[test]
-    fn an_end_in_the_past_is_noticed() {
+    fn an_expired_token_is_noticed() {
         assert!(token("t", Some(1)).unwrap().is_expired());
         assert!(!token("t", Some(u64::MAX)).unwrap().is_expired());
         assert!(!token("t", None).unwrap().is_expired());

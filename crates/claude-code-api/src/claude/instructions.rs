@@ -1,30 +1,30 @@
-//! What is added to the agent's system prompt.
+//! Additions to the agent's system prompt.
 //!
-//! Without its settings the CLI does not read the repository's `CLAUDE.md` either, which is what a
-//! repository's people expect it to. So its text is handed over as an argument.
+//! Without the repository's settings, the CLI does not read its `CLAUDE.md` either. Users expect it to be read, so
+//! its text is passed as an argument.
 
 use std::io::Read as _;
 
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
 use tracing::warn;
 
-/// The largest `CLAUDE.md` that is taken, in bytes.
+/// The largest `CLAUDE.md` that is used, in bytes.
 const MAX_FILE: u64 = 100_000;
 
-/// The longest argument the kernel takes, its closing NUL included (`MAX_ARG_STRLEN`, 32 pages).
+/// The longest argument the kernel accepts, including the NUL (`MAX_ARG_STRLEN`, 32 pages).
 const MAX_ARGUMENT: usize = 131_072;
 
 const FILE: &str = "CLAUDE.md";
 
-/// The repository's instructions: the text of `CLAUDE.md`, if there is one.
+/// The repository's instructions: the text of `CLAUDE.md`, if it exists.
 ///
-/// The file is looked for beneath `directory`, which no link leads out of. One that is too large, or is no
-/// regular file, or lies outside, is left out with a warning, since an agent can work without it. Blocking.
+/// The file is opened beneath `directory`, which no link can leave. A file that is too large, not regular, or outside
+/// is ignored with a warning, because an agent can work without it. Blocking.
 pub(crate) fn of_repository(directory: &Dir) -> Option<String> {
     match read(directory) {
         Ok(text) => text,
         Err(why) => {
-            warn!(file = FILE, %why, "the repository's instructions are left out");
+            warn!(file = FILE, %why, "ignoring the repository's instructions");
             None
         }
     }
@@ -32,7 +32,7 @@ pub(crate) fn of_repository(directory: &Dir) -> Option<String> {
 
 fn read(directory: &Dir) -> Result<Option<String>, String> {
     let mut options = OpenOptions::new();
-    // Opening a pipe that nobody writes to would wait forever.
+    // Opening a pipe without a writer would block forever.
     options.read(true).custom_flags(nix::libc::O_NONBLOCK);
     let file = match directory.open_with(FILE, &options) {
         Ok(file) => file,
@@ -52,8 +52,8 @@ fn read(directory: &Dir) -> Result<Option<String>, String> {
     Ok((!text.trim().is_empty()).then_some(text))
 }
 
-/// The argument made of the repository's instructions and the caller's. It begins with a heading of ours,
-/// so it cannot be taken for an option. If both do not fit, the repository's are left out.
+/// Combines the repository's instructions and the caller's into one argument. It starts with a heading, so it cannot
+/// be mistaken for an option. If both do not fit, the repository's are omitted.
 pub(crate) fn argument(repository: Option<&str>, caller: Option<&str>) -> Option<String> {
     let caller = caller.filter(|text| !text.trim().is_empty());
     let part = |heading: &str, text: &str| format!("# {heading}\n\n{}\n", text.replace('\0', ""));
@@ -66,7 +66,10 @@ pub(crate) fn argument(repository: Option<&str>, caller: Option<&str>) -> Option
         }
         (Some(repository), None) if repository.len() < MAX_ARGUMENT => Some(repository),
         (Some(_), caller) => {
-            warn!(file = FILE, "the repository's instructions are left out: they do not fit");
+            warn!(
+                file = FILE,
+                "ignoring the repository's instructions: they do not fit into an argument"
+            );
             caller
         }
         (None, caller) => caller,
@@ -84,13 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_beneath_is_read_and_none_is_none() {
+    fn a_file_beneath_is_read_and_a_missing_one_is_none() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join(FILE);
         assert_eq!(of_repository(&dir(root.path())), None);
         fs::write(&file, "use\0 tabs\n").unwrap();
         assert_eq!(of_repository(&dir(root.path())).as_deref(), Some("use tabs\n"));
-        // A link is fine as long as it stays beneath.
+        // A link is allowed if its target is beneath.
         fs::rename(&file, root.path().join("AGENTS.md")).unwrap();
         symlink("AGENTS.md", &file).unwrap();
         assert_eq!(of_repository(&dir(root.path())).as_deref(), Some("use tabs\n"));
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_elsewhere_or_of_another_kind_is_not_read() {
+    fn an_outside_or_irregular_file_is_not_read() {
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("secret"), "s3cret").unwrap();
         let root = tempfile::tempdir().unwrap();
@@ -118,11 +121,11 @@ mod tests {
         assert!(read(&dir(&repository)).is_err());
         fs::remove_dir(&file).unwrap();
         nix::unistd::mkfifo(&file, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-        assert!(read(&dir(&repository)).is_err(), "and it does not wait for a writer");
+        assert!(read(&dir(&repository)).is_err(), "it must not wait for a writer");
     }
 
     #[test]
-    fn a_file_too_large_is_left_out() {
+    fn an_oversized_file_is_ignored() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join(FILE), "x".repeat(100_000)).unwrap();
         assert_eq!(of_repository(&dir(root.path())).unwrap().len(), 100_000);
@@ -142,7 +145,7 @@ mod tests {
         );
         let (repository, caller) = ("x".repeat(100_000), "y".repeat(20_000));
         assert!(argument(Some(&repository), Some(&caller)).unwrap().len() > 120_000);
-        // Bytes that are no text take three each once they are replaced.
+        // Invalid bytes become three bytes each.
         let wide = "\u{fffd}".repeat(100_000);
         assert_eq!(argument(Some(&wide), Some("y")), argument(None, Some("y")));
         assert_eq!(argument(Some(&wide), None), None);

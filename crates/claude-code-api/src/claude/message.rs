@@ -1,4 +1,4 @@
-//! Lines to messages.
+//! Parses the CLI's output lines.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -11,13 +11,13 @@ use crate::{
     runner::Line,
 };
 
-/// How much of a line that does not parse is shown, in bytes.
+/// How many bytes of an unparsable line are shown.
 const EXCERPT: usize = 200;
 
 /// A `result` line.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RunResult {
-    /// Absent, it is not a success.
+    /// If it is missing, the run was not a success.
     pub(crate) is_error: Option<bool>,
     pub(crate) subtype: String,
     pub(crate) api_error_status: Option<u16>,
@@ -26,8 +26,8 @@ pub(crate) struct RunResult {
 }
 
 impl Message<RunResult> {
-    /// Reads a line. One that is not a JSON object becomes a message that says so, and shows how it begins.
-    /// Nothing for an empty line.
+    /// Parses a line. A line that is not a JSON object becomes a message that says so and shows its beginning.
+    /// Returns `None` for an empty line.
     pub(crate) fn read(line: Line) -> Option<Self> {
         match line {
             Line::Whole(line) if line.trim_ascii().is_empty() => None,
@@ -40,8 +40,8 @@ impl Message<RunResult> {
     }
 
     fn parse(mut line: Vec<u8>) -> Result<Self, Vec<u8>> {
-        // Between tokens JSON allows a carriage return, and an event must not hold one. In a string it
-        // cannot stand.
+        // JSON allows a carriage return between tokens, but an event must not contain one. It cannot occur in a
+        // string.
         if memchr::memchr(b'\r', &line).is_some() {
             line.iter_mut().filter(|byte| **byte == b'\r').for_each(|byte| *byte = b' ');
         }
@@ -63,7 +63,7 @@ impl Message<RunResult> {
             "bytes": bytes,
             "excerpt": String::from_utf8_lossy(excerpt),
         });
-        // A value that was just made is JSON.
+        // A value built here is always valid JSON.
         let content = RawValue::from_string(content.to_string()).unwrap_or_default();
         Self { content, kind: Kind::Other }
     }
@@ -95,7 +95,7 @@ impl Kind<RunResult> {
 }
 
 impl RunResult {
-    /// Field by field: one that another version of the CLI writes otherwise must not cost the others.
+    /// Reads field by field, so that one field changed by another CLI version does not affect the others.
     fn read(content: &RawValue) -> Self {
         let fields: HashMap<Cow<'_, str>, &RawValue> =
             serde_json::from_str(content.get()).unwrap_or_default();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_passed_on_as_it_stands() {
+    fn a_message_is_passed_on_unchanged() {
         for line in [
             r#"{"type":"user","n":1.50,"a" : [1, 2],"u":"\u2028é🦀"}"#,
             "{}",
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_object_is_shown_and_not_passed_on() {
+    fn a_line_that_is_not_an_object_is_quoted() {
         for line in [
             &b"Warning: something"[..],
             b"[1]",
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_read_whatever_one_field_holds() {
+    fn an_invalid_field_does_not_spoil_a_result() {
         let line = br#"{"type":"result","subtype":"success","is_error":false,"result":"done","num_turns":"two",
             "total_cost_usd":0.5,"duration_ms":7,"usage":{"a": 1},"session_id":"not one","errors":null}"#;
         let Kind::Report(result) = read(line).kind else { panic!("not a result") };
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_read() {
+    fn states_are_parsed() {
         let state = |state: &str| {
             let line = format!(
                 r#"{{"type":"system","subtype":"session_state_changed","state":"{state}"}}"#
@@ -208,7 +208,7 @@ mod tests {
     }
 
     proptest! {
-        /// Half of the characters are JSON's own, so that some of the lines parse.
+        /// Half of the characters are JSON syntax, so that some lines parse.
         #[test]
         fn any_line_becomes_an_object_on_one_line(
             line in proptest::collection::vec(

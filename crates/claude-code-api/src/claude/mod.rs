@@ -1,7 +1,7 @@
-//! Claude Code's CLI, the first dialect.
+//! The Claude Code CLI, the first dialect.
 //!
-//! The CLI is a guest that is not trusted: its environment is a list that stands in `command_line`, its credential
-//! comes by file descriptor, and the repository's own configuration is not obeyed unless the operator says so.
+//! The CLI is an untrusted guest: its environment is an explicit list (in `command_line`), it gets its credential
+//! through a file descriptor, and it ignores the repository's own configuration unless the operator allows it.
 
 mod command_line;
 mod credential;
@@ -23,7 +23,7 @@ use workspace::Session;
 use crate::{
     Config,
     config::{REFUSES_ROOT, no_agent},
-    dialect::{Call, Dialect, Message, Remains, Stopped, Transcript},
+    dialect::{Call, Dialect, Message, RunRecord, Stopped, Transcript},
     refusal::Refusal,
     runner::{Line, Private},
 };
@@ -32,7 +32,7 @@ pub use credential::Credential;
 use message::RunResult;
 use verdict::Evidence;
 
-/// Claude Code's CLI, as this operator runs it.
+/// The Claude Code CLI with this operator's settings.
 #[derive(Debug)]
 pub(crate) struct Claude {
     pub(crate) config: Arc<Config>,
@@ -54,7 +54,7 @@ impl Dialect for Claude {
         let Some(program) = &config.claude_bin else {
             return Err(self.cannot_start("it is not on the PATH"));
         };
-        // With the repository's settings the CLI reads its CLAUDE.md by itself.
+        // If the repository's settings are trusted, the CLI reads CLAUDE.md itself.
         let repository = if config.trust_repository_settings {
             None
         } else {
@@ -105,16 +105,16 @@ impl Dialect for Claude {
     fn verdict(
         &self,
         session: SessionId,
-        remains: Remains<RunResult>,
+        record: RunRecord<RunResult>,
         stopped: Option<&Stopped>,
     ) -> Ending {
         let secret = self.config.credential.as_ref().map(Credential::secret);
         let evidence = Evidence {
             session,
-            result: remains.report,
-            began: remains.has_begun,
-            exit: remains.exit,
-            stderr: remains.stderr.text(secret),
+            result: record.report,
+            began: record.has_begun,
+            exit: record.exit,
+            stderr: record.stderr.text(secret),
         };
         match stopped {
             Some(stopped) => evidence.ending_of(stopped),

@@ -1,4 +1,4 @@
-//! The CLI's own files of a conversation: one transcript a session, in a directory of its project.
+//! The CLI's own conversation files: one transcript per session, in a directory per project.
 
 use std::{
     fs::{self, File},
@@ -11,22 +11,22 @@ use serde::Deserialize;
 
 use crate::dialect::Transcript;
 
-/// The longest name of a project's directory before the CLI cuts it.
+/// The longest project directory name before the CLI truncates it.
 const MAX_PROJECT: usize = 200;
 
-/// How far into a transcript its first message is looked for, in bytes: past the longest prompt, escaped.
+/// How far into a transcript its first message is searched for, in bytes: more than the longest escaped prompt.
 const MAX_HEAD: u64 = 64 << 20;
 
-/// Puts the session's directory where a CLI that works in `cwd` and has the directory `config` looks for it, so
-/// that it writes what it remembers straight onto the volume. Blocking.
+/// Links the session's directory to where a CLI that works in `cwd`, with the configuration directory `config`, looks
+/// for it, so that the CLI writes directly to the volume. Blocking.
 pub(super) fn link(project: &Path, config: &Path, cwd: &str) -> io::Result<()> {
     let projects = config.join("projects");
     fs::create_dir_all(&projects)?;
     symlink(project, projects.join(project_name(cwd)))
 }
 
-/// Reads a transcript. With no message in it the CLI does not take it up, as version 2.1.197 behaves; a process that
-/// was killed early leaves such a file, with lines of other kinds, the last of them cut off.
+/// Checks a transcript. The CLI (version 2.1.197) cannot resume one without a message. A CLI that was killed early
+/// leaves such a file: it contains only other kinds of lines, and the last one may be truncated.
 pub(super) fn read(path: &Path) -> io::Result<Transcript> {
     #[derive(Deserialize)]
     struct Line<'a> {
@@ -35,7 +35,7 @@ pub(super) fn read(path: &Path) -> io::Result<Transcript> {
     }
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => {}
-        // Not opened: a pipe in its place would never answer.
+        // Not opened: a pipe would block.
         Ok(_) => return Ok(Transcript::Damaged),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Transcript::Empty),
         Err(error) => return Err(error),
@@ -50,7 +50,7 @@ pub(super) fn read(path: &Path) -> io::Result<Transcript> {
                 return Ok(Transcript::Conversation);
             }
             Ok(_) => {}
-            // The end of a line may be missing, but not its beginning.
+            // A line may be truncated at its end, but not at its beginning.
             Err(_) => is_damaged |= is_whole || !line.starts_with(b"{") || line.contains(&0),
         }
         line.clear();
@@ -58,8 +58,7 @@ pub(super) fn read(path: &Path) -> io::Result<Transcript> {
     Ok(if is_damaged { Transcript::Damaged } else { Transcript::Empty })
 }
 
-/// How the CLI names a project's directory after its path: as version 2.1.197 does it, counting in UTF-16
-/// as JavaScript does.
+/// The CLI's name for a project's directory. Version 2.1.197 counts in UTF-16 code units, as JavaScript does.
 fn project_name(path: &str) -> String {
     let units: Vec<u16> = path.encode_utf16().collect();
     let name: String = units
@@ -94,10 +93,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn projects_are_named_as_the_cli_names_them() {
+    fn project_names_match_the_cli() {
         assert_eq!(project_name("/workspace/jobs/é.x_1"), "-workspace-jobs---x-1");
-        assert_eq!(project_name("/a🦀b"), "-a--b", "two units of UTF-16");
-        // Both seen with the real CLI.
+        assert_eq!(project_name("/a🦀b"), "-a--b", "two UTF-16 code units");
+        // Both observed with the real CLI.
         for (path, end) in [
             (
                 format!("/tmp/tmp.tQNF5xxlXn/{}bbbbbbb", "aaaaaaaaa/".repeat(20)),

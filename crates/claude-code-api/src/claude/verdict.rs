@@ -1,4 +1,4 @@
-//! What became of a run, and how to tell the caller.
+//! The verdict on a run, and how to report it to the caller.
 
 use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
@@ -8,20 +8,20 @@ use super::message::RunResult;
 use crate::{
     config::{REFUSES_ROOT, no_agent},
     dialect::{AgentExit, Stopped},
-    runner::{last_words, sentence_part},
+    runner::{last_lines, sentence_part},
 };
 
-/// The subtype of a result that is one.
+/// The subtype of a successful result.
 const SUCCESS: &str = "success";
 
-/// All there is to judge by.
+/// Everything the verdict is based on.
 #[derive(Debug)]
 pub(crate) struct Evidence {
     /// The session the CLI was given.
     pub(crate) session: SessionId,
     /// The last `result` line.
     pub(crate) result: Option<RunResult>,
-    /// Whether the CLI said `init`.
+    /// Whether the CLI printed `init`.
     pub(crate) began: bool,
     /// How it exited.
     pub(crate) exit: AgentExit,
@@ -32,9 +32,9 @@ pub(crate) struct Evidence {
 impl Evidence {
     /// The terminal event of a run that ended by itself.
     ///
-    /// It succeeded only with exit 0 and a last `result` line whose subtype is `success` and in which `is_error` is
-    /// false. Neither of the two is enough: API errors come as `success`, and a run that was cut short may come
-    /// without `is_error`.
+    /// It succeeded only if the exit code is 0 and the last `result` line has the subtype `success` and `is_error`
+    /// false. Neither field is enough alone: API errors have the subtype `success`, and a truncated run may have no
+    /// `is_error`.
     pub(crate) fn ending(self) -> Ending {
         match self.judge() {
             Ok(()) => Ending::agent_success(&self.summary()),
@@ -42,12 +42,12 @@ impl Evidence {
         }
     }
 
-    /// The terminal event of a run that was ended from outside, with what the CLI had to say by then.
+    /// The terminal event of a run that the runner ended, with what the CLI had reported by then.
     pub(crate) fn ending_of(self, stopped: &Stopped) -> Ending {
         Ending::agent_failure(stopped.code, &stopped.sentence, &self.summary())
     }
 
-    /// The session is known whatever the CLI says.
+    /// Contains the session even if the CLI reports none.
     fn summary(&self) -> AgentSummary {
         let summary = self.result.as_ref().map(|result| result.summary.clone()).unwrap_or_default();
         AgentSummary { session_id: Some(self.session), ..summary }
@@ -66,12 +66,16 @@ impl Evidence {
             AgentExit::Own(status) if status.success() => Ok(()),
             AgentExit::Own(status) => Err((
                 Code::AgentFailed,
-                format!("the agent finished its work, but {}{}", told(status), self.words()),
+                format!(
+                    "the agent finished its work, but {}{}",
+                    describe_exit(status),
+                    self.stderr_excerpt()
+                ),
             )),
         }
     }
 
-    /// Failures that the CLI tells in words alone.
+    /// Failures that appear only as text on standard error.
     fn known_from_stderr(&self) -> Option<(Code, String)> {
         if self.began {
             return None;
@@ -93,30 +97,32 @@ impl Evidence {
 
     fn without_result(&self) -> (Code, String) {
         match self.exit {
-            AgentExit::Own(status) if status.success() => {
-                (Code::AgentNoResult, format!("the agent exited without a result{}", self.words()))
-            }
-            // What shells and `env` exit with when the program, or its interpreter, is not there.
+            AgentExit::Own(status) if status.success() => (
+                Code::AgentNoResult,
+                format!("the agent exited without a result{}", self.stderr_excerpt()),
+            ),
+            // The exit codes of shells and `env` if the program or its interpreter is missing.
             AgentExit::Own(status) if !self.began && matches!(status.code(), Some(126 | 127)) => (
                 Code::AgentNotFound,
-                no_agent(&last_words(&self.stderr).unwrap_or_else(|| told(status))),
+                no_agent(&last_lines(&self.stderr).unwrap_or_else(|| describe_exit(status))),
             ),
-            AgentExit::Own(status) => {
-                (Code::AgentFailed, format!("the agent failed: {}{}", told(status), self.words()))
-            }
+            AgentExit::Own(status) => (
+                Code::AgentFailed,
+                format!("the agent failed: {}{}", describe_exit(status), self.stderr_excerpt()),
+            ),
             AgentExit::Forced => (
                 Code::AgentNoResult,
                 format!(
                     "the agent closed its output without a result and did not exit{}",
-                    self.words()
+                    self.stderr_excerpt()
                 ),
             ),
         }
     }
 
-    /// The end of standard error, to stand at the end of a sentence.
-    fn words(&self) -> String {
-        last_words(&self.stderr).map(|words| format!(": {words}")).unwrap_or_default()
+    /// The end of standard error, as the end of a sentence.
+    fn stderr_excerpt(&self) -> String {
+        last_lines(&self.stderr).map(|lines| format!(": {lines}")).unwrap_or_default()
     }
 }
 
@@ -129,16 +135,16 @@ impl RunResult {
     fn failure(&self) -> (Code, String) {
         let said = match (&self.summary.result, self.errors.first()) {
             (Some(text), _) | (None, Some(text)) => sentence_part(text),
-            (None, None) => "it does not say why".to_owned(),
+            (None, None) => "it gave no reason".to_owned(),
         };
         match &*self.subtype {
             "error_max_turns" => {
                 let sentence =
-                    "the agent used up its turns: raise maxTurns in the request, or MAX_TURNS";
+                    "the agent reached its turn limit: raise maxTurns in the request, or MAX_TURNS";
                 return (Code::MaxTurns, sentence.to_owned());
             }
             "error_max_budget_usd" => {
-                let sentence = "the agent used up its budget: raise maxBudgetUsd in the request, or MAX_BUDGET_USD";
+                let sentence = "the agent reached its budget: raise maxBudgetUsd in the request, or MAX_BUDGET_USD";
                 return (Code::BudgetExceeded, sentence.to_owned());
             }
             _ => {}
@@ -155,14 +161,14 @@ impl RunResult {
         (Code::AgentFailed, sentence)
     }
 
-    /// What the Messages API, or the way to it, has to do with the failure.
+    /// The part that the Messages API, or the connection to it, has in the failure.
     fn api_failure(&self, said: &str) -> Option<String> {
         if let Some(status) = self.api_error_status {
             return Some(format!("the Messages API answered {status}: {}", advice(status)));
         }
-        // The CLI gives no status for these.
+        // For these, the CLI gives no status.
         let what = if said.contains("Not logged in") {
-            "the agent has no credential that works: set ANTHROPIC_API_KEY, \
+            "the agent has no valid credential: set ANTHROPIC_API_KEY, \
              CLAUDE_CODE_CREDENTIALS_SECRET or CLAUDE_CODE_CREDENTIALS_JSON"
         } else if said.contains("529 Overloaded") {
             return Some(format!("the Messages API answered 529: {}", advice(529)));
@@ -182,19 +188,19 @@ impl RunResult {
 /// What to do about a status of the Messages API.
 fn advice(status: u16) -> &'static str {
     match status {
-        400 => "it does not take the request",
-        401 => "check the credential, it may be wrong, revoked or expired",
-        403 => "the credential's account may not do this",
+        400 => "it rejected the request",
+        401 => "check the credential; it may be wrong, revoked or expired",
+        403 => "the credential's account lacks permission",
         404 => "check the model's name",
         413 => "the request is too large",
-        429 => "the account's limit is reached, try again later",
-        529 => "it is overloaded, try again later",
-        500.. => "it has a fault of its own, try again later",
+        429 => "the account's limit is reached; try again later",
+        529 => "it is overloaded; try again later",
+        500.. => "it has an internal error; try again later",
         _ => "try again",
     }
 }
 
-fn told(status: ExitStatus) -> String {
+fn describe_exit(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("it exited with code {code}"),
         (None, Some(signal)) => format!("it was killed by signal {signal}"),

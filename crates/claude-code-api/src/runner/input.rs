@@ -1,9 +1,9 @@
-//! The program's standard input.
+//! The agent's standard input.
 
 use tokio::{io::AsyncWriteExt as _, process::ChildStdin};
 
-/// The pipe and what is pending for it. The pipe stays open until it is closed on purpose: the program takes
-/// its end for a request to exit.
+/// The pipe and the bytes not yet written to it. It stays open until [`close`](Self::close): the agent treats end of
+/// file as a request to exit.
 #[derive(Debug)]
 pub(crate) struct Input {
     pipe: Option<ChildStdin>,
@@ -24,14 +24,14 @@ impl Input {
         self.pending.extend_from_slice(bytes);
     }
 
-    /// Closes it, whether or not everything is written.
+    /// Closes the pipe and discards unwritten bytes.
     pub(crate) fn close(&mut self) {
         self.pipe = None;
         self.pending = Vec::new();
         self.written = 0;
     }
 
-    /// Writes some of what is pending; never ready if nothing is. Cancel-safe.
+    /// Writes some of the pending bytes. Stays pending if there are none. Cancel-safe.
     pub(crate) async fn write(&mut self) {
         let rest = self.pending.get(self.written..).unwrap_or_default();
         match &mut self.pipe {
@@ -43,7 +43,7 @@ impl Input {
                         self.written = 0;
                     }
                 }
-                // Nobody reads any more; the exit will tell what that means.
+                // The agent closed its end. Its exit status will say why.
                 Ok(_) | Err(_) => self.close(),
             },
             _ => std::future::pending().await,

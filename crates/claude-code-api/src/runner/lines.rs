@@ -1,36 +1,38 @@
-//! Bytes to lines.
+//! Splits bytes into lines.
 
 use std::mem;
 
-/// The longest line that is held. The CLI's longest are tool results, of which it cuts off what is over a
-/// few megabytes.
+/// The longest line that is buffered. The CLI's longest lines are tool results, which it truncates at a few
+/// megabytes.
 pub(crate) const MAX_LINE: usize = 16 * 1024 * 1024;
 
-/// How much is kept of a line that is too long.
+/// How many bytes of an overlong line are kept.
 const EXCERPT: usize = 512;
 
-/// One line, without its end.
+/// A line without its terminator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     Whole(Vec<u8>),
-    /// Over the cap: how it begins, and how many bytes there were.
+    /// Longer than the limit: its beginning and its full length in bytes.
     TooLong {
         begin: Vec<u8>,
         bytes: usize,
     },
 }
 
-/// Cuts a stream of bytes at `\n`, and there alone: U+2028, U+0085 and their like may stand in a line.
-/// Holds one read and one line at most, and of a line that is too long only the beginning.
+/// Splits a byte stream at `
+/// ` only; U+2028, U+0085 and similar characters may occur within a line. Buffers at most one read and one line; of
+/// an overlong line, only the beginning.
 #[derive(Debug)]
 pub(crate) struct Lines {
     max: usize,
     buffer: Vec<u8>,
-    /// Where in `buffer` the next line begins.
+    /// Offset in `buffer` of the next line.
     start: usize,
-    /// From where on `buffer` is not known to hold no `\n`.
+    /// `buffer` has no `
+    /// ` between `start` and this offset.
     scanned: usize,
-    /// How much of the line was thrown away already.
+    /// How many bytes of the current line were discarded.
     dropped: usize,
 }
 
@@ -39,16 +41,16 @@ impl Lines {
         Self { max, buffer: Vec::new(), start: 0, scanned: 0, dropped: 0 }
     }
 
-    /// Where to read into. Call [`next`](Self::next) until it gives nothing before reading more.
+    /// The buffer to read into. Before reading more, call [`next`](Self::next) until it returns `None`.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
 
-    /// The next whole line.
+    /// The next complete line.
     pub(crate) fn next(&mut self) -> Option<Line> {
         let unscanned = self.buffer.get(self.scanned..).unwrap_or_default();
         let Some(found) = memchr::memchr(b'\n', unscanned) else {
-            // Once a read, not once a line: a read holds many.
+            // Once per read, which may contain many lines.
             self.buffer.drain(..self.start);
             self.start = 0;
             self.drop_excess();
@@ -62,7 +64,7 @@ impl Lines {
         Some(self.finish(line))
     }
 
-    /// What is left at the end of the stream, if anything: a line whose end is missing.
+    /// At the end of the stream, the unterminated last line, if any.
     pub(crate) fn last(&mut self) -> Option<Line> {
         let line = self.buffer.split_off(self.start);
         *self = Self { dropped: self.dropped, ..Self::new(self.max) };
@@ -75,7 +77,7 @@ impl Lines {
             self.dropped += self.buffer.len() - keep;
             self.buffer.truncate(keep);
         }
-        // A long line is rare, and its memory is not kept for the next.
+        // Long lines are rare, so release the memory.
         if self.buffer.capacity() > 1024 * 1024 && self.buffer.len() < 64 * 1024 {
             self.buffer.shrink_to(64 * 1024);
         }
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_too_long_is_not_held() {
+    fn an_overlong_line_is_not_buffered() {
         let mut lines = Lines::new(1000);
         for _ in 0..1000 {
             lines.buffer().extend_from_slice(&[b'x'; 900]);
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cap_is_the_same_however_the_bytes_come() {
+    fn the_limit_does_not_depend_on_chunking() {
         let (fits, over) = (vec![b'x'; 600], vec![b'x'; 601]);
         let too_long = Line::TooLong { begin: vec![b'x'; EXCERPT], bytes: 601 };
         assert_eq!(cut(600, &[&fits, b"\n"]), [whole(&fits)]);
@@ -150,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_do_not_matter(
+        fn chunking_does_not_change_the_lines(
             lines in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..20),
             sizes in proptest::collection::vec(1_usize..50, 1..50),
         ) {

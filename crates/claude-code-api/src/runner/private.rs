@@ -10,12 +10,12 @@ use tempfile::TempDir;
 use tracing::warn;
 use workspace::FileLock;
 
-/// What the names of these directories begin with.
+/// The prefix of these directories' names.
 const PREFIX: &str = "agent-";
-/// In each directory: locked as long as the directory is in use.
+/// A file in each directory, locked while the directory is in use.
 const LOCK: &str = "lock";
 
-/// A fresh directory that nobody else may enter. Removed when dropped, at the latest.
+/// A new directory with mode 0700. Removed on drop.
 #[derive(Debug)]
 pub(crate) struct Private {
     root: Option<TempDir>,
@@ -24,16 +24,16 @@ pub(crate) struct Private {
 }
 
 impl Private {
-    /// Creates one in `parent`, and removes those there whose replica was killed. Blocking.
+    /// Creates one in `parent`, and removes those that killed replicas left there. Blocking.
     pub(crate) fn create(parent: &Path) -> io::Result<Self> {
         sweep(parent);
         let root = tempfile::Builder::new()
             .prefix(PREFIX)
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(parent)?;
-        // The CLI names files after real paths.
+        // The CLI derives file names from resolved paths.
         let path = root.path().canonicalize()?;
-        // A directory without a lock is left alone until it has one.
+        // `sweep` ignores a directory without a lock file, so the lock is created already held.
         let lock = FileLock::create(&path.join("unlocked"), &path.join(LOCK), b"")
             .map_err(io::Error::other)?;
         let private = Self { path, root: Some(root), _lock: lock };
@@ -66,12 +66,12 @@ impl Drop for Private {
     }
 }
 
-/// Removes the directories that killed replicas have left. Whatever else has such a name stays.
+/// Removes directories that killed replicas left. Anything else with such a name is kept.
 fn sweep(parent: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     for entry in entries {
         let is_named = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        // Neither a link nor another user's.
+        // Skips links and other users' directories.
         let is_ours = || {
             let owner = nix::unistd::geteuid().as_raw();
             entry.metadata().is_ok_and(|it| it.is_dir() && it.uid() == owner)
@@ -80,7 +80,7 @@ fn sweep(parent: &Path) {
             continue;
         }
         let lock = entry.path().join(LOCK);
-        // A dead agent could have left anything there.
+        // The agent may have put anything here.
         if fs::symlink_metadata(&lock).is_ok_and(|it| it.is_file())
             && FileLock::is_held(&lock).is_ok_and(|is_held| !is_held)
         {
@@ -91,7 +91,7 @@ fn sweep(parent: &Path) {
 
 fn remove(path: &Path) {
     let removed = fs::remove_dir_all(path).or_else(|_| {
-        // Some tools, Go's module cache for one, leave directories that their owner may not write to.
+        // Some tools, such as Go's module cache, create directories that are read-only for their owner.
         open_up(path);
         fs::remove_dir_all(path)
     });
@@ -100,7 +100,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// Gives the owner access to every directory below, as far as possible. Links are not followed.
+/// Makes every directory below accessible to its owner, as far as possible. Does not follow links.
 fn open_up(path: &Path) {
     let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
     let Ok(entries) = fs::read_dir(path) else { return };
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_private_and_goes_whatever_is_in_it() {
+    fn it_is_private_and_removed_with_any_contents() {
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("kept"), "").unwrap();
         let private = Private::create(&std::env::temp_dir()).unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_replica_left_goes_with_the_next_one_and_nothing_else() {
+    fn only_directories_of_killed_replicas_are_removed() {
         let parent = tempfile::tempdir().unwrap();
         let at = |name: &str| parent.path().join(name);
         let alive = Private::create(parent.path()).unwrap();

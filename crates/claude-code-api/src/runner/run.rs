@@ -1,4 +1,4 @@
-//! The running program, from its first line to the end of its last descendant.
+//! A running agent, from its first line until its last descendant is gone.
 
 use std::{
     future::Future, io, os::fd::AsFd, pin::Pin, process::ExitStatus, sync::Arc, time::Duration,
@@ -19,16 +19,16 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Patience, Tail,
+    Tail, TimeLimits,
     input::Input,
     lines::{Lines, MAX_LINE},
 };
-use crate::dialect::{AgentExit, Dialect, Kind, Message, Remains, State};
+use crate::dialect::{AgentExit, Dialect, Kind, Message, RunRecord, State};
 
-/// The least that is read at once: the size of a pipe, pipe(7).
+/// The minimum read size: the capacity of a pipe, pipe(7).
 const READ: usize = 64 * 1024;
 
-/// A running program. Dropped before its end it is killed, with everything below it.
+/// A running agent. Dropping it early kills the agent and all its descendants.
 pub(crate) struct Run<D: Dialect> {
     dialect: Arc<D>,
     child: Child,
@@ -37,31 +37,31 @@ pub(crate) struct Run<D: Dialect> {
     lines: Lines,
     stderr: Option<ChildStderr>,
     tail: Tail,
-    patience: Patience,
+    time_limits: TimeLimits,
     bounds: Arc<JobBounds>,
     step: RunStep,
-    /// When the step ends by itself.
+    /// When the current step times out.
     deadline: Instant,
-    /// Whether a request to stop was taken note of.
-    is_told: bool,
+    /// Whether a request to stop was handled.
+    is_stop_handled: bool,
     cause: Option<Cause>,
     has_begun: bool,
     report: Option<D::Report>,
     exit: Option<AgentExit>,
     sweep: Option<Pin<Box<dyn Future<Output = Vec<Pid>> + Send>>>,
-    /// Whether standard output was closed before its end, so that a line without an end may be in `lines`.
-    is_cut_off: bool,
+    /// Whether standard output was closed before its end, so `lines` may hold an unterminated line.
+    is_truncated: bool,
     is_over: bool,
 }
 
-/// What the program is at. On the way to its end each step is a firmer request than the one before.
+/// The state of the run. While it is being ended, each step is more forceful than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum RunStep {
-    /// It works. Silence ends this step.
+    /// The agent is working. Only silence ends this step.
     Working,
-    /// There is a result; it may still say that it is idle, or go on.
+    /// There is a result. The agent may still report that it is idle, or continue.
     Resulted,
-    /// It was asked to give up its turn.
+    /// It was asked to end its turn.
     Interrupting,
     /// Its standard input is closed.
     Leaving,
@@ -69,23 +69,23 @@ enum RunStep {
     Terminating,
     /// It was sent SIGKILL.
     Killing,
-    /// It has exited; what it left behind is being killed.
+    /// It has exited, and its remaining descendants are being killed.
     Exited,
 }
 
-/// Why a run was ended from outside.
+/// Why the runner ended the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// The job should stop.
+    /// The job was stopped.
     Stopped,
-    /// It printed nothing for too long.
+    /// The agent printed nothing for too long.
     Silent,
 }
 
 /// What can happen next.
 enum Event {
     Stop,
-    Late,
+    Deadline,
     Written,
     Stdout(io::Result<usize>),
     Stderr(io::Result<usize>),
@@ -94,13 +94,13 @@ enum Event {
 }
 
 impl<D: Dialect> Run<D> {
-    /// Starts `guest`, whose standard streams are all pipes, within `bounds`, and gives it `prompt`.
+    /// Starts `guest` within `bounds` and sends it `prompt`. All its standard streams must be pipes.
     pub(crate) async fn start(
         dialect: Arc<D>,
         guest: Guest,
         bounds: Arc<JobBounds>,
         prompt: Vec<u8>,
-        patience: Patience,
+        time_limits: TimeLimits,
     ) -> io::Result<Self> {
         let mut child = guest.bounded(&bounds).spawn().await?;
         Ok(Self {
@@ -110,17 +110,17 @@ impl<D: Dialect> Run<D> {
             lines: Lines::new(MAX_LINE),
             stderr: child.take_stderr(),
             tail: Tail::default(),
-            patience,
+            time_limits,
             bounds,
             step: RunStep::Working,
-            deadline: Instant::now() + patience.silence,
-            is_told: false,
+            deadline: Instant::now() + time_limits.silence,
+            is_stop_handled: false,
             cause: None,
             has_begun: false,
             report: None,
             exit: None,
             sweep: None,
-            is_cut_off: false,
+            is_truncated: false,
             is_over: false,
             child,
         })
@@ -130,20 +130,20 @@ impl<D: Dialect> Run<D> {
         self.child.id()
     }
 
-    /// The next message. Nothing once the program and everything below it is gone. As long as nobody asks for
-    /// the next message, no more than one read is held and the program waits.
+    /// The next message; `None` once the agent and all its descendants are gone. Until it is called again, at most
+    /// one read is buffered, and the agent blocks on a full pipe.
     pub(crate) async fn next(&mut self, stop: &Stop) -> Option<Message<D::Report>> {
         loop {
             while let Some(line) = self.lines.next() {
                 if let Some(message) = self.dialect.read(line) {
-                    self.note(&message.kind);
+                    self.observe(&message.kind);
                     return Some(message);
                 }
             }
-            if std::mem::take(&mut self.is_cut_off)
+            if std::mem::take(&mut self.is_truncated)
                 && let Some(message) = self.last_line()
             {
-                self.note(&message.kind);
+                self.observe(&message.kind);
                 return Some(message);
             }
             if self.step == RunStep::Exited
@@ -156,48 +156,49 @@ impl<D: Dialect> Run<D> {
             }
             let event = self.event(stop).await;
             if let Some(message) = self.handle(event) {
-                self.note(&message.kind);
+                self.observe(&message.kind);
                 return Some(message);
             }
         }
     }
 
-    /// Takes what is known, after the end, and why the run was ended from outside, if it was.
-    pub(crate) fn remains(&mut self) -> (Remains<D::Report>, Option<Cause>) {
-        let remains = Remains {
+    /// After the end: what is known about the run, and why the runner ended it, if it did.
+    pub(crate) fn record(&mut self) -> (RunRecord<D::Report>, Option<Cause>) {
+        let record = RunRecord {
             has_begun: self.has_begun,
             report: self.report.take(),
             exit: self.exit.unwrap_or(AgentExit::Forced),
             stderr: std::mem::take(&mut self.tail),
         };
-        (remains, self.cause)
+        (record, self.cause)
     }
 
-    /// The line that has no end, if the output ended with one.
+    /// The unterminated last line, if any.
     fn last_line(&mut self) -> Option<Message<D::Report>> {
         let line = self.lines.last()?;
         self.dialect.read(line)
     }
 
     async fn event(&mut self, stop: &Stop) -> Event {
-        // Whether output that waits to be read is looked at before the deadline, or cannot hold it off. After
-        // the exit it need not: when the deadline has passed, what is in the pipes is read before they are closed.
-        let is_patient = self.step <= RunStep::Resulted;
+        // While the agent may keep running, output that arrived in time counts, so it is read before the deadline is
+        // checked. Once the run is being ended, output must not delay the deadline. After the exit nothing is lost,
+        // because the pipes are drained before they are closed.
+        let output_first = self.step <= RunStep::Resulted;
         tokio::select! {
-            // In this order, so that a flood of output, from whomever, cannot hold off the rest.
+            // Ordered, so that a flood of output cannot starve the other branches.
             biased;
-            _ = stop.requested(), if !self.is_told => Event::Stop,
-            () = sleep_until(self.deadline), if !is_patient => Event::Late,
+            _ = stop.requested(), if !self.is_stop_handled => Event::Stop,
+            () = sleep_until(self.deadline), if !output_first => Event::Deadline,
             () = self.input.write() => Event::Written,
             status = self.child.wait(), if self.step != RunStep::Exited => Event::Exited(status),
             left = swept(&mut self.sweep) => Event::Swept(left),
             read = read(&mut self.stdout, self.lines.buffer()) => Event::Stdout(read),
             read = read(&mut self.stderr, self.tail.buffer()) => Event::Stderr(read),
-            () = sleep_until(self.deadline), if is_patient => Event::Late,
+            () = sleep_until(self.deadline), if output_first => Event::Deadline,
         }
     }
 
-    /// Takes note of an event. Gives the message that had no end of its line, if the output ended with one.
+    /// Handles an event. Returns the unterminated last line when the output ends.
     fn handle(&mut self, event: Event) -> Option<Message<D::Report>> {
         match event {
             Event::Stdout(Ok(1..)) => self.refresh(),
@@ -205,8 +206,12 @@ impl<D: Dialect> Run<D> {
                 self.stdout = None;
                 let last = self.last_line();
                 if self.step < RunStep::Leaving {
-                    // It has nothing more to say, whatever it does.
-                    self.leave(if self.is_told { self.patience.leave } else { self.patience.exit });
+                    // No more output can come, so end the run.
+                    self.leave(if self.is_stop_handled {
+                        self.time_limits.leave
+                    } else {
+                        self.time_limits.exit
+                    });
                 }
                 return last;
             }
@@ -224,27 +229,27 @@ impl<D: Dialect> Run<D> {
                 }
             }
             Event::Stop => self.stop(Cause::Stopped),
-            Event::Late => self.late(),
+            Event::Deadline => self.deadline_passed(),
         }
         None
     }
 
-    /// What a message means for how to go on.
-    fn note(&mut self, kind: &Kind<D::Report>) {
+    /// Updates the state after a message.
+    fn observe(&mut self, kind: &Kind<D::Report>) {
         match (kind, self.step) {
             (Kind::Begun, _) => self.has_begun = true,
             (Kind::Report(report), step) => {
                 self.report = Some((**report).clone());
                 match step {
-                    RunStep::Working => self.enter(RunStep::Resulted, self.patience.idle),
-                    RunStep::Interrupting => self.leave(self.patience.leave),
+                    RunStep::Working => self.enter(RunStep::Resulted, self.time_limits.idle),
+                    RunStep::Interrupting => self.leave(self.time_limits.leave),
                     _ => {}
                 }
             }
-            (Kind::State(State::Idle), RunStep::Resulted) => self.leave(self.patience.exit),
+            (Kind::State(State::Idle), RunStep::Resulted) => self.leave(self.time_limits.exit),
             // Another turn, for a background task.
             (Kind::State(State::Busy), RunStep::Resulted) => {
-                self.enter(RunStep::Working, self.patience.silence);
+                self.enter(RunStep::Working, self.time_limits.silence);
             }
             (Kind::State(_) | Kind::Answer | Kind::Other, _) => {}
         }
@@ -256,11 +261,11 @@ impl<D: Dialect> Run<D> {
         self.deadline = Instant::now() + lasts;
     }
 
-    /// There was output.
+    /// Resets the deadline after output.
     fn refresh(&mut self) {
         match self.step {
-            RunStep::Working => self.deadline = Instant::now() + self.patience.silence,
-            RunStep::Resulted => self.deadline = Instant::now() + self.patience.idle,
+            RunStep::Working => self.deadline = Instant::now() + self.time_limits.silence,
+            RunStep::Resulted => self.deadline = Instant::now() + self.time_limits.idle,
             _ => {}
         }
     }
@@ -271,45 +276,45 @@ impl<D: Dialect> Run<D> {
         self.enter(RunStep::Leaving, lasts);
     }
 
-    /// Begins to end the run.
+    /// Starts ending the run.
     fn stop(&mut self, cause: Cause) {
-        self.is_told = true;
+        self.is_stop_handled = true;
         if self.report.is_some() && matches!(self.step, RunStep::Resulted | RunStep::Leaving) {
-            // Its work is done and counts; it only has to make haste.
-            return self.leave(self.patience.leave);
+            // The work is done and counts, so only shorten the deadline.
+            return self.leave(self.time_limits.leave);
         }
         self.cause.get_or_insert(cause);
         match self.step {
             RunStep::Working if self.input.is_open() => {
                 self.input.push(self.dialect.interrupt());
-                self.enter(RunStep::Interrupting, self.patience.interrupt);
+                self.enter(RunStep::Interrupting, self.time_limits.interrupt);
             }
             RunStep::Working | RunStep::Resulted | RunStep::Leaving => {
-                self.leave(self.patience.leave)
+                self.leave(self.time_limits.leave)
             }
             RunStep::Interrupting | RunStep::Terminating | RunStep::Killing | RunStep::Exited => {}
         }
     }
 
-    /// The step has lasted as long as it may.
-    fn late(&mut self) {
+    /// Handles a step's timeout.
+    fn deadline_passed(&mut self) {
         match self.step {
             RunStep::Working => self.stop(Cause::Silent),
-            RunStep::Resulted => self.leave(self.patience.exit),
-            RunStep::Interrupting => self.leave(self.patience.leave),
+            RunStep::Resulted => self.leave(self.time_limits.exit),
+            RunStep::Interrupting => self.leave(self.time_limits.leave),
             RunStep::Leaving => {
                 self.signal(Signal::SIGTERM);
-                self.enter(RunStep::Terminating, self.patience.terminate);
+                self.enter(RunStep::Terminating, self.time_limits.terminate);
             }
             RunStep::Terminating => {
                 self.signal(Signal::SIGKILL);
-                self.enter(RunStep::Killing, self.patience.remains);
+                self.enter(RunStep::Killing, self.time_limits.cleanup);
             }
-            // In an uninterruptible system call: nothing more can be done.
+            // Stuck in an uninterruptible system call: nothing more can be done.
             RunStep::Killing => self.exited(Err(io::ErrorKind::TimedOut.into())),
             RunStep::Exited => {
-                // Somebody who cannot be killed holds the other end; or this process had no time to read until
-                // now, and what the agent said is still in the pipes.
+                // Either a process that could not be killed holds the other end, or this process was too slow to read
+                // and the agent's last output is still in the pipes.
                 self.sweep = None;
                 if let Some(pipe) = self.stderr.take() {
                     drain(&pipe, self.tail.buffer());
@@ -317,7 +322,7 @@ impl<D: Dialect> Run<D> {
                 }
                 if let Some(pipe) = self.stdout.take() {
                     drain(&pipe, self.lines.buffer());
-                    self.is_cut_off = true;
+                    self.is_truncated = true;
                 }
             }
         }
@@ -330,10 +335,10 @@ impl<D: Dialect> Run<D> {
             _ => AgentExit::Forced,
         });
         self.input.close();
-        self.enter(RunStep::Exited, self.patience.remains);
-        // What it has left behind, in sessions of their own, too. Then nobody holds the pipes any more, and
-        // what is in them is read to its end.
-        let until = std::time::Instant::now() + self.patience.remains.mul_f32(0.8);
+        self.enter(RunStep::Exited, self.time_limits.cleanup);
+        // Descendants in sessions of their own are killed too. After that, no process holds the pipes, and they are
+        // read to their end.
+        let until = std::time::Instant::now() + self.time_limits.cleanup.mul_f32(0.8);
         let bounds = Arc::clone(&self.bounds);
         self.sweep = Some(Box::pin(async move { end_job(&bounds, until).await }));
     }
@@ -349,7 +354,7 @@ impl<D: Dialect> Drop for Run<D> {
     fn drop(&mut self) {
         if !self.is_over {
             self.bounds.kill();
-            let left = kill_descendants_now(&[], self.patience.terminate);
+            let left = kill_descendants_now(&[], self.time_limits.terminate);
             if !left.is_empty() {
                 warn!(?left, "some processes of the agent could not be killed");
             }
@@ -357,7 +362,7 @@ impl<D: Dialect> Drop for Run<D> {
     }
 }
 
-/// Reads some bytes; never ready without a pipe. Cancel-safe.
+/// Reads some bytes. Stays pending if there is no pipe. Cancel-safe.
 async fn read(pipe: &mut Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> io::Result<usize> {
     match pipe {
         Some(pipe) => {
@@ -368,15 +373,15 @@ async fn read(pipe: &mut Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> 
     }
 }
 
-/// Reads what is in a pipe at this moment, however much that is, and waits for nothing. It asks the kernel: the
-/// runtime may not have heard yet that there is something.
+/// Reads what is in a pipe now, without blocking. It asks the kernel, because the runtime may not have been notified
+/// yet.
 fn drain(pipe: &impl AsFd, into: &mut Vec<u8>) {
-    // Somebody may go on writing: no more is taken than a pipe can hold, which tells what is old from what is new.
+    // A surviving process may keep writing, so read no more than the pipe's capacity: that is all the old output.
     let capacity = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ);
     let mut left = capacity.ok().and_then(|size| usize::try_from(size).ok()).unwrap_or(READ);
     let mut buffer = vec![0; READ];
     while left > 0 {
-        // Tokio has made the pipe non-blocking.
+        // Tokio made the pipe non-blocking.
         match unistd::read(pipe.as_fd(), &mut buffer) {
             Ok(0) => return,
             Ok(read) => {

@@ -1,5 +1,5 @@
-//! The session of one run: the program writes what it remembers straight onto the volume, so that a conversation
-//! survives its replica, however that dies, and any other can continue it.
+//! The session of a run. The agent writes its conversation directly to the volume, so the conversation survives any
+//! end of its replica and can continue on another one.
 
 use std::{
     fs::{self, File},
@@ -18,22 +18,22 @@ use crate::{
     refusal::Refusal,
 };
 
-/// The file in a session's directory that says that its agent has answered. The CLI's own files cannot say so
-/// when they are damaged.
+/// A file in a session's directory that records that the agent has answered. If the CLI's own files are damaged, they
+/// cannot tell.
 const ANSWERED: &str = "answered";
 
-/// A conversation that one run begins or continues.
+/// A conversation that a run starts or continues.
 #[derive(Debug)]
 pub(crate) struct Conversation<D: Dialect> {
     session: Session,
     history: History,
-    /// The turn of a session that this run has created. For any other session the replica holds the turn.
-    made: Option<HeldTurn>,
+    /// The turn of a session that this run created. For an existing session, the replica holds the turn.
+    created_turn: Option<HeldTurn>,
     dialect: PhantomData<fn() -> D>,
 }
 
 impl<D: Dialect> Conversation<D> {
-    /// Begins a new one. Blocking.
+    /// Starts a new one. Blocking.
     pub(crate) fn begin(
         workspace: &Workspace,
         id: SessionId,
@@ -41,45 +41,45 @@ impl<D: Dialect> Conversation<D> {
     ) -> Result<Self, Refusal> {
         let (session, turn) =
             Session::create(workspace, id, place).map_err(|error| Refusal::volume(&error))?;
-        Ok(Self { session, history: History::None, made: Some(turn), dialect: PhantomData })
+        Ok(Self { session, history: History::None, created_turn: Some(turn), dialect: PhantomData })
     }
 
     /// Finds one to continue. Blocking.
     ///
-    /// Refuses one in which something was said and of which nothing is left that the program could continue: it would
-    /// begin a new conversation without a word. Its files stay as they are.
+    /// Fails if something was said in it but its transcript is missing or damaged: the agent would silently start a
+    /// new conversation. The files stay unchanged.
     pub(crate) fn find(workspace: &Workspace, id: SessionId) -> Result<Self, Refusal> {
         let found = Session::open(workspace, id).map_err(|error| Refusal::volume(&error))?;
         let session = found.ok_or_else(|| {
             Refusal::new(
                 Code::SessionNotFound,
-                format!("there is no session {id}: leave resumeSessionId out to begin a new one"),
+                format!("there is no session {id}: leave resumeSessionId out to start a new one"),
             )
         })?;
         let history = history::<D>(&session)?;
-        Ok(Self { session, history, made: None, dialect: PhantomData })
+        Ok(Self { session, history, created_turn: None, dialect: PhantomData })
     }
 
     pub(crate) fn id(&self) -> SessionId {
         self.session.id()
     }
 
-    /// Whether something has been said in it before.
+    /// Whether anything was said in it before.
     pub(crate) fn is_resumed(&self) -> bool {
         self.history == History::Transcript
     }
 
-    /// What the program is told of it.
+    /// How to tell the agent about it.
     pub(crate) fn argument(&self) -> SessionArgument {
         SessionArgument { history: self.history, id: self.id() }
     }
 
-    /// Where it worked before, relative to the volume.
+    /// Where it last worked, relative to the volume.
     pub(crate) fn place(&self) -> Result<Option<WorkspacePath>, Refusal> {
         self.session.place().map_err(|error| Refusal::volume(&error))
     }
 
-    /// Notes where it works now, and puts its files where a program that works in `cwd` looks for them. Blocking.
+    /// Records where it works now, and links its files to where an agent working in `cwd` looks for them. Blocking.
     pub(crate) fn open(
         &self,
         private: &Private,
@@ -93,17 +93,17 @@ impl<D: Dialect> Conversation<D> {
 }
 
 impl<D: Dialect> Conversation<D> {
-    /// The file that says that the agent has answered, for [`note_answer`].
+    /// The file that [`record_answer`] creates.
     pub(crate) fn answered(&self) -> PathBuf {
         answered(&self.session)
     }
 }
 
-/// Notes in `file` that the agent has answered, for whoever finds the session later. Blocking.
-pub(crate) fn note_answer(file: &Path) {
-    // An error leaves the transcript as the only witness.
+/// Records in `file` that the agent has answered, for later runs of the session. Blocking.
+pub(crate) fn record_answer(file: &Path) {
+    // After an error, only the transcript shows it.
     let written = File::create(file).and_then(|file| file.sync_all()).and_then(|()| {
-        // The name of the file is its only content.
+        // The file is empty; only its name matters, so sync the directory.
         file.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     });
     if let Err(error) = written {
@@ -112,9 +112,9 @@ pub(crate) fn note_answer(file: &Path) {
 }
 
 impl<D: Dialect> Drop for Conversation<D> {
-    /// A session that this run has begun, and in which nothing was said, does not stay.
+    /// Removes a session that this run created and in which nothing was said.
     fn drop(&mut self) {
-        if self.made.is_none()
+        if self.created_turn.is_none()
             || !matches!(D::read_transcript(&D::transcript(&self.session)), Ok(Transcript::Empty))
         {
             return;
@@ -129,14 +129,14 @@ fn answered(session: &Session) -> PathBuf {
     session.project().with_file_name(ANSWERED)
 }
 
-/// What the program can do with the session. Where nothing was ever said, what is left of its files is put out of the
-/// way of a new start: a program may take an id to be in use as soon as there is a file of its name.
+/// What the agent can continue from. If nothing was ever said, removes leftover files: the CLI treats an ID as in use
+/// if a file with its name exists.
 fn history<D: Dialect>(session: &Session) -> Result<History, Refusal> {
     let fault = |error| Refusal::io("read the session's transcript", &error);
     let id = session.id();
     let (project, transcript) = (session.project(), D::transcript(session));
     let was_answered = answered(session).try_exists().map_err(fault)?;
-    // An agent could have put something else in these places.
+    // An agent may have put something else here.
     let has_project = is_directory(&project).map_err(fault)?;
     let found = if has_project {
         D::read_transcript(&transcript).map_err(fault)?
@@ -149,8 +149,8 @@ fn history<D: Dialect>(session: &Session) -> Result<History, Refusal> {
             return Err(Refusal::new(
                 Code::SessionNotFound,
                 format!(
-                    "what was said in session {id} is gone: its transcript {} is missing; restore it, or leave \
-                     resumeSessionId out to begin a new conversation",
+                    "session {id} cannot be continued: its transcript {} is missing; restore it, or leave \
+                     resumeSessionId out to start a new conversation",
                     transcript.display()
                 ),
             ));
@@ -160,8 +160,8 @@ fn history<D: Dialect>(session: &Session) -> Result<History, Refusal> {
             return Err(Refusal::new(
                 Code::SessionDamaged,
                 format!(
-                    "session {id} cannot be continued: its transcript {} is damaged, and was left as it is; repair \
-                     it, or leave resumeSessionId out to begin a new conversation",
+                    "session {id} cannot be continued: its transcript {} is damaged and was left unchanged; repair \
+                     it, or leave resumeSessionId out to start a new conversation",
                     transcript.display()
                 ),
             ));
@@ -228,7 +228,7 @@ mod tests {
     const SAID: &str = "{\"type\":\"queue-operation\"}\n{\"type\":\"user\",\"x\":1}\n";
 
     #[test]
-    fn what_the_cli_writes_is_on_the_volume_at_once_and_comes_back_elsewhere() {
+    fn what_the_cli_writes_is_on_the_volume_at_once_and_found_from_another_directory() {
         let bench = bench();
         let id = SessionId::new();
         assert_eq!(
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_in_which_nothing_was_said_is_begun_again() {
+    fn a_session_in_which_nothing_was_said_starts_again() {
         let bench = bench();
         let id = SessionId::new();
         drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
@@ -262,22 +262,22 @@ mod tests {
             fs::write(transcript(&session), left).unwrap();
             let found = Conversation::find(&bench.workspace, id).unwrap();
             assert!(!found.is_resumed(), "{left}");
-            assert!(!transcript(&session).exists(), "the CLI would take the id to be in use");
+            assert!(!transcript(&session).exists(), "the CLI would treat the ID as in use");
         }
         assert!(
             Session::open(&bench.workspace, id).unwrap().is_some(),
-            "made by somebody else: it stays"
+            "this run did not create it"
         );
     }
 
     #[test]
-    fn a_transcript_that_was_lost_is_no_new_beginning_and_stays_as_it_is() {
+    fn a_lost_or_damaged_transcript_is_an_error_and_stays_unchanged() {
         let bench = bench();
         let id = SessionId::new();
         let run = Conversation::begin(&bench.workspace, id, &place("app")).unwrap();
         let path = transcript(&run.session);
         fs::write(&path, SAID).unwrap();
-        note_answer(&run.answered());
+        record_answer(&run.answered());
         drop(run);
         let nul = "\0".repeat(5000);
         for damaged in
@@ -287,7 +287,7 @@ mod tests {
             let refusal = Conversation::find(&bench.workspace, id).unwrap_err();
             assert_eq!(refusal.code, Code::SessionDamaged, "{damaged}: {refusal}");
             assert!(refusal.to_string().contains(path.to_str().unwrap()), "{refusal}");
-            assert_eq!(fs::read_to_string(&path).unwrap(), damaged, "it is kept");
+            assert_eq!(fs::read_to_string(&path).unwrap(), damaged, "it must not change");
         }
         fs::remove_file(&path).unwrap();
         let refusal = Conversation::find(&bench.workspace, id).unwrap_err();
@@ -295,14 +295,14 @@ mod tests {
         fs::remove_dir(path.parent().unwrap()).unwrap();
         let refusal = Conversation::find(&bench.workspace, id).unwrap_err();
         assert_eq!(refusal.code, Code::SessionNotFound);
-        // What somebody has restored is continued.
+        // A restored transcript can be continued.
         fs::create_dir(path.parent().unwrap()).unwrap();
         fs::write(&path, format!("{nul}\n{SAID}")).unwrap();
         assert!(Conversation::find(&bench.workspace, id).unwrap().is_resumed());
     }
 
     #[test]
-    fn what_the_cli_has_not_written_is_damage_even_before_an_answer() {
+    fn content_the_cli_did_not_write_is_damage_even_before_an_answer() {
         let bench = bench();
         let id = SessionId::new();
         drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_says_nothing_leaves_no_session() {
+    fn a_run_without_messages_leaves_no_session() {
         let bench = bench();
         for said in [None, Some(SAID)] {
             let id = SessionId::new();
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_transcript_is_not_taken() {
+    fn other_files_are_not_used_as_transcripts() {
         let bench = bench();
         let id = SessionId::new();
         drop(Session::create(&bench.workspace, id, &place("app")).unwrap());
@@ -350,6 +350,6 @@ mod tests {
         symlink(bench.private.home(), session.project()).unwrap();
         assert!(!Conversation::find(&bench.workspace, id).unwrap().is_resumed());
         assert!(fs::symlink_metadata(session.project()).unwrap().is_dir());
-        assert!(outside.exists(), "links are removed, not what they lead to");
+        assert!(outside.exists(), "links are removed, not their targets");
     }
 }

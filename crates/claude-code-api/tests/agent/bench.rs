@@ -1,4 +1,4 @@
-//! One job at a time, in this process, with real children.
+//! Runs one job at a time in this process, with real child processes.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use boot::Secret;
-use claude_code_api::{Config, Credential, Patience, execute};
+use claude_code_api::{Config, Credential, TimeLimits, execute};
 use contract::{ExecuteOptions, ExecuteRequest, JobId, Policy, Prompt, SessionId, WorkspacePath};
 use futures_util::{Stream, StreamExt as _};
 use oneshot::{Deadline, JobContext, Step, Stop};
@@ -18,11 +18,11 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use workspace::Workspace;
 
-/// The credential's secret, which must turn up nowhere.
+/// The credential's secret, which must not appear anywhere.
 pub(crate) const SECRET: &str = "sk-ant-test-s3cret-0123456789";
 
-/// A volume with one checkout, `app`, and how to run jobs on it. Only one exists at a time: the end of a
-/// job kills every process below this one.
+/// A volume with one checkout, `app`, and the parameters of a job. Only one bench exists at a time, because the end
+/// of a job kills every descendant of this process.
 pub(crate) struct Bench {
     pub(crate) root: TempDir,
     pub(crate) config: Config,
@@ -33,7 +33,7 @@ pub(crate) struct Bench {
     _alone: MutexGuard<'static, ()>,
 }
 
-/// How a job went.
+/// The result of a job.
 pub(crate) struct Outcome {
     /// `connected` and the messages' contents.
     pub(crate) connected: Value,
@@ -43,7 +43,7 @@ pub(crate) struct Outcome {
 }
 
 impl Bench {
-    /// With an agent that does what `script` says, in the shell's words.
+    /// A bench whose agent runs the shell script `script`.
     pub(crate) async fn new(script: &str) -> Self {
         static ONE: Mutex<()> = Mutex::const_new(());
         let alone = ONE.lock().await;
@@ -71,7 +71,7 @@ impl Bench {
         Workspace::open(self.root.path()).unwrap()
     }
 
-    /// The content of a file of the checkout, without the white space at its end.
+    /// The content of a file of the checkout, without trailing white space.
     pub(crate) fn read(&self, name: &str) -> String {
         let file = self.app().join(name);
         let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
@@ -98,19 +98,19 @@ impl Bench {
         Box::pin(execute(Arc::new(self.config.clone()), context, request))
     }
 
-    /// Runs a job to its end, and checks what holds for every job.
+    /// Runs a job to its end, and checks what must hold for every job.
     pub(crate) async fn run(&self) -> Outcome {
         self.run_with(|_| {}).await
     }
 
-    /// The same, with an eye on each message as it comes.
+    /// Like [`run`](Self::run), and calls `see` for each message as it arrives.
     pub(crate) async fn run_with(&self, mut see: impl FnMut(&Value)) -> Outcome {
         let start = Instant::now();
         let mut steps = self.start();
         let mut connected = None;
         let (mut messages, mut ending) = (Vec::new(), None);
         while let Some(step) = steps.next().await {
-            assert!(ending.is_none(), "something after the end");
+            assert!(ending.is_none(), "a step after the end");
             match step {
                 Step::Event(line) => {
                     let event: Value = line.peek().unwrap();
@@ -128,7 +128,7 @@ impl Bench {
                     let kind = if end.code.is_none() { "completed" } else { "error" };
                     assert_eq!(event["type"], kind);
                     ending = Some(event);
-                    // Everything is dead before the end is told.
+                    // Every process is dead before the end is reported.
                     let left = testkit::descendants(std::process::id());
                     assert!(left.is_empty(), "{left:?}");
                 }
@@ -139,7 +139,7 @@ impl Bench {
         assert!(!format!("{messages:?}{ending:?}").contains(SECRET));
         let left = fs::read_dir(&self.config.temporary).unwrap().flatten();
         let left: Vec<_> = left.map(|entry| entry.path()).collect();
-        assert!(left.is_empty(), "the agent's directory is removed: {left:?}");
+        assert!(left.is_empty(), "the agent's directory was not removed: {left:?}");
         Outcome { connected, messages, ending, took: start.elapsed() }
     }
 }
@@ -175,7 +175,7 @@ fn config(temporary: &Path) -> Config {
         trust_repository_settings: false,
         policy: Policy::default(),
         processes: 1024,
-        patience: Patience::default(),
+        time_limits: TimeLimits::default(),
         path: std::env::var("PATH").unwrap(),
         temporary: temporary.to_owned(),
     }

@@ -1,4 +1,4 @@
-//! Jobs as callers run them, with real processes.
+//! Whole jobs, with real processes.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,17 +1,38 @@
-//! Agents that do not behave, as real processes.
+//! Misbehaving agents, as real processes.
 
-use std::{fs, os::unix::fs::symlink, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    time::{Duration, Instant},
+};
 
-use claude_code_api::Patience;
+use claude_code_api::TimeLimits;
 use contract::SessionId;
 use futures_util::StreamExt as _;
 use oneshot::Step;
 use serde_json::json;
-use testkit::is_alive;
+use testkit::{PATIENCE, is_alive, wait_for};
 
 use crate::bench::{Bench, SECRET};
 
-/// As the CLI does it, if all goes well.
+/// The number in a file that the agent may not have written yet.
+fn number(bench: &Bench, file: &str) -> Option<u32> {
+    fs::read_to_string(bench.app().join(file)).ok()?.trim().parse().ok()
+}
+
+/// Waits without letting go of the thread.
+fn block_until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "it did not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What the CLI does in a successful run.
 const GOOD: &str = "prompt; init; result; idle; closed";
 
 #[tokio::test]
@@ -38,25 +59,29 @@ async fn a_good_agent_succeeds() {
     );
     let prompt: serde_json::Value = serde_json::from_str(&bench.read("prompt")).unwrap();
     assert_eq!(prompt["message"]["content"], "do it");
-    assert!(app.join("closed").exists(), "it was left to exit by itself");
-    assert!(outcome.took < Duration::from_secs(4), "nothing was waited for: {:?}", outcome.took);
+    assert!(app.join("closed").exists(), "it was not allowed to exit by itself");
+    assert!(
+        outcome.took < Duration::from_secs(4),
+        "the run waited for something: {:?}",
+        outcome.took
+    );
 }
 
 #[tokio::test]
-async fn without_a_workspace_it_gets_one_of_its_own() {
+async fn without_a_workspace_it_gets_a_new_one() {
     let mut bench = Bench::new("").await;
     bench.workspace = None;
     let outcome = bench.run().await;
     let workspace = outcome.connected["workspace"].as_str().unwrap();
     let expected = format!("/jobs/{}/work", outcome.connected["jobId"].as_str().unwrap());
     assert!(workspace.ends_with(&expected) && fs::metadata(workspace).unwrap().is_dir());
-    // There is no script in it.
+    // The new directory contains no script.
     assert_eq!(outcome.code(), Some("agent_failed"));
     assert!(outcome.error().contains("script: No such file"), "{}", outcome.error());
 }
 
 #[tokio::test]
-async fn a_prompt_with_a_slash_is_no_command_and_a_long_one_comes_whole() {
+async fn a_prompt_with_a_slash_is_not_a_command_and_a_long_one_arrives_whole() {
     let mut bench = Bench::new(&format!("{GOOD}; echo \"$PROMPT\" > prompt")).await;
     for (prompt, content) in
         [("/clear", "\n/clear".to_owned()), (&"x".repeat(1_000_000), "x".repeat(1_000_000))]
@@ -69,7 +94,7 @@ async fn a_prompt_with_a_slash_is_no_command_and_a_long_one_comes_whole() {
 }
 
 #[tokio::test]
-async fn arguments_and_environment_are_what_they_should_be() {
+async fn arguments_and_environment_are_exact() {
     let bench = Bench::new(&format!(
         "printf '%s\\n' \"$@\" > args; tr '\\0' '\\n' < /proc/$$/environ | sort > env; \
          cat /proc/self/fd/$CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR > key; stat -c %a $HOME/.. > mode; \
@@ -120,20 +145,24 @@ async fn instructions_outside_the_workspace_are_not_read() {
 }
 
 #[tokio::test]
-async fn it_never_exits_after_its_result() {
+async fn an_agent_that_does_not_exit_after_its_result_is_killed() {
     let mut bench =
         Bench::new("trap '' TERM; prompt; init; result; idle; while :; do sleep 1; done").await;
-    bench.config.patience.exit = Duration::from_millis(300);
+    bench.config.time_limits.exit = Duration::from_millis(300);
     let outcome = bench.run().await;
     assert_eq!(outcome.code(), None, "{}", outcome.error());
-    assert!(outcome.took > Duration::from_millis(1300), "SIGTERM had its time: {:?}", outcome.took);
+    assert!(
+        outcome.took > Duration::from_millis(1300),
+        "SIGKILL came too early: {:?}",
+        outcome.took
+    );
     assert!(outcome.took < Duration::from_secs(4), "{:?}", outcome.took);
 }
 
 #[tokio::test]
-async fn it_does_not_say_that_it_is_idle() {
+async fn an_agent_that_does_not_report_idle_is_ended() {
     let mut bench = Bench::new("prompt; init; result; closed; echo > closed").await;
-    bench.config.patience.idle = Duration::from_millis(200);
+    bench.config.time_limits.idle = Duration::from_millis(200);
     let outcome = bench.run().await;
     assert_eq!(outcome.code(), None);
     assert!(bench.app().join("closed").exists());
@@ -141,30 +170,30 @@ async fn it_does_not_say_that_it_is_idle() {
 }
 
 #[tokio::test]
-async fn it_goes_on_after_a_result_and_the_last_one_counts() {
+async fn an_agent_may_continue_after_a_result_and_the_last_one_counts() {
     let second =
         r#"echo '{"type":"result","subtype":"success","is_error":false,"result":"second"}'"#;
     let busy = r#"echo '{"type":"system","subtype":"session_state_changed","state":"running"}'"#;
-    // It gives up when its standard input ends: `read` says 1 then, and more when its time is up.
+    // The agent exits when its standard input is closed: `read` returns 1 then, and more on a timeout.
     let mut bench = Bench::new(&format!(
         "prompt; init; result; {busy}; IFS= read -r -t 0.4; [ $? -gt 1 ] || exit; \
          {second}; idle; closed; echo '{{\"type\":\"late\"}}'"
     ))
     .await;
-    bench.config.patience.idle = Duration::from_millis(100);
+    bench.config.time_limits.idle = Duration::from_millis(100);
     let outcome = bench.run().await;
     assert_eq!(outcome.ending["result"], "second");
     assert_eq!(outcome.kinds().last(), Some(&"late"), "{:?}", outcome.kinds());
 }
 
 #[tokio::test]
-async fn it_closes_its_output_and_lives_on() {
+async fn an_agent_that_closes_its_output_and_stays_is_ended() {
     for (script, code) in [
         ("prompt; init; exec >&-; sleep 300", Some("agent_no_result")),
         ("prompt; init; result; exec >&-; sleep 300", None),
     ] {
         let mut bench = Bench::new(script).await;
-        bench.config.patience.exit = Duration::from_millis(200);
+        bench.config.time_limits.exit = Duration::from_millis(200);
         let outcome = bench.run().await;
         assert_eq!(outcome.code(), code, "{}", outcome.error());
         assert!(outcome.took < Duration::from_secs(4), "{:?}", outcome.took);
@@ -172,7 +201,7 @@ async fn it_closes_its_output_and_lives_on() {
 }
 
 #[tokio::test]
-async fn it_exits_without_a_result() {
+async fn an_exit_without_a_result_is_a_failure() {
     for (script, code, part) in [
         ("prompt; init; echo hint >&2", "agent_no_result", "without a result: hint"),
         ("exit 0", "agent_no_result", "without a result"),
@@ -208,13 +237,13 @@ async fn it_exits_without_a_result() {
 }
 
 #[tokio::test]
-async fn a_result_without_the_end_of_its_line_counts() {
+async fn an_unterminated_result_line_counts() {
     let outcome = Bench::new("prompt; init; printf %s \"$(result)\"").await.run().await;
     assert_eq!(outcome.code(), None, "{}", outcome.error());
 }
 
 #[tokio::test]
-async fn it_cannot_be_started() {
+async fn an_agent_that_cannot_be_started_is_reported() {
     let mut bench = Bench::new(GOOD).await;
     let file = bench.root.path().join("not-executable");
     fs::write(&file, "#!/bin/sh\n").unwrap();
@@ -235,7 +264,7 @@ async fn root_needs_a_sandbox_to_skip_permissions() {
     if nix::unistd::geteuid().is_root() {
         assert_eq!(outcome.code(), Some("agent_refuses_root"));
         assert!(outcome.error().contains("IS_SANDBOX=1"));
-        assert!(!bench.app().join("ran").exists(), "it was not even started");
+        assert!(!bench.app().join("ran").exists(), "it must not start");
     } else {
         assert_eq!(outcome.code(), None);
     }
@@ -244,7 +273,7 @@ async fn root_needs_a_sandbox_to_skip_permissions() {
 }
 
 #[tokio::test]
-async fn a_workspace_or_a_session_that_is_not_there() {
+async fn a_missing_workspace_or_session_is_reported() {
     let mut bench = Bench::new(GOOD).await;
     bench.workspace = Some("gone");
     let outcome = bench.run().await;
@@ -259,7 +288,7 @@ async fn a_workspace_or_a_session_that_is_not_there() {
 }
 
 #[tokio::test]
-async fn output_that_is_not_what_it_should_be_is_shown_and_does_no_harm() {
+async fn invalid_output_is_shown_and_does_no_harm() {
     let bench = Bench::new(
         "prompt; init; printf 'warning: \\xff\\xfe\\n[1]\\n\\n{\"type\":\"x\",\"s\":\"\u{85}\u{2028}\"}\\n'; \
          head -c 1000000000 /dev/zero | tr '\\0' x; echo; result; idle; closed",
@@ -283,7 +312,7 @@ async fn output_that_is_not_what_it_should_be_is_shown_and_does_no_harm() {
 }
 
 #[tokio::test]
-async fn a_million_lines_cost_no_memory() {
+async fn a_million_lines_use_no_memory() {
     let bench = Bench::new(
         "prompt; init; yes '{\"type\":\"assistant\",\"n\":1}' | head -n 1000000; result; idle; closed",
     )
@@ -308,41 +337,41 @@ async fn a_million_lines_cost_no_memory() {
 }
 
 #[tokio::test]
-async fn a_reader_who_is_late_loses_nothing_and_holds_the_agent() {
+async fn a_slow_reader_loses_nothing_and_blocks_the_agent() {
     let bench = Bench::new(
         "prompt; init; for i in {1..20}; do head -c 100000 /dev/zero | tr '\\0' x | sed 's/.*/{\"x\":\"&\"}/'; \
          echo; echo $i > written; done; result; idle; closed",
     )
     .await;
-    let written = || -> u32 {
-        fs::read_to_string(bench.app().join("written")).unwrap().trim().parse().unwrap()
-    };
+    let written = || number(&bench, "written");
     let mut steps = bench.start();
     let mut events = 0;
     while let Some(step) = steps.next().await {
         events += 1;
         if events == 8 {
-            // While nobody reads, the agent fills its pipe and then waits. It has written some of its 20 lines.
+            wait_for("the agent's first line", PATIENCE, || async { written() }).await;
+            // With no reader, the agent fills its pipe and then blocks. If it did not, it would have
+            // written all 20 lines long before this ends.
             tokio::time::sleep(Duration::from_millis(500)).await;
-            assert!((1..=8).contains(&written()), "{}", written());
+            assert!(written().is_some_and(|lines| lines <= 8), "{:?}", written());
         }
         if let Step::End(ending) = step {
             assert_eq!(ending.code, None);
         }
     }
     assert_eq!(events, 26);
-    assert_eq!(written(), 20);
+    assert_eq!(written(), Some(20));
 }
 
 #[tokio::test]
-async fn a_late_reader_of_an_agent_that_has_exited_loses_nothing() {
-    // More than is read at once, and all of it in the pipe when the agent exits.
+async fn a_late_reader_of_an_exited_agent_loses_nothing() {
+    // More than one read, and all of it in the pipe when the agent exits.
     let mut bench = Bench::new(
         "prompt; for i in {1..6}; do head -c 20000 /dev/zero | tr '\\0' x | sed 's/.*/{\"x\":\"&\"}/'; \
          echo; done; result",
     )
     .await;
-    bench.config.patience.remains = Duration::from_millis(50);
+    bench.config.time_limits.cleanup = Duration::from_millis(50);
     let mut steps = bench.start();
     let mut events = 0;
     while let Some(step) = steps.next().await {
@@ -356,23 +385,25 @@ async fn a_late_reader_of_an_agent_that_has_exited_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_starved_replica_loses_nothing_of_an_agent_that_has_exited() {
-    // All that it says, and more than is read at once, is in the pipe when it exits (1031: F_SETPIPE_SZ).
+async fn a_starved_replica_loses_nothing_of_an_exited_agent() {
+    // All its output, which is more than one read, is in the pipe when it exits (1031: F_SETPIPE_SZ).
     let lines = r#"fcntl(STDOUT, 1031, 1 << 20) or die; $| = 1;
         for (1..5000) { print q({"type":"assistant","x":"), q(x) x 80, qq("}\n) }"#;
     let mut bench = Bench::new(&format!(
-        "prompt; init; perl -e '{lines}'; result; printf '{{\"type\":\"last\"}}'; echo last words >&2"
+        "prompt; init; echo $$ > pid; perl -e '{lines}'; result; printf '{{\"type\":\"last\"}}'; echo last words >&2"
         ))
     .await;
-    // The deadline has passed as soon as the exit is noticed, as if this process had not run for long.
-    bench.config.patience.remains = Duration::ZERO;
+    // The deadline passes as soon as the exit is noticed, as if this process had not run for long.
+    bench.config.time_limits.cleanup = Duration::ZERO;
     let mut steps = bench.start();
     let mut last = None;
     let mut events = 0;
     while let Some(step) = steps.next().await {
         events += 1;
         if events == 2 {
-            std::thread::sleep(Duration::from_millis(700));
+            // This blocks the only thread of the runtime, so nothing is read until the agent is gone.
+            let agent = block_until(|| number(&bench, "pid"));
+            block_until(|| (!is_alive(agent)).then_some(()));
         }
         match step {
             Step::Event(line) => last = Some(line.peek::<serde_json::Value>().unwrap()),
@@ -381,17 +412,20 @@ async fn a_starved_replica_loses_nothing_of_an_agent_that_has_exited() {
     }
     assert_eq!(
         events, 5006,
-        "connected, two of the beginning, 5000, the result, the last, the end"
+        "connected, two first messages, 5000, the result, the last line, the end"
     );
     assert_eq!(last.unwrap()["content"]["type"], "last");
 }
 
 #[tokio::test]
-async fn a_job_that_forks_without_end_is_bounded_and_ended() {
-    let storm = "use POSIX; $SIG{CHLD} = q(IGNORE); \
-        while (1) { my $pid = fork(); if (defined $pid && !$pid) { POSIX::setsid() } }";
+async fn a_fork_bomb_is_limited_and_ended() {
+    // The first process that cannot fork any more says so.
+    let storm = "use POSIX; use Fcntl; $SIG{CHLD} = q(IGNORE); my $told; while (1) { my $pid = fork(); \
+        if (!defined $pid) { $told++ or sysopen(my $full, q(full), O_WRONLY) && syswrite($full, qq(\n)) } \
+        elsif (!$pid) { POSIX::setsid() } }";
     let mut bench = Bench::new(&format!(
-        "prompt; init; (setsid perl -e '{storm}' > /dev/null 2>&1 &); sleep 1; echo '{{\"type\":\"go\"}}'; sleep 300"
+        "prompt; init; mkfifo full; exec 3<>full; (setsid perl -e '{storm}' > /dev/null 2>&1 &); \
+         read -t 5 -u 3; echo '{{\"type\":\"go\"}}'; exec sleep 300"
     ))
     .await;
     bench.config.processes = 200;
@@ -404,7 +438,7 @@ async fn a_job_that_forks_without_end_is_bounded_and_ended() {
     if !is_bounded {
         return testkit::skip(
             "a_job_that_forks_without_end",
-            "nothing bounds a job's processes here",
+            "nothing can limit a job's processes on this machine",
         );
     }
     let below = || testkit::descendants(std::process::id()).len();
@@ -414,21 +448,21 @@ async fn a_job_that_forks_without_end_is_bounded_and_ended() {
         .run_with(|message| {
             if message["type"] == "go" {
                 most.set(below());
-                asked.set(Some(std::time::Instant::now()));
+                asked.set(Some(Instant::now()));
                 bench.stop.request(oneshot::StopReason::Cancelled);
             }
         })
         .await;
     assert_eq!(outcome.code(), Some("cancelled"), "{}", outcome.error());
     assert!((100..=200).contains(&most.get()), "{} at once", most.get());
-    let took = asked.get().expect("it began").elapsed();
+    let took = asked.get().expect("the agent started").elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
-    assert_eq!(below(), 0, "nothing is left, no zombie either");
+    assert_eq!(below(), 0, "processes or zombies remain");
 }
 
 #[tokio::test]
-async fn a_conversation_that_was_lost_is_not_begun_anew_in_silence() {
-    // As the CLI keeps it: one file a session, in the directory of its project.
+async fn a_lost_conversation_is_an_error() {
+    // As the CLI does: one file per session, in the directory of its project.
     let said = "echo '{\"type\":\"assistant\"}'; D=$CLAUDE_CONFIG_DIR/projects/*; \
         for A; do [ \"$P\" = --session-id ] || [ \"$P\" = --resume ] && ID=$A; P=$A; done; \
         echo '{\"type\":\"user\"}' >> $(echo $D)/$ID.jsonl";
@@ -436,9 +470,10 @@ async fn a_conversation_that_was_lost_is_not_begun_anew_in_silence() {
     let first = bench.run().await;
     assert_eq!(first.code(), None, "{}", first.error());
     bench.options.resume_session_id = Some(first.session());
-    assert_eq!(bench.run().await.code(), None, "it is continued");
-    let session =
-        workspace::Session::open(&bench.volume(), first.session()).unwrap().expect("it is there");
+    assert_eq!(bench.run().await.code(), None, "it continues");
+    let session = workspace::Session::open(&bench.volume(), first.session())
+        .unwrap()
+        .expect("the session exists");
     let transcript = session.project().join(format!("{}.jsonl", first.session()));
     assert_eq!(fs::read_to_string(&transcript).unwrap().lines().count(), 2);
     for (damaged, code) in [
@@ -453,12 +488,12 @@ async fn a_conversation_that_was_lost_is_not_begun_anew_in_silence() {
         let outcome = bench.run().await;
         assert_eq!(outcome.code(), Some(code), "{}", outcome.error());
         assert!(outcome.messages.is_empty(), "no agent ran");
-        assert_eq!(fs::read(&transcript).ok(), damaged, "the file is as it was");
+        assert_eq!(fs::read(&transcript).ok(), damaged, "the file was changed");
     }
 }
 
 #[tokio::test]
-async fn a_flood_from_below_does_not_hold_the_end() {
+async fn a_flooding_descendant_does_not_delay_the_end() {
     let flood = r#"while ! [ -e go ]; do sleep 0.01; done; exec yes "{\"type\":\"flood\"}""#;
     let bench = Bench::new(&format!(
         "(setsid bash -c '{flood}' &); prompt; init; result; idle; closed; touch go; sleep 0.2"
@@ -471,14 +506,14 @@ async fn a_flood_from_below_does_not_hold_the_end() {
 }
 
 #[tokio::test]
-async fn background_processes_are_gone_after_a_success() {
+async fn background_processes_are_killed_after_a_success() {
     let bench = Bench::new(&format!(
         "prompt; setsid nohup bash -c 'echo $$ > daemon; sleep 300' & (setsid sleep 300 &) ; \
          while ! [ -s daemon ]; do sleep 0.01; done; init; result; idle; closed; {}",
-        "(exec sleep 300) &" // holds the pipes
+        "(exec sleep 300) &" // keeps the pipes open
     ))
     .await;
-    // `run` sees to it that nothing is left, and nothing of it was waited for.
+    // `run` checks that no process is left. The run must not have waited for them.
     let outcome = bench.run().await;
     assert_eq!(outcome.code(), None, "{}", outcome.error());
     assert!(!is_alive(bench.read("daemon").parse().unwrap()));
@@ -486,21 +521,22 @@ async fn background_processes_are_gone_after_a_success() {
 }
 
 #[tokio::test]
-async fn silence_ends_it() {
+async fn silence_ends_the_run() {
     let mut bench =
         Bench::new("prompt; init; for i in 1 2 3; do sleep 0.3; echo . >&2; done; sleep 300").await;
-    bench.config.patience = Patience { silence: Duration::from_millis(600), ..Patience::default() };
+    bench.config.time_limits =
+        TimeLimits { silence: Duration::from_millis(600), ..TimeLimits::default() };
     let outcome = bench.run().await;
     assert_eq!(outcome.code(), Some("silence"));
     assert!(outcome.error().contains("SILENCE_TIMEOUT_SECONDS"), "{}", outcome.error());
     assert!(
         outcome.took > Duration::from_millis(1500),
-        "what it says on stderr counts: {:?}",
+        "output on stderr counts too: {:?}",
         outcome.took
     );
 }
 
-/// Memory of this process, in kB.
+/// Resident memory of this process, in kB.
 fn resident() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -1,4 +1,4 @@
-//! The real CLI against a mock of the Messages API. `CLAUDE_BIN_REAL` says where the CLI is.
+//! The real CLI against a mock of the Messages API. `CLAUDE_BIN_REAL` is the CLI's path.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use workspace::Session;
 
 use crate::bench::{Bench, SECRET};
 
-/// A bench with the real CLI and this API.
+/// A bench with the real CLI and `api`.
 async fn bench(api: &MockApi) -> Option<Bench> {
     let Some(cli) = real_claude() else {
         skip(std::thread::current().name().unwrap_or("?"), "CLAUDE_BIN_REAL is not set");
@@ -35,7 +35,7 @@ fn tool_results(messages: &[Value]) -> String {
 }
 
 #[tokio::test]
-async fn a_job_is_done_and_the_key_is_nowhere_to_be_found() {
+async fn a_job_succeeds_and_the_key_does_not_leak() {
     let api = MockApi::start(vec![
         Turn::bash("env; tr '\\0' '\\n' < /proc/$PPID/environ; tr '\\0' ' ' < /proc/$PPID/cmdline; echo seen"),
         Turn::bash("cat /proc/$PPID/fd/$CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR; ls -a $CLAUDE_CONFIG_DIR; echo there"),
@@ -57,7 +57,7 @@ async fn a_job_is_done_and_the_key_is_nowhere_to_be_found() {
         assert_eq!((turn.api_key.as_deref(), &turn.authorization), (Some(SECRET), &None));
     }
     assert!(turns[0].body["system"].to_string().contains("marmalade"));
-    // `run` has seen to it that the secret is in no message; these are the messages it was looked for in.
+    // `run` has checked that no message contains the secret. Make sure that these messages were among them.
     let results = tool_results(&outcome.messages);
     assert!(results.contains("seen") && results.contains("there"), "{results}");
     assert!(results.contains("CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR="), "{results}");
@@ -69,7 +69,7 @@ async fn a_job_is_done_and_the_key_is_nowhere_to_be_found() {
 }
 
 #[tokio::test]
-async fn an_oauth_token_comes_by_descriptor_too() {
+async fn an_oauth_token_is_passed_by_descriptor_too() {
     let api = MockApi::start(vec![
         Turn::bash("env; tr '\\0' '\\n' < /proc/$PPID/environ; grep -r sk-ant $HOME/..; echo seen"),
         Turn::text("done"),
@@ -88,7 +88,7 @@ async fn an_oauth_token_comes_by_descriptor_too() {
 }
 
 #[tokio::test]
-async fn a_hostile_repository_is_not_obeyed() {
+async fn a_hostile_repositorys_configuration_is_ignored() {
     let api = MockApi::start(vec![Turn::bash("echo hi"), Turn::text("done")]).await;
     let thief = MockApi::start(vec![]).await;
     let Some(mut bench) = bench(&api).await else { return };
@@ -126,7 +126,7 @@ async fn a_hostile_repository_is_not_obeyed() {
 }
 
 #[tokio::test]
-async fn a_session_goes_on_elsewhere() {
+async fn a_session_continues_in_another_directory() {
     let api = MockApi::start(vec![
         Turn::text("the word is quince"),
         Turn::text("again"),
@@ -138,7 +138,7 @@ async fn a_session_goes_on_elsewhere() {
     let first = bench.run().await;
     assert_eq!(first.code(), None, "{}", first.error());
 
-    // Another directory, with a path so long that the CLI cuts the name it makes of it.
+    // The path is so long that the CLI truncates the name it derives from it.
     let long = format!("app/{}", ["d".repeat(120), "é".repeat(60)].join("/"));
     fs::create_dir_all(bench.root.path().join(&long)).unwrap();
     bench.workspace = Some(long.leak());
@@ -148,7 +148,7 @@ async fn a_session_goes_on_elsewhere() {
     assert_eq!(second.code(), None, "{}", second.error());
     assert_eq!((&second.connected["resuming"], second.session()), (&json!(true), first.session()));
 
-    // With none named it goes on where it was last.
+    // Without a workspace, it continues where it last was.
     bench.workspace = None;
     bench.prompt = "and then?".into();
     let third = bench.run().await;
@@ -160,9 +160,9 @@ async fn a_session_goes_on_elsewhere() {
     }
 }
 
-/// A replica that is killed early leaves files that the CLI neither goes on with nor begins afresh.
+/// If a replica is killed early, the CLI can neither resume the files it leaves nor start over them.
 #[tokio::test]
-async fn a_session_in_which_nothing_was_said_is_begun() {
+async fn a_session_in_which_nothing_was_said_starts_again() {
     let api = MockApi::start(vec![Turn::text("one"), Turn::text("two"), Turn::text("three")]).await;
     let Some(mut bench) = bench(&api).await else { return };
     for left in [None, Some(""), Some("{\"type\":\"queue-operation\",\"operation\":\"enqueue\"}\n")]
@@ -180,9 +180,9 @@ async fn a_session_in_which_nothing_was_said_is_begun() {
     }
 }
 
-/// The transcript is on the volume all the while, so a conversation survives the death of its replica.
+/// The transcript is always on the volume, so a conversation survives the death of its replica.
 #[tokio::test]
-async fn a_session_that_was_killed_in_mid_tool_goes_on() {
+async fn a_session_killed_in_the_middle_of_a_tool_continues() {
     let api = MockApi::start(vec![
         Turn::text("the word is quince"),
         Turn::bash("touch begun; sleep 300"),
@@ -202,7 +202,7 @@ async fn a_session_that_was_killed_in_mid_tool_goes_on() {
             _ = &mut killed => panic!("it ended by itself"),
             () = testkit::wait_for("the tool", Duration::from_secs(20), there) => {}
         }
-        // Dropped, the agent is killed without being asked.
+        // Dropping the stream kills the agent without an interrupt.
     }
     bench.prompt = "and now?".into();
     let third = bench.run().await;
@@ -215,7 +215,7 @@ async fn a_session_that_was_killed_in_mid_tool_goes_on() {
 }
 
 #[tokio::test]
-async fn a_stop_in_the_middle_of_a_tool_ends_all_of_it() {
+async fn a_stop_in_the_middle_of_a_tool_ends_everything() {
     let command = "sleep 300 & (setsid nohup sleep 300 > /dev/null 2>&1 &) ; touch begun; trap '' TERM; sleep 300; sleep 300";
     let api = MockApi::start(vec![Turn::bash(command)]).await;
     let Some(bench) = bench(&api).await else { return };
@@ -231,8 +231,8 @@ async fn a_stop_in_the_middle_of_a_tool_ends_all_of_it() {
     assert_eq!(outcome.code(), Some("cancelled"));
     assert!(took < Duration::from_secs(5), "{took:?}");
     let kinds = outcome.kinds();
-    assert!(kinds.contains(&"error_during_execution"), "it was asked politely: {kinds:?}");
-    // What was said is kept.
+    assert!(kinds.contains(&"error_during_execution"), "it got an interrupt first: {kinds:?}");
+    // The transcript is kept.
     let session = Session::open(&bench.volume(), outcome.session()).unwrap().unwrap();
     let transcript = session.project().join(format!("{}.jsonl", session.id()));
     assert!(fs::read_to_string(transcript).unwrap().contains("do it"));
@@ -257,7 +257,7 @@ async fn a_stop_while_the_api_hangs() {
 }
 
 #[tokio::test]
-async fn failures_tell_what_to_do() {
+async fn failures_say_what_to_do() {
     for (turn, code, part) in [
         (Turn::status(403), "agent_api_error", "answered 403"),
         (Turn::status(404), "agent_api_error", "check the model's name"),
@@ -273,7 +273,7 @@ async fn failures_tell_what_to_do() {
 }
 
 #[tokio::test]
-async fn without_a_credential_it_says_so() {
+async fn a_missing_credential_is_reported() {
     let api = MockApi::start(vec![]).await;
     let Some(mut bench) = bench(&api).await else { return };
     bench.config.credential = None;
@@ -283,7 +283,7 @@ async fn without_a_credential_it_says_so() {
 }
 
 #[tokio::test]
-async fn permissions_and_tools_are_what_was_asked_for() {
+async fn permissions_and_tools_match_the_request() {
     let api = MockApi::start(vec![Turn::bash("echo > forbidden"), Turn::text("done")]).await;
     let Some(mut bench) = bench(&api).await else { return };
     bench.options.dangerously_skip_permissions = false;
@@ -307,7 +307,7 @@ async fn a_late_reader_gets_all_of_a_large_output() {
     let Some(bench) = bench(&api).await else { return };
     let mut steps = bench.start();
     let mut result = None;
-    // `connected` and `init`; then nobody reads for a while.
+    // After `connected` and `init`, stop reading for a while.
     for _ in 0..2 {
         assert!(matches!(steps.next().await, Some(Step::Event(_))));
     }

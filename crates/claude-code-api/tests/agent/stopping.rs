@@ -1,23 +1,23 @@
-//! Ending an agent that does not want to end, with all it has started.
+//! Stopping agents that resist, and everything they started.
 
 use std::{
     fs,
     time::{Duration, Instant},
 };
 
-use claude_code_api::Patience;
+use claude_code_api::TimeLimits;
 use futures_util::StreamExt as _;
 use oneshot::StopReason;
 use testkit::{descendants, wait_for};
 
 use crate::bench::{Bench, Outcome};
 
-fn short() -> Patience {
+fn short() -> TimeLimits {
     let short = Duration::from_millis(100);
-    Patience { interrupt: short, leave: short, terminate: short, ..Patience::default() }
+    TimeLimits { interrupt: short, leave: short, terminate: short, ..TimeLimits::default() }
 }
 
-/// Requests a stop once the agent has begun.
+/// Requests a stop once the agent has started.
 async fn stopped(bench: &Bench, reason: StopReason) -> (Outcome, Duration) {
     let asked = std::cell::Cell::new(None);
     let outcome = bench
@@ -28,11 +28,11 @@ async fn stopped(bench: &Bench, reason: StopReason) -> (Outcome, Duration) {
             }
         })
         .await;
-    (outcome, asked.get().expect("it began").elapsed())
+    (outcome, asked.get().expect("the agent started").elapsed())
 }
 
 #[tokio::test]
-async fn asked_to_stop_it_may_finish_its_sentence() {
+async fn on_a_stop_it_may_finish_its_output() {
     let bench = Bench::new(
         r#"prompt; init; echo '{"type":"go"}'; IFS= read -r LINE; echo "$LINE" > control
         echo '{"type":"control_response"}'
@@ -52,15 +52,15 @@ async fn asked_to_stop_it_may_finish_its_sentence() {
 }
 
 #[tokio::test]
-async fn whatever_it_does_a_stop_ends_all_of_it_within_five_seconds() {
+async fn a_stop_ends_everything_within_five_seconds() {
     for script in [
         "trap '' TERM INT HUP; setsid bash -c \"trap '' TERM; sleep 300\" & (setsid sleep 300 &)\n\
          prompt; init; echo '{\"type\":\"go\"}'; while :; do sleep 300; done",
-        // It floods, and does not read.
+        // Floods its output and reads nothing.
         "trap '' TERM; prompt; echo '{\"type\":\"go\"}'; while :; do echo '{\"type\":\"flood\"}'; done",
-        // It has not read its prompt.
+        // Does not read its prompt.
         "trap '' TERM; echo '{\"type\":\"go\"}'; sleep 300; sleep 300; sleep 300",
-        // It closed everything.
+        // Closes all its standard streams.
         "trap '' TERM; echo '{\"type\":\"go\"}'; exec <&- >&- 2>&-; while :; do sleep 300; done",
     ] {
         let mut bench = Bench::new(script).await;
@@ -72,9 +72,9 @@ async fn whatever_it_does_a_stop_ends_all_of_it_within_five_seconds() {
 }
 
 #[tokio::test]
-async fn the_strongest_reason_is_told() {
+async fn the_strongest_reason_is_reported() {
     let mut bench = Bench::new("trap '' TERM; prompt; echo '{\"type\":\"go\"}'; sleep 300").await;
-    bench.config.patience = short();
+    bench.config.time_limits = short();
     let stop = bench.stop.clone();
     let outcome = bench
         .run_with(|_| {
@@ -89,14 +89,14 @@ async fn the_strongest_reason_is_told() {
 async fn a_stop_after_the_result_does_not_undo_it() {
     let mut bench =
         Bench::new("trap '' TERM; prompt; init; result; echo '{\"type\":\"go\"}'; sleep 300").await;
-    bench.config.patience = short();
+    bench.config.time_limits = short();
     let (outcome, took) = stopped(&bench, StopReason::Cancelled).await;
     assert_eq!(outcome.code(), None, "{}", outcome.error());
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 #[tokio::test]
-async fn a_stop_before_the_start_ends_it_too() {
+async fn a_stop_before_the_start_also_ends_it() {
     let bench = Bench::new("prompt; init; sleep 300").await;
     bench.stop.request(StopReason::Cancelled);
     let outcome = bench.run().await;
@@ -105,7 +105,7 @@ async fn a_stop_before_the_start_ends_it_too() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_dropped_takes_everything_with_it() {
+async fn dropping_the_stream_kills_everything() {
     let bench = Bench::new(
         "trap '' TERM; prompt; (setsid sleep 300 &); echo \"$HOME\" > home; init; sleep 300",
     )
@@ -120,9 +120,9 @@ async fn a_stream_that_is_dropped_takes_everything_with_it() {
     wait_for("the agent and both sleepers", Duration::from_secs(5), all_there).await;
     drop(steps);
     let living = || descendants(std::process::id()).iter().filter(|p| p.state != 'Z').count();
-    assert_eq!(living(), 0, "at once");
+    assert_eq!(living(), 0, "the drop did not wait for them to die");
     assert!(fs::metadata(&home).is_err());
-    // The agent itself is tokio's to reap.
+    // Tokio reaps the agent itself.
     let none_left = || async { descendants(std::process::id()).is_empty().then_some(()) };
-    wait_for("the end of the zombie", Duration::from_secs(5), none_left).await;
+    wait_for("the zombie to be reaped", Duration::from_secs(5), none_left).await;
 }

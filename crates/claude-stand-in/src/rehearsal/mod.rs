@@ -1,7 +1,7 @@
-//! The rehearsal agent of `stackctl demo`: it needs no key and no network, and costs nothing.
+//! The rehearsal agent of `stackctl demo`. It needs no key and no network, and is free.
 //!
-//! It says that it is a stand-in, looks around in its working directory, and changes one file there. The rest of the
-//! stack cannot tell it from the CLI, so the demo shows everything but the model at work.
+//! It says that it is a stand-in, surveys its working directory, and changes one file there. The rest of the stack
+//! cannot distinguish it from the CLI, so the demo shows everything except a model.
 
 mod work;
 
@@ -16,14 +16,14 @@ use serde_json::json;
 use crate::{Agent, Ending, Flags, Persona, Usage, run};
 use work::{Change, Survey, excerpt};
 
-/// A program that is started by this name is the rehearsal agent: `CLAUDE_BIN` is a path without arguments, so a
-/// symbolic link of this name is all it takes.
+/// A program that is started by this name is the rehearsal agent. `CLAUDE_BIN` is a path without arguments, so the
+/// agent is a symbolic link with this name.
 pub const NAME: &str = "claude-rehearsal";
 
-/// Between two of its messages, so that somebody who watches can follow.
+/// The pause between two messages, so that a viewer can follow.
 const PACE: Duration = Duration::from_millis(350);
 
-/// Whether a program that was started as `program` is to be the rehearsal agent.
+/// Whether a program that was started as `program` should be the rehearsal agent.
 #[must_use]
 pub fn is_called(program: Option<&OsStr>) -> bool {
     program.is_some_and(|program| Path::new(program).file_name() == Some(OsStr::new(NAME)))
@@ -45,7 +45,7 @@ fn turn(agent: &Agent, prompt: &str) -> Ending {
     let pause = || agent.pause(PACE);
     pause();
     agent.say(&format!(
-        "This is a rehearsal. I stand in for Claude Code: no model is called and nothing is paid for. You asked: {}",
+        "This is a rehearsal. I stand in for Claude Code: no model is called, and it costs nothing. You asked: {}",
         excerpt(prompt)
     ));
     pause();
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_is_the_programs_file_name() {
+    fn the_name_is_compared_with_the_file_name() {
         for (program, called) in [
             (Some("/tmp/x/claude-rehearsal"), true),
             (Some("claude-rehearsal"), true),

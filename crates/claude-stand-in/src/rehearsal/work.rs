@@ -1,7 +1,7 @@
-//! What the rehearsal agent does in a repository: it looks around, and changes one file.
+//! The rehearsal agent's work in a repository: it surveys the files and changes one.
 //!
-//! The repository is hostile: symbolic links are neither read nor written through, and the one file that changes is
-//! in the working directory itself.
+//! The repository is untrusted: symbolic links are never followed, and only one file, directly in the working
+//! directory, is changed.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,19 +13,19 @@ use std::{
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use serde_json::{Value, json};
 
-/// Bounds on looking around: this is a rehearsal, not an audit.
+/// Limits of the survey.
 const MOST_FILES: usize = 1000;
 const MOST_DEPTH: usize = 12;
 const MOST_BYTES: u64 = 256 << 10;
-/// How many files are listed in the file it writes.
+/// How many files are listed in the file that it writes.
 const LISTED: usize = 12;
-/// How much of a prompt is quoted, in characters.
+/// How many characters of a prompt are quoted.
 const PROMPT: usize = 200;
 
 /// The files of a repository.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Survey {
-    /// Sorted relative paths, and how many lines each file has, or `None` if it could not be read.
+    /// Sorted relative paths with the number of lines of each file, or `None` if it could not be read.
     pub(crate) files: Vec<(String, Option<usize>)>,
 }
 
@@ -38,11 +38,11 @@ impl Survey {
     }
 
     fn walk(&mut self, directory: &Path, prefix: &str, depth: usize) {
-        // A rehearsal passes over what it cannot read.
+        // Skips unreadable directories.
         let Ok(entries) = fs::read_dir(directory) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            // The type of the entry itself: links are not followed.
+            // The type of the entry itself, because links are not followed.
             let Ok(kind) = entry.file_type() else { continue };
             if self.files.len() >= MOST_FILES {
                 return;
@@ -74,7 +74,7 @@ fn lines(path: &Path) -> Option<usize> {
     Some(memchr::memchr_iter(b'\n', &text).count() + unfinished)
 }
 
-/// Opens a regular file and nothing else: it follows no link and does not block on a pipe.
+/// Opens a regular file only. Does not follow links and does not block on a pipe.
 fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let file = options.custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {
@@ -84,17 +84,17 @@ fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     }
 }
 
-/// The one change: a new file, or an addition to a file that exists.
+/// The change to make: a new file, or an addition to an existing one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// In the working directory itself.
+    /// Directly in the working directory.
     pub(crate) file: &'static str,
     pub(crate) tool: &'static str,
     pub(crate) text: String,
 }
 
 impl Change {
-    /// A prompt that names the README changes that, any other prompt a file of the rehearsal's own.
+    /// If the prompt mentions the README, changes the README; otherwise, creates a separate file.
     pub(crate) fn plan(root: &Path, prompt: &str, survey: &Survey) -> Self {
         let file =
             if prompt.to_lowercase().contains("readme") { "README.md" } else { "REHEARSAL.md" };
@@ -119,7 +119,7 @@ impl Change {
         Self { file, tool, text }
     }
 
-    /// The tool's input, as the CLI's tools take it.
+    /// The tool's input, in the format of the CLI's tools.
     pub(crate) fn input(&self, root: &Path) -> Value {
         let path = root.join(self.file);
         let path = path.to_string_lossy();
@@ -143,7 +143,7 @@ impl Change {
     }
 }
 
-/// The beginning of a prompt, on one line.
+/// The beginning of a prompt as one line.
 pub(crate) fn excerpt(prompt: &str) -> String {
     let line = one_line(prompt);
     match line.char_indices().nth(PROMPT) {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_its_own() {
+    fn a_separate_file() {
         let root = repository();
         let change = plan(root.path(), "Say\nwhat is here\x1b[2J");
         assert_eq!((change.file, change.tool), ("REHEARSAL.md", "Write"));
@@ -231,13 +231,14 @@ mod tests {
         let (root, outside) = (repository(), tempfile::tempdir().unwrap());
         let target = outside.path().join("target");
         let link = root.path().join("REHEARSAL.md");
-        // Dangling, then to a file outside, then to one inside, then a pipe without a reader, then a directory.
+        // A dangling link, a link to a file outside, a link to a file inside, a pipe without a reader, and a
+        // directory.
         symlink(&target, &link).unwrap();
         assert!(plan(root.path(), "x").make(root.path()).is_err());
         assert!(!target.exists());
-        fs::write(&target, "as it was").unwrap();
+        fs::write(&target, "unchanged").unwrap();
         assert!(plan(root.path(), "x").make(root.path()).is_err());
-        assert_eq!(fs::read_to_string(&target).unwrap(), "as it was");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "unchanged");
         fs::remove_file(&link).unwrap();
         symlink("README.md", &link).unwrap();
         assert!(plan(root.path(), "x").make(root.path()).is_err());
@@ -247,23 +248,23 @@ mod tests {
         fs::remove_file(&link).unwrap();
         fs::create_dir(&link).unwrap();
         assert!(plan(root.path(), "x").make(root.path()).is_err());
-        // A link that appears between the plan and the change.
+        // A link that appears between planning and making the change.
         fs::remove_dir(&link).unwrap();
         let change = plan(root.path(), "x");
         symlink(&target, &link).unwrap();
         assert!(change.make(root.path()).is_err());
-        assert_eq!(fs::read_to_string(&target).unwrap(), "as it was");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "unchanged");
     }
 
     #[test]
-    fn long_prompts_are_cut_between_characters() {
+    fn long_prompts_are_truncated_between_characters() {
         assert_eq!(excerpt(&"é".repeat(PROMPT)).chars().count(), PROMPT);
         assert_eq!(excerpt(&"é".repeat(PROMPT + 1)).chars().count(), PROMPT + 1);
         assert!(excerpt(&"é".repeat(PROMPT + 1)).ends_with('…'));
     }
 
     #[test]
-    fn long_listings_are_cut() {
+    fn long_listings_are_truncated() {
         let root = repository();
         for n in 0..20 {
             fs::write(root.path().join(format!("f{n}")), "").unwrap();

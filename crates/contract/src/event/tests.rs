@@ -1,4 +1,4 @@
-//! The JSON of every event, whole.
+//! The complete JSON of every event.
 
 use super::*;
 use crate::Policy;
@@ -164,7 +164,7 @@ fn workflow_events() {
 }
 
 #[test]
-fn a_failure_is_the_terminal_event_of_its_own_service() {
+fn a_failure_is_the_terminal_event_of_its_service() {
     for service in Service::ALL {
         let ending = Ending::failure(service, job(), Code::ReplicaLost, "lost");
         let kind =

@@ -8,9 +8,9 @@ use crate::{Policy, Prompt, RepoUrl, Service, SessionId, WorkspacePath, fields::
 /// `POST /api/execute`, and `POST /api/stream/:id`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExecuteRequest {
-    /// What the agent is to do.
+    /// The task for the agent.
     pub prompt: Prompt,
-    /// Where the agent works; a new directory of the job's own if absent.
+    /// The agent's working directory. If absent, the job gets a new one.
     pub workspace: Option<WorkspacePath>,
     /// Everything else.
     pub options: ExecuteOptions,

@@ -10,25 +10,25 @@ use crate::{Limits, RequestError, SessionId, fields::Fields};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PullOptions {
-    /// Whether a checkout that has diverged from the remote branch takes over the remote's commit. Local commits
-    /// are kept under `refs/wip/`.
+    /// Whether a checkout that has diverged from the remote branch is reset to the remote's commit. Local commits are
+    /// kept under `refs/wip/`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
     /// Whether submodules are checked out too, recursively.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub submodules: bool,
-    /// Whether files in Git LFS are fetched. Otherwise their pointers stand in the checkout.
+    /// Whether files in Git LFS are fetched. Otherwise, the checkout contains their pointers.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lfs: bool,
-    /// How many commits of history a first clone fetches; all of them if absent.
+    /// How many commits of history a first clone fetches. All of them if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depth: Option<NonZeroU32>,
-    /// Which objects a first clone leaves out until they are needed.
+    /// Which objects a first clone omits until they are needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<CloneFilter>,
 }
 
-/// Objects that a partial clone leaves out: git's `--filter`.
+/// Objects that a partial clone omits: git's `--filter`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum CloneFilter {
     /// The contents of files that no checkout needs yet.
@@ -37,7 +37,7 @@ pub enum CloneFilter {
 }
 
 impl CloneFilter {
-    /// The name on the wire, which git uses too.
+    /// The name on the wire, and for git.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ impl PullOptions {
             depth: fields
                 .unsigned("depth")?
                 .map(|depth| {
-                    // git keeps it in a signed integer of 32 bits.
+                    // git stores it in a signed 32-bit integer.
                     let depth =
                         u32::try_from(depth).ok().filter(|depth| *depth <= i32::MAX.unsigned_abs());
                     depth.and_then(NonZeroU32::new).ok_or_else(|| {
@@ -80,7 +80,7 @@ impl PullOptions {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecuteOptions {
-    /// Whether the agent may use its tools without asking; `true` unless the caller says otherwise.
+    /// Whether the agent may use its tools without permission. `true` by default.
     pub dangerously_skip_permissions: bool,
     /// The session to resume.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,13 +88,13 @@ pub struct ExecuteOptions {
     /// The model, by a name that the CLI knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// How many turns the agent may take.
+    /// The maximum number of turns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_turns: Option<u32>,
-    /// What the job may cost, in US dollars; the CLI checks it after it is spent.
+    /// The maximum cost of the job, in US dollars. The CLI checks it after spending.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_budget_usd: Option<f64>,
-    /// Text that is added to the system prompt.
+    /// Text to append to the system prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub append_system_prompt: Option<String>,
     /// The tools that the agent may use.
@@ -121,7 +121,7 @@ impl Default for ExecuteOptions {
 }
 
 impl ExecuteOptions {
-    /// The longest `appendSystemPrompt`, in bytes. An argument of a process has room for 131,071 bytes, and the
+    /// The longest `appendSystemPrompt`, in bytes. A process argument has room for 131,071 bytes, and the
     /// repository's CLAUDE.md goes into the same argument.
     pub const MAX_APPEND_BYTES: usize = 20_000;
 
@@ -192,7 +192,7 @@ impl ExecuteOptions {
     }
 }
 
-/// Checks that a value has the right form and that the configuration allows it.
+/// Checks that a value is well-formed and that the configuration allows it.
 fn one_of(
     what: &str,
     text: &str,
@@ -200,7 +200,7 @@ fn one_of(
     form: fn(&str) -> bool,
 ) -> Result<String, String> {
     if !form(text) {
-        return Err("is not a name the CLI knows".into());
+        return Err("is not a valid name for the CLI".into());
     }
     match allowed {
         Some(allowed) if !allowed.iter().any(|name| name == text) => {

@@ -1,8 +1,9 @@
 //! `POST /api/pull`.
 
+use serde_json::{Map, Value};
+
 use super::{
-    JobRequest, Place, PullOptions, RequestError, Requester, Secrets, encode, insert_repository,
-    options_map, repo_url,
+    JobRequest, Place, PullOptions, RequestError, Requester, Secrets, encode, options_map, repo_url,
 };
 use crate::{BranchName, DirectoryName, Policy, RepoUrl, Service, WorkspacePath, fields::Fields};
 
@@ -11,16 +12,46 @@ use crate::{BranchName, DirectoryName, Policy, RepoUrl, Service, WorkspacePath, 
 pub struct PullRequest {
     /// The repository.
     pub repo_url: RepoUrl,
-    /// The branch, tag or commit; the repository's default branch if absent.
+    /// The branch, tag or commit. The repository's default branch if absent.
     pub branch: Option<BranchName>,
-    /// The shared checkout. If this and `workspace` are absent, a caller's pull goes into the one named after the
-    /// repository, and a workflow's into a checkout of the workflow's own.
+    /// The shared checkout. If this and `workspace` are absent, a caller's pull uses the one named after the
+    /// repository, and a workflow's pull uses the workflow's own checkout.
     pub directory: Option<DirectoryName>,
-    /// An existing checkout anywhere in the workspace, in place of `directory`: that of a session, for a workflow
-    /// that resumes it.
+    /// An existing checkout anywhere in the workspace, instead of `directory`: the session's checkout, for a workflow
+    /// that resumes a session.
     pub workspace: Option<WorkspacePath>,
     /// How to pull.
     pub options: PullOptions,
+}
+
+impl PullRequest {
+    /// Reads the fields that a pull shares with the pull of a workflow, which are all except `workspace`.
+    pub(super) fn read(fields: &Fields, policy: &Policy) -> Result<Self, RequestError> {
+        Ok(Self {
+            repo_url: repo_url(fields, policy)?,
+            branch: fields.optional("branch", BranchName::parse)?,
+            directory: fields.optional("directory", DirectoryName::parse)?,
+            workspace: None,
+            options: PullOptions::parse(fields)?,
+        })
+    }
+
+    /// Writes the same fields.
+    pub(super) fn to_map(&self, secrets: Secrets) -> Map<String, Value> {
+        let mut map = options_map(&self.options);
+        let url = match secrets {
+            Secrets::Exposed => self.repo_url.expose(),
+            Secrets::Withheld => self.repo_url.address().to_owned(),
+        };
+        map.insert("repoUrl".into(), url.into());
+        if let Some(branch) = &self.branch {
+            map.insert("branch".into(), branch.as_str().into());
+        }
+        if let Some(directory) = &self.directory {
+            map.insert("directory".into(), directory.as_str().into());
+        }
+        map
+    }
 }
 
 impl JobRequest for PullRequest {
@@ -30,13 +61,8 @@ impl JobRequest for PullRequest {
 
     fn parse(body: &[u8], root: &str, policy: &Policy) -> Result<Self, RequestError> {
         let fields = Fields::parse(body)?;
-        let request = Self {
-            repo_url: repo_url(&fields, policy)?,
-            branch: fields.optional("branch", BranchName::parse)?,
-            directory: fields.optional("directory", DirectoryName::parse)?,
-            workspace: fields.optional("workspace", |text| WorkspacePath::parse(text, root))?,
-            options: PullOptions::parse(&fields)?,
-        };
+        let workspace = fields.optional("workspace", |text| WorkspacePath::parse(text, root))?;
+        let request = Self { workspace, ..Self::read(&fields, policy)? };
         if request.directory.is_some() && request.workspace.is_some() {
             return Err(RequestError::field("workspace", "leave it out, or leave out 'directory'"));
         }
@@ -45,14 +71,7 @@ impl JobRequest for PullRequest {
     }
 
     fn to_body(&self, secrets: Secrets) -> Vec<u8> {
-        let mut body = options_map(&self.options);
-        insert_repository(
-            &mut body,
-            &self.repo_url,
-            self.branch.as_ref(),
-            self.directory.as_ref(),
-            secrets,
-        );
+        let mut body = self.to_map(secrets);
         if let Some(workspace) = &self.workspace {
             body.insert("workspace".into(), workspace.as_str().into());
         }

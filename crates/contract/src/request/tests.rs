@@ -2,18 +2,19 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::{Limits, UnknownFields};
+use crate::{BranchName, Limits, UnknownFields};
 
 fn workflow(body: &serde_json::Value) -> Result<WorkflowRequest, RequestError> {
     WorkflowRequest::parse(body.to_string().as_bytes(), "/w", &Policy::default())
 }
 
 #[test]
-fn the_smallest_and_the_largest_request() {
+fn the_minimal_and_the_maximal_request() {
     let smallest = workflow(&json!({"prompt": "x", "repoUrl": "https://h/r.git"})).unwrap();
-    assert_eq!((smallest.branch, smallest.directory, smallest.update), (None, None, false));
+    assert_eq!((smallest.pull.branch, smallest.pull.directory), (None, None));
+    assert!(!smallest.update);
     assert_eq!(smallest.execute_options, ExecuteOptions::default());
-    assert_eq!(smallest.pull_options, PullOptions::default());
+    assert_eq!(smallest.pull.options, PullOptions::default());
     let largest = workflow(&json!({
         "prompt": "x", "repoUrl": "https://h/r.git", "branch": "main", "directory": "app", "unknown": [1],
         "dangerouslySkipPermissions": false, "resumeSessionId": "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6",
@@ -25,17 +26,15 @@ fn the_smallest_and_the_largest_request() {
     let policy = Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() };
     let again = WorkflowRequest::parse(&largest.to_body(Secrets::Exposed), "/w", &policy).unwrap();
     assert_eq!(again, largest);
-    let options = largest.pull_options;
+    let options = largest.pull.options.clone();
     assert_eq!(
         (options.depth.map(u32::from), options.filter),
         (Some(7), Some(CloneFilter::BlobNone))
     );
     let pull = PullRequest {
-        repo_url: largest.repo_url,
-        branch: largest.branch,
         directory: None,
         workspace: WorkspacePath::parse("jobs/x/r", "/w").ok(),
-        options,
+        ..largest.pull
     };
     let again = PullRequest::parse(&pull.to_body(Secrets::Exposed), "/w", &policy).unwrap();
     assert_eq!(again, pull);
@@ -57,7 +56,7 @@ fn null_means_absent() {
 }
 
 #[test]
-fn each_bad_field_is_named() {
+fn each_invalid_field_is_named() {
     let good = json!({"prompt": "x", "repoUrl": "https://h/r.git"});
     for (field, value) in [
         ("prompt", json!("")),
@@ -113,7 +112,7 @@ fn each_bad_field_is_named() {
 }
 
 #[test]
-fn a_field_that_does_not_exist_is_refused_where_callers_write_it() {
+fn unknown_fields_of_callers_are_refused() {
     let strict = Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() };
     let refuse = |field: &str| {
         let body = json!({"prompt": "x", "repoUrl": "https://h/r.git", field: "y"}).to_string();
@@ -139,7 +138,7 @@ fn a_field_that_does_not_exist_is_refused_where_callers_write_it() {
 }
 
 #[test]
-fn a_resumed_workflow_without_a_directory_works_where_its_session_did() {
+fn a_resumed_workflow_without_a_directory_uses_that_of_its_session() {
     let session = "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6";
     let place = |extra: serde_json::Value| {
         let mut body = json!({"prompt": "x", "repoUrl": "https://h/r.git"});
@@ -176,7 +175,7 @@ fn a_byte_order_mark_is_skipped_and_utf_16_is_named() {
 }
 
 #[test]
-fn bodies_that_are_no_objects() {
+fn bodies_that_are_not_objects() {
     for body in ["", "  ", "x", "[]", "\"x\"", "{", "null", "{\"prompt\":\"\u{0}\"}"] {
         let error = WorkflowRequest::parse(body.as_bytes(), "/w", &Policy::default()).unwrap_err();
         assert_eq!(error.code, Code::InvalidJson, "{body}");
@@ -184,7 +183,7 @@ fn bodies_that_are_no_objects() {
 }
 
 #[test]
-fn configuration_bounds_the_options() {
+fn the_configuration_limits_the_options() {
     let policy = Policy {
         limits: Limits {
             max_turns: Some(3),
@@ -227,14 +226,14 @@ fn a_pull_keeps_its_credentials_only_in_its_body() {
 
 proptest! {
     #[test]
-    fn no_body_breaks_the_parser(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn no_body_crashes_the_parser(body in proptest::collection::vec(any::<u8>(), 0..300)) {
         let policy = Policy::default();
         let _ = WorkflowRequest::parse(&body, "/w", &policy);
         let _ = ExecuteRequest::parse(&body, "/w", &policy);
     }
 
     #[test]
-    fn whatever_strings_are_taken_are_safe(
+    fn accepted_strings_are_safe(
         url in hostile(), branch in hostile(), directory in hostile(), workspace in hostile(),
     ) {
         let policy = Policy::default();
@@ -259,7 +258,7 @@ proptest! {
     }
 }
 
-/// Strings made of the pieces that break things.
+/// Strings built from problematic pieces.
 fn hostile() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "a",

@@ -7,7 +7,7 @@ use workspace::Job;
 
 use crate::support::{Volume, get};
 
-/// One such job once stayed queued for good, and its gateway said so nowhere but in a listing.
+/// Such a job once stayed queued forever, and only a listing showed it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_record_is_damaged_is_set_aside_and_the_others_are_taken_up() {
     let volume = Volume::new();

@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 mod damage;
-mod leaving;
+mod disconnect;
+mod dispatch;
+mod health;
+
 mod queue_wait;
 mod requests;
 mod support;

@@ -8,7 +8,7 @@ use crate::support::{Volume, ended, get};
 
 const WAIT: Duration = Duration::from_secs(600);
 
-/// A gateway that restarts does not begin to count anew, and a job of a workflow has its own wait.
+/// A restarted gateway does not count from zero, and each job of a workflow has a wait of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_has_waited_too_long_ends_also_if_its_workflow_runs() {
     let volume = Volume::new();
@@ -30,7 +30,7 @@ async fn a_job_that_has_waited_too_long_ends_also_if_its_workflow_runs() {
     gateway.stop().await;
 }
 
-/// The wait of a job that a running job keeps out of a checkout says which job that is.
+/// The error names the job that used the checkout for so long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_waits_too_long_for_its_turn_says_for_which_job() {
     let volume = Volume::new();

@@ -1,4 +1,4 @@
-//! Requests as clients really send them, over real sockets: what is read, what is refused, and when.
+//! Requests as real clients send them: what is accepted, what is refused, and when.
 
 use std::net::SocketAddr;
 
@@ -12,16 +12,16 @@ use tokio::{
 
 use crate::support::{PATIENCE, REPO, Volume, answer, parse, raw};
 
-struct Front {
-    _volume: Volume,
+struct Bench {
+    volume: Volume,
     gateway: Gateway,
 }
 
-impl Front {
+impl Bench {
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let volume = Volume::new();
         let gateway = volume.gateway(change).await;
-        Self { _volume: volume, gateway }
+        Self { volume, gateway }
     }
 
     fn address(&self, service: Service) -> SocketAddr {
@@ -54,10 +54,10 @@ fn pull() -> Value {
 
 #[tokio::test]
 async fn a_request_names_one_host_and_the_right_one() {
-    let front = Front::start(|_| {}).await;
+    let bench = Bench::start(|_| {}).await;
     let health = async |head: &str| {
         parse(
-            &front.raw(Service::Pull, format!("{head}connection: close\r\n\r\n").as_bytes()).await,
+            &bench.raw(Service::Pull, format!("{head}connection: close\r\n\r\n").as_bytes()).await,
         )
     };
     for (head, status) in [
@@ -82,7 +82,7 @@ async fn a_request_names_one_host_and_the_right_one() {
 
 #[tokio::test]
 async fn names_that_the_operator_allows() {
-    let front = Front::start(|config| {
+    let bench = Bench::start(|config| {
         config.allowed_hosts = Some("stack.example.org,*.example.com".parse().unwrap());
     })
     .await;
@@ -94,70 +94,96 @@ async fn names_that_the_operator_allows() {
         ("evil.example", 400),
     ] {
         let head = format!("host: {host}\r\n");
-        let (got, body) = front.ask(Service::Pull, "GET /health HTTP/1.1", &head, b"").await;
+        let (got, body) = bench.ask(Service::Pull, "GET /health HTTP/1.1", &head, b"").await;
         assert_eq!(got, status, "{host}: {body}");
     }
 }
 
 #[tokio::test]
 async fn fields_and_parameters_that_do_not_exist() {
-    let front = Front::start(|_| {}).await;
+    let bench = Bench::start(|_| {}).await;
     let mut body = pull();
     body["brnach"] = "main".into();
-    let (status, error) = front.pull("", body.to_string().as_bytes()).await;
+    let (status, error) = bench.pull("", body.to_string().as_bytes()).await;
     assert_eq!(
         (status, &error["code"], &error["field"]),
         (400, &json!("unknown_field"), &json!("brnach"))
     );
     assert!(error["error"].as_str().unwrap().contains("'branch'"), "{error}");
-    let get = async |front: &Front, target: &str| {
+    let get = async |bench: &Bench, target: &str| {
         let first = format!("GET {target} HTTP/1.1");
-        front.ask(Service::Pull, &first, "host: localhost\r\n", b"").await
+        bench.ask(Service::Pull, &first, "host: localhost\r\n", b"").await
     };
-    let (status, error) = get(&front, "/api/jobs?limt=3").await;
+    let (status, error) = get(&bench, "/api/jobs?limt=3").await;
     assert_eq!(
         (status, &error["code"], &error["field"]),
         (400, &json!("unknown_field"), &json!("limt"))
     );
     assert!(error["error"].as_str().unwrap().contains("'limit'"), "{error}");
-    assert_eq!(get(&front, "/api/jobs?limit=3").await.0, 200);
-    assert_eq!(get(&front, "/api/repos?limit=3").await.0, 400);
+    assert_eq!(get(&bench, "/api/jobs?limit=3").await.0, 200);
+    for (target, unknown) in [
+        ("/api/repos?limit=3", "limit"),
+        ("/health?verbose", "verbose"),
+        ("/status?x=1", "x"),
+        ("/api/jobs?limit=3&%6cimt=3", "limt"),
+    ] {
+        let (status, error) = get(&bench, target).await;
+        assert_eq!((status, &error["field"]), (400, &json!(unknown)), "{target}");
+    }
     let headers = "host: localhost\r\ncontent-type: application/json\r\n";
     let unknown = br#"{"wrkspace": "app"}"#;
     let session = "POST /api/sessions HTTP/1.1";
-    let (status, error) = front.ask(Service::Claude, session, headers, unknown).await;
+    let (status, error) = bench.ask(Service::Claude, session, headers, unknown).await;
     assert_eq!((status, &error["field"]), (400, &json!("wrkspace")));
 
     let lenient =
-        Front::start(|config| config.policy.unknown_fields = UnknownFields::Ignored).await;
+        Bench::start(|config| config.policy.unknown_fields = UnknownFields::Ignored).await;
     assert_eq!(lenient.pull("", body.to_string().as_bytes()).await.0, 200);
     assert_eq!(get(&lenient, "/api/jobs?limt=3").await.0, 200);
     assert_eq!(lenient.ask(Service::Claude, session, headers, unknown).await.0, 200);
 }
 
+/// During an update, a workflow of a newer version may send fields that this gateway does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_fields_of_a_workflow_are_ignored() {
+    let bench = Bench::start(|_| {}).await;
+    let workflow = bench.volume.running_workflow("app");
+    let mut body = pull();
+    body["ofTomorrow"] = true.into();
+    let body = body.to_string();
+    let of = |parent: &str| format!("x-parent-job-id: {parent}\r\n");
+    let parent = workflow.job().id().to_string();
+    assert_eq!(bench.pull(&of(&parent.to_uppercase()), body.as_bytes()).await.0, 200);
+    // A caller gains nothing by naming a job that is not a running workflow.
+    let stranger = contract::JobId::new().to_string();
+    let (status, error) = bench.pull(&of(&stranger), body.as_bytes()).await;
+    assert_eq!((status, &error["code"]), (404, &json!("not_found")));
+    assert_eq!(bench.pull("", body.as_bytes()).await.0, 400);
+}
+
 #[tokio::test]
 async fn bodies_as_other_platforms_write_them() {
-    let front = Front::start(|_| {}).await;
+    let bench = Bench::start(|_| {}).await;
     let with_mark = format!("\u{feff}{}", pull());
-    assert_eq!(front.pull("", with_mark.as_bytes()).await.0, 200);
+    assert_eq!(bench.pull("", with_mark.as_bytes()).await.0, 200);
     let little_endian: Vec<u8> =
         pull().to_string().encode_utf16().flat_map(u16::to_le_bytes).collect();
     let with_mark: Vec<u8> = [0xff, 0xfe].into_iter().chain(little_endian.clone()).collect();
     for body in [little_endian, with_mark] {
-        let (status, error) = front.pull("", &body).await;
+        let (status, error) = bench.pull("", &body).await;
         assert_eq!((status, &error["code"]), (400, &json!("invalid_json")));
         assert!(error["error"].as_str().unwrap().contains("UTF-16"), "{error}");
     }
     let body = pull().to_string();
-    assert_eq!(front.pull("content-encoding: identity\r\n", body.as_bytes()).await.0, 200);
-    let (status, error) = front.pull("content-encoding: gzip\r\n", body.as_bytes()).await;
+    assert_eq!(bench.pull("content-encoding: identity\r\n", body.as_bytes()).await.0, 200);
+    let (status, error) = bench.pull("content-encoding: gzip\r\n", body.as_bytes()).await;
     assert_eq!((status, &error["code"]), (415, &json!("unsupported_media_type")));
 }
 
-/// A caller that asks first is never told to send what will be refused.
+/// A caller that sends `Expect: 100-continue` is never told to send a body that will be refused.
 #[tokio::test]
-async fn what_the_head_gives_away_is_refused_before_the_body() {
-    let front = Front::start(|_| {}).await;
+async fn a_request_that_its_head_rules_out_is_refused_before_the_body() {
+    let bench = Bench::start(|_| {}).await;
     for (headers, status) in [
         ("content-type: application/json\r\ncontent-length: 2000000\r\n", 413),
         ("content-type: text/plain\r\ncontent-length: 20\r\n", 415),
@@ -166,7 +192,7 @@ async fn what_the_head_gives_away_is_refused_before_the_body() {
         let expect = format!(
             "POST /api/pull HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n{headers}\r\n"
         );
-        let answer = front.raw(Service::Pull, expect.as_bytes()).await;
+        let answer = bench.raw(Service::Pull, expect.as_bytes()).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert!(!answer.contains("100 Continue"), "{answer}");
     }
@@ -176,7 +202,7 @@ async fn what_the_head_gives_away_is_refused_before_the_body() {
          content-length: {}\r\n\r\n",
         body.len()
     );
-    let mut stream = TcpStream::connect(front.address(Service::Pull)).await.unwrap();
+    let mut stream = TcpStream::connect(bench.address(Service::Pull)).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut told = [0; 25];
     tokio::time::timeout(PATIENCE, stream.read_exact(&mut told)).await.unwrap().unwrap();
@@ -185,12 +211,12 @@ async fn what_the_head_gives_away_is_refused_before_the_body() {
     assert!(answer(&mut stream).await.starts_with("HTTP/1.1 200 "));
 }
 
-/// One that does not ask sends everything, and reads the answer only then.
+/// A caller without `Expect` sends its whole body before it reads the answer.
 #[tokio::test]
-async fn who_sends_too_much_reads_why() {
-    let front = Front::start(|_| {}).await;
+async fn a_caller_that_sends_too_much_gets_the_error() {
+    let bench = Bench::start(|_| {}).await;
     let too_much = vec![b' '; 12 << 20];
-    let (status, error) = front.pull("", &too_much).await;
+    let (status, error) = bench.pull("", &too_much).await;
     assert_eq!((status, &error["code"]), (413, &json!("body_too_large")));
     let mut request =
         b"POST /api/pull HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
@@ -202,26 +228,48 @@ async fn who_sends_too_much_reads_why() {
         request.extend_from_slice(b"\r\n");
     }
     request.extend_from_slice(b"0\r\n\r\n");
-    assert_eq!(parse(&front.raw(Service::Pull, &request).await).0, 413);
+    assert_eq!(parse(&bench.raw(Service::Pull, &request).await).0, 413);
 }
 
 #[tokio::test]
 async fn ids_in_either_case() {
-    let front = Front::start(|_| {}).await;
+    let bench = Bench::start(|_| {}).await;
     let id = contract::JobId::new().to_string();
     let named = format!("x-job-id: {}\r\n", id.to_uppercase());
     let body = pull().to_string();
-    assert_eq!(front.pull(&named, body.as_bytes()).await.0, 200);
+    assert_eq!(bench.pull(&named, body.as_bytes()).await.0, 200);
     for id in [&id, &id.to_uppercase()] {
         let first = format!("GET /api/jobs/{id} HTTP/1.1");
-        let (status, job) = front.ask(Service::Pull, &first, "host: localhost\r\n", b"").await;
+        let (status, job) = bench.ask(Service::Pull, &first, "host: localhost\r\n", b"").await;
         assert_eq!((status, &job["jobId"]), (200, &json!(id.to_lowercase())));
     }
+    let get = async |service, target: &str| {
+        let first = format!("GET {target} HTTP/1.1");
+        bench.ask(service, &first, "host: localhost\r\n", b"").await
+    };
+    let id = id.to_uppercase();
+    let (status, list) = get(Service::Pull, &format!("/api/jobs?cursor={id}")).await;
+    assert_eq!((status, &list["count"]), (200, &json!(0)), "nothing is older than this job");
+    let events = format!("GET /api/jobs/{id}/events HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let events = bench.raw(Service::Pull, events.as_bytes()).await;
+    let named = format!("x-job-id: {}\r\n", id.to_lowercase());
+    assert!(events.starts_with("HTTP/1.1 200 ") && events.contains(&named), "{events}");
+
+    let headers = "host: localhost\r\n";
+    let (_, made) = bench.ask(Service::Claude, "POST /api/sessions HTTP/1.1", headers, b"").await;
+    let session = made["sessionId"].as_str().unwrap();
+    let target = format!("/api/sessions/{}", session.to_uppercase());
+    assert_eq!(get(Service::Claude, &target).await, (200, made.clone()));
+    let first = format!("POST /api/stream/{} HTTP/1.1", session.to_uppercase());
+    let headers = "host: localhost\r\ncontent-type: application/json\r\n";
+    let resume = json!({"prompt": "x", "resumeSessionId": session.to_uppercase()}).to_string();
+    let (status, body) = bench.ask(Service::Claude, &first, headers, resume.as_bytes()).await;
+    assert_eq!(status, 200, "{body}");
 }
 
 #[tokio::test]
-async fn what_pages_of_other_sites_send() {
-    let front = Front::start(|_| {}).await;
+async fn requests_of_pages_of_other_sites_are_refused() {
+    let bench = Bench::start(|_| {}).await;
     let body = pull().to_string();
     for headers in [
         "sec-fetch-site: cross-site\r\norigin: https://evil.example\r\n",
@@ -229,15 +277,15 @@ async fn what_pages_of_other_sites_send() {
         "origin: https://evil.example\r\n",
         "origin: null\r\n",
     ] {
-        let (status, error) = front.pull(headers, body.as_bytes()).await;
+        let (status, error) = bench.pull(headers, body.as_bytes()).await;
         assert_eq!((status, &error["code"]), (403, &json!("forbidden")), "{headers}");
         let headers = format!("host: localhost\r\n{headers}");
-        let read = front.ask(Service::Pull, "GET /api/jobs HTTP/1.1", &headers, b"").await;
+        let read = bench.ask(Service::Pull, "GET /api/jobs HTTP/1.1", &headers, b"").await;
         assert_eq!((read.0, &read.1["count"]), (200, &json!(0)), "{headers}");
         let delete = "DELETE /api/sessions/x HTTP/1.1";
-        assert_eq!(front.ask(Service::Claude, delete, &headers, b"").await.0, 403, "{headers}");
+        assert_eq!(bench.ask(Service::Claude, delete, &headers, b"").await.0, 403, "{headers}");
     }
-    let open = Front::start(|config| config.cors = "https://app.example".parse().unwrap()).await;
+    let open = Bench::start(|config| config.cors = "https://app.example".parse().unwrap()).await;
     let allowed = "sec-fetch-site: cross-site\r\norigin: https://app.example\r\n";
     assert_eq!(open.pull(allowed, body.as_bytes()).await.0, 200);
     let other = "sec-fetch-site: cross-site\r\norigin: https://evil.example\r\n";
@@ -246,8 +294,8 @@ async fn what_pages_of_other_sites_send() {
 
 /// As `nc -N` and many SDKs do.
 #[tokio::test]
-async fn who_closes_its_sending_side_is_answered() {
-    let front = Front::start(|_| {}).await;
+async fn a_caller_that_closes_its_sending_side_gets_an_answer() {
+    let bench = Bench::start(|_| {}).await;
     let body = pull().to_string();
     let job = format!(
         "POST /api/pull HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -256,7 +304,7 @@ async fn who_closes_its_sending_side_is_answered() {
     for (request, expected) in
         [("GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", "\"status\""), (&*job, "\"queued\"")]
     {
-        let mut stream = TcpStream::connect(front.address(Service::Pull)).await.unwrap();
+        let mut stream = TcpStream::connect(bench.address(Service::Pull)).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
         let answer = answer(&mut stream).await;

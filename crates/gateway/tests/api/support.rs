@@ -1,4 +1,4 @@
-//! A gateway of these tests, and what is on its volume.
+//! A gateway, and the jobs on its volume.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,10 +12,10 @@ use tokio::{
 };
 use workspace::{ClaimedJob, Job, JobRecord, NewJob, Outcome, RequestDigest, Workspace};
 
-/// How long anything may take that has no bound of its own. It matters only when a test fails.
+/// How long anything may take that has no limit of its own. This matters only when a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A repository that nobody looks at.
+/// A repository that is never pulled.
 pub(crate) const REPO: &str = "https://host.example/r.git";
 
 /// A volume that no gateway has used.
@@ -38,7 +38,7 @@ impl Volume {
         Gateway::start(config).await.unwrap()
     }
 
-    /// A pull that waits to be taken, created so long ago.
+    /// A queued pull, created `age` ago.
     pub(crate) fn pull(&self, parent: Option<JobId>, age: Duration) -> Job {
         let body = format!(r#"{{"repoUrl":"{REPO}"}}"#);
         self.create::<PullRequest>(&body, parent, age)
@@ -79,15 +79,14 @@ pub(crate) async fn ended(job: &Job) -> Outcome {
     tokio::time::timeout(PATIENCE, outcome).await.unwrap()
 }
 
-/// Sends bytes as they are, and returns everything that comes back until the other side closes, or, of a stream, until
-/// its first event.
+/// Sends these bytes and returns the [`answer`].
 pub(crate) async fn raw(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request).await.unwrap();
     answer(&mut stream).await
 }
 
-/// One answer: to its end, or, of a stream, to its first event.
+/// An answer up to its end or, if it is a stream, up to its first event.
 pub(crate) async fn answer(stream: &mut TcpStream) -> String {
     let mut seen = Vec::new();
     let read = async {

@@ -1,4 +1,4 @@
-//! One caller, which posts a job and follows it to its end.
+//! A caller: posts jobs and follows each to its end.
 
 use std::{
     pin::pin,
@@ -10,13 +10,14 @@ use futures_util::StreamExt as _;
 use http::StatusCode;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use transcript::one_line;
 
 use super::sample::{Ended, Sample};
-use crate::{After, Api, Error, Follow, Start, Told, follow, one_line};
+use crate::{AfterEnd, Api, Error, Follow, FollowEvent, JobSource, follow};
 
 /// The longest name of an event or a code that is counted, in characters.
 const NAME: usize = 60;
-/// The pause between two attempts to get in.
+/// The pause between two attempts to start a job.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long a job without a terminal event may take to show its outcome.
 const OUTCOME_TIME: Duration = Duration::from_secs(15);
@@ -26,26 +27,26 @@ const OUTCOME_TIME: Duration = Duration::from_secs(15);
 pub enum News {
     /// It has requested a job.
     Asked,
-    /// A replica runs the job, which would continue without the caller.
+    /// A replica is running the job, which would continue without the caller.
     Runs,
     /// The job has ended.
     Done(Box<Sample>),
 }
 
-/// Who calls, and where.
+/// The identity and the parameters of a caller.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub(super) number: u32,
     pub(super) api: Api,
     pub(super) service: Service,
     pub(super) patience: Duration,
-    /// When the run began.
+    /// When the run started.
     pub(super) epoch: Instant,
     pub(super) news: mpsc::Sender<(u32, News)>,
 }
 
 impl Caller {
-    /// Requests a job and follows it to its end.
+    /// Starts a job and follows it to its end.
     pub(super) async fn call(&self, body: &Value) {
         let asked = Instant::now();
         self.tell(News::Asked).await;
@@ -53,7 +54,7 @@ impl Caller {
         let ended = loop {
             match self.attempt(body, asked, &mut seen).await {
                 Ok(ended) => break ended,
-                // The stack was there when the run began, so it is away for a moment.
+                // The stack was available when the run started, so this is temporary.
                 Err(error) if is_for_later(&error) && asked.elapsed() < self.patience => {
                     seen.breaks += 1;
                     tokio::time::sleep(PAUSE).await;
@@ -77,24 +78,24 @@ impl Caller {
     }
 
     async fn tell(&self, news: News) {
-        // This fails only if the run is being stopped.
+        // Fails only if the run is being stopped.
         let _ = self.news.send((self.number, news)).await;
     }
 
     async fn attempt(&self, body: &Value, asked: Instant, seen: &mut Seen) -> Result<Ended, Error> {
-        let mut told = pin!(follow(Follow {
+        let mut events = pin!(follow(Follow {
             api: self.api.clone(),
             service: self.service,
-            start: Start::Post(body.to_string().into()),
+            start: JobSource::Post(body.to_string().into()),
             patience: self.patience,
-            after: After::Check,
+            after: AfterEnd::Check,
         }));
         seen.job = None;
         let mut ended = None;
-        while let Some(next) = told.next().await {
+        while let Some(next) = events.next().await {
             match next? {
-                Told::Named(job) => seen.again += u32::from(seen.job.replace(job).is_some()),
-                Told::Event(event) => {
+                FollowEvent::Named(job) => seen.again += u32::from(seen.job.replace(job).is_some()),
+                FollowEvent::Event(event) => {
                     seen.first.get_or_insert_with(|| asked.elapsed());
                     if event.journalled && seen.queueing.is_none() {
                         seen.queueing = Some(asked.elapsed());
@@ -105,16 +106,16 @@ impl Caller {
                         ended = Some(Ended::Terminal { kind: one_line(&event.kind, NAME), code });
                     }
                 }
-                Told::Lost(_) => seen.breaks += 1,
-                Told::Back => {}
-                Told::Surplus(what) => seen.fault = Some(what),
+                FollowEvent::Lost(_) => seen.breaks += 1,
+                FollowEvent::Back => {}
+                FollowEvent::Surplus(what) => seen.fault = Some(what),
             }
         }
-        // A stream without a terminal event ends with an error instead.
+        // Without a terminal event, the stream ends with an error instead.
         Ok(ended.unwrap_or(Ended::Lost))
     }
 
-    /// How a job ended whose stream cannot be followed. It counts as lost only if it has no outcome.
+    /// How a job ended whose stream cannot be followed. It only counts as lost if it has no outcome.
     async fn judge(&self, error: Error, seen: &mut Seen) -> Ended {
         seen.why = Some(one_line(&error.to_string(), 300));
         if let (Error::Refused { status, code, .. }, None) = (&error, seen.first) {
@@ -127,7 +128,7 @@ impl Caller {
                 && view.state.has_ended()
             {
                 seen.why = Some(format!(
-                    "its stream could not be followed to its end, but it has one: {}",
+                    "its stream broke, but the job has ended: {}",
                     view.state.as_str()
                 ));
                 return outcome(self.service, view.state, view.code.map(|code| code.to_string()));
@@ -140,7 +141,7 @@ impl Caller {
     }
 }
 
-/// What has been seen of a job so far.
+/// What was observed of a job so far.
 #[derive(Debug, Default)]
 struct Seen {
     job: Option<JobId>,
@@ -152,7 +153,7 @@ struct Seen {
     why: Option<String>,
 }
 
-/// Whether to try again with a job that did not get in. A full queue is an answer.
+/// Whether to retry a job that was not accepted. A full queue is a final answer.
 fn is_for_later(error: &Error) -> bool {
     match error {
         Error::Unreachable { .. } => true,
@@ -164,7 +165,7 @@ fn is_for_later(error: &Error) -> bool {
     }
 }
 
-/// The terminal event that a job in this state has ended with.
+/// The terminal event of a job that ended in this state.
 fn outcome(service: Service, state: JobState, code: Option<String>) -> Ended {
     let spec = service.spec();
     let kind = if state == JobState::Succeeded { spec.success_event } else { spec.failure_event };

@@ -1,5 +1,5 @@
-//! Many callers at once. Each is a client of its own: it posts a job, follows it to its terminal event, resumes the
-//! stream when it breaks, and checks that nothing follows the end.
+//! Many concurrent callers. Each is a client of its own: it posts a job, follows it to its terminal event, resumes a
+//! broken stream, and checks that nothing follows the end.
 
 mod caller;
 mod sample;
@@ -21,27 +21,27 @@ use tokio::{sync::mpsc, task::JoinSet};
 use crate::Api;
 use caller::Caller;
 pub use caller::News;
-pub use sample::{Ended, Kept, Outcome, Results, Sample, Spread, Trouble};
+pub use sample::{Ended, Kept, OutcomeCount, Results, Sample, Spread, Trouble};
 
-/// The request of a job, by the job's number from 1.
+/// Creates the request of a job from the job's number, starting at 1.
 pub type MakeRequest = dyn Fn(u32) -> Value + Send + Sync;
 
-/// What to do.
+/// The parameters of a run.
 #[derive(Clone)]
 pub struct Load {
     /// The stack.
     pub api: Api,
-    /// Which service gets the jobs.
+    /// The service that runs the jobs.
     pub service: Service,
-    /// How many jobs in all.
+    /// The total number of jobs.
     pub jobs: u32,
-    /// How many at once.
+    /// The number of concurrent jobs.
     pub concurrency: u32,
-    /// Each caller waits for a random time up to this before each job.
+    /// The maximum random pause of a caller before each job.
     pub jitter: Duration,
-    /// How long a stack that has answered may be away.
+    /// How long a stack that has answered may be unreachable.
     pub patience: Duration,
-    /// Makes the requests.
+    /// Creates the requests.
     pub request: Arc<MakeRequest>,
 }
 
@@ -51,12 +51,12 @@ impl fmt::Debug for Load {
     }
 }
 
-/// A run. Dropped, it stops its callers.
+/// A run. Dropping it stops its callers.
 #[derive(Debug)]
 pub struct Run {
     results: Results,
     news: mpsc::Receiver<(u32, News)>,
-    /// Which callers have a job, and whether it runs.
+    /// The callers with a job, and whether it is running.
     busy: HashMap<u32, bool>,
     _callers: JoinSet<()>,
 }
@@ -81,7 +81,7 @@ impl Run {
             let (next, load) = (Arc::clone(&next), load.clone());
             callers.spawn(async move {
                 loop {
-                    // It exceeds the number of jobs by one for each caller at most.
+                    // Exceeds the number of jobs by at most one per caller.
                     let job = next.fetch_add(1, Ordering::Relaxed);
                     if job > load.jobs {
                         return;
@@ -94,7 +94,7 @@ impl Run {
         Self { results: Results::default(), news, busy: HashMap::new(), _callers: callers }
     }
 
-    /// What happens next, or `None` after the last job. Cancel safe.
+    /// The next report, or `None` after the last job. Cancel-safe.
     pub async fn next(&mut self) -> Option<News> {
         let (caller, news) = self.news.recv().await?;
         match &news {
@@ -114,19 +114,19 @@ impl Run {
         &self.results
     }
 
-    /// How many jobs a replica runs.
+    /// The number of running jobs.
     #[must_use]
     pub fn running(&self) -> usize {
         self.busy.values().filter(|runs| **runs).count()
     }
 
-    /// How many jobs wait for a replica.
+    /// The number of jobs that wait for a replica.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.busy.len() - self.running()
     }
 
-    /// Runs to the last job.
+    /// Runs until the last job has ended.
     pub async fn finish(mut self) -> Results {
         while self.next().await.is_some() {}
         self.results

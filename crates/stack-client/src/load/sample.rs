@@ -1,13 +1,14 @@
-//! What is known of one job, and the counts and percentiles of many. No I/O.
+//! The record of one job, and counts and percentiles of many. No I/O.
 
 use std::time::Duration;
 
 use contract::{JobId, Service};
+use serde::Serialize;
 
-/// How many different outcomes are counted: their names come from outside.
+/// The maximum number of different outcomes to count, because their names come from outside.
 const KINDS: usize = 100;
 
-/// How a job ended, for its caller.
+/// How a job ended, from its caller's view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// With this terminal event.
@@ -17,14 +18,14 @@ pub enum Ended {
         /// Its code.
         code: Option<String>,
     },
-    /// It never became a job.
+    /// It was not accepted as a job.
     Refused {
-        /// The answer's status.
+        /// The HTTP status.
         status: u16,
-        /// The answer's code.
+        /// The error code.
         code: Option<String>,
     },
-    /// It has no outcome that anyone can see.
+    /// It has no visible outcome.
     Lost,
 }
 
@@ -51,16 +52,16 @@ impl Ended {
     }
 }
 
-/// One job, as its caller saw it.
+/// A job, from its caller's view.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// The job.
     pub job: JobId,
-    /// When it was requested, since the beginning of the run.
+    /// When it was requested, since the start of the run.
     pub start: Duration,
-    /// The time until its replica's first event, in which it waited.
+    /// The time in the queue: until the first event of its replica.
     pub queueing: Option<Duration>,
-    /// The time until any event came, those of the queue included.
+    /// The time until the first event of any kind, including those of the queue.
     pub first: Option<Duration>,
     /// The time until the end.
     pub total: Duration,
@@ -70,13 +71,32 @@ pub struct Sample {
     pub breaks: u32,
     /// How often it lost its place in the queue and was requested again.
     pub again: u32,
-    /// Which rule of a stream was broken.
+    /// The rule of the stream that was violated.
     pub fault: Option<String>,
     /// Why it was refused, or counts as lost.
     pub why: Option<String>,
 }
 
-/// One job in few bytes, since there may be a million. Times are in milliseconds.
+impl Sample {
+    /// A job with this outcome, of which nothing else is known.
+    #[must_use]
+    pub fn new(job: JobId, ended: Ended) -> Self {
+        Self {
+            job,
+            start: Duration::ZERO,
+            queueing: None,
+            first: None,
+            total: Duration::ZERO,
+            ended,
+            breaks: 0,
+            again: 0,
+            fault: None,
+            why: None,
+        }
+    }
+}
+
+/// A job in a few bytes, because there may be a million. Times are in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept {
     /// The job.
@@ -93,52 +113,54 @@ pub struct Kept {
     outcome: u16,
 }
 
-/// One way to end, and how often.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+/// An outcome, and how often it occurred.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OutcomeCount {
     /// Its name.
+    #[serde(rename = "outcome")]
     pub label: String,
     /// Whether it is a success.
     pub complete: bool,
-    /// How many jobs ended so.
+    /// The number of jobs.
     pub count: usize,
 }
 
-/// What went wrong with a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A problem with a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Trouble {
     /// The job.
+    #[serde(rename = "jobId")]
     pub job: JobId,
     /// What went wrong.
     pub what: String,
 }
 
-/// How many troubles are kept.
+/// The maximum number of problems to keep.
 const TROUBLES: usize = 100;
 
-/// All jobs of a run that have ended.
+/// All finished jobs of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
     /// Each job.
     pub kept: Vec<Kept>,
-    /// How many ended how.
-    pub outcomes: Vec<Outcome>,
-    /// The first jobs with which something was wrong.
+    /// The count of each outcome.
+    pub outcomes: Vec<OutcomeCount>,
+    /// The first jobs with a problem.
     pub troubles: Vec<Trouble>,
     /// Jobs without an outcome.
     pub lost: usize,
     /// Requests that were refused.
     pub refused: usize,
-    /// Streams that broke a rule.
+    /// Streams that violated a rule.
     pub faults: usize,
     /// Connections that broke.
     pub breaks: u64,
-    /// Requests that were sent again because a job had lost its place in the queue.
+    /// Requests that were repeated because a job had lost its place in the queue.
     pub again: u64,
 }
 
 impl Results {
-    /// Adds a job that has ended.
+    /// Adds a finished job.
     pub fn add(&mut self, sample: Sample) {
         match &sample.ended {
             Ended::Lost => self.lost += 1,
@@ -168,9 +190,9 @@ impl Results {
 
     fn outcome(&mut self, label: String, complete: bool) -> u16 {
         let label = if self.outcomes.len() < KINDS { label } else { "other".to_owned() };
-        let same = |outcome: &Outcome| outcome.label == label && outcome.complete == complete;
+        let same = |outcome: &OutcomeCount| outcome.label == label && outcome.complete == complete;
         let at = self.outcomes.iter().position(same).unwrap_or_else(|| {
-            self.outcomes.push(Outcome { label, complete, count: 0 });
+            self.outcomes.push(OutcomeCount { label, complete, count: 0 });
             self.outcomes.len() - 1
         });
         if let Some(outcome) = self.outcomes.get_mut(at) {
@@ -179,7 +201,7 @@ impl Results {
         u16::try_from(at).unwrap_or(u16::MAX)
     }
 
-    /// How many succeeded.
+    /// The number of successful jobs.
     #[must_use]
     pub fn complete(&self) -> usize {
         self.outcomes.iter().filter(|it| it.complete).map(|it| it.count).sum()
@@ -191,21 +213,21 @@ impl Results {
         self.outcomes.get(usize::from(kept.outcome)).is_some_and(|outcome| outcome.complete)
     }
 
-    /// How the job ended, by name.
+    /// The name of the job's outcome.
     #[must_use]
     pub fn label(&self, kept: &Kept) -> &str {
         self.outcomes.get(usize::from(kept.outcome)).map_or("", |outcome| &outcome.label)
     }
 
-    /// The percentiles of a time, over the jobs that have it.
+    /// The percentiles of a time, over the jobs that have one.
     #[must_use]
     pub fn spread(&self, of: impl Fn(&Kept) -> Option<u32>) -> Option<Spread> {
         Spread::of(self.kept.iter().filter_map(of).collect())
     }
 }
 
-/// Percentiles in milliseconds by the nearest-rank method: each is a value that was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Percentiles in milliseconds by the nearest-rank method: each is a measured value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Spread {
     /// Half of the values are at most this.
     pub p50: u32,
@@ -218,7 +240,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// The percentiles of these values, or `None` if there are no values.
+    /// The percentiles of these values, or `None` if there are none.
     #[must_use]
     pub fn of(mut values: Vec<u32>) -> Option<Self> {
         values.sort_unstable();
@@ -239,21 +261,8 @@ fn milliseconds(time: Duration) -> u32 {
 mod tests {
     use super::*;
 
-    fn sample(start: u64, queueing: u64, total: u64, ended: Ended) -> Sample {
-        let ms = Duration::from_millis;
-        let job = "019aa001-0000-7000-8000-0123456789ab".parse().unwrap();
-        Sample {
-            job,
-            start: ms(start),
-            queueing: Some(ms(queueing)),
-            first: Some(ms(queueing.min(5))),
-            total: ms(total),
-            ended,
-            breaks: 0,
-            again: 0,
-            fault: None,
-            why: None,
-        }
+    fn sample(ended: Ended) -> Sample {
+        Sample::new("019aa001-0000-7000-8000-0123456789ab".parse().unwrap(), ended)
     }
 
     fn terminal(kind: &str, code: Option<&str>) -> Ended {
@@ -261,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_values_that_were_measured() {
+    fn percentiles_are_measured_values() {
         assert_eq!(Spread::of(vec![]), None);
         assert_eq!(Spread::of(vec![7]), Some(Spread { p50: 7, p90: 7, p99: 7, max: 7 }));
         let hundred = (1..=100).rev().collect();
@@ -271,17 +280,17 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_are_counted_apart() {
+    fn outcomes_are_counted_separately() {
         let mut results = Results::default();
-        results.add(sample(0, 10, 100, terminal("workflow_complete", None)));
-        results.add(sample(0, 10, 200, terminal("workflow_error", Some("agent_failed"))));
-        results.add(sample(0, 10, 300, terminal("workflow_complete", None)));
-        let mut lost = sample(0, 10, 400, Ended::Lost);
+        results.add(sample(terminal("workflow_complete", None)));
+        results.add(sample(terminal("workflow_error", Some("agent_failed"))));
+        results.add(sample(terminal("workflow_complete", None)));
+        let mut lost = sample(Ended::Lost);
         (lost.why, lost.breaks) = (Some("gone".into()), 3);
         results.add(lost);
         let refused = Ended::Refused { status: 503, code: Some("queue_full".into()) };
-        results.add(sample(0, 10, 400, refused));
-        let mut fault = sample(0, 10, 100, terminal("completed", None));
+        results.add(sample(refused));
+        let mut fault = sample(terminal("completed", None));
         fault.fault = Some("message after the terminal event".into());
         results.add(fault);
         let counts: Vec<_> =
@@ -303,11 +312,11 @@ mod tests {
     }
 
     #[test]
-    fn made_up_codes_do_not_grow_without_bounds() {
+    fn the_number_of_distinct_codes_is_limited() {
         let mut results = Results::default();
         for number in 0..1000 {
             let code = format!("code_{number}");
-            results.add(sample(0, 1, 2, terminal("workflow_error", Some(&code))));
+            results.add(sample(terminal("workflow_error", Some(&code))));
         }
         assert_eq!(results.outcomes.len(), KINDS + 1);
         assert_eq!(results.outcomes.last().map(|it| it.count), Some(1000 - KINDS));

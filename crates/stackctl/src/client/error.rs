@@ -4,23 +4,11 @@ use std::path::PathBuf;
 
 use contract::Code;
 use http::StatusCode;
-use stack_client::{DEFAULT_URL, Error, StackUrl, chain};
+use stack_client::{DEFAULT_URL, Error, StackUrl};
+use transcript::chain;
 
-use super::{command_on, program_name};
-
-/// The exit codes that callers rely on.
-pub(crate) mod exit {
-    /// The job is complete.
-    pub(crate) const COMPLETE: u8 = 0;
-    /// The job failed.
-    pub(crate) const FAILED: u8 = 1;
-    /// The command line or the request is wrong.
-    pub(crate) const USAGE: u8 = 2;
-    /// The stack cannot be reached, or takes no job now.
-    pub(crate) const UNREACHABLE: u8 = 3;
-    /// The job was cancelled, or left with Ctrl-C.
-    pub(crate) const CANCELLED: u8 = 130;
-}
+use super::command_on;
+use crate::{command::exit, program};
 
 /// Why there is no result. Each message says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -28,28 +16,28 @@ pub(crate) enum ClientError {
     /// The message has the causes, since the hint follows them.
     #[error("{error}{hint}", error = chain(.0), hint = hint(.0))]
     Stack(Error),
-    #[error("no job has an id that begins or ends with '{0}': `{me} jobs --all` lists them", me = program_name())]
+    #[error("no job has an ID that begins or ends with '{0}': `{me} jobs --all` lists all jobs", me = program::name())]
     NoSuchJob(String),
     #[error(
-        "'{0}' is not a job id: give the beginning or the end of one (hexadecimal digits and hyphens, at least 3)"
+        "that is not a job ID: give the beginning or the end of one (at least 3 hexadecimal digits and hyphens)"
     )]
-    NotAnId(String),
-    #[error("'{given}' may be any of {}: give more of the id", .matches.join(", "))]
+    NotAnId,
+    #[error("'{given}' matches {}: give more of the ID", .matches.join(", "))]
     Ambiguous { given: String, matches: Vec<String> },
     #[error("{0}")]
     Usage(String),
     #[error("failed to read the prompt from standard input")]
     Prompt(#[source] std::io::Error),
     #[error(
-        "failed to read the prompt from {file}; pass a prompt that begins with '@' on standard input, with --prompt -", file = .0.display()
+        "failed to read the prompt from {file}: {1}; if this is the prompt itself, pass it on standard input, with --prompt -", file = .0.display()
     )]
-    PromptFile(PathBuf, #[source] std::io::Error),
-    #[error("failed to read the token from {file}; it holds the token alone", file = .0.display())]
-    TokenFile(PathBuf, #[source] std::io::Error),
+    PromptFile(PathBuf, std::io::Error),
+    #[error("failed to read the token from {file}: {1}; name a file that contains nothing but the token", file = .0.display())]
+    TokenFile(PathBuf, std::io::Error),
     #[error("failed to print")]
     Output(#[source] std::io::Error),
-    #[error("failed to write {file}; choose another place for it")]
-    File { file: String, source: std::io::Error },
+    #[error("failed to write {file}: {error}; choose another file")]
+    File { file: String, error: std::io::Error },
     #[error("failed to listen for signals")]
     Signals(#[source] std::io::Error),
 }
@@ -75,7 +63,7 @@ impl ClientError {
             }
             Self::Stack(_) => exit::UNREACHABLE,
             Self::NoSuchJob(_)
-            | Self::NotAnId(_)
+            | Self::NotAnId
             | Self::Ambiguous { .. }
             | Self::Prompt(_)
             | Self::PromptFile(..)
@@ -95,7 +83,7 @@ fn hint(error: &Error) -> String {
                 .to_owned()
         }
         Error::Unreachable { .. } => {
-            format!(": start a stack with `{} up`, or name another one with --url", program_name())
+            format!(": start a stack with `{} up`, or name another one with --url", program::name())
         }
         Error::NotAStack { .. } => ": name a stack with --url".to_owned(),
         Error::Lost { url, job, .. } => {
@@ -114,7 +102,7 @@ fn hint(error: &Error) -> String {
                 && sentence.contains("'file'")
                 && !sentence.contains(ALLOW_FILES) =>
         {
-            format!("; `{ALLOW_FILES}=1 {} up` starts a stack that clones from disk", program_name())
+            format!("; `{ALLOW_FILES}=1 {} up` starts a stack that clones from disk", program::name())
         }
         Error::Refused { .. } | Error::Answer(_) => String::new(),
     }

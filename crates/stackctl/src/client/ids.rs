@@ -3,10 +3,10 @@
 //! An id begins with the time, so the ids of one day begin alike, and ends with random digits. Listings show the end, and
 //! commands take a beginning or an end that is unique.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use contract::{JobId, JobView};
-use stack_client::{Api, Listing, one_line};
+use stack_client::{Api, Listing};
 
 use super::error::ClientError;
 
@@ -24,7 +24,8 @@ pub(crate) async fn resolve(api: &Api, given: &str) -> Result<JobView, ClientErr
         return Ok(api.job(id).await?);
     }
     if given.len() < FEWEST || !given.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
-        return Err(ClientError::NotAnId(one_line(&given, 80)));
+        // It is not repeated, because it may be anything, such as a URL with a password.
+        return Err(ClientError::NotAnId);
     }
     pick(api.jobs(Listing::default()).await?, given)
 }
@@ -35,13 +36,15 @@ fn pick(jobs: Vec<JobView>, given: String) -> Result<JobView, ClientError> {
         id.starts_with(&given) || id.ends_with(&given)
     });
     let Some(found) = matching.next() else { return Err(ClientError::NoSuchJob(given)) };
-    let others: Vec<_> = matching.map(|job| job.job_id.to_string()).collect();
-    if others.is_empty() {
+    let mut matches: Vec<_> = std::iter::once(&found)
+        .chain(&matching.collect::<Vec<_>>())
+        .map(|job| job.job_id.to_string())
+        .collect();
+    if matches.len() == 1 {
         return Ok(found);
     }
-    let more = others.len().saturating_sub(NAMED - 1);
-    let mut matches: Vec<_> =
-        std::iter::once(found.job_id.to_string()).chain(others).take(NAMED).collect();
+    let more = matches.len().saturating_sub(NAMED);
+    matches.truncate(NAMED);
     if more > 0 {
         matches.push(format!("{more} more"));
     }
@@ -55,22 +58,10 @@ pub(crate) fn short(id: JobId) -> String {
 
 /// The ends of these ids, long enough to be unique among them.
 pub(crate) fn shorten(ids: &[JobId]) -> Vec<String> {
-    let mut length = SHORT;
-    loop {
-        let ends: Vec<_> = ids.iter().map(|id| end_of(*id, length)).collect();
-        let mut seen: HashMap<&str, usize> = HashMap::new();
-        for end in &ends {
-            *seen.entry(end).or_default() += 1;
-        }
-        if seen.len() == ends.len() || length >= id_length(ids) {
-            return ends;
-        }
-        length += 2;
-    }
-}
-
-fn id_length(ids: &[JobId]) -> usize {
-    ids.first().map_or(0, |id| id.to_string().len())
+    let is_unique = |ends: &Vec<String>| ends.iter().collect::<HashSet<_>>().len() == ends.len();
+    let ends = |length| ids.iter().map(|id| end_of(*id, length)).collect::<Vec<_>>();
+    let whole = JobId::new().to_string().len();
+    (SHORT..whole).step_by(2).map(ends).find(is_unique).unwrap_or_else(|| ends(whole))
 }
 
 fn end_of(id: JobId, length: usize) -> String {
@@ -80,9 +71,10 @@ fn end_of(id: JobId, length: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use contract::{JobState, Service, Timestamp};
+    use contract::JobState;
 
     use super::*;
+    use crate::fixtures::workflow;
 
     const IDS: [&str; 4] = [
         "019aa001-0000-7000-8000-00000000abcd",
@@ -92,19 +84,7 @@ mod tests {
     ];
 
     fn jobs() -> Vec<JobView> {
-        let view = |id: &str| JobView {
-            job_id: id.parse().unwrap(),
-            service: Service::Workflow,
-            state: JobState::Running,
-            parent: None,
-            repo_url: None,
-            created: Timestamp::from_millisecond(0),
-            started: None,
-            ended: None,
-            code: None,
-            error: None,
-        };
-        IDS.map(view).into()
+        IDS.map(|id| workflow(id, JobState::Running)).into()
     }
 
     #[test]
@@ -122,7 +102,7 @@ mod tests {
         let ambiguous = pick(jobs(), "abcd".to_owned()).unwrap_err();
         assert_eq!(
             ambiguous.to_string(),
-            format!("'abcd' may be any of {}, {}: give more of the id", IDS[0], IDS[1])
+            format!("'abcd' matches {}, {}: give more of the ID", IDS[0], IDS[1])
         );
         let many = pick([jobs(), jobs(), jobs(), jobs()].concat(), "019".to_owned())
             .unwrap_err()

@@ -24,7 +24,7 @@ struct Signals {
 /// What came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interrupt {
-    /// Probably Ctrl-C: somebody may be there to answer a question.
+    /// Ctrl-C, probably: somebody may be there to answer a question.
     Keyboard,
     /// Another program wants this one to stop, or the terminal is gone.
     Order,
@@ -57,7 +57,7 @@ impl Interrupts {
         Self { signals: None }
     }
 
-    /// The next signal. Cancel safe.
+    /// The next signal. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Interrupt {
         let Some(Signals { interrupt, terminate, hangup }) = &mut self.signals else {
             return std::future::pending().await;

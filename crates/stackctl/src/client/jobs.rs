@@ -1,27 +1,24 @@
 //! `stackctl jobs`, `show` and `cancel`.
 
-use std::{
-    io::{self, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use contract::{JobList, JobState, JobView, Timestamp};
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use serde_json::json;
-use stack_client::{Api, Children, Listing, one_line};
+use stack_client::{Api, Children, Listing};
+use transcript::{Facts, between, one_line};
 
 use super::{
     command_on,
-    draw::duration,
     error::ClientError,
-    facts::Facts,
-    ids,
+    facts, ids,
     options::{CancelOptions, JobsOptions, ShowOptions},
-    program_name, stack,
+    render::print,
     table::{Column, lines, terminal_width},
 };
+use crate::{command::exit, program};
 
 /// The longest text in a listing, in characters. A terminal may cut it shorter.
 const TEXT: usize = 100;
@@ -36,20 +33,19 @@ const SHOW_TIME: Duration = Duration::from_secs(20);
 const GLANCE: Duration = Duration::from_millis(500);
 
 /// Lists jobs.
-pub(crate) async fn jobs(options: &JobsOptions) -> anyhow::Result<()> {
+pub(crate) async fn jobs(options: JobsOptions) -> anyhow::Result<u8> {
     let children = if options.all { Children::Listed } else { Children::Omitted };
     let listing = Listing { limit: Some(options.limit), state: options.state, children };
-    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
+    let api = options.stack.api()?;
     let jobs = api.jobs(listing).await.map_err(ClientError::from)?;
-    if options.stack.json {
-        return Ok(print_json(&JobList { count: jobs.len(), jobs, next: None })?);
-    }
-    if jobs.is_empty() {
-        let start = format!("{} run --help", program_name());
-        return Ok(print(&format!("there are no such jobs; `{start}` shows how to start one\n"))?);
-    }
-    let facts = all_facts(&api, &jobs).await;
-    Ok(print(&table(&jobs, &facts, Timestamp::now(), terminal_width()))?)
+    print(&if options.stack.json {
+        json_of(&JobList { count: jobs.len(), jobs, next: None })?
+    } else if jobs.is_empty() {
+        format!("there are no such jobs; `{} run --help` shows how to start one\n", program::name())
+    } else {
+        table(&jobs, &all_facts(&api, &jobs).await, Timestamp::now(), terminal_width())
+    })?;
+    Ok(exit::COMPLETE)
 }
 
 /// The facts of each of these jobs. They are empty for those that come too late.
@@ -58,7 +54,7 @@ async fn all_facts(api: &Api, jobs: &[JobView]) -> Vec<Facts> {
     let mut reads =
         stream::iter(jobs.iter().enumerate().take(LISTED_FACTS))
             .map(|(at, job)| async move {
-                (at, Facts::read(api, job, time_for(job, LISTING_TIME)).await)
+                (at, facts::read(api, job, time_for(job, LISTING_TIME)).await)
             })
             .buffer_unordered(AT_ONCE);
     let read_all = async {
@@ -78,36 +74,34 @@ fn time_for(job: &JobView, ended: Duration) -> Duration {
 }
 
 /// Shows one job.
-pub(crate) async fn show(options: &ShowOptions) -> anyhow::Result<()> {
-    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
+pub(crate) async fn show(options: ShowOptions) -> anyhow::Result<u8> {
+    let api = options.stack.api()?;
     let job = ids::resolve(&api, &options.job.id).await?;
-    if options.stack.json {
-        return Ok(print_json(&job)?);
-    }
-    let facts = Facts::read(&api, &job, time_for(&job, SHOW_TIME)).await;
-    Ok(print(&description(&api, &job, &facts, Timestamp::now()))?)
+    print(&if options.stack.json {
+        json_of(&job)?
+    } else {
+        let facts = facts::read(&api, &job, time_for(&job, SHOW_TIME)).await;
+        description(&api, &job, &facts, Timestamp::now())
+    })?;
+    Ok(exit::COMPLETE)
 }
 
 /// Cancels a job.
-pub(crate) async fn cancel(options: &CancelOptions) -> anyhow::Result<()> {
-    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
-    let job = ids::resolve(&api, &options.job.id).await?;
-    let cancelled = api.cancel(job.job_id).await.map_err(ClientError::from)?;
+pub(crate) async fn cancel(options: CancelOptions) -> anyhow::Result<u8> {
+    let api = options.stack.api()?;
+    let id = ids::resolve(&api, &options.job.id).await?.job_id;
+    let cancelled = api.cancel(id).await.map_err(ClientError::from)?;
     let state = cancelled.state.as_str();
-    if options.stack.json {
-        return Ok(print_json(&json!({"jobId": job.job_id, "state": state}))?);
-    }
-    let id = job.job_id;
-    Ok(print(&match (cancelled.too_late, cancelled.state) {
+    print(&match (cancelled.too_late, cancelled.state) {
+        _ if options.stack.json => json_of(&json!({"jobId": id, "state": state}))?,
         (true, _) => format!("{id} has already ended: {state}\n"),
         (false, JobState::Queued | JobState::Running) => {
-            format!(
-                "{id} is being cancelled: `{}` shows its end\n",
-                command_on(&api.url, "attach", id)
-            )
+            let attach = command_on(&api.url, "attach", id);
+            format!("{id} is being cancelled: `{attach}` shows its end\n")
         }
         (false, _) => format!("{id} is {state}\n"),
-    })?)
+    })?;
+    Ok(exit::COMPLETE)
 }
 
 fn table(jobs: &[JobView], facts: &[Facts], now: Timestamp, width: Option<u16>) -> String {
@@ -135,21 +129,13 @@ fn table(jobs: &[JobView], facts: &[Facts], now: Timestamp, width: Option<u16>) 
             what.join(" · "),
         ]
     });
-    let mut text = String::new();
-    let header = Style::new().bold();
-    let styles = std::iter::once(None).chain(jobs.iter().map(|job| Some(job.state)));
-    for (line, state) in lines(&columns, rows, width).into_iter().zip(styles) {
-        match state {
-            None => text.push_str(&format!("{header}{line}{header:#}")),
-            Some(state) => {
-                let (style, name) = (style(state), state.as_str());
-                // The first one is the state: an id has hexadecimal digits only.
-                text.push_str(&line.replacen(name, &format!("{style}{name}{style:#}"), 1));
-            }
-        }
-        text.push('\n');
+    let mut lines = lines(&columns, rows.map(|row| (Style::new(), row)), width);
+    for (line, job) in lines.iter_mut().skip(1).zip(jobs) {
+        let (style, name) = (style(job.state), job.state.as_str());
+        // The first match is the state: an ID has hexadecimal digits only.
+        *line = line.replacen(name, &format!("{style}{name}{style:#}"), 1);
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 /// The end of a repository's URL, which names it among others.
@@ -164,11 +150,6 @@ fn description(api: &Api, job: &JobView, facts: &Facts, now: Timestamp) -> Strin
     let state = format!("{style}{}{style:#}", job.state.as_str());
     let at = |time: Timestamp| format!("{time} ({} ago)", between(time, now));
     let line = |text: &String| one_line(text, 2000);
-    let cost = facts.cost().map(|cost| match facts.turns {
-        Some(1) => format!("{cost} (1 turn)"),
-        Some(turns) => format!("{cost} ({turns} turns)"),
-        None => cost,
-    });
     let waited = job.started.map(|started| between(job.created, started));
     let fields = [
         ("job", Some(job.job_id.to_string())),
@@ -182,7 +163,7 @@ fn description(api: &Api, job: &JobView, facts: &Facts, now: Timestamp) -> Strin
         ("checkout", facts.checkout.clone()),
         ("model", facts.model.clone()),
         ("session", facts.session.clone()),
-        ("cost", cost),
+        ("cost", facts.account()),
         ("created", Some(at(job.created))),
         ("started", job.started.map(at)),
         ("ended", job.ended.map(at)),
@@ -215,15 +196,6 @@ fn took(job: &JobView, facts: &Facts, now: Timestamp) -> Option<String> {
     Some(between(began, ended))
 }
 
-/// How long that is, for people.
-pub(crate) fn between(from: Timestamp, to: Timestamp) -> String {
-    let ms = to.as_millisecond().saturating_sub(from.as_millisecond()).max(0).cast_unsigned();
-    match ms / (24 * 3600 * 1000) {
-        0 => duration(ms),
-        days => format!("{days} d"),
-    }
-}
-
 fn style(state: JobState) -> Style {
     match state {
         JobState::Queued => AnsiColor::Yellow.on_default(),
@@ -234,40 +206,22 @@ fn style(state: JobState) -> Style {
     }
 }
 
-fn print_json<T: Serialize>(value: &T) -> Result<(), ClientError> {
-    let mut json = serde_json::to_string_pretty(value).map_err(stack_client::Error::Answer)?;
-    json.push('\n');
-    print(&json)
-}
-
-fn print(text: &str) -> Result<(), ClientError> {
-    let mut out = anstream::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // The reader has closed the pipe.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed.map_err(ClientError::Output),
-    }
+fn json_of<T: Serialize>(value: &T) -> Result<String, ClientError> {
+    let json = serde_json::to_string_pretty(value).map_err(stack_client::Error::Answer)?;
+    Ok(json + "\n")
 }
 
 #[cfg(test)]
 mod tests {
-    use contract::{Code, JobId, Service};
+    use contract::Code;
 
     use super::*;
+    use crate::fixtures::workflow;
 
     fn job(id: &str, state: JobState) -> JobView {
-        JobView {
-            job_id: id.parse::<JobId>().unwrap(),
-            service: Service::Workflow,
-            state,
-            parent: None,
-            repo_url: Some("https://github.com/user/repo.git".into()),
-            created: Timestamp::from_millisecond(1_000_000),
-            started: None,
-            ended: None,
-            code: None,
-            error: None,
-        }
+        let repo_url = Some("https://github.com/user/repo.git".into());
+        let created = Timestamp::from_millisecond(1_000_000);
+        JobView { repo_url, created, ..workflow(id, state) }
     }
 
     #[test]

@@ -1,23 +1,97 @@
 //! The options of the client's commands.
 
-use std::path::PathBuf;
+use std::{fmt, fs, num::NonZeroU32, ops::Not, path::PathBuf};
 
+use boot::Secret;
 use clap::{Args, builder::RangedU64ValueParser};
 use contract::JobState;
-use stack_client::{DEFAULT_URL, StackUrl};
+use serde::Serialize;
+use stack_client::{Api, DEFAULT_URL, StackUrl};
+
+use super::error::ClientError;
+
+/// The variable that holds a token for the stack.
+const TOKEN: &str = "STACK_TOKEN";
+
+/// A stack's URL as somebody typed it. It is parsed after the command line, because clap repeats what it refuses, and
+/// this may contain a password.
+#[derive(Clone)]
+pub(crate) struct GivenUrl(String);
+
+impl From<String> for GivenUrl {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for GivenUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GivenUrl")
+    }
+}
+
+impl GivenUrl {
+    /// # Errors
+    /// If it is not the URL of a stack. The error does not repeat it.
+    pub(crate) fn parse(&self) -> Result<StackUrl, ClientError> {
+        self.0.parse().map_err(|why| ClientError::Usage(format!("--url or STACK_URL: {why}")))
+    }
+}
+
+/// The token for a stack.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct TokenOptions {
+    /// The file that contains a token for the stack [default: the token in STACK_TOKEN, if that is set]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl TokenOptions {
+    /// The stack at `url`, with the token of the file or else of the environment, if there is one.
+    ///
+    /// # Errors
+    /// If the token cannot be read or sent, or https cannot be used.
+    pub(crate) fn api(&self, url: StackUrl) -> Result<Api, ClientError> {
+        let (token, place) = match &self.token_file {
+            Some(file) => {
+                let token = fs::read_to_string(file)
+                    .map_err(|error| ClientError::TokenFile(file.clone(), error))?;
+                (Some(token), file.display().to_string())
+            }
+            None => (std::env::var(TOKEN).ok().filter(|token| !token.is_empty()), TOKEN.to_owned()),
+        };
+        let token = token.map(|token| token.trim().to_owned());
+        let is_token =
+            |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
+        if token.as_ref().is_some_and(|token| !is_token(token)) {
+            // The text itself may be a secret.
+            return Err(ClientError::Usage(format!(
+                "{place} does not contain a token: a token is one word of printable ASCII, such as wfs_…"
+            )));
+        }
+        Ok(Api::new(url)?.with_token(token.map(Secret::new)))
+    }
+}
 
 /// Where the stack is, and how to print answers.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StackOptions {
-    /// Where workflows are posted
-    #[arg(long, env = "STACK_URL", value_name = "URL", default_value = DEFAULT_URL)]
-    pub(crate) url: StackUrl,
-    /// The file that holds a token for the stack [default: the token in STACK_TOKEN, if that is set]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
+    /// The stack: the URL that workflows are posted to
+    #[arg(long, env = "STACK_URL", hide_env_values = true, value_name = "URL", default_value = DEFAULT_URL)]
+    url: GivenUrl,
+    #[command(flatten)]
+    token: TokenOptions,
     /// Print JSON, for programs
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl StackOptions {
+    /// # Errors
+    /// If the URL is wrong, the token cannot be read or sent, or https cannot be used.
+    pub(crate) fn api(&self) -> Result<Api, ClientError> {
+        self.token.api(self.url.parse()?)
+    }
 }
 
 /// Run an agent on a repository and watch it
@@ -33,20 +107,20 @@ pub(crate) struct StackOptions {
 Examples:
   stackctl run --repo https://github.com/user/repo.git --prompt 'Add a README'
   stackctl run --repo https://github.com/user/repo.git --prompt @task.md --max-turns 20
-  stackctl run --repo . --prompt 'Fix the build'          with ALLOW_FILE_REPOSITORIES=1 on a stack of this machine
-  stackctl run --resume 7c3e91d2 --prompt 'Now add tests'  goes on with the session of that job
+  stackctl run --repo . --prompt 'Fix the build'          needs a stack on this machine with ALLOW_FILE_REPOSITORIES=1
+  stackctl run --resume 7c3e91d2 --prompt 'Now add tests'  continues the session of that job
   stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --json | jq -c .type
 
 Exit codes: 0 complete, 1 failed, 2 wrong usage or a refused request, 3 the stack cannot be reached or takes no
 job now, 130 cancelled or left with Ctrl-C.")]
 pub(crate) struct RunOptions {
-    /// The repository: https, ssh, git@host:path, or a directory of this machine [default with --resume JOB: that job's]
+    /// The repository: https, ssh, git@host:path, or a directory on this machine [default with --resume JOB: that job's]
     #[arg(long, value_name = "URL", required_unless_present = "resume")]
     pub(crate) repo: Option<String>,
     /// What the agent is to do; `@FILE` reads it from a file and `-` from standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: String,
-    /// Continue a session: that of a job, by the job's id or a part of it, or one by the session's id
+    /// Continue the session of a job, named by the job's ID or a part of it, or a session by its own ID
     #[arg(long, value_name = "ID")]
     pub(crate) resume: Option<String>,
     /// The branch [default: the repository's default branch]
@@ -59,39 +133,79 @@ pub(crate) struct RunOptions {
     pub(crate) retry: RetryOptions,
     #[command(flatten)]
     pub(crate) stack: StackOptions,
-    // It comes last, because its heading applies to all that follow.
+    // These come last, because a heading applies to all that follow.
+    #[command(flatten)]
+    pub(crate) checkout: CheckoutOptions,
     #[command(flatten)]
     pub(crate) agent: AgentOptions,
 }
 
-/// Settings of the agent.
-#[derive(Clone, Debug, Default, Args)]
+/// How the repository is pulled. Each field has its name on the wire.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+#[command(next_help_heading = "Checkout")]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CheckoutOptions {
+    /// Check out submodules too, recursively
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Not::not")]
+    pub(crate) submodules: bool,
+    /// Fetch files in Git LFS; otherwise their pointers stand in the checkout
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Not::not")]
+    pub(crate) lfs: bool,
+    /// Clone only the last N commits of each branch
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) depth: Option<NonZeroU32>,
+    /// Clone without some objects until they are needed; `blob:none` leaves out the contents of files
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) filter: Option<String>,
+    /// Take over a branch that was force-pushed; commits that only the checkout has stay under refs/wip/
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Not::not")]
+    pub(crate) reset: bool,
+    /// With --resume: first pull the checkout of the session
+    #[arg(long, requires = "resume")]
+    #[serde(skip_serializing_if = "Not::not")]
+    pub(crate) update: bool,
+}
+
+/// Settings of the agent. Each field has its name on the wire.
+#[derive(Clone, Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Agent")]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct AgentOptions {
-    /// The model, by a name that the CLI takes
+    /// The model, by a name that the Claude Code CLI accepts
     #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<String>,
     /// How many turns the agent may take
     #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_turns: Option<u32>,
     /// What the job may cost, in US dollars
     #[arg(long, value_name = "USD")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_budget_usd: Option<f64>,
     /// How long the job may run
     #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timeout_seconds: Option<u64>,
     /// The tools the agent may use, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) allowed_tools: Vec<String>,
     /// Text to add to the system prompt
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) append_system_prompt: Option<String>,
 }
 
 /// How long a stack that has answered may be away.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RetryOptions {
-    /// How long to keep trying when a stack that has answered stops answering
+    /// How long to keep trying when the connection to the stack breaks
     #[arg(long, value_name = "SECONDS", default_value_t = RetryOptions::default().retry_seconds)]
     pub(crate) retry_seconds: u64,
 }

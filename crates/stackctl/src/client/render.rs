@@ -1,19 +1,15 @@
-//! Shows a drawing on a terminal, as plain lines, or not at all.
+//! Prints a transcript on a terminal, as plain lines, or not at all.
 
 use std::{
-    fmt::Write as _,
     io::{self, IsTerminal, Write as _},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anstyle::{AnsiColor, Style};
 use contract::EventLine;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use transcript::{Activity, Item, Plain, bytes};
 
-use super::draw::{Draw, Line, Progress, Role, Status};
-
-/// How often the progress of a transfer is printed without a terminal. Its end is printed too.
-const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+use super::error::ClientError;
 
 /// Where a job's events go.
 pub(crate) enum Renderer {
@@ -26,32 +22,30 @@ pub(crate) enum Renderer {
 }
 
 impl Renderer {
-    /// The one that the command line and standard output call for.
+    /// The renderer for this command line and this standard output.
     pub(crate) fn new(json: bool) -> Self {
         let target = ProgressDrawTarget::stdout();
         if json {
             Self::Json
         } else if io::stdout().is_terminal() && !target.is_hidden() {
-            Self::Terminal(Terminal { live: None, status: Status::None })
+            Self::Terminal(Terminal { live: None, activity: Activity::None })
         } else {
             Self::Plain(Plain::default())
         }
     }
 
-    /// Draws, for a person.
-    pub(crate) fn draw(&mut self, draw: &Draw) -> io::Result<()> {
-        match (self, draw) {
-            (Self::Terminal(terminal), Draw::Line(line)) => terminal.print(&styled(line)),
-            (Self::Terminal(terminal), Draw::Status(status)) => {
-                terminal.status = status.clone();
+    /// Prints an item, for a person.
+    pub(crate) fn item(&mut self, item: &Item) -> io::Result<()> {
+        match (self, item) {
+            (Self::Terminal(terminal), Item::Line(line)) => terminal.print(&line.styled()),
+            (Self::Terminal(terminal), Item::Activity(activity)) => {
+                terminal.activity = activity.clone();
                 terminal.show();
                 Ok(())
             }
-            (Self::Plain(_), Draw::Line(line)) => print(&styled(line)),
-            (Self::Plain(plain), Draw::Status(status)) => match plain.line(status) {
-                Some(line) => print(&styled(&line)),
-                None => Ok(()),
-            },
+            (Self::Plain(plain), item) => {
+                plain.line(item).map_or(Ok(()), |line| print_line(&line.styled()))
+            }
             (Self::Json, _) => Ok(()),
         }
     }
@@ -74,7 +68,7 @@ impl Renderer {
         note(text);
     }
 
-    /// Hides the moving line until [`resume`](Self::resume) or the next drawing.
+    /// Hides the moving line until [`resume`](Self::resume) or the next item.
     pub(crate) fn pause(&mut self) {
         if let Self::Terminal(terminal) = self {
             terminal.clear();
@@ -95,30 +89,30 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
-fn print(text: &str) -> io::Result<()> {
+/// Prints text on standard output. Returns whether anybody reads it.
+pub(crate) fn print(text: &str) -> Result<bool, ClientError> {
+    print_on(&mut anstream::stdout(), text)
+}
+
+/// The same on another stream.
+pub(crate) fn print_on(out: &mut impl io::Write, text: &str) -> Result<bool, ClientError> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // The reader has closed the pipe.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        printed => printed.map(|()| true).map_err(ClientError::Output),
+    }
+}
+
+fn print_line(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout();
     writeln!(out, "{text}")?;
     out.flush()
 }
 
-fn styled(line: &Line) -> String {
-    let style = match line.role {
-        Role::Heading => Style::new().bold(),
-        Role::Detail => Style::new().dimmed(),
-        Role::Words => Style::new(),
-        Role::Tool => AnsiColor::Cyan.on_default(),
-        Role::Trouble => AnsiColor::Yellow.on_default(),
-        Role::Success => AnsiColor::Green.on_default().bold(),
-        Role::Failure => AnsiColor::Red.on_default().bold(),
-    };
-    let indent = 2 * line.indent;
-    format!("{:indent$}{style}{}{style:#}", "", line.text)
-}
-
 /// Lines, and a moving one below them.
 pub(crate) struct Terminal {
     live: Option<Live>,
-    status: Status,
+    activity: Activity,
 }
 
 struct Live {
@@ -136,23 +130,27 @@ enum Kind {
 impl Terminal {
     fn print(&mut self, text: &str) -> io::Result<()> {
         match &self.live {
-            Some(live) => live.bar.suspend(|| print(text)),
-            None => print(text),
+            Some(live) => live.bar.suspend(|| print_line(text)),
+            None => print_line(text),
         }
     }
 
     fn show(&mut self) {
-        match self.status.clone() {
-            Status::None => self.clear(),
-            Status::Waiting(text) | Status::Working(text) => {
+        match self.activity.clone() {
+            Activity::None => self.clear(),
+            Activity::Waiting(text) | Activity::Working(text) => {
                 let bar = self.live(Kind::Spinner);
                 bar.set_message(text);
             }
-            Status::Progress(progress) => {
-                let bar = self.live(Kind::Bar(progress.stage));
-                bar.set_length(progress.total);
-                bar.set_position(progress.done.min(progress.total));
-                bar.set_message(bytes(progress.bytes));
+            Activity::Transfer(transfer) => {
+                let bar = self.live(Kind::Bar(transfer.stage));
+                bar.set_length(transfer.total);
+                bar.set_position(transfer.done.min(transfer.total));
+                bar.set_message(if transfer.bytes == 0 {
+                    String::new()
+                } else {
+                    bytes(transfer.bytes)
+                });
             }
         }
     }
@@ -196,58 +194,4 @@ impl Live {
         bar.enable_steady_tick(Duration::from_millis(100));
         Self { kind, bar }
     }
-}
-
-/// Few lines, and no moving one.
-#[derive(Default)]
-pub(crate) struct Plain {
-    waiting: Option<String>,
-    /// The last stage, and when a line was printed for it; `None` once its end was.
-    printed: Option<(String, Option<Instant>)>,
-}
-
-impl Plain {
-    /// The line for a change of status, if it deserves one.
-    fn line(&mut self, status: &Status) -> Option<Line> {
-        match status {
-            Status::Waiting(text) if self.waiting.as_ref() != Some(text) => {
-                self.waiting = Some(text.clone());
-                Some(Line { role: Role::Detail, indent: 0, text: text.clone() })
-            }
-            Status::Progress(progress) => self.progress(progress),
-            Status::None | Status::Working(_) | Status::Waiting(_) => None,
-        }
-    }
-
-    fn progress(&mut self, progress: &Progress) -> Option<Line> {
-        let now = Instant::now();
-        let whole = progress.total > 0 && progress.done >= progress.total;
-        let same = self.printed.as_ref().filter(|(stage, _)| *stage == progress.stage);
-        let due = match same {
-            None => {
-                // Most stages are too short for a line about their beginning.
-                self.printed = Some((progress.stage.clone(), Some(now)));
-                whole
-            }
-            Some((_, None)) => false,
-            Some((_, Some(at))) => whole || now.duration_since(*at) >= PLAIN_INTERVAL,
-        };
-        if !due {
-            return None;
-        }
-        self.printed = Some((progress.stage.clone(), (!whole).then_some(now)));
-        let mut text = format!("{}: {}", progress.stage, progress.done);
-        if progress.total > 0 {
-            let _ = write!(text, " of {}", progress.total);
-        }
-        if progress.bytes > 0 {
-            let _ = write!(text, ", {}", bytes(progress.bytes));
-        }
-        Some(Line { role: Role::Detail, indent: 1, text })
-    }
-}
-
-/// For people.
-fn bytes(bytes: u64) -> String {
-    if bytes == 0 { String::new() } else { indicatif::DecimalBytes(bytes).to_string() }
 }

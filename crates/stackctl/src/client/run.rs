@@ -8,38 +8,40 @@ use std::{
 };
 
 use contract::{JobId, JobState, JobView, Service};
-use serde_json::{Map, Value, json};
-use stack_client::{Api, StackUrl, Start};
-
-use crate::program::quoted;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use stack_client::{Api, JobSource, StackUrl};
 
 use super::{
     command_on,
     error::{ClientError, url_argument},
-    facts::Facts,
-    ids,
+    facts, ids,
     interrupt::Interrupts,
-    options::{AgentOptions, AttachOptions, RunOptions},
-    program_name, stack,
+    options::{AgentOptions, AttachOptions, CheckoutOptions, RunOptions},
+    render::print,
     watch::{End, Outcome, Watch, watch},
 };
+use crate::program::{self, quoted};
 
 /// How long to look for the session of a job.
 const SESSION_TIME: Duration = Duration::from_secs(60);
 
 /// A workflow to run, once its parts have been read and found.
+#[derive(Default)]
 pub(crate) struct Work {
     pub(crate) repo: String,
     pub(crate) prompt: String,
     pub(crate) branch: Option<String>,
     pub(crate) directory: Option<String>,
     pub(crate) resume: Option<String>,
+    pub(crate) checkout: CheckoutOptions,
     pub(crate) agent: AgentOptions,
 }
 
 /// `stackctl run`.
-pub(crate) async fn run(options: &RunOptions) -> anyhow::Result<u8> {
-    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
+pub(crate) async fn run(options: RunOptions) -> anyhow::Result<u8> {
+    let api = options.stack.api()?;
+    let url = api.url.clone();
     let prompt = prompt(&options.prompt)?;
     let repo = options.repo.as_deref().map(repository).transpose()?;
     let (resume, repo) = match &options.resume {
@@ -47,15 +49,16 @@ pub(crate) async fn run(options: &RunOptions) -> anyhow::Result<u8> {
         Some(given) => resume(&api, given, repo).await?,
     };
     let repo = repo.ok_or_else(|| {
-        ClientError::Usage("say with --repo which repository the session is about".to_owned())
+        ClientError::Usage("name with --repo the repository that the session is about".to_owned())
     })?;
     let (branch, directory) = (options.branch.clone(), options.directory.clone());
-    let work = Work { repo, prompt, branch, directory, resume, agent: options.agent.clone() };
+    let (checkout, agent) = (options.checkout.clone(), options.agent.clone());
+    let work = Work { repo, prompt, branch, directory, resume, checkout, agent };
     let patience = Duration::from_secs(options.retry.retry_seconds);
     let json = options.stack.json;
     let outcome = run_workflow(api, &work, patience, json, Interrupts::listen()?).await?;
     if !json {
-        next_step(&options.stack.url, &outcome);
+        next_step(&url, &outcome)?;
     }
     Ok(outcome.exit_code())
 }
@@ -71,34 +74,35 @@ pub(crate) async fn run_workflow(
     json: bool,
     interrupts: Interrupts,
 ) -> anyhow::Result<Outcome> {
-    let start = Start::Post(body(work).to_string().into());
+    let start = JobSource::Post(body(work)?.to_string().into());
     let service = Service::Workflow;
     Ok(watch(Watch { api, service, start, patience, json, interrupts }).await?)
 }
 
 /// Shows a job of any service from its beginning to its end.
-pub(crate) async fn attach(options: &AttachOptions) -> anyhow::Result<u8> {
-    let api = stack(options.stack.url.clone(), options.stack.token_file.as_deref())?;
+pub(crate) async fn attach(options: AttachOptions) -> anyhow::Result<u8> {
+    let api = options.stack.api()?;
+    let url = api.url.clone();
     let job = ids::resolve(&api, &options.job.id).await?;
     let outcome = watch(Watch {
         api,
         service: job.service,
-        start: Start::Known(job.job_id),
+        start: JobSource::Known(job.job_id),
         patience: Duration::from_secs(options.retry.retry_seconds),
         json: options.stack.json,
         interrupts: Interrupts::listen()?,
     })
     .await?;
     if !options.stack.json {
-        next_step(&options.stack.url, &outcome);
+        next_step(&url, &outcome)?;
     }
     Ok(outcome.exit_code())
 }
 
 /// Says what to do after a job that has succeeded.
-fn next_step(url: &StackUrl, outcome: &Outcome) {
+fn next_step(url: &StackUrl, outcome: &Outcome) -> Result<(), ClientError> {
     if outcome.end != End::Complete {
-        return;
+        return Ok(());
     }
     let mut steps = Vec::new();
     // The checkout is on this machine, or the stack is on another one.
@@ -110,18 +114,12 @@ fn next_step(url: &StackUrl, outcome: &Outcome) {
     if outcome.has_session {
         steps.push(format!(
             "{} run --resume {} --prompt '…'{}",
-            program_name(),
+            program::name(),
             ids::short(outcome.job),
             url_argument(url)
         ));
     }
-    let mut label = "Next: ";
-    for step in steps {
-        // Nobody may be there to read it.
-        let _ =
-            io::Write::write_all(&mut anstream::stdout(), format!("{label}{step}\n").as_bytes());
-        label = "      ";
-    }
+    print(&format!("Next: {}\n", steps.join("\n      "))).map(drop)
 }
 
 /// The prompt itself, from a file or from standard input. It is read before anything else runs.
@@ -167,7 +165,7 @@ async fn resume(
         return Ok((Some(given), repo));
     }
     let job: JobView = ids::resolve(api, &given).await?;
-    let facts = Facts::read(api, &job, SESSION_TIME).await;
+    let facts = facts::read(api, &job, SESSION_TIME).await;
     let usage = |why: &str| ClientError::Usage(format!("cannot resume job {}: {why}", job.job_id));
     let session = match (facts.session, job.state) {
         (Some(session), state) if state.has_ended() => session,
@@ -178,32 +176,33 @@ async fn resume(
 }
 
 /// The request. The stack checks it: it knows its own limits.
-fn body(work: &Work) -> Value {
-    let agent = &work.agent;
+fn body(work: &Work) -> serde_json::Result<Value> {
     let mut body = Map::new();
-    let mut put = |name: &str, value: Option<Value>| {
+    body.extend(fields(&work.checkout)?);
+    body.extend(fields(&work.agent)?);
+    body.insert("prompt".to_owned(), work.prompt.clone().into());
+    body.insert("repoUrl".to_owned(), work.repo.clone().into());
+    let optional = [
+        ("branch", &work.branch),
+        ("directory", &work.directory),
+        ("resumeSessionId", &work.resume),
+    ];
+    for (name, value) in optional {
         if let Some(value) = value {
-            body.insert(name.to_owned(), value);
+            body.insert(name.to_owned(), value.clone().into());
         }
-    };
-    put("prompt", Some(work.prompt.clone().into()));
-    put("repoUrl", Some(work.repo.clone().into()));
-    put("branch", work.branch.clone().map(Value::from));
-    put("directory", work.directory.clone().map(Value::from));
-    put("resumeSessionId", work.resume.clone().map(Value::from));
-    put("model", agent.model.clone().map(Value::from));
-    put("maxTurns", agent.max_turns.map(Value::from));
-    put("maxBudgetUsd", agent.max_budget_usd.map(Value::from));
-    put("timeoutSeconds", agent.timeout_seconds.map(Value::from));
-    put("appendSystemPrompt", agent.append_system_prompt.clone().map(Value::from));
-    let tools = &agent.allowed_tools;
-    put("allowedTools", (!tools.is_empty()).then(|| json!(tools)));
-    body.into()
+    }
+    Ok(body.into())
+}
+
+fn fields(options: &impl Serialize) -> serde_json::Result<Map<String, Value>> {
+    serde_json::from_value(serde_json::to_value(options)?)
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use serde_json::json;
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -217,15 +216,15 @@ mod tests {
     }
 
     fn work(options: RunOptions, prompt: &str) -> Work {
-        let RunOptions { repo, branch, directory, agent, resume, .. } = options;
+        let RunOptions { repo, branch, directory, checkout, agent, resume, .. } = options;
         let repo = repo.unwrap_or_default();
-        Work { repo, prompt: prompt.into(), branch, directory, resume, agent }
+        Work { repo, prompt: prompt.into(), branch, directory, resume, checkout, agent }
     }
 
     #[test]
     fn flags_become_fields() {
         let options = parse(&["--repo", "u", "--prompt", "- do"]).unwrap();
-        assert_eq!(body(&work(options, "do")), json!({"prompt": "do", "repoUrl": "u"}));
+        assert_eq!(body(&work(options, "do")).unwrap(), json!({"prompt": "do", "repoUrl": "u"}));
         let options = parse(&[
             "--repo=u",
             "--prompt=-",
@@ -238,14 +237,21 @@ mod tests {
             "--timeout-seconds=60",
             "--allowed-tools=Bash,Read",
             "--append-system-prompt=- be brief",
+            "--submodules",
+            "--lfs",
+            "--depth=1",
+            "--filter=blob:none",
+            "--reset",
+            "--update",
         ])
         .unwrap();
         assert_eq!(
-            body(&work(options, "p")),
+            body(&work(options, "p")).unwrap(),
             json!({"prompt": "p", "repoUrl": "u", "branch": "b", "directory": "d",
                 "resumeSessionId": "s", "model": "m", "maxTurns": 3, "maxBudgetUsd": 0.5,
                 "timeoutSeconds": 60, "allowedTools": ["Bash", "Read"],
-                "appendSystemPrompt": "- be brief"})
+                "appendSystemPrompt": "- be brief", "submodules": true, "lfs": true, "depth": 1,
+                "filter": "blob:none", "reset": true, "update": true})
         );
     }
 
@@ -253,12 +259,16 @@ mod tests {
     fn a_typing_error_is_answered_with_the_nearest_word() {
         let error = parse(&["--rep", "u", "--prompt", "p"]).unwrap_err();
         assert!(error.to_string().contains("--repo"), "{error}");
-        let error = parse(&["--repo", "u", "--prompt", "p", "--url", "ftp://x"]).unwrap_err();
-        assert!(error.to_string().contains("http://"), "{error}");
         assert_eq!(error.exit_code(), 2);
+        // It is refused later, because clap would repeat it.
         let secret = "https://user:s3cret@stack";
-        let error = parse(&["--repo=u", "--prompt=p", "--url", secret]).unwrap_err().to_string();
+        let options = parse(&["--repo=u", "--prompt=p", "--url", secret]).unwrap();
+        assert!(!format!("{options:?}").contains("s3cret"));
+        let error = options.stack.api().unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let error = error.to_string();
         assert!(error.contains("STACK_TOKEN") && error.contains("--token-file"), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 
+use anstyle::Style;
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, presets};
 
 /// Which way a column is aligned, and whether it gives way when the terminal is narrow.
@@ -15,20 +16,23 @@ pub(crate) enum Column {
     Elastic,
 }
 
-/// The table as lines without spaces at their ends. With a `width`, in cells, elastic columns are cut to fit.
+/// The table as lines, each in its style and without spaces at its end. The first line is the header. With a `width`,
+/// in cells, elastic columns are cut to fit.
 pub(crate) fn lines(
     columns: &[(&str, Column)],
-    rows: impl IntoIterator<Item = Vec<String>>,
+    rows: impl IntoIterator<Item = (Style, Vec<String>)>,
     width: Option<u16>,
 ) -> Vec<String> {
+    let header = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let (styles, rows): (Vec<_>, Vec<_>) =
+        std::iter::once((Style::new().bold(), header)).chain(rows).unzip();
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_truncation_indicator("…");
     match width {
         Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
         None => table.set_content_arrangement(ContentArrangement::Disabled),
     };
-    let header = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
-    for row in std::iter::once(header).chain(rows) {
+    for row in rows {
         let cells = row.into_iter().zip(columns).map(|(text, (_, column))| {
             let alignment = match column {
                 Column::Text | Column::Elastic => CellAlignment::Left,
@@ -48,7 +52,8 @@ pub(crate) fn lines(
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect()
+    let styled = |(line, style): (String, Style)| format!("{style}{}{style:#}", line.trim_end());
+    table.lines().zip(styles).map(styled).collect()
 }
 
 /// The width of the terminal at standard output, in cells, if there is one.
@@ -67,10 +72,17 @@ mod tests {
     const COLUMNS: [(&str, Column); 3] =
         [("ID", Column::Text), ("TOOK", Column::Number), ("WHAT", Column::Elastic)];
 
-    fn rows() -> Vec<Vec<String>> {
-        [["a", "1.0 s", "修复构建 🚀 now"], ["bb", "12.0 s", "ASCII only, and long"]]
-            .map(|row| row.map(str::to_owned).to_vec())
-            .to_vec()
+    const ROWS: [[&str; 3]; 2] =
+        [["a", "1.0 s", "修复构建 🚀 now"], ["bb", "12.0 s", "ASCII only, and long"]];
+
+    fn plain<const N: usize>(
+        columns: &[(&str, Column); N],
+        rows: &[[&str; N]],
+        width: Option<u16>,
+    ) -> Vec<String> {
+        let rows = rows.iter().map(|row| (Style::new(), row.map(str::to_owned).to_vec()));
+        let lines = lines(columns, rows, width);
+        lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect()
     }
 
     /// The column of the text in cells, where CJK characters and emoji count as two.
@@ -82,7 +94,7 @@ mod tests {
     fn wide_characters_do_not_break_columns() {
         let columns = [("WHAT", Column::Text), ("ID", Column::Text)];
         let rows = [["修复构建 🚀", "first"], ["ASCII", "second"], ["e\u{301}\u{301}", "third"]];
-        let lines = lines(&columns, rows.map(|row| row.map(str::to_owned).to_vec()), None);
+        let lines = plain(&columns, &rows, None);
         let ids: Vec<_> = lines
             .iter()
             .zip(["ID", "first", "second", "third"])
@@ -93,13 +105,13 @@ mod tests {
 
     #[test]
     fn rows_are_cut_and_never_wrap() {
-        let wide = lines(&COLUMNS, rows(), None);
+        let wide = plain(&COLUMNS, &ROWS, None);
         assert_eq!(
             wide,
             ["ID    TOOK  WHAT", "a    1.0 s  修复构建 🚀 now", "bb  12.0 s  ASCII only, and long"]
         );
         for width in [20, 21, 22, 24, 30] {
-            let cut = lines(&COLUMNS, rows(), Some(width));
+            let cut = plain(&COLUMNS, &ROWS, Some(width));
             assert_eq!(cut.len(), 3, "{cut:#?}");
             for line in &cut {
                 let cells = unicode_width::UnicodeWidthStr::width(line.as_str());

@@ -1,18 +1,19 @@
-//! Watching a job to its end: events in, a drawing out, and Ctrl-C between them.
+//! Watching a job to its end: events in, a transcript out, and Ctrl-C between them.
 
 use std::{io, pin::pin, time::Duration};
 
 use contract::{Code, JobId, Service};
 use futures_util::StreamExt;
-use stack_client::{After, Api, Event, Follow, Start, Told, follow};
+use stack_client::{AfterEnd, Api, Event, Follow, FollowEvent, JobSource, follow};
+use transcript::{Item, Line, Role, Transcript};
 
 use super::{
     command_on,
-    draw::{Draw, Drawing, Line, Role},
-    error::{ClientError, exit},
+    error::ClientError,
     interrupt::{Interrupt, Interrupts, Wish, somebody_is_there},
     render::{Renderer, note},
 };
+use crate::command::exit;
 
 /// How long a cancelled job may take to end before its watcher leaves.
 const CANCEL_TIME: Duration = Duration::from_secs(30);
@@ -37,7 +38,7 @@ pub(crate) enum End {
     Complete,
     /// It failed.
     Failed,
-    /// Somebody cancelled it.
+    /// It was cancelled.
     Cancelled,
     /// It continues without its watcher.
     Left,
@@ -57,7 +58,7 @@ impl Outcome {
 pub(crate) struct Watch {
     pub(crate) api: Api,
     pub(crate) service: Service,
-    pub(crate) start: Start,
+    pub(crate) start: JobSource,
     pub(crate) patience: Duration,
     pub(crate) json: bool,
     pub(crate) interrupts: Interrupts,
@@ -69,24 +70,24 @@ pub(crate) struct Watch {
 /// If the stack refuses the job, or is away for too long.
 pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
     let mut interrupts = watch.interrupts;
-    let ours = matches!(watch.start, Start::Post(_));
+    let ours = matches!(watch.start, JobSource::Post(_));
     let mut watcher = Watcher {
         api: watch.api.clone(),
-        drawing: Drawing::new(watch.service),
+        transcript: Transcript::new(watch.service),
         renderer: Renderer::new(watch.json),
         job: None,
         announced: false,
-        // It may be waiting until an event says otherwise.
+        // Until an event says otherwise, it may be waiting.
         waits: ours,
     };
-    let told = follow(Follow {
+    let events = follow(Follow {
         api: watch.api,
         service: watch.service,
         start: watch.start,
         patience: watch.patience,
-        after: After::Leave,
+        after: AfterEnd::Leave,
     });
-    let mut told = pin!(told);
+    let mut events = pin!(events);
     let mut cancelled_at = None;
     loop {
         let late = async {
@@ -96,10 +97,10 @@ pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
             }
         };
         tokio::select! {
-            next = told.next() => {
+            next = events.next() => {
                 // The item before the end says why.
                 let Some(next) = next else { return watcher.left() };
-                match watcher.told(next.map_err(ClientError::from)?) {
+                match watcher.take(next.map_err(ClientError::from)?) {
                     Ok(None) => {}
                     Ok(Some(end)) => return watcher.ended(end),
                     // The reader has closed the pipe.
@@ -127,7 +128,7 @@ pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
 
 struct Watcher {
     api: Api,
-    drawing: Drawing,
+    transcript: Transcript,
     renderer: Renderer,
     job: Option<JobId>,
     /// Whether its id was printed. A refused request never becomes a job.
@@ -138,28 +139,28 @@ struct Watcher {
 
 impl Watcher {
     /// Shows an item. Returns how the job ended if that was the item.
-    fn told(&mut self, told: Told) -> io::Result<Option<End>> {
-        match told {
-            Told::Named(job) => {
+    fn take(&mut self, event: FollowEvent) -> io::Result<Option<End>> {
+        match event {
+            FollowEvent::Named(job) => {
                 if self.job.replace(job).is_some() {
                     self.announced = false;
                     self.renderer.note("the job lost its place in the queue: requesting it again");
                 }
             }
-            Told::Event(event) => {
+            FollowEvent::Event(event) => {
                 self.waits &= !event.journalled;
                 self.show(&event)?;
                 return Ok(event.terminal.then(|| end_of(&event)));
             }
-            Told::Lost(why) => {
+            FollowEvent::Lost(why) => {
                 self.renderer.note(&format!("the connection broke ({why}): trying again"));
             }
-            Told::Back => {
+            FollowEvent::Back => {
                 self.renderer.note("the connection is back");
                 self.renderer.resume();
             }
-            // It comes only with `After::Check`.
-            Told::Surplus(_) => {}
+            // It comes only with `AfterEnd::Check`.
+            FollowEvent::Surplus(_) => {}
         }
         Ok(None)
     }
@@ -168,11 +169,11 @@ impl Watcher {
         if let (Some(job), false) = (self.job, self.announced) {
             self.announced = true;
             let text = format!("Job {job}");
-            self.renderer.draw(&Draw::Line(Line { role: Role::Heading, indent: 0, text }))?;
+            self.renderer.item(&Item::Line(Line { role: Role::Heading, indent: 0, text }))?;
         }
         self.renderer.event(&event.line)?;
-        let drawn = self.drawing.event(&event.value);
-        drawn.iter().try_for_each(|draw| self.renderer.draw(draw))
+        let items = self.transcript.event(&event.value);
+        items.iter().try_for_each(|item| self.renderer.item(item))
     }
 
     async fn wish(&mut self, interrupt: Interrupt, interrupts: &mut Interrupts) -> Wish {
@@ -222,8 +223,8 @@ impl Watcher {
     fn outcome(&self, end: End) -> Outcome {
         // A watch learns the id before anything else.
         let job = self.job.unwrap_or_else(JobId::new);
-        let target = self.drawing.target().map(str::to_owned);
-        Outcome { job, end, target, has_session: self.drawing.has_session() }
+        let target = self.transcript.target().map(str::to_owned);
+        Outcome { job, end, target, has_session: self.transcript.has_session() }
     }
 }
 

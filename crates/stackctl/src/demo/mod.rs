@@ -1,27 +1,28 @@
 //! `stackctl demo`: everything at work, on this machine, without a key and without a network.
 //!
 //! The demo creates a sample repository, runs `stackctl up` as a child in a temporary directory, and sends one workflow
-//! through it, which it shows as `stackctl run` does. Everything is real but the model: the rehearsal agent stands in
-//! for it. However the demo ends, it leaves no process and no file behind.
+//! through it, which it shows as `stackctl run` does. Everything is real except the model: the rehearsal agent stands
+//! in for it. However the demo ends, it leaves no process and no file behind.
 
 mod diff;
 mod sample;
-mod stage;
+mod sandbox;
 
-use std::{env, ffi::OsString, io::Write as _, process::ExitCode, time::Duration};
+use std::{env, ffi::OsString, io::Write as _, time::Duration};
 
 use anstyle::Style;
 use anyhow::Context as _;
 use boot::{ProcessEnv, Settings};
 use contract::Service;
-use stack_client::StackUrl;
+use stack_client::{Api, StackUrl};
 
-use crate::program::quoted;
 use crate::{
     cli::DemoOptions,
-    client::{self, AgentOptions, End, Interrupts, RetryOptions, Work, program_name},
+    client::{AgentOptions, End, Interrupts, RetryOptions, Work, run_workflow},
+    command::exit,
+    program::{self, quoted},
 };
-use stage::{Pace, Stage};
+use sandbox::{Pace, Sandbox};
 
 /// The prompt for the rehearsal agent.
 const PROMPT: &str = "Write down what is in this repository";
@@ -33,28 +34,6 @@ const REAL_BUDGET: f64 = 1.0;
 /// The setting that lets the stack clone the sample from this machine's disk.
 const ALLOW_FILES: &str = "ALLOW_FILE_REPOSITORIES";
 
-const FAILED: u8 = 1;
-const INTERRUPTED: u8 = 130;
-
-pub(crate) fn main(options: DemoOptions) -> ExitCode {
-    let runtime =
-        match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                anstream::eprintln!("error: cannot start threads: {error}");
-                return ExitCode::from(FAILED);
-            }
-        };
-    match runtime.block_on(demo(&options)) {
-        Ok(Shown::All) => ExitCode::SUCCESS,
-        Ok(Shown::Interrupted) => ExitCode::from(INTERRUPTED),
-        Err(error) => {
-            let _ = writeln!(anstream::stderr(), "error: {error:#}");
-            ExitCode::from(FAILED)
-        }
-    }
-}
-
 /// How far the demo got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
@@ -62,34 +41,34 @@ enum Shown {
     Interrupted,
 }
 
-async fn demo(options: &DemoOptions) -> anyhow::Result<Shown> {
+pub(crate) async fn demo(options: DemoOptions) -> anyhow::Result<u8> {
     let mut interrupts = Interrupts::listen()?;
     let program = env::current_exe().context("cannot find the path of this program")?;
     child_process::become_subreaper().context("cannot adopt the processes of the stack")?;
     // The agent runs as the same user and could read a credential from it.
     child_process::hide_environment()
         .context("cannot hide this process's environment from the agent")?;
-    let cast = Cast::choose(options)?;
-    let mut stage = Stage::new(program)?;
-    let played = tokio::select! {
+    let setup = Setup::choose(&options)?;
+    let mut sandbox = Sandbox::new(program)?;
+    let shown = tokio::select! {
         biased;
         _ = interrupts.next() => Ok(None),
-        played = play(&mut stage, cast) => played,
+        shown = show(&mut sandbox, setup) => shown,
     };
-    let played = match played {
+    let shown = match shown {
         Ok(None) => Ok(Shown::Interrupted),
-        Ok(Some(workflow)) if options.keep => keep(&mut stage, &workflow, &mut interrupts).await,
+        Ok(Some(workflow)) if options.keep => keep(&mut sandbox, &workflow, &mut interrupts).await,
         Ok(Some(_)) => Ok(Shown::All),
         Err(error) => Err(error),
     };
-    let pace = match &played {
+    let pace = match &shown {
         Ok(Shown::All) => Pace::Drain,
         Ok(Shown::Interrupted) => {
             say("\nStopping everything …");
             Pace::Now
         }
         Err(_) => {
-            let tail = stage.log_tail();
+            let tail = sandbox.log_tail();
             if !tail.is_empty() {
                 heading("The last lines of the stack's log");
                 tail.iter().for_each(|line| say(line));
@@ -97,18 +76,19 @@ async fn demo(options: &DemoOptions) -> anyhow::Result<Shown> {
             Pace::Now
         }
     };
-    let struck = stage.strike(pace, &mut interrupts).await;
-    let shown = played?;
-    struck?;
-    say(match shown {
-        Shown::All => "The demo has removed everything it created.",
-        Shown::Interrupted => "Interrupted; nothing is left behind.",
-    });
-    Ok(shown)
+    let removed = sandbox.remove(pace, &mut interrupts).await;
+    let shown = shown?;
+    removed?;
+    let (text, code) = match shown {
+        Shown::All => ("The demo has removed everything it created.", exit::COMPLETE),
+        Shown::Interrupted => ("Interrupted; nothing is left behind.", exit::CANCELLED),
+    };
+    say(text);
+    Ok(code)
 }
 
-/// Which agent plays, and its prompt.
-struct Cast {
+/// Which agent runs, and its prompt.
+struct Setup {
     agent: Agent,
     prompt: String,
 }
@@ -119,7 +99,7 @@ enum Agent {
     Real,
 }
 
-impl Cast {
+impl Setup {
     /// # Errors
     /// If the real agent cannot run on this machine.
     fn choose(options: &DemoOptions) -> anyhow::Result<Self> {
@@ -134,27 +114,27 @@ impl Cast {
                 problems.is_empty(),
                 "--real cannot run yet:\n  {}\n`{} doctor` checks everything; without --real the demo needs nothing",
                 problems.join("\n  "),
-                program_name()
+                program::name()
             );
         }
         Ok(Self { agent, prompt: options.prompt.clone().unwrap_or_else(|| prompt.to_owned()) })
     }
 
     /// The environment of the stack.
-    fn environment(&self, stage: &Stage) -> anyhow::Result<Vec<(OsString, OsString)>> {
+    fn environment(&self, sandbox: &Sandbox) -> anyhow::Result<Vec<(OsString, OsString)>> {
         let mut environment: Vec<(OsString, OsString)> = match self.agent {
             // Its parts get what they read of it.
             Agent::Real => env::vars_os().collect(),
             Agent::Rehearsal => env::vars_os().filter(|(name, _)| name == "PATH").collect(),
         };
         if self.agent == Agent::Rehearsal {
-            let agent = stage.agent().context("cannot make the rehearsal agent")?;
+            let agent = sandbox.agent().context("cannot make the rehearsal agent")?;
             environment.push(("CLAUDE_BIN".into(), agent.into()));
             // It writes to its own checkout only, so it may run as root.
             environment.push(("IS_SANDBOX".into(), "1".into()));
         }
         environment.push((ALLOW_FILES.into(), "1".into()));
-        environment.push(("TMPDIR".into(), stage.temporary().into()));
+        environment.push(("TMPDIR".into(), sandbox.temporary().into()));
         Ok(environment)
     }
 
@@ -164,15 +144,15 @@ impl Cast {
             agent.max_budget_usd = Some(REAL_BUDGET);
         }
         let (repo, prompt) = (repo.to_owned(), self.prompt.clone());
-        Work { repo, prompt, branch: None, directory: None, resume: None, agent }
+        Work { agent, repo, prompt, ..Work::default() }
     }
 }
 
-/// Plays it. Returns where workflows are posted, or `None` if standard output was closed.
-async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<StackUrl>> {
-    let me = program_name();
+/// Shows a workflow. Returns where workflows are posted, or `None` if standard output was closed.
+async fn show(sandbox: &mut Sandbox, setup: Setup) -> anyhow::Result<Option<StackUrl>> {
+    let me = program::name();
     heading("1. A sample repository");
-    let path = stage.sample();
+    let path = sandbox.sample();
     // In place, and not in a task that would go on writing after an interrupt. It takes milliseconds.
     tokio::task::block_in_place(|| sample::create(&path))
         .context("cannot create the sample repository")?;
@@ -180,8 +160,8 @@ async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<StackUrl>>
     say(&repository);
 
     heading("2. A stack: a gateway, and behind it one replica of each service");
-    say(&format!("$ {ALLOW_FILES}=1 {me} up --workspace {} …", stage.workspace().display()));
-    let urls = stage.start_stack(cast.environment(stage)?).await?;
+    say(&format!("$ {ALLOW_FILES}=1 {me} up --workspace {} …", sandbox.workspace().display()));
+    let urls = sandbox.start_stack(setup.environment(sandbox)?).await?;
     let workflow = &urls[Service::Workflow];
     let (pull, claude) = (&urls[Service::Pull], &urls[Service::Claude]);
     say(&format!("workflows at {workflow}, pulls at {pull}, agents at {claude}"));
@@ -189,7 +169,7 @@ async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<StackUrl>>
     heading(
         "3. One workflow: a replica pulls, another runs the agent; each serves one job and exits",
     );
-    let work = cast.work(&repository);
+    let work = setup.work(&repository);
     let budget = work.agent.max_budget_usd.map(|usd| format!(" --max-budget-usd {usd}"));
     say(&format!(
         "$ {me} run --url {workflow} --repo {} --prompt {}{}",
@@ -198,10 +178,10 @@ async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<StackUrl>>
         budget.unwrap_or_default()
     ));
     let patience = Duration::from_secs(RetryOptions::default().retry_seconds);
-    let api = client::stack(workflow.clone(), None)?;
+    let api = Api::new(workflow.clone())?;
     let outcome = tokio::select! {
-        outcome = client::run_workflow(api, &work, patience, false, Interrupts::ignored()) => outcome?,
-        () = stage.stack_ended() => anyhow::bail!("the stack ended during the workflow"),
+        outcome = run_workflow(api, &work, patience, false, Interrupts::ignored()) => outcome?,
+        () = sandbox.stack_ended() => anyhow::bail!("the stack ended during the workflow"),
     };
     match outcome.end {
         End::Complete => {}
@@ -226,20 +206,20 @@ async fn play(stage: &mut Stage, cast: Cast) -> anyhow::Result<Option<StackUrl>>
 
 /// Leaves everything running until a signal, which is the expected end.
 async fn keep(
-    stage: &mut Stage,
+    sandbox: &mut Sandbox,
     workflow: &StackUrl,
     interrupts: &mut Interrupts,
 ) -> anyhow::Result<Shown> {
     heading("The stack keeps running. Ctrl-C stops it and removes everything");
     say(&format!(
         "workflows at {workflow}, the sample at {}\nworkspace {}\nlog {}",
-        stage.sample().display(),
-        stage.workspace().display(),
-        stage.log().display(),
+        sandbox.sample().display(),
+        sandbox.workspace().display(),
+        sandbox.log().display(),
     ));
     tokio::select! {
         _ = interrupts.next() => Ok(Shown::All),
-        () = stage.stack_ended() => anyhow::bail!("the stack ended by itself"),
+        () = sandbox.stack_ended() => anyhow::bail!("the stack ended by itself"),
     }
 }
 
@@ -260,10 +240,10 @@ mod tests {
 
     #[test]
     fn the_stack_of_a_rehearsal_inherits_the_path_only() {
-        let stage = Stage::new("/bin/true".into()).unwrap();
-        let cast = Cast::choose(&DemoOptions::default()).unwrap();
+        let sandbox = Sandbox::new("/bin/true".into()).unwrap();
+        let setup = Setup::choose(&DemoOptions::default()).unwrap();
         let names: Vec<_> =
-            cast.environment(&stage).unwrap().into_iter().map(|(name, _)| name).collect();
+            setup.environment(&sandbox).unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["PATH", "CLAUDE_BIN", "IS_SANDBOX", ALLOW_FILES, "TMPDIR"]);
     }
 }

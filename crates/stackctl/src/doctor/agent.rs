@@ -32,11 +32,11 @@ pub(super) const CREDENTIALS: [&str; 4] = [
 pub(super) enum Cli {
     /// Not on the `PATH`.
     Absent,
-    /// It cannot be started, or fails, for this reason.
+    /// It cannot be started or it failed, for this reason.
     Broken(PathBuf, String),
-    /// There is no place for a home of its own, for this reason, so it was not started.
+    /// It was not started, because no home directory could be created for it, for this reason.
     Unasked(PathBuf, String),
-    /// What it says its version is.
+    /// It printed this as its version.
     Says(PathBuf, String),
 }
 
@@ -145,7 +145,7 @@ pub(super) fn credential(
         None => {
             return Finding::missing(
                 NAME,
-                "the environment has none",
+                "there is none in the environment",
                 format!("{SET}\nor {RENEW}"),
             );
         }
@@ -174,7 +174,7 @@ pub(super) fn credential(
     }
 }
 
-/// The CLI does not skip permission prompts as root.
+/// As root, the CLI refuses to skip permission prompts.
 pub(super) fn user(uid: u32, is_sandbox: bool) -> Finding {
     const NAME: &str = "user";
     match (uid, is_sandbox) {
@@ -188,11 +188,11 @@ pub(super) fn user(uid: u32, is_sandbox: bool) -> Finding {
     }
 }
 
-/// Settings that do not parse stop a replica's start.
+/// A replica does not start with invalid settings.
 pub(super) fn settings(problems: &[String]) -> Finding {
     const NAME: &str = "settings";
     if problems.is_empty() {
-        Finding::ok(NAME, "all variables parse")
+        Finding::ok(NAME, "all variables are valid")
     } else {
         Finding::missing(NAME, problems.join("; "), "correct these variables, or unset them")
     }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_parse() {
+    fn invalid_settings() {
         assert_eq!(settings(&[]).state, Fine);
         let finding = settings(&["A: bad".into(), "B: bad".into()]);
         assert_eq!((finding.state, &*finding.found), (Missing, "A: bad; B: bad"));

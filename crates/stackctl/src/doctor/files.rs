@@ -1,10 +1,10 @@
-//! What the kernel tells in files.
+//! What the kernel says in files.
 
 use std::path::Path;
 
 /// `/proc` and `/sys`, or a map in a test.
 pub(super) trait Files {
-    /// The text of a file; none if it is not there or closed to us.
+    /// The text of a file, or `None` if it does not exist or may not be read.
     fn read(&self, path: &str) -> Option<String>;
 }
 
@@ -24,7 +24,7 @@ impl<const N: usize> Files for [(&str, &str); N] {
     }
 }
 
-/// A file of one number.
+/// A file that contains one number.
 pub(super) fn number(files: &dyn Files, path: &str) -> Option<u64> {
     files.read(path)?.trim().parse().ok()
 }

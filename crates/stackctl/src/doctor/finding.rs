@@ -1,4 +1,4 @@
-//! What the doctor says.
+//! What the doctor has found.
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -24,9 +24,9 @@ pub(super) enum State {
     Ok,
     /// `up`, or every job of some kind, would fail.
     Missing,
-    /// `up` works, but would be better off.
+    /// `up` works, but could work better.
     Advice,
-    /// It cannot be found out from here.
+    /// This cannot be found out from here.
     Unknown,
 }
 

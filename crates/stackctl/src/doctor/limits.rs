@@ -80,7 +80,7 @@ fn available_memory(files: &dyn Files) -> Option<u64> {
 /// `hard` is the most that this process may have; `up` and its parts take that much by themselves.
 pub(super) fn open_files(hard: u64, counts: Counts) -> Finding {
     const NAME: &str = "open files";
-    // `up` has a pipe and a descriptor of each child; the gateway has callers too.
+    // `up` has a pipe and a descriptor for each child, and the gateway has callers too.
     let needed = 256 + 4 * counts.processes();
     let found = format!("{hard} allowed, {needed} wanted");
     if hard >= needed {
@@ -105,7 +105,7 @@ pub(super) fn inotify(files: &dyn Files, used: u64, counts: Counts) -> Finding {
     else {
         return Finding::unknown(NAME, "cannot read its limits");
     };
-    // One instance a process; watches on the registry, on each job and on what it waits for.
+    // One instance per process. It watches the registry, each job, and what the job waits for.
     let (more_instances, more_watches) = (counts.processes(), 256 + 16 * counts.processes());
     let found = format!(
         "{} of {instances} instances free, {more_instances} wanted; {watches} watches, {more_watches} wanted",

@@ -1,7 +1,7 @@
 //! `stackctl doctor`: what this machine has for a stack, and what is missing.
 //!
-//! Looking and judging are apart: what is looked at becomes a value (`Cli`, `Volume`, `Port`, the text of a file),
-//! and a function without side effects makes a finding of it.
+//! Looking and judging are separate: what is found becomes a value (`Cli`, `Volume`, `Port`, the text of a file), and a
+//! function without side effects turns it into a finding.
 //!
 //! *Architecture invariant:* nothing here changes the machine, and no secret is printed.
 
@@ -10,17 +10,11 @@ mod files;
 mod finding;
 mod limits;
 mod net;
+mod optional;
 mod processes;
-mod swarm;
 mod volume;
 
-use std::{
-    collections::HashMap,
-    ffi::OsString,
-    io::{self, Write as _},
-    process::ExitCode,
-    time::SystemTime,
-};
+use std::{collections::HashMap, ffi::OsString, io, time::SystemTime};
 
 use boot::{ProcessEnv, Settings};
 use child_process::machine::{self, Room};
@@ -31,6 +25,8 @@ use procfs::process::{FDTarget, Process};
 use serde::Serialize;
 
 use crate::{
+    client::print,
+    command::exit,
     program, serve,
     up::{UpOptions, port_flag},
 };
@@ -39,47 +35,40 @@ use files::RealFiles;
 use finding::{Finding, State};
 use limits::Counts;
 use net::{Host, Port};
-use swarm::Docker;
 use volume::Volume;
 
 /// Check whether this machine has what `stackctl up` needs
 ///
-/// Takes the options of `up` and checks for what such a stack needs. It changes nothing.
+/// Takes the options of `up`, and checks what a stack with these options needs. Changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   stackctl doctor
   stackctl doctor --claude 20 --workspace /srv/workspace --net
 
-Exit codes: 0 everything that `up` needs is here, 1 something is missing.")]
+Exit codes: 0 this machine has everything that `up` needs, 1 something is missing.")]
 pub(crate) struct DoctorOptions {
     /// Print JSON, for programs
     #[arg(long)]
     pub(crate) json: bool,
-    /// Also ask the network: git hosts and the Messages API
+    /// Also try to connect to the git hosts and to the Messages API
     #[arg(long)]
     pub(crate) net: bool,
     #[command(flatten)]
     pub(crate) up: UpOptions,
 }
 
-pub(crate) fn main(options: DoctorOptions) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            anstream::eprintln!("error: cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let report = Report::new(runtime.block_on(look(&options)));
-    let printed = if options.json { report.json() } else { report.text() };
-    match printed {
-        Ok(()) if report.ok => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    }
+pub(crate) async fn doctor(options: DoctorOptions) -> anyhow::Result<u8> {
+    let report = Report::new(look(&options).await);
+    print(&if options.json {
+        serde_json::to_string_pretty(&report)? + "\n"
+    } else {
+        report.text()
+    })?;
+    Ok(if report.ok { exit::COMPLETE } else { exit::FAILED })
 }
 
-/// All findings, in the order in which they are of use.
+/// All findings, the most important first.
 async fn look(options: &DoctorOptions) -> Vec<Finding> {
     let up = &options.up;
     let passed: HashMap<String, OsString> =
@@ -124,9 +113,9 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         processes::process_limit(machine::process_limit(), config.processes),
         room("process ids", "kernel.pid_max", &machine::pids()),
         room("threads", "kernel.threads-max", &machine::threads()),
-        swarm::landlock(&RealFiles),
-        swarm::docker(&Docker::look(docker_host.as_deref())),
-        swarm::ipvs(&RealFiles),
+        optional::landlock(&RealFiles),
+        optional::docker(&swarm::version(docker_host).await),
+        optional::ipvs(&RealFiles),
     ];
     if options.net {
         let hosts = pull.credential_hosts.iter().map(|host| Host::git(host));
@@ -142,7 +131,7 @@ fn ports(up: &UpOptions) -> Vec<(String, u16)> {
     up.services.ports.iter().map(|(service, port)| (flag(service), *port)).collect()
 }
 
-/// How many inotify instances the processes of this user have, as far as they can be seen.
+/// How many inotify instances the processes of this user have, as far as this process can see them.
 fn inotify_instances() -> u64 {
     let is_instance =
         |target: &FDTarget| matches!(target, FDTarget::AnonInode(kind) if kind == "inotify");
@@ -167,18 +156,9 @@ impl Report {
         Self { ok: !findings.iter().any(|finding| finding.state == State::Missing), findings }
     }
 
-    fn json(&self) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(self)?;
-        text.push(b'\n');
-        io::stdout().write_all(&text)
-    }
-
-    fn text(&self) -> io::Result<()> {
-        let mut stream = anstream::stdout();
-        for finding in &self.findings {
-            writeln!(stream, "{}", finding.text())?;
-        }
-        writeln!(stream, "\n{}", self.verdict())
+    fn text(&self) -> String {
+        let findings: String = self.findings.iter().map(|finding| finding.text() + "\n").collect();
+        format!("{findings}\n{}\n", self.verdict())
     }
 
     fn verdict(&self) -> String {
@@ -190,7 +170,7 @@ impl Report {
             names => {
                 let demo = ["Claude Code CLI", "credential", "user"];
                 let hint = if names.iter().all(|name| demo.contains(name)) {
-                    format!(" `{me} demo` works without.")
+                    format!(" `{me} demo` works without them.")
                 } else {
                     String::new()
                 };
@@ -216,7 +196,7 @@ mod tests {
         assert!(!bad.ok);
         assert_eq!(
             bad.verdict(),
-            "`stackctl up` will not work yet. Missing: credential. `stackctl demo` works without."
+            "`stackctl up` will not work yet. Missing: credential. `stackctl demo` works without them."
         );
         let worse = Report::new(vec![missing, Finding::missing("ports", "x", "y")]);
         assert!(worse.verdict().ends_with("credential, ports."));

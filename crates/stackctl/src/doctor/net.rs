@@ -20,14 +20,14 @@ pub(super) struct Port {
     pub(super) flag: String,
     pub(super) number: u16,
     pub(super) listen: io::Result<()>,
-    /// Another one, if this is taken.
+    /// A free one near it, if this one is taken.
     pub(super) free: Option<u16>,
 }
 
 impl Port {
-    /// Tries to listen on them all.
+    /// Tries to listen on all of them.
     pub(super) fn look(bind: IpAddr, ports: &[(String, u16)]) -> Vec<Self> {
-        // Held until all are tried, so that the same port twice is seen too.
+        // Held until all are tried, so that a port that is named twice is found too.
         let mut held = Vec::new();
         let listen = |port| TcpListener::bind(SocketAddr::new(bind, port));
         ports
@@ -110,7 +110,7 @@ impl Host {
         }
     }
 
-    /// Makes a connection, and says how long that took.
+    /// Connects, and returns how long that took.
     pub(super) async fn reach(&self) -> Result<Duration, String> {
         let began = Instant::now();
         let host = self.name.trim_start_matches('[').trim_end_matches(']');

@@ -1,4 +1,4 @@
-//! Whether the workspace's file system can do what the stack relies on: the doctor tries it, in a directory that it
+//! Whether the workspace's file system can do what the stack relies on. The doctor tries it in a directory that it
 //! removes again.
 
 use std::{
@@ -19,16 +19,16 @@ const LITTLE: u64 = 2 * GIB;
 /// What was tried, and how it went.
 #[derive(Debug)]
 pub(super) struct Volume {
-    /// What is to be the workspace.
+    /// The future workspace.
     pub(super) path: PathBuf,
-    /// Making a file there.
+    /// Whether a file could be created there.
     pub(super) write: io::Result<()>,
-    /// `link(2)`, which makes sure that a job starts and ends once.
+    /// `link(2)`, which ensures that a job starts and ends once.
     pub(super) link: io::Result<()>,
-    /// `flock(2)`, which tells that a process is gone.
+    /// `flock(2)`, which shows that a process has ended.
     pub(super) lock: io::Result<()>,
     pub(super) place: Place,
-    /// For others than root, in bytes; none if it cannot be seen.
+    /// For users other than root, in bytes, if it is known.
     pub(super) free: Option<u64>,
 }
 
@@ -36,12 +36,12 @@ pub(super) struct Volume {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Local,
-    /// The kernel does not tell of others' changes.
+    /// The kernel does not report changes that other machines make.
     Network,
 }
 
 impl Volume {
-    /// Tries it. What is not there yet is tried in the directory in which it would be made.
+    /// Tries it. If the directory does not exist yet, it tries the one in which it would be created.
     pub(super) fn look(path: &Path) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let there = path.ancestors().find(|path| path.exists()).unwrap_or(&path);
@@ -53,7 +53,7 @@ impl Volume {
         let scratch = tempfile::Builder::new().prefix(".stackctl-doctor-").tempdir_in(there);
         let (write, link, lock) = match &scratch {
             Ok(scratch) => attempts(scratch.path()),
-            // Its own words name the scratch directory, which is nobody's concern.
+            // Its message names the scratch directory, which does not matter to anybody.
             Err(error) => (Err(error.kind().into()), Ok(()), Ok(())),
         };
         let place = if is_remote { Place::Network } else { Place::Local };
@@ -138,9 +138,9 @@ pub(super) fn temporary(directory: &Path, attempt: &io::Result<()>) -> Finding {
     }
 }
 
-/// Makes a directory there, and takes it away again.
+/// Creates a directory there and removes it again.
 pub(super) fn try_temporary(directory: &Path) -> io::Result<()> {
-    // Its own words name a file that is nobody's concern.
+    // Its message names a file that does not matter to anybody.
     tempfile::tempdir_in(directory)
         .and_then(tempfile::TempDir::close)
         .map_err(|error| error.kind().into())

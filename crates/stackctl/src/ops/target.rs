@@ -1,27 +1,30 @@
 //! Which stack a command is about.
 
-use supervisor::Connection;
+use contract::Service;
+use stack_client::StackUrl;
+use supervisor::{Connection, Part};
+use swarm::Stack;
 
-use super::{engine::Engine, error::OpsError, options::TargetOptions};
+use super::{OpsError, options::TargetOptions};
 
 /// A stack that was found.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     /// On a Swarm.
-    Swarm(Engine),
+    Swarm(Stack),
     /// Run by `stackctl up`.
     Local(Connection),
 }
 
 impl Target {
-    /// Finds the stack that the options name, or else the one that runs: first the local one, as its workspace is
+    /// Finds the stack that the options name, or else the one that runs: first the local one, because its workspace is
     /// in this directory.
     ///
     /// # Errors
-    /// If it is not there; the error says what was looked for.
+    /// If there is none; the error says what was looked for.
     pub(crate) async fn find(options: &TargetOptions) -> Result<Self, OpsError> {
         if options.swarm {
-            return Engine::connect(&options.stack).await.map(Self::Swarm);
+            return Ok(Self::Swarm(Stack::connect(&options.stack).await?));
         }
         let local = Connection::open(&options.workspace).await;
         let local = local.map_err(|error| OpsError::of_connection(error, &options.workspace));
@@ -31,23 +34,44 @@ impl Target {
         if let Ok(local) = local {
             return Ok(Self::Local(local));
         }
-        Engine::connect(&options.stack).await.map(Self::Swarm).map_err(|error| OpsError::Nothing {
-            workspace: options.workspace.clone(),
-            swarm: Box::new(error),
-        })
+        let workspace = options.workspace.clone();
+        let swarm = Stack::connect(&options.stack).await;
+        swarm.map(Self::Swarm).map_err(|swarm| OpsError::Nothing { workspace, swarm })
     }
 
-    /// In words.
+    /// The stack in words.
     pub(crate) fn describe(&self) -> String {
         match self {
-            Self::Swarm(engine) => {
-                format!("the stack '{}' on the Swarm at {}", engine.stack, engine.host)
+            Self::Swarm(stack) => {
+                format!("the stack '{}' on the Swarm at {}", stack.name(), stack.engine())
             }
             Self::Local(local) => format!(
                 "the local stack in {} (process {})",
                 local.workspace().display(),
                 local.pid()
             ),
+        }
+    }
+
+    /// Where its gateway serves each service. A Swarm may publish none of them.
+    ///
+    /// # Errors
+    /// If the stack does not answer.
+    pub(crate) async fn addresses(&self) -> Result<Vec<(Service, StackUrl)>, OpsError> {
+        match self {
+            Self::Local(local) => {
+                let addresses = local.status().await?.addresses();
+                Ok(addresses.into_iter().map(|(service, url)| (service, url.into())).collect())
+            }
+            Self::Swarm(stack) => {
+                let services = stack.services().await?;
+                let gateway = services.iter().find(|service| service.name == Part::GATEWAY);
+                let address = |service: Service| {
+                    let port = gateway?.published_port(service.default_port())?;
+                    Some((service, format!("http://{}:{port}", stack.host()).parse().ok()?))
+                };
+                Ok(Service::ALL.into_iter().filter_map(address).collect())
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Asking a running supervisor.
+//! The client of a running supervisor.
 
 use std::{
     io,
@@ -15,42 +15,42 @@ use super::{
     protocol::{Ask, Reply, StackView},
 };
 
-/// A supervisor that answers.
+/// A connection to a running supervisor.
 #[derive(Clone, Debug)]
 pub struct Connection {
     workspace: PathBuf,
     pid: i32,
 }
 
-/// Why a supervisor cannot be asked, or did not do what it was asked.
+/// Why a supervisor cannot be reached, or did not do what was requested.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// None runs on this workspace.
+    /// No supervisor runs in this workspace.
     #[error("no supervisor answers in this workspace")]
     Nobody,
     /// The connection broke.
     #[error("the connection to it broke")]
     Broken(#[from] io::Error),
-    /// It ended before it answered.
-    #[error("it ended before it answered")]
+    /// It exited before it answered.
+    #[error("it exited before it answered")]
     Ended,
-    /// Its answer is none that this version knows.
-    #[error("it is of another version than this program: {0}")]
+    /// This version does not know its answer.
+    #[error("it has another version than this program: {0}")]
     Unknown(String),
-    /// It will not do it.
+    /// It refused the request.
     #[error("it refused: {0}")]
     Refused(String),
 }
 
-/// Replies, one after the other.
+/// A sequence of replies.
 #[derive(Debug)]
 pub struct Replies(Lines<BufReader<OwnedReadHalf>>);
 
 impl Connection {
-    /// The supervisor of that workspace.
+    /// Connects to the supervisor of that workspace.
     ///
     /// # Errors
-    /// If none answers there.
+    /// If no supervisor answers there.
     pub async fn open(workspace: &Path) -> Result<Self, ConnectionError> {
         let real = workspace.canonicalize().map_err(|_| ConnectionError::Nobody)?;
         let mut connection = Self { workspace: real, pid: 0 };
@@ -62,19 +62,19 @@ impl Connection {
         Ok(connection)
     }
 
-    /// The real path of the workspace.
+    /// The resolved path of the workspace.
     #[must_use]
     pub fn workspace(&self) -> &Path {
         &self.workspace
     }
 
-    /// The supervisor's process.
+    /// The supervisor's pid.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// What it is doing.
+    /// The state of the stack.
     ///
     /// # Errors
     /// If it does not answer.
@@ -85,7 +85,7 @@ impl Connection {
         }
     }
 
-    /// Sends a question.
+    /// Sends a request.
     ///
     /// # Errors
     /// If the supervisor is gone.
@@ -97,17 +97,17 @@ impl Connection {
         let mut line = serde_json::to_vec(ask).map_err(io::Error::from)?;
         line.push(b'\n');
         writer.write_all(&line).await?;
-        // Not shut down for writing: a socket that closes is how the other side learns that nobody listens.
+        // Not shut down for writing, because the other side takes a closed socket as a disconnect.
         writer.forget();
         Ok(Replies(BufReader::new(reader).lines()))
     }
 }
 
 impl Replies {
-    /// The next; `None` if there are no more.
+    /// The next reply; `None` if there are no more.
     ///
     /// # Errors
-    /// If the supervisor refuses, or cannot be understood.
+    /// If the supervisor refuses, or its reply cannot be parsed.
     pub async fn next(&mut self) -> Result<Option<Reply>, ConnectionError> {
         let Some(line) = self.0.next_line().await? else { return Ok(None) };
         match serde_json::from_str(&line) {
@@ -119,12 +119,12 @@ impl Replies {
 }
 
 impl ConnectionError {
-    /// For a reply that answers another question.
+    /// The error for a reply of the wrong kind.
     #[must_use]
     pub fn unexpected(reply: Option<Reply>) -> Self {
         match reply {
             None => Self::Ended,
-            Some(_) => Self::Unknown("it answered another question".to_owned()),
+            Some(_) => Self::Unknown("it sent a reply of the wrong kind".to_owned()),
         }
     }
 }

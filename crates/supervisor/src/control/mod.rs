@@ -1,7 +1,8 @@
-//! How others reach a running supervisor: a Unix socket beneath its workspace. One line of JSON asks, lines of JSON
-//! answer.
+//! The control interface of a running supervisor: a Unix socket beneath its workspace. A request is one line of JSON,
+//! and so is each reply.
 //!
-//! Whoever may write to the workspace may ask anything here, which gives them less than the files already do.
+//! Any process that can write to the workspace can use it. It gives such a process less power than the files already
+//! do.
 
 mod client;
 mod protocol;
@@ -17,15 +18,15 @@ pub use client::{Connection, ConnectionError, Replies};
 pub use protocol::{Ask, FailureView, Reply, SlotState, SlotView, StackView};
 pub(crate) use server::{Control, Socket, serve};
 
-/// The socket's name, beside the rest of what a stack keeps on its volume.
+/// The socket's name, beside the stack's other files on the volume.
 const SOCKET: &str = "up.sock";
 
 fn socket(workspace: &Path) -> PathBuf {
     workspace.join(".stack").join(SOCKET)
 }
 
-/// A socket's address holds 107 bytes, and a workspace's path may be longer. So the socket is named through an open
-/// directory.
+/// A socket's address has room for 107 bytes, and a workspace's path may be longer. So the socket is addressed
+/// through an open directory.
 fn by_directory<T>(workspace: &Path, action: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let directory = fs::File::open(workspace.join(".stack"))?;
     action(&Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(SOCKET))

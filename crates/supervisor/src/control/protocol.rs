@@ -1,4 +1,4 @@
-//! What can be asked of a supervisor, and what it answers.
+//! Requests to a supervisor, and its replies.
 
 use std::collections::BTreeMap;
 
@@ -6,63 +6,63 @@ use contract::{ReplicaId, Service, Timestamp};
 use serde::{Deserialize, Serialize};
 use web::BaseUrl;
 
-/// What can be asked.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "camelCase")]
 pub enum Ask {
-    /// What every slot is doing.
+    /// The state of every slot.
     Status,
-    /// So many replicas of these services.
+    /// Change the number of replicas of these services.
     Scale {
-        /// How many of which.
+        /// The number for each service.
         to: BTreeMap<Service, u16>,
     },
-    /// What was logged.
+    /// Read the logs.
     Logs {
-        /// By this part alone.
+        /// Only this part.
         part: Option<String>,
-        /// The last so many lines of each part.
+        /// The number of recent lines of each part.
         tail: u32,
-        /// And all that come.
+        /// Whether to follow new lines.
         follow: bool,
     },
 }
 
-/// What is answered.
+/// A reply.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", content = "is", rename_all = "camelCase")]
 pub enum Reply {
     /// The whole stack.
     Status(StackView),
-    /// It will be done.
+    /// The request was accepted.
     Done,
-    /// A line of a log.
+    /// A log line.
     Line {
-        /// Who logged it.
+        /// The part that logged it.
         part: String,
-        /// The number of its slot.
+        /// The number of the part's slot.
         number: u16,
         /// When.
         at: Timestamp,
-        /// The line, without its end.
+        /// The line, without its terminator.
         text: String,
     },
-    /// So many lines were lost to a reader that is too slow.
+    /// The number of lines that a slow reader has missed.
     Missed(u64),
-    /// It will not be done, because of this.
+    /// The request was refused for this reason.
     Refused(String),
 }
 
-/// What a supervisor is doing.
+/// The state of a stack.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StackView {
-    /// The supervisor's process.
+    /// The supervisor's pid.
     pub pid: i32,
-    /// Where the gateway is reached from this machine.
+    /// The gateway's host, as seen from this machine.
     pub host: String,
     /// The gateway's ports.
     pub ports: BTreeMap<Service, u16>,
-    /// In the order of listings.
+    /// In display order.
     pub slots: Vec<SlotView>,
 }
 
@@ -74,55 +74,55 @@ impl StackView {
         self.ports.iter().filter_map(|(service, port)| Some((*service, url(port)?))).collect()
     }
 
-    /// The slots of the part of that name.
+    /// The slots of the part with that name.
     pub fn slots_of<'a>(&'a self, part: &'a str) -> impl Iterator<Item = &'a SlotView> {
         self.slots.iter().filter(move |slot| slot.part == part)
     }
 }
 
-/// A slot, and the process that is in it now.
+/// A slot and its current process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SlotView {
-    /// What runs in it.
+    /// The part that runs in it.
     pub part: String,
-    /// From 1, among those of the same part.
+    /// Its number among the slots of this part, starting at 1.
     pub number: u16,
-    /// Whether there is a process.
+    /// The state of its process.
     pub state: SlotState,
-    /// Since when.
+    /// When it entered this state.
     pub since: Option<Timestamp>,
-    /// The process.
+    /// The pid of its process.
     pub pid: Option<i32>,
-    /// The life of the replica.
+    /// The ID of the replica in it.
     pub replica: Option<ReplicaId>,
-    /// When the process was started.
+    /// When its process was started.
     pub started: Option<Timestamp>,
-    /// In the last hour.
+    /// The number of restarts in the last hour.
     pub restarts: u64,
-    /// It was scaled away, and goes when it is idle.
+    /// Whether it was scaled away and exits when idle.
     pub leaving: bool,
     /// Its last failure.
     pub failure: Option<FailureView>,
 }
 
-/// Whether there is a process in a slot.
+/// The state of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum SlotState {
-    /// There is none at this moment.
+    /// There is no process at the moment.
     Down,
-    /// There is one, and it waits for a job.
+    /// The process waits for a job.
     Idle,
-    /// There is one.
+    /// The process is running.
     Up,
 }
 
-/// The last time that a slot's process ended as it should not.
+/// The last unexpected exit of a slot's process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FailureView {
     /// When.
     pub at: Timestamp,
-    /// How.
+    /// How it exited.
     pub what: String,
 }
 
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_the_protocol() {
+    fn the_encoding_of_the_protocol() {
         let scale = Ask::Scale { to: BTreeMap::from([(Service::Pull, 3)]) };
         let text = r#"{"ask":"scale","to":{"github-pull-api":3}}"#;
         assert_eq!(serde_json::to_string(&scale).unwrap(), text);

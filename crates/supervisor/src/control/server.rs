@@ -1,4 +1,4 @@
-//! The answering side.
+//! The server of the control socket.
 
 use std::{
     collections::BTreeMap,
@@ -25,37 +25,37 @@ use super::{
 };
 use crate::{MOST_REPLICAS, history::Entry, output::Output, roster::Roster};
 
-/// The longest question, in bytes.
+/// The longest request, in bytes.
 const ASK: u64 = 64 << 10;
-/// How long a question may take to arrive.
+/// How long a request may take to arrive.
 const ASK_TIME: Duration = Duration::from_secs(5);
-/// How many may ask at once.
+/// The maximum number of concurrent clients.
 const ASKERS: usize = 64;
-/// Locked by the supervisor that has the socket; its text is the process's id.
+/// Locked by the supervisor that owns the socket. It contains the supervisor's pid.
 const LOCK: &str = "up.lock";
 
-/// What the control of a stack works on.
+/// What requests operate on.
 pub(crate) struct Control {
     pub(crate) roster: Arc<Roster>,
     pub(crate) output: Output,
     pub(crate) host: String,
     pub(crate) ports: PerService<u16>,
-    /// Where changes of the number of replicas are carried out.
+    /// Receives changes of the number of replicas.
     pub(crate) changes: mpsc::Sender<BTreeMap<Service, u16>>,
 }
 
-/// The socket. Dropped, it is removed.
+/// The socket. It is removed on drop.
 #[derive(Debug)]
 pub(crate) struct Socket {
     listener: UnixListener,
     path: PathBuf,
-    /// Held as long as the file of the socket is ours, so that nobody removes another's.
+    /// Held as long as the socket's file is ours, so that no process removes another's.
     _lock: FileLock,
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // The next owner removes it if this fails.
+        // If this fails, the next owner removes it.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -76,11 +76,11 @@ fn process(pid: &Option<i32>) -> String {
 }
 
 impl Socket {
-    /// Makes the socket of the supervisor in this workspace. Which of several gets it is decided by a lock, which
-    /// falls free with its holder. Blocks briefly.
+    /// Creates the socket of this workspace's supervisor. A lock, which is released when its holder exits, decides
+    /// which of several processes gets it. Blocks briefly.
     ///
     /// # Errors
-    /// If another supervisor has it, or it cannot be made.
+    /// If another supervisor owns it, or it cannot be created.
     pub(crate) fn open(workspace: &Path) -> Result<Self, NoSocket> {
         let lock_path = workspace.join(".stack").join(LOCK);
         let Some(lock) = FileLock::try_acquire(&lock_path)? else {
@@ -90,7 +90,7 @@ impl Socket {
         fs::write(&lock_path, std::process::id().to_string())?;
         let path = socket(workspace);
         match fs::remove_file(&path) {
-            // That of a supervisor that was killed.
+            // It was left by a killed supervisor.
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
@@ -102,20 +102,20 @@ impl Socket {
     }
 }
 
-/// Answers whoever asks, until it is dropped.
+/// Serves requests until it is dropped.
 pub(crate) async fn serve(socket: Socket, control: Control) {
     let control = Arc::new(control);
     let mut askers = JoinSet::new();
     loop {
         while askers.try_join_next().is_some() {}
         let Ok((stream, _)) = socket.listener.accept().await else {
-            // Out of descriptors, most likely: those who are there let go of some.
+            // Most likely out of descriptors, which are released by other clients.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         if askers.len() < ASKERS {
             let control = Arc::clone(&control);
-            // Its error is that of one who has hung up.
+            // An error means that the client disconnected.
             askers.spawn(async move { answer(stream, &control).await });
         }
     }
@@ -136,7 +136,7 @@ async fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
     match ask {
         Ask::Status => {
             let roster = Arc::clone(&control.roster);
-            // It looks at the registry on the volume.
+            // Blocking, because it reads the registry on the volume.
             let slots = tokio::task::spawn_blocking(move || roster.view()).await?;
             let status = StackView {
                 pid: std::process::id().cast_signed(),
@@ -151,7 +151,7 @@ async fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
             let reply = if most > MOST_REPLICAS {
                 Reply::Refused(format!("no service can have more than {MOST_REPLICAS} replicas"))
             } else if control.changes.send(to).await.is_err() {
-                Reply::Refused("the stack is being stopped".to_owned())
+                Reply::Refused("the stack is stopping".to_owned())
             } else {
                 Reply::Done
             };
@@ -164,7 +164,7 @@ async fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
             };
             tokio::select! {
                 told = tell(&mut writer, control, part, tail, follow) => told,
-                // Nothing may be logged for hours.
+                // Notice the disconnect, because nothing may be logged for hours.
                 () = hung_up => Ok(()),
             }
         }
@@ -181,7 +181,7 @@ async fn tell(
     let (past, mut future) = control.output.history();
     let wanted = |entry: &Entry| part.as_ref().is_none_or(|part| *part == entry.part);
     let mut past: Vec<_> = past.into_iter().filter(|entry| wanted(entry)).collect();
-    // So many of each part.
+    // The last lines of each part.
     let mut left: BTreeMap<String, u32> = BTreeMap::new();
     past.reverse();
     past.retain(|entry| {
@@ -225,10 +225,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_workspace_of_any_length_has_one_socket() {
+    async fn a_workspace_with_a_path_of_any_length_has_one_socket() {
         let (_directory, workspace) = workspace();
         assert!(Connection::open(&workspace).await.is_err());
-        // What a killed one has left is no obstacle.
+        // The leftover of a killed supervisor is no obstacle.
         fs::write(socket(&workspace), "").unwrap();
         let first = Socket::open(&workspace).unwrap();
         let connect =
@@ -244,12 +244,12 @@ mod tests {
         drop(Socket::open(&workspace).unwrap());
     }
 
-    /// However many begin at the same moment, one has the socket, and it is the one that answers there.
+    /// If many start at the same time, one gets the socket, and it is the one that answers there.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn of_many_at_once_one_gets_the_socket() {
+    async fn one_of_many_concurrent_starts_gets_the_socket() {
         let (_directory, workspace) = workspace();
         for _ in 0..50 {
-            // What every round of a race begins with.
+            // Every round starts with a leftover socket.
             fs::write(socket(&workspace), "").unwrap();
             let barrier = Arc::new(std::sync::Barrier::new(4));
             let mut openers = JoinSet::new();

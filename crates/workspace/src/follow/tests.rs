@@ -36,16 +36,16 @@ fn ending(job: &Job) -> Ending {
     Ending::failure(Service::Claude, job.id(), Code::Internal, "over")
 }
 
-async fn collect(job: Job, after: u64) -> Vec<Entry> {
+async fn collect(job: Job, after: u64) -> Vec<JournalEntry> {
     follow(job, after).map(|entry| entry.unwrap()).collect().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_that_begin_at_any_moment_see_every_event_once_and_in_order() {
+async fn readers_that_start_at_any_time_see_every_event_once_and_in_order() {
     const EVENTS: usize = 500;
     let dir = tempfile::tempdir().unwrap();
     let workspace = Workspace::open(dir.path()).unwrap();
-    // Another handle has a watcher of its own: it stands for another process.
+    // Another handle has its own watcher, like another process.
     let other = Workspace::open(dir.path()).unwrap();
     let job = job(&workspace);
     let mut readers = tokio::task::JoinSet::new();
@@ -66,7 +66,7 @@ async fn readers_that_begin_at_any_moment_see_every_event_once_and_in_order() {
     }
     claimed.unwrap().finish(ending(&job)).unwrap();
     readers.spawn(collect(job.clone(), 0));
-    let mut seen: Vec<Vec<Entry>> = readers.join_all().await;
+    let mut seen: Vec<Vec<JournalEntry>> = readers.join_all().await;
     let first = seen.pop().unwrap();
     assert_eq!(first.len(), EVENTS - 50 + 1);
     assert!(first.windows(2).all(|pair| pair[0].id < pair[1].id));
@@ -92,7 +92,7 @@ async fn an_append_in_another_process_is_seen_promptly() {
         stream.next().await.unwrap().unwrap();
         slowest = slowest.max(start.elapsed());
     }
-    // Well below the poll, or it is the poll that woke it.
+    // Well below the poll interval, so it was not the poll.
     assert!(slowest < Duration::from_millis(300), "{slowest:?}");
 }
 
@@ -111,7 +111,7 @@ async fn a_follower_ends_a_job_whose_process_died() {
 }
 
 #[tokio::test]
-async fn bytes_behind_the_outcome_do_not_count() {
+async fn bytes_after_the_outcome_do_not_count() {
     let dir = tempfile::tempdir().unwrap();
     let workspace = Workspace::open(dir.path()).unwrap();
     let job = job(&workspace);
@@ -124,7 +124,7 @@ async fn bytes_behind_the_outcome_do_not_count() {
     assert_eq!(collect(job, 0).await, before);
 }
 
-/// Once it was passed over in silence.
+/// The missing events were once skipped silently.
 #[tokio::test]
 async fn a_journal_that_stays_shorter_than_its_outcome_ends_the_stream_with_an_error() {
     let dir = tempfile::tempdir().unwrap();
@@ -139,7 +139,7 @@ async fn a_journal_that_stays_shorter_than_its_outcome_ends_the_stream_with_an_e
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(first + 5).unwrap();
 
-    let entries: Vec<Entry> = follow_within(job.clone(), 0, Duration::from_millis(50))
+    let entries: Vec<JournalEntry> = follow_within(job.clone(), 0, Duration::from_millis(50))
         .map(|entry| entry.unwrap())
         .collect()
         .await;
@@ -150,7 +150,7 @@ async fn a_journal_that_stays_shorter_than_its_outcome_ends_the_stream_with_an_e
     assert_eq!((&event["type"], &event["code"]), (&json!("error"), &json!("journal_damaged")));
     assert!(event["error"].as_str().unwrap().contains("are missing"), "{event}");
 
-    // What only comes late is waited for.
+    // A journal that is only late is waited for.
     let reading = tokio::spawn(collect(job, 0));
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!reading.is_finished());
@@ -163,7 +163,7 @@ async fn a_journal_that_stays_shorter_than_its_outcome_ends_the_stream_with_an_e
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn coming_back_after_any_event_gives_exactly_the_rest(sizes in proptest::collection::vec(0_usize..100_000, 0..8)) {
+    fn resuming_after_any_event_yields_exactly_the_rest(sizes in proptest::collection::vec(0_usize..100_000, 0..8)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! How a job is claimed once, and ended once.
+//! Claims a job once, and ends it once.
 
 use std::{fs, path::Path};
 
@@ -15,7 +15,7 @@ use crate::{
 /// `claim`: who claimed a job, and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// A replica's id, or the name of a service that only ended the job.
+    /// The ID of a replica, or the name of a service that only ended the job.
     pub by: String,
     /// When.
     pub at: Timestamp,
@@ -24,7 +24,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// What is known about a claim whose file is damaged.
+    /// What is known about a damaged claim.
     pub(super) fn unreadable(path: &Path) -> Self {
         let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
         let at = modified.map_or(Timestamp::from_millisecond(0), Timestamp::from);
@@ -33,15 +33,16 @@ impl Claim {
 }
 
 impl Job {
-    /// Claims the job to run it. At most one call ever succeeds, in all processes. `None`: it is claimed already.
+    /// Claims the job to run it. At most one call in all processes ever succeeds. Returns `None` if it is already
+    /// claimed.
     ///
     /// # Errors
-    /// If the volume cannot be written; the job is not claimed then.
+    /// If the volume cannot be written. The job is then not claimed.
     pub fn claim(&self, by: &str) -> Result<Option<ClaimedJob>> {
         self.take(by, true)
     }
 
-    /// Ends a job that nobody has claimed. `None`: it is claimed, so only its process may end it.
+    /// Ends an unclaimed job. Returns `None` if it is claimed, because only its process may end it.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -50,7 +51,7 @@ impl Job {
     }
 
     fn take(&self, by: &str, run: bool) -> Result<Option<ClaimedJob>> {
-        // The lease first: a claim whose lease is free means that its process is dead.
+        // Take the lease first: if a claim's lease is free, its process is dead.
         let Some(lease) = FileLock::try_acquire(&self.lease_path())? else { return Ok(None) };
         let claim = Claim { by: by.to_owned(), at: Timestamp::now(), run };
         let content = serde_json::to_vec(&claim).unwrap_or_default();
@@ -65,23 +66,23 @@ impl Job {
         }
     }
 
-    /// Ends the job as lost if the process that claimed it is gone. Otherwise returns how it ended, if it has.
+    /// Ends the job as lost if the process that claimed it is dead. Otherwise returns its outcome, if it has one.
     ///
-    /// A job whose outcome is damaged is ended once more, as a failure.
+    /// A damaged outcome is replaced with a failure.
     ///
     /// # Errors
-    /// If the volume cannot be read or written. The job is not ended then, as its process may be alive.
+    /// If the volume cannot be read or written. The job is then not ended, because its process may be alive.
     pub fn settle(&self) -> Result<Option<Outcome>> {
         match self.outcome() {
             Ok(None) => {}
             Err(error) if error.is_damage() => return self.replace_outcome(&error),
             known => return known,
         }
-        // Only claimed jobs are probed: the probe of an unclaimed one could keep a replica from claiming it.
+        // Check only claimed jobs: checking an unclaimed one could prevent a replica from claiming it.
         if self.claimed()?.is_none() || FileLock::is_held(&self.lease_path())? {
             return Ok(None);
         }
-        // Its process may have written the outcome in between.
+        // Its process may have written the outcome meanwhile.
         if let Some(outcome) = self.outcome()? {
             return Ok(Some(outcome));
         }
@@ -96,11 +97,11 @@ impl Job {
         let sentence = record.service.spec().lost;
         let ending = Ending::failure(record.service, self.id, Code::ReplicaLost, sentence);
         let length = journal::whole_length(&self.journal_path())?;
-        // If several processes do this at once, one of them ends the job.
+        // If several processes get here at once, one of them ends the job.
         let Some(_lease) = FileLock::try_acquire(&self.lease_path())? else {
             return self.outcome();
         };
-        tracing::warn!(job = %self.id, "the process that ran this job is gone");
+        tracing::warn!(job = %self.id, "the process that ran this job is dead");
         self.close(ending, length).map(Some)
     }
 
@@ -110,19 +111,19 @@ impl Job {
         self.workspace.report_once(&path, damage);
         let record = self.record()?;
         let Some(_lease) = FileLock::try_acquire(&self.lease_path())? else { return Ok(None) };
-        // Another may have replaced it meanwhile.
+        // Another process may have replaced it meanwhile.
         if !self.outcome().is_err_and(|error| error.is_damage()) {
             return self.outcome();
         }
         self.workspace.set_aside(&path)?;
-        let sentence = "how this job ended is not known any more, because its outcome is damaged: its events are \
-                        still there";
+        let sentence = "the outcome of this job is damaged, so how it ended is unknown: its events are \
+                        still available";
         let ending = Ending::failure(record.service, self.id, Code::Internal, sentence);
         let length = journal::whole_length(&self.journal_path())?;
         self.close(ending, length).map(Some)
     }
 
-    /// Writes the outcome, unless there is one; returns the one that counts. Only for the holder of the lease.
+    /// Writes the outcome, unless one exists. Returns the one that counts. Only for the holder of the lease.
     pub(super) fn close(&self, ending: Ending, journal_length: u64) -> Result<Outcome> {
         let mut outcome = Outcome::new(ending, journal_length);
         let path = self.outcome_path();
@@ -132,8 +133,8 @@ impl Job {
         };
         let mut once = put(&outcome);
         if once.as_ref().is_err_and(Error::is_disk_full) {
-            // The outcome is longer than the space reserved for it.
-            let sentence = "the workspace is full: make room, then send the job again";
+            // The outcome does not fit into the reserved space.
+            let sentence = "the workspace is full: free some space, then send the job again";
             let ending = Ending::failure(self.record()?.service, self.id, Code::DiskFull, sentence);
             outcome = Outcome::new(ending, journal_length);
             once = put(&outcome);
@@ -142,7 +143,7 @@ impl Job {
             Once::Ours => outcome,
             Once::Theirs => self.outcome()?.unwrap_or(outcome),
         };
-        // No longer needed; it does no harm if it stays.
+        // No longer needed; harmless if it cannot be removed.
         let _ = fs::remove_dir_all(self.reserve());
         self.workspace.watcher().wake(&self.directory());
         self.cancel_children();
@@ -151,7 +152,7 @@ impl Job {
 
     fn cancel_children(&self) {
         let children = self.children().unwrap_or_else(|error| {
-            tracing::error!(job = %self.id, error = &error as &dyn std::error::Error, "cannot find the jobs it asked for");
+            tracing::error!(job = %self.id, error = &error as &dyn std::error::Error, "failed to list the jobs it started");
             Vec::new()
         });
         for id in children {
@@ -159,9 +160,9 @@ impl Job {
                 Some(child) if child.outcome()?.is_none() => child.request_cancel(),
                 _ => Ok(()),
             });
-            // Go on with the others. This one ends at its own deadline.
+            // Continue with the others. This one ends at its own deadline.
             if let Err(error) = cancelled {
-                tracing::error!(job = %id, error = &error as &dyn std::error::Error, "cannot cancel a job");
+                tracing::error!(job = %id, error = &error as &dyn std::error::Error, "failed to cancel a job");
             }
         }
     }
@@ -182,30 +183,30 @@ impl ClaimedJob {
         &self.job
     }
 
-    /// Appends one event and returns its id. All followers of the journal see it.
+    /// Appends an event and returns its ID. All followers of the journal see it.
     ///
     /// # Errors
-    /// If the volume cannot be written; the event is not there then.
+    /// If the volume cannot be written. The event is then not in the journal.
     pub fn append(&mut self, event: &EventLine) -> Result<u64> {
         let id = self.journal.append(event)?;
         self.job.workspace.watcher().wake(&self.job.directory());
         Ok(id)
     }
 
-    /// How long the journal is, in bytes.
+    /// The length of the journal, in bytes.
     #[must_use]
     pub fn journal_length(&self) -> u64 {
         self.journal.length()
     }
 
-    /// Ends the job. Another may have ended it before: the outcome that counts is returned.
+    /// Ends the job. Another process may have ended it before; returns the outcome that counts.
     ///
     /// # Errors
-    /// If the volume cannot be written; the job then ends as lost when this process does.
+    /// If the volume cannot be written. The job then ends as lost when this process exits.
     pub fn finish(self, ending: Ending) -> Result<Outcome> {
         // Best effort: the outcome must be written even if the disk is full.
         if let Err(error) = self.journal.sync() {
-            tracing::warn!(job = %self.job.id, error = %error, "cannot flush the journal");
+            tracing::warn!(job = %self.job.id, error = %error, "failed to flush the journal");
         }
         self.job.close(ending, self.journal.length())
     }

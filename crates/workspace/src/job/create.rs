@@ -1,4 +1,4 @@
-//! How a request becomes a job.
+//! Turns a request into a job.
 
 use std::{fs, io, path::Path};
 
@@ -10,17 +10,17 @@ use crate::{
     write::{Once, reserve, sync_directory, write_synced},
 };
 
-/// How many bytes are reserved for a job's claim, so that the job can be claimed and ended on a full volume.
+/// The bytes reserved for a job's claim, so that the job can be claimed and ended on a full volume.
 const CLAIM_RESERVE: usize = 512;
-/// How many bytes are reserved for its outcome. On a full volume, a longer outcome is replaced.
+/// The bytes reserved for its outcome. On a full volume, a longer outcome is replaced.
 const OUTCOME_RESERVE: usize = 8 * 1024;
 
-/// What became of creating a job.
+/// The result of creating a job.
 #[derive(Debug)]
 pub enum NewJob {
-    /// It is there now.
+    /// It was created.
     Created(Job),
-    /// It was there already and has not been changed: the caller asks a second time.
+    /// It already existed and was not changed, because the request was repeated.
     Exists(Job),
 }
 
@@ -30,7 +30,7 @@ pub enum CreateError {
     /// Its parent is not a running workflow.
     #[error("the parent is not a running workflow")]
     ParentEnded,
-    /// Another request has become a job of this id.
+    /// The ID belongs to the job of another request.
     #[error("the id belongs to another request")]
     AnotherRequest,
     /// The volume cannot be used.
@@ -39,13 +39,13 @@ pub enum CreateError {
 }
 
 impl CreateError {
-    /// The answer to the caller. Errors of the volume are logged.
+    /// The response to the caller. Errors of the volume are logged.
     #[must_use]
     pub fn refusal(&self) -> RequestError {
         match self {
             Self::ParentEnded => RequestError::new(
                 Code::NotFound,
-                "the workflow that asks for this job is not running",
+                "the workflow that requested this job is not running",
             ),
             Self::AnotherRequest => RequestError::new(
                 Code::Claimed,
@@ -57,7 +57,7 @@ impl CreateError {
 }
 
 impl Job {
-    /// Creates a job: from here on it is on the volume, waiting to be claimed, and survives a power cut.
+    /// Creates a job. It is then on the volume, waiting to be claimed, and survives a power failure.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -66,8 +66,8 @@ impl Job {
         if Self::open(workspace, job.id)?.is_some() {
             return Ok(NewJob::Exists(job));
         }
-        // The parent learns of its child first: an entry without a job does no harm, but a job without an entry would not be
-        // cancelled when its parent ends.
+        // Register the child with its parent first: an entry without a job is harmless, but a job without an entry
+        // would not be cancelled with its parent.
         if let Some(parent) = record.parent {
             job.announce_to(parent)?;
         }
@@ -77,9 +77,9 @@ impl Job {
             let _ = fs::remove_dir_all(&scratch);
         }
         let once = result?;
-        // The parent may have ended between the announcement and here, and looked before the job was there. It writes
-        // its outcome before it looks, and this looks after the job is there: one of the two sees the other.
-        // The job is there, so this must not fail any more. Its replica checks the parent again.
+        // The parent may have ended between the registration and now, before the job existed. The parent writes its
+        // outcome and then looks for children; this creates the job and then checks the parent. So at least one of
+        // them sees the other. The job exists, so errors are only logged: its replica checks the parent again.
         if let Some(parent) = record.parent {
             let parent = Self { workspace: workspace.clone(), id: parent };
             let cancelled = parent.outcome().and_then(|outcome| match outcome {
@@ -87,7 +87,7 @@ impl Job {
                 None => Ok(()),
             });
             if let Err(error) = cancelled {
-                tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "cannot look at the parent");
+                tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "failed to check the parent");
             }
         }
         Ok(match once {
@@ -96,14 +96,14 @@ impl Job {
         })
     }
 
-    /// [`create`](Self::create) for a request from outside: its parent must be a workflow that runs, and a job
-    /// that is there already must have come from the same request.
+    /// [`create`](Self::create) for a request from outside: its parent must be a running workflow, and an existing
+    /// job must have come from the same request.
     ///
     /// # Errors
-    /// What is wrong with the request, or with the volume.
+    /// If the request is invalid, or the volume cannot be used.
     pub fn create_for(workspace: &Workspace, record: &JobRecord) -> Result<NewJob, CreateError> {
         if let Some(parent) = record.parent {
-            // Only a running workflow may be a parent, because the limits of the queue do not apply to its jobs.
+            // Only a running workflow may be a parent, because the queue's limits do not apply to its jobs.
             let view = Self::open(workspace, parent)?.map(|parent| parent.view()).transpose()?;
             let runs = view.is_some_and(|view| {
                 view.service.asks_for_jobs() && view.state == JobState::Running
@@ -150,10 +150,10 @@ impl Job {
             .and_then(|()| reserve(&kept.join("claim"), CLAIM_RESERVE))
             .and_then(|()| reserve(&kept.join("outcome"), OUTCOME_RESERVE))
             .map_err(Error::io("write", kept))?;
-        // Claims and outcomes are flushed, so the record must be too: after a power cut, a claimed job with an empty record
-        // could not be ended.
+        // Claims and outcomes are flushed, so the record must be flushed too: after a power failure, a claimed job
+        // with an empty record could not be ended.
         sync_directory(scratch)?;
-        // This fails if the directory exists, because it is not empty then.
+        // Fails if the directory exists, because it is not empty.
         match fs::rename(scratch, self.directory()) {
             Ok(()) => {
                 sync_directory(&self.workspace.jobs())?;

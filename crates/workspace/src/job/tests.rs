@@ -63,7 +63,7 @@ fn a_job_is_created_once() {
 }
 
 #[test]
-fn a_job_is_claimed_once_even_by_a_hundred_threads() {
+fn a_job_is_claimed_once_by_a_hundred_threads() {
     let (_dir, workspace) = workspace();
     let job = create(&workspace, None);
     let takers: Vec<_> = (0..100)
@@ -86,10 +86,10 @@ fn a_job_whose_process_is_gone_is_lost_and_its_children_are_cancelled() {
     let child = create(&workspace, Some(parent.id()));
     let ended = create(&workspace, Some(parent.id()));
     ended.claim("r").unwrap().unwrap().finish(done()).unwrap();
-    assert!(parent.settle().unwrap().is_none(), "nobody has claimed it yet");
+    assert!(parent.settle().unwrap().is_none(), "it is unclaimed");
     let mut claimed = parent.claim("replica").unwrap().unwrap();
     let id = claimed.append(&EventLine::encode(&json!({"type": "message"}))).unwrap();
-    assert!(parent.settle().unwrap().is_none(), "its process lives");
+    assert!(parent.settle().unwrap().is_none(), "its process is alive");
     fs::OpenOptions::new()
         .append(true)
         .open(parent.journal_path())
@@ -130,7 +130,7 @@ fn ending_a_queued_job_and_claiming_it_exclude_each_other() {
 }
 
 #[test]
-fn positions_are_those_that_were_given_out() {
+fn only_existing_positions_are_valid() {
     let (_dir, workspace) = workspace();
     let job = create(&workspace, None);
     assert_eq!(job.check_position(0).unwrap(), crate::Position::After(0));
@@ -146,9 +146,9 @@ fn positions_are_those_that_were_given_out() {
     }
 }
 
-/// After a power cut, a claim beside an empty record would be a job that nobody can end.
+/// After a power failure, a claim beside an empty record would be a job that cannot be ended.
 #[test]
-fn a_job_is_flushed_before_anybody_can_claim_it() {
+fn a_job_is_flushed_before_it_can_be_claimed() {
     let (_dir, workspace) = workspace();
     take_synced();
     let job = create(&workspace, None);
@@ -158,9 +158,9 @@ fn a_job_is_flushed_before_anybody_can_claim_it() {
     assert_eq!(Some(&**jobs), job.directory().parent());
 }
 
-/// An update of one part of a stack must not make another refuse what it queued.
+/// During an update, one part of a stack must not refuse what another version queued.
 #[test]
-fn a_request_is_known_by_what_its_caller_sent() {
+fn a_request_is_recognized_by_what_its_caller_sent() {
     let (_dir, workspace) = workspace();
     let first = record(None);
     Job::create_for(&workspace, &first).unwrap();
@@ -203,9 +203,9 @@ fn a_second_cancel_writes_nothing() {
     assert!(job.is_cancel_requested().unwrap());
 }
 
-/// Such a claim once kept its job from ever ending, without a line in the log.
+/// Such a claim once prevented its job from ever ending, without a log line.
 #[test]
-fn a_damaged_claim_is_a_claim() {
+fn a_damaged_claim_still_counts() {
     let (_dir, workspace) = workspace();
     let job = create(&workspace, None);
     let claimed = job.claim("replica").unwrap().unwrap();
@@ -221,7 +221,7 @@ fn a_damaged_claim_is_a_claim() {
 }
 
 #[test]
-fn a_damaged_outcome_is_replaced_and_kept_for_a_look() {
+fn a_damaged_outcome_is_replaced_and_set_aside() {
     let (_dir, workspace) = workspace();
     let job = create(&workspace, None);
     job.claim("replica").unwrap().unwrap().finish(done()).unwrap();
@@ -235,7 +235,7 @@ fn a_damaged_outcome_is_replaced_and_kept_for_a_look() {
 }
 
 #[test]
-fn a_claimed_job_whose_record_is_damaged_is_set_aside_when_its_process_is_gone() {
+fn a_claimed_job_with_a_damaged_record_is_set_aside_when_its_process_is_dead() {
     let (_dir, workspace) = workspace();
     let job = create(&workspace, None);
     let claimed = job.claim("replica").unwrap().unwrap();
@@ -248,14 +248,14 @@ fn a_claimed_job_whose_record_is_damaged_is_set_aside_when_its_process_is_gone()
     assert_eq!(fs::read_dir(workspace.damaged()).unwrap().count(), 1);
 }
 
-/// Puts a link to itself at `path`: reading it fails, for root too, and not because nothing is there.
+/// Puts a link to itself at `path`: reading it fails, even for root, with an error other than "not found".
 fn break_file(path: &std::path::Path) {
     fs::remove_file(path).unwrap();
     std::os::unix::fs::symlink(path, path).unwrap();
 }
 
 #[test]
-fn what_cannot_be_read_is_an_error_and_ends_no_job() {
+fn an_unreadable_file_is_an_error_and_ends_no_job() {
     let (_dir, workspace) = workspace();
     for name in ["claim", "lease", "job.json"] {
         let job = create(&workspace, None);
@@ -274,9 +274,9 @@ fn what_cannot_be_read_is_an_error_and_ends_no_job() {
     assert!(job.children().is_err());
 }
 
-/// The child once waited for the turn that its own workflow holds.
+/// The child once waited for the turn that its own workflow held.
 #[test]
-fn a_child_whose_parent_cannot_be_read_has_no_turns_of_its_own() {
+fn a_child_with_an_unreadable_parent_takes_no_turns() {
     let (_dir, workspace) = workspace();
     let app = contract::DirectoryName::parse("app").unwrap();
     let parent = JobRecord { directory: Some(app.clone()), ..record(None) };

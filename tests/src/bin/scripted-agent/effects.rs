@@ -1,4 +1,4 @@
-//! What the agent does besides talking: files, processes, and a look at itself.
+//! The agent's side effects: files, processes, and a dump of its own environment.
 
 use std::{
     env,
@@ -23,14 +23,14 @@ use testkit::Spawn;
 /// The hidden first argument of a spawned process's launcher; see [`launch_if_asked`].
 const LAUNCH: &str = "--scripted-agent-launch";
 
-/// As the launcher of a spawned process: becomes that program, without the blocked signals it
-/// would inherit, in a session of its own if asked for.
+/// In the launcher of a spawned process: replaces it with that program, with no blocked signals and, if requested, in
+/// a session of its own.
 pub(crate) fn launch_if_asked(argv: &[OsString]) {
     if argv.get(1).is_none_or(|first| first != LAUNCH) {
         return;
     }
     if argv.get(2).is_some_and(|mode| mode == "setsid") {
-        setsid().expect("failed to begin a session");
+        setsid().expect("failed to create a session");
     }
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).unwrap();
     let [program, arguments @ ..] = argv.get(3..).unwrap_or_default() else {
@@ -51,10 +51,10 @@ pub(crate) fn start(spawn: &Spawn) {
     thread::spawn(move || child.wait());
 }
 
-/// Writes a file, with the directories above it.
+/// Writes a file and creates its parent directories.
 pub(crate) fn write(path: &Path, content: &[u8]) {
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).expect("failed to make a directory");
+        fs::create_dir_all(parent).expect("failed to create a directory");
     }
     fs::write(path, content).unwrap_or_else(|error| panic!("failed to write {path:?}: {error}"));
 }
@@ -65,7 +65,7 @@ pub(crate) fn append(path: &Path, text: &str) {
     file.write_all(text.as_bytes()).expect("failed to append");
 }
 
-/// Writes down what the process was given.
+/// Writes the arguments, environment and descriptors of this process to a file.
 pub(crate) fn dump(path: &Path) {
     let text = |text: OsString| text.to_string_lossy().into_owned();
     let environment: Map<String, Value> =
@@ -74,7 +74,7 @@ pub(crate) fn dump(path: &Path) {
         .unwrap()
         .filter_map(|entry| entry.ok())
         .filter_map(|entry| {
-            // The listing's own descriptor is in the list, and gone by now.
+            // The descriptor of the listing itself is listed, but is closed by now.
             let target = fs::read_link(entry.path()).ok()?;
             Some((text(entry.file_name()), text(target.into()).into()))
         })
@@ -98,13 +98,13 @@ pub(crate) fn dump(path: &Path) {
         "pgid": getpgrp().as_raw(),
         "sid": getsid(None).unwrap().as_raw(),
     });
-    // Put in place whole, for a test that waits for the file.
+    // Renamed into place, because a test waits for the file.
     let unfinished = path.with_extension("unfinished");
     write(&unfinished, dump.to_string().as_bytes());
     fs::rename(&unfinished, path).expect("failed to put the dump in place");
 }
 
-/// What the descriptor of that number yields to its end, if that comes within two seconds.
+/// The content of this descriptor, if it ends within two seconds.
 fn read_descriptor(number: String) -> String {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {

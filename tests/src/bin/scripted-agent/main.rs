@@ -1,5 +1,5 @@
-//! Stands in for the Claude Code CLI in tests: the same flags, the same lines, the same exit codes, but what it does
-//! is a script in its prompt (see `testkit::Step`).
+//! Replaces the Claude Code CLI in tests. It has the same flags, output and exit codes, but follows a script in its
+//! prompt (see `testkit::Step`).
 
 mod effects;
 
@@ -10,7 +10,7 @@ use testkit::{AgentScript, Step};
 
 use crate::effects::{append, dump, launch_if_asked, start, write};
 
-/// Between two looks at a file that is waited for.
+/// The interval for polling a file.
 const INTERVAL: Duration = Duration::from_millis(5);
 
 fn main() {
@@ -33,7 +33,7 @@ fn main() {
     claude_stand_in::run(flags, persona, turn)
 }
 
-#[expect(clippy::exit, reason = "a script that does not parse ends the agent")]
+#[expect(clippy::exit, reason = "an invalid script ends the agent")]
 fn turn(agent: &Agent, prompt: &str) -> Ending {
     if let Some(path) = env::var_os("SCRIPTED_AGENT_LOG_RUN") {
         log_run(agent, Path::new(&path));
@@ -42,7 +42,7 @@ fn turn(agent: &Agent, prompt: &str) -> Ending {
         Ok(Some(steps)) => steps,
         Ok(None) => vec![Step::Say("Hello from the scripted agent.".to_owned())],
         Err(error) => {
-            eprintln!("scripted-agent: the script does not parse: {error}");
+            eprintln!("scripted-agent: the script is invalid: {error}");
             process::exit(2);
         }
     };
@@ -58,7 +58,7 @@ fn turn(agent: &Agent, prompt: &str) -> Ending {
     })
 }
 
-#[expect(clippy::exit, reason = "a script may say so")]
+#[expect(clippy::exit, reason = "a script may end the agent")]
 fn take(agent: &Agent, step: Step, result: &mut Option<Ending>) {
     match step {
         Step::SleepMs(milliseconds) => agent.pause(Duration::from_millis(milliseconds)),

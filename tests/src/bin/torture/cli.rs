@@ -51,8 +51,8 @@ pub(crate) enum Campaign {
     Storms(StormsOptions),
 }
 
-/// Run agents that fork without end: no job has more processes than it may, other jobs go on, and all
-/// of it is gone within 5 s of a cancel or of the death of its replica
+/// Run agents that fork without end: no job exceeds its process limit, other jobs continue, and every process is gone
+/// within 5 s of a cancel or of the death of its replica
 ///
 /// Needs perl, and a machine that limits the processes of a job (see `stackctl doctor`).
 #[derive(Debug, Args)]
@@ -137,7 +137,7 @@ impl KillOptions {
     }
 }
 
-/// Kill once per job, at every moment of its life, every process that takes part in it
+/// Kill every process that takes part in a job, once per job, at every moment of its life
 ///
 /// The moments are: at regular intervals after the job was accepted, and when each of its jobs is
 /// claimed, writes its first event and ends.
@@ -282,12 +282,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn times_have_units_and_are_some() {
+    fn times_need_a_unit_and_are_not_zero() {
         assert_eq!(time("100ms"), Ok(Duration::from_millis(100)));
         assert_eq!(time("2s"), Ok(Duration::from_secs(2)));
         for wrong in ["", "100", "0s", "-1s", "soon"] {

@@ -1,4 +1,4 @@
-//! `POST /api/echo`: says what it was told.
+//! `POST /api/echo`: repeats a text.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::{
 /// `POST /api/echo`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EchoRequest {
-    /// What to say.
+    /// The text to repeat.
     pub text: String,
 }
 
@@ -49,11 +49,11 @@ impl JobRequest for EchoRequest {
 #[serde(tag = "type", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the fields are those of the contract, by name")]
 pub enum EchoEvent<'a> {
-    /// What was said.
+    /// The repeated text.
     Message { message: &'a str, timestamp: Timestamp },
-    /// All of it has been said.
+    /// The echo is complete.
     Echoed { timestamp: Timestamp },
-    /// It has not.
+    /// The echo failed.
     EchoError { error: &'a str, timestamp: Timestamp, code: Code },
 }
 

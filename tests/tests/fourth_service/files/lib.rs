@@ -1,4 +1,4 @@
-//! Says what it was told.
+//! Repeats a text.
 
 use async_stream::stream;
 use boot::{Exit, Settings};
@@ -13,7 +13,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads them.
+    /// Reads the settings.
     pub fn read(settings: &mut Settings<'_>) -> Self {
         Self { policy: boot::read_policy(settings) }
     }
@@ -43,7 +43,7 @@ impl JobService for EchoApi {
     }
 }
 
-/// One replica, from its environment to its exit. The whole of its `main`.
+/// Runs one replica, from its environment to its exit code. This is all of its `main`.
 #[must_use]
 pub fn main() -> Exit {
     oneshot::main(|settings| EchoApi { config: Config::read(settings) })

@@ -1,4 +1,4 @@
-//! What an operator does with a running stack.
+//! Operators' changes of a running stack.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ pub(crate) async fn scaled_up_and_down_under_load(bench: Arc<Bench>) {
         (bench.containers("workflow-api").len() >= 10).then_some(())
     })
     .await;
-    // While they work. Swarm stops the slots with the highest numbers, busy or not.
+    // While they are working. Swarm stops the slots with the highest numbers, busy or not.
     scale(3);
     let ends = load.ends().await;
     ends.all_complete();
@@ -67,7 +67,7 @@ pub(crate) async fn updated_under_load(bench: Arc<Bench>) {
     }
 }
 
-/// With the image that operators get, and a mock of the Messages API.
+/// With the image for operators, and a mock of the Messages API.
 pub(crate) async fn the_real_cli(bench: Arc<Bench>) {
     let agent = bench.settings().remove("CLAUDE_CODE_API_IMAGE");
     bench.deploy(&["--no-build"]);

@@ -12,15 +12,18 @@ use crate::{
 
 const PARTS: [&str; 4] = ["gateway", "workflow-api", "github-pull-api", "claude-code-api"];
 
+/// The process limit of a claude container.
+const PIDS: u32 = 4096;
+
 pub(crate) async fn images_are_small_and_labelled(bench: Arc<Bench>) {
     for part in PARTS {
         let name = format!("workflow-stack/{part}");
         let above = images::size(&bench.engine, &name) - bench.base_size;
         say(&format!("{name}: {:.1} MB above its base", to_mb(above)));
-        // git and ssh are most of the second one.
+        // git, Git LFS and ssh are most of the pull image.
         let most = match part {
             "claude-code-api" => u64::MAX,
-            "github-pull-api" => 260_000_000,
+            "github-pull-api" => 150_000_000,
             _ => 40_000_000,
         };
         assert!(above < most, "{name} is too big");
@@ -80,6 +83,13 @@ pub(crate) async fn deploying_again_changes_nothing(bench: Arc<Bench>) {
             container["Config"]["Image"].as_str().unwrap().starts_with("sha256:"),
             "not pinned"
         );
+    }
+    for id in bench.containers("claude-code-api") {
+        assert_eq!(bench.inspect(&id)["HostConfig"]["PidsLimit"], json!(PIDS));
+        // The file of cgroup v2, and that of v1.
+        let files = "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max 2>/dev/null";
+        let limit = bench.engine.try_docker(&["exec", &id, "bash", "-c", files]);
+        assert_eq!(String::from_utf8_lossy(&limit.stdout).trim(), PIDS.to_string());
     }
 }
 

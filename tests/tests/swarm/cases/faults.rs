@@ -1,4 +1,4 @@
-//! Faults that happen by themselves, and faults that must not happen.
+//! Faults that happen, and faults that must not.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,8 +30,7 @@ pub(crate) async fn containers_and_the_gateway_killed_at_random(bench: Arc<Bench
     let load = Load::start(&bench, unequal(24));
     let mut killed = 0;
     for (n, part) in VICTIMS.into_iter().enumerate() {
-        // This sleep does not wait for anything: it spreads the kills over the duration of the
-        // load.
+        // This sleep waits for nothing: it spreads the kills over the duration of the load.
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let containers = bench.containers(part);
         let Some(victim) = containers.get(n % containers.len().max(1)) else { continue };

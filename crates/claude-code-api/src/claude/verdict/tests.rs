@@ -12,12 +12,12 @@ fn recordings() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/claude-cli")
 }
 
-/// What a recorded run gives to judge by.
+/// The evidence of a recorded run.
 fn recorded(case: &str) -> Evidence {
     let meta = fs::read(recordings().join(format!("{case}.meta.json"))).unwrap();
     let meta: Value = serde_json::from_slice(&meta).unwrap();
     let code = meta["exit_code"].as_i64().and_then(|code| i32::try_from(code).ok()).unwrap();
-    // As wait(2) has it: a signal in the low bits, or an exit code above them.
+    // Encoded as for wait(2): a signal in the low bits, or an exit code above them.
     let status = ExitStatus::from_raw(if code < 0 { -code } else { code << 8 });
     let mut lines = Lines::new(MAX_LINE);
     *lines.buffer() = fs::read(recordings().join(format!("{case}.ndjson"))).unwrap();
@@ -38,12 +38,12 @@ fn recorded(case: &str) -> Evidence {
     evidence
 }
 
-/// The verdict on every recording of a run whose verdict is not plain success.
+/// The verdict on every recording that is not a plain success.
 const VERDICTS: &[(&str, Code, &str)] = &[
-    ("auth-bare-oauth-env", Code::AgentApiError, "no credential that works"),
-    ("auth-file-badjson", Code::AgentApiError, "no credential that works"),
-    ("auth-file-noscopes", Code::AgentApiError, "no credential that works"),
-    ("auth-none", Code::AgentApiError, "no credential that works"),
+    ("auth-bare-oauth-env", Code::AgentApiError, "no valid credential"),
+    ("auth-file-badjson", Code::AgentApiError, "no valid credential"),
+    ("auth-file-noscopes", Code::AgentApiError, "no valid credential"),
+    ("auth-none", Code::AgentApiError, "no valid credential"),
     ("auth-oauth-env-401", Code::AgentApiError, "answered 401: check the credential"),
     ("auth-oauth-env-429u", Code::AgentApiError, "answered 429: the account's limit"),
     ("auth-oauth-file-401", Code::AgentApiError, "answered 401: check the credential"),
@@ -95,7 +95,7 @@ fn every_recording_gets_its_verdict() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let Some(case) = name.strip_suffix(".meta.json") else { continue };
         if case == "truncated-slow-reader" {
-            continue; // a test of its own: how it exited was not recorded for the whole of it
+            continue; // // has its own test: its recording does not say how it exited
         }
         seen += 1;
         let ending = recorded(case).ending();
@@ -106,11 +106,11 @@ fn every_recording_gets_its_verdict() {
             assert!(!error.contains('\n') && error.chars().count() < 800, "{case}: {error}");
         }
     }
-    assert!(seen >= 20, "only {seen} recordings: where are they?");
+    assert!(seen >= 20, "only {seen} recordings found");
 }
 
 #[test]
-fn a_success_tells_what_is_known() {
+fn a_success_reports_all_that_is_known() {
     let evidence = recorded("recommended-first");
     let session = evidence.session;
     let ending = evidence.ending();
@@ -121,11 +121,11 @@ fn a_success_tells_what_is_known() {
     assert_eq!((&event["numTurns"], &event["durationMs"]), (&2.into(), &134.into()));
     assert!(event["costUsd"].as_f64().unwrap() > 0.009);
     assert_eq!(event["usage"]["output_tokens"], 100);
-    assert_eq!(event["sessionId"], session.to_string(), "the one it was given");
+    assert_eq!(event["sessionId"], session.to_string(), "the session it was given");
 }
 
 #[test]
-fn a_failure_tells_it_too() {
+fn a_failure_reports_it_too() {
     let event: Value = recorded("max-turns").ending().event.peek().unwrap();
     assert_eq!((&event["type"], &event["code"]), (&"error".into(), &"max_turns".into()));
     assert_eq!((&event["numTurns"], event["costUsd"].is_number()), (&4.into(), true));
@@ -138,7 +138,7 @@ fn of_several_results_the_last_counts() {
 }
 
 #[test]
-fn a_line_cut_off_is_no_result() {
+fn a_truncated_line_is_not_a_result() {
     let mut evidence = recorded("recommended-first");
     let recording = fs::read(recordings().join("recommended-first.ndjson")).unwrap();
     let at = memchr::memmem::find(&recording, br#"{"type":"result""#).unwrap();
@@ -152,7 +152,7 @@ fn a_line_cut_off_is_no_result() {
 }
 
 #[test]
-fn the_exit_counts_as_well_as_the_result() {
+fn success_requires_both_exit_and_result() {
     let with = |exit, is_error| {
         let mut evidence = recorded("recommended-first");
         evidence.exit = exit;
@@ -169,7 +169,7 @@ fn the_exit_counts_as_well_as_the_result() {
 }
 
 #[test]
-fn a_result_of_another_kind_is_no_success_whatever_is_error_says() {
+fn another_subtype_is_not_a_success_whatever_is_error_says() {
     for (subtype, code, part) in [
         ("error_max_turns", Code::MaxTurns, "maxTurns"),
         ("error_max_budget_usd", Code::BudgetExceeded, "maxBudgetUsd"),
@@ -189,7 +189,7 @@ fn a_result_of_another_kind_is_no_success_whatever_is_error_says() {
 }
 
 #[test]
-fn an_interpreter_that_is_missing_is_an_agent_that_is_missing() {
+fn a_missing_interpreter_is_reported_as_a_missing_agent() {
     let evidence = Evidence {
         session: SessionId::new(),
         result: None,
@@ -204,7 +204,7 @@ fn an_interpreter_that_is_missing_is_an_agent_that_is_missing() {
 }
 
 #[test]
-fn ended_from_outside_it_says_so_and_what_was_known() {
+fn a_stopped_run_reports_why_and_what_was_known() {
     let stopped = Stopped { code: Code::Cancelled, sentence: "the job was cancelled".into() };
     let ending = recorded("sjin-interrupt-bash").ending_of(&stopped);
     let event: Value = ending.event.peek().unwrap();

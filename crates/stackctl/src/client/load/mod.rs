@@ -1,4 +1,4 @@
-//! `stackctl load`: many callers at once, and what became of each job.
+//! `stackctl load`: many callers at once, and how each job ended.
 
 mod chart;
 mod options;
@@ -20,11 +20,8 @@ pub(crate) use options::LoadOptions;
 use progress::Progress;
 use report::{Left, Run};
 
-use super::{
-    error::{ClientError, exit},
-    interrupt::Interrupts,
-    stack,
-};
+use super::{ClientError, Interrupts, print, render::print_on};
+use crate::command::exit;
 
 /// How often progress is shown at most.
 const TICK: Duration = Duration::from_millis(200);
@@ -33,10 +30,10 @@ const TICK: Duration = Duration::from_millis(200);
 pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
     options.check()?;
     boot::raise_file_limit();
-    let api = stack(options.address()?, options.token_file.as_deref())?;
-    // There is nothing to measure if the stack is not there.
+    let api = options.api()?;
+    // Without a stack there is nothing to measure.
     let status = api.status().await.map_err(ClientError::from)?;
-    // Opened first, so that a typing error does not cost the numbers of an hour.
+    // Opened first, so that a typing error does not cost an hour's numbers.
     let mut json = options.json.as_deref().map(Sink::open).transpose()?;
     let mut svg = options.svg.as_deref().map(Sink::open).transpose()?;
     let mut interrupts = Interrupts::listen()?;
@@ -84,11 +81,10 @@ pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
     let text = report::text(&run);
     // If the numbers go to standard output, the report for people goes to standard error.
     if json.as_ref().is_some_and(|sink| matches!(sink.to, To::Stdout)) {
-        print(&mut anstream::stderr(), &text)
+        print_on(&mut anstream::stderr(), &text)?;
     } else {
-        print(&mut anstream::stdout(), &text)
+        print(&text)?;
     }
-    .map_err(ClientError::Output)?;
     if let Some(sink) = &mut json {
         sink.write(|out| report::json(&run, out))?;
     }
@@ -112,7 +108,7 @@ fn exit_code(run: &Run, options: &LoadOptions) -> u8 {
     }
 }
 
-/// Where numbers are written.
+/// Where the numbers go.
 struct Sink {
     name: String,
     to: To,
@@ -131,7 +127,7 @@ impl Sink {
         }
         match File::create(path) {
             Ok(file) => Ok(Self { name, to: To::File(file) }),
-            Err(source) => Err(ClientError::File { file: name, source }),
+            Err(error) => Err(ClientError::File { file: name, error }),
         }
     }
 
@@ -146,13 +142,6 @@ impl Sink {
         let mut out = io::BufWriter::new(to);
         content(&mut out)
             .and_then(|()| out.flush())
-            .map_err(|source| ClientError::File { file: self.name.clone(), source })
-    }
-}
-
-fn print(out: &mut impl io::Write, text: &str) -> io::Result<()> {
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed,
+            .map_err(|error| ClientError::File { file: self.name.clone(), error })
     }
 }

@@ -8,11 +8,11 @@ use clap::{
 };
 use contract::Service;
 use serde_json::{Map, Value};
-use stack_client::StackUrl;
+use stack_client::Api;
 
-use crate::client::{error::ClientError, options::RetryOptions};
+use crate::client::{ClientError, GivenUrl, RetryOptions, TokenOptions};
 
-/// Send many jobs at once, and measure what becomes of them
+/// Send many jobs at once, and measure how they end
 ///
 /// Each caller is a client of its own: it posts a job, reads the stream to its terminal event, resumes it when it
 /// breaks, and checks that nothing follows the end. A job counts as lost only if it has no outcome in the end,
@@ -37,10 +37,10 @@ pub(crate) struct LoadOptions {
     /// How many jobs at once
     #[arg(short, long, value_name = "C", default_value_t = 10, value_parser = RangedU64ValueParser::<u32>::new().range(1..=10_000))]
     pub(crate) concurrency: u32,
-    /// Which service gets them
+    /// The service that the jobs are for
     #[arg(long, value_name = "SERVICE", default_value = Service::Workflow.spec().short_name, value_parser = service())]
     pub(crate) service: Service,
-    /// The repository; `workflow` and `pull` need one
+    /// The repository; jobs for `workflow` and `pull` need one
     #[arg(long, value_name = "URL")]
     pub(crate) repo: Option<String>,
     /// What the agent is to do; `{i}` becomes the job's number. If given more than once, the jobs use them in turn
@@ -55,18 +55,17 @@ pub(crate) struct LoadOptions {
     /// More fields of the request, such as '{"model": "haiku", "maxTurns": 3}'
     #[arg(long, value_name = "JSON", value_parser = object)]
     pub(crate) body: Option<Map<String, Value>>,
-    /// Each caller waits for a random time of at most this before each job
+    /// The longest random pause of a caller before each job
     #[arg(long, value_name = "MS", default_value_t = 0, value_parser = RangedU64ValueParser::<u64>::new().range(0..=3_600_000))]
     pub(crate) jitter_ms: u64,
-    /// Where the service is [default: STACK_URL for workflows, else its port on this machine]
+    /// The service's URL [default: STACK_URL for workflows, else the service's port on this machine]
     #[arg(long, value_name = "URL")]
-    pub(crate) url: Option<StackUrl>,
-    /// The file that holds a token for the stack [default: the token in STACK_TOKEN, if that is set]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) url: Option<GivenUrl>,
+    #[command(flatten)]
+    pub(crate) token: TokenOptions,
     #[command(flatten)]
     pub(crate) retry: RetryOptions,
-    /// Exit with 1 if a job failed, too
+    /// Also exit with 1 if a job failed
     #[arg(long)]
     pub(crate) all_complete: bool,
     /// Write the numbers and every job to this file, as JSON; `-` is standard output
@@ -78,17 +77,16 @@ pub(crate) struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// Where the jobs are posted.
+    /// The service that the jobs are posted to.
     ///
     /// # Errors
-    /// If `STACK_URL` is no URL of a stack.
-    pub(super) fn address(&self) -> anyhow::Result<StackUrl> {
-        if let Some(url) = &self.url {
-            return Ok(url.clone());
-        }
-        let given = std::env::var("STACK_URL").ok().filter(|_| self.service == Service::Workflow);
+    /// If the URL is wrong, the token cannot be read or sent, or https cannot be used.
+    pub(super) fn api(&self) -> Result<Api, ClientError> {
+        let given =
+            || std::env::var("STACK_URL").ok().filter(|_| self.service == Service::Workflow);
         let local = || format!("http://127.0.0.1:{}", self.service.default_port());
-        given.unwrap_or_else(local).parse().map_err(|why| anyhow::anyhow!("STACK_URL: {why}"))
+        let url = self.url.clone().unwrap_or_else(|| GivenUrl::from(given().unwrap_or_else(local)));
+        self.token.api(url.parse()?)
     }
 
     /// Checks what can be checked without the stack.

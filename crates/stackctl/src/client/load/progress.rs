@@ -7,12 +7,12 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stack_client::{
-    Api, Status,
+    Api, ServiceStatus,
     load::{Results, Sample},
 };
 
 use super::options::LoadOptions;
-use crate::client::{ids, render::note};
+use crate::client::{ids, note};
 
 /// How often a line is printed without a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ enum Shown {
 }
 
 impl Progress {
-    pub(super) fn start(options: &LoadOptions, api: &Api, status: &Status) -> Self {
+    pub(super) fn start(options: &LoadOptions, api: &Api, status: &ServiceStatus) -> Self {
         let jobs = options.jobs;
         let target = ProgressDrawTarget::stderr();
         note(&format!(

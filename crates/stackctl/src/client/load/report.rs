@@ -5,11 +5,11 @@ use std::{fmt::Write as _, io, time::Duration};
 use anstyle::{AnsiColor, Style};
 use contract::{JobId, Service, Timestamp};
 use serde::Serialize;
-use stack_client::load::{Kept, Results, Spread};
+use stack_client::load::{Kept, OutcomeCount, Results, Spread, Trouble};
 
-use crate::client::{
-    program_name,
-    table::{Column, lines},
+use crate::{
+    client::table::{Column, lines},
+    program,
 };
 
 /// A run that has ended or was stopped.
@@ -68,22 +68,19 @@ pub(crate) fn text(run: &Run) -> String {
         run.throughput()
     );
     let columns = [("OUTCOME", Column::Text), ("JOBS", Column::Number)];
-    let rows = results.outcomes.iter().map(|it| vec![it.label.clone(), it.count.to_string()]);
-    let styles = results.outcomes.iter().map(|it| if it.complete { good } else { bad });
-    for (line, style) in lines(&columns, rows, None).iter().zip(std::iter::once(bold).chain(styles))
-    {
-        let _ = writeln!(text, "  {style}{line}{style:#}");
-    }
+    let outcomes = results.outcomes.iter().map(|it| {
+        let style = if it.complete { good } else { bad };
+        (style, vec![it.label.clone(), it.count.to_string()])
+    });
     let seconds = ["p50", "p90", "p99", "max"].map(|name| (name, Column::Number));
-    let columns: Vec<_> = std::iter::once(("SECONDS", Column::Text)).chain(seconds).collect();
-    let rows = run.spreads().into_iter().filter_map(|(name, spread)| {
+    let times: Vec<_> = std::iter::once(("SECONDS", Column::Text)).chain(seconds).collect();
+    let spreads = run.spreads().into_iter().filter_map(|(name, spread)| {
         let Spread { p50, p90, p99, max } = spread?;
         let values = [p50, p90, p99, max].map(|ms| format!("{:.3}", f64::from(ms) / 1000.0));
-        Some(std::iter::once(name.to_owned()).chain(values).collect())
+        Some((Style::new(), std::iter::once(name.to_owned()).chain(values).collect()))
     });
-    for (number, line) in lines(&columns, rows, None).iter().enumerate() {
-        let style = if number == 0 { bold } else { Style::new() };
-        let _ = writeln!(text, "  {style}{line}{style:#}");
+    for line in lines(&columns, outcomes, None).into_iter().chain(lines(&times, spreads, None)) {
+        let _ = writeln!(text, "  {line}");
     }
     if results.breaks + results.again > 0 {
         let _ = writeln!(
@@ -114,7 +111,7 @@ pub(crate) fn text(run: &Run) -> String {
             "stopped: {} jobs continue without their callers (`{} jobs --state running` lists them), {} that \
              were waiting are cancelled, {never} were never requested",
             left.running,
-            program_name(),
+            program::name(),
             left.waiting,
         );
     }
@@ -144,21 +141,9 @@ pub(crate) fn json(run: &Run, out: &mut dyn io::Write) -> io::Result<()> {
         breaks: results.breaks,
         asked_again: results.again,
         stopped: run.left,
-        outcomes: results
-            .outcomes
-            .iter()
-            .map(|it| Outcome { outcome: &it.label, complete: it.complete, count: it.count })
-            .collect(),
-        milliseconds: Milliseconds {
-            queueing: queueing.map(Percentiles::from),
-            first_event: first_event.map(Percentiles::from),
-            total: total.map(Percentiles::from),
-        },
-        troubles: results
-            .troubles
-            .iter()
-            .map(|it| Trouble { job_id: it.job, what: &it.what })
-            .collect(),
+        outcomes: &results.outcomes,
+        milliseconds: Milliseconds { queueing, first_event, total },
+        troubles: &results.troubles,
         samples: Samples(results),
     };
     serde_json::to_writer_pretty(&mut *out, &document)?;
@@ -183,46 +168,18 @@ struct Document<'a> {
     breaks: u64,
     asked_again: u64,
     stopped: Option<Left>,
-    outcomes: Vec<Outcome<'a>>,
+    outcomes: &'a [OutcomeCount],
     milliseconds: Milliseconds,
-    troubles: Vec<Trouble<'a>>,
+    troubles: &'a [Trouble],
     samples: Samples<'a>,
-}
-
-#[derive(Serialize)]
-struct Outcome<'a> {
-    outcome: &'a str,
-    complete: bool,
-    count: usize,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Milliseconds {
-    queueing: Option<Percentiles>,
-    first_event: Option<Percentiles>,
-    total: Option<Percentiles>,
-}
-
-#[derive(Serialize)]
-struct Percentiles {
-    p50: u32,
-    p90: u32,
-    p99: u32,
-    max: u32,
-}
-
-impl From<Spread> for Percentiles {
-    fn from(Spread { p50, p90, p99, max }: Spread) -> Self {
-        Self { p50, p90, p99, max }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Trouble<'a> {
-    job_id: JobId,
-    what: &'a str,
+    queueing: Option<Spread>,
+    first_event: Option<Spread>,
+    total: Option<Spread>,
 }
 
 /// Serialized one by one, without a copy of all.
@@ -264,27 +221,20 @@ pub(super) mod tests {
 
     use super::*;
 
-    fn sample(start: u64, queueing: u64, total: u64, ended: Ended) -> Sample {
+    pub(crate) fn run() -> Run {
         let ms = Duration::from_millis;
-        Sample {
-            job: "019aa001-0000-7000-8000-0123456789ab".parse().unwrap(),
+        let job = "019aa001-0000-7000-8000-0123456789ab".parse().unwrap();
+        let sample = |start, queueing: u64, total, ended| Sample {
             start: ms(start),
             queueing: Some(ms(queueing)),
             first: Some(ms(queueing.min(5))),
             total: ms(total),
-            ended,
-            breaks: 0,
-            again: 0,
-            fault: None,
-            why: None,
-        }
-    }
-
-    fn terminal(kind: &str, code: Option<&str>) -> Ended {
-        Ended::Terminal { kind: kind.to_owned(), code: code.map(str::to_owned) }
-    }
-
-    pub(crate) fn run() -> Run {
+            ..Sample::new(job, ended)
+        };
+        let terminal = |kind: &str, code: Option<&str>| Ended::Terminal {
+            kind: kind.to_owned(),
+            code: code.map(str::to_owned),
+        };
         let mut results = Results::default();
         for number in 0..40 {
             let ended = match number % 20 {
@@ -293,9 +243,8 @@ pub(super) mod tests {
             };
             results.add(sample(number * 250, number * 40, 1000 + number * 100, ended));
         }
-        let mut lost = sample(9000, 9, 900, Ended::Lost);
-        lost.why = Some("<gone> & \"away\"".into());
-        results.add(lost);
+        let why = Some("<gone> & \"away\"".into());
+        results.add(Sample { why, ..sample(9000, 9, 900, Ended::Lost) });
         Run {
             service: Service::Workflow,
             url: "http://127.0.0.1:5000".into(),

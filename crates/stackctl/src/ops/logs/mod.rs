@@ -1,36 +1,36 @@
 //! `stackctl logs`.
 
 mod line;
-mod swarm;
 
-use std::{
-    collections::BTreeSet,
-    io::{self, Write as _},
-    time::Duration,
-};
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 
 use contract::{JobId, Timestamp};
-use stack_client::StackUrl;
+use futures_util::StreamExt as _;
+use stack_client::Api;
 use supervisor::{Ask, Connection, ConnectionError, Reply};
+use swarm::{LogItem, LogLine, LogQuery, Stack, Tail};
 
 use super::{
-    error::OpsError,
-    options::{LogsOptions, Since, Tail},
-    ps::addresses_on_swarm,
+    OpsError,
+    options::{Gateway, LogsOptions, Since},
     target::Target,
 };
-use crate::client::{Api, Interrupts, exit, ids, note, stack};
-use line::{Filter, Line};
+use crate::{
+    client::{ClientError, Interrupts, ids, note, print},
+    command::exit,
+};
+use line::Filter;
 
-/// How many lines of each service are shown if nobody says.
+/// How many lines of each service are shown by default.
 const TAIL: u32 = 100;
 
 /// Shows logs, to their end or until somebody has seen enough.
-pub(super) async fn logs(options: LogsOptions) -> anyhow::Result<u8> {
+pub(crate) async fn logs(options: LogsOptions) -> anyhow::Result<u8> {
+    let gateway = options.gateway.clone().parse()?;
     let target = Target::find(&options.target).await?;
     let filter = Filter {
         jobs: match &options.job {
-            Some(given) => Some(jobs(&target, &options, given).await?),
+            Some(given) => Some(jobs(&target, &gateway, given).await?),
             None => None,
         },
         since: options.since.map(|since| since.from(Timestamp::now())),
@@ -38,7 +38,7 @@ pub(super) async fn logs(options: LogsOptions) -> anyhow::Result<u8> {
     let mut interrupts = Interrupts::listen()?;
     let showing = async {
         match &target {
-            Target::Swarm(engine) => swarm::show(engine, &options, &filter).await,
+            Target::Swarm(stack) => show_swarm(stack, &options, &filter).await,
             Target::Local(local) => show_local(local, &options, &filter).await,
         }
     };
@@ -50,7 +50,7 @@ pub(super) async fn logs(options: LogsOptions) -> anyhow::Result<u8> {
 }
 
 impl LogsOptions {
-    /// How many lines to look at; a filter wants to see all.
+    /// How many lines to read. To filter by job or time, all of them.
     fn tail(&self) -> Tail {
         let all = self.job.is_some() || self.since.is_some();
         self.tail.unwrap_or(if all { Tail::All } else { Tail::Last(TAIL) })
@@ -88,92 +88,86 @@ pub(super) fn since(text: &str) -> Result<Since, String> {
     Ok(Since::Ago(Duration::from_secs(u64::from(number) * unit)))
 }
 
-/// The job that is meant, and those it asked for.
-async fn jobs(
-    target: &Target,
-    options: &LogsOptions,
-    given: &str,
-) -> anyhow::Result<BTreeSet<JobId>> {
-    let url = match (&options.target.url, target) {
-        (Some(url), _) => Some(url.clone()),
-        (None, Target::Local(local)) => {
-            first(local.status().await?.addresses()).map(StackUrl::from)
-        }
-        (None, Target::Swarm(engine)) => {
-            first(addresses_on_swarm(engine, &engine.services().await?, None))
-        }
-    };
-    let whole: Option<JobId> = given.parse().ok();
-    let found = match url {
-        Some(url) => related(&stack(url, None)?, given).await.map_err(anyhow::Error::from),
+/// The job that is meant, and those it started.
+async fn jobs(target: &Target, gateway: &Gateway, given: &str) -> anyhow::Result<BTreeSet<JobId>> {
+    let found = match gateway.apis(target).await?.first() {
+        Some((_, api)) => related(api, given).await.map_err(anyhow::Error::from),
         None => Err(OpsError::Usage(
-            "name the gateway's address with --url, or give the whole id".into(),
+            "name the gateway's address with --url, or give the whole ID".to_owned(),
         )
         .into()),
     };
-    match (found, whole) {
-        (Ok(jobs), _) => Ok(jobs),
+    match (found, given.parse()) {
         // Its log may be all that is left of it.
-        (Err(error), Some(id)) => {
+        (Err(error), Ok(id)) => {
             note(&format!(
-                "showing only lines with this id, not those of the jobs it asked for: {error:#}"
+                "showing only lines with this ID, not those of the jobs that it started: {error:#}"
             ));
             Ok(BTreeSet::from([id]))
         }
-        (Err(error), None) => Err(error),
+        (found, _) => found,
     }
 }
 
-fn first<A, B>(addresses: Vec<(A, B)>) -> Option<B> {
-    addresses.into_iter().next().map(|(_, address)| address)
-}
-
-async fn related(api: &Api, given: &str) -> Result<BTreeSet<JobId>, crate::client::ClientError> {
+async fn related(api: &Api, given: &str) -> Result<BTreeSet<JobId>, ClientError> {
     let job = ids::resolve(api, given).await?;
-    // Whoever asked was created before.
+    // A job starts others after its own creation.
     let (younger, _) = api.jobs_since(job.created, usize::MAX).await?;
     let children =
         younger.into_iter().filter(|it| it.parent == Some(job.job_id)).map(|it| it.job_id);
     Ok(children.chain([job.job_id]).collect())
 }
 
-async fn show_local(
-    local: &Connection,
-    options: &LogsOptions,
-    filter: &Filter,
-) -> Result<(), OpsError> {
-    let tail = match options.tail() {
-        Tail::All => u32::MAX,
-        Tail::Last(lines) => lines,
+async fn show_swarm(stack: &Stack, options: &LogsOptions, filter: &Filter) -> anyhow::Result<()> {
+    let query = LogQuery {
+        service: options.service.map(|part| part.name().to_owned()),
+        tail: options.tail(),
+        since: filter.since,
+        follow: options.follow,
     };
-    let part = options.service.map(|part| part.name().to_owned());
-    let mut replies = local.ask(&Ask::Logs { part, tail, follow: options.follow }).await?;
-    while let Some(reply) = replies.next().await? {
-        let line = match reply {
-            Reply::Line { part, number, at, text } => {
-                Line { part, slot: u64::from(number), at: Some(at), text }
-            }
-            Reply::Missed(lines) => {
-                note(&format!("{lines} lines were logged faster than they could be shown"));
-                continue;
-            }
-            other => return Err(ConnectionError::unexpected(Some(other)).into()),
-        };
-        if filter.takes(&line) && !print(&line)? {
-            return Ok(());
+    let mut items = pin!(stack.logs(query, |line| filter.takes(line)));
+    while let Some(item) = items.next().await {
+        match item.map_err(OpsError::from)? {
+            LogItem::Line(line) if !show(&line)? => return Ok(()),
+            LogItem::Line(_) => {}
+            LogItem::Incomplete(why) => note(&format!("some lines may be missing: {why}")),
         }
     }
     Ok(())
 }
 
-/// Prints a line; returns whether somebody reads.
-fn print(line: &Line) -> Result<bool, OpsError> {
-    let mut out = anstream::stdout();
-    match writeln!(out, "{}", line::draw(line)).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(OpsError::Output(error)),
+async fn show_local(
+    local: &Connection,
+    options: &LogsOptions,
+    filter: &Filter,
+) -> anyhow::Result<()> {
+    let tail = match options.tail() {
+        Tail::All => u32::MAX,
+        Tail::Last(lines) => lines,
+    };
+    let part = options.service.map(|part| part.name().to_owned());
+    let ask = Ask::Logs { part, tail, follow: options.follow };
+    let mut replies = local.ask(&ask).await.map_err(OpsError::from)?;
+    while let Some(reply) = replies.next().await.map_err(OpsError::from)? {
+        match reply {
+            Reply::Line { part, number, at, text } => {
+                let line = LogLine { service: part, slot: number.into(), at: Some(at), text };
+                if filter.takes(&line) && !show(&line)? {
+                    return Ok(());
+                }
+            }
+            Reply::Missed(lines) => {
+                note(&format!("{lines} lines were logged faster than they could be shown"));
+            }
+            other => return Err(OpsError::from(ConnectionError::unexpected(Some(other))).into()),
+        }
     }
+    Ok(())
+}
+
+/// Prints a line. Returns whether anybody reads it.
+fn show(line: &LogLine) -> Result<bool, ClientError> {
+    print(&(line::styled(line) + "\n"))
 }
 
 #[cfg(test)]

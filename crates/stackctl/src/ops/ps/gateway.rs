@@ -1,77 +1,68 @@
 //! What the gateway adds: idle replicas, the queue, running jobs, and the jobs of the last hour.
 
 use contract::{JobState, JobView, Service, Timestamp};
-use stack_client::{Listing, StackUrl};
+use stack_client::{Api, Listing, ServiceStatus};
+use transcript::one_line;
 
-use super::snapshot::{Count, Exactness, Failure, ServiceRow};
-use crate::client::{ids, one_line, stack};
+use super::snapshot::{Count, Exactness, Failure, Rows};
+use crate::client::ids;
 
 const HOUR: i64 = 3_600_000;
 /// How many pages of jobs are read: a busier hour is counted from below.
 const PAGES: usize = 5;
 
-/// What a gateway has answered.
+/// What a gateway answers.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct GatewayReport {
     /// Idle, busy and queued, by service.
     pub(crate) counts: Vec<(Service, [usize; 3])>,
-    /// The jobs that run, however old.
+    /// The running jobs, however old.
     pub(crate) running: Vec<JobView>,
     /// The jobs that were created in the last hour.
     pub(crate) jobs: Vec<JobView>,
-    /// Whether those are all.
-    pub(crate) whole: bool,
+    /// Whether those are all of them.
+    pub(crate) has_all_jobs: bool,
+    /// What it does not say, and why.
     pub(crate) notes: Vec<String>,
 }
 
-/// Asks the gateway at these addresses, one for each service. What it does not say is left out, with a note.
-pub(crate) async fn hear(addresses: &[(Service, StackUrl)], now: Timestamp) -> Heard {
-    let mut heard = Heard::default();
-    for (service, url) in addresses {
-        let status = match stack(url.clone(), None) {
-            Ok(api) => api.status().await.map_err(Into::into),
-            Err(error) => Err(error),
-        };
-        match status {
-            Ok(status) => heard
-                .counts
-                .push((*service, [status.replicas.idle, status.replicas.busy, status.queue.depth])),
-            Err(error) => {
-                heard
-                    .notes
-                    .push(format!("cannot ask the gateway which replicas are idle: {error}"));
-                return heard;
+impl GatewayReport {
+    /// Asks the gateway about each service. What it does not answer is left out, with a note.
+    pub(crate) async fn read(apis: &[(Service, Api)], now: Timestamp) -> Self {
+        let mut report = Self::default();
+        for (service, api) in apis {
+            match api.status().await {
+                Ok(ServiceStatus { replicas, queue }) => {
+                    report.counts.push((*service, [replicas.idle, replicas.busy, queue.depth]));
+                }
+                Err(error) => {
+                    report.unknown("which replicas are idle", &error);
+                    return report;
+                }
             }
         }
+        if let Some((_, api)) = apis.first() {
+            let listing = Listing { state: Some(JobState::Running), ..Listing::default() };
+            match api.jobs(listing).await {
+                Ok(running) => report.running = running,
+                Err(error) => report.unknown("which jobs are running", &error),
+            }
+            let since = Timestamp::from_millisecond(now.as_millisecond() - HOUR);
+            match api.jobs_since(since, PAGES).await {
+                Ok((jobs, all)) => (report.jobs, report.has_all_jobs) = (jobs, all),
+                Err(error) => report.unknown("the jobs of the last hour", &error),
+            }
+        }
+        report
     }
-    if let Some((_, url)) = addresses.first() {
-        let api = match stack(url.clone(), None) {
-            Ok(api) => api,
-            Err(error) => {
-                heard.notes.push(format!("cannot ask the gateway which jobs run: {error}"));
-                return heard;
-            }
-        };
-        let listing = Listing { state: Some(JobState::Running), ..Listing::default() };
-        match api.jobs(listing).await {
-            Ok(running) => heard.running = running,
-            Err(error) => {
-                heard.notes.push(format!("cannot ask the gateway which jobs run: {error}"));
-            }
-        }
-        let since = Timestamp::from_millisecond(now.as_millisecond() - HOUR);
-        match api.jobs_since(since, PAGES).await {
-            Ok((jobs, whole)) => (heard.jobs, heard.whole) = (jobs, whole),
-            Err(error) => heard.notes.push(format!("cannot list the jobs of the gateway: {error}")),
-        }
-    }
-    heard
-}
 
-impl Heard {
+    fn unknown(&mut self, what: &str, error: &stack_client::Error) {
+        self.notes.push(format!("the gateway does not say {what}: {error}"));
+    }
+
     /// Adds it to the rows. Pure.
-    pub(crate) fn add_to(&self, services: &mut [ServiceRow], failures: &mut Vec<Failure>) {
-        for row in services {
+    pub(crate) fn add_to(&self, rows: &mut Rows) {
+        for row in &mut rows.services {
             let of_row = |service: Service| service.name() == row.service;
             let Some((service, [idle, busy, queued])) =
                 self.counts.iter().copied().find(|(service, _)| of_row(*service))
@@ -86,17 +77,17 @@ impl Heard {
             row.jobs_failed =
                 Some(self.count(ended().filter(|job| job.state == JobState::Failed).count()));
         }
-        failures.extend(self.jobs.iter().filter_map(failure));
+        rows.failures.extend(self.jobs.iter().filter_map(failure));
     }
 
     fn count(&self, count: usize) -> Count {
-        let exact = if self.whole { Exactness::Exact } else { Exactness::AtLeast };
+        let exact = if self.has_all_jobs { Exactness::Exact } else { Exactness::AtLeast };
         Count { count: u64::try_from(count).unwrap_or(u64::MAX), exact }
     }
 }
 
 fn failure(job: &JobView) -> Option<Failure> {
-    // A workflow fails with the words of the job that failed in it.
+    // A workflow fails with the error of the job that failed in it.
     let told_by_parent = job.parent.is_some();
     if job.state != JobState::Failed || told_by_parent {
         return None;
@@ -114,24 +105,21 @@ fn failure(job: &JobView) -> Option<Failure> {
 mod tests {
     use contract::Code;
 
-    use super::*;
+    use super::{super::snapshot::ServiceRow, *};
+    use crate::fixtures::workflow;
 
     #[test]
     fn jobs_are_counted_by_service_and_failures_named_once() {
         let job = |service, state, parent: Option<&str>| JobView {
-            job_id: "019aa001-0000-7000-8000-0123456789ab".parse().unwrap(),
             service,
-            state,
             parent: parent.map(|id| id.parse().unwrap()),
-            repo_url: None,
-            created: Timestamp::from_millisecond(1),
-            started: None,
-            ended: Some(Timestamp::from_millisecond(2)),
+            ended: Some(Timestamp::from_millisecond(2000)),
             code: Some(Code::Diverged),
             error: Some("both\nmoved".into()),
+            ..workflow("019aa001-0000-7000-8000-0123456789ab", state)
         };
         let parent = Some("019aa001-0000-7000-8000-0123456789aa");
-        let heard = Heard {
+        let report = GatewayReport {
             counts: vec![(Service::Workflow, [1, 2, 3]), (Service::Pull, [0, 0, 0])],
             jobs: vec![
                 job(Service::Workflow, JobState::Failed, None),
@@ -140,13 +128,14 @@ mod tests {
                 job(Service::Pull, JobState::Failed, parent),
             ],
             running: vec![],
-            whole: false,
+            has_all_jobs: false,
             notes: vec![],
         };
         let row = |name: &str| ServiceRow { service: name.into(), ..ServiceRow::default() };
-        let mut rows = [row("gateway"), row("workflow-api"), row("github-pull-api")];
-        let mut failures = vec![];
-        heard.add_to(&mut rows, &mut failures);
+        let services = ["gateway", "workflow-api", "github-pull-api"].map(row).to_vec();
+        let mut all = Rows { services, ..Rows::default() };
+        report.add_to(&mut all);
+        let (rows, failures) = (all.services, all.failures);
         assert_eq!(rows[0], row("gateway"));
         let count = |count| Some(Count { count, exact: Exactness::AtLeast });
         assert_eq!((rows[1].jobs, rows[1].jobs_failed), (count(2), count(1)));

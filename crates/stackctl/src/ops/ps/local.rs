@@ -1,4 +1,4 @@
-//! A local stack as rows: what `up` says of its slots, and `/proc` of its processes.
+//! A local stack as rows: what `up` says about its slots, and `/proc` about their processes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,17 +11,15 @@ use contract::{JobId, JobView};
 use procfs::process::Stat;
 use serde::Deserialize;
 use supervisor::{Part, SlotState, SlotView, StackView};
+use transcript::one_line;
 
-use super::{
-    snapshot::{Count, Exactness, Failure, ReplicaRow, ServiceRow},
-    swarm::Rows,
-};
-use crate::client::{ids, one_line};
+use super::snapshot::{Count, Exactness, Failure, ReplicaRow, Rows, ServiceRow};
+use crate::client::ids;
 
 /// Over how long CPU is measured.
 const MEASURE: Duration = Duration::from_millis(300);
 
-/// What a process and all below it use.
+/// What a process and its descendants use.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Use {
     ticks: u64,
@@ -58,7 +56,7 @@ fn look(pids: &[i32]) -> procfs::ProcResult<HashMap<i32, Use>> {
     Ok(pids.iter().filter_map(|pid| Some((*pid, tree(&all, *pid)?))).collect())
 }
 
-/// Of a process and all below it; `None` if it is gone, as one is that has done its job.
+/// What a process and its descendants use, or `None` if it has ended.
 fn tree(all: &[Stat], root: i32) -> Option<Use> {
     let mut children: HashMap<i32, Vec<&Stat>> = HashMap::new();
     for process in all {
@@ -67,11 +65,11 @@ fn tree(all: &[Stat], root: i32) -> Option<Use> {
     let mut sum = Use::default();
     let mut waiting: Vec<&Stat> = vec![all.iter().find(|it| it.pid == root)?];
     while let Some(process) = waiting.pop() {
-        // With those of children it has waited for: an agent's tools end all the time.
+        // Including the children it has waited for: an agent's tools end all the time.
         let of_ended = u64::try_from(process.cutime + process.cstime).unwrap_or_default();
         sum.ticks += process.utime + process.stime + of_ended;
         sum.memory += process.rss.saturating_mul(procfs::page_size());
-        // Each once, should a pid that is used again while this looks make a circle.
+        // Each once: a process ID that is reused meanwhile could close a circle.
         let below = children.remove(&process.pid).into_iter().flatten();
         waiting.extend(below.filter(|it| it.pid != root));
     }
@@ -184,6 +182,7 @@ mod tests {
     use supervisor::FailureView;
 
     use super::*;
+    use crate::fixtures::workflow;
 
     fn own() -> Stat {
         procfs::process::Process::myself().unwrap().stat().unwrap()
@@ -197,7 +196,7 @@ mod tests {
             (process.pid, process.ppid) = (pid, ppid);
             process
         };
-        // 4 and 5 are a circle, as a pid that is used again could make one.
+        // 4 and 5 are a circle, as a reused process ID could make one.
         let all = [process(1, 0), process(2, 1), process(3, 2), process(4, 5), process(5, 4)];
         let one = stat.rss * procfs::page_size();
         let of = |root| tree(&all, root).map(|used| used.memory);
@@ -245,20 +244,15 @@ mod tests {
                 },
             ],
         };
-        let job: JobId = "019aa001-0000-7000-8000-0123456789ab".parse().unwrap();
-        let claims = BTreeMap::from([(replicas[0].to_string(), job)]);
+        const JOB: &str = "019aa001-0000-7000-8000-0123456789ab";
+        let claims = BTreeMap::from([(replicas[0].to_string(), JOB.parse().unwrap())]);
         let used = HashMap::from([(2, (12.5, 4096))]);
         let running = JobView {
-            job_id: job,
             service: Service::Claude,
-            state: JobState::Running,
             parent: Some("019aa001-0000-7000-8000-0123456789aa".parse().unwrap()),
             repo_url: Some("https://github.com/user/repo.git".into()),
-            created: Timestamp::from_millisecond(6),
             started: Some(Timestamp::from_millisecond(7)),
-            ended: None,
-            code: None,
-            error: None,
+            ..workflow(JOB, JobState::Running)
         };
         let rows = rows(&status, &used, &claims, &[running]);
         let states: Vec<_> = rows.replicas.iter().map(|row| &*row.state).collect();

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use contract::Timestamp;
 use serde::Serialize;
 
+use crate::ops::parts;
+
 /// How many failures are shown.
 pub(crate) const FAILURES: usize = 5;
 
@@ -12,14 +14,14 @@ pub(crate) const FAILURES: usize = 5;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Snapshot {
-    /// In words: which stack this is.
+    /// Which stack this is, in words.
     pub(crate) target: String,
     pub(crate) at: Timestamp,
     pub(crate) services: Vec<ServiceRow>,
     pub(crate) replicas: Vec<ReplicaRow>,
     /// The newest first.
     pub(crate) failures: Vec<Failure>,
-    /// What could not be found out, and why.
+    /// What is unknown, and why.
     pub(crate) notes: Vec<String>,
 }
 
@@ -30,20 +32,20 @@ pub(crate) struct ServiceRow {
     pub(crate) service: String,
     /// How many replicas it is to have.
     pub(crate) wanted: u64,
-    /// How many there are, by state.
+    /// How many replicas there are, by state.
     pub(crate) states: BTreeMap<String, usize>,
-    /// As its gateway says.
+    /// According to the gateway, as are the next two.
     pub(crate) idle: Option<usize>,
     pub(crate) busy: Option<usize>,
     pub(crate) queued: Option<usize>,
-    /// Of all replicas whose numbers can be had: 100 is one core.
+    /// Of all replicas for which it is known; 100 is one core.
     pub(crate) cpu_percent: Option<f64>,
     pub(crate) memory_bytes: Option<u64>,
     /// In the last hour.
     pub(crate) jobs: Option<Count>,
     pub(crate) jobs_failed: Option<Count>,
     pub(crate) restarts: Option<Count>,
-    /// A rolling update that is on its way or has stopped.
+    /// A rolling update that is going on or has stopped.
     pub(crate) update: Option<String>,
 }
 
@@ -54,12 +56,12 @@ pub(crate) struct Count {
     pub(crate) exact: Exactness,
 }
 
-/// What a count is worth.
+/// How exact a count is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Exactness {
     Exact,
-    /// Reckoned from what is remembered.
+    /// Estimated.
     About,
     /// There may be more.
     AtLeast,
@@ -72,7 +74,7 @@ pub(crate) struct ReplicaRow {
     pub(crate) service: String,
     pub(crate) slot: u64,
     pub(crate) state: String,
-    /// Since when it is in this state.
+    /// How long it has been in this state.
     pub(crate) since: Option<Timestamp>,
     pub(crate) node: Option<String>,
     pub(crate) cpu_percent: Option<f64>,
@@ -92,27 +94,36 @@ pub(crate) struct Failure {
     pub(crate) what: String,
 }
 
+/// What runs, as one source knows it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Rows {
+    pub(crate) services: Vec<ServiceRow>,
+    pub(crate) replicas: Vec<ReplicaRow>,
+    pub(crate) failures: Vec<Failure>,
+}
+
 impl Snapshot {
-    /// Fills in what follows from the replicas, and brings all into order.
-    pub(crate) fn complete(mut self) -> Self {
-        self.services
-            .sort_by_key(|row| (crate::ops::parts::order(&row.service), row.service.clone()));
-        let order = |row: &ReplicaRow| {
-            (crate::ops::parts::order(&row.service), row.service.clone(), row.slot)
-        };
-        self.replicas.sort_by_key(order);
-        for service in &mut self.services {
-            let replicas = || self.replicas.iter().filter(|row| row.service == service.service);
+    /// Adds up the replicas of each service, and sorts everything.
+    pub(crate) fn new(target: String, at: Timestamp, rows: Rows, notes: Vec<String>) -> Self {
+        let Rows { mut services, mut replicas, mut failures } = rows;
+        services.sort_by_key(|row| (parts::order(&row.service), row.service.clone()));
+        replicas.sort_by_key(|row| (parts::order(&row.service), row.service.clone(), row.slot));
+        for service in &mut services {
+            let replicas = || replicas.iter().filter(|row| row.service == service.service);
             for replica in replicas() {
                 *service.states.entry(replica.state.clone()).or_default() += 1;
             }
-            let cpu: Vec<f64> = replicas().filter_map(|row| row.cpu_percent).collect();
-            let memory: Vec<u64> = replicas().filter_map(|row| row.memory_bytes).collect();
-            service.cpu_percent = (!cpu.is_empty()).then(|| cpu.iter().sum());
-            service.memory_bytes = (!memory.is_empty()).then(|| memory.iter().sum());
+            service.cpu_percent = sum(replicas().map(|row| row.cpu_percent));
+            service.memory_bytes = sum(replicas().map(|row| row.memory_bytes));
         }
-        self.failures.sort_by_key(|failure| std::cmp::Reverse(failure.at));
-        self.failures.truncate(FAILURES);
-        self
+        failures.sort_by_key(|failure| std::cmp::Reverse(failure.at));
+        failures.truncate(FAILURES);
+        Self { target, at, services, replicas, failures, notes }
     }
+}
+
+/// The sum of what is known, if anything is.
+fn sum<T: std::iter::Sum>(values: impl Iterator<Item = Option<T>>) -> Option<T> {
+    let mut known = values.flatten().peekable();
+    known.peek().is_some().then(|| known.sum())
 }

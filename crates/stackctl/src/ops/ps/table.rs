@@ -4,14 +4,12 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use anstyle::{AnsiColor, Style};
 use contract::Timestamp;
+use transcript::{between, one_line};
 
 use super::snapshot::{Count, Exactness, Failure, ReplicaRow, ServiceRow, Snapshot};
-use crate::client::{
-    between, one_line,
-    table::{
-        Column::{self, Elastic, Number, Text},
-        lines,
-    },
+use crate::client::table::{
+    Column::{self, Elastic, Number, Text},
+    lines,
 };
 
 const SERVICES: [(&str, Column); 11] = [
@@ -40,7 +38,7 @@ const REPLICAS: [(&str, Column); 8] = [
 const FAILURES: [(&str, Column); 3] =
     [("LAST FAILURE OF", Text), ("AGO", Number), ("WHAT", Elastic)];
 
-/// Draws it, in lines of at most `width` cells. The stream takes the styles out where they are not seen.
+/// The snapshot as lines of at most `width` cells. A stream that is not a terminal removes the styles.
 pub(crate) fn draw(snapshot: &Snapshot, width: Option<u16>) -> String {
     let (bold, dim) = (Style::new().bold(), Style::new().dimmed());
     let mut text = format!("{bold}{}{bold:#}\n\n", capital(&snapshot.target));
@@ -74,15 +72,11 @@ fn add(
     rows: impl Iterator<Item = (Style, Vec<String>)>,
     width: Option<u16>,
 ) {
-    let (styles, rows): (Vec<Style>, Vec<Vec<String>>) = rows.unzip();
-    if rows.is_empty() {
-        return;
+    let lines = lines(columns, rows, width);
+    if lines.len() > 1 {
+        text.push_str(&lines.join("\n"));
+        text.push_str("\n\n");
     }
-    let styles = std::iter::once(Style::new().bold()).chain(styles);
-    for (line, style) in lines(columns, rows, width).into_iter().zip(styles) {
-        let _ = writeln!(text, "{style}{line}{style:#}");
-    }
-    text.push('\n');
 }
 
 fn working(row: &ServiceRow) -> usize {

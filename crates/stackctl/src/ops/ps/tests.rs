@@ -1,76 +1,57 @@
-//! From what an engine says to what is shown.
+//! From rows to what is shown.
 
-use contract::Timestamp;
 use serde_json::json;
 
-use super::{snapshot::*, swarm::*, table};
-
-/// The engine's objects, by their JSON as it sends them.
-fn said() -> Said {
-    let service = |id: &str, name: &str, replicas: i64, more: serde_json::Value| {
-        let mut service = json!({
-            "ID": id, "Spec": {"Name": format!("s_{name}"), "Mode": {"Replicated": {"Replicas": replicas}}},
-        });
-        service.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        (name.to_owned(), serde_json::from_value(service).unwrap())
-    };
-    let task = |service: &str,
-                slot: u64,
-                created: &str,
-                state: &str,
-                desired: &str,
-                more: serde_json::Value| {
-        let mut status = json!({"Timestamp": created, "State": state});
-        status.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        serde_json::from_value(json!({
-            "ID": format!("{service}{slot}{created}"), "ServiceID": service, "Slot": slot, "NodeID": "n1",
-            "CreatedAt": created, "DesiredState": desired, "Status": status,
-        }))
-        .unwrap()
-    };
-    let container = |id: &str| json!({"ContainerStatus": {"ContainerID": id, "PID": 7}});
-    Said {
-        services: vec![
-            service("w", "workflow-api", 3, json!({"UpdateStatus": {"State": "paused", "Message": "update paused"}})),
-            service("g", "gateway", 1, json!({"UpdateStatus": {"State": "completed"}})),
-        ],
-        tasks: vec![
-            task("g", 1, "2026-01-01T10:00:00.123456789Z", "running", "running", container("c1")),
-            task("w", 1, "2026-01-01T11:59:00Z", "running", "running", container("c2")),
-            task("w", 1, "2026-01-01T11:58:00Z", "complete", "shutdown", json!({})),
-            task("w", 1, "2026-01-01T11:57:00Z", "failed", "shutdown",
-                json!({"Err": "task: non-zero exit (70)", "ContainerStatus": {"ExitCode": 70}})),
-            task("w", 2, "2026-01-01T11:59:50Z", "starting", "running", container("c4")),
-            task("w", 3, "2026-01-01T11:00:00Z", "pending", "running", json!({"Err": "no suitable node"})),
-            task("w", 4, "2026-01-01T09:00:00Z", "running", "shutdown", container("c5")),
-        ],
-        nodes: vec![serde_json::from_value(json!({"ID": "n1", "Description": {"Hostname": "alpha"}})).unwrap()],
-        stats: [(
-            "c2".to_owned(),
-            serde_json::from_value(json!({
-                "cpu_stats": {"cpu_usage": {"total_usage": 2_500_000_000_u64}, "system_cpu_usage": 20_000_000_000_u64, "online_cpus": 2},
-                "precpu_stats": {"cpu_usage": {"total_usage": 2_000_000_000_u64}, "system_cpu_usage": 18_000_000_000_u64},
-                "memory_stats": {"usage": 5_242_880, "stats": {"inactive_file": 1_048_576}},
-            }))
-            .unwrap(),
-        )]
-        .into(),
-        history_limit: 2,
-    }
-}
+use super::{
+    snapshot::{Count, Exactness, Failure, ReplicaRow, Rows, ServiceRow, Snapshot},
+    table,
+};
 
 fn snapshot() -> Snapshot {
-    let now = super::swarm::time(Some("2026-01-01T12:00:00Z")).unwrap();
-    let rows = rows(&said(), now);
-    Snapshot {
-        target: "the stack 's' on the Swarm at unix:///var/run/docker.sock".into(),
-        at: now,
-        services: rows.services,
-        replicas: rows.replicas,
-        failures: rows.failures,
-        notes: vec!["the gateway publishes no ports here; name its address with --url".into()],
-    }
-    .complete()
+    let time = |text: &str| serde_json::from_value(json!(format!("2026-01-01T{text}Z"))).unwrap();
+    let service = |service: &str, wanted, count, exact| ServiceRow {
+        service: service.into(),
+        wanted,
+        restarts: Some(Count { count, exact }),
+        ..ServiceRow::default()
+    };
+    let replica = |service: &str, slot, state: &str, since| ReplicaRow {
+        service: service.into(),
+        slot,
+        state: state.into(),
+        since: Some(time(since)),
+        node: Some("alpha".into()),
+        cpu_percent: None,
+        memory_bytes: None,
+        job: None,
+        work: None,
+    };
+    let failure = |slot: u8, at, what: &str| Failure {
+        at: time(at),
+        of: format!("workflow-api.{slot}"),
+        what: what.into(),
+    };
+    let mut workflow = service("workflow-api", 3, 40, Exactness::About);
+    workflow.update = Some("paused: update paused".into());
+    let mut busy = replica("workflow-api", 1, "running", "11:59:00");
+    (busy.cpu_percent, busy.memory_bytes) = (Some(50.0), Some(4_194_304));
+    let rows = Rows {
+        services: vec![workflow, service("gateway", 1, 0, Exactness::Exact)],
+        replicas: vec![
+            replica("workflow-api", 2, "starting", "11:59:50"),
+            busy,
+            replica("workflow-api", 3, "pending", "11:00:00"),
+            replica("workflow-api", 4, "leaving", "09:00:00"),
+            replica("gateway", 1, "running", "10:00:00"),
+        ],
+        failures: vec![
+            failure(3, "11:00:00", "no suitable node"),
+            failure(1, "11:57:00", "task: non-zero exit (70)"),
+        ],
+    };
+    let target = "the stack 's' on the Swarm at unix:///var/run/docker.sock".into();
+    let note = "the Swarm does not publish the gateway's ports; name its address with --url";
+    Snapshot::new(target, time("12:00:00"), rows, vec![note.into()])
 }
 
 #[test]
@@ -102,24 +83,7 @@ fn what_a_program_sees() {
     let workflow = snapshot.services.iter().find(|row| row.service == "workflow-api").unwrap();
     let json = serde_json::to_value(workflow).unwrap();
     assert_eq!(json["states"], json!({"running": 1, "starting": 1, "pending": 1, "leaving": 1}));
-    assert_eq!(json["wanted"], 3);
-    assert_eq!(json["cpuPercent"], 50.0);
-    assert_eq!(json["memoryBytes"], 4_194_304);
-    assert_eq!(json["update"], "paused: update paused");
-    // Two restarts of slot 1 in three minutes; its history is cut, so that is forty an hour.
+    assert_eq!((&json["cpuPercent"], &json["memoryBytes"]), (&json!(50.0), &json!(4_194_304)));
     assert_eq!(json["restarts"], json!({"count": 40, "exact": "about"}));
     assert!(json["idle"].is_null());
-}
-
-/// An engine may leave anything out.
-#[test]
-fn an_engine_that_says_little() {
-    let empty = Said {
-        services: vec![(String::new(), bollard::models::Service::default())],
-        tasks: vec![bollard::models::Task::default()],
-        ..Said::default()
-    };
-    let rows = rows(&empty, Timestamp::now());
-    assert_eq!(rows.services.len(), 1);
-    assert!(rows.replicas.is_empty() && rows.failures.is_empty());
 }

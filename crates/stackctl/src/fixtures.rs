@@ -1,0 +1,19 @@
+//! What several tests need.
+
+use contract::{JobState, JobView, Service, Timestamp};
+
+/// A workflow of that ID, created a second after the epoch, of which nothing else is known.
+pub(crate) fn workflow(id: &str, state: JobState) -> JobView {
+    JobView {
+        job_id: id.parse().unwrap(),
+        service: Service::Workflow,
+        state,
+        parent: None,
+        repo_url: None,
+        created: Timestamp::from_millisecond(1000),
+        started: None,
+        ended: None,
+        code: None,
+        error: None,
+    }
+}
