@@ -121,7 +121,7 @@ impl Agent {
         lines.text(text, self.partial()).iter().for_each(print);
     }
 
-    /// Emits a tool call. Returns its id.
+    /// Emits a tool call. Returns its ID.
     pub fn use_tool(&self, name: &str, input: &Value) -> String {
         let mut lines = self.lines();
         let (messages, id) = lines.tool_use(name, input, self.partial());

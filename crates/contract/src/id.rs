@@ -12,7 +12,7 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new id.
+            /// A new ID.
             #[must_use]
             #[expect(clippy::new_without_default, reason = "two calls give two values")]
             pub fn new() -> Self {

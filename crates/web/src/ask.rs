@@ -94,10 +94,10 @@ pub enum AskError {
     /// There was no connection, so the request has certainly not arrived.
     #[error("connect to {0}")]
     Connect(String, #[source] io::Error),
-    /// The connection broke before the head of an answer came. The request may have arrived.
+    /// The connection broke before the head of a response came. The request may have arrived.
     #[error("read the response of {0}")]
     Broken(String, #[source] hyper::Error),
-    /// The answer's body is incomplete.
+    /// The response's body is incomplete.
     #[error("read the body of the response")]
     Body(#[source] hyper::Error),
     /// The response's body is longer than expected.
@@ -135,7 +135,7 @@ impl Drop for ConnectionTask {
     }
 }
 
-/// Sends one request and waits for the head of the answer. `connect_within` limits only the time to connect: a replica that
+/// Sends one request and waits for the head of the response. `connect_within` limits only the time to connect: a replica that
 /// was killed may leave an address that does not answer at all.
 ///
 /// # Errors

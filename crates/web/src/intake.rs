@@ -16,7 +16,7 @@ const DRAIN_LIMIT: usize = 16 << 20;
 /// How many characters of an unsupported encoding's name an error repeats.
 const SHOWN_ENCODING: usize = 32;
 
-/// Whether the events of a stream carry ids.
+/// Whether the events of a stream carry IDs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ids {
     /// There is an `id:` line before each `data:` line.
@@ -86,10 +86,10 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<u64, RequestError> {
     }
 }
 
-/// The job id in a header, if present.
+/// The job ID in a header, if present.
 ///
 /// # Errors
-/// If its value is not a job id.
+/// If its value is not a job ID.
 pub fn job_id(headers: &HeaderMap, name: &'static str) -> Result<Option<JobId>, RequestError> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or_else(|| {
@@ -174,8 +174,8 @@ fn too_large(limit: usize) -> RequestError {
     RequestError::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"))
 }
 
-/// Reads and discards the rest of a body while the answer is sent. Otherwise a caller that sends its whole body before it
-/// reads would get a reset instead of the answer. Ends with the connection or at one of the limits.
+/// Reads and discards the rest of a body while the response is sent. Otherwise a caller that sends its whole body before it
+/// reads would get a reset instead of the response. Ends with the connection or at one of the limits.
 fn discard<B>(mut body: Pin<Box<B>>)
 where
     B: hyper::body::Body<Data = Bytes> + Send + 'static,

@@ -1,6 +1,6 @@
 //! The caller's end of a connection.
 //!
-//! Many clients close their sending side after the request and still read the answer (`nc -N`, some SDKs). Others close the
+//! Many clients close their sending side after the request and still read the response (`nc -N`, some SDKs). Others close the
 //! whole socket. Both look the same here, an end of file, until something is sent: a closed socket answers with a reset. So
 //! hyper serves half-closed connections, and a stream watches its [`Peer`] for the end of file and for the reset.
 
@@ -31,10 +31,10 @@ impl Peer {
 
     /// Waits until the caller has closed its sending side or the whole connection. Only a write can tell which.
     pub(crate) async fn closes_its_side(&self) {
-        // This takes nothing from hyper, which reads nothing while it writes an answer.
+        // This takes nothing from hyper, which reads nothing while it writes a response.
         match self.0.peek(&mut [0]).await {
             Ok(0) | Err(_) => {}
-            // The caller has sent its next request already, so it still wants this answer.
+            // The caller has sent its next request already, so it still wants this response.
             Ok(_) => std::future::pending().await,
         }
     }

@@ -56,7 +56,7 @@ pub fn bind(address: SocketAddr) -> io::Result<Listener> {
     Ok(Listener { listener, address })
 }
 
-/// Makes a service of a function from a request to its answer.
+/// Makes a service of a function from a request to its response.
 pub fn handler<H, F>(
     handler: H,
 ) -> impl Service<

@@ -1,4 +1,4 @@
-//! Callers that close their sending side and still read the answer, and callers that are gone.
+//! Callers that close their sending side and still read the response, and callers that are gone.
 
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 

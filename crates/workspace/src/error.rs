@@ -38,7 +38,7 @@ pub enum Error {
         /// What is wrong with its record.
         source: Box<Self>,
     },
-    /// An event id that does not exist in this journal.
+    /// An event ID that does not exist in this journal.
     #[error("this job has no event with the id {0}")]
     UnknownEvent(u64),
 }

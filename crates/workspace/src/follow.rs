@@ -20,7 +20,7 @@ const SHORT_JOURNAL: Duration = Duration::from_secs(30);
 /// A reader's position in a job's stream of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// After the event of this id; 0 is the beginning.
+    /// After the event of this ID; 0 is the beginning.
     After(u64),
     /// After the terminal event: there is nothing more.
     Ended,
@@ -29,7 +29,7 @@ pub enum Position {
 /// An event read from the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalEntry {
-    /// The offset of its end in the journal. The terminal event's id is that of the previous event plus one.
+    /// The offset of its end in the journal. The terminal event's ID is that of the previous event plus one.
     pub id: u64,
     /// The event: one JSON object without a line break.
     pub json: Bytes,
@@ -50,7 +50,7 @@ struct Follower {
     searched: usize,
 }
 
-/// The events of `job` after the id `after` (0: all of them), up to the terminal event. You can call this at any
+/// The events of `job` after the ID `after` (0: all of them), up to the terminal event. You can call this at any
 /// time, even before the job starts: no event is lost or repeated.
 ///
 /// If the job's process is dead, this ends the job, so the stream always ends. If the journal is shorter than it was

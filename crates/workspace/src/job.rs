@@ -28,7 +28,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// The job with this id; `None` if there is none.
+    /// The job with this ID; `None` if there is none.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -39,7 +39,7 @@ impl Job {
         Ok(exists.then_some(job))
     }
 
-    /// The ids of all jobs, oldest first.
+    /// The IDs of all jobs, oldest first.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -49,7 +49,7 @@ impl Job {
         Ok(ids)
     }
 
-    /// The job's id.
+    /// The job's ID.
     #[must_use]
     pub fn id(&self) -> JobId {
         self.id

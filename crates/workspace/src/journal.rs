@@ -32,7 +32,7 @@ impl Journal {
         Ok(Self { file, path, length: 0 })
     }
 
-    /// Appends an event and returns its id, the offset of its end.
+    /// Appends an event and returns its ID, the offset of its end.
     ///
     /// A partial write is undone, so the journal ends with a complete line.
     pub(crate) fn append(&mut self, event: &EventLine) -> Result<u64> {

@@ -250,7 +250,7 @@ impl Workspace {
     }
 }
 
-/// The names in `directory` that are ids. Others are ignored.
+/// The names in `directory` that are IDs. Others are ignored.
 pub(crate) fn parsed_names<T: FromStr>(directory: &Path) -> Result<Vec<T>> {
     let error = || Error::io("list", directory);
     let mut names = Vec::new();

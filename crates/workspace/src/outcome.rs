@@ -41,7 +41,7 @@ impl Outcome {
         Self { event, journal_length, state, code, error, ended: Timestamp::now() }
     }
 
-    /// The id of the terminal event: that of the last event in the journal plus one.
+    /// The ID of the terminal event: that of the last event in the journal plus one.
     #[must_use]
     pub fn event_id(&self) -> u64 {
         self.journal_length.saturating_add(1)

@@ -140,7 +140,7 @@ impl JobRecord {
 
     /// Whether `other` records the same request.
     pub(crate) fn is_same_request(&self, other: &Self) -> bool {
-        // Earlier versions wrote no digest; then the id must be sufficient.
+        // Earlier versions wrote no digest; then the ID must be sufficient.
         let is_same_body = match (&self.request.digest, &other.request.digest) {
             (Some(known), Some(new)) => known == new,
             _ => true,

@@ -21,7 +21,7 @@ pub struct ReplicaEntry {
     pub id: ReplicaId,
     /// The address at which it accepts its job.
     pub address: SocketAddr,
-    /// Its process id, in its own PID namespace.
+    /// Its process ID, in its own PID namespace.
     pub pid: u32,
     /// When it became ready.
     pub ready: Timestamp,

@@ -82,7 +82,7 @@ impl Session {
         Ok(lock.into())
     }
 
-    /// The session with this id; `None` if there is none.
+    /// The session with this ID; `None` if there is none.
     ///
     /// # Errors
     /// [`Error::SessionDamaged`] if its record is damaged, or another if the volume cannot be read.
@@ -150,7 +150,7 @@ impl Session {
         fs::remove_dir_all(&scratch).map_err(Error::io("remove", scratch))
     }
 
-    /// The session's id.
+    /// The session's ID.
     #[must_use]
     pub fn id(&self) -> SessionId {
         self.id

@@ -15,7 +15,7 @@ use crate::{
 /// `claim`: who claimed a job, and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// The id of a replica, or the name of a service that only ended the job.
+    /// The ID of a replica, or the name of a service that only ended the job.
     pub by: String,
     /// When.
     pub at: Timestamp,
@@ -183,7 +183,7 @@ impl ClaimedJob {
         &self.job
     }
 
-    /// Appends an event and returns its id. All followers of the journal see it.
+    /// Appends an event and returns its ID. All followers of the journal see it.
     ///
     /// # Errors
     /// If the volume cannot be written. The event is then not in the journal.

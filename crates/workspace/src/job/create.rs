@@ -30,7 +30,7 @@ pub enum CreateError {
     /// Its parent is not a running workflow.
     #[error("the parent is not a running workflow")]
     ParentEnded,
-    /// The id belongs to the job of another request.
+    /// The ID belongs to the job of another request.
     #[error("the id belongs to another request")]
     AnotherRequest,
     /// The volume cannot be used.
