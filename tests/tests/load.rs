@@ -7,7 +7,7 @@ use contract::Service;
 use serde_json::{Value, json};
 use stack_client::{
     Api, StackUrl,
-    load::{Load, OutcomeCount, Run},
+    load::{Load, OutcomeCount, RunningLoad},
 };
 use testkit::{AgentScript, GitServer, Stack};
 
@@ -36,7 +36,7 @@ async fn two_hundred_callers_at_once() {
             json!({"repoUrl": repo, "prompt": script.prompt()})
         }),
     };
-    let results = tokio::time::timeout(PATIENCE, Run::start(&load).finish()).await.unwrap();
+    let results = tokio::time::timeout(PATIENCE, RunningLoad::start(&load).finish()).await.unwrap();
     let complete =
         OutcomeCount { label: "workflow_complete".into(), complete: true, count: CALLERS };
     assert_eq!((&results.outcomes, &results.troubles), (&vec![complete], &vec![]));

@@ -26,7 +26,7 @@ const YOUNG: Duration = Duration::from_secs(15);
 pub struct Probe {
     /// The variable that holds the port, such as `PORT`.
     pub port_variable: &'static str,
-    /// The port if the variable is not set.
+    /// The port to use if the variable is not set.
     pub default_port: u16,
     /// What a closed port means.
     pub closed: Closed,

@@ -94,13 +94,10 @@ impl Site<'_> {
         loop {
             monitor.check_stop()?;
             // Before anything is asked of the network: a target that cannot be used fails at once.
-            let extent = checkout::look(target, repo)?.extent(asked);
+            let found = checkout::look(git, target, repo)?;
+            let extent = found.extent(asked);
             let mirror =
                 Mirror::fetch(git, &transport, &work.workspace, staging, extent, freshness)?;
-            let found = checkout::look(target, repo)?;
-            if found.extent(asked) != extent {
-                continue;
-            }
             let result = match &found {
                 Found::Nothing | Found::EmptyDirectory => {
                     self.create(mirror, &transport, branch, target, level)
@@ -162,7 +159,8 @@ impl Site<'_> {
         if !self.work.request.options.submodules {
             return Ok(());
         }
-        let Found::Checkout(existing) = checkout::look(target, repo)? else { return Ok(()) };
+        let found = checkout::look(&self.git, target, repo)?;
+        let Found::Checkout(existing) = found else { return Ok(()) };
         let Some(id) = ObjectId::parse(done.commit.as_bytes()) else { return Ok(()) };
         let policy = &self.work.config.policy;
         let (git, staging) = (&self.git, &self.staging);

@@ -289,7 +289,7 @@ impl Contact {
         !std::mem::replace(&mut self.away, true)
     }
 
-    /// Waits before the next attempt. Returns false if the time for attempts is over.
+    /// Waits before the next attempt. Returns false if there is no time left for one.
     async fn pause(&mut self) -> bool {
         if self.last.elapsed() >= self.patience {
             return false;

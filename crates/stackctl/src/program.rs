@@ -19,13 +19,17 @@ pub(crate) fn name() -> &'static str {
     if cfg!(test) { NAME } else { CALLED.get_or_init(find) }
 }
 
-/// The same command line, with this program's name in its examples.
+/// The same command line, with this program's name in its usage and in its examples.
 pub(crate) fn with_name(command: Command) -> Command {
-    let named = |text: Option<&StyledStr>| {
-        text.map(|text| text.to_string().replace(&format!("  {NAME} "), &format!("  {} ", name())))
-    };
-    let help = named(command.get_after_help()).unwrap_or_default();
-    command.after_help(help).mut_subcommands(with_name)
+    with_name_in_examples(command, name()).bin_name(name())
+}
+
+fn with_name_in_examples(command: Command, name: &str) -> Command {
+    // A space before and after it, so that file names and other words stay.
+    let named =
+        |text: &StyledStr| text.to_string().replace(&format!(" {NAME} "), &format!(" {name} "));
+    let help = command.get_after_help().map(named).unwrap_or_default();
+    command.after_help(help).mut_subcommands(|command| with_name_in_examples(command, name))
 }
 
 fn find() -> String {
@@ -68,6 +72,8 @@ pub(crate) fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
@@ -76,6 +82,19 @@ mod tests {
         assert_eq!(quoted("a b"), "'a b'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn examples_work_where_they_are_copied() {
+        let command = with_name_in_examples(crate::cli::Cli::command(), "cargo stack");
+        for command in command.get_subcommands().chain([&command]) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = help.lines().filter(|line| line.starts_with("  "));
+            let is_ours = |line: &&str| !line.contains("curl") && !line.starts_with("    ");
+            for line in examples.filter(is_ours) {
+                assert!(line.contains(" cargo stack ") && !line.contains(" stackctl "), "{line}");
+            }
+        }
     }
 
     #[test]

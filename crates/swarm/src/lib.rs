@@ -16,6 +16,6 @@ mod view;
 pub use engine::version;
 pub use error::Error;
 pub use logs::{LogItem, LogLine, LogQuery, Tail};
-pub use scaling::{Progress, Scaling};
+pub use scaling::{ScaleProgress, Scaling};
 pub use stack::{Service, Stack};
 pub use view::{Failure, ReplicaView, Restarts, ServiceView, View};

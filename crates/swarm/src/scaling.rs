@@ -17,7 +17,7 @@ pub struct Scaling {
 
 /// How far a service has got.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct ScaleProgress {
     /// How many replicas have been running.
     pub running: usize,
     /// How many there are beyond those that were asked for.
@@ -34,7 +34,7 @@ impl Scaling {
     }
 
     /// Takes note of the tasks of the service.
-    pub(crate) fn look(&mut self, tasks: &[&Task]) -> Progress {
+    pub(crate) fn look(&mut self, tasks: &[&Task]) -> ScaleProgress {
         let runs = |task: &Task| state(task) == Some(TaskState::RUNNING);
         let wanted = || tasks.iter().filter(|task| is_wanted(task));
         let slots: BTreeSet<u64> = wanted().map(|task| slot(task)).collect();
@@ -43,7 +43,7 @@ impl Scaling {
             tasks.iter().filter(|task| is_present(task) && !slots.contains(&slot(task))).count();
         let mut waiting = wanted().filter(|task| !runs(task));
         let stuck = waiting.find_map(|task| task.status.as_ref()?.err.as_deref());
-        Progress {
+        ScaleProgress {
             running: self.seen.intersection(&slots).count(),
             surplus: slots.len().saturating_sub(self.replicas),
             leaving,

@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use transcript::one_line;
 
 use crate::{
-    Error, Progress, Scaling, View,
+    Error, ScaleProgress, Scaling, View,
     engine::Engine,
     task,
     view::{Answers, view},
@@ -132,7 +132,7 @@ impl Stack {
     ///
     /// # Errors
     /// If the engine refuses to say.
-    pub async fn look(&self, scalings: &mut [Scaling]) -> Result<Vec<Progress>, Error> {
+    pub async fn look(&self, scalings: &mut [Scaling]) -> Result<Vec<ScaleProgress>, Error> {
         let tasks = self.tasks().await?;
         let progress = |scaling: &mut Scaling| {
             let of_service = |task: &&Task| task.service_id.as_ref() == Some(&scaling.service);

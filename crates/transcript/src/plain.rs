@@ -14,12 +14,12 @@ const INTERVAL: i64 = 10_000;
 #[derive(Debug, Default)]
 pub struct Plain {
     waiting: Option<String>,
-    last: Option<Stage>,
+    last: Option<LastStage>,
 }
 
 /// The last stage of a transfer.
 #[derive(Debug)]
-struct Stage {
+struct LastStage {
     name: String,
     /// When the last line was printed for it, or else when it began.
     at: Option<Timestamp>,
@@ -61,7 +61,7 @@ impl Plain {
         };
         let has_ended = is_whole || last.as_ref().is_some_and(|stage| stage.has_ended);
         let at = if due { transfer.at } else { last.map_or(transfer.at, |stage| stage.at) };
-        self.last = Some(Stage { name: transfer.stage.clone(), at, has_ended });
+        self.last = Some(LastStage { name: transfer.stage.clone(), at, has_ended });
         due
     }
 }

@@ -12,7 +12,8 @@ use testkit::{CommandOutput, RunningCommand, scripted_agent};
 
 use crate::support::Home;
 
-/// With all that agents need and any free ports, but for what `more` and the environment say.
+/// Runs the doctor with everything that agents need and any free ports, except for what `more` and the environment
+/// say.
 async fn doctor(home: &Home, more: &[&str], environment: &[(&str, &str)]) -> CommandOutput {
     let mut arguments = vec!["doctor"];
     for flag in ["--port-workflow", "--port-pull", "--port-claude"] {
@@ -42,7 +43,7 @@ async fn a_machine_that_has_everything() {
 }
 
 #[tokio::test]
-async fn a_machine_that_lacks_something() {
+async fn a_machine_that_misses_something() {
     let home = Home::new();
     let said = home.ran(&["doctor"]).await;
     assert_eq!(said.code, 1, "{said:?}");
@@ -52,7 +53,7 @@ async fn a_machine_that_lacks_something() {
 }
 
 #[tokio::test]
-async fn each_lack_is_named_to_programs_too() {
+async fn each_problem_is_named_for_programs_too() {
     let home = Home::new();
     let holder = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = holder.local_addr().unwrap().port().to_string();
@@ -80,7 +81,7 @@ async fn each_lack_is_named_to_programs_too() {
     }
 }
 
-/// What a stack works without, if worse.
+/// A stack works without these, but not as well.
 #[tokio::test]
 async fn advice_fails_nothing() {
     let home = Home::new();
@@ -105,7 +106,7 @@ async fn advice_fails_nothing() {
     }
 }
 
-/// A root that says nothing of a sandbox, and anybody else.
+/// Root without IS_SANDBOX, and any other user.
 #[tokio::test]
 async fn root_has_to_say_that_it_may() {
     let home = Home::new();
@@ -155,18 +156,18 @@ async fn more_replicas_than_the_machine_can_take() {
     let all = parsed(&said)["findings"].as_array().unwrap().clone();
     let of = |name: &str| all.iter().find(|finding| finding["name"] == name).unwrap().clone();
     let memory = of("memory");
-    assert!(memory["found"].as_str().unwrap().ends_with("wanted by 1000 agents at once"));
+    assert!(memory["found"].as_str().unwrap().ends_with("needed by 1000 agents at once"));
     let first_number = |finding: &Value| {
         let words = finding["found"].as_str().unwrap().split(' ').next().unwrap().to_owned();
         words.parse::<u64>().unwrap()
     };
     assert_eq!(memory["state"] == "ok", first_number(&memory) >= 300_000 + 32_000, "{memory}");
     let inotify = of("inotify");
-    assert!(inotify["found"].as_str().unwrap().contains(", 2005 wanted"), "{inotify}");
+    assert!(inotify["found"].as_str().unwrap().contains(", 2005 needed"), "{inotify}");
     assert_eq!(inotify["state"] == "ok", first_number(&inotify) >= 2005, "{inotify}");
 }
 
-/// What it says of Docker is what is at the socket.
+/// It asks the engine at the socket.
 #[tokio::test]
 async fn an_engine_that_answers() {
     let home = Home::new();
@@ -185,7 +186,7 @@ async fn an_engine_that_answers() {
     assert!(said.stdout.contains("?        Docker"), "{}", said.stdout);
 }
 
-/// Where the doctor finds something missing that `up` needs itself, `up` does not start either.
+/// If the doctor misses something that `up` needs itself, `up` does not start either.
 #[tokio::test]
 async fn up_agrees() {
     let home = Home::new();
@@ -202,7 +203,7 @@ async fn up_agrees() {
 
 const FREE_PORTS: [&str; 6] = ["--port-workflow", "0", "--port-pull", "0", "--port-claude", "0"];
 
-/// So that nobody outside is asked.
+/// So that no host outside is asked.
 const NO_GIT_HOST: (&str, &str) = ("GIT_CREDENTIAL_HOSTS", "127.0.0.1:1");
 
 fn closed_port() -> u16 {
@@ -213,7 +214,7 @@ fn parsed(said: &CommandOutput) -> Value {
     serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
 }
 
-/// The names of those that are in a state; whatever is missing comes with what mends it.
+/// The names of the findings in a state. What is missing comes with what fixes it.
 fn findings(said: &CommandOutput, state: &str) -> Vec<String> {
     let report = parsed(said);
     let all = report["findings"].as_array().unwrap();

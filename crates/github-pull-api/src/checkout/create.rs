@@ -40,7 +40,7 @@ pub(crate) fn make(
             None => command,
         }
     };
-    git.check_size(Changes::between(command, None, id)?.size(command)?)?;
+    git.check_size(Changes::all(command, id)?.size(command)?)?;
     command(&["checkout", "-f", "--progress"]).output()?;
     Ok(Done::wanted(wanted, id))
 }

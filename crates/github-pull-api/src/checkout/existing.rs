@@ -15,6 +15,7 @@ use contract::{CloneFilter, Code, FileRepositories, Policy, RepoUrl};
 use super::{Refusal, config_file::Values, files};
 use crate::{
     failure::{Failure, Result, quote},
+    git::Git,
     remote::{Extent, ObjectId},
 };
 
@@ -71,7 +72,7 @@ pub(super) enum Sparse {
 ///
 /// # Errors
 /// If something else is there.
-pub(crate) fn look(target: &Path, repo: &RepoUrl) -> Result<Found> {
+pub(crate) fn look(git_program: &Git, target: &Path, repo: &RepoUrl) -> Result<Found> {
     let refusal = Refusal { target };
     if let Some(parent) = target.parent()
         && kind(parent)?.is_some_and(|kind| !kind.is_dir())
@@ -103,7 +104,7 @@ pub(crate) fn look(target: &Path, repo: &RepoUrl) -> Result<Found> {
         Dir::open_ambient_dir(path, ambient_authority()).map_err(Failure::io("open", path))
     };
     let (files, git) = (open(&target.to_owned())?, open(&git)?);
-    let (sparse, is_partial) = check_config(&refusal, &git, repo)?;
+    let (sparse, is_partial) = check_config(git_program, &refusal, &git, repo)?;
     let shallow = files::read(&git, Path::new("shallow"), LARGEST_SHALLOW, &refusal)?;
     let shallow = shallow.unwrap_or_default();
     let shallow = shallow.split(|byte| *byte == b'\n').filter_map(ObjectId::parse).collect();
@@ -186,15 +187,24 @@ fn check_objects(refusal: &Refusal<'_>, directory: &Path) -> Result<()> {
 
 /// The checkout says that it is a clone of `repo`.
 fn check_config(
+    git_program: &Git,
     refusal: &Refusal<'_>,
     git: &Dir,
     repo: &RepoUrl,
 ) -> Result<(Option<Sparse>, bool)> {
-    let read = |name: &str| -> Result<Values> {
-        let text = files::read(git, Path::new(name), LARGEST_CONFIG, refusal)?.unwrap_or_default();
-        Ok(Values::parse(&String::from_utf8_lossy(&text)))
+    // What a worktree's own configuration says comes last, and counts.
+    let mut text = Vec::new();
+    for name in ["config", "config.worktree"] {
+        let read = files::read(git, Path::new(name), LARGEST_CONFIG, refusal)?;
+        text.extend_from_slice(&read.unwrap_or_default());
+        text.push(b'\n');
+    }
+    let list = ["config", "--file", "-", "--no-includes", "-z", "--list"];
+    let config = match git_program.command(list).input(text).output() {
+        Ok(listed) => Values::parse(&listed),
+        Err(Failure::Git(said)) => return Err(refusal.unreadable("its configuration", &said)),
+        Err(other) => return Err(other),
     };
-    let config = read("config")?;
     let policy = Policy { file_repositories: FileRepositories::Allowed, ..Policy::default() };
     let declared = config.get("remote.origin.url");
     let declared = declared.and_then(|url| RepoUrl::parse(url, &policy).ok());
@@ -209,11 +219,8 @@ fn check_config(
             format!("'{name}' is {what}, not of {repo}: use another directory"),
         ));
     }
-    let worktree = read("config.worktree")?;
-    let is_on = |key| {
-        if worktree.get(key).is_some() { worktree.is_on(key) } else { config.is_on(key) }
-    };
-    let kind = if is_on("core.sparsecheckoutcone") { Sparse::Cone } else { Sparse::Patterns };
+    let is_cone = config.is_on("core.sparsecheckoutcone");
+    let kind = if is_cone { Sparse::Cone } else { Sparse::Patterns };
     let is_partial = config.is_on("remote.origin.promisor");
-    Ok((is_on("core.sparsecheckout").then_some(kind), is_partial))
+    Ok((config.is_on("core.sparsecheckout").then_some(kind), is_partial))
 }

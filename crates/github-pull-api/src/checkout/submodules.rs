@@ -9,7 +9,7 @@ use std::{
 use contract::{Code, Policy, RepoUrl};
 use url::Url;
 
-use super::{Existing, Refusal, files::path, safe_git_dir::SafeGitDir};
+use super::{Existing, Refusal, config_file::Values, files::path, safe_git_dir::SafeGitDir};
 use crate::{
     failure::{Failure, Result, quote},
     git::Git,
@@ -57,23 +57,12 @@ pub(crate) fn submodules(
     }
     let blob = format!("{id}:.gitmodules");
     let config = control.command(&["config", "--blob", &blob, "-z", "--list"]).run()?;
-    let config = String::from_utf8_lossy(&config.stdout).into_owned();
-    let mut given: BTreeMap<&str, (Option<&str>, Option<&str>)> = BTreeMap::new();
-    for (key, value) in config.split('\0').filter_map(|entry| entry.split_once('\n')) {
-        if let Some(name) = key.strip_prefix("submodule.").and_then(|it| it.strip_suffix(".path")) {
-            given.entry(name).or_default().0 = Some(value);
-        } else if let Some(name) =
-            key.strip_prefix("submodule.").and_then(|it| it.strip_suffix(".url"))
-        {
-            given.entry(name).or_default().1 = Some(value);
-        }
-    }
+    let config = Values::parse(&config.stdout);
     let mut found = Vec::new();
     for (link, id) in links {
         let shown = String::from_utf8_lossy(link).into_owned();
-        let url = given.values().find_map(|(path, url)| {
-            if path.is_some_and(|path| path.as_bytes() == link) { *url } else { None }
-        });
+        let name = config.of("submodule", "path").find(|(_, path)| path.as_bytes() == link);
+        let url = name.and_then(|(name, _)| config.get(&format!("submodule.{name}.url")));
         let Some(url) = url else {
             return Err(refused(&shown, "the repository's .gitmodules gives no URL for it"));
         };

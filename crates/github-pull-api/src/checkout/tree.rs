@@ -12,29 +12,55 @@ use crate::{
 const SUBMODULE: &[u8] = b"160000";
 
 /// Paths that differ between two commits.
+#[derive(Default)]
 pub(super) struct Changes {
     pub(super) paths: Vec<Vec<u8>>,
     /// The contents to be written: one id for each file, as often as it is written.
     contents: Vec<ObjectId>,
+    /// The size of further contents to be written.
+    size: u64,
 }
 
 impl Changes {
-    /// What differs between `old` (or nothing) and `new`. `git` makes a command on a control directory that
-    /// has both.
+    /// Everything in `new`. `git` makes a command on a control directory that has it.
     ///
     /// # Errors
-    /// If git cannot read the commits, or a path in them can be no file's.
+    /// If git cannot read the commit, something is missing, or a path in it can be no file's.
+    pub(super) fn all<'g>(git: impl Fn(&[&str]) -> Command<'g>, new: &ObjectId) -> Result<Self> {
+        let listed = git(&["ls-tree", "-r", "-l", "-z", "--full-tree", new.as_str()]).output()?;
+        let mut changes = Self::default();
+        // `MODE TYPE ID SIZE`, a tab, the path. A submodule has no size.
+        for entry in listed.split(|byte| *byte == 0).filter(|entry| !entry.is_empty()) {
+            let at = entry.iter().position(|byte| *byte == b'\t').unwrap_or(entry.len());
+            let (words, path) = entry.split_at_checked(at).unwrap_or_default();
+            let path = path.get(1..).unwrap_or_default();
+            let words = String::from_utf8_lossy(words);
+            let size = words.split_ascii_whitespace().nth(3).unwrap_or_default();
+            if size != "-" {
+                let size: u64 =
+                    size.parse().map_err(|_| Failure::Git(format!("missing blob: {words}")))?;
+                changes.size = changes.size.saturating_add(size);
+            }
+            check_path(path)?;
+            changes.paths.push(path.to_vec());
+        }
+        Ok(changes)
+    }
+
+    /// What differs between `old` (or nothing) and `new`, which `git` has.
+    ///
+    /// # Errors
+    /// As [`all`](Self::all).
     pub(super) fn between<'g>(
         git: impl Fn(&[&str]) -> Command<'g>,
         old: Option<&ObjectId>,
         new: &ObjectId,
     ) -> Result<Self> {
-        let empty = new.empty_tree();
-        let old = old.unwrap_or(&empty);
+        let Some(old) = old else { return Self::all(git, new) };
         let raw =
             git(&["diff-tree", "-r", "-z", "--raw", "--no-renames", old.as_str(), new.as_str()])
                 .output()?;
-        let mut changes = Self { paths: Vec::new(), contents: Vec::new() };
+        let mut changes = Self::default();
         let mut fields = raw.split(|byte| *byte == 0);
         // `:MODE MODE ID ID STATUS`, then the path.
         while let (Some(line), Some(path)) = (fields.next(), fields.next()) {
@@ -58,12 +84,12 @@ impl Changes {
     /// [`Failure::Git`] if something is missing.
     pub(super) fn size<'g>(&self, git: impl Fn(&[&str]) -> Command<'g>) -> Result<u64> {
         if self.contents.is_empty() {
-            return Ok(0);
+            return Ok(self.size);
         }
         let input = self.contents.iter().flat_map(|id| format!("{id}\n").into_bytes()).collect();
         let sizes =
             git(&["cat-file", "--batch-check=%(objectsize)", "--buffer"]).input(input).output()?;
-        let mut sum = 0_u64;
+        let mut sum = self.size;
         for line in sizes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let line = String::from_utf8_lossy(line);
             let size: u64 =

@@ -2,18 +2,21 @@
 //! network.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
-    fs,
-    io::{self, Read as _, Seek as _},
-    num::NonZeroU32,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use contract::{BranchName, CloneFilter, Code};
+use contract::{CloneFilter, Code};
 use sha2::{Digest as _, Sha256};
 use workspace::Workspace;
 
-use super::{Lfs, ObjectId, Refs, Transport, refs};
+use super::{
+    Extent, Lfs, ObjectId, Refs, Transport,
+    damage::{check_packs, remove_leftovers},
+    refs,
+};
 use crate::{
     failure::{Failure, Result},
     git::{Command, Git},
@@ -22,7 +25,9 @@ use crate::{
 };
 
 /// What a mirror has of its repository.
-const REFSPECS: [&str; 2] = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
+const REFSPECS: &[u8] = b"+refs/heads/*:refs/heads/*\n+refs/tags/*:refs/tags/*\n";
+/// So many references are fetched by their names. A host need not list all of its own for them.
+const FEW: usize = 100;
 /// `HEAD` of a mirror whose repository names no branch that is there.
 const NO_HEAD: &[u8] = b"ref: refs/heads/.invalid\n";
 /// Is there if the mirror may hold objects that no reference leads to any more.
@@ -39,63 +44,13 @@ pub(crate) enum Freshness {
     Rebuild,
 }
 
-/// How much of a repository is fetched. Mirrors of different extents have nothing to do with each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Extent {
-    /// So many commits of history; all of them, if absent.
-    pub(crate) depth: Option<NonZeroU32>,
-    /// Which objects are left out until they are needed.
-    pub(crate) filter: Option<CloneFilter>,
-    /// Whether files in LFS are fetched with the commits that are checked out.
-    pub(crate) lfs: bool,
-}
-
-impl Extent {
-    fn key(self) -> String {
-        let depth = self.depth.map(|depth| format!(" depth={depth}")).unwrap_or_default();
-        let filter = self.filter.map(|it| format!(" filter={}", it.as_str())).unwrap_or_default();
-        depth + &filter
-    }
-
-    fn options(self) -> Vec<String> {
-        let depth =
-            self.depth.map(|depth| vec![format!("--depth={depth}"), "--no-single-branch".into()]);
-        let filter = self.filter.map(|filter| format!("--filter={}", filter.as_str()));
-        depth.into_iter().flatten().chain(filter).collect()
-    }
-}
-
-/// What to check out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// A branch, without `refs/heads/`.
-    Branch(Vec<u8>, ObjectId),
-    /// A tag or a commit, and how people call it.
-    Commit(String, ObjectId),
-}
-
-impl Wanted {
-    pub(crate) fn id(&self) -> &ObjectId {
-        match self {
-            Self::Branch(_, id) | Self::Commit(_, id) => id,
-        }
-    }
-
-    pub(crate) fn name(&self) -> String {
-        match self {
-            Self::Branch(name, _) => String::from_utf8_lossy(name).into_owned(),
-            Self::Commit(name, _) => name.clone(),
-        }
-    }
-}
-
 /// A mirror as of now. No other pull reads or writes it while this lives.
 pub(crate) struct Mirror<'a> {
     pub(super) git: &'a Git,
     path: PathBuf,
     refs: Refs,
     /// The contents of `HEAD`.
-    head: Vec<u8>,
+    pub(super) head: Vec<u8>,
     extent: Extent,
     lfs: Option<Lfs>,
     _lock: Lock,
@@ -173,74 +128,6 @@ impl<'a> Mirror<'a> {
     /// The commit of a branch, if the branch is there.
     pub(crate) fn tip(&self, branch: &[u8]) -> Option<&ObjectId> {
         self.refs.get([b"refs/heads/", branch].concat().as_slice())
-    }
-
-    /// What `asked` or, without it, the remote's `HEAD` names.
-    ///
-    /// # Errors
-    /// If there is no such branch, tag or commit.
-    pub(crate) fn find(
-        &self,
-        repo: &contract::RepoUrl,
-        asked: Option<&BranchName>,
-    ) -> Result<Wanted> {
-        let Some(asked) = asked.map(BranchName::as_str) else {
-            return self.find_default(repo);
-        };
-        if let Some(id) = self.tip(asked.as_bytes()) {
-            return Ok(Wanted::Branch(asked.into(), id.clone()));
-        }
-        let tag = format!("refs/tags/{asked}");
-        if self.refs.contains_key(tag.as_bytes()) {
-            let id = self.command(["rev-parse", "--verify", &format!("{tag}^{{commit}}")]).output();
-            if let Some(id) = id.ok().and_then(|id| ObjectId::parse(id.trim_ascii())) {
-                return Ok(Wanted::Commit(asked.into(), id));
-            }
-        }
-        let id = ObjectId::parse(asked.to_ascii_lowercase().as_bytes());
-        if let Some(id) = id
-            && self.is_reachable(&id)?
-        {
-            return Ok(Wanted::Commit(id.short().to_owned(), id));
-        }
-        Err(Failure::told(
-            Code::BranchNotFound,
-            format!("{repo} has no branch '{asked}': there is {}", self.some_branches()),
-        ))
-    }
-
-    fn find_default(&self, repo: &contract::RepoUrl) -> Result<Wanted> {
-        if let Some(name) = self.default()
-            && let Some(id) = self.tip(name)
-        {
-            return Ok(Wanted::Branch(name.to_vec(), id.clone()));
-        }
-        if let Some(id) = ObjectId::parse(self.head.trim_ascii()) {
-            return Ok(Wanted::Commit(id.short().to_owned(), id));
-        }
-        Err(Failure::told(
-            Code::BranchNotFound,
-            format!(
-                "{repo} names no default branch: ask for one of its own, like {}",
-                self.some_branches()
-            ),
-        ))
-    }
-
-    fn some_branches(&self) -> String {
-        let names = self.refs.keys().filter_map(|name| name.strip_prefix(b"refs/heads/"));
-        let names: Vec<_> =
-            names.take(10).map(|name| format!("'{}'", String::from_utf8_lossy(name))).collect();
-        names.join(", ")
-    }
-
-    /// Whether a branch or a tag leads to the commit `id`: what else a mirror may hold was taken away
-    /// upstream.
-    fn is_reachable(&self, id: &ObjectId) -> Result<bool> {
-        let contains = format!("--contains={id}");
-        let output =
-            self.command(["for-each-ref", "--count=1", "--format=x", contains.as_str()]).run()?;
-        Ok(output.status.success() && !output.stdout.is_empty())
     }
 
     /// A command on the mirror.
@@ -369,9 +256,11 @@ impl<'a> Mirror<'a> {
                 "--no-write-fetch-head",
                 "--no-auto-maintenance",
                 "--no-recurse-submodules",
+                "--stdin",
             ];
+            let specs = refspecs(&before, &wanted);
             transport
-                .run(git, &first, &REFSPECS.map(OsStr::new), |command| command.git_dir(&path))?;
+                .run(git, &first, &[], |command| command.git_dir(&path).input(specs.clone()))?;
         }
         self.refs = if wanted == before { before.clone() } else { self.read_refs()? };
         self.note_unreachable(&before)?;
@@ -396,21 +285,29 @@ impl<'a> Mirror<'a> {
 
     /// Leaves a mark if something that the references led to before is reachable no more.
     fn note_unreachable(&self, before: &Refs) -> Result<()> {
-        let gone = before.iter().filter(|(name, id)| self.refs.get(*name) != Some(*id));
-        let mut input: Vec<u8> = gone.flat_map(|(_, id)| format!("{id}\n").into_bytes()).collect();
-        if input.is_empty() {
-            return Ok(());
-        }
-        for id in self.refs.values() {
-            input.extend_from_slice(format!("^{id}\n").as_bytes());
-        }
-        let command = self.command(["rev-list", "--max-count=1", "--ignore-missing", "--stdin"]);
-        let output = command.input(input).run()?;
-        if output.status.success() && output.stdout.is_empty() {
+        let changed = || before.iter().filter(|(name, id)| self.refs.get(*name) != Some(*id));
+        let gone: BTreeSet<&ObjectId> = changed().map(|(_, id)| id).collect();
+        // Most have just moved on, which is cheaper to see than what all references lead to.
+        let moved: BTreeSet<&ObjectId> =
+            changed().filter_map(|(name, _)| self.refs.get(name)).collect();
+        if gone.is_empty()
+            || self.lead_to(&moved, &gone)?
+            || self.lead_to(&self.refs.values().collect(), &gone)?
+        {
             return Ok(());
         }
         let marker = self.path.join(UNREACHABLE);
         fs::write(&marker, "").map_err(Failure::io("write", &marker))
+    }
+
+    /// Whether `tips` lead to everything that `ids` lead to.
+    fn lead_to(&self, tips: &BTreeSet<&ObjectId>, ids: &BTreeSet<&ObjectId>) -> Result<bool> {
+        let lines = ids.iter().map(|id| format!("{id}\n"));
+        let lines = lines.chain(tips.iter().map(|id| format!("^{id}\n")));
+        let input = lines.collect::<String>().into_bytes();
+        let command = self.command(["rev-list", "--max-count=1", "--ignore-missing", "--stdin"]);
+        let output = command.input(input).run()?;
+        Ok(output.status.success() && output.stdout.is_empty())
     }
 
     fn read_refs(&self) -> Result<Refs> {
@@ -446,68 +343,18 @@ impl<'a> Mirror<'a> {
     }
 }
 
-/// Makes sure that every pack is whole, as far as its size and its ends tell: git would fetch again what it
-/// cannot read, and leave the damaged pack to be copied into checkouts.
-fn check_packs(packs: &Path) -> Result<()> {
-    let damaged = |path: &Path| Failure::Git(format!("{} is damaged", path.display()));
-    let entries = fs::read_dir(packs).map_err(|_| damaged(packs))?;
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if path.extension() != Some(OsStr::new("idx")) {
-            continue;
-        }
-        // An index ends with the checksum that its pack ends with, and one of its own.
-        let (index, pack) = (end_of(&path, 64), end_of(&path.with_extension("pack"), 32));
-        let (Ok(index), Ok(pack)) = (index, pack) else { return Err(damaged(&path)) };
-        let is_whole = [20, 32].into_iter().any(|length| {
-            let of_index = index.get(64 - 2 * length..64 - length);
-            of_index.is_some() && of_index == pack.get(32 - length..)
-        });
-        if !is_whole {
-            return Err(damaged(&path));
-        }
+/// What to fetch to make `wanted` of `before`: all references if some are gone or many have changed.
+fn refspecs(before: &Refs, wanted: &Refs) -> Vec<u8> {
+    let changed: Vec<&Vec<u8>> = wanted
+        .iter()
+        .filter(|(name, id)| before.get(*name) != Some(*id))
+        .map(|(name, _)| name)
+        .collect();
+    if changed.len() > FEW || before.keys().any(|name| !wanted.contains_key(name)) {
+        return REFSPECS.to_vec();
     }
-    Ok(())
-}
-
-/// The last `length` bytes of a file.
-fn end_of(path: &Path, length: usize) -> io::Result<Vec<u8>> {
-    let mut file = fs::File::open(path)?;
-    file.seek(io::SeekFrom::End(-i64::try_from(length).map_err(io::Error::other)?))?;
-    let mut bytes = vec![0; length];
-    file.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Removes what a killed process left in a mirror: half a pack, and locks of references.
-fn remove_leftovers(mirror: &Path) {
-    let remove = |path: &Path| {
-        if let Err(error) = fs::remove_file(path) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove what a killed pull left");
-        }
-    };
-    let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
-    for entry in list(&mirror.join("objects/pack")) {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("tmp_") {
-            remove(&entry.path());
-        }
-    }
-    let mut directories = vec![mirror.join("refs")];
-    for entry in list(mirror).filter(|entry| is_lock(&entry.path())) {
-        remove(&entry.path());
-    }
-    while let Some(directory) = directories.pop() {
-        for entry in list(&directory) {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => directories.push(entry.path()),
-                Ok(_) if is_lock(&entry.path()) => remove(&entry.path()),
-                _ => {}
-            }
-        }
-    }
-}
-
-fn is_lock(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "lock")
+    changed
+        .into_iter()
+        .flat_map(|name| [b"+", name.as_slice(), b":", name, b"\n"].concat())
+        .collect()
 }

@@ -16,16 +16,6 @@ impl ObjectId {
         is_id.then(|| Self(text.iter().map(|&byte| char::from(byte)).collect()))
     }
 
-    /// The id of the tree without entries, in the format of this one.
-    pub(crate) fn empty_tree(&self) -> Self {
-        Self(match self.format() {
-            ObjectFormat::Sha1 => "4b825dc642cb6eb9a060e54bf8d69288fbee4904".into(),
-            ObjectFormat::Sha256 => {
-                "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321".into()
-            }
-        })
-    }
-
     pub(crate) fn format(&self) -> ObjectFormat {
         if self.0.len() == 40 { ObjectFormat::Sha1 } else { ObjectFormat::Sha256 }
     }

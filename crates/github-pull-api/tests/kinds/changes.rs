@@ -303,8 +303,18 @@ async fn bisect() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sparse_checkout() {
-    let change = |it: &Path| drop(git(it, &["sparse-checkout", "set", "d"]));
-    local("sparse checkout", change, newer, Expect::Ends).await;
+    let newer_elsewhere = |up: &Upstream| {
+        newer(up);
+        up.commit_files(&[("e/f", "newer\n"), ("e/g", "1\n"), ("d/e/f", "1\n")]);
+    };
+    let change = |it: &Path| drop(git(it, &["sparse-checkout", "set", "--cone", "d"]));
+    local("sparse checkout of directories", change, newer_elsewhere, Expect::Same).await;
+    let change = |it: &Path| drop(git(it, &["sparse-checkout", "set", "--no-cone", "/a", "*f"]));
+    local("sparse checkout of patterns", change, newer_elsewhere, Expect::Same).await;
+    let change = |it: &Path| {
+        drop(git(it, &["sparse-checkout", "set", "--cone", "--sparse-index", "d"]));
+    };
+    local("sparse index", change, newer_elsewhere, Expect::Same).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

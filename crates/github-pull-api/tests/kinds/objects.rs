@@ -3,7 +3,7 @@
 use contract::Code;
 
 use crate::{
-    kind::{Expect, Kind},
+    kind::{End, Expect, Kind},
     upstream::{isolated, run},
 };
 
@@ -84,7 +84,7 @@ async fn a_bad_tree_that_comes_with_an_update() {
     let bad = kind.up.tree_object(&[("100644", b"..", &blob), ("100644", b"good", &blob)]);
     kind.up.commit_tree(&bad);
     kind.update(INVALID).await;
-    // Mended upstream, it goes on.
+    // Once it is repaired upstream, the next pull succeeds.
     kind.up.commit_tree(&good);
     kind.update(Expect::Same).await;
 }
@@ -144,6 +144,17 @@ async fn a_large_blob_over_and_over() {
     // 20 GB of files: over GIT_CHECKOUT_LIMIT_MIB. git would write them all, so it is not asked.
     let ours = kind.our_pull("repo").await;
     kind.note(format!("clone: ours {ours}"));
-    assert!(matches!(ours, crate::kind::End::Failed(Some(_), _)), "{ours:#}");
+    assert!(matches!(ours, End::Failed(Some(_), _)), "{ours:#}");
     assert!(!kind.ours().exists());
+    // The same with an update.
+    kind.up.git(&["update-ref", "-d", "refs/heads/main"]);
+    kind.up.commit_files(&[("a", "1\n")]);
+    let ours = kind.our_pull("repo").await;
+    assert!(matches!(ours, End::Checkout(_)), "{ours:#}");
+    let before = crate::support::snapshot(&kind.ours());
+    kind.up.commit_tree(&tree);
+    let ours = kind.our_pull("repo").await;
+    kind.note(format!("update: ours {ours}"));
+    assert!(matches!(ours, End::Failed(Some(Code::GitFailed), _)), "{ours:#}");
+    assert!(crate::support::snapshot(&kind.ours()) == before);
 }

@@ -35,6 +35,17 @@ async fn a_commit_for_the_branch() {
     kind.checkout = Some(commit.clone());
     kind.request = json!({"branch": commit});
     kind.clones(Expect::Same).await;
+    // It stays there, and goes on to another one that is asked for.
+    let newer = kind.up.commit_files(&[("a", "newest\n")]);
+    for (asked, content) in [(&commit, "1\n"), (&newer, "newest\n")] {
+        kind.request = json!({"branch": asked});
+        let ours = kind.our_pull("repo").await;
+        kind.note(format!("update: ours {ours}"));
+        assert!(matches!(ours, End::Checkout(_)), "{ours:#}");
+        assert_eq!(git(&kind.ours(), &["rev-parse", "HEAD"]), *asked);
+        assert_eq!(std::fs::read_to_string(kind.ours().join("a")).unwrap(), content);
+        assert_eq!(git(&kind.ours(), &["status", "--porcelain"]), "");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

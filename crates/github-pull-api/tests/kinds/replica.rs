@@ -1,13 +1,14 @@
 //! Pulls by the program itself.
 
 use std::{
+    fs,
     path::Path,
     process::{Child, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -18,7 +19,11 @@ use crate::upstream::isolated;
 /// What a replica said, and what it took.
 pub(crate) struct Run {
     pub(crate) events: Vec<Value>,
-    /// The most memory that the replica itself had, without git, in KiB.
+    /// From its request to its terminal event.
+    pub(crate) took: Duration,
+    /// The most memory that the replica had together with its git, in KiB.
+    pub(crate) tree_kib: u64,
+    /// The most memory that the replica itself had, in KiB.
     pub(crate) peak_kib: u64,
 }
 
@@ -49,42 +54,28 @@ pub(crate) async fn run_with_mask(
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.stdout(Stdio::null());
     let mut child = Kill(command.spawn().unwrap());
-    let peak = Arc::new(AtomicU64::new(0));
-    let watch = std::thread::spawn({
-        let (peak, path) = (Arc::clone(&peak), format!("/proc/{}/status", child.0.id()));
-        move || {
-            while let Some(kib) = high_water(&path) {
-                peak.store(kib, Ordering::SeqCst);
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-    });
+    let watch = Watch::start(child.0.id());
     let registry = workspace.join(".stack/replicas/github-pull-api");
     let address = wait_for("the replica's entry", Duration::from_secs(20), || async {
-        std::fs::read_dir(&registry).ok()?.flatten().find_map(|entry| {
-            let entry: Value = serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()?;
+        fs::read_dir(&registry).ok()?.flatten().find_map(|entry| {
+            let entry: Value = serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()?;
             entry["address"].as_str().map(str::to_owned)
         })
     })
     .await;
     let url = format!("http://{address}/api/pull");
+    let start = Instant::now();
     let events = SseClient::post(&url, body).send().await.collect_all().await;
+    let took = start.elapsed();
     // It exits after its one job.
-    tokio::task::spawn_blocking(move || {
+    let (tree_kib, peak_kib) = tokio::task::spawn_blocking(move || {
         child.0.wait().unwrap();
-        watch.join().unwrap();
+        watch.stop()
     })
     .await
     .unwrap();
     let events = events.into_iter().map(|event| event.json).collect();
-    Run { events, peak_kib: peak.load(Ordering::SeqCst) }
-}
-
-/// The most memory that a process has had, in KiB; `None` once it has ended.
-fn high_water(status: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(status).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.split_whitespace().next()?.parse().ok()
+    Run { events, took, tree_kib, peak_kib }
 }
 
 /// Ends the process with the test.
@@ -95,4 +86,55 @@ impl Drop for Kill {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Looks at the memory of a process and its descendants until it is stopped.
+pub(crate) struct Watch {
+    is_over: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<(u64, u64)>,
+}
+
+impl Watch {
+    pub(crate) fn start(pid: u32) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let is_over = Arc::clone(&is_over);
+            move || {
+                let (mut all, mut alone) = (0, 0);
+                while !is_over.load(Ordering::SeqCst) {
+                    all = all.max(resident(pid));
+                    alone = alone.max(high_water(pid).unwrap_or_default());
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                (all, alone)
+            }
+        });
+        Self { is_over, thread }
+    }
+
+    /// The most there was, of all together and of the process itself, in KiB.
+    pub(crate) fn stop(self) -> (u64, u64) {
+        self.is_over.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap()
+    }
+}
+
+/// What a process and its descendants have in memory, in KiB; what they share counts once.
+fn resident(pid: u32) -> u64 {
+    let children = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children: u64 = children
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .map(|list| list.split_whitespace().map(|pid| resident(pid.parse().unwrap())).sum::<u64>())
+        .sum();
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let own = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    children + own.unwrap_or_default()
+}
+
+/// The most memory that a process has had, in KiB; `None` once it has ended.
+fn high_water(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }

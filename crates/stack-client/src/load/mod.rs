@@ -53,7 +53,7 @@ impl fmt::Debug for Load {
 
 /// A run. Dropping it stops its callers.
 #[derive(Debug)]
-pub struct Run {
+pub struct RunningLoad {
     results: Results,
     news: mpsc::Receiver<(u32, News)>,
     /// The callers with a job, and whether it is running.
@@ -61,7 +61,7 @@ pub struct Run {
     _callers: JoinSet<()>,
 }
 
-impl Run {
+impl RunningLoad {
     /// Starts the callers.
     #[must_use]
     pub fn start(load: &Load) -> Self {

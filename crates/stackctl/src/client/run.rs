@@ -19,7 +19,7 @@ use super::{
     interrupt::Interrupts,
     options::{AgentOptions, AttachOptions, CheckoutOptions, RunOptions},
     render::print,
-    watch::{End, Outcome, Watch, watch},
+    watch::{End, Watch, WatchResult, watch},
 };
 use crate::program::{self, quoted};
 
@@ -66,14 +66,14 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<u8> {
 /// Posts a workflow and shows it to its end.
 ///
 /// # Errors
-/// If the stack refuses the workflow or cannot be reached; a failed workflow is an [`Outcome`].
+/// If the stack refuses the workflow or cannot be reached; a failed workflow is an [`WatchResult`].
 pub(crate) async fn run_workflow(
     api: Api,
     work: &Work,
     patience: Duration,
     json: bool,
     interrupts: Interrupts,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<WatchResult> {
     let start = JobSource::Post(body(work)?.to_string().into());
     let service = Service::Workflow;
     Ok(watch(Watch { api, service, start, patience, json, interrupts }).await?)
@@ -100,7 +100,7 @@ pub(crate) async fn attach(options: AttachOptions) -> anyhow::Result<u8> {
 }
 
 /// Says what to do after a job that has succeeded.
-fn next_step(url: &StackUrl, outcome: &Outcome) -> Result<(), ClientError> {
+fn next_step(url: &StackUrl, outcome: &WatchResult) -> Result<(), ClientError> {
     if outcome.end != End::Complete {
         return Ok(());
     }

@@ -20,7 +20,7 @@ const CANCEL_TIME: Duration = Duration::from_secs(30);
 
 /// How a watch ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
+pub(crate) struct WatchResult {
     /// The job that was watched.
     pub(crate) job: JobId,
     /// How it ended.
@@ -44,7 +44,7 @@ pub(crate) enum End {
     Left,
 }
 
-impl Outcome {
+impl WatchResult {
     pub(crate) fn exit_code(&self) -> u8 {
         match self.end {
             End::Complete => exit::COMPLETE,
@@ -68,7 +68,7 @@ pub(crate) struct Watch {
 ///
 /// # Errors
 /// If the stack refuses the job, or is away for too long.
-pub(crate) async fn watch(watch: Watch) -> Result<Outcome, ClientError> {
+pub(crate) async fn watch(watch: Watch) -> Result<WatchResult, ClientError> {
     let mut interrupts = watch.interrupts;
     let ours = matches!(watch.start, JobSource::Post(_));
     let mut watcher = Watcher {
@@ -203,12 +203,12 @@ impl Watcher {
         }
     }
 
-    fn ended(mut self, end: End) -> Result<Outcome, ClientError> {
+    fn ended(mut self, end: End) -> Result<WatchResult, ClientError> {
         self.renderer.pause();
         Ok(self.outcome(end))
     }
 
-    fn left(mut self) -> Result<Outcome, ClientError> {
+    fn left(mut self) -> Result<WatchResult, ClientError> {
         self.renderer.pause();
         if let Some(job) = self.job {
             let cancel = command_on(&self.api.url, "cancel", job);
@@ -220,11 +220,11 @@ impl Watcher {
         Ok(self.outcome(End::Left))
     }
 
-    fn outcome(&self, end: End) -> Outcome {
+    fn outcome(&self, end: End) -> WatchResult {
         // A watch learns the id before anything else.
         let job = self.job.unwrap_or_else(JobId::new);
         let target = self.transcript.target().map(str::to_owned);
-        Outcome { job, end, target, has_session: self.transcript.has_session() }
+        WatchResult { job, end, target, has_session: self.transcript.has_session() }
     }
 }
 

@@ -89,12 +89,12 @@ pub(crate) async fn demo(options: DemoOptions) -> anyhow::Result<u8> {
 
 /// Which agent runs, and its prompt.
 struct Setup {
-    agent: Agent,
+    agent: AgentKind,
     prompt: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Agent {
+enum AgentKind {
     Rehearsal,
     Real,
 }
@@ -103,9 +103,12 @@ impl Setup {
     /// # Errors
     /// If the real agent cannot run on this machine.
     fn choose(options: &DemoOptions) -> anyhow::Result<Self> {
-        let (agent, prompt) =
-            if options.real { (Agent::Real, REAL_PROMPT) } else { (Agent::Rehearsal, PROMPT) };
-        if agent == Agent::Real {
+        let (agent, prompt) = if options.real {
+            (AgentKind::Real, REAL_PROMPT)
+        } else {
+            (AgentKind::Rehearsal, PROMPT)
+        };
+        if agent == AgentKind::Real {
             let mut settings = Settings::new(&ProcessEnv);
             let config = claude_code_api::Config::read(&mut settings);
             settings.finish()?;
@@ -124,10 +127,10 @@ impl Setup {
     fn environment(&self, sandbox: &Sandbox) -> anyhow::Result<Vec<(OsString, OsString)>> {
         let mut environment: Vec<(OsString, OsString)> = match self.agent {
             // Its parts get what they read of it.
-            Agent::Real => env::vars_os().collect(),
-            Agent::Rehearsal => env::vars_os().filter(|(name, _)| name == "PATH").collect(),
+            AgentKind::Real => env::vars_os().collect(),
+            AgentKind::Rehearsal => env::vars_os().filter(|(name, _)| name == "PATH").collect(),
         };
-        if self.agent == Agent::Rehearsal {
+        if self.agent == AgentKind::Rehearsal {
             let agent = sandbox.agent().context("cannot make the rehearsal agent")?;
             environment.push(("CLAUDE_BIN".into(), agent.into()));
             // It writes to its own checkout only, so it may run as root.
@@ -140,7 +143,7 @@ impl Setup {
 
     fn work(&self, repo: &str) -> Work {
         let mut agent = AgentOptions::default();
-        if self.agent == Agent::Real {
+        if self.agent == AgentKind::Real {
             agent.max_budget_usd = Some(REAL_BUDGET);
         }
         let (repo, prompt) = (repo.to_owned(), self.prompt.clone());

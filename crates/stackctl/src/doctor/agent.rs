@@ -101,7 +101,7 @@ pub(super) fn cli(cli: &Cli) -> Finding {
         Cli::Unasked(path, why) => Finding::unknown(
             NAME,
             format!(
-                "{} was not started: no temporary directory can be made for it: {why}",
+                "{} was not started: cannot create a temporary directory for it: {why}",
                 path.display()
             ),
         ),

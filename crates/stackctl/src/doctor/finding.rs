@@ -40,7 +40,7 @@ impl Finding {
         found: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
-        Self { name, state: State::Missing, found: found.into(), fix: Some(fix.into()) }
+        Self::judge(name, found, false, State::Missing, fix)
     }
 
     pub(super) fn advice(
@@ -48,7 +48,19 @@ impl Finding {
         found: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
-        Self { name, state: State::Advice, found: found.into(), fix: Some(fix.into()) }
+        Self::judge(name, found, false, State::Advice, fix)
+    }
+
+    /// Fine if `is_fine`, and otherwise `or`, with the command that fixes it.
+    pub(super) fn judge(
+        name: &'static str,
+        found: impl Into<String>,
+        is_fine: bool,
+        or: State,
+        fix: impl Into<String>,
+    ) -> Self {
+        let (state, fix) = if is_fine { (State::Ok, None) } else { (or, Some(fix.into())) };
+        Self { name, state, found: found.into(), fix }
     }
 
     pub(super) fn unknown(name: &'static str, found: impl Into<String>) -> Self {

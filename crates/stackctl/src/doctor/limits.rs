@@ -4,7 +4,7 @@ use contract::{PerService, Service};
 
 use super::{
     files::{Files, number},
-    finding::Finding,
+    finding::{Finding, State},
 };
 use crate::program;
 
@@ -45,7 +45,7 @@ pub(super) fn memory(files: &dyn Files, counts: Counts) -> Finding {
     let stack = counts.processes() * REPLICA;
     let needed = stack + counts.agents() * AGENT;
     let found = format!(
-        "{} MiB free, {} MiB wanted by {} agents at once",
+        "{} MiB free, {} MiB needed by {} agents at once",
         available / MIB,
         needed / MIB,
         counts.agents()
@@ -70,7 +70,7 @@ fn available_memory(files: &dyn Files) -> Option<u64> {
     let group = files.read("/proc/self/cgroup").unwrap_or_default();
     let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
     let directory = format!("/sys/fs/cgroup{}", group.trim_end_matches('/'));
-    // A group without a bound says "max", which is no number.
+    // A group without a limit says "max", which is not a number.
     let bound = number(files, &format!("{directory}/memory.max"));
     let used = number(files, &format!("{directory}/memory.current"));
     let left = bound.map(|bound| bound.saturating_sub(used.unwrap_or(0)));
@@ -82,18 +82,9 @@ pub(super) fn open_files(hard: u64, counts: Counts) -> Finding {
     const NAME: &str = "open files";
     // `up` has a pipe and a descriptor for each child, and the gateway has callers too.
     let needed = 256 + 4 * counts.processes();
-    let found = format!("{hard} allowed, {needed} wanted");
-    if hard >= needed {
-        Finding::ok(NAME, found)
-    } else {
-        Finding::missing(
-            NAME,
-            found,
-            format!(
-                "echo \"$USER - nofile {needed}\" | sudo tee -a /etc/security/limits.conf, and log in again"
-            ),
-        )
-    }
+    let found = format!("{hard} allowed, {needed} needed");
+    let raise = format!("echo \"$USER - nofile {needed}\" | sudo tee -a /etc/security/limits.conf");
+    Finding::judge(NAME, found, hard >= needed, State::Missing, raise + ", and log in again")
 }
 
 /// `used` is how many instances this user has already.
@@ -108,7 +99,7 @@ pub(super) fn inotify(files: &dyn Files, used: u64, counts: Counts) -> Finding {
     // One instance per process. It watches the registry, each job, and what the job waits for.
     let (more_instances, more_watches) = (counts.processes(), 256 + 16 * counts.processes());
     let found = format!(
-        "{} of {instances} instances free, {more_instances} wanted; {watches} watches, {more_watches} wanted",
+        "{} of {instances} instances free, {more_instances} needed; {watches} watches allowed, {more_watches} needed",
         instances.saturating_sub(used)
     );
     let mut fixes = Vec::new();
@@ -151,7 +142,7 @@ mod tests {
         };
         assert_eq!(
             of("2000000"),
-            Finding::ok("memory", "1953 MiB free, 1108 MiB wanted by 3 agents at once")
+            Finding::ok("memory", "1953 MiB free, 1108 MiB needed by 3 agents at once")
         );
         assert_eq!(
             (of("1000000").state, of("1000000").fix.unwrap()),
@@ -183,7 +174,7 @@ mod tests {
     fn open_files_against_the_counts() {
         assert_eq!(
             open_files(1024, counts()),
-            Finding::ok("open files", "1024 allowed, 308 wanted")
+            Finding::ok("open files", "1024 allowed, 308 needed")
         );
         let finding = open_files(256, counts());
         assert_eq!(finding.state, Missing);

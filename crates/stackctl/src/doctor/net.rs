@@ -76,14 +76,14 @@ pub(super) fn ports(ports: &[Port]) -> Finding {
 /// A host that jobs talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Host {
-    pub(super) role: Role,
+    pub(super) role: HostRole,
     pub(super) name: String,
     pub(super) port: u16,
 }
 
 /// What a host is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum HostRole {
     Git,
     MessagesApi,
 }
@@ -95,7 +95,7 @@ impl Host {
             Some((name, Ok(port))) => (name, port),
             _ => (host, 443),
         };
-        Self { role: Role::Git, name: name.to_owned(), port }
+        Self { role: HostRole::Git, name: name.to_owned(), port }
     }
 
     /// `base_url` is `ANTHROPIC_BASE_URL`.
@@ -104,7 +104,7 @@ impl Host {
         let default =
             if url.as_ref().is_some_and(|url| url.scheme_str() == Some("http")) { 80 } else { 443 };
         Self {
-            role: Role::MessagesApi,
+            role: HostRole::MessagesApi,
             name: url.as_ref().and_then(http::Uri::host).unwrap_or("api.anthropic.com").to_owned(),
             port: url.and_then(|url| url.port_u16()).unwrap_or(default),
         }
@@ -126,19 +126,19 @@ impl Host {
 pub(super) fn reachability(host: &Host, reached: &Result<Duration, String>) -> Finding {
     let Host { role, name: host, port } = host;
     let name = match role {
-        Role::Git => "git host",
-        Role::MessagesApi => "Messages API",
+        HostRole::Git => "git host",
+        HostRole::MessagesApi => "Messages API",
     };
     match (reached, role) {
         (Ok(time), _) => {
             Finding::ok(name, format!("{host}:{port} answers ({} ms)", time.as_millis()))
         }
-        (Err(why), Role::Git) => Finding::advice(
+        (Err(why), HostRole::Git) => Finding::advice(
             name,
             format!("{host}:{port} cannot be reached: {why}"),
             format!("curl -v telnet://{host}:{port}  (check the name, the firewall and the proxy)"),
         ),
-        (Err(why), Role::MessagesApi) => Finding::missing(
+        (Err(why), HostRole::MessagesApi) => Finding::missing(
             name,
             format!("{host}:{port} cannot be reached: {why}"),
             format!(
@@ -188,13 +188,13 @@ mod tests {
     #[test]
     fn hosts_by_their_names() {
         let host = |role, name: &str, port| Host { role, name: name.into(), port };
-        assert_eq!(Host::git("github.com"), host(Role::Git, "github.com", 443));
-        assert_eq!(Host::git("git.example.com:8443"), host(Role::Git, "git.example.com", 8443));
+        assert_eq!(Host::git("github.com"), host(HostRole::Git, "github.com", 443));
+        assert_eq!(Host::git("git.example.com:8443"), host(HostRole::Git, "git.example.com", 8443));
         let api = |url| Host::messages_api(url);
-        assert_eq!(api(None), host(Role::MessagesApi, "api.anthropic.com", 443));
-        assert_eq!(api(Some("http://h:1/v")), host(Role::MessagesApi, "h", 1));
-        assert_eq!(api(Some("http://h")), host(Role::MessagesApi, "h", 80));
-        assert_eq!(api(Some("https://[::1]/x")), host(Role::MessagesApi, "[::1]", 443));
+        assert_eq!(api(None), host(HostRole::MessagesApi, "api.anthropic.com", 443));
+        assert_eq!(api(Some("http://h:1/v")), host(HostRole::MessagesApi, "h", 1));
+        assert_eq!(api(Some("http://h")), host(HostRole::MessagesApi, "h", 80));
+        assert_eq!(api(Some("https://[::1]/x")), host(HostRole::MessagesApi, "[::1]", 443));
     }
 
     #[tokio::test]
@@ -208,7 +208,7 @@ mod tests {
         let finding = reachability(&host, &reached);
         assert_eq!(finding.state, Advice);
         assert!(finding.fix.unwrap().contains("curl"));
-        let api = Host { role: Role::MessagesApi, ..host };
+        let api = Host { role: HostRole::MessagesApi, ..host };
         assert_eq!(reachability(&api, &reached).state, Missing);
     }
 }

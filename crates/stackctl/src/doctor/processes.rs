@@ -7,7 +7,10 @@ use child_process::{
     machine::{Delegation, Room},
 };
 
-use super::{finding::Finding, limits::Counts};
+use super::{
+    finding::{Finding, State},
+    limits::Counts,
+};
 use crate::program;
 
 /// How the processes of a job are ended. `pid_namespace` says whether a job could have one.
@@ -17,8 +20,8 @@ pub(super) fn end_of_jobs(
 ) -> Finding {
     const NAME: &str = "end of jobs";
     let namespace = match pid_namespace {
-        Ok(()) => "pid namespaces can be made".to_owned(),
-        Err(error) => format!("no pid namespaces: {error}"),
+        Ok(()) => "PID namespaces are available".to_owned(),
+        Err(error) => format!("no PID namespaces: {error}"),
     };
     match cgroup {
         Ok(Delegation { directory, can_kill: true }) => Finding::ok(
@@ -48,20 +51,22 @@ pub(super) fn process_limit(limited_by: LimitedBy, processes: u32) -> Finding {
     const NAME: &str = "process limit";
     match limited_by {
         LimitedBy::Cgroup => {
-            Finding::ok(NAME, format!("{processes} a job (JOB_PROCESSES), by its cgroup"))
+            Finding::ok(NAME, format!("{processes} per job (JOB_PROCESSES), set for its cgroup"))
         }
         LimitedBy::UserLimit => Finding::ok(
             NAME,
-            format!("{processes} a job (JOB_PROCESSES), counted with all others of this user"),
+            format!(
+                "{processes} per job (JOB_PROCESSES), counted together with the other processes of this user"
+            ),
         ),
         LimitedBy::NothingForRoot => Finding::advice(
             NAME,
-            "none: there is no cgroup for jobs, and other limits do not bind root",
+            "none: there is no cgroup for jobs, and other limits do not apply to root",
             format!("run as another user, or: {}", delegate()),
         ),
         LimitedBy::Container => Finding::advice(
             NAME,
-            "that of this container, if it has one",
+            "only that of this container, if it has one",
             "docker run --pids-limit 4096 …, or `pids` in the stack file",
         ),
     }
@@ -84,13 +89,10 @@ pub(super) fn room(
         Err(error) => return Finding::unknown(resource, format!("cannot be read: {error}")),
     };
     let free = limit.saturating_sub(used);
-    let wanted = counts.threads(processes);
-    let found = format!("{free} of {limit} free, at most {wanted} wanted");
-    if free >= wanted {
-        return Finding::ok(resource, found);
-    }
-    let enough = (used + wanted).next_power_of_two();
-    Finding::advice(resource, found, format!("sudo sysctl -w {setting}={enough}"))
+    let needed = counts.threads(processes);
+    let found = format!("{free} of {limit} free, at most {needed} needed");
+    let raise = format!("sudo sysctl -w {setting}={}", (used + needed).next_power_of_two());
+    Finding::judge(resource, found, free >= needed, State::Advice, raise)
 }
 
 #[cfg(test)]

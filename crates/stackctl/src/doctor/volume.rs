@@ -9,7 +9,7 @@ use std::{
 
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
 
-use super::finding::Finding;
+use super::finding::{Finding, State};
 use crate::program;
 
 const GIB: u64 = 1 << 30;
@@ -118,11 +118,8 @@ pub(super) fn disk(volume: &Volume) -> Finding {
     let amount =
         if free < GIB { format!("{} MiB", free >> 20) } else { format!("{} GiB", free / GIB) };
     let found = format!("{amount} free for the workspace");
-    if free >= LITTLE {
-        Finding::ok(NAME, found)
-    } else {
-        Finding::advice(NAME, found, "free some: du -xh --max-depth=2 / | sort -h | tail")
-    }
+    let fix = "free some: du -xh --max-depth=2 / | sort -h | tail";
+    Finding::judge(NAME, found, free >= LITTLE, State::Advice, fix)
 }
 
 /// Each agent gets a private directory there.

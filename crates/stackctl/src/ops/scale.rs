@@ -12,7 +12,7 @@ use contract::Service;
 use supervisor::{
     Ask, Connection, ConnectionError, MOST_REPLICAS, Part, Reply, SlotState, StackView,
 };
-use swarm::{Progress, Stack};
+use swarm::{ScaleProgress, Stack};
 
 use super::{OpsError, options::ScaleOptions, parts, target::Target};
 use crate::{
@@ -144,7 +144,7 @@ fn announce(wanted: Wanted, had: u64) {
 /// Waits until nothing is missing, and prints what is whenever that changes.
 async fn wait(
     options: &ScaleOptions,
-    mut look: impl AsyncFnMut() -> Result<Vec<Progress>, OpsError>,
+    mut look: impl AsyncFnMut() -> Result<Vec<ScaleProgress>, OpsError>,
 ) -> Result<(), OpsError> {
     if options.no_wait {
         return Ok(());
@@ -174,10 +174,10 @@ async fn wait(
 }
 
 /// How far a service of a local stack has got.
-fn progress(wanted: Wanted, status: &StackView) -> Progress {
+fn progress(wanted: Wanted, status: &StackView) -> ScaleProgress {
     let slots = || status.slots_of(wanted.service.name());
     let leaving = slots().filter(|it| it.leaving).count();
-    Progress {
+    ScaleProgress {
         running: slots().filter(|it| !it.leaving && it.state != SlotState::Down).count(),
         surplus: (slots().count() - leaving).saturating_sub(wanted.replicas.into()),
         leaving,
@@ -186,8 +186,8 @@ fn progress(wanted: Wanted, status: &StackView) -> Progress {
 }
 
 /// What is still missing, if anything is.
-fn missing(wanted: Wanted, progress: &Progress) -> Option<String> {
-    let Progress { running, surplus, leaving, stuck } = progress;
+fn missing(wanted: Wanted, progress: &ScaleProgress) -> Option<String> {
+    let ScaleProgress { running, surplus, leaving, stuck } = progress;
     let count = usize::from(wanted.replicas);
     let mut missing = Vec::new();
     if *running < count {
@@ -226,7 +226,7 @@ mod tests {
         let missing = |progress: [usize; 3], stuck: Option<&str>| {
             let [running, surplus, leaving] = progress;
             let stuck = stuck.map(str::to_owned);
-            let progress = Progress { running, surplus, leaving, stuck };
+            let progress = ScaleProgress { running, surplus, leaving, stuck };
             missing("workflow=2".parse().unwrap(), &progress)
         };
         assert_eq!(missing([2, 0, 0], None), None);

@@ -11,7 +11,7 @@ use plotters::{
 };
 use stack_client::load::{Kept, Results};
 
-use super::report::Run;
+use super::report::LoadReport;
 
 const SIZE: (u32, u32) = (960, 720);
 /// Where the upper chart ends, and how much room the title takes above it.
@@ -37,7 +37,7 @@ type Problem = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// # Errors
 /// If plotters fails.
-pub(super) fn svg(run: &Run) -> Result<String, Problem> {
+pub(super) fn svg(run: &LoadReport) -> Result<String, Problem> {
     let mut picture = String::new();
     {
         let root = SVGBackend::with_string(&mut picture, SIZE).into_drawing_area();

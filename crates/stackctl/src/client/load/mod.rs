@@ -14,11 +14,11 @@ use std::{
 };
 
 use contract::Timestamp;
-use stack_client::load::{Load, News};
+use stack_client::load::{Load, News, RunningLoad};
 
 pub(crate) use options::LoadOptions;
-use progress::Progress;
-use report::{Left, Run};
+use progress::ProgressDisplay;
+use report::{Left, LoadReport};
 
 use super::{ClientError, Interrupts, print, render::print_on};
 use crate::command::exit;
@@ -38,11 +38,11 @@ pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
     let mut svg = options.svg.as_deref().map(Sink::open).transpose()?;
     let mut interrupts = Interrupts::listen()?;
 
-    let mut progress = Progress::start(&options, &api, &status);
+    let mut progress = ProgressDisplay::start(&options, &api, &status);
     let began = Timestamp::now();
     let epoch = Instant::now();
     let requests = options.clone();
-    let mut running = stack_client::load::Run::start(&Load {
+    let mut running = RunningLoad::start(&Load {
         api: api.clone(),
         service: options.service,
         jobs: options.jobs,
@@ -65,7 +65,7 @@ pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
             }
         }
     };
-    let run = Run {
+    let run = LoadReport {
         service: options.service,
         url: api.url.to_string(),
         jobs: options.jobs,
@@ -96,7 +96,7 @@ pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
     Ok(exit_code(&run, &options))
 }
 
-fn exit_code(run: &Run, options: &LoadOptions) -> u8 {
+fn exit_code(run: &LoadReport, options: &LoadOptions) -> u8 {
     let results = &run.results;
     let failed = options.all_complete && results.complete() < results.kept.len();
     if results.lost + results.refused + results.faults > 0 || failed {

@@ -19,7 +19,7 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 /// How many problems are printed when they occur. The report counts all.
 const PRINTED: u32 = 20;
 
-pub(super) struct Progress {
+pub(super) struct ProgressDisplay {
     shown: Shown,
     jobs: u32,
     printed: u32,
@@ -30,7 +30,7 @@ enum Shown {
     Lines { last: Instant },
 }
 
-impl Progress {
+impl ProgressDisplay {
     pub(super) fn start(options: &LoadOptions, api: &Api, status: &ServiceStatus) -> Self {
         let jobs = options.jobs;
         let target = ProgressDrawTarget::stderr();

@@ -14,7 +14,7 @@ use crate::{
 
 /// A run that has ended or was stopped.
 #[derive(Clone, Debug)]
-pub(crate) struct Run {
+pub(crate) struct LoadReport {
     pub(crate) service: Service,
     pub(crate) url: String,
     pub(crate) jobs: u32,
@@ -35,7 +35,7 @@ pub(crate) struct Left {
     pub(crate) waiting: usize,
 }
 
-impl Run {
+impl LoadReport {
     /// How many jobs ended in a second.
     fn throughput(&self) -> f64 {
         let ended = u32::try_from(self.results.kept.len()).unwrap_or(u32::MAX);
@@ -54,7 +54,7 @@ impl Run {
 }
 
 /// For people, with styles that the output stream removes where they are not wanted.
-pub(crate) fn text(run: &Run) -> String {
+pub(crate) fn text(run: &LoadReport) -> String {
     let results = &run.results;
     let (bold, good, bad) =
         (Style::new().bold(), AnsiColor::Green.on_default(), AnsiColor::Red.on_default().bold());
@@ -122,7 +122,7 @@ pub(crate) fn text(run: &Run) -> String {
 ///
 /// # Errors
 /// If it cannot be written.
-pub(crate) fn json(run: &Run, out: &mut dyn io::Write) -> io::Result<()> {
+pub(crate) fn json(run: &LoadReport, out: &mut dyn io::Write) -> io::Result<()> {
     let results = &run.results;
     let [(_, queueing), (_, first_event), (_, total)] = run.spreads();
     let document = Document {
@@ -221,7 +221,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(crate) fn run() -> Run {
+    pub(crate) fn run() -> LoadReport {
         let ms = Duration::from_millis;
         let job = "019aa001-0000-7000-8000-0123456789ab".parse().unwrap();
         let sample = |start, queueing: u64, total, ended| Sample {
@@ -245,7 +245,7 @@ pub(super) mod tests {
         }
         let why = Some("<gone> & \"away\"".into());
         results.add(Sample { why, ..sample(9000, 9, 900, Ended::Lost) });
-        Run {
+        LoadReport {
             service: Service::Workflow,
             url: "http://127.0.0.1:5000".into(),
             jobs: 50,

@@ -2,16 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
     path::Path,
     time::{Duration, Instant},
 };
 
 use contract::{JobId, JobView};
 use procfs::process::Stat;
-use serde::Deserialize;
 use supervisor::{Part, SlotState, SlotView, StackView};
 use transcript::one_line;
+use workspace::{Job, Workspace};
 
 use super::snapshot::{Count, Exactness, Failure, ReplicaRow, Rows, ServiceRow};
 use crate::client::ids;
@@ -76,21 +75,24 @@ fn tree(all: &[Stat], root: i32) -> Option<Use> {
     Some(sum)
 }
 
-/// Which replica runs which of these jobs.
+/// Which replica runs which of these jobs. Blocks briefly.
+///
+/// # Errors
+/// If the volume cannot be read.
 pub(super) fn claims(
     workspace: &Path,
     jobs: impl IntoIterator<Item = JobId>,
-) -> BTreeMap<String, JobId> {
-    #[derive(Deserialize)]
-    struct Claim {
-        by: String,
+) -> workspace::Result<BTreeMap<String, JobId>> {
+    let workspace = Workspace::open(workspace)?;
+    let mut claims = BTreeMap::new();
+    for id in jobs {
+        let claim = match Job::open(&workspace, id)? {
+            Some(job) => job.claimed()?,
+            None => None,
+        };
+        claims.extend(claim.map(|claim| (claim.by, id)));
     }
-    let claim = |job: JobId| {
-        let path = workspace.join(".stack/jobs").join(job.to_string()).join("claim");
-        let claim: Claim = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        Some((claim.by, job))
-    };
-    jobs.into_iter().filter_map(claim).collect()
+    Ok(claims)
 }
 
 /// Makes rows of it. Pure.

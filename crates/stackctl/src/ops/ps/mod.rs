@@ -9,7 +9,7 @@ mod table;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
@@ -97,7 +97,10 @@ async fn look(target: &Target, gateway: &Gateway) -> anyhow::Result<Snapshot> {
                 HashMap::new()
             });
             let running = report.running.iter().map(|job| job.job_id);
-            let claims = local::claims(local.workspace(), running);
+            let claims = local::claims(local.workspace(), running).unwrap_or_else(|error| {
+                report.notes.push(format!("it is not known which replica runs which job: {error}"));
+                BTreeMap::new()
+            });
             (local::rows(&status, &used, &claims, &report.running), report)
         }
     };

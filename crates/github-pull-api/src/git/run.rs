@@ -1,0 +1,193 @@
+//! Running a command to its end, or ending it.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use child_process::{Child, Signal};
+use contract::Code;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{Command, Output};
+use crate::{
+    connector::{Connector, stall::StallWatch},
+    failure::{Failure, Result, is_volume_full, says_disk_full},
+    progress::Lines,
+};
+
+/// The most that is read of what git prints: a list of a million references.
+const MOST_OUTPUT: usize = 128 << 20;
+/// How often a command is looked at: whether it is to stop, or has stalled.
+const WATCH: Duration = Duration::from_millis(50);
+
+impl Command<'_> {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// If git cannot be started, is ended for want of progress, or exceeds its bounds; not if it fails.
+    pub(crate) fn run(self) -> Result<Output> {
+        self.git.monitor.check_stop()?;
+        self.git.runtime.clone().block_on(self.drive())
+    }
+
+    /// Runs a command that is to succeed, and returns what it printed.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); [`Failure::Git`] if git fails.
+    pub(crate) fn output(self) -> Result<Vec<u8>> {
+        let output = self.run()?;
+        if output.status.success() { Ok(output.stdout) } else { Err(output.failure()) }
+    }
+
+    async fn drive(self) -> Result<Output> {
+        let (git, host) = (self.git, self.host);
+        let guest = self.guest().map_err(cannot_start)?;
+        let mut child = guest.spawn().await.map_err(cannot_start)?;
+        let pipes = (child.take_stdin(), child.take_stdout(), child.take_stderr());
+        let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
+            return Err(cannot_start(io::Error::other("a pipe is missing")));
+        };
+        let mut lines = Lines::new(&git.monitor.reporter);
+        let mut patience = Patience::new(host, git.local_patience);
+        let input = self.input;
+        let (signs, mut signs_seen) = tokio::sync::mpsc::unbounded_channel();
+        let talk = async {
+            let write = async {
+                // A git that does not read to the end says why on its standard error.
+                let _ = stdin.write_all(&input).await;
+                drop(stdin);
+            };
+            let read = read_all(stdout, MOST_OUTPUT);
+            let watch = async {
+                let mut stderr = stderr;
+                let mut buffer = vec![0; 8192];
+                loop {
+                    let read = stderr.read(&mut buffer).await?;
+                    let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
+                        return io::Result::Ok(lines.finish());
+                    };
+                    let _ = signs.send(lines.push(bytes));
+                }
+            };
+            tokio::join!(write, read, watch)
+        };
+        let mut talk = std::pin::pin!(talk);
+        let mut tick = tokio::time::interval(WATCH);
+        let ((), stdout, stderr) = loop {
+            tokio::select! {
+                biased;
+                said = &mut talk => break said,
+                Some(work) = signs_seen.recv() => patience.progressed(work),
+                _ = tick.tick() => {
+                    let why = if git.monitor.should_stop() {
+                        Failure::Stopped
+                    } else if let Some(why) = patience.is_over() {
+                        why
+                    } else {
+                        continue;
+                    };
+                    end(&mut child).await;
+                    return Err(why);
+                }
+            }
+        };
+        let Some(stdout) = stdout.map_err(cannot_read)? else {
+            end(&mut child).await;
+            let most = MOST_OUTPUT >> 20;
+            let sentence = format!("git was stopped: its answer is longer than {most} MiB");
+            return Err(Failure::told(Code::RepositoryInvalid, sentence));
+        };
+        let status = child.wait().await.map_err(cannot_read)?;
+        git.monitor.reporter.end_stage();
+        let stderr = stderr.map_err(cannot_read)?;
+        let is_disk_full =
+            !status.success() && (says_disk_full(&stderr) || is_volume_full(&git.configuration));
+        let output = Output { status, stdout, stderr, is_disk_full };
+        tracing::debug!(?status, stderr = output.stderr, "git ended");
+        match output.exceeded(git) {
+            Some(failure) => Err(failure),
+            None => Ok(output),
+        }
+    }
+}
+
+/// For how long git may go on without getting anywhere.
+struct Patience<'a> {
+    host: Option<(&'a Connector, Duration, StallWatch)>,
+    local: Duration,
+    since: Instant,
+}
+
+impl<'a> Patience<'a> {
+    fn new(host: Option<(&'a Connector, Duration)>, local: Duration) -> Self {
+        let since = Instant::now();
+        let host = host.map(|(connector, stall)| {
+            (connector, stall, StallWatch::new(stall, connector.transferred(), since))
+        });
+        Self { host, local, since }
+    }
+
+    fn progressed(&mut self, work: Work) {
+        self.since = Instant::now();
+        if work == Work::Local {
+            // The host has sent everything; the rest is this machine's.
+            self.host = None;
+        }
+    }
+
+    fn is_over(&mut self) -> Option<Failure> {
+        let now = Instant::now();
+        if let Some((connector, stall, watch)) = &mut self.host {
+            return watch
+                .is_stalled(connector.transferred(), now)
+                .then_some(Failure::Stalled(*stall));
+        }
+        let local = self.local;
+        (now.duration_since(self.since) >= local).then(|| {
+            let seconds = local.as_secs();
+            Failure::told(
+                Code::GitFailed,
+                format!(
+                    "git was stopped: it got nowhere for {seconds} s; look for pipes and devices in the \
+                     directory and for a slow volume, or raise GIT_LOCAL_SECONDS"
+                ),
+            )
+        })
+    }
+}
+
+/// Whose work a line of git's is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// The git host's.
+    Host,
+    /// This machine's.
+    Local,
+}
+
+/// Kills git and everything it started.
+async fn end(child: &mut Child) {
+    // An error means that it has ended.
+    let _ = child.signal_group(Signal::SIGKILL);
+    let _ = child.wait().await;
+}
+
+/// Everything `from` holds; `None` if that is more than `most` bytes.
+async fn read_all(from: impl AsyncRead + Unpin, most: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    from.take(most as u64 + 1).read_to_end(&mut bytes).await?;
+    Ok((bytes.len() <= most).then_some(bytes))
+}
+
+fn cannot_start(error: io::Error) -> Failure {
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => "there is no git on the PATH: install it".to_owned(),
+        _ => format!("{error}"),
+    };
+    Failure::told(Code::GitFailed, format!("git cannot be started: {why}"))
+}
+
+fn cannot_read(error: io::Error) -> Failure {
+    Failure::told(Code::GitFailed, format!("git's answer cannot be read: {error}"))
+}
