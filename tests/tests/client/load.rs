@@ -260,7 +260,7 @@ async fn a_job_with_an_outcome_is_not_lost() {
         json!([{"outcome": "workflow_error agent_failed", "complete": false, "count": 2}])
     );
     let told = report["troubles"].to_string();
-    assert!(told.contains("but it has one: failed"), "{told}");
+    assert!(told.contains("but the job has ended: failed"), "{told}");
     assert!(serving.try_join_next().is_none(), "the impostor failed");
 }
 
