@@ -141,14 +141,15 @@ pub(crate) async fn operators_commands(bench: Arc<Bench>) {
     let url = url_of(Service::Workflow);
     let stackctl = |arguments: &[&str]| {
         let mut command = std::process::Command::new(testkit::target_binary("stackctl"));
-        command.args(arguments).args(["--swarm", "--stack", STACK, "--url", &url]);
+        command.args(arguments).args(["--swarm", "--stack", STACK]);
         command.env("DOCKER_HOST", bench.engine.host());
         text(&format!("stackctl {}", arguments.join(" ")), &command.output().unwrap())
     };
     // The number of replicas that Swarm should keep, and what the gateway at that URL reports about
     // its own service.
     let shown = || {
-        let shown: Value = serde_json::from_str(&stackctl(&["ps", "--json"])).unwrap();
+        let shown: Value =
+            serde_json::from_str(&stackctl(&["ps", "--json", "--url", &url])).unwrap();
         let services = shown["services"].as_array().unwrap().clone();
         let of = |name: &str| services.iter().find(|it| it["service"] == name).unwrap();
         let wanted = ["workflow-api", "github-pull-api", "claude-code-api"]

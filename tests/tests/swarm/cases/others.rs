@@ -11,7 +11,7 @@ use crate::{
     command::{self, say, text},
     images,
     load::{Load, unequal},
-    network::ENGINE,
+    network::{ENGINE, HERE},
 };
 
 /// `docker/claude-only.yml` with the commands from its header: five agents behind one port.
@@ -74,6 +74,7 @@ pub(crate) async fn one_engine_without_swarm(bench: Arc<Bench>) {
             ("WORKFLOW_PORT", "15000"),
             ("PULL_PORT", "14000"),
             ("CLAUDE_PORT", "13000"),
+            ("GIT_ALLOWED_NETWORKS", HERE),
         ]);
         text("docker compose", &command.output().expect("docker is installed"))
     };
