@@ -143,6 +143,23 @@ impl Bench {
         }
     }
 
+    /// Waits until no replica is busy, and at least the default number is idle.
+    ///
+    /// If a replica ends its job while an update replaces it, Swarm 20.10 may start a second replacement in the same
+    /// slot. Both run until the service changes again.
+    pub(crate) async fn wait_until_none_is_busy(&self) {
+        for service in Service::ALL {
+            let least = service.spec().default_replicas;
+            let what = format!("{least} idle replicas of {service} and none busy");
+            wait_for(&what, PATIENCE, || async {
+                let status = self.status(service).await?;
+                let count = |state: &str| status["replicas"][state].as_u64();
+                (count("busy")? == 0 && count("idle")? >= u64::try_from(least).ok()?).then_some(())
+            })
+            .await;
+        }
+    }
+
     /// The answer to `GET /status`, or `None` while no gateway answers.
     pub(crate) async fn status(&self, service: Service) -> Option<Value> {
         // In a task, because the helper panics if there is no gateway.

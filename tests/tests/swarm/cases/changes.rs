@@ -55,7 +55,7 @@ pub(crate) async fn updated_under_load(bench: Arc<Bench>) {
         ends.took
     ));
     ends.all_complete();
-    bench.wait_until_idle().await;
+    bench.wait_until_none_is_busy().await;
     bench.check_one_job_each();
     let after = bench.containers("gateway");
     assert!(after.len() == 1 && after != before, "the gateway was not replaced");
