@@ -14,8 +14,20 @@ pub struct ProcInfo {
     pub ppid: u32,
     /// `R`, `S`, `Z` and so on, as in proc(5).
     pub state: char,
-    /// Its arguments, joined by spaces, or its name in brackets if it has none.
-    pub cmdline: String,
+    /// Its name, of at most 15 bytes.
+    pub name: String,
+}
+
+impl ProcInfo {
+    /// Its arguments, joined by spaces, or its name in brackets if it has none. Reading them waits for the process if it
+    /// is in the middle of a fork, which takes long if many other processes are busy.
+    #[must_use]
+    pub fn cmdline(&self) -> String {
+        let arguments = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments);
+        let cmdline = arguments.trim_end_matches('\0').replace('\0', " ");
+        if cmdline.is_empty() { format!("[{}]", self.name) } else { cmdline }
+    }
 }
 
 /// Every descendant of `pid`, parents before children.
@@ -70,7 +82,7 @@ pub fn processes_of_directory(directory: &Path) -> Vec<ProcInfo> {
     all.retain(|process| {
         process.pid != std::process::id()
             && process.state != 'Z'
-            && (process.cmdline.contains(&*needle) || works_there(process) || was_told(process))
+            && (process.cmdline().contains(&*needle) || works_there(process) || was_told(process))
     });
     all
 }
@@ -99,11 +111,7 @@ fn read(pid: u32) -> Option<ProcInfo> {
     let mut fields = rest.split_whitespace();
     let state = fields.next()?.chars().next()?;
     let ppid = fields.next()?.parse().ok()?;
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let arguments = String::from_utf8_lossy(&arguments);
-    let cmdline = arguments.trim_end_matches('\0').replace('\0', " ");
-    let cmdline = if cmdline.is_empty() { format!("[{name}]") } else { cmdline };
-    Some(ProcInfo { pid, ppid, state, cmdline })
+    Some(ProcInfo { pid, ppid, state, name: name.to_owned() })
 }
 
 #[cfg(test)]

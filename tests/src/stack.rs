@@ -254,7 +254,10 @@ impl Stack {
     pub fn processes_of(&self, part: &str) -> Vec<u32> {
         let command = format!(" serve {part}");
         let mut found = self.descendants();
-        found.retain(|process| process.state != 'Z' && process.cmdline.ends_with(&command));
+        found.retain(|process| {
+            let is_ours = process.state != 'Z' && process.ppid == self.pid;
+            is_ours && process.cmdline().ends_with(&command)
+        });
         found.into_iter().map(|process| process.pid).collect()
     }
 

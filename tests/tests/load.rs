@@ -39,7 +39,7 @@ async fn two_hundred_callers_at_once() {
     let results = tokio::time::timeout(PATIENCE, RunningLoad::start(&load).finish()).await.unwrap();
     let complete =
         OutcomeCount { label: "workflow_complete".into(), complete: true, count: CALLERS };
-    assert_eq!((&results.outcomes, &results.troubles), (&vec![complete], &vec![]));
+    assert_eq!((&results.outcomes, &results.problems), (&vec![complete], &vec![]));
     assert_eq!((results.lost, results.refused, results.faults, results.breaks), (0, 0, 0, 0));
     stack.wait_until_idle().await;
 

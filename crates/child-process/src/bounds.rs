@@ -51,9 +51,12 @@ impl JobBounds {
             is_limited = group.limit(processes).is_ok();
             cgroups.push(group);
         }
-        if !is_limited && let Ok(group) = Cgroup::create(Hierarchy::Pids) {
+        if !is_limited && let Ok(group) = Cgroup::create(Hierarchy::PIDS) {
             is_limited = group.limit(processes).is_ok();
             cgroups.push(group);
+        }
+        if !cgroups.iter().any(Cgroup::shares_processor_time) {
+            cgroups.extend(Cgroup::create(Hierarchy::CPU));
         }
         let limited_by = if is_limited { LimitedBy::Cgroup } else { fallback_limit() };
         let user_limit =
@@ -71,6 +74,12 @@ impl JobBounds {
     #[must_use]
     pub fn has_cgroup(&self) -> bool {
         !self.cgroups.is_empty()
+    }
+
+    /// Whether the job's processes share their processor time, so that it gets no more by starting more of them.
+    #[must_use]
+    pub fn shares_processor_time(&self) -> bool {
+        self.cgroups.iter().any(Cgroup::shares_processor_time)
     }
 
     /// Kills everything within the bounds at once, or at least prevents forks, if the machine supports that.

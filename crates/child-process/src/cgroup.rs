@@ -2,7 +2,8 @@
 //!
 //! A cgroup contains all processes started in it, whatever their session. Version 2 can kill a whole group in one
 //! step (`cgroup.kill`, Linux 5.14), and the controller `pids`, in both versions, limits the number of processes in
-//! it. See cgroups(7) and the kernel's `admin-guide/cgroup-v2.rst`.
+//! it. The controller `cpu` gives the group no more processor time than one busy process of the stack, however many
+//! processes it has. See cgroups(7) and the kernel's `admin-guide/cgroup-v2.rst`.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -33,11 +34,19 @@ pub(crate) struct Cgroup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hierarchy {
     Version2,
-    /// Version 1, the controller `pids`.
-    Pids,
+    /// Version 1, the hierarchy of this controller.
+    Version1(&'static str),
 }
 
+/// All hierarchies in which a job may have a group.
+const HIERARCHIES: [Hierarchy; 3] = [Hierarchy::Version2, Hierarchy::PIDS, Hierarchy::CPU];
+
 impl Hierarchy {
+    /// Limits the number of processes.
+    pub(crate) const PIDS: Self = Self::Version1("pids");
+    /// Shares processor time between groups.
+    pub(crate) const CPU: Self = Self::Version1("cpu");
+
     /// The directory of this process's own group, if the hierarchy is mounted and the group is visible in it.
     pub(crate) fn own(self) -> Option<PathBuf> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -52,7 +61,7 @@ impl Hierarchy {
             let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
             let is_it = match self {
                 Self::Version2 => number == "0" && controllers.is_empty(),
-                Self::Pids => controllers.split(',').any(|controller| controller == "pids"),
+                Self::Version1(name) => controllers.split(',').any(|it| it == name),
             };
             is_it.then_some(path)
         })?;
@@ -62,7 +71,7 @@ impl Hierarchy {
             let (kind, options) = (kind.next()?, kind.nth(1)?);
             let is_it = match self {
                 Self::Version2 => kind == "cgroup2",
-                Self::Pids => kind == "cgroup" && options.split(',').any(|option| option == "pids"),
+                Self::Version1(name) => kind == "cgroup" && options.split(',').any(|it| it == name),
             };
             let mut fields = mount.split(' ').skip(3);
             let (root, point) = (fields.next()?, fields.next()?);
@@ -79,8 +88,8 @@ impl Hierarchy {
     /// If it may not. The error is a clause that says why.
     pub(crate) fn delegated(self) -> Result<PathBuf, String> {
         let name = match self {
-            Self::Version2 => "cgroup v2",
-            Self::Pids => "the cgroup v1 controller pids",
+            Self::Version2 => "cgroup v2".to_owned(),
+            Self::Version1(controller) => format!("the cgroup v1 controller {controller}"),
         };
         let own = self.own().ok_or_else(|| format!("{name} is not mounted"))?;
         for needed in [own.clone(), own.join("cgroup.procs")] {
@@ -113,6 +122,11 @@ impl Cgroup {
     /// If the controller `pids` is not enabled for it.
     pub(crate) fn limit(&self, processes: u32) -> io::Result<()> {
         fs::write(self.directory.join("pids.max"), processes.to_string())
+    }
+
+    /// Whether it shares processor time with its siblings as one.
+    pub(crate) fn shares_processor_time(&self) -> bool {
+        ["cpu.weight", "cpu.shares"].iter().any(|file| self.directory.join(file).exists())
     }
 
     /// The file through which a process enters: it writes `0`.
@@ -151,7 +165,7 @@ impl Drop for Cgroup {
 
 /// Kills the groups that killed owners left beside this one.
 pub(crate) fn end_orphaned() {
-    for hierarchy in [Hierarchy::Version2, Hierarchy::Pids] {
+    for hierarchy in HIERARCHIES {
         if let Ok(own) = hierarchy.delegated() {
             end_orphaned_in(&own);
         }
@@ -206,7 +220,7 @@ mod tests {
             Some("/sys/fs/cgroup/unified/user.slice/session-1.scope".into())
         );
         assert_eq!(
-            Hierarchy::Pids.own_in(both, groups),
+            Hierarchy::PIDS.own_in(both, groups),
             Some("/sys/fs/cgroup/pids/user.slice/a b".into())
         );
         let container = "9 8 0:1 /docker/x /sys/fs/cgroup ro - cgroup2 cgroup rw\n";

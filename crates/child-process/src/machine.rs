@@ -17,7 +17,7 @@ pub struct Delegation {
 
 /// The usage of a limited resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct Capacity {
     /// How much is in use.
     pub used: u64,
     /// How much there is in total.
@@ -61,18 +61,18 @@ pub async fn pid_namespace() -> io::Result<()> {
 ///
 /// # Errors
 /// If `/proc` cannot be read.
-pub fn pids() -> io::Result<Room> {
+pub fn pids() -> io::Result<Capacity> {
     let limit = number_in("/proc/sys/kernel/pid_max")?;
-    Ok(Room { used: threads_now()?, limit })
+    Ok(Capacity { used: threads_now()?, limit })
 }
 
 /// The threads of all processes on this machine.
 ///
 /// # Errors
 /// If `/proc` cannot be read.
-pub fn threads() -> io::Result<Room> {
+pub fn threads() -> io::Result<Capacity> {
     let limit = number_in("/proc/sys/kernel/threads-max")?;
-    Ok(Room { used: threads_now()?, limit })
+    Ok(Capacity { used: threads_now()?, limit })
 }
 
 /// The second number of the fourth field of `/proc/loadavg`, proc_loadavg(5).

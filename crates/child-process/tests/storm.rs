@@ -191,3 +191,47 @@ async fn a_job_is_limited_and_ended_in_one_step() {
     assert!(kill_descendants(&[], Instant::now() + Duration::from_secs(10)).await.is_empty());
     bounds.remove().unwrap();
 }
+
+/// Forty busy processes, each in a session of its own, for a few seconds.
+const BUSY: &str = "use POSIX; $| = 1; for (1..40) { my $pid = fork(); if (defined $pid && !$pid) { \
+    POSIX::setsid(); alarm(60); 1 while 1 } } print \"begun\\n\"; sleep 60";
+
+/// Is busy for a second, and prints how much processor time it got, in seconds.
+const SHARE: &str = "use Time::HiRes; my $end = Time::HiRes::time() + 1; \
+    1 while Time::HiRes::time() < $end; my @times = times; print $times[0] + $times[1], \"\\n\"";
+
+/// The processor time that another process gets in a second beside a job of many busy ones.
+async fn share_beside_a_job(bounds: Option<&JobBounds>) -> f64 {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let perl = |script| Guest::new("perl").args(["-e", script]).env("PATH", PATH);
+    let busy = perl(BUSY).stdout(Stdio::piped());
+    let busy = if let Some(bounds) = bounds { busy.bounded(bounds) } else { busy };
+    let mut busy = busy.spawn().await.unwrap();
+    let mut begun = BufReader::new(busy.take_stdout().unwrap()).lines();
+    assert_eq!(begun.next_line().await.unwrap().as_deref(), Some("begun"));
+    let mut other = perl(SHARE).stdout(Stdio::piped()).spawn().await.unwrap();
+    let mut time = BufReader::new(other.take_stdout().unwrap()).lines();
+    let time = time.next_line().await.unwrap().unwrap().parse().unwrap();
+    other.wait().await.unwrap();
+    if let Some(bounds) = bounds {
+        bounds.kill();
+    }
+    let left = kill_descendants(&[], Instant::now() + Duration::from_secs(20)).await;
+    assert!(left.is_empty(), "{left:?}");
+    time
+}
+
+#[tokio::test]
+async fn a_job_of_many_processes_leaves_others_their_share_of_the_processors() {
+    let _alone = alone().await;
+    become_subreaper().unwrap();
+    let bounds = JobBounds::new(100);
+    if !bounds.shares_processor_time() {
+        return eprintln!("SKIPPED: no cgroup shares processor time on this machine");
+    }
+    let without = share_beside_a_job(None).await;
+    let with = share_beside_a_job(Some(&bounds)).await;
+    bounds.remove().unwrap();
+    eprintln!("{without} s of a second without bounds, {with} s with them");
+    assert!(with > 2.0 * without, "{without} s without bounds, {with} s with them");
+}

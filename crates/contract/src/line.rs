@@ -1,14 +1,16 @@
 //! An encoded event: a line of the journal and of an SSE `data:` field.
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::value::RawValue;
 
 /// A JSON object on one line that cannot break the framing of a journal or a stream.
 ///
-/// It contains no line break of any kind: neither `\
-/// ` and `\\r`, which valid JSON does not allow in strings, nor U+0085, U+2028 and U+2029, which JSON allows but at
-/// which common clients split lines (Python's `str.splitlines`). The latter are written as `\\u` escapes, which does
-/// not change the value.
+/// It contains no line break of any kind: neither line feeds and carriage returns, which valid JSON does not allow in
+/// strings, nor U+0085, U+2028 and U+2029, which JSON allows but at which common clients split lines (Python's
+/// `str.splitlines`). The latter are written as `\u` escapes, which does not change the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EventLine(Vec<u8>);
 
@@ -37,16 +39,24 @@ impl EventLine {
     /// # Errors
     /// [`LineError`] if it is not.
     pub fn from_json(json: Vec<u8>) -> Result<Self, LineError> {
-        let raw: &RawValue = serde_json::from_slice(&json).map_err(|_| LineError)?;
-        // `RawValue` keeps white space, so a pretty-printed object would contain line breaks.
-        if !raw.get().starts_with('{')
-            || memchr::memchr2(b'\n', b'\r', raw.get().as_bytes()).is_some()
-        {
+        Self::parse::<IgnoredAny>(json).map(|(line, _)| line)
+    }
+
+    /// Like [`from_json`](Self::from_json), and parses the fields that a relay needs. The others are only checked.
+    ///
+    /// # Errors
+    /// [`LineError`] if it is not one object, or if a field that `T` requires is missing or of another type.
+    pub fn parse<T: DeserializeOwned>(json: Vec<u8>) -> Result<(Self, T), LineError> {
+        // The parser does not look into the strings that it skips.
+        let text = std::str::from_utf8(&json).map_err(|_| LineError)?;
+        let fields = serde_json::from_str(text).map_err(|_| LineError)?;
+        let object = text.trim_ascii();
+        // A pretty-printed object contains line breaks.
+        if !object.starts_with('{') || memchr::memchr2(b'\n', b'\r', object.as_bytes()).is_some() {
             return Err(LineError);
         }
-        let trimmed = raw.get().len() == json.len();
-        let json = if trimmed { json } else { raw.get().as_bytes().to_vec() };
-        Ok(Self(escape_line_breaks(json)))
+        let json = if object.len() == json.len() { json } else { object.as_bytes().to_vec() };
+        Ok((Self(escape_line_breaks(json)), fields))
     }
 
     /// The JSON, without a final line break.
@@ -91,6 +101,10 @@ fn escape_line_breaks(json: Vec<u8>) -> Vec<u8> {
         ("\u{2028}".as_bytes(), br"\u2028"),
         ("\u{2029}".as_bytes(), br"\u2029"),
     ];
+    // The first bytes of these sequences are rare.
+    if memchr::memchr2(0xC2, 0xE2, &json).is_none() {
+        return json;
+    }
     let mut json = json;
     for (raw, escaped) in BREAKS {
         let finder = memchr::memmem::Finder::new(raw);

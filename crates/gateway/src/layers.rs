@@ -132,7 +132,7 @@ async fn check_query(State(port): State<PortState>, request: Request, next: Next
     let strict = port.shared.config.policy.unknown_fields == UnknownFields::Refused;
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     if let (true, Some(query), Some(path)) = (strict, request.uri().query(), path) {
-        let known = routes::parameters(port.service, path);
+        let known = routes::parameters(path);
         let unknown = url::form_urlencoded::parse(query.as_bytes())
             .map(|(name, _)| name)
             .find(|name| !name.is_empty() && !known.contains(&name.as_ref()));

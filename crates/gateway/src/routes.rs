@@ -19,7 +19,8 @@ use crate::{health, layers, reads, sessions, shared::Shared, submit};
 /// The table at the top of this file, from which the answers to unknown paths and methods are made.
 const TABLE: &str = include_str!("routes.md");
 
-/// The state of the handlers on one port: the gateway, and the service of the port.
+/// The state of the handlers: the gateway, and the service whose job a request starts. Where a request starts none, it is the
+/// service of the port.
 #[derive(Clone)]
 pub(crate) struct PortState {
     pub(crate) shared: Arc<Shared>,
@@ -33,8 +34,10 @@ fn text(id: Id) -> String {
     id.map(|Path(id)| id).unwrap_or_default()
 }
 
-/// The routes on the port of `service`, with all layers.
+/// The routes on the port of `service`, with all layers. Every port has the same routes, so that a proxy needs only one.
 pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
+    let state = |service| PortState { shared: Arc::clone(shared), service };
+    let in_session = post(submit_job_in_session).with_state(state(Service::Claude));
     let mut router = Router::new()
         .route("/health", get(health_view))
         .route("/status", get(status))
@@ -42,18 +45,17 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
         .route("/api/jobs", get(jobs))
         .route("/api/jobs/{id}", get(job))
         .route("/api/jobs/{id}/events", get(events))
-        .route("/api/jobs/{id}/cancel", post(cancel));
-    for path in service.spec().job_paths {
-        router = router.route(path, post(submit_job));
-    }
-    if service == Service::Claude {
-        router = router
-            .route("/api/stream/{id}", post(submit_job_in_session))
-            .route("/api/sessions", get(sessions::list).post(sessions::create))
-            .route("/api/sessions/{id}", get(sessions::view).delete(sessions::delete));
+        .route("/api/jobs/{id}/cancel", post(cancel))
+        .route("/api/stream/{id}", in_session)
+        .route("/api/sessions", get(sessions::list).post(sessions::create))
+        .route("/api/sessions/{id}", get(sessions::view).delete(sessions::delete));
+    for service in Service::ALL {
+        for path in service.spec().job_paths {
+            router = router.route(path, post(submit_job).with_state(state(service)));
+        }
     }
     let router = router.fallback(no_such_path).method_not_allowed_fallback(method_not_allowed);
-    let port = PortState { shared: Arc::clone(shared), service };
+    let port = state(service);
     layers::add(router, &port).with_state(port)
 }
 
@@ -65,43 +67,42 @@ struct Row {
     query: &'static str,
 }
 
-/// The rows of the table for one port.
-fn rows(service: Service) -> impl Iterator<Item = Row> {
-    let jobs = service.spec().job_paths.iter().map(|path| Row { method: "POST", path, query: "" });
+/// The rows of the table.
+fn rows() -> impl Iterator<Item = Row> {
+    let paths = Service::ALL.into_iter().flat_map(|service| service.spec().job_paths);
+    let jobs = paths.map(|path| Row { method: "POST", path, query: "" });
     // The first three lines are the head of the table and the row that stands for the job paths.
-    jobs.chain(TABLE.lines().skip(3).filter_map(move |row| {
+    jobs.chain(TABLE.lines().skip(3).filter_map(|row| {
         let mut cells = row.split('|').skip(1).map(str::trim);
-        let (method, path, port) = (cells.next()?, cells.next()?.trim_matches('`'), cells.next()?);
-        let query = cells.next()?;
-        (port == "all" || port == service.name()).then_some(Row { method, path, query })
+        let (method, path) = (cells.next()?, cells.next()?.trim_matches('`'));
+        Some(Row { method, path, query: cells.next()? })
     }))
 }
 
 /// The query parameters of the route at `path`.
-pub(crate) fn parameters(service: Service, path: &str) -> Vec<&'static str> {
-    rows(service)
+pub(crate) fn parameters(path: &str) -> Vec<&'static str> {
+    rows()
         .filter(|row| row.path == path && !row.query.is_empty())
         .flat_map(|row| row.query.split(',').map(|name| name.trim().trim_matches('`')))
         .collect()
 }
 
 /// The methods of the route at `path`.
-fn methods(service: Service, path: &str) -> Vec<&'static str> {
-    let listed = |method: &str| rows(service).any(|row| row.path == path && row.method == method);
+fn methods(path: &str) -> Vec<&'static str> {
+    let listed = |method: &str| rows().any(|row| row.path == path && row.method == method);
     ["GET", "HEAD", "POST", "DELETE"]
         .into_iter()
         .filter(|method| listed(if *method == "HEAD" { "GET" } else { method }))
         .collect()
 }
 
-async fn no_such_path(State(port): State<PortState>) -> Response<Body> {
-    let routes: Vec<_> =
-        rows(port.service).map(|row| format!("{} {}", row.method, row.path)).collect();
+async fn no_such_path() -> Response<Body> {
+    let routes: Vec<_> = rows().map(|row| format!("{} {}", row.method, row.path)).collect();
     web::no_such_path(&routes.join(", "))
 }
 
-async fn method_not_allowed(State(port): State<PortState>, path: MatchedPath) -> Response<Body> {
-    web::method_not_allowed(&methods(port.service, path.as_str()).join(", "))
+async fn method_not_allowed(path: MatchedPath) -> Response<Body> {
+    web::method_not_allowed(&methods(path.as_str()).join(", "))
 }
 
 /// The answer to a read.
@@ -212,12 +213,10 @@ mod tests {
     async fn the_table_is_what_is_answered() {
         let dir = tempfile::tempdir().unwrap();
         let shared = Arc::new(Shared::of_tests(dir.path()));
-        let mut listed = BTreeSet::new();
         for service in Service::ALL {
             let router = router(&shared, service);
-            for path in rows(service).map(|row| row.path).collect::<BTreeSet<_>>() {
-                let known = methods(service, path);
-                listed.extend(known.iter().map(|method| (service, *method, path)));
+            for path in rows().map(|row| row.path).collect::<BTreeSet<_>>() {
+                let known = methods(path);
                 for method in METHODS {
                     let (status, allow, body) = ask(&router, method, path).await;
                     let what = format!("{service}: {method} {path}: {status} {body}");
@@ -234,7 +233,7 @@ mod tests {
             }
             let (status, _, body) = ask(&router, "GET", "/api/nope").await;
             assert_eq!(status, 404);
-            for Row { method, path, .. } in rows(service) {
+            for Row { method, path, .. } in rows() {
                 let route = format!("{method} {path}");
                 assert!(body["error"].as_str().unwrap().contains(&route), "{body}");
             }

@@ -5,8 +5,8 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use contract::{Code, EventLine, QueuedEvent, Timestamp};
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use web::Ids;
-use workspace::{CancelOnDisconnect, Job, blocking};
+use web::{Ids, Part};
+use workspace::{CancelOnDisconnect, EventPart, Job, blocking};
 
 use crate::{
     shared::Shared,
@@ -129,5 +129,6 @@ fn journal(
     ids: Ids,
     guard: CancelOnDisconnect,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    web::frames(guard.follow(job, after).map_ok(|event| (event.id, event.json)), ids)
+    let parts = guard.follow(job, after);
+    web::frames(parts.map_ok(|EventPart { id, json, is_last, .. }| Part { id, json, is_last }), ids)
 }

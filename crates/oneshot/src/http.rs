@@ -7,8 +7,8 @@ use futures_util::TryStreamExt;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
-use web::{BODY_LIMIT, Body, OnDisconnect, Peer};
-use workspace::{CancelOnDisconnect, RequestDigest};
+use web::{BODY_LIMIT, Body, OnDisconnect, Part, Peer};
+use workspace::{CancelOnDisconnect, EventPart, RequestDigest};
 
 use crate::{JobService, replica::Replica};
 
@@ -98,8 +98,9 @@ impl<S: JobService> Replica<S> {
         if is_async {
             return Ok(web::json(StatusCode::ACCEPTED, &json!({"jobId": job.id()})));
         }
-        let events = guard.follow(job.clone(), 0).map_ok(|event| (event.id, event.json));
-        let frames = web::frames(events, web::ids_wanted(&headers));
+        let parts = guard.follow(job.clone(), 0);
+        let parts = parts.map_ok(|EventPart { id, json, is_last, .. }| Part { id, json, is_last });
+        let frames = web::frames(parts, web::ids_wanted(&headers));
         Ok(web::event_stream(job.id(), peer, frames))
     }
 }

@@ -8,6 +8,9 @@ use workspace::{ClaimedJob, Job, blocking};
 
 use crate::{JobContext, Step, Stop, StopReason};
 
+/// The size from which events are written without waiting for more, in bytes.
+const BATCH: usize = 64 * 1024;
+
 /// How a job ended, and whether any of its work is still running.
 pub(crate) struct Driven {
     pub(crate) ending: Ending,
@@ -47,27 +50,39 @@ pub(crate) async fn drive(
                     break failure(reason.code(), reason.sentence());
                 }
             };
-            match step {
-                Ok(Some(Step::Event(event))) => {
-                    if let Err((code, sentence)) = append(claimed, &event, journal_limit) {
-                        break failure(code, &sentence);
+            // What else the job has to say at this moment is written with it.
+            let (mut events, mut size, mut end) = (Vec::new(), 0, None);
+            let mut next = Some(step);
+            while let Some(step) = next {
+                match step {
+                    Ok(Some(Step::Event(event))) => {
+                        size += event.as_bytes().len();
+                        events.push(event);
+                    }
+                    Ok(Some(Step::End(ending))) => end = Some(Ok(ending)),
+                    Ok(None) => {
+                        tracing::error!(job = %context.id, "the job's stream ended without a terminal event");
+                        end =
+                            Some(Err("the job ended without a result: see the log of its service"));
+                    }
+                    // The panic hook logged it.
+                    Err(_) => {
+                        end = Some(Err("the service failed while running the job: see its log"))
                     }
                 }
-                Ok(Some(Step::End(ending))) => return Driven { ending, left: Left::Nothing },
-                Ok(None) => {
-                    tracing::error!(job = %context.id, "the job's stream ended without a terminal event");
-                    break failure(
-                        Code::Internal,
-                        "the job ended without a result: see the log of its service",
-                    );
-                }
-                // The panic hook logged it.
-                Err(_) => {
-                    break failure(
-                        Code::Internal,
-                        "the service failed while running the job: see its log",
-                    );
-                }
+                next = if end.is_none() && size < BATCH {
+                    AssertUnwindSafe(steps.next()).catch_unwind().now_or_never()
+                } else {
+                    None
+                };
+            }
+            if let Err((code, sentence)) = append(claimed, &events, journal_limit) {
+                break failure(code, &sentence);
+            }
+            match end {
+                None => {}
+                Some(Ok(ending)) => return Driven { ending, left: Left::Nothing },
+                Some(Err(sentence)) => break failure(Code::Internal, sentence),
             }
         }
     };
@@ -83,7 +98,21 @@ pub(crate) async fn drive(
     Driven { ending, left }
 }
 
+/// Appends `events`, or as many of them as the journal and the volume can hold.
 fn append(
+    claimed: &mut ClaimedJob,
+    events: &[EventLine],
+    journal_limit: u64,
+) -> Result<(), (Code, String)> {
+    let size: u64 = events.iter().map(|event| event.as_bytes().len() as u64 + 1).sum();
+    let fits = claimed.journal_length().saturating_add(size) <= journal_limit;
+    if fits && claimed.append_all(events).is_ok() {
+        return Ok(());
+    }
+    events.iter().try_for_each(|event| append_one(claimed, event, journal_limit))
+}
+
+fn append_one(
     claimed: &mut ClaimedJob,
     event: &EventLine,
     journal_limit: u64,

@@ -24,7 +24,8 @@ mod slot;
 mod slots;
 
 pub use control::{
-    Ask, Connection, ConnectionError, FailureView, Replies, Reply, SlotState, SlotView, StackView,
+    Connection, ConnectionError, ControlRequest, FailureView, Replies, Reply, SlotState, SlotView,
+    StackView,
 };
 pub use environment::{check_settings, settings_of_parts};
 pub use error::Error;

@@ -26,6 +26,8 @@ use crate::{Body, peer::Connection};
 
 /// How long the head of a request may take to arrive. hyper ignores this without a timer.
 const HEADER_TIME: Duration = Duration::from_secs(15);
+/// The most that is buffered for a connection in each direction, in bytes. The head of a request must fit.
+const BUFFER: usize = 32 * 1024;
 
 /// A bound listener that accepts no connections yet.
 #[derive(Debug)]
@@ -205,6 +207,7 @@ async fn accept<S, B>(
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME)
             .half_close(true)
+            .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), answer);
         let Shutdown { drain, abort, .. } = shutdown.clone();
         connections.spawn(async move {

@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 
 use crate::Ids;
 
@@ -11,29 +11,81 @@ use crate::Ids;
 #[must_use]
 pub fn frame(id: Option<u64>, json: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(json.len() + 40);
+    put_head(id, &mut out);
+    out.put_slice(json);
+    out.put_slice(b"\n\n");
+    out.freeze()
+}
+
+/// A part of an event. Only long events have several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// In the first part of an event, its ID.
+    pub id: Option<u64>,
+    /// The next bytes of its JSON, which has no line breaks.
+    pub json: Bytes,
+    /// Whether these are its last bytes.
+    pub is_last: bool,
+}
+
+/// The size from which a chunk is sent without waiting for more, in bytes.
+const CHUNK: usize = 32 * 1024;
+
+/// The events of a job, each with its ID, as chunks of bytes. Whatever is there at one moment becomes one chunk. If an
+/// event cannot be read, this is logged and the stream breaks.
+pub fn frames<E: std::error::Error + Send + Sync + 'static>(
+    parts: impl Stream<Item = Result<Part, E>> + Send + 'static,
+    ids: Ids,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    async_stream::stream! {
+        let mut parts = std::pin::pin!(parts);
+        while let Some(first) = parts.next().await {
+            let mut chunk = BytesMut::new();
+            let mut next = Some(first);
+            let mut failure = None;
+            while let Some(part) = next {
+                match part {
+                    Ok(part) => part.put(ids, &mut chunk),
+                    Err(error) => {
+                        failure = Some(error);
+                        break;
+                    }
+                }
+                next = if chunk.len() < CHUNK { parts.next().now_or_never().flatten() } else { None };
+            }
+            if !chunk.is_empty() {
+                yield Ok(chunk.freeze());
+            }
+            if let Some(error) = failure {
+                tracing::error!(error = &error as &dyn std::error::Error, "failed to read a journal");
+                yield Err(io::Error::other(error));
+                return;
+            }
+        }
+    }
+}
+
+impl Part {
+    fn put(&self, ids: Ids, out: &mut BytesMut) {
+        if let Some(id) = self.id {
+            out.reserve(self.json.len() + 40);
+            put_head((ids == Ids::Sent).then_some(id), out);
+        }
+        out.put_slice(&self.json);
+        if self.is_last {
+            out.put_slice(b"\n\n");
+        }
+    }
+}
+
+/// What precedes the JSON of an event.
+fn put_head(id: Option<u64>, out: &mut BytesMut) {
     if let Some(id) = id {
         out.put_slice(b"id: ");
         out.put_slice(id.to_string().as_bytes());
         out.put_u8(b'\n');
     }
     out.put_slice(b"data: ");
-    out.put_slice(json);
-    out.put_slice(b"\n\n");
-    out.freeze()
-}
-
-/// The events of a job, each with its ID, as bytes. If an event cannot be read, this is logged and the stream breaks.
-pub fn frames<E: std::error::Error + Send + Sync + 'static>(
-    events: impl Stream<Item = Result<(u64, Bytes), E>> + Send + 'static,
-    ids: Ids,
-) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    events.map(move |event| match event {
-        Ok((id, json)) => Ok(frame((ids == Ids::Sent).then_some(id), &json)),
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "failed to read a journal");
-            Err(io::Error::other(error))
-        }
-    })
 }
 
 /// A received event.

@@ -2,7 +2,7 @@
 
 use futures_util::{Stream, StreamExt};
 
-use crate::{Job, JournalEntry, Result, follow};
+use crate::{EventPart, Job, Result, follow_parts};
 
 /// Cancels a job when it is dropped, unless the job's end was read first. It lives as long as the stream of the
 /// caller that requested this.
@@ -31,13 +31,13 @@ impl CancelOnDisconnect {
         self.0 = None;
     }
 
-    /// [`follow`](crate::follow) with the guard inside: dropping the stream before its end counts as a disconnect.
+    /// [`follow_parts`] with the guard inside: dropping the stream before its end counts as a disconnect.
     pub fn follow(
         mut self,
         job: Job,
         after: u64,
-    ) -> impl Stream<Item = Result<JournalEntry>> + Send + 'static {
-        follow(job, after).inspect(move |event| {
+    ) -> impl Stream<Item = Result<EventPart>> + Send + 'static {
+        follow_parts(job, after).inspect(move |event| {
             if event.as_ref().is_ok_and(|event| event.terminal) {
                 self.disarm();
             }

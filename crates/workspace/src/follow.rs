@@ -4,13 +4,13 @@ use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use contract::{Code, Ending};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 
 use crate::{Error, Job, Outcome, Result, blocking, journal};
 
-/// The size of a read, in bytes.
-const CHUNK: usize = 64 * 1024;
+/// The size of a read, and the most that is buffered, in bytes.
+const CHUNK: usize = 32 * 1024;
 /// How often to check whether the process of a silent job is still alive.
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long to wait for the rest of a journal that is shorter than its outcome says. A network file system may show a
@@ -37,17 +37,41 @@ pub struct JournalEntry {
     pub terminal: bool,
 }
 
+/// A part of an event, read from the journal. Only events of more than 32 KiB have several parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventPart {
+    /// In the first part of an event, its ID.
+    pub id: Option<u64>,
+    /// The next bytes of the event.
+    pub json: Bytes,
+    /// Whether these are its last bytes.
+    pub is_last: bool,
+    /// Whether the event ends the stream.
+    pub terminal: bool,
+}
+
+/// An event that is longer than the buffer.
+#[derive(Debug)]
+struct LongEvent {
+    /// Its ID, until its first part has been read.
+    id: Option<u64>,
+}
+
 struct Follower {
     job: Job,
     file: Option<File>,
     outcome: Option<Outcome>,
     /// The offset of the next byte to read.
     read: u64,
-    /// The offset of the next event: `read` minus the length of `pending`.
+    /// The offset of the next byte to pass on: `read` minus the length of `pending`.
     offset: u64,
     pending: BytesMut,
     /// How many bytes of `pending` are known to contain no line break.
     searched: usize,
+    /// If the next byte belongs to a long event whose end is known.
+    long: Option<LongEvent>,
+    /// Up to where the end of a long event was looked for.
+    scanned: u64,
 }
 
 /// The events of `job` after the ID `after` (0: all of them), up to the terminal event. You can call this at any
@@ -56,6 +80,37 @@ struct Follower {
 /// If the job's process is dead, this ends the job, so the stream always ends. If the journal is shorter than it was
 /// when the job ended, the terminal event is an error that says so.
 pub fn follow(job: Job, after: u64) -> impl Stream<Item = Result<JournalEntry>> + Send + 'static {
+    async_stream::try_stream! {
+        let mut parts = std::pin::pin!(follow_parts(job, after));
+        let mut begun: Option<(u64, Vec<u8>)> = None;
+        while let Some(part) = parts.next().await {
+            let EventPart { id, json, is_last, terminal } = part?;
+            begun = match (id, begun.take()) {
+                (Some(id), _) if is_last => {
+                    yield JournalEntry { id, json, terminal };
+                    None
+                }
+                (Some(id), _) => Some((id, json.to_vec())),
+                (None, Some((id, mut event))) => {
+                    event.extend_from_slice(&json);
+                    if is_last {
+                        yield JournalEntry { id, json: event.into(), terminal };
+                        None
+                    } else {
+                        Some((id, event))
+                    }
+                }
+                (None, None) => None,
+            };
+        }
+    }
+}
+
+/// Like [`follow`], but passes on a long event in parts of at most 32 KiB, so that a reader needs little memory.
+pub fn follow_parts(
+    job: Job,
+    after: u64,
+) -> impl Stream<Item = Result<EventPart>> + Send + 'static {
     follow_within(job, after, SHORT_JOURNAL)
 }
 
@@ -63,7 +118,7 @@ fn follow_within(
     job: Job,
     after: u64,
     short_journal: Duration,
-) -> impl Stream<Item = Result<JournalEntry>> + Send + 'static {
+) -> impl Stream<Item = Result<EventPart>> + Send + 'static {
     async_stream::try_stream! {
         let mut watch = job.workspace().watcher().watch(&job.directory());
         let mut follower = Follower {
@@ -74,6 +129,8 @@ fn follow_within(
             offset: after,
             pending: BytesMut::new(),
             searched: 0,
+            long: None,
+            scanned: 0,
         };
         let mut looked = Instant::now();
         let mut short_since = None;
@@ -85,8 +142,8 @@ fn follow_within(
             })
             .await;
             let found = found?;
-            while let Some(entry) = follower.next_line() {
-                yield entry;
+            while let Some(part) = follower.next_part() {
+                yield part;
             }
             if found == JournalRead::Bytes {
                 short_since = None;
@@ -134,9 +191,9 @@ enum JournalRead {
 }
 
 impl Outcome {
-    fn terminal(&self) -> JournalEntry {
+    fn terminal(&self) -> EventPart {
         let json = self.event.as_bytes().to_vec().into();
-        JournalEntry { id: self.event_id(), json, terminal: true }
+        EventPart { id: Some(self.event_id()), json, is_last: true, terminal: true }
     }
 }
 
@@ -151,9 +208,8 @@ impl Follower {
             };
         }
         let limit = self.outcome.as_ref().map_or(u64::MAX, |outcome| outcome.journal_length);
-        let room =
-            usize::try_from(limit.saturating_sub(self.read)).unwrap_or(usize::MAX).min(CHUNK);
-        if room == 0 {
+        let left = usize::try_from(limit.saturating_sub(self.read)).unwrap_or(usize::MAX);
+        if left == 0 {
             return Ok(JournalRead::Nothing);
         }
         let path = self.job.journal_path();
@@ -168,16 +224,36 @@ impl Follower {
             },
         };
         let held = self.pending.len();
-        self.pending.resize(held + room, 0);
+        if held >= CHUNK {
+            // Its ID comes before its first byte, and is where it ends.
+            return match find_line_end(file, &mut self.scanned, self.read, limit) {
+                Ok(Some(end)) => {
+                    self.long = Some(LongEvent { id: Some(end + 1) });
+                    Ok(JournalRead::Bytes)
+                }
+                Ok(None) => Ok(JournalRead::Nothing),
+                Err(error) => Err(Error::io("read the journal", path)(error)),
+            };
+        }
+        self.pending.resize(held + left.min(CHUNK - held), 0);
         let result = file.read_at(self.pending.get_mut(held..).unwrap_or_default(), self.read);
         self.pending.truncate(held + result.as_ref().map_or(0, |read| *read));
         let read = result.map_err(Error::io("read the journal", path))?;
         self.read += read as u64;
+        if self.pending.is_empty() {
+            // A reader that waits needs no buffer.
+            self.pending = BytesMut::new();
+        }
         Ok(if read == 0 { JournalRead::Nothing } else { JournalRead::Bytes })
     }
 
     /// The end of a stream whose journal stays shorter than its outcome says.
-    fn cut_short(&self) -> Result<JournalEntry> {
+    fn cut_short(&self) -> Result<EventPart> {
+        if self.long.as_ref().is_some_and(|long| long.id.is_none()) {
+            // Half of an event was passed on.
+            let error = io::ErrorKind::UnexpectedEof.into();
+            return Err(Error::io("read the journal", self.job.journal_path())(error));
+        }
         let service = self.job.record()?.service;
         let (state, length, id) = match &self.outcome {
             Some(outcome) => (outcome.state.as_str(), outcome.journal_length, outcome.event_id()),
@@ -191,20 +267,53 @@ impl Follower {
             self.job.id()
         );
         let ending = Ending::failure(service, self.job.id(), Code::JournalDamaged, &sentence);
-        Ok(JournalEntry { id, json: ending.event.into_bytes().into(), terminal: true })
+        let json = ending.event.into_bytes().into();
+        Ok(EventPart { id: Some(id), json, is_last: true, terminal: true })
     }
 
-    fn next_line(&mut self) -> Option<JournalEntry> {
-        let unsearched = self.pending.get(self.searched..)?;
-        let Some(at) = memchr::memchr(b'\n', unsearched) else {
-            self.searched = self.pending.len();
-            return None;
+    fn next_part(&mut self) -> Option<EventPart> {
+        let unsearched = self.pending.get(self.searched..).unwrap_or_default();
+        let (length, is_last) = match memchr::memchr(b'\n', unsearched) {
+            Some(at) => (self.searched + at, true),
+            None if self.long.is_some() && !self.pending.is_empty() => (self.pending.len(), false),
+            None => {
+                self.searched = self.pending.len();
+                return None;
+            }
         };
-        let json = self.pending.split_to(self.searched + at).freeze();
-        self.pending.advance(1);
+        let json = self.pending.split_to(length).freeze();
         self.searched = 0;
-        self.offset += json.len() as u64 + 1;
-        Some(JournalEntry { id: self.offset, json, terminal: false })
+        self.offset += length as u64;
+        if is_last {
+            self.pending.advance(1);
+            self.offset += 1;
+        }
+        let id = match &mut self.long {
+            Some(long) => long.id.take(),
+            None => Some(self.offset),
+        };
+        if is_last {
+            self.long = None;
+        }
+        Some(EventPart { id, json, is_last, terminal: false })
+    }
+}
+
+/// The offset of the first line feed between `from` and `limit`, if it has been written. `scanned` is where an earlier
+/// search ended.
+fn find_line_end(file: &File, scanned: &mut u64, from: u64, limit: u64) -> io::Result<Option<u64>> {
+    let mut block = vec![0; CHUNK];
+    *scanned = from.max(*scanned);
+    loop {
+        let left = usize::try_from(limit.saturating_sub(*scanned)).unwrap_or(CHUNK).min(CHUNK);
+        let read = file.read_at(block.get_mut(..left).unwrap_or_default(), *scanned)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        if let Some(at) = memchr::memchr(b'\n', block.get(..read).unwrap_or_default()) {
+            return Ok(Some(*scanned + at as u64));
+        }
+        *scanned += read as u64;
     }
 }
 

@@ -32,20 +32,23 @@ impl Journal {
         Ok(Self { file, path, length: 0 })
     }
 
-    /// Appends an event and returns its ID, the offset of its end.
+    /// Appends events with one write. The ID of an event is the offset of its end.
     ///
     /// A partial write is undone, so the journal ends with a complete line.
-    pub(crate) fn append(&mut self, event: &EventLine) -> Result<u64> {
-        let mut line = Vec::with_capacity(event.as_bytes().len() + 1);
-        line.extend_from_slice(event.as_bytes());
-        line.push(b'\n');
-        if let Err(error) = self.file.write_all(&line) {
+    pub(crate) fn append(&mut self, events: &[EventLine]) -> Result<()> {
+        let size = events.iter().map(|event| event.as_bytes().len() + 1).sum();
+        let mut lines = Vec::with_capacity(size);
+        for event in events {
+            lines.extend_from_slice(event.as_bytes());
+            lines.push(b'\n');
+        }
+        if let Err(error) = self.file.write_all(&lines) {
             // If this fails too, the incomplete line remains after `length`, where it is ignored.
             let _ = self.file.set_len(self.length);
             return Err(Error::io("append to the journal", &self.path)(error));
         }
-        self.length += line.len() as u64;
-        Ok(self.length)
+        self.length += lines.len() as u64;
+        Ok(())
     }
 
     /// The offset of the end of the last complete line.
@@ -122,9 +125,11 @@ mod tests {
         assert_eq!(whole_length(&path).unwrap(), 0);
         let mut journal = Journal::create(path.clone()).unwrap();
         let line = EventLine::encode(&serde_json::json!({"type": "message"}));
-        let first = journal.append(&line).unwrap();
+        journal.append(std::slice::from_ref(&line)).unwrap();
+        let first = journal.length();
         assert_eq!(whole_length(&path).unwrap(), first);
-        let second = journal.append(&line).unwrap();
+        journal.append(&[line]).unwrap();
+        let second = journal.length();
         std::fs::OpenOptions::new()
             .append(true)
             .open(&path)

@@ -27,6 +27,12 @@ use crate::{AgentScript, SseClient, Stack, procfs::peak_kb, wait_for};
 /// How much more memory a process may use than for a small job.
 const GROWTH_KB: u64 = 64 * 1024;
 
+/// How long the long message is, in bytes.
+const LONG: usize = 10 << 20;
+
+/// How much memory of the gateway a reader may take, whatever it does not read.
+const READER_KB: u64 = 128;
+
 /// How many messages the small job has.
 const FEW: usize = 1000;
 
@@ -46,6 +52,8 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 pub struct Flooded {
     /// How many messages the agent prints.
     pub messages: usize,
+    /// How many readers do not read a long message.
+    pub readers: usize,
 }
 
 /// The peak memory of each part, in kB.
@@ -92,7 +100,57 @@ impl Flooded {
                 report.check(grown < GROWTH_KB, || format!("{part} needs {grown} kB more"));
             }
         }
+        self.crowd(&stack, &mut report).await;
         report
+    }
+
+    /// Many readers of one long message that read nothing of it.
+    async fn crowd(self, stack: &Stack, report: &mut Report) {
+        let marks = TempDir::new().unwrap();
+        let gate = marks.path().join("gate");
+        let script = AgentScript::new().long_line(LONG).wait_file(&gate);
+        let url = format!("{}/api/execute", stack.claude_url());
+        let id = uuid::Uuid::now_v7().to_string();
+        let body = json!({"prompt": script.prompt()});
+        let mut reading = SseClient::post(&url, &body).header("x-job-id", &id).send().await;
+        while reading.next_event().await.expect("the long message").raw.len() < LONG {}
+        let gateway = *stack.processes_of("gateway").first().expect("a gateway");
+        let memory = || peak_kb(gateway).expect("the gateway runs");
+        let before = memory();
+        let port = stack.ports()[Service::Claude];
+        let mut crowd = Vec::new();
+        for _ in 0..self.readers {
+            let mut silent = connect(port).await;
+            let events =
+                format!("GET /api/jobs/{id}/events HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n");
+            silent.write_all(events.as_bytes()).await.unwrap();
+            crowd.push(silent);
+        }
+        for silent in &crowd {
+            silent.readable().await.unwrap();
+        }
+        // Until the gateway has filled every buffer that it has.
+        let mut seen = (memory(), Instant::now());
+        wait_for("the memory to stop growing", PATIENCE, || {
+            let now = memory();
+            if now > seen.0 {
+                seen = (now, Instant::now());
+            }
+            let has_stopped = seen.1.elapsed() > Duration::from_secs(2);
+            async move { has_stopped.then_some(()) }
+        })
+        .await;
+        let grown = memory().saturating_sub(before);
+        report.figure("readers that do not read a long message", self.readers);
+        report.figure("bytes of that message", LONG);
+        report.figure("gateway: memory for one such reader (kB)", grown / self.readers as u64);
+        report.check(grown < self.readers as u64 * READER_KB, || {
+            format!("{} readers take {grown} kB", self.readers)
+        });
+        drop(crowd);
+        std::fs::write(&gate, "").unwrap();
+        while reading.next_event().await.is_some() {}
+        stack.wait_until_idle().await;
     }
 }
 

@@ -257,8 +257,11 @@ impl Field {
             .descendants()
             .into_iter()
             .filter_map(|process| {
-                let part = parts.iter().find(|part| is_part(&process.cmdline, part))?;
-                (process.state != 'Z').then_some((process.pid, *part))
+                // The child of a replica looks like the replica until it becomes git or the agent.
+                let is_replica = process.state != 'Z' && process.ppid == self.stack.pid();
+                let cmdline = is_replica.then(|| process.cmdline())?;
+                let part = parts.iter().find(|part| is_part(&cmdline, part))?;
+                Some((process.pid, *part))
             })
             .collect();
         let Some(&(pid, part)) = rng.choice(&victims) else { return };

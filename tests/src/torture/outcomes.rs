@@ -40,7 +40,10 @@ pub(crate) fn check_volume(report: &mut Report, stack: &Stack, callers: &BTreeSe
 /// The agents of a stack and everything they have started, wherever it hides.
 pub(crate) fn agents(stack: &Stack) -> Vec<ProcInfo> {
     let mut found = stack.descendants();
-    found.retain(|process| process.state != 'Z' && !process.cmdline.contains(" serve "));
+    found.retain(|process| {
+        let is_other = process.state != 'Z' && process.name != "stackctl";
+        is_other && !process.cmdline().contains(" serve ")
+    });
     found
 }
 

@@ -14,7 +14,6 @@ use tempfile::TempDir;
 
 use super::{
     caller::Caller,
-    outcomes::agents,
     report::Report,
     strike::{SOON, has_lease_of},
     volume::JobDirectory,
@@ -151,11 +150,10 @@ impl Storms {
         };
         let end = reading.await.unwrap().end;
         report.check(end == expected, || format!("{what}: the job ended {end}"));
-        let is_zombie = |process: &crate::ProcInfo| process.state == 'Z';
-        let left = || {
-            let zombies = stack.descendants().into_iter().filter(is_zombie).count();
-            agents(stack).len() + zombies
-        };
+        // All but the parts of the stack, and their zombies.
+        let is_left =
+            |process: &crate::ProcInfo| process.state == 'Z' || process.name != "stackctl";
+        let left = || stack.descendants().into_iter().filter(is_left).count();
         while left() > 0 && asked.elapsed() < 4 * SOON {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -239,7 +239,7 @@ async fn what_follows_the_end_is_seen() {
     assert_eq!(said.code, 1, "{said:?}");
     let report = said.json();
     assert_eq!((&report["faults"], &report["complete"]), (&json!(2), &json!(2)), "{report}");
-    assert_eq!(report["troubles"][0]["what"], "workflow_error after the terminal event");
+    assert_eq!(report["problems"][0]["what"], "workflow_error after the terminal event");
     assert!(serving.try_join_next().is_none(), "the impostor failed");
 }
 
@@ -259,7 +259,7 @@ async fn a_job_with_an_outcome_is_not_lost() {
         report["outcomes"],
         json!([{"outcome": "workflow_error agent_failed", "complete": false, "count": 2}])
     );
-    let told = report["troubles"].to_string();
+    let told = report["problems"].to_string();
     assert!(told.contains("but the job has ended: failed"), "{told}");
     assert!(serving.try_join_next().is_none(), "the impostor failed");
 }

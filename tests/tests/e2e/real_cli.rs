@@ -103,7 +103,7 @@ async fn a_job_is_cancelled_during_a_shell_command() {
     let stack = builder.start().await;
     let mut response = post_execute(&stack, &json!({"prompt": "Sleep."})).send().await;
     wait_for("the shell command", PATIENCE, || async {
-        agents(&stack).iter().any(|process| process.cmdline == "sleep 300").then_some(())
+        agents(&stack).iter().any(|process| process.cmdline() == "sleep 300").then_some(())
     })
     .await;
     let asked = Instant::now();

@@ -144,7 +144,7 @@ async fn a_conversation_survives_the_death_of_its_replica() {
     let busy = stack
         .processes_of("claude-code-api")
         .into_iter()
-        .find(|pid| testkit::descendants(*pid).iter().any(|it| it.cmdline.contains(&session)))
+        .find(|pid| testkit::descendants(*pid).iter().any(|it| it.cmdline().contains(&session)))
         .expect("the replica that runs the agent");
     send_signal(busy, Signal::SIGKILL);
     assert_eq!(terminal(&killed.collect_all().await)["code"], "replica_lost");

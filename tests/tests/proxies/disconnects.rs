@@ -40,7 +40,7 @@ async fn a_caller_that_hangs_up_cancels_its_job() {
     join_all(cases.map(|(kind, version)| {
         let scene = &scene;
         async move {
-            let proxy = Proxy::start(kind, scene.stack.ports()).await;
+            let proxy = Proxy::start(kind, scene.port()).await;
             let id = start_and_hang_up(scene, &proxy, "never", version).await;
             scene.wait_for_state(&id, "cancelled").await;
         }
@@ -63,7 +63,7 @@ async fn a_proxy_that_hides_it_cancels_nothing() {
     join_all(changes.map(|(kind, change)| {
         let scene = &scene;
         async move {
-            let proxy = Proxy::start_changed(kind, scene.stack.ports(), &[change]).await;
+            let proxy = Proxy::start_changed(kind, scene.port(), &[change]).await;
             let gate = format!("{kind:?}");
             let id = start_and_hang_up(scene, &proxy, &gate, "--http1.1").await;
             // The proxy notices it when it passes on the next ping.

@@ -8,7 +8,6 @@ use std::{
     process::Stdio,
 };
 
-use contract::PerService;
 use tempfile::TempDir;
 use testkit::{PATIENCE, RunningCommand, wait_for};
 use tokio::{net::TcpStream, process::Command};
@@ -58,17 +57,13 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Starts a proxy with its configuration from the page.
-    pub(crate) async fn start(kind: Kind, behind: PerService<u16>) -> Self {
+    pub(crate) async fn start(kind: Kind, behind: u16) -> Self {
         Self::start_changed(kind, behind, &[]).await
     }
 
     /// Starts a proxy with changes to its configuration: pairs of a text on the page and what replaces
     /// it.
-    pub(crate) async fn start_changed(
-        kind: Kind,
-        behind: PerService<u16>,
-        changes: &[(&str, &str)],
-    ) -> Self {
+    pub(crate) async fn start_changed(kind: Kind, behind: u16, changes: &[(&str, &str)]) -> Self {
         let directory = TempDir::new().unwrap();
         let files = directory.path();
         create_certificate(files).await;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use contract::{PerService, Service};
+use contract::Service;
 
 const PAGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROXIES.md"));
 
@@ -42,7 +42,8 @@ impl Kind {
 /// Where a proxy listens, what is behind it, and where its files are.
 pub(crate) struct Placement<'a> {
     pub(crate) port: u16,
-    pub(crate) behind: PerService<u16>,
+    /// The gateway's port.
+    pub(crate) behind: u16,
     /// Contains `cert.pem`, `key.pem` and `both.pem`.
     pub(crate) files: &'a Path,
 }
@@ -53,10 +54,8 @@ pub(crate) fn configuration(kind: Kind, at: &Placement<'_>, changes: &[(&str, &s
     for (from, to) in changes {
         replace(&mut text, from, to);
     }
-    for service in Service::ALL {
-        let address = |port| format!("127.0.0.1:{port}");
-        replace(&mut text, &address(service.default_port()), &address(at.behind[service]));
-    }
+    let address = |port| format!("127.0.0.1:{port}");
+    replace(&mut text, &address(Service::Workflow.default_port()), &address(at.behind));
     let (port, file) = (at.port, |name: &str| at.files.join(name).display().to_string());
     let (certificate, key) = (file("cert.pem"), file("key.pem"));
     match kind {

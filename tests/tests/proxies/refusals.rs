@@ -15,16 +15,15 @@ use crate::{
 };
 
 #[tokio::test]
-async fn each_path_leads_to_its_service() {
+async fn every_path_is_passed_on() {
     if let Some(program) = missing_program() {
-        return skip("each_path_leads_to_its_service", &format!("{program} is not installed"));
+        return skip("every_path_is_passed_on", &format!("{program} is not installed"));
     }
     let scene = Scene::new().await;
     let unknown = "01a213f5-408c-7144-bee2-b0f71260eb9d";
     for kind in Kind::ALL {
-        let proxy = Proxy::start(kind, scene.stack.ports()).await;
+        let proxy = Proxy::start(kind, scene.port()).await;
         for path in Service::ALL.iter().flat_map(|service| service.spec().job_paths) {
-            // The port of another service does not know the path.
             let refused = answer(post(&proxy, path, "{}", &[])).await;
             assert_eq!(refused.status, 400, "{kind:?} {path}: {refused:?}");
             assert_eq!(refused.json()["code"], "invalid_field", "{kind:?} {path}");
@@ -65,7 +64,7 @@ async fn a_body_over_the_limit_is_refused_by_the_stack() {
     // has seen the status, and may reset the connection before it has read the body of the answer.
     let mode = ["--http1.1", "-H", "Expect:"];
     for kind in Kind::ALL {
-        let proxy = Proxy::start(kind, scene.stack.ports()).await;
+        let proxy = Proxy::start(kind, scene.port()).await;
         for body in &bodies {
             let refused = answer(post(&proxy, "/api/workflow", body, &mode)).await;
             assert_eq!(refused.status, 413, "{kind:?} {body}: {refused:?}");
@@ -74,7 +73,7 @@ async fn a_body_over_the_limit_is_refused_by_the_stack() {
     }
     // Without its line, nginx refuses the body itself, in HTML.
     let changes = [("client_max_body_size 16m;", "")];
-    let proxy = Proxy::start_changed(Kind::Nginx, scene.stack.ports(), &changes).await;
+    let proxy = Proxy::start_changed(Kind::Nginx, scene.port(), &changes).await;
     let refused = answer(post(&proxy, "/api/workflow", &bodies[0], &mode)).await;
     assert!(refused.status == 413 && refused.body.contains("<html>"), "{refused:?}");
 }
@@ -87,7 +86,7 @@ async fn callers_without_the_token_are_refused_by_the_proxy() {
     }
     let scene = Scene::new().await;
     for kind in Kind::ALL {
-        let proxy = Proxy::start(kind, scene.stack.ports()).await;
+        let proxy = Proxy::start(kind, scene.port()).await;
         let none: &[&str] = &[];
         for more in [
             none,
@@ -115,12 +114,12 @@ async fn callers_cannot_act_for_a_workflow() {
     let parent = ["-H", "X-Parent-Job-Id: 01a213f5-408c-7144-bee2-b0f71260eb9d"];
     let body = r#"{"prompt": "x", "unknown": 1}"#;
     for kind in Kind::ALL {
-        let proxy = Proxy::start(kind, scene.stack.ports()).await;
+        let proxy = Proxy::start(kind, scene.port()).await;
         let refused = answer(post(&proxy, "/api/execute", body, &parent)).await;
         assert_eq!(refused.json()["code"], "unknown_field", "{kind:?}: {refused:?}");
     }
     let changes = [("http-request del-header X-Parent-Job-Id", "")];
-    let proxy = Proxy::start_changed(Kind::HaProxy, scene.stack.ports(), &changes).await;
+    let proxy = Proxy::start_changed(Kind::HaProxy, scene.port(), &changes).await;
     let refused = answer(post(&proxy, "/api/execute", body, &parent)).await;
     assert_eq!(refused.json()["code"], "not_found", "{refused:?}");
 }
@@ -133,7 +132,7 @@ async fn a_stack_without_allowed_hosts_names_the_setting() {
     }
     let stack = Stack::builder().start().await;
     for kind in Kind::ALL {
-        let proxy = Proxy::start(kind, stack.ports()).await;
+        let proxy = Proxy::start(kind, stack.ports()[Service::Workflow]).await;
         for request in [curl(&proxy, "/health", &[]), post(&proxy, "/api/workflow", "{}", &[])] {
             let refused = answer(request).await;
             assert_eq!(refused.status, 400, "{kind:?}: {refused:?}");
@@ -151,7 +150,7 @@ async fn nothing_listens_without_tls() {
     }
     let scene = Scene::new().await;
     for kind in Kind::ALL {
-        let proxy = Proxy::start(kind, scene.stack.ports()).await;
+        let proxy = Proxy::start(kind, scene.port()).await;
         assert_eq!(proxy.listening_ports(), BTreeSet::from([proxy.port]), "{kind:?}");
         let mut plain = Command::new("curl");
         plain.args(["--disable", "--noproxy", "*", "-sS", "-H", "Authorization: Bearer CHANGE-ME"]);
@@ -163,6 +162,6 @@ async fn nothing_listens_without_tls() {
     // By default, Caddy redirects from a plain port, which is 80 unless it is set.
     let plain = free_port();
     let change = ("auto_https disable_redirects", &*format!("http_port {plain}"));
-    let proxy = Proxy::start_changed(Kind::Caddy, scene.stack.ports(), &[change]).await;
+    let proxy = Proxy::start_changed(Kind::Caddy, scene.port(), &[change]).await;
     assert_eq!(proxy.listening_ports(), BTreeSet::from([plain, proxy.port]));
 }

@@ -25,6 +25,11 @@ impl Scene {
         Self { stack, git, marks: TempDir::new().unwrap() }
     }
 
+    /// The port of the stack behind the proxies.
+    pub(crate) fn port(&self) -> u16 {
+        self.stack.ports()[Service::Workflow]
+    }
+
     pub(crate) fn repo(&self) -> String {
         self.git.url("app")
     }

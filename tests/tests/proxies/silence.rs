@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use contract::{PerService, Service};
 use futures_util::future::join_all;
 use serde_json::Value;
 use testkit::skip;
@@ -45,10 +44,6 @@ impl MuteServer {
         });
         Self { port, release, _serving: serving }
     }
-
-    fn ports(&self) -> PerService<u16> {
-        PerService::from_fn(|_: Service| self.port)
-    }
 }
 
 async fn serve(mut stream: TcpStream, mut released: watch::Receiver<bool>) {
@@ -81,13 +76,13 @@ async fn streams_survive_more_than_a_minute_of_silence() {
 
     let (mut idle, mut silent, mut controls) = (Vec::new(), Vec::new(), Vec::new());
     for kind in Kind::ALL {
-        let proxy = Proxy::start(kind, scene.stack.ports()).await;
+        let proxy = Proxy::start(kind, scene.port()).await;
         let request = post(&proxy, "/api/workflow", &scene.gated_workflow("gate"), &[]);
         let mut stream = EventStream::open(request);
         stream.until_message("before").await;
         idle.push((proxy, stream));
 
-        let proxy = Proxy::start(kind, mute.ports()).await;
+        let proxy = Proxy::start(kind, mute.port).await;
         let mut stream = EventStream::open(curl(&proxy, "/", &[]));
         assert_eq!(stream.next().await.unwrap()["type"], "a", "{kind:?}");
         silent.push((proxy, stream));
@@ -97,7 +92,7 @@ async fn streams_survive_more_than_a_minute_of_silence() {
     let haproxy =
         [("timeout client 1h", "timeout client 50s"), ("timeout server 1h", "timeout server 50s")];
     for (kind, changes) in [(Kind::Nginx, nginx), (Kind::HaProxy, haproxy)] {
-        let proxy = Proxy::start_changed(kind, mute.ports(), &changes).await;
+        let proxy = Proxy::start_changed(kind, mute.port, &changes).await;
         let mut stream = EventStream::open(curl(&proxy, "/", &[]));
         assert_eq!(stream.next().await.unwrap()["type"], "a", "{kind:?}");
         controls.push((proxy, stream));

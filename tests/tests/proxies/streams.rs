@@ -24,7 +24,7 @@ async fn events_arrive_one_by_one() {
     join_all(cases.map(|(kind, version)| {
         let scene = &scene;
         async move {
-            let proxy = Proxy::start(kind, scene.stack.ports()).await;
+            let proxy = Proxy::start(kind, scene.port()).await;
             let gate = format!("{kind:?}{version}");
             let body = scene.gated_workflow(&gate);
             let request = post(&proxy, "/api/workflow", &body, &[version]);
@@ -51,7 +51,7 @@ async fn a_proxy_that_buffers_holds_events_back() {
     let scene = Scene::new().await;
     let buffered = "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;";
     let changes = [("proxy_buffering off;", buffered)];
-    let proxy = Proxy::start_changed(Kind::Nginx, scene.stack.ports(), &changes).await;
+    let proxy = Proxy::start_changed(Kind::Nginx, scene.port(), &changes).await;
     let request = post(&proxy, "/api/workflow", &scene.gated_workflow("gate"), &["--http1.1"]);
     let mut held = EventStream::open(request);
     let mut direct = scene.only_workflow().await;
@@ -72,7 +72,7 @@ async fn stackctl_runs_a_workflow() {
     let scene = Scene::new().await;
     let (repo, prompt) = (scene.repo(), AgentScript::new().say("hello").prompt());
     for kind in Kind::ALL {
-        let proxy = Proxy::start(kind, scene.stack.ports()).await;
+        let proxy = Proxy::start(kind, scene.port()).await;
         let run = |token: &str| {
             let mut command = Command::new(target_binary("stackctl"));
             command.args(["run", "--repo", &repo, "--prompt", &prompt]).env_clear();

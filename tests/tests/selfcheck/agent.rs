@@ -227,8 +227,8 @@ async fn if_it_ignores_interrupts_and_signals_only_sigkill_ends_it() {
     let pid = agent.child.id().unwrap();
     let children = wait_for("both children", Duration::from_secs(10), || async {
         let children = descendants(pid);
-        let are_sleeping =
-            children.len() == 2 && children.iter().all(|child| child.cmdline.starts_with("sleep"));
+        let are_sleeping = children.len() == 2
+            && children.iter().all(|child| child.cmdline().starts_with("sleep"));
         are_sleeping.then_some(children)
     })
     .await;

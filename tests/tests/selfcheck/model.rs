@@ -174,7 +174,7 @@ async fn the_real_cli_is_interrupted_in_a_shell_command_and_in_a_stalled_answer(
         let Some(mut cli) = Cli::start(test, &api, home).await else { return };
         let pid = cli.child.id().unwrap();
         wait_for("the turn to begin", Duration::from_secs(30), || async {
-            let is_asleep = || descendants(pid).iter().any(|child| child.cmdline == "sleep 300");
+            let is_asleep = || descendants(pid).iter().any(|child| child.cmdline() == "sleep 300");
             let has_asked = !api.turns().is_empty();
             (has_asked && (!matches!(turn, Turn::ToolUse { .. }) || is_asleep())).then_some(())
         })

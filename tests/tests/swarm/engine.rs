@@ -125,7 +125,7 @@ impl Engine {
         pids.extend(
             testkit::descendants(own)
                 .into_iter()
-                .filter(|process| process.cmdline.starts_with("containerd "))
+                .filter(|process| process.cmdline().starts_with("containerd "))
                 .map(|process| process.pid),
         );
         pids

@@ -78,7 +78,7 @@ async fn agents_that_fork_without_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_without_readers() {
-    alone(Flooded { messages: 10_000 }.run()).await;
+    alone(Flooded { messages: 10_000, readers: 50 }.run()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

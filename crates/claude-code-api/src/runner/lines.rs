@@ -20,17 +20,15 @@ pub(crate) enum Line {
     },
 }
 
-/// Splits a byte stream at `
-/// ` only; U+2028, U+0085 and similar characters may occur within a line. Buffers at most one read and one line; of
-/// an overlong line, only the beginning.
+/// Splits a byte stream at line feeds only; U+2028, U+0085 and similar characters may occur within a line. Buffers at
+/// most one read and one line; of an overlong line, only the beginning.
 #[derive(Debug)]
 pub(crate) struct Lines {
     max: usize,
     buffer: Vec<u8>,
     /// Offset in `buffer` of the next line.
     start: usize,
-    /// `buffer` has no `
-    /// ` between `start` and this offset.
+    /// `buffer` has no line feed between `start` and this offset.
     scanned: usize,
     /// How many bytes of the current line were discarded.
     dropped: usize,

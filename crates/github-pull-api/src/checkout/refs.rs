@@ -14,14 +14,11 @@ use sha2::{Digest as _, Sha256};
 use super::{Refusal, config_file, files, files::path};
 use crate::{
     failure::{Failure, Result},
-    remote::{Mirror, ObjectId, Refs, parse_refs},
+    remote::{LARGEST_REFS, Mirror, ObjectId, Refs, parse_refs, read_refs},
 };
 
 /// The first line of a `packed-refs` that is sorted and holds no peeled tags.
 pub(super) const PACKED_HEADER: &[u8] = b"# pack-refs with: sorted \n";
-
-/// The largest file of references that is read, in bytes.
-const LARGEST: u64 = 128 << 20;
 
 /// Where a pull keeps a second name of each lock that it holds. So the next pull can tell the locks of a
 /// pull that was killed from those of a git that is at work.
@@ -152,26 +149,7 @@ fn is_one_file(git: &Dir, one: &Path, other: &Path) -> bool {
 /// # Errors
 /// If one of them is not a regular file, or cannot be read.
 pub(super) fn read(git: &Dir, refusal: &Refusal<'_>) -> Result<Refs> {
-    let packed = files::read(git, Path::new("packed-refs"), LARGEST, refusal)?.unwrap_or_default();
-    let mut refs = parse_refs(&packed, b' ');
-    read_loose(git, Path::new("refs"), refusal, &mut refs)?;
-    Ok(refs)
-}
-
-fn read_loose(git: &Dir, directory: &Path, refusal: &Refusal<'_>, refs: &mut Refs) -> Result<()> {
-    let failed = |error| Failure::io("list in .git", directory)(error);
-    for entry in git.read_dir(directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = directory.join(entry.file_name());
-        if entry.file_type().map_err(failed)?.is_dir() {
-            read_loose(git, &name, refusal, refs)?;
-        } else if let Some(text) = files::read(git, &name, 1024, refusal)?
-            && let Some(id) = ObjectId::parse(text.trim_ascii())
-        {
-            refs.insert(name.as_os_str().as_bytes().to_vec(), id);
-        }
-    }
-    Ok(())
+    read_refs(git, &|name, most| files::read(git, name, most, refusal))
 }
 
 /// Makes the branches of `origin` and the tags those of the mirror. Tags that are there stay as they
@@ -200,7 +178,7 @@ pub(super) fn publish(
     if wanted != *current {
         let mut lock = Locked::take(git, Path::new("packed-refs"))?;
         let mut packed = parse_refs(
-            &files::read(git, Path::new("packed-refs"), LARGEST, refusal)?.unwrap_or_default(),
+            &files::read(git, Path::new("packed-refs"), LARGEST_REFS, refusal)?.unwrap_or_default(),
             b' ',
         );
         packed.retain(|name, _| !name.starts_with(ORIGIN));

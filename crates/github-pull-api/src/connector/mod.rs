@@ -47,7 +47,7 @@ pub use self::{
     upstream::UpstreamProxy,
 };
 
-use self::{policy::Target, socks::Wish};
+use self::{policy::Target, socks::SocksRequest};
 
 /// Where the relay finds the connector: `SECRET@ADDRESS`.
 const CONNECTOR_VARIABLE: &str = "WORKFLOW_STACK_CONNECTOR";
@@ -259,10 +259,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 impl Shared {
     async fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let wish = timeout(GREETING_TIME, socks::accept(&mut stream, &self.secret))
+        let request = timeout(GREETING_TIME, socks::accept(&mut stream, &self.secret))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        let upstream = match self.connect(&wish).await {
+        let upstream = match self.connect(&request).await {
             Ok(upstream) => upstream,
             Err(refusal) => {
                 *lock(&self.refusal) = Some(refusal);
@@ -279,9 +279,9 @@ impl Shared {
         tokio::io::copy_bidirectional(&mut stream, &mut upstream).await.map(drop)
     }
 
-    async fn connect(&self, wish: &Wish) -> Result<TcpStream, Refusal> {
-        let target = &wish.target;
-        let user = User::ALL.into_iter().find(|user| user.name() == wish.user);
+    async fn connect(&self, request: &SocksRequest) -> Result<TcpStream, Refusal> {
+        let target = &request.target;
+        let user = User::ALL.into_iter().find(|user| user.name() == request.user);
         let is_anywhere = matches!(user, Some(User::HttpsAnywhere | User::OtherAnywhere));
         if !is_anywhere && !lock(&self.hosts).contains(&target.host) {
             tracing::warn!(job = %self.job, %target, "refused a host that the pull did not ask for");

@@ -19,14 +19,14 @@ const SUCCEEDED: u8 = 0;
 const UNREACHABLE: u8 = 4;
 
 /// What was asked for.
-pub(super) struct Wish {
+pub(super) struct SocksRequest {
     /// The user's name, which says what git wants the connection for.
     pub(super) user: String,
     pub(super) target: Target,
 }
 
 /// Reads what a client wants, once it has given `secret` for its password.
-pub(super) async fn accept<S>(stream: &mut S, secret: &str) -> io::Result<Wish>
+pub(super) async fn accept<S>(stream: &mut S, secret: &str) -> io::Result<SocksRequest>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -56,10 +56,10 @@ where
     };
     let port = stream.read_u16().await?;
     let target = Target::new(&host, port).ok_or_else(|| invalid("no name of a host"))?;
-    Ok(Wish { user: text(user)?, target })
+    Ok(SocksRequest { user: text(user)?, target })
 }
 
-/// Answers a wish.
+/// Answers a request.
 pub(super) async fn answer<S: AsyncWrite + Unpin>(
     stream: &mut S,
     connected: bool,
@@ -83,10 +83,10 @@ pub(super) fn connect<S: Read + Write>(
     push_short(&mut login, secret)?;
     stream.write_all(&login)?;
     expect_bytes(stream, [PASSWORD_VERSION, 0])?;
-    let mut wish = vec![VERSION, CONNECT, 0, NAME];
-    push_short(&mut wish, host)?;
-    wish.extend(port.to_be_bytes());
-    stream.write_all(&wish)?;
+    let mut request = vec![VERSION, CONNECT, 0, NAME];
+    push_short(&mut request, host)?;
+    request.extend(port.to_be_bytes());
+    stream.write_all(&request)?;
     let mut reply = [0; 10];
     stream.read_exact(&mut reply)?;
     let [version, code, ..] = reply;

@@ -42,6 +42,9 @@ impl Output {
         } else if is(Signal::SIGXCPU) {
             let most = git.processor_time;
             format!("git was stopped: it computed for {most} s; raise JOB_TIMEOUT_SECONDS")
+        } else if is(Signal::SIGKILL) {
+            "git was killed, perhaps because the machine has no memory left: see the kernel's log, then send the job again"
+                .to_owned()
         } else if !self.status.success()
             && ["Out of memory", "out of memory", "Cannot allocate memory", "mmap failed"]
                 .iter()

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cap_std::{ambient_authority, fs::Dir};
 use contract::{CloneFilter, Code};
 use sha2::{Digest as _, Sha256};
 use workspace::Workspace;
@@ -311,9 +312,15 @@ impl<'a> Mirror<'a> {
     }
 
     fn read_refs(&self) -> Result<Refs> {
-        let format = "--format=%(objectname) %(refname)";
-        let refs = self.command(["for-each-ref", format, "refs/heads", "refs/tags"]).output()?;
-        Ok(refs::parse(&refs, b' '))
+        let failed = |error| Failure::io("read the references of", &self.path)(error);
+        let directory = Dir::open_ambient_dir(&self.path, ambient_authority()).map_err(failed)?;
+        let read = |name: &Path, _| match directory.read(name) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error)),
+        };
+        // Whatever is wrong with them, a new mirror has better ones.
+        refs::read(&directory, &read).map_err(|failure| Failure::Git(failure.to_string()))
     }
 
     /// Makes a mirror in `staging` and renames it into place, so that half a mirror is never there.

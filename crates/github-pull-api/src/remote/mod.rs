@@ -14,7 +14,7 @@ pub(crate) use self::{
     diagnosis::{stalled, unusable},
     lfs::{CONFIGURATION as LFS_CONFIGURATION, Lfs, obstacle as lfs_obstacle},
     mirror::{Freshness, Mirror},
-    refs::{ObjectFormat, ObjectId, Refs, parse as parse_refs},
+    refs::{LARGEST_REFS, ObjectFormat, ObjectId, Refs, parse as parse_refs, read as read_refs},
     transport::Transport,
     wanted::{Extent, Wanted},
 };

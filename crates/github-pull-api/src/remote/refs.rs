@@ -1,6 +1,13 @@
 //! References: names, which are bytes, and the objects they lead to.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, os::unix::ffi::OsStrExt as _, path::Path};
+
+use cap_std::fs::Dir;
+
+use crate::failure::{Failure, Result};
+
+/// The largest `packed-refs` that is read, in bytes.
+pub(crate) const LARGEST_REFS: u64 = 128 << 20;
 
 /// The id of an object, in hexadecimal: 40 digits of SHA-1 or 64 of SHA-256.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +59,36 @@ impl fmt::Debug for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Reads the file of this name in a control directory, if it is there, but no more than so many bytes of it.
+type Read<'a> = &'a dyn Fn(&Path, u64) -> Result<Option<Vec<u8>>>;
+
+/// Every reference of a control directory, symbolic ones left out.
+///
+/// # Errors
+/// If they cannot be listed, or `read` fails.
+pub(crate) fn read(git: &Dir, read: Read<'_>) -> Result<Refs> {
+    let packed = read(Path::new("packed-refs"), LARGEST_REFS)?.unwrap_or_default();
+    let mut refs = parse(&packed, b' ');
+    read_loose(git, Path::new("refs"), read, &mut refs)?;
+    Ok(refs)
+}
+
+fn read_loose(git: &Dir, directory: &Path, read: Read<'_>, refs: &mut Refs) -> Result<()> {
+    let failed = |error| Failure::io("list in .git", directory)(error);
+    for entry in git.read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = directory.join(entry.file_name());
+        if entry.file_type().map_err(failed)?.is_dir() {
+            read_loose(git, &name, read, refs)?;
+        } else if let Some(text) = read(&name, 1024)?
+            && let Some(id) = ObjectId::parse(text.trim_ascii())
+        {
+            refs.insert(name.as_os_str().as_bytes().to_vec(), id);
+        }
+    }
+    Ok(())
 }
 
 /// Reads lines of an id, one character, and a name: what `for-each-ref`, `ls-remote` and `packed-refs` have

@@ -21,15 +21,15 @@ use crate::{
     replica,
 };
 
-/// Has replicas run a git that runs `script` where it should check out files.
-fn sabotage(kind: &mut Kind, script: &str, environment: &[(&'static str, &str)]) {
+/// Has replicas run a git that runs `script` where it should run `command`.
+fn sabotage(kind: &mut Kind, command: &str, script: &str, environment: &[(&'static str, &str)]) {
     let programs = kind.root.path().join("programs");
-    fs::create_dir(&programs).unwrap();
+    fs::create_dir_all(&programs).unwrap();
     let path = std::env::var("PATH").unwrap();
     let git = std::env::split_paths(&path).map(|it| it.join("git")).find(|it| it.exists());
     let git = git.unwrap().display().to_string();
     let text =
-        format!("#!/bin/bash\nif [[ $1 == checkout ]]; then\n{script}\nfi\nexec {git} \"$@\"\n");
+        format!("#!/bin/bash\nif [[ $1 == {command} ]]; then\n{script}\nfi\nexec {git} \"$@\"\n");
     fs::write(programs.join("git"), text).unwrap();
     fs::set_permissions(programs.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
     let own = [
@@ -52,7 +52,7 @@ async fn limits_and_environment() {
         ("JOB_TIMEOUT_SECONDS", "55"),
         ("GITHUB_TOKEN", "pa55word"),
     ];
-    sabotage(&mut kind, script, &environment);
+    sabotage(&mut kind, "checkout", script, &environment);
     let ours = kind.our_pull("repo").await;
     kind.note(format!("ours {ours:#}"));
     // git's own words, and its code.
@@ -66,7 +66,7 @@ async fn no_progress_on_this_machine() {
     let mut kind = Kind::simple("git that gets nowhere");
     let marker = "86399.123";
     let script = format!("sleep {marker} & sleep {marker}");
-    sabotage(&mut kind, &script, &[("GIT_LOCAL_SECONDS", "1")]);
+    sabotage(&mut kind, "checkout", &script, &[("GIT_LOCAL_SECONDS", "1")]);
     let start = Instant::now();
     let ours = kind.our_pull("repo").await;
     kind.note(format!("ours {ours} in {:.1?}", start.elapsed()));
@@ -81,6 +81,20 @@ async fn no_progress_on_this_machine() {
         .flatten()
         .filter(|entry| fs::read(entry.path().join("cmdline")).is_ok_and(has_marker));
     assert_eq!(left.count(), 0, "its children are still there");
+}
+
+/// Whatever git was doing, its death says nothing about the checkout or the mirror.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_git_that_is_killed() {
+    let mut kind = Kind::simple("git that is killed");
+    assert!(matches!(kind.our_pull("repo").await, End::Checkout(_)));
+    for command in ["config", "ls-remote"] {
+        sabotage(&mut kind, command, "kill -KILL $$", &[]);
+        let ours = kind.our_pull("repo").await;
+        kind.note(format!("ours, {command}: {ours}"));
+        let End::Failed(Some(Code::GitFailed), said) = ours else { panic!("{ours:#}") };
+        assert!(said.contains("git was killed"), "{said}");
+    }
 }
 
 /// In front of `target`, until `is_endless`; then a list of references without an end.

@@ -24,11 +24,11 @@ const OUTCOME_TIME: Duration = Duration::from_secs(15);
 
 /// What a caller reports.
 #[derive(Debug)]
-pub enum News {
+pub enum LoadEvent {
     /// It has requested a job.
-    Asked,
+    Submitted,
     /// A replica is running the job, which would continue without the caller.
-    Runs,
+    Started,
     /// The job has ended.
     Done(Box<Sample>),
 }
@@ -42,14 +42,14 @@ pub(super) struct Caller {
     pub(super) patience: Duration,
     /// When the run started.
     pub(super) epoch: Instant,
-    pub(super) news: mpsc::Sender<(u32, News)>,
+    pub(super) events: mpsc::Sender<(u32, LoadEvent)>,
 }
 
 impl Caller {
     /// Starts a job and follows it to its end.
     pub(super) async fn call(&self, body: &Value) {
         let asked = Instant::now();
-        self.tell(News::Asked).await;
+        self.tell(LoadEvent::Submitted).await;
         let mut seen = Seen::default();
         let ended = loop {
             match self.attempt(body, asked, &mut seen).await {
@@ -74,12 +74,12 @@ impl Caller {
             fault: seen.fault,
             why: seen.why,
         };
-        self.tell(News::Done(Box::new(sample))).await;
+        self.tell(LoadEvent::Done(Box::new(sample))).await;
     }
 
-    async fn tell(&self, news: News) {
+    async fn tell(&self, events: LoadEvent) {
         // Fails only if the run is being stopped.
-        let _ = self.news.send((self.number, news)).await;
+        let _ = self.events.send((self.number, events)).await;
     }
 
     async fn attempt(&self, body: &Value, asked: Instant, seen: &mut Seen) -> Result<Ended, Error> {
@@ -99,7 +99,7 @@ impl Caller {
                     seen.first.get_or_insert_with(|| asked.elapsed());
                     if event.journalled && seen.queueing.is_none() {
                         seen.queueing = Some(asked.elapsed());
-                        self.tell(News::Runs).await;
+                        self.tell(LoadEvent::Started).await;
                     }
                     if event.terminal {
                         let code = event.code.map(|code| one_line(&code, NAME));

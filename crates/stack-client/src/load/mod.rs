@@ -20,8 +20,8 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::Api;
 use caller::Caller;
-pub use caller::News;
-pub use sample::{Ended, Kept, OutcomeCount, Results, Sample, Spread, Trouble};
+pub use caller::LoadEvent;
+pub use sample::{Ended, JobProblem, Kept, OutcomeCount, Results, Sample, Spread};
 
 /// Creates the request of a job from the job's number, starting at 1.
 pub type MakeRequest = dyn Fn(u32) -> Value + Send + Sync;
@@ -55,7 +55,7 @@ impl fmt::Debug for Load {
 #[derive(Debug)]
 pub struct RunningLoad {
     results: Results,
-    news: mpsc::Receiver<(u32, News)>,
+    events: mpsc::Receiver<(u32, LoadEvent)>,
     /// The callers with a job, and whether it is running.
     busy: HashMap<u32, bool>,
     _callers: JoinSet<()>,
@@ -65,7 +65,7 @@ impl RunningLoad {
     /// Starts the callers.
     #[must_use]
     pub fn start(load: &Load) -> Self {
-        let (sender, news) = mpsc::channel(1000);
+        let (sender, events) = mpsc::channel(1000);
         let next = Arc::new(AtomicU32::new(1));
         let epoch = Instant::now();
         let mut callers = JoinSet::new();
@@ -76,7 +76,7 @@ impl RunningLoad {
                 service: load.service,
                 patience: load.patience,
                 epoch,
-                news: sender.clone(),
+                events: sender.clone(),
             };
             let (next, load) = (Arc::clone(&next), load.clone());
             callers.spawn(async move {
@@ -91,21 +91,21 @@ impl RunningLoad {
                 }
             });
         }
-        Self { results: Results::default(), news, busy: HashMap::new(), _callers: callers }
+        Self { results: Results::default(), events, busy: HashMap::new(), _callers: callers }
     }
 
     /// The next report, or `None` after the last job. Cancel-safe.
-    pub async fn next(&mut self) -> Option<News> {
-        let (caller, news) = self.news.recv().await?;
-        match &news {
-            News::Asked => drop(self.busy.insert(caller, false)),
-            News::Runs => drop(self.busy.insert(caller, true)),
-            News::Done(sample) => {
+    pub async fn next(&mut self) -> Option<LoadEvent> {
+        let (caller, events) = self.events.recv().await?;
+        match &events {
+            LoadEvent::Submitted => drop(self.busy.insert(caller, false)),
+            LoadEvent::Started => drop(self.busy.insert(caller, true)),
+            LoadEvent::Done(sample) => {
                 self.busy.remove(&caller);
                 self.results.add((**sample).clone());
             }
         }
-        Some(news)
+        Some(events)
     }
 
     /// The jobs that have ended.

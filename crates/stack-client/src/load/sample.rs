@@ -127,7 +127,7 @@ pub struct OutcomeCount {
 
 /// A problem with a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Trouble {
+pub struct JobProblem {
     /// The job.
     #[serde(rename = "jobId")]
     pub job: JobId,
@@ -136,7 +136,7 @@ pub struct Trouble {
 }
 
 /// The maximum number of problems to keep.
-const TROUBLES: usize = 100;
+const MAX_PROBLEMS: usize = 100;
 
 /// All finished jobs of a run.
 #[derive(Clone, Debug, Default)]
@@ -146,7 +146,7 @@ pub struct Results {
     /// The count of each outcome.
     pub outcomes: Vec<OutcomeCount>,
     /// The first jobs with a problem.
-    pub troubles: Vec<Trouble>,
+    pub problems: Vec<JobProblem>,
     /// Jobs without an outcome.
     pub lost: usize,
     /// Requests that were refused.
@@ -173,9 +173,9 @@ impl Results {
         let label = sample.ended.label();
         let told = sample.fault.or_else(|| sample.why.map(|why| format!("{label}: {why}")));
         if let Some(what) = told
-            && self.troubles.len() < TROUBLES
+            && self.problems.len() < MAX_PROBLEMS
         {
-            self.troubles.push(Trouble { job: sample.job, what });
+            self.problems.push(JobProblem { job: sample.job, what });
         }
         let outcome = self.outcome(label, sample.ended.is_complete());
         self.kept.push(Kept {
@@ -307,7 +307,7 @@ mod tests {
         );
         assert_eq!((results.lost, results.refused, results.faults, results.breaks), (1, 1, 1, 3));
         assert_eq!(results.complete(), 3);
-        let told: Vec<_> = results.troubles.iter().map(|it| &*it.what).collect();
+        let told: Vec<_> = results.problems.iter().map(|it| &*it.what).collect();
         assert_eq!(told, ["lost: gone", "message after the terminal event"]);
     }
 

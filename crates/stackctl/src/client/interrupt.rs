@@ -32,7 +32,7 @@ pub(crate) enum Interrupt {
 
 /// The answer of whoever pressed Ctrl-C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum Choice {
     /// Cancel the job.
     Cancel,
     /// Stop watching it.
@@ -70,7 +70,7 @@ impl Interrupts {
     }
 
     /// Asks `question`. A second Ctrl-C means to leave.
-    pub(crate) async fn ask(&mut self, question: &str) -> Wish {
+    pub(crate) async fn ask(&mut self, question: &str) -> Choice {
         let (answer, answered) = oneshot::channel();
         let question = question.to_owned();
         // On a thread of its own, because a read from a terminal cannot be cancelled and the runtime would wait for it.
@@ -78,8 +78,8 @@ impl Interrupts {
             let _ = answer.send(ask_terminal(&question));
         });
         tokio::select! {
-            wish = answered => wish.unwrap_or(Wish::Leave),
-            _ = self.next() => Wish::Leave,
+            choice = answered => choice.unwrap_or(Choice::Leave),
+            _ = self.next() => Choice::Leave,
         }
     }
 }
@@ -89,18 +89,18 @@ pub(crate) fn somebody_is_there() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
-fn ask_terminal(question: &str) -> Wish {
+fn ask_terminal(question: &str) -> Choice {
     let mut lines = io::stdin().lock().lines();
     loop {
         let mut err = anstream::stderr();
         if write!(err, "\n{question} ").and_then(|()| err.flush()).is_err() {
-            return Wish::Leave;
+            return Choice::Leave;
         }
-        let Some(Ok(line)) = lines.next() else { return Wish::Leave };
+        let Some(Ok(line)) = lines.next() else { return Choice::Leave };
         match line.trim().to_ascii_lowercase().as_str() {
-            "c" | "cancel" => return Wish::Cancel,
-            "l" | "leave" => return Wish::Leave,
-            "" => return Wish::GoOn,
+            "c" | "cancel" => return Choice::Cancel,
+            "l" | "leave" => return Choice::Leave,
+            "" => return Choice::GoOn,
             _ => {}
         }
     }

@@ -10,7 +10,7 @@ use transcript::{Item, Line, Role, Transcript};
 use super::{
     command_on,
     error::ClientError,
-    interrupt::{Interrupt, Interrupts, Wish, somebody_is_there},
+    interrupt::{Choice, Interrupt, Interrupts, somebody_is_there},
     render::{Renderer, note},
 };
 use crate::command::exit;
@@ -112,10 +112,10 @@ pub(crate) async fn watch(watch: Watch) -> Result<WatchResult, ClientError> {
                 if cancelled_at.is_some() {
                     return watcher.left();
                 }
-                match watcher.wish(interrupt, &mut interrupts).await {
-                    Wish::GoOn => watcher.renderer.resume(),
-                    Wish::Leave => return watcher.left(),
-                    Wish::Cancel => {
+                match watcher.choice(interrupt, &mut interrupts).await {
+                    Choice::GoOn => watcher.renderer.resume(),
+                    Choice::Leave => return watcher.left(),
+                    Choice::Cancel => {
                         watcher.cancel().await;
                         cancelled_at = Some(tokio::time::Instant::now());
                     }
@@ -176,8 +176,8 @@ impl Watcher {
         items.iter().try_for_each(|item| self.renderer.item(item))
     }
 
-    async fn wish(&mut self, interrupt: Interrupt, interrupts: &mut Interrupts) -> Wish {
-        let wish = if interrupt == Interrupt::Keyboard && somebody_is_there() {
+    async fn choice(&mut self, interrupt: Interrupt, interrupts: &mut Interrupts) -> Choice {
+        let choice = if interrupt == Interrupt::Keyboard && somebody_is_there() {
             self.renderer.pause();
             let question = if self.waits {
                 "The job still waits, and is cancelled if you leave. [c]ancel it, or press Enter to go on waiting:"
@@ -186,10 +186,10 @@ impl Watcher {
             };
             interrupts.ask(question).await
         } else {
-            Wish::Leave
+            Choice::Leave
         };
         // It asks the gateway rather than waiting for it to notice.
-        if wish == Wish::Leave && self.waits { Wish::Cancel } else { wish }
+        if choice == Choice::Leave && self.waits { Choice::Cancel } else { choice }
     }
 
     async fn cancel(&mut self) {

@@ -17,7 +17,7 @@ mod volume;
 use std::{collections::HashMap, ffi::OsString, io, time::SystemTime};
 
 use boot::{ProcessEnv, Settings};
-use child_process::machine::{self, Room};
+use child_process::machine::{self, Capacity};
 use clap::Args;
 use contract::Service;
 use nix::sys::resource::{Resource, getrlimit};
@@ -89,7 +89,7 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
     let volume = Volume::look(&up.workspace);
     let docker_host = Settings::new(&ProcessEnv).text("DOCKER_HOST");
     let problems: Vec<_> = problems.into_iter().cloned().collect();
-    let room = |resource, setting, room: &io::Result<Room>| {
+    let room = |resource, setting, room: &io::Result<Capacity>| {
         processes::room(resource, setting, room, counts, config.processes)
     };
     let mut findings = vec![

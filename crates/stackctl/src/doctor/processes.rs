@@ -4,7 +4,7 @@ use std::io;
 
 use child_process::{
     LimitedBy,
-    machine::{Delegation, Room},
+    machine::{Capacity, Delegation},
 };
 
 use super::{
@@ -80,11 +80,11 @@ fn delegate() -> String {
 pub(super) fn room(
     resource: &'static str,
     setting: &str,
-    room: &io::Result<Room>,
+    room: &io::Result<Capacity>,
     counts: Counts,
     processes: u32,
 ) -> Finding {
-    let Room { used, limit } = match room {
+    let Capacity { used, limit } = match room {
         Ok(room) => *room,
         Err(error) => return Finding::unknown(resource, format!("cannot be read: {error}")),
     };
@@ -125,9 +125,9 @@ mod tests {
     #[test]
     fn room_for_all_agents_at_once() {
         let counts = Counts(PerService::from_fn(|_| 1));
-        let of = |room: io::Result<Room>| super::room("x", "kernel.x", &room, counts, 1000);
-        assert_eq!(of(Ok(Room { used: 100, limit: 32_768 })).state, Fine);
-        let little = of(Ok(Room { used: 100, limit: 1000 }));
+        let of = |room: io::Result<Capacity>| super::room("x", "kernel.x", &room, counts, 1000);
+        assert_eq!(of(Ok(Capacity { used: 100, limit: 32_768 })).state, Fine);
+        let little = of(Ok(Capacity { used: 100, limit: 1000 }));
         assert_eq!(little.state, Advice);
         assert!(little.fix.unwrap().starts_with("sudo sysctl -w kernel.x=2048"));
         assert_eq!(of(Err(io::ErrorKind::NotFound.into())).state, Unknown);

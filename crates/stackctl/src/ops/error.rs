@@ -26,7 +26,7 @@ pub(crate) enum OpsError {
 impl OpsError {
     pub(super) fn of_connection(error: ConnectionError, workspace: &Path) -> Self {
         match error {
-            ConnectionError::Nobody => Self::NoLocal { workspace: workspace.to_owned() },
+            ConnectionError::NotRunning => Self::NoLocal { workspace: workspace.to_owned() },
             error => Self::Local(error),
         }
     }

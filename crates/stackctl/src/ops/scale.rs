@@ -10,7 +10,7 @@ use std::{
 
 use contract::Service;
 use supervisor::{
-    Ask, Connection, ConnectionError, MOST_REPLICAS, Part, Reply, SlotState, StackView,
+    Connection, ConnectionError, ControlRequest, MOST_REPLICAS, Part, Reply, SlotState, StackView,
 };
 use swarm::{ScaleProgress, Stack};
 
@@ -115,7 +115,7 @@ async fn on_swarm(stack: &Stack, options: &ScaleOptions) -> Result<(), OpsError>
 async fn on_local(local: &Connection, options: &ScaleOptions) -> Result<(), OpsError> {
     let before = local.status().await?;
     let to = options.wanted.iter().map(|it| (it.service, it.replicas)).collect();
-    match local.ask(&Ask::Scale { to }).await?.next().await? {
+    match local.ask(&ControlRequest::Scale { to }).await?.next().await? {
         Some(Reply::Done) => {}
         other => return Err(ConnectionError::unexpected(other).into()),
     }

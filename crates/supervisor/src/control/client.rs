@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     by_directory,
-    protocol::{Ask, Reply, StackView},
+    protocol::{ControlRequest, Reply, StackView},
 };
 
 /// A connection to a running supervisor.
@@ -27,7 +27,7 @@ pub struct Connection {
 pub enum ConnectionError {
     /// No supervisor runs in this workspace.
     #[error("no supervisor answers in this workspace")]
-    Nobody,
+    NotRunning,
     /// The connection broke.
     #[error("the connection to it broke")]
     Broken(#[from] io::Error),
@@ -52,11 +52,11 @@ impl Connection {
     /// # Errors
     /// If no supervisor answers there.
     pub async fn open(workspace: &Path) -> Result<Self, ConnectionError> {
-        let real = workspace.canonicalize().map_err(|_| ConnectionError::Nobody)?;
+        let real = workspace.canonicalize().map_err(|_| ConnectionError::NotRunning)?;
         let mut connection = Self { workspace: real, pid: 0 };
         connection.pid = match connection.status().await {
             Ok(status) => status.pid,
-            Err(ConnectionError::Broken(_)) => return Err(ConnectionError::Nobody),
+            Err(ConnectionError::Broken(_)) => return Err(ConnectionError::NotRunning),
             Err(error) => return Err(error),
         };
         Ok(connection)
@@ -79,7 +79,7 @@ impl Connection {
     /// # Errors
     /// If it does not answer.
     pub async fn status(&self) -> Result<StackView, ConnectionError> {
-        match self.ask(&Ask::Status).await?.next().await? {
+        match self.ask(&ControlRequest::Status).await?.next().await? {
             Some(Reply::Status(status)) => Ok(status),
             other => Err(ConnectionError::unexpected(other)),
         }
@@ -89,7 +89,7 @@ impl Connection {
     ///
     /// # Errors
     /// If the supervisor is gone.
-    pub async fn ask(&self, ask: &Ask) -> Result<Replies, ConnectionError> {
+    pub async fn ask(&self, ask: &ControlRequest) -> Result<Replies, ConnectionError> {
         let stream =
             by_directory(&self.workspace, |path| std::os::unix::net::UnixStream::connect(path))?;
         stream.set_nonblocking(true)?;

@@ -15,7 +15,7 @@ use std::{
 };
 
 pub use client::{Connection, ConnectionError, Replies};
-pub use protocol::{Ask, FailureView, Reply, SlotState, SlotView, StackView};
+pub use protocol::{ControlRequest, FailureView, Reply, SlotState, SlotView, StackView};
 pub(crate) use server::{Control, Socket, serve};
 
 /// The socket's name, beside the stack's other files on the volume.

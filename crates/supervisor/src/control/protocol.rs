@@ -9,7 +9,7 @@ use web::BaseUrl;
 /// A request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "camelCase")]
-pub enum Ask {
+pub enum ControlRequest {
     /// The state of every slot.
     Status,
     /// Change the number of replicas of these services.
@@ -132,11 +132,14 @@ mod tests {
 
     #[test]
     fn the_encoding_of_the_protocol() {
-        let scale = Ask::Scale { to: BTreeMap::from([(Service::Pull, 3)]) };
+        let scale = ControlRequest::Scale { to: BTreeMap::from([(Service::Pull, 3)]) };
         let text = r#"{"ask":"scale","to":{"github-pull-api":3}}"#;
         assert_eq!(serde_json::to_string(&scale).unwrap(), text);
-        assert_eq!(serde_json::from_str::<Ask>(text).unwrap(), scale);
-        assert!(serde_json::from_str::<Ask>(r#"{"ask":"scale","to":{"gateway":3}}"#).is_err());
+        assert_eq!(serde_json::from_str::<ControlRequest>(text).unwrap(), scale);
+        assert!(
+            serde_json::from_str::<ControlRequest>(r#"{"ask":"scale","to":{"gateway":3}}"#)
+                .is_err()
+        );
         let line = Reply::Line {
             part: "gateway".into(),
             number: 1,

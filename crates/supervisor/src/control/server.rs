@@ -20,7 +20,7 @@ use workspace::FileLock;
 
 use super::{
     by_directory,
-    protocol::{Ask, Reply, StackView},
+    protocol::{ControlRequest, Reply, StackView},
     socket,
 };
 use crate::{MOST_REPLICAS, history::Entry, output::Output, roster::Roster};
@@ -62,7 +62,7 @@ impl Drop for Socket {
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NoSocket {
+pub(crate) enum SocketError {
     #[error("another `stackctl up`{} runs in this workspace", process(.0))]
     Held(Option<i32>),
     #[error(transparent)]
@@ -81,11 +81,11 @@ impl Socket {
     ///
     /// # Errors
     /// If another supervisor owns it, or it cannot be created.
-    pub(crate) fn open(workspace: &Path) -> Result<Self, NoSocket> {
+    pub(crate) fn open(workspace: &Path) -> Result<Self, SocketError> {
         let lock_path = workspace.join(".stack").join(LOCK);
         let Some(lock) = FileLock::try_acquire(&lock_path)? else {
             let holder = fs::read_to_string(&lock_path).ok();
-            return Err(NoSocket::Held(holder.and_then(|pid| pid.trim().parse().ok())));
+            return Err(SocketError::Held(holder.and_then(|pid| pid.trim().parse().ok())));
         };
         fs::write(&lock_path, std::process::id().to_string())?;
         let path = socket(workspace);
@@ -134,7 +134,7 @@ async fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
         Err(error) => return say(&mut writer, &Reply::Refused(error.to_string())).await,
     };
     match ask {
-        Ask::Status => {
+        ControlRequest::Status => {
             let roster = Arc::clone(&control.roster);
             // Blocking, because it reads the registry on the volume.
             let slots = tokio::task::spawn_blocking(move || roster.view()).await?;
@@ -146,7 +146,7 @@ async fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
             };
             say(&mut writer, &Reply::Status(status)).await
         }
-        Ask::Scale { to } => {
+        ControlRequest::Scale { to } => {
             let most = to.values().copied().max().unwrap_or_default();
             let reply = if most > MOST_REPLICAS {
                 Reply::Refused(format!("no service can have more than {MOST_REPLICAS} replicas"))
@@ -157,7 +157,7 @@ async fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
             };
             say(&mut writer, &reply).await
         }
-        Ask::Logs { part, tail, follow } => {
+        ControlRequest::Logs { part, tail, follow } => {
             let hung_up = async {
                 let mut rest = [0];
                 let _ = reader.read(&mut rest).await;

@@ -139,13 +139,13 @@ async fn a_journal_that_stays_shorter_than_its_outcome_ends_the_stream_with_an_e
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(first + 5).unwrap();
 
-    let entries: Vec<JournalEntry> = follow_within(job.clone(), 0, Duration::from_millis(50))
+    let entries: Vec<EventPart> = follow_within(job.clone(), 0, Duration::from_millis(50))
         .map(|entry| entry.unwrap())
         .collect()
         .await;
     let [before, end] = &entries[..] else { panic!("{entries:?}") };
-    assert_eq!((before.id, before.terminal), (first, false));
-    assert_eq!((end.id, end.terminal), (outcome.event_id(), true));
+    assert_eq!((before.id, before.terminal), (Some(first), false));
+    assert_eq!((end.id, end.terminal), (Some(outcome.event_id()), true));
     let event: serde_json::Value = serde_json::from_slice(&end.json).unwrap();
     assert_eq!((&event["type"], &event["code"]), (&json!("error"), &json!("journal_damaged")));
     assert!(event["error"].as_str().unwrap().contains("are missing"), "{event}");
@@ -158,6 +158,60 @@ async fn a_journal_that_stays_shorter_than_its_outcome_ends_the_stream_with_an_e
     let entries = reading.await.unwrap();
     assert_eq!(entries.len(), 3);
     assert_eq!(entries[2].json, outcome.event.as_bytes());
+}
+
+#[tokio::test]
+async fn a_long_event_is_read_in_small_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = Workspace::open(dir.path()).unwrap();
+    let job = job(&workspace);
+    let mut claimed = job.claim("replica").unwrap().unwrap();
+    let events = [event(0, 10), event(1, 5 << 20), event(2, CHUNK), event(3, 10)];
+    let ids: Vec<_> = events.iter().map(|event| claimed.append(event).unwrap()).collect();
+    claimed.finish(ending(&job)).unwrap();
+    let parts: Vec<_> = follow_parts(job, 0).map(|part| part.unwrap()).collect().await;
+    assert!(parts.iter().all(|part| part.json.len() <= CHUNK));
+    // The ID comes with the first part.
+    let (mut begins, mut joined) = (true, vec![]);
+    for part in &parts {
+        assert_eq!(part.id.is_some(), begins);
+        if let Some(id) = part.id {
+            joined.push((id, Vec::new()));
+        }
+        joined.last_mut().unwrap().1.extend_from_slice(&part.json);
+        begins = part.is_last;
+    }
+    assert_eq!(joined.len(), events.len() + 1);
+    for ((id, event), (found, json)) in ids.iter().zip(&events).zip(&joined) {
+        assert_eq!((id, event.as_bytes()), (found, &json[..]));
+    }
+}
+
+/// A network file system may show a long line bit by bit.
+#[tokio::test]
+async fn a_long_event_is_passed_on_once_its_end_is_there() {
+    use std::io::Write as _;
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = Workspace::open(dir.path()).unwrap();
+    let job = job(&workspace);
+    let claimed = job.claim("replica").unwrap().unwrap();
+    let mut file = std::fs::OpenOptions::new().append(true).open(job.journal_path()).unwrap();
+    let line = [event(0, 300_000).as_bytes(), b"\n"].concat();
+    let mut parts = Box::pin(follow_parts(job, 0));
+    for piece in line[..250_000].chunks(50_000) {
+        file.write_all(piece).unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(20), parts.next()).await;
+        assert!(early.is_err(), "{early:?}");
+    }
+    file.write_all(&line[250_000..]).unwrap();
+    let mut json = Vec::new();
+    while !json.ends_with(b"}") {
+        let part = parts.next().await.unwrap().unwrap();
+        assert_eq!(part.id, json.is_empty().then_some(line.len() as u64));
+        json.extend_from_slice(&part.json);
+    }
+    assert_eq!(json, line[..line.len() - 1]);
+    drop(claimed);
 }
 
 proptest! {

@@ -219,17 +219,21 @@ impl SideBySideOptions {
     }
 }
 
-/// Let an agent print a million messages to readers that do not read them: memory use stays flat
+/// Let an agent print a million messages, and a long one, to readers that do not read them: memory use stays flat
 #[derive(Debug, Args)]
 pub(crate) struct FloodOptions {
     /// Number of messages
     #[arg(long, default_value_t = 1_000_000, value_name = "N")]
     messages: usize,
+
+    /// Number of readers that do not read a message of 10 MiB
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    readers: usize,
 }
 
 impl FloodOptions {
     pub(crate) fn campaign(&self) -> Flooded {
-        Flooded { messages: self.messages }
+        Flooded { messages: self.messages, readers: self.readers }
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use contract::Timestamp;
-use stack_client::load::{Load, News, RunningLoad};
+use stack_client::load::{Load, LoadEvent, RunningLoad};
 
 pub(crate) use options::LoadOptions;
 use progress::ProgressDisplay;
@@ -56,8 +56,8 @@ pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
         tokio::select! {
             news = running.next() => match news {
                 None => break None,
-                Some(News::Done(sample)) => progress.done(&sample),
-                Some(News::Asked | News::Runs) => {}
+                Some(LoadEvent::Done(sample)) => progress.done(&sample),
+                Some(LoadEvent::Submitted | LoadEvent::Started) => {}
             },
             _ = tick.tick() => progress.show(running.results(), running.running(), running.waiting()),
             _ = interrupts.next() => {

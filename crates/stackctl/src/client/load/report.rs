@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io, time::Duration};
 use anstyle::{AnsiColor, Style};
 use contract::{JobId, Service, Timestamp};
 use serde::Serialize;
-use stack_client::load::{Kept, OutcomeCount, Results, Spread, Trouble};
+use stack_client::load::{JobProblem, Kept, OutcomeCount, Results, Spread};
 
 use crate::{
     client::table::{Column, lines},
@@ -99,8 +99,8 @@ pub(crate) fn text(run: &LoadReport) -> String {
     if results.faults > 0 {
         let _ = writeln!(text, "{bad}{} streams broke a rule{bad:#}", results.faults);
     }
-    for trouble in &results.troubles {
-        let _ = writeln!(text, "  {}: {}", trouble.job, trouble.what);
+    for problem in &results.problems {
+        let _ = writeln!(text, "  {}: {}", problem.job, problem.what);
     }
     if let Some(left) = run.left {
         let never = usize::try_from(run.jobs)
@@ -143,7 +143,7 @@ pub(crate) fn json(run: &LoadReport, out: &mut dyn io::Write) -> io::Result<()> 
         stopped: run.left,
         outcomes: &results.outcomes,
         milliseconds: Milliseconds { queueing, first_event, total },
-        troubles: &results.troubles,
+        problems: &results.problems,
         samples: Samples(results),
     };
     serde_json::to_writer_pretty(&mut *out, &document)?;
@@ -170,7 +170,7 @@ struct Document<'a> {
     stopped: Option<Left>,
     outcomes: &'a [OutcomeCount],
     milliseconds: Milliseconds,
-    troubles: &'a [Trouble],
+    problems: &'a [JobProblem],
     samples: Samples<'a>,
 }
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, pin::pin, time::Duration};
 use contract::{JobId, Timestamp};
 use futures_util::StreamExt as _;
 use stack_client::Api;
-use supervisor::{Ask, Connection, ConnectionError, Reply};
+use supervisor::{Connection, ConnectionError, ControlRequest, Reply};
 use swarm::{LogItem, LogLine, LogQuery, Stack, Tail};
 
 use super::{
@@ -146,7 +146,7 @@ async fn show_local(
         Tail::Last(lines) => lines,
     };
     let part = options.service.map(|part| part.name().to_owned());
-    let ask = Ask::Logs { part, tail, follow: options.follow };
+    let ask = ControlRequest::Logs { part, tail, follow: options.follow };
     let mut replies = local.ask(&ask).await.map_err(OpsError::from)?;
     while let Some(reply) = replies.next().await.map_err(OpsError::from)? {
         match reply {
