@@ -11,6 +11,7 @@
 )]
 
 #[path = "kinds/replica.rs"]
+#[expect(dead_code, reason = "shared with the other tests")]
 mod replica;
 #[path = "kinds/upstream.rs"]
 #[expect(dead_code, reason = "shared with the other tests")]
@@ -28,11 +29,11 @@ use serde_json::json;
 use testkit::GitServer;
 
 use crate::{
-    replica::Watch,
+    replica::{Memory, Watch},
     upstream::{Upstream, isolated, run},
 };
 
-/// How often each thing is done; the median counts.
+/// How often each thing is timed; the median counts. It is done once more for its memory, which takes time to look at.
 const RUNS: usize = 5;
 
 /// A repository on a server, and a directory to work in.
@@ -91,24 +92,24 @@ impl Bench {
         self.server.url("app")
     }
 
-    async fn git(&self, arguments: &[&str], directory: &Path) -> Cost {
+    async fn git(&self, arguments: &[&str], directory: &Path, memory: Memory) -> Cost {
         let mut command = isolated("git", 0);
         command.args(arguments).current_dir(directory);
-        tokio::task::spawn_blocking(move || measure(command)).await.unwrap()
+        tokio::task::spawn_blocking(move || measure(command, memory)).await.unwrap()
     }
 
-    async fn git_clone(&self, name: &str) -> (Cost, PathBuf) {
+    async fn git_clone(&self, name: &str, memory: Memory) -> (Cost, PathBuf) {
         let path = self.root.path().join(name);
         let url = self.url();
         let arguments = ["clone", "--quiet", &url, path.to_str().unwrap()];
-        (self.git(&arguments, self.root.path()).await, path)
+        (self.git(&arguments, self.root.path(), memory).await, path)
     }
 
     /// A pull by a running replica: from its request to the terminal event.
-    async fn ours(&self, workspace: &Path, directory: &str) -> Cost {
+    async fn ours(&self, workspace: &Path, directory: &str, memory: Memory) -> Cost {
         let body = json!({"repoUrl": self.url(), "directory": directory});
         let environment = [("GIT_ALLOWED_HOSTS", "127.0.0.1".into()), ("LOG_LEVEL", "warn".into())];
-        let run = replica::run(workspace, &environment, &body).await;
+        let run = replica::run_with(workspace, &environment, &body, None, memory).await;
         assert_eq!(run.terminal()["type"], "completed", "{}", run.terminal());
         Cost { time: run.took, memory: [run.tree_kib, run.peak_kib] }
     }
@@ -116,16 +117,19 @@ impl Bench {
     /// Clones, second clones, updates of nothing and of one commit, as rows of the table.
     async fn rows(&self, what: &str) {
         let mut rows: [Vec<[Cost; 2]>; 4] = Default::default();
-        for number in 0..RUNS {
+        for number in 0..=RUNS {
+            let memory = if number < RUNS { Memory::Ignored } else { Memory::Watched };
             let workspace = self.root.path().join(format!("workspace-{number}"));
             fs::create_dir(&workspace).unwrap();
-            let (theirs, clone) = self.git_clone(&format!("clone-{number}")).await;
-            rows[0].push([self.ours(&workspace, "repo").await, theirs]);
-            rows[1].push([self.ours(&workspace, "second").await, theirs]);
+            let (theirs, clone) = self.git_clone(&format!("clone-{number}"), memory).await;
+            let ours = async |directory| self.ours(&workspace, directory, memory).await;
             let pull = ["pull", "--quiet", "--ff-only"];
-            rows[2].push([self.ours(&workspace, "repo").await, self.git(&pull, &clone).await]);
+            let pulled = async || self.git(&pull, &clone, memory).await;
+            rows[0].push([ours("repo").await, theirs]);
+            rows[1].push([ours("second").await, theirs]);
+            rows[2].push([ours("repo").await, pulled().await]);
             self.up.commit_files(&[("new", &format!("{number}\n"))]);
-            rows[3].push([self.ours(&workspace, "repo").await, self.git(&pull, &clone).await]);
+            rows[3].push([ours("repo").await, pulled().await]);
             let head = |path: &Path| {
                 run(isolated("git", 60).arg("-C").arg(path).args(["rev-parse", "HEAD"])).stdout
             };
@@ -137,7 +141,7 @@ impl Bench {
             ["first clone", "second clone, git's first", "update of nothing", "update of a commit"];
         for (name, costs) in names.into_iter().zip(rows) {
             let median = |which: usize| {
-                let mut times: Vec<_> = costs.iter().map(|pair| pair[which].time).collect();
+                let mut times: Vec<_> = costs[..RUNS].iter().map(|pair| pair[which].time).collect();
                 times.sort();
                 times[times.len() / 2].as_secs_f64() * 1000.0
             };
@@ -156,11 +160,11 @@ impl Bench {
     }
 }
 
-/// Runs a command, and looks at its memory.
-fn measure(mut command: Command) -> Cost {
+/// Runs a command, and looks at its memory or at the clock alone.
+fn measure(mut command: Command, memory: Memory) -> Cost {
     let start = Instant::now();
     let mut child = command.stdout(Stdio::null()).spawn().unwrap();
-    let watch = Watch::start(child.id());
+    let watch = Watch::start(child.id(), memory);
     let status = child.wait().unwrap();
     let time = start.elapsed();
     assert!(status.success(), "{command:?}");

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use testkit::GitServer;
 
 use crate::{
-    replica,
+    replica::{self, Memory},
     support::Scene,
     upstream::{Upstream, isolated},
 };
@@ -226,7 +226,9 @@ impl Kind {
             match &self.replica {
                 Some(environment) => {
                     let root = self.scene.workspace.root();
-                    let run = replica::run_with_mask(root, environment, &body, self.umask).await;
+                    let run =
+                        replica::run_with(root, environment, &body, self.umask, Memory::Ignored)
+                            .await;
                     run.terminal().clone()
                 }
                 None => self.scene.pull_with(body).await.terminal,
