@@ -58,7 +58,7 @@ async fn a_proxy_that_hides_it_cancels_nothing() {
     let scene = Scene::new().await;
     let changes = [
         (Kind::HaProxy, ("option abortonclose ", "# ")),
-        (Kind::Caddy, ("import stack\n", "import stack\n\t\tflush_interval -1\n")),
+        (Kind::Caddy, (":5000 {\n", ":5000 {\n\t\tflush_interval -1\n")),
     ];
     join_all(changes.map(|(kind, change)| {
         let scene = &scene;
