@@ -77,9 +77,9 @@ impl Caller {
         self.tell(LoadEvent::Done(Box::new(sample))).await;
     }
 
-    async fn tell(&self, events: LoadEvent) {
+    async fn tell(&self, event: LoadEvent) {
         // Fails only if the run is being stopped.
-        let _ = self.events.send((self.number, events)).await;
+        let _ = self.events.send((self.number, event)).await;
     }
 
     async fn attempt(&self, body: &Value, asked: Instant, seen: &mut Seen) -> Result<Ended, Error> {

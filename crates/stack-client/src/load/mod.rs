@@ -96,8 +96,8 @@ impl RunningLoad {
 
     /// The next report, or `None` after the last job. Cancel-safe.
     pub async fn next(&mut self) -> Option<LoadEvent> {
-        let (caller, events) = self.events.recv().await?;
-        match &events {
+        let (caller, event) = self.events.recv().await?;
+        match &event {
             LoadEvent::Submitted => drop(self.busy.insert(caller, false)),
             LoadEvent::Started => drop(self.busy.insert(caller, true)),
             LoadEvent::Done(sample) => {
@@ -105,7 +105,7 @@ impl RunningLoad {
                 self.results.add((**sample).clone());
             }
         }
-        Some(events)
+        Some(event)
     }
 
     /// The jobs that have ended.

@@ -54,7 +54,7 @@ pub(crate) async fn load(options: LoadOptions) -> anyhow::Result<u8> {
     let mut tick = tokio::time::interval(TICK);
     let left = loop {
         tokio::select! {
-            news = running.next() => match news {
+            event = running.next() => match event {
                 None => break None,
                 Some(LoadEvent::Done(sample)) => progress.done(&sample),
                 Some(LoadEvent::Submitted | LoadEvent::Started) => {}
