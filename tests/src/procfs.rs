@@ -23,11 +23,16 @@ impl ProcInfo {
     /// is in the middle of a fork, which takes long if many other processes are busy.
     #[must_use]
     pub fn cmdline(&self) -> String {
-        let arguments = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
-        let arguments = String::from_utf8_lossy(&arguments);
-        let cmdline = arguments.trim_end_matches('\0').replace('\0', " ");
-        if cmdline.is_empty() { format!("[{}]", self.name) } else { cmdline }
+        cmdline(self.pid).unwrap_or_else(|| format!("[{}]", self.name))
     }
+}
+
+/// The arguments of a process, joined by spaces, or `None` if it has none, as one that has exited.
+pub(crate) fn cmdline(pid: u32) -> Option<String> {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let arguments = String::from_utf8_lossy(&arguments);
+    let cmdline = arguments.trim_end_matches('\0').replace('\0', " ");
+    (!cmdline.is_empty()).then_some(cmdline)
 }
 
 /// Every descendant of `pid`, parents before children.

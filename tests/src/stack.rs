@@ -24,7 +24,7 @@ use tokio::process::{Child, Command};
 use crate::{
     binaries::{scripted_agent, target_binary},
     http_client::exchange,
-    procfs::{ProcInfo, descendants, is_alive, processes_of_directory},
+    procfs::{ProcInfo, cmdline, descendants, is_alive, processes_of_directory},
     wait::wait_for,
 };
 
@@ -259,6 +259,22 @@ impl Stack {
             is_ours && process.cmdline().ends_with(&command)
         });
         found.into_iter().map(|process| process.pid).collect()
+    }
+
+    /// The agents, git processes and everything else that jobs have started, wherever it hides.
+    #[must_use]
+    pub fn agents(&self) -> Vec<ProcInfo> {
+        // A replica that `up` is forking still has the command line of `up`. One that has just exited has none.
+        let up = cmdline(self.pid);
+        let mut found = self.descendants();
+        found.retain(|process| {
+            let own = cmdline(process.pid);
+            process.state != 'Z'
+                && process.name != "stackctl"
+                && own != up
+                && own.is_some_and(|own| !own.contains(" serve "))
+        });
+        found
     }
 
     /// Sends a signal to `stackctl up` only.

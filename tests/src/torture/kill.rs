@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     caller::Caller,
-    outcomes::{agents, check_volume, entries, runs},
+    outcomes::{check_volume, entries, runs},
     report::{Report, count, seconds},
     strike::Death,
 };
@@ -274,7 +274,7 @@ impl Field {
     async fn conclude(&self, report: &mut Report, done: &[Done]) {
         self.stack.wait_until_idle().await;
         wait_for("the end of the agents' processes", Duration::from_secs(10), || async {
-            agents(&self.stack).is_empty().then_some(())
+            self.stack.agents().is_empty().then_some(())
         })
         .await;
         report.figure("jobs sent", self.options.jobs);

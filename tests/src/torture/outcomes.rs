@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use super::{report::Report, volume::JobDirectory};
-use crate::{ProcInfo, Stack};
+use crate::Stack;
 
 /// How often the agent of each job has run, according to the marks it left.
 pub(crate) fn runs(marks: &Path, id: &str) -> usize {
@@ -33,18 +33,8 @@ pub(crate) fn check_volume(report: &mut Report, stack: &Stack, callers: &BTreeSe
     report.check(lost.is_empty(), || format!("jobs missing on the volume: {lost:?}"));
     let extra: Vec<_> = asked.difference(callers).collect();
     report.check(extra.is_empty(), || format!("jobs that nobody requested: {extra:?}"));
-    let left = agents(stack);
+    let left = stack.agents();
     report.check(left.is_empty(), || format!("processes of agents left behind: {left:?}"));
-}
-
-/// The agents of a stack and everything they have started, wherever it hides.
-pub(crate) fn agents(stack: &Stack) -> Vec<ProcInfo> {
-    let mut found = stack.descendants();
-    found.retain(|process| {
-        let is_other = process.state != 'Z' && process.name != "stackctl";
-        is_other && !process.cmdline().contains(" serve ")
-    });
-    found
 }
 
 /// The entries of a directory.

@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 use super::{
     caller::Caller,
     kill::sentence,
-    outcomes::agents,
     report::Report,
     strike::{SOON, has_lease_of},
     volume::JobDirectory,
@@ -103,7 +102,7 @@ impl Stops {
         }
         report.times("until all processes are gone", &mut times);
         stack.wait_until_idle().await;
-        let left = agents(&stack);
+        let left = stack.agents();
         report.check(left.is_empty(), || format!("processes left: {left:?}"));
         report
     }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::{
     caller::{Caller, Read},
     kill::sentence,
-    outcomes::{agents, check_volume, runs},
+    outcomes::{check_volume, runs},
     report::{Report, count, seconds},
     strike::{Death, SOON},
     volume::JobDirectory,
@@ -279,7 +279,7 @@ impl Sweeping {
         }
         // Its agent and its children end too, and then the stack is as before.
         wait_for("the end of the agent's processes", ALL_GONE, || async {
-            agents(&self.stack).is_empty().then_some(())
+            self.stack.agents().is_empty().then_some(())
         })
         .await;
         self.stack.wait_until_idle().await;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use testkit::{AgentScript, GitServer, Stack, http_json};
 
 use crate::support::{
-    Marks, agents, execute, job, post_execute, post_workflow, process_of, terminal, wait_for_state,
+    Marks, execute, job, post_execute, post_workflow, process_of, terminal, wait_for_state,
     without_waits, workflow,
 };
 
@@ -32,7 +32,7 @@ async fn a_job_past_its_deadline_and_a_silent_one_are_ended() {
         let events = response.collect_all().await;
         let end = terminal(&events);
         assert_eq!((&end["type"], &end["code"]), (&json!("error"), &json!(code)), "{end}");
-        assert!(agents(&stack).is_empty(), "{code}: these are left: {:#?}", agents(&stack));
+        assert!(stack.agents().is_empty(), "{code}: these are left: {:#?}", stack.agents());
     }
     stack.wait_until_idle().await;
 }

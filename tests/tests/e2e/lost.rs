@@ -7,7 +7,7 @@ use serde_json::json;
 use testkit::{AgentScript, Fault, GitServer, SseEvent, SseResponse, Stack, wait_for};
 
 use crate::support::{
-    Marks, PATIENCE, agents, all_jobs, execute, post_execute, post_pull, post_workflow, process_of,
+    Marks, PATIENCE, all_jobs, execute, post_execute, post_pull, post_workflow, process_of,
     send_signal, terminal, wait_for_state, workflow,
 };
 
@@ -33,7 +33,7 @@ fn endless(marks: &Marks) -> AgentScript {
 
 async fn wait_until_no_agent_is_left(stack: &Stack) {
     wait_for("the end of the agent's processes", PATIENCE, || async {
-        agents(stack).is_empty().then_some(())
+        stack.agents().is_empty().then_some(())
     })
     .await;
 }

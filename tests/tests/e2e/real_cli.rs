@@ -15,8 +15,8 @@ use testkit::{
 };
 
 use crate::support::{
-    Marks, PATIENCE, agents, cancel, post_execute, post_workflow, process_of, send_signal,
-    terminal, without_waits,
+    Marks, PATIENCE, cancel, post_execute, post_workflow, process_of, send_signal, terminal,
+    without_waits,
 };
 
 const KEY: &str = "sk-ant-test-0123456789abcdef";
@@ -103,7 +103,7 @@ async fn a_job_is_cancelled_during_a_shell_command() {
     let stack = builder.start().await;
     let mut response = post_execute(&stack, &json!({"prompt": "Sleep."})).send().await;
     wait_for("the shell command", PATIENCE, || async {
-        agents(&stack).iter().any(|process| process.cmdline() == "sleep 300").then_some(())
+        stack.agents().iter().any(|process| process.cmdline() == "sleep 300").then_some(())
     })
     .await;
     let asked = Instant::now();
@@ -111,7 +111,7 @@ async fn a_job_is_cancelled_during_a_shell_command() {
     let events = response.collect_all().await;
     assert_eq!(terminal(&events)["code"], "cancelled", "{}", terminal(&events));
     assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
-    assert!(agents(&stack).is_empty(), "agents left behind: {:#?}", agents(&stack));
+    assert!(stack.agents().is_empty(), "agents left behind: {:#?}", stack.agents());
     stack.wait_until_idle().await;
 }
 

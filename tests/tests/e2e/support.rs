@@ -14,9 +14,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{
-    AgentScript, ProcInfo, SseClient, SseEvent, SseRequest, Stack, http_json, is_alive, wait_for,
-};
+use testkit::{AgentScript, SseClient, SseEvent, SseRequest, Stack, http_json, is_alive, wait_for};
 
 pub(crate) use testkit::PATIENCE;
 
@@ -121,16 +119,6 @@ pub(crate) fn registry(stack: &Stack, service: &str) -> BTreeMap<String, Value> 
 pub(crate) fn named_jobs(stack: &Stack) -> BTreeSet<String> {
     let jobs = fs::read_dir(stack.workspace().join(".stack/jobs")).unwrap();
     jobs.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
-/// The agents of a stack and everything they have started, wherever it hides.
-pub(crate) fn agents(stack: &Stack) -> Vec<ProcInfo> {
-    let mut found = stack.descendants();
-    found.retain(|process| {
-        let is_other = process.state != 'Z' && process.name != "stackctl";
-        is_other && !process.cmdline().contains(" serve ")
-    });
-    found
 }
 
 /// The process of a part that has exactly one.

@@ -11,7 +11,7 @@ use testkit::{
 };
 
 use crate::support::{
-    Marks, PATIENCE, agents, all_jobs, execute, post_execute, post_pull, post_workflow, registry,
+    Marks, PATIENCE, all_jobs, execute, post_execute, post_pull, post_workflow, registry,
     send_signal, terminal, wait_until_gone, workflow,
 };
 
@@ -252,7 +252,7 @@ async fn callers_do_not_notice_idle_replicas_that_die() {
         assert_eq!(response.status, 200);
         assert_eq!(terminal(&response.collect_all().await)["type"], "completed");
     }
-    assert!(agents(&stack).is_empty(), "{:#?}", agents(&stack));
+    assert!(stack.agents().is_empty(), "{:#?}", stack.agents());
 }
 
 #[tokio::test]
