@@ -11,8 +11,9 @@ use std::{
 };
 
 use child_process::Guest;
-use contract::{Code, Ending, ExecuteOptions, ExecuteRequest, Prompt, SessionId, WorkspacePath};
-use serde_json::value::RawValue;
+use contract::{
+    Code, Ending, EventLine, ExecuteOptions, ExecuteRequest, Prompt, SessionId, WorkspacePath,
+};
 use workspace::{Session, Workspace};
 
 use crate::{
@@ -42,7 +43,7 @@ pub(crate) trait Dialect: Send + Sync + 'static {
     fn interrupt(&self) -> &'static [u8];
 
     /// Parses a line of standard output. Returns `None` for an empty line.
-    fn read(&self, line: Line) -> Option<Message<Self::Report>>;
+    fn read(&self, line: Line<'_>) -> Option<Message<Self::Report>>;
 
     /// The file that holds a session's conversation.
     fn transcript(session: &Session) -> PathBuf;
@@ -103,8 +104,8 @@ pub(crate) enum Transcript {
 /// One line of the program's output, as it is passed to the caller.
 #[derive(Debug)]
 pub(crate) struct Message<R> {
-    /// The unchanged line: one JSON object.
-    pub(crate) content: Box<RawValue>,
+    /// The line, one JSON object.
+    pub(crate) content: EventLine,
     /// What it means to the runner.
     pub(crate) kind: Kind<R>,
 }

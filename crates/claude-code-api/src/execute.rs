@@ -10,9 +10,7 @@ use std::{
 
 use async_stream::stream;
 use child_process::{Guest, JobBounds, Signal, become_subreaper, kill_descendants_now};
-use contract::{
-    Code, EventLine, ExecuteEvent, ExecuteRequest, SessionId, Timestamp, WorkspacePath,
-};
+use contract::{Code, EventLine, ExecuteEvent, ExecuteRequest, SessionId, WorkspacePath};
 use futures_util::Stream;
 use oneshot::{JobContext, Step, StopReason};
 use tokio::task::spawn_blocking;
@@ -95,12 +93,18 @@ fn run<D: Dialect>(
         };
         info!(job = %context.id, %session, pid = %agent.id(), "the agent started");
         let mut unanswered = Some(ready.conversation.answered());
+        let mut received = agent.received();
+        let mut timestamp = received.to_string();
         while let Some(message) = agent.next(&context.stop).await {
             if matches!(message.kind, Kind::Answer) && let Some(file) = unanswered.take() {
                 let _ = spawn_blocking(move || record_answer(&file)).await;
             }
-            let (content, timestamp) = (&*message.content, Timestamp::now());
-            yield event(&ExecuteEvent::Message { content, timestamp });
+            // The same for all messages of a read, so it is formatted once.
+            if received != agent.received() {
+                received = agent.received();
+                timestamp = received.to_string();
+            }
+            yield Step::Event(EventLine::agent_message(&message.content, &timestamp));
         }
         let (record, cause) = agent.record();
         drop(agent);

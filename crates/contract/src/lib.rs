@@ -12,6 +12,7 @@ mod fields;
 mod id;
 mod job;
 mod line;
+mod part;
 mod policy;
 mod repo_url;
 mod request;
@@ -26,6 +27,7 @@ pub use fields::unknown_field;
 pub use id::{GatewayId, JobId, ReplicaId, SessionId};
 pub use job::{JobList, JobState, JobView, Repo, RepoList};
 pub use line::{EventLine, LineError};
+pub use part::EventPart;
 pub use policy::{FileRepositories, Limits, Policy, UnknownFields};
 pub use repo_url::{RepoUrl, Scheme};
 pub use request::{

@@ -1,7 +1,7 @@
 //! An encoded event: a line of the journal and of an SSE `data:` field.
 
 use serde::{
-    Serialize,
+    Deserialize, Serialize,
     de::{DeserializeOwned, IgnoredAny},
 };
 use serde_json::value::RawValue;
@@ -38,7 +38,7 @@ impl EventLine {
     ///
     /// # Errors
     /// [`LineError`] if it is not.
-    pub fn from_json(json: Vec<u8>) -> Result<Self, LineError> {
+    pub fn from_json(json: &[u8]) -> Result<Self, LineError> {
         Self::parse::<IgnoredAny>(json).map(|(line, _)| line)
     }
 
@@ -46,17 +46,26 @@ impl EventLine {
     ///
     /// # Errors
     /// [`LineError`] if it is not one object, or if a field that `T` requires is missing or of another type.
-    pub fn parse<T: DeserializeOwned>(json: Vec<u8>) -> Result<(Self, T), LineError> {
+    pub fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<(Self, T), LineError> {
         // The parser does not look into the strings that it skips.
-        let text = std::str::from_utf8(&json).map_err(|_| LineError)?;
+        let text = std::str::from_utf8(json).map_err(|_| LineError)?;
         let fields = serde_json::from_str(text).map_err(|_| LineError)?;
-        let object = text.trim_ascii();
+        let object = text.trim_ascii().as_bytes();
         // A pretty-printed object contains line breaks.
-        if !object.starts_with('{') || memchr::memchr2(b'\n', b'\r', object.as_bytes()).is_some() {
+        if !object.starts_with(b"{") || memchr::memchr2(b'\n', b'\r', object).is_some() {
             return Err(LineError);
         }
-        let json = if object.len() == json.len() { json } else { object.as_bytes().to_vec() };
-        Ok((Self(escape_line_breaks(json)), fields))
+        Ok((Self(escape_line_breaks(object.to_vec())), fields))
+    }
+
+    /// An agent's message, encoded like [`ExecuteEvent::Message`](crate::ExecuteEvent::Message), but without parsing
+    /// `content` again. `timestamp` is a displayed [`Timestamp`](crate::Timestamp).
+    #[must_use]
+    pub fn agent_message(content: &Self, timestamp: &str) -> Self {
+        const PARTS: [&[u8]; 3] =
+            [br#"{"type":"message","content":"#, br#","timestamp":""#, br#""}"#];
+        let [begin, middle, end] = PARTS;
+        Self([begin, &content.0, middle, timestamp.as_bytes(), end].concat())
     }
 
     /// The JSON, without a final line break.
@@ -148,12 +157,22 @@ mod tests {
     #[test]
     fn only_complete_objects_on_one_line_are_accepted() {
         for good in [r#"{"a":1}"#, "  {\"a\":1} ", "{}"] {
-            assert!(EventLine::from_json(good.into()).is_ok(), "{good}");
+            assert!(EventLine::from_json(good.as_bytes()).is_ok(), "{good}");
         }
         for bad in ["", "[]", "1", "{", "{\"a\":1}{", "{\n\"a\":1}", "{\"a\":\"\n\"}", "\"{}\""] {
-            assert!(EventLine::from_json(bad.into()).is_err(), "{bad}");
+            assert!(EventLine::from_json(bad.as_bytes()).is_err(), "{bad}");
         }
-        assert!(EventLine::from_json(vec![b'{', b'"', 0xff, b'"', b':', b'1', b'}']).is_err());
+        assert!(EventLine::from_json(b"{\"\xff\":1}").is_err());
+    }
+
+    #[test]
+    fn an_agents_message_is_encoded_like_any_event() {
+        let timestamp = crate::Timestamp::from_millisecond(1_769_860_800_120);
+        let content = EventLine::from_json(b"  {\"a\": [1.50, \"\xE2\x80\xA8\"]} ").unwrap();
+        let raw = content.to_raw().unwrap();
+        let event = crate::ExecuteEvent::Message { content: raw, timestamp };
+        let expected = EventLine::encode(&event);
+        assert_eq!(EventLine::agent_message(&content, &timestamp.to_string()), expected);
     }
 
     proptest! {
@@ -163,7 +182,7 @@ mod tests {
             prop_assert!(!line.as_bytes().contains(&b'\n'));
             let value: Value = line.peek().unwrap();
             prop_assert_eq!(value["t"].as_str().unwrap(), &text);
-            let again = EventLine::from_json(line.as_bytes().to_vec()).unwrap();
+            let again = EventLine::from_json(line.as_bytes()).unwrap();
             prop_assert_eq!(again, line);
         }
     }

@@ -4,9 +4,9 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use contract::{Code, EventLine, QueuedEvent, Timestamp};
-use futures_util::{Stream, StreamExt, TryStreamExt};
-use web::{Ids, Part};
-use workspace::{CancelOnDisconnect, EventPart, Job, blocking};
+use futures_util::{Stream, StreamExt};
+use web::Ids;
+use workspace::{CancelOnDisconnect, Job, blocking};
 
 use crate::{
     shared::Shared,
@@ -129,6 +129,5 @@ fn journal(
     ids: Ids,
     guard: CancelOnDisconnect,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    let parts = guard.follow(job, after);
-    web::frames(parts.map_ok(|EventPart { id, json, is_last, .. }| Part { id, json, is_last }), ids)
+    web::frames(guard.follow(job, after), ids)
 }

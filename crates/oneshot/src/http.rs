@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use contract::{Code, JobRequest, RequestError, Timestamp};
-use futures_util::TryStreamExt;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
-use web::{BODY_LIMIT, Body, OnDisconnect, Part, Peer};
-use workspace::{CancelOnDisconnect, EventPart, RequestDigest};
+use web::{BODY_LIMIT, Body, OnDisconnect, Peer};
+use workspace::{CancelOnDisconnect, RequestDigest};
 
 use crate::{JobService, replica::Replica};
 
@@ -98,9 +97,7 @@ impl<S: JobService> Replica<S> {
         if is_async {
             return Ok(web::json(StatusCode::ACCEPTED, &json!({"jobId": job.id()})));
         }
-        let parts = guard.follow(job.clone(), 0);
-        let parts = parts.map_ok(|EventPart { id, json, is_last, .. }| Part { id, json, is_last });
-        let frames = web::frames(parts, web::ids_wanted(&headers));
+        let frames = web::frames(guard.follow(job.clone(), 0), web::ids_wanted(&headers));
         Ok(web::event_stream(job.id(), peer, frames))
     }
 }

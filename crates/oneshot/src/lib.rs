@@ -14,6 +14,7 @@ mod deadline;
 mod http;
 mod job;
 mod orders;
+mod pace;
 mod replica;
 mod run;
 mod service;

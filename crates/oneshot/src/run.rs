@@ -6,7 +6,7 @@ use contract::{Code, Ending, EventLine, Service};
 use futures_util::{FutureExt, Stream, StreamExt};
 use workspace::{ClaimedJob, Job, blocking};
 
-use crate::{JobContext, Step, Stop, StopReason};
+use crate::{JobContext, Step, Stop, StopReason, pace::Pace};
 
 /// The size from which events are written without waiting for more, in bytes.
 const BATCH: usize = 64 * 1024;
@@ -41,6 +41,7 @@ pub(crate) async fn drive(
             tokio::time::sleep(context.stop_budget).await;
         };
         let mut overdue = pin!(overdue);
+        let mut pace = Pace::new();
         loop {
             let step = tokio::select! {
                 step = AssertUnwindSafe(steps.next()).catch_unwind() => step,
@@ -50,6 +51,9 @@ pub(crate) async fn drive(
                     break failure(reason.code(), reason.sentence());
                 }
             };
+            if matches!(step, Ok(Some(Step::Event(_)))) {
+                pace.wait().await;
+            }
             // What else the job has to say at this moment is written with it.
             let (mut events, mut size, mut end) = (Vec::new(), 0, None);
             let mut next = Some(step);

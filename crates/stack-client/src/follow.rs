@@ -91,7 +91,7 @@ pub struct Event {
 
 impl Event {
     fn parse(service: Service, id: Option<&str>, data: Vec<u8>) -> Option<Self> {
-        let line = EventLine::from_json(data).ok()?;
+        let line = EventLine::from_json(&data).ok()?;
         let value: Value = line.peek().ok()?;
         let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
         let (kind, code) = (text("type")?, text("code"));

@@ -21,7 +21,7 @@ pub use reply::{
     no_such_path,
 };
 pub use serve::{Listener, Serve, Server, bind, handler};
-pub use sse::{Decoder, Frame, FrameError, Part, frame, frames};
+pub use sse::{Decoder, Frame, FrameError, frame, frames};
 
 /// The names of this stack's own headers.
 pub mod header {

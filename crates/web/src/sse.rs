@@ -1,8 +1,9 @@
 //! Server-Sent Events as bytes, in both directions.
 
-use std::io;
+use std::{fmt::Write as _, io};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use contract::EventPart;
 use futures_util::{FutureExt, Stream, StreamExt};
 
 use crate::Ids;
@@ -10,33 +11,23 @@ use crate::Ids;
 /// One event as bytes. `json` must not contain line breaks; [`contract::EventLine`] ensures that.
 #[must_use]
 pub fn frame(id: Option<u64>, json: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(json.len() + 40);
-    put_head(id, &mut out);
+    let mut out = BytesMut::new();
+    put_head(id, json.len(), &mut out);
     out.put_slice(json);
     out.put_slice(b"\n\n");
     out.freeze()
 }
 
-/// A part of an event. Only long events have several.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// In the first part of an event, its ID.
-    pub id: Option<u64>,
-    /// The next bytes of its JSON, which has no line breaks.
-    pub json: Bytes,
-    /// Whether these are its last bytes.
-    pub is_last: bool,
-}
-
 /// The size from which a chunk is sent without waiting for more, in bytes.
 const CHUNK: usize = 32 * 1024;
 
-/// The events of a job, each with its ID, as chunks of bytes. Whatever is there at one moment becomes one chunk. If an
-/// event cannot be read, this is logged and the stream breaks.
+/// The events of a job, each with its ID, as chunks of bytes. Whatever is there at one moment becomes one chunk of about
+/// 32 KiB, or several. If an event cannot be read, this is logged and the stream breaks.
 pub fn frames<E: std::error::Error + Send + Sync + 'static>(
-    parts: impl Stream<Item = Result<Part, E>> + Send + 'static,
+    parts: impl Stream<Item = Result<EventPart, E>> + Send + 'static,
     ids: Ids,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let wanted = move |id| (ids == Ids::Sent).then_some(id);
     async_stream::stream! {
         let mut parts = std::pin::pin!(parts);
         while let Some(first) = parts.next().await {
@@ -45,7 +36,33 @@ pub fn frames<E: std::error::Error + Send + Sync + 'static>(
             let mut failure = None;
             while let Some(part) = next {
                 match part {
-                    Ok(part) => part.put(ids, &mut chunk),
+                    Ok(EventPart::Events { start, lines }) => {
+                        let mut from = 0;
+                        for end in memchr::memchr_iter(b'\n', &lines) {
+                            let json = lines.get(from..end).unwrap_or_default();
+                            from = end + 1;
+                            put_head(wanted(start + from as u64), lines.len(), &mut chunk);
+                            chunk.put_slice(json);
+                            chunk.put_slice(b"\n\n");
+                            if chunk.len() >= CHUNK {
+                                yield Ok(std::mem::take(&mut chunk).freeze());
+                            }
+                        }
+                    }
+                    Ok(EventPart::Piece { id, json, is_last }) => {
+                        if let Some(id) = id {
+                            put_head(wanted(id), json.len(), &mut chunk);
+                        }
+                        chunk.put_slice(&json);
+                        if is_last {
+                            chunk.put_slice(b"\n\n");
+                        }
+                    }
+                    Ok(EventPart::Terminal { id, json }) => {
+                        put_head(wanted(id), json.len(), &mut chunk);
+                        chunk.put_slice(&json);
+                        chunk.put_slice(b"\n\n");
+                    }
                     Err(error) => {
                         failure = Some(error);
                         break;
@@ -65,25 +82,14 @@ pub fn frames<E: std::error::Error + Send + Sync + 'static>(
     }
 }
 
-impl Part {
-    fn put(&self, ids: Ids, out: &mut BytesMut) {
-        if let Some(id) = self.id {
-            out.reserve(self.json.len() + 40);
-            put_head((ids == Ids::Sent).then_some(id), out);
-        }
-        out.put_slice(&self.json);
-        if self.is_last {
-            out.put_slice(b"\n\n");
-        }
+/// What precedes the JSON of an event. About `more` bytes of JSON follow.
+fn put_head(id: Option<u64>, more: usize, out: &mut BytesMut) {
+    if out.is_empty() {
+        out.reserve(more + more / 4 + 40);
     }
-}
-
-/// What precedes the JSON of an event.
-fn put_head(id: Option<u64>, out: &mut BytesMut) {
     if let Some(id) = id {
-        out.put_slice(b"id: ");
-        out.put_slice(id.to_string().as_bytes());
-        out.put_u8(b'\n');
+        // This cannot fail: a buffer grows.
+        let _ = writeln!(out, "id: {id}");
     }
     out.put_slice(b"data: ");
 }
@@ -141,28 +147,35 @@ impl Decoder {
                 continue;
             }
             let Some(at) = memchr::memchr2(b'\n', b'\r', bytes) else {
-                self.extend(bytes)?;
+                self.check(bytes.len())?;
+                self.line.extend_from_slice(bytes);
                 break;
             };
             let (line, end) = bytes.split_at(at);
-            self.extend(line)?;
+            self.check(line.len())?;
             self.after_cr = end.first() == Some(&b'\r');
             bytes = end.get(1..).unwrap_or_default();
-            self.end_line(frames);
+            if self.line.is_empty() {
+                // The common case, a line within one chunk, is not copied.
+                self.end_line(line, frames);
+            } else {
+                let mut whole = std::mem::take(&mut self.line);
+                whole.extend_from_slice(line);
+                self.end_line(&whole, frames);
+            }
         }
         Ok(())
     }
 
-    fn extend(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
-        if self.line.len() + self.data.len() + bytes.len() > self.limit {
+    /// Checks that the event may have this many more bytes.
+    fn check(&self, more: usize) -> Result<(), FrameError> {
+        if self.line.len() + self.data.len() + more > self.limit {
             return Err(FrameError::TooLong(self.limit));
         }
-        self.line.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn end_line(&mut self, frames: &mut Vec<Frame>) {
-        let line = std::mem::take(&mut self.line);
+    fn end_line(&mut self, line: &[u8], frames: &mut Vec<Frame>) {
         if line.is_empty() {
             let data = std::mem::take(&mut self.data);
             let id = self.id.take();
@@ -171,29 +184,20 @@ impl Decoder {
             }
             return;
         }
-        let (field, value) = match memchr::memchr(b':', &line) {
+        let (field, value) = match memchr::memchr(b':', line) {
             Some(at) => {
                 let (field, value) = line.split_at(at);
                 let value = value.get(1..).unwrap_or_default();
                 (field, value.strip_prefix(b" ").unwrap_or(value))
             }
-            None => (line.as_slice(), [].as_slice()),
+            None => (line, [].as_slice()),
         };
         match field {
-            b"data" if self.has_data => {
-                self.data.push(b'\n');
-                self.data.extend_from_slice(value);
-            }
             b"data" => {
-                self.has_data = true;
-                if self.data.is_empty() && value.len() + 6 == line.len() {
-                    // The common case, one line: move its bytes instead of copying them.
-                    let mut line = line;
-                    line.drain(..6);
-                    self.data = line;
-                } else {
-                    self.data.extend_from_slice(value);
+                if std::mem::replace(&mut self.has_data, true) {
+                    self.data.push(b'\n');
                 }
+                self.data.extend_from_slice(value);
             }
             b"id" if !value.contains(&0) => self.id = String::from_utf8(value.to_vec()).ok(),
             // Comments (an empty field name) and unused fields.

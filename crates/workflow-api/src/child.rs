@@ -176,7 +176,7 @@ impl Child {
                 self.service
             ))
         };
-        let (line, head) = EventLine::parse::<Head>(data).map_err(|_| nonsense())?;
+        let (line, head) = EventLine::parse::<Head>(&data).map_err(|_| nonsense())?;
         // Only the workflow itself may send these: callers rely on them.
         if head.kind.starts_with("workflow_") {
             return Err(nonsense());

@@ -1,8 +1,9 @@
 //! What happens to a job when its caller disconnects.
 
+use contract::EventPart;
 use futures_util::{Stream, StreamExt};
 
-use crate::{EventPart, Job, Result, follow_parts};
+use crate::{Job, Result, follow_parts};
 
 /// Cancels a job when it is dropped, unless the job's end was read first. It lives as long as the stream of the
 /// caller that requested this.
@@ -37,8 +38,8 @@ impl CancelOnDisconnect {
         job: Job,
         after: u64,
     ) -> impl Stream<Item = Result<EventPart>> + Send + 'static {
-        follow_parts(job, after).inspect(move |event| {
-            if event.as_ref().is_ok_and(|event| event.terminal) {
+        follow_parts(job, after).inspect(move |part| {
+            if matches!(part, Ok(EventPart::Terminal { .. })) {
                 self.disarm();
             }
         })

@@ -3,7 +3,7 @@
 use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
-use contract::{Code, Ending};
+use contract::{Code, Ending, EventPart};
 use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 
@@ -34,19 +34,6 @@ pub struct JournalEntry {
     /// The event: one JSON object without a line break.
     pub json: Bytes,
     /// Whether it ends the stream.
-    pub terminal: bool,
-}
-
-/// A part of an event, read from the journal. Only events of more than 32 KiB have several parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventPart {
-    /// In the first part of an event, its ID.
-    pub id: Option<u64>,
-    /// The next bytes of the event.
-    pub json: Bytes,
-    /// Whether these are its last bytes.
-    pub is_last: bool,
-    /// Whether the event ends the stream.
     pub terminal: bool,
 }
 
@@ -84,29 +71,38 @@ pub fn follow(job: Job, after: u64) -> impl Stream<Item = Result<JournalEntry>> 
         let mut parts = std::pin::pin!(follow_parts(job, after));
         let mut begun: Option<(u64, Vec<u8>)> = None;
         while let Some(part) = parts.next().await {
-            let EventPart { id, json, is_last, terminal } = part?;
-            begun = match (id, begun.take()) {
-                (Some(id), _) if is_last => {
-                    yield JournalEntry { id, json, terminal };
-                    None
-                }
-                (Some(id), _) => Some((id, json.to_vec())),
-                (None, Some((id, mut event))) => {
-                    event.extend_from_slice(&json);
-                    if is_last {
-                        yield JournalEntry { id, json: event.into(), terminal };
-                        None
-                    } else {
-                        Some((id, event))
+            match part? {
+                EventPart::Events { start, lines } => {
+                    let mut from = 0;
+                    for end in memchr::memchr_iter(b'\n', &lines) {
+                        let id = start + end as u64 + 1;
+                        yield JournalEntry { id, json: lines.slice(from..end), terminal: false };
+                        from = end + 1;
                     }
                 }
-                (None, None) => None,
-            };
+                EventPart::Piece { id, json, is_last } => {
+                    let (id, mut event) = match (id, begun.take()) {
+                        (Some(id), _) => (id, Vec::new()),
+                        (None, Some(begun)) => begun,
+                        (None, None) => continue,
+                    };
+                    event.extend_from_slice(&json);
+                    if is_last {
+                        yield JournalEntry { id, json: event.into(), terminal: false };
+                    } else {
+                        begun = Some((id, event));
+                    }
+                }
+                EventPart::Terminal { id, json } => {
+                    yield JournalEntry { id, json, terminal: true };
+                }
+            }
         }
     }
 }
 
-/// Like [`follow`], but passes on a long event in parts of at most 32 KiB, so that a reader needs little memory.
+/// Like [`follow`], but passes on whatever is there at once, and a long event in pieces of at most 32 KiB. So a reader
+/// needs little memory, and few steps for many events.
 pub fn follow_parts(
     job: Job,
     after: u64,
@@ -145,8 +141,10 @@ fn follow_within(
             while let Some(part) = follower.next_part() {
                 yield part;
             }
-            if found == JournalRead::Bytes {
+            if found != JournalRead::Nothing {
                 short_since = None;
+            }
+            if found == JournalRead::More {
                 continue;
             }
             if let Some(outcome) = &follower.outcome {
@@ -184,8 +182,10 @@ fn follow_within(
 /// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 enum JournalRead {
-    /// New bytes. There may be more.
-    Bytes,
+    /// New bytes, and there may be more.
+    More,
+    /// New bytes, which were all at that moment.
+    Rest,
     /// Nothing new.
     Nothing,
 }
@@ -193,7 +193,7 @@ enum JournalRead {
 impl Outcome {
     fn terminal(&self) -> EventPart {
         let json = self.event.as_bytes().to_vec().into();
-        EventPart { id: Some(self.event_id()), json, is_last: true, terminal: true }
+        EventPart::Terminal { id: self.event_id(), json }
     }
 }
 
@@ -229,13 +229,14 @@ impl Follower {
             return match find_line_end(file, &mut self.scanned, self.read, limit) {
                 Ok(Some(end)) => {
                     self.long = Some(LongEvent { id: Some(end + 1) });
-                    Ok(JournalRead::Bytes)
+                    Ok(JournalRead::More)
                 }
                 Ok(None) => Ok(JournalRead::Nothing),
                 Err(error) => Err(Error::io("read the journal", path)(error)),
             };
         }
-        self.pending.resize(held + left.min(CHUNK - held), 0);
+        let wanted = left.min(CHUNK - held);
+        self.pending.resize(held + wanted, 0);
         let result = file.read_at(self.pending.get_mut(held..).unwrap_or_default(), self.read);
         self.pending.truncate(held + result.as_ref().map_or(0, |read| *read));
         let read = result.map_err(Error::io("read the journal", path))?;
@@ -244,7 +245,11 @@ impl Follower {
             // A reader that waits needs no buffer.
             self.pending = BytesMut::new();
         }
-        Ok(if read == 0 { JournalRead::Nothing } else { JournalRead::Bytes })
+        Ok(match read {
+            0 => JournalRead::Nothing,
+            _ if read == wanted => JournalRead::More,
+            _ => JournalRead::Rest,
+        })
     }
 
     /// The end of a stream whose journal stays shorter than its outcome says.
@@ -268,34 +273,37 @@ impl Follower {
         );
         let ending = Ending::failure(service, self.job.id(), Code::JournalDamaged, &sentence);
         let json = ending.event.into_bytes().into();
-        Ok(EventPart { id: Some(id), json, is_last: true, terminal: true })
+        Ok(EventPart::Terminal { id, json })
     }
 
     fn next_part(&mut self) -> Option<EventPart> {
-        let unsearched = self.pending.get(self.searched..).unwrap_or_default();
-        let (length, is_last) = match memchr::memchr(b'\n', unsearched) {
-            Some(at) => (self.searched + at, true),
-            None if self.long.is_some() && !self.pending.is_empty() => (self.pending.len(), false),
-            None => {
+        let Some(long) = &mut self.long else {
+            let unsearched = self.pending.get(self.searched..).unwrap_or_default();
+            let Some(at) = memchr::memrchr(b'\n', unsearched) else {
                 self.searched = self.pending.len();
                 return None;
-            }
+            };
+            let start = self.offset;
+            let lines = self.pending.split_to(self.searched + at + 1).freeze();
+            self.searched = 0;
+            self.offset += lines.len() as u64;
+            return Some(EventPart::Events { start, lines });
         };
-        let json = self.pending.split_to(length).freeze();
-        self.searched = 0;
-        self.offset += length as u64;
-        if is_last {
+        if self.pending.is_empty() {
+            return None;
+        }
+        let id = long.id.take();
+        let end = memchr::memchr(b'\n', &self.pending);
+        let json = self.pending.split_to(end.unwrap_or(self.pending.len())).freeze();
+        self.offset += json.len() as u64;
+        if end.is_some() {
             self.pending.advance(1);
             self.offset += 1;
-        }
-        let id = match &mut self.long {
-            Some(long) => long.id.take(),
-            None => Some(self.offset),
-        };
-        if is_last {
             self.long = None;
         }
-        Some(EventPart { id, json, is_last, terminal: false })
+        // What follows a long event has not been searched yet.
+        self.searched = 0;
+        Some(EventPart::Piece { id, json, is_last: end.is_some() })
     }
 }
 

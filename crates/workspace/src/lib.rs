@@ -32,7 +32,7 @@ pub use digest::{InvalidDigest, RequestDigest};
 pub use disconnect::CancelOnDisconnect;
 pub use error::{Error, Result};
 pub use file_lock::FileLock;
-pub use follow::{EventPart, JournalEntry, Position, follow, follow_parts};
+pub use follow::{JournalEntry, Position, follow, follow_parts};
 pub use job::{Claim, ClaimedJob, CreateError, Job, NewJob};
 pub use layout::Workspace;
 pub use off_thread::blocking;

@@ -62,8 +62,8 @@ impl Outcome {
 
     pub(crate) fn decode(content: &[u8]) -> Result<Self, serde_json::Error> {
         let file: File<'_> = serde_json::from_slice(content)?;
-        let event = EventLine::from_json(file.event.get().as_bytes().to_vec())
-            .map_err(serde::de::Error::custom)?;
+        let event =
+            EventLine::from_json(file.event.get().as_bytes()).map_err(serde::de::Error::custom)?;
         Ok(Self {
             event,
             journal_length: file.journal_length,

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use contract::{AgentSummary, SessionId};
+use contract::{AgentSummary, EventLine, LineError, SessionId};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{json, value::RawValue};
 
@@ -28,59 +28,60 @@ pub(crate) struct RunResult {
 impl Message<RunResult> {
     /// Parses a line. A line that is not a JSON object becomes a message that says so and shows its beginning.
     /// Returns `None` for an empty line.
-    pub(crate) fn read(line: Line) -> Option<Self> {
+    pub(crate) fn read(line: Line<'_>) -> Option<Self> {
         match line {
             Line::Whole(line) if line.trim_ascii().is_empty() => None,
             Line::Whole(line) => Some(
                 Self::parse(line)
-                    .unwrap_or_else(|line| Self::unparsed("not a JSON object", &line, line.len())),
+                    .unwrap_or_else(|_| Self::unparsed("not a JSON object", line, line.len())),
             ),
-            Line::TooLong { begin, bytes } => Some(Self::unparsed("too long", &begin, bytes)),
+            Line::TooLong { begin, bytes } => Some(Self::unparsed("too long", begin, bytes)),
         }
     }
 
-    fn parse(mut line: Vec<u8>) -> Result<Self, Vec<u8>> {
+    fn parse(line: &[u8]) -> Result<Self, LineError> {
         // JSON allows a carriage return between tokens, but an event must not contain one. It cannot occur in a
         // string.
-        if memchr::memchr(b'\r', &line).is_some() {
-            line.iter_mut().filter(|byte| **byte == b'\r').for_each(|byte| *byte = b' ');
+        if memchr::memchr(b'\r', line).is_some() {
+            let spaced = |byte: &u8| if *byte == b'\r' { b' ' } else { *byte };
+            return Self::parse(&line.iter().map(spaced).collect::<Vec<_>>());
         }
-        match serde_json::from_slice::<Box<RawValue>>(&line) {
-            Ok(content) if content.get().starts_with('{') => {
-                let kind = Kind::of(&content);
+        match EventLine::parse::<Head<'_>>(line) {
+            Ok((content, head)) => {
+                let kind = Kind::of(&head, &content);
                 Ok(Self { content, kind })
             }
-            _ => Err(line),
+            // An object with other fields is a message too.
+            Err(_) => EventLine::from_json(line).map(|content| Self { content, kind: Kind::Other }),
         }
     }
 
     fn unparsed(reason: &str, begin: &[u8], bytes: usize) -> Self {
         let excerpt = begin.get(..EXCERPT).unwrap_or(begin);
-        let content = json!({
+        let content = EventLine::encode(&json!({
             "type": "system",
             "subtype": "unparsed_line",
             "reason": reason,
             "bytes": bytes,
             "excerpt": String::from_utf8_lossy(excerpt),
-        });
-        // A value built here is always valid JSON.
-        let content = RawValue::from_string(content.to_string()).unwrap_or_default();
+        }));
         Self { content, kind: Kind::Other }
     }
 }
 
+/// The fields that say what a message is.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    subtype: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    state: Option<Cow<'a, str>>,
+}
+
 impl Kind<RunResult> {
-    fn of(content: &RawValue) -> Self {
-        #[derive(Deserialize)]
-        struct Head<'a> {
-            #[serde(borrow, rename = "type")]
-            kind: Cow<'a, str>,
-            #[serde(borrow, default)]
-            subtype: Option<Cow<'a, str>>,
-            #[serde(borrow, default)]
-            state: Option<Cow<'a, str>>,
-        }
-        let Ok(head) = serde_json::from_str::<Head<'_>>(content.get()) else { return Self::Other };
+    fn of(head: &Head<'_>, content: &EventLine) -> Self {
         match (&*head.kind, head.subtype.as_deref()) {
             ("system", Some("init")) => Self::Begun,
             ("system", Some("session_state_changed")) => Self::State(match head.state.as_deref() {
@@ -96,9 +97,9 @@ impl Kind<RunResult> {
 
 impl RunResult {
     /// Reads field by field, so that one field changed by another CLI version does not affect the others.
-    fn read(content: &RawValue) -> Self {
+    fn read(content: &EventLine) -> Self {
         let fields: HashMap<Cow<'_, str>, &RawValue> =
-            serde_json::from_str(content.get()).unwrap_or_default();
+            serde_json::from_slice(content.as_bytes()).unwrap_or_default();
         fn get<T: DeserializeOwned>(
             fields: &HashMap<Cow<'_, str>, &RawValue>,
             name: &str,
@@ -130,7 +131,11 @@ mod tests {
     use super::*;
 
     fn read(line: &[u8]) -> Message<RunResult> {
-        Message::read(Line::Whole(line.to_vec())).unwrap()
+        Message::read(Line::Whole(line)).unwrap()
+    }
+
+    fn text(message: &Message<RunResult>) -> &str {
+        std::str::from_utf8(message.content.as_bytes()).unwrap()
     }
 
     #[test]
@@ -140,15 +145,16 @@ mod tests {
             "{}",
             r#"{"type":5}"#,
             r#"{"type":"x","type":"y"}"#,
-            "{\"a\":\"\u{2028}\u{85}\"}",
         ] {
             let message = read(line.as_bytes());
-            assert_eq!(message.content.get(), line);
+            assert_eq!(text(&message), line);
             assert!(matches!(message.kind, Kind::Other));
         }
-        assert_eq!(read(b"{\r\"a\":\r1}\r").content.get(), "{ \"a\": 1}");
+        // Unchanged in value.
+        assert_eq!(text(&read("{\"a\":\"\u{2028}\u{85}\"}".as_bytes())), r#"{"a":"\u2028\u0085"}"#);
+        assert_eq!(text(&read(b"{\r\"a\":\r1}\r")), "{ \"a\": 1}");
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(read(deep.as_bytes()).content.get(), deep);
+        assert_eq!(text(&read(deep.as_bytes())), deep);
     }
 
     #[test]
@@ -162,28 +168,29 @@ mod tests {
             b"{\"a\":\"\xff\"}",
             b"\xff\xfe\x00",
         ] {
-            let content: serde_json::Value =
-                serde_json::from_str(read(line).content.get()).unwrap();
+            let content: serde_json::Value = read(line).content.peek().unwrap();
             assert_eq!(content["subtype"], "unparsed_line");
             assert_eq!(content["bytes"], line.len());
             assert_eq!(content["excerpt"], *String::from_utf8_lossy(line));
         }
-        let long = Line::TooLong { begin: vec![b'x'; 500], bytes: 1_000_000 };
+        let long = Line::TooLong { begin: &[b'x'; 500], bytes: 1_000_000 };
         let message = Message::read(long).unwrap();
-        let content: serde_json::Value = serde_json::from_str(message.content.get()).unwrap();
+        let content: serde_json::Value = message.content.peek().unwrap();
         assert_eq!(
             (&content["reason"], &content["bytes"]),
             (&"too long".into(), &1_000_000.into())
         );
         assert_eq!(content["excerpt"].as_str().unwrap().len(), EXCERPT);
-        assert!(Message::read(Line::Whole(b" \r".to_vec())).is_none());
+        assert!(Message::read(Line::Whole(b" \r")).is_none());
     }
 
     #[test]
     fn an_invalid_field_does_not_spoil_a_result() {
-        let line = br#"{"type":"result","subtype":"success","is_error":false,"result":"done","num_turns":"two",
-            "total_cost_usd":0.5,"duration_ms":7,"usage":{"a": 1},"session_id":"not one","errors":null}"#;
-        let Kind::Report(result) = read(line).kind else { panic!("not a result") };
+        let line = concat!(
+            r#"{"type":"result","subtype":"success","is_error":false,"result":"done","num_turns":"two","#,
+            r#""total_cost_usd":0.5,"duration_ms":7,"usage":{"a": 1},"session_id":"not one","errors":null}"#
+        );
+        let Kind::Report(result) = read(line.as_bytes()).kind else { panic!("not a result") };
         assert_eq!((result.is_error, &*result.subtype), (Some(false), "success"));
         let summary = result.summary;
         assert_eq!((summary.result.as_deref(), summary.cost_usd), (Some("done"), Some(0.5)));
@@ -216,8 +223,8 @@ mod tests {
                 0..30,
             ),
         ) {
-            if let Some(message) = Message::read(Line::Whole(line)) {
-                let text = message.content.get();
+            if let Some(message) = Message::read(Line::Whole(&line)) {
+                let text = text(&message);
                 let is_on_one_line = !text.contains(['\n', '\r']);
                 prop_assert!(is_on_one_line);
                 let object = serde_json::from_str::<serde_json::Map<_, _>>(text);

@@ -86,7 +86,7 @@ impl Dialect for Claude {
         INTERRUPT
     }
 
-    fn read(&self, line: Line) -> Option<Message<RunResult>> {
+    fn read(&self, line: Line<'_>) -> Option<Message<RunResult>> {
         Message::read(line)
     }
 

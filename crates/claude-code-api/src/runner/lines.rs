@@ -10,12 +10,12 @@ pub(crate) const MAX_LINE: usize = 16 * 1024 * 1024;
 const EXCERPT: usize = 512;
 
 /// A line without its terminator.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Line {
-    Whole(Vec<u8>),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line<'a> {
+    Whole(&'a [u8]),
     /// Longer than the limit: its beginning and its full length in bytes.
     TooLong {
-        begin: Vec<u8>,
+        begin: &'a [u8],
         bytes: usize,
     },
 }
@@ -45,7 +45,7 @@ impl Lines {
     }
 
     /// The next complete line.
-    pub(crate) fn next(&mut self) -> Option<Line> {
+    pub(crate) fn next(&mut self) -> Option<Line<'_>> {
         let unscanned = self.buffer.get(self.scanned..).unwrap_or_default();
         let Some(found) = memchr::memchr(b'\n', unscanned) else {
             // Once per read, which may contain many lines.
@@ -55,18 +55,20 @@ impl Lines {
             self.scanned = self.buffer.len();
             return None;
         };
-        let end = self.scanned + found;
-        let line = self.buffer.get(self.start..end).unwrap_or_default().to_vec();
+        let (start, end) = (self.start, self.scanned + found);
         self.start = end + 1;
         self.scanned = self.start;
-        Some(self.finish(line))
+        let dropped = mem::take(&mut self.dropped);
+        Some(self.line(start, end, dropped))
     }
 
     /// At the end of the stream, the unterminated last line, if any.
-    pub(crate) fn last(&mut self) -> Option<Line> {
-        let line = self.buffer.split_off(self.start);
-        *self = Self { dropped: self.dropped, ..Self::new(self.max) };
-        (!line.is_empty() || self.dropped > 0).then(|| self.finish(line))
+    pub(crate) fn last(&mut self) -> Option<Line<'_>> {
+        let (start, end) = (self.start, self.buffer.len());
+        self.start = end;
+        self.scanned = end;
+        let dropped = mem::take(&mut self.dropped);
+        (start < end || dropped > 0).then(|| self.line(start, end, dropped))
     }
 
     fn drop_excess(&mut self) {
@@ -81,14 +83,13 @@ impl Lines {
         }
     }
 
-    fn finish(&mut self, mut line: Vec<u8>) -> Line {
-        let dropped = mem::take(&mut self.dropped);
+    fn line(&self, start: usize, end: usize, dropped: usize) -> Line<'_> {
+        let line = self.buffer.get(start..end).unwrap_or_default();
         if dropped == 0 && line.len() <= self.max {
             return Line::Whole(line);
         }
-        let bytes = dropped + line.len();
-        line.truncate(EXCERPT);
-        Line::TooLong { begin: line, bytes }
+        let begin = line.get(..EXCERPT).unwrap_or(line);
+        Line::TooLong { begin, bytes: dropped + line.len() }
     }
 }
 
@@ -98,19 +99,28 @@ mod tests {
 
     use super::*;
 
-    fn cut(max: usize, chunks: &[&[u8]]) -> Vec<Line> {
+    /// The lines: either whole, or the beginning and the length.
+    fn cut(max: usize, chunks: &[&[u8]]) -> Vec<(Vec<u8>, Option<usize>)> {
+        fn owned(line: Line<'_>) -> (Vec<u8>, Option<usize>) {
+            match line {
+                Line::Whole(line) => (line.to_vec(), None),
+                Line::TooLong { begin, bytes } => (begin.to_vec(), Some(bytes)),
+            }
+        }
         let mut lines = Lines::new(max);
         let mut found = Vec::new();
         for chunk in chunks {
             lines.buffer().extend_from_slice(chunk);
-            found.extend(std::iter::from_fn(|| lines.next()));
+            while let Some(line) = lines.next() {
+                found.push(owned(line));
+            }
         }
-        found.extend(lines.last());
+        found.extend(lines.last().map(owned));
         found
     }
 
-    fn whole(line: &[u8]) -> Line {
-        Line::Whole(line.to_vec())
+    fn whole(line: &[u8]) -> (Vec<u8>, Option<usize>) {
+        (line.to_vec(), None)
     }
 
     #[test]
@@ -131,16 +141,17 @@ mod tests {
             assert!(lines.buffer().len() <= 1000 && lines.buffer().capacity() < 2_000_000);
         }
         lines.buffer().extend_from_slice(b"\nnext\n");
-        let begin = vec![b'x'; EXCERPT];
+        let begin = &[b'x'; EXCERPT][..];
         assert_eq!(lines.next(), Some(Line::TooLong { begin, bytes: 900_000 }));
-        assert_eq!(lines.next(), Some(whole(b"next")));
-        assert_eq!((lines.next(), lines.last()), (None, None));
+        assert_eq!(lines.next(), Some(Line::Whole(b"next")));
+        assert_eq!(lines.next(), None);
+        assert_eq!(lines.last(), None);
     }
 
     #[test]
     fn the_limit_does_not_depend_on_chunking() {
         let (fits, over) = (vec![b'x'; 600], vec![b'x'; 601]);
-        let too_long = Line::TooLong { begin: vec![b'x'; EXCERPT], bytes: 601 };
+        let too_long = (vec![b'x'; EXCERPT], Some(601));
         assert_eq!(cut(600, &[&fits, b"\n"]), [whole(&fits)]);
         let ended = [&over[..], b"\n"].concat();
         for chunks in [&[&ended[..]][..], &[&over, b"\n"], &[&over]] {

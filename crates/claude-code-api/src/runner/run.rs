@@ -5,6 +5,7 @@ use std::{
 };
 
 use child_process::{Child, Guest, JobBounds, Pid, Signal, end_job, kill_descendants_now};
+use contract::Timestamp;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
@@ -34,6 +35,8 @@ pub(crate) struct Run<D: Dialect> {
     child: Child,
     input: Input,
     stdout: Option<ChildStdout>,
+    /// When it was last read.
+    received: Timestamp,
     lines: Lines,
     stderr: Option<ChildStderr>,
     tail: Tail,
@@ -107,6 +110,7 @@ impl<D: Dialect> Run<D> {
             dialect,
             input: Input::new(child.take_stdin(), prompt),
             stdout: child.take_stdout(),
+            received: Timestamp::now(),
             lines: Lines::new(MAX_LINE),
             stderr: child.take_stderr(),
             tail: Tail::default(),
@@ -128,6 +132,11 @@ impl<D: Dialect> Run<D> {
 
     pub(crate) fn id(&self) -> Pid {
         self.child.id()
+    }
+
+    /// When the last message was read.
+    pub(crate) fn received(&self) -> Timestamp {
+        self.received
     }
 
     /// The next message; `None` once the agent and all its descendants are gone. Until it is called again, at most
@@ -201,7 +210,10 @@ impl<D: Dialect> Run<D> {
     /// Handles an event. Returns the unterminated last line when the output ends.
     fn handle(&mut self, event: Event) -> Option<Message<D::Report>> {
         match event {
-            Event::Stdout(Ok(1..)) => self.refresh(),
+            Event::Stdout(Ok(1..)) => {
+                self.received = Timestamp::now();
+                self.refresh();
+            }
             Event::Stdout(_) => {
                 self.stdout = None;
                 let last = self.last_line();

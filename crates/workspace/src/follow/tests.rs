@@ -143,10 +143,12 @@ async fn a_journal_that_stays_shorter_than_its_outcome_ends_the_stream_with_an_e
         .map(|entry| entry.unwrap())
         .collect()
         .await;
-    let [before, end] = &entries[..] else { panic!("{entries:?}") };
-    assert_eq!((before.id, before.terminal), (Some(first), false));
-    assert_eq!((end.id, end.terminal), (Some(outcome.event_id()), true));
-    let event: serde_json::Value = serde_json::from_slice(&end.json).unwrap();
+    let [EventPart::Events { start: 0, lines }, EventPart::Terminal { id, json }] = &entries[..]
+    else {
+        panic!("{entries:?}")
+    };
+    assert_eq!((lines.len() as u64, *id), (first, outcome.event_id()));
+    let event: serde_json::Value = serde_json::from_slice(json).unwrap();
     assert_eq!((&event["type"], &event["code"]), (&json!("error"), &json!("journal_damaged")));
     assert!(event["error"].as_str().unwrap().contains("are missing"), "{event}");
 
@@ -169,22 +171,48 @@ async fn a_long_event_is_read_in_small_parts() {
     let events = [event(0, 10), event(1, 5 << 20), event(2, CHUNK), event(3, 10)];
     let ids: Vec<_> = events.iter().map(|event| claimed.append(event).unwrap()).collect();
     claimed.finish(ending(&job)).unwrap();
-    let parts: Vec<_> = follow_parts(job, 0).map(|part| part.unwrap()).collect().await;
-    assert!(parts.iter().all(|part| part.json.len() <= CHUNK));
-    // The ID comes with the first part.
-    let (mut begins, mut joined) = (true, vec![]);
-    for part in &parts {
-        assert_eq!(part.id.is_some(), begins);
-        if let Some(id) = part.id {
-            joined.push((id, Vec::new()));
+    let parts: Vec<_> = follow_parts(job.clone(), 0).map(|part| part.unwrap()).collect().await;
+    let mut pieces = Vec::new();
+    for part in parts {
+        match part {
+            EventPart::Events { lines, .. } => assert!(lines.len() <= CHUNK),
+            EventPart::Piece { id, json, is_last } => {
+                assert!(json.len() <= CHUNK);
+                pieces.push((id, is_last));
+            }
+            EventPart::Terminal { .. } => {}
         }
-        joined.last_mut().unwrap().1.extend_from_slice(&part.json);
-        begins = part.is_last;
     }
-    assert_eq!(joined.len(), events.len() + 1);
-    for ((id, event), (found, json)) in ids.iter().zip(&events).zip(&joined) {
-        assert_eq!((id, event.as_bytes()), (found, &json[..]));
+    // The ID comes with the first piece of each.
+    let begun: Vec<_> = pieces.iter().filter_map(|(id, _)| *id).collect();
+    assert_eq!(begun, ids[1..3]);
+    assert_eq!(pieces.iter().filter(|(_, is_last)| *is_last).count(), 2);
+    let entries: Vec<_> = follow(job, 0).map(|entry| entry.unwrap()).collect().await;
+    assert_eq!(entries.len(), events.len() + 1);
+    for ((id, event), entry) in ids.iter().zip(&events).zip(&entries) {
+        assert_eq!((id, event.as_bytes()), (&entry.id, &entry.json[..]));
     }
+}
+
+#[tokio::test]
+async fn many_events_are_read_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = Workspace::open(dir.path()).unwrap();
+    let job = job(&workspace);
+    let mut claimed = job.claim("replica").unwrap().unwrap();
+    let events: Vec<_> = (0..100).map(|n| event(n, 50)).collect();
+    claimed.append_all(&events).unwrap();
+    let middle = claimed.append(&event(100, 50)).unwrap();
+    claimed.finish(ending(&job)).unwrap();
+    let parts: Vec<_> = follow_parts(job.clone(), 0).map(|part| part.unwrap()).collect().await;
+    let [EventPart::Events { start: 0, lines }, EventPart::Terminal { id, .. }] = &parts[..] else {
+        panic!("{parts:?}")
+    };
+    assert_eq!((lines.len() as u64, *id), (middle, middle + 1));
+    // From the last one on.
+    let after = middle - event(100, 50).as_bytes().len() as u64 - 1;
+    let entries: Vec<_> = follow(job, after).map(|entry| entry.unwrap()).collect().await;
+    assert_eq!((entries.len(), entries[0].id), (2, middle));
 }
 
 /// A network file system may show a long line bit by bit.
@@ -206,9 +234,11 @@ async fn a_long_event_is_passed_on_once_its_end_is_there() {
     file.write_all(&line[250_000..]).unwrap();
     let mut json = Vec::new();
     while !json.ends_with(b"}") {
-        let part = parts.next().await.unwrap().unwrap();
-        assert_eq!(part.id, json.is_empty().then_some(line.len() as u64));
-        json.extend_from_slice(&part.json);
+        let Some(Ok(EventPart::Piece { id, json: piece, .. })) = parts.next().await else {
+            panic!("the end of the event")
+        };
+        assert_eq!(id, json.is_empty().then_some(line.len() as u64));
+        json.extend_from_slice(&piece);
     }
     assert_eq!(json, line[..line.len() - 1]);
     drop(claimed);
