@@ -8,6 +8,7 @@ use clap::{
 use supervisor::Part;
 
 use crate::{
+    bench::BenchOptions,
     client::{AttachOptions, CancelOptions, JobsOptions, LoadOptions, RunOptions, ShowOptions},
     command::exit,
     completions::CompletionsOptions,
@@ -45,6 +46,7 @@ pub(crate) enum Command {
     Scale(ScaleOptions),
     Logs(LogsOptions),
     Load(LoadOptions),
+    Bench(BenchOptions),
     Demo(DemoOptions),
     Doctor(DoctorOptions),
     Completions(CompletionsOptions),

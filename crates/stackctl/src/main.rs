@@ -1,5 +1,6 @@
 //! `stackctl`: the operator's command.
 
+mod bench;
 mod cli;
 mod client;
 mod command;
@@ -16,7 +17,7 @@ mod up;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
-use claude_stand_in::rehearsal;
+use claude_stand_in::{rehearsal, workload};
 
 use crate::{
     cli::{Cli, Command},
@@ -28,8 +29,12 @@ fn main() -> ExitCode {
         return exit;
     }
     let mut args = std::env::args_os();
-    if rehearsal::is_called(args.next().as_deref()) {
+    let program = args.next();
+    if rehearsal::is_called(program.as_deref()) {
         rehearsal::main(args);
+    }
+    if workload::is_called(program.as_deref()) {
+        workload::main(args);
     }
     let matches = program::with_name(Cli::command()).try_get_matches();
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
@@ -47,6 +52,7 @@ fn main() -> ExitCode {
         Command::Scale(options) => complete(ops::scale(options)),
         Command::Logs(options) => complete(ops::logs(options)),
         Command::Load(options) => complete(client::load(options)),
+        Command::Bench(options) => complete_on_threads(bench::bench(options)),
         Command::Demo(options) => complete_on_threads(demo::demo(options)),
         Command::Doctor(options) => complete(doctor::doctor(options)),
         Command::Completions(options) => completions::main(options, &Cli::command()),

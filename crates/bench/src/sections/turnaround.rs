@@ -1,0 +1,42 @@
+//! How soon a caller hears something, and how soon after a workflow the next one finds idle replicas.
+
+use contract::Service;
+
+use crate::{
+    Bench, Bound, Result, Row, Unit, caller,
+    sections::{NOTHING, run_workflow, small_repository, start},
+    stack::Stack,
+    statistics::{median, ms},
+};
+
+pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Row>> {
+    let runs = bench.scale().pick(40, 8);
+    let repository = small_repository(bench).await?;
+    let mut stack = Stack::start(bench, [1, 1, 1]).await?;
+    run_workflow(&stack, &repository, &NOTHING, &mut ()).await?;
+    stack.wait_until_idle().await?;
+    let (mut first, mut turnaround) = (Vec::new(), Vec::new());
+    let (mut health, mut process) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        health.push(ms(caller::get(stack.address(Service::Workflow), "/health").await?.first));
+        process.push(start::process(bench, bench.program(), &["--version"]).await?);
+        let read = run_workflow(&stack, &repository, &NOTHING, &mut ()).await?;
+        stack.wait_until_idle().await?;
+        first.push(ms(read.first));
+        turnaround.push(ms(read.ended.elapsed()));
+    }
+    stack.stop().await?;
+    Ok(vec![
+        Row::new("first event: from the request", Unit::Milliseconds, median(&first))
+            .beside("GET /health", median(&health))
+            .here(Bound::AtMost(2.5)),
+        Row::new(
+            "turnaround: last byte to three idle replicas",
+            Unit::Milliseconds,
+            median(&turnaround),
+        )
+        .beside("a process", median(&process))
+        .ratio(Bound::AtMost(bench.scale().pick(6.0, 40.0)))
+        .here(Bound::AtMost(15.0)),
+    ])
+}
