@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// The average time between two writes in a flood.
+/// The average time between two small writes in a flood.
 const INTERVAL: Duration = Duration::from_millis(1);
+
+/// The size from which a write is not small, in bytes: half the capacity of the pipe from an agent, pipe(7).
+const LARGE: usize = 32 * 1024;
 
 /// How far ahead of that average the writes may be: 16 of them follow each other without a pause.
 const BURST: Duration = Duration::from_millis(16);
@@ -26,12 +29,18 @@ impl Pace {
     }
 
     /// Waits until the next write is allowed.
-    pub(crate) async fn wait(&mut self) {
+    pub(crate) async fn wait(&self) {
         let ahead = self.due.saturating_duration_since(Instant::now());
         if ahead > BURST {
             sleep_until(self.due - BURST).await;
         }
-        self.due = self.due.max(Instant::now()) + INTERVAL;
+    }
+
+    /// Counts a write of so many bytes. Large ones need no limit.
+    pub(crate) fn wrote(&mut self, size: usize) {
+        if size < LARGE {
+            self.due = self.due.max(Instant::now()) + INTERVAL;
+        }
     }
 }
 
@@ -45,17 +54,26 @@ mod tests {
         let start = Instant::now();
         for _ in 0..17 {
             pace.wait().await;
+            pace.wrote(1);
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         for _ in 0..1000 {
             pace.wait().await;
+            pace.wrote(1);
         }
         assert_eq!(start.elapsed(), Duration::from_secs(1));
         let sparse = Instant::now();
         for _ in 0..100 {
             tokio::time::sleep(Duration::from_millis(2)).await;
             pace.wait().await;
+            pace.wrote(1);
         }
         assert_eq!(sparse.elapsed(), Duration::from_millis(200));
+        let large = Instant::now();
+        for _ in 0..100 {
+            pace.wait().await;
+            pace.wrote(LARGE);
+        }
+        assert_eq!(large.elapsed(), Duration::ZERO);
     }
 }

@@ -80,6 +80,7 @@ pub(crate) async fn drive(
                     None
                 };
             }
+            pace.wrote(size);
             if let Err((code, sentence)) = append(claimed, &events, journal_limit) {
                 break failure(code, &sentence);
             }

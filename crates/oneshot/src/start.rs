@@ -38,9 +38,9 @@ pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
     })
 }
 
-/// Two worker threads are enough for one job: if a file blocks one, the other still answers.
+/// The job runs on this thread, and one worker answers requests meanwhile, even if a file blocks this one.
 fn run(replica: impl Future<Output = Exit>) -> Exit {
-    match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(replica);
             // Work that cannot be interrupted ends with the process.

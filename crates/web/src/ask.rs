@@ -4,7 +4,7 @@
 use std::{fmt, io, str::FromStr, time::Duration};
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
@@ -225,48 +225,31 @@ impl Answer {
         self,
         silence: Duration,
     ) -> impl Stream<Item = Result<Frame, AskError>> + Send + 'static {
-        struct State {
-            body: Incoming,
-            decoder: Decoder,
-            ready: std::collections::VecDeque<Frame>,
-            failed: bool,
-            _connection: ConnectionTask,
-        }
-        let state = State {
-            body: self.body,
-            decoder: Decoder::new(EVENT_LIMIT),
-            ready: std::collections::VecDeque::new(),
-            failed: false,
-            _connection: self.connection,
-        };
-        futures_util::stream::unfold(state, move |mut state| async move {
+        self.event_batches(silence)
+            .map_ok(|frames| futures_util::stream::iter(frames).map(Ok))
+            .try_flatten()
+    }
+
+    /// The same as [`events_within`](Self::events_within), in batches of the events that arrive together.
+    pub fn event_batches(
+        self,
+        silence: Duration,
+    ) -> impl Stream<Item = Result<Vec<Frame>, AskError>> + Send + 'static {
+        let Self { mut body, connection, .. } = self;
+        async_stream::try_stream! {
+            let _connection = connection;
+            let mut decoder = Decoder::new(EVENT_LIMIT);
             loop {
-                if let Some(frame) = state.ready.pop_front() {
-                    return Some((Ok(frame), state));
+                let next = tokio::time::timeout(silence, body.frame()).await;
+                let Some(next) = next.map_err(|_| AskError::Silent(silence))? else { return };
+                let Ok(data) = next.map_err(AskError::Body)?.into_data() else { continue };
+                let mut frames = Vec::new();
+                let pushed = decoder.push(&data, &mut frames);
+                if !frames.is_empty() {
+                    yield frames;
                 }
-                if state.failed {
-                    return None;
-                }
-                let next = match tokio::time::timeout(silence, state.body.frame()).await {
-                    Ok(next) => next?.map_err(AskError::Body),
-                    Err(_) => Err(AskError::Silent(silence)),
-                };
-                let error = match next {
-                    Ok(frame) => {
-                        let Ok(data) = frame.into_data() else { continue };
-                        let mut frames = Vec::new();
-                        let result = state.decoder.push(&data, &mut frames);
-                        state.ready.extend(frames);
-                        match result {
-                            Ok(()) => continue,
-                            Err(error) => error.into(),
-                        }
-                    }
-                    Err(error) => error,
-                };
-                state.failed = true;
-                return Some((Err(error), state));
+                pushed?;
             }
-        })
+        }
     }
 }

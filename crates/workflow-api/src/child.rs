@@ -75,42 +75,35 @@ pub(crate) struct ChildFailure {
 }
 
 impl Child {
-    /// The child's events; the last is its terminal event, or the stream ends with a failure.
+    /// The child's events, in batches of what came together. The last one is its terminal event, or the stream ends with
+    /// a failure.
     pub(crate) fn events(
         self,
-    ) -> impl Stream<Item = Result<ChildEvent, ChildFailure>> + Send + 'static {
-        async_stream::stream! {
+    ) -> impl Stream<Item = Result<Vec<ChildEvent>, ChildFailure>> + Send + 'static {
+        async_stream::try_stream! {
             let mut wait = Wait::begin(&self);
             let mut seen = Seen::default();
-            match self.open(wait.ends).await {
-                Err(failure) => {
-                    yield Err(failure);
-                    return;
-                }
-                Ok(Opened::Taken) => {}
-                Ok(Opened::Stream(answer)) => {
-                    // Our own services send comments when they have no events; others may not.
-                    let ours = answer.header(web::header::JOB_ID).is_some();
-                    let silence = if ours { web::SILENCE } else { Duration::MAX };
-                    let mut frames = Box::pin(answer.events_within(silence));
-                    loop {
-                        let frame = match self.next(&mut frames, &mut wait).await {
-                            Ok(Some(Ok(frame))) => frame,
-                            Ok(Some(Err(error))) => {
-                                tracing::info!(child = %self.id, %error, "a stream broke: reading the job's journal instead");
-                                break;
-                            }
-                            Ok(None) => break,
-                            Err(failure) => {
-                                yield Err(failure);
-                                return;
-                            }
-                        };
-                        let event = match self.parse(frame.data) {
+            if let Opened::Stream(answer) = self.open(wait.ends).await? {
+                // Our own services send comments when they have no events; others may not.
+                let ours = answer.header(web::header::JOB_ID).is_some();
+                let silence = if ours { web::SILENCE } else { Duration::MAX };
+                let mut batches = Box::pin(answer.event_batches(silence));
+                while let Some(batch) = self.next(&mut batches, &mut wait).await? {
+                    let frames = match batch {
+                        Ok(frames) => frames,
+                        Err(error) => {
+                            tracing::info!(child = %self.id, %error, "a stream broke: reading the job's journal instead");
+                            break;
+                        }
+                    };
+                    let mut events = Vec::with_capacity(frames.len());
+                    let mut end = None;
+                    for frame in frames {
+                        let event = match self.parse(&frame.data) {
                             Ok(event) => event,
                             Err(failure) => {
-                                yield Err(failure);
-                                return;
+                                end = Some(Err(failure));
+                                break;
                             }
                         };
                         if event.head.kind != "queued" {
@@ -118,65 +111,57 @@ impl Child {
                             seen.one(frame.id.as_deref());
                         }
                         let ends = self.service.is_terminal(&event.head.kind);
-                        yield Ok(event);
+                        events.push(event);
                         if ends {
-                            return;
+                            end = Some(Ok(()));
+                            break;
                         }
+                    }
+                    yield events;
+                    if let Some(end) = end {
+                        end?;
+                        return;
                     }
                 }
             }
             // The journal has the rest. A service that keeps no journal cannot be asked twice.
             let (workspace, id) = (self.workspace.clone(), self.id);
             let job = match blocking(move || Job::open(&workspace, id)).await {
-                Ok(Some(job)) => job,
-                Ok(None) => {
-                    yield Err(ChildFailure {
-                        code: Code::ReplicaLost,
-                        sentence: format!("the stream of {} broke before its end", self.service),
-                    });
-                    return;
-                }
+                Ok(Some(job)) => Ok(job),
+                Ok(None) => Err(ChildFailure {
+                    code: Code::ReplicaLost,
+                    sentence: format!("the stream of {} broke before its end", self.service),
+                }),
                 Err(error) => {
                     tracing::error!(child = %self.id, error = &error as &dyn std::error::Error, "cannot look for a job");
-                    yield Err(internal("the workspace cannot be read: see the workflow's log"));
-                    return;
+                    Err(internal("the workspace cannot be read: see the workflow's log"))
                 }
-            };
+            }?;
             let mut entries = Box::pin(workspace::follow(job, seen.position()).skip(seen.to_skip()));
-            while let Some(entry) = self.next(&mut entries, &mut wait).await.transpose() {
-                let event = entry.and_then(|entry| match entry {
-                    Ok(entry) => self.parse(entry.json.into()),
-                    Err(error) => {
-                        tracing::error!(child = %self.id, error = &error as &dyn std::error::Error, "cannot read a journal");
-                        Err(internal("the job's journal cannot be read: see the workflow's log"))
-                    }
-                });
-                match event {
-                    Ok(event) => {
-                        wait.end();
-                        let ends = self.service.is_terminal(&event.head.kind);
-                        yield Ok(event);
-                        if ends {
-                            return;
-                        }
-                    }
-                    Err(failure) => {
-                        yield Err(failure);
-                        return;
-                    }
+            while let Some(entry) = self.next(&mut entries, &mut wait).await? {
+                let entry = entry.map_err(|error| {
+                    tracing::error!(child = %self.id, error = &error as &dyn std::error::Error, "cannot read a journal");
+                    internal("the job's journal cannot be read: see the workflow's log")
+                })?;
+                let event = self.parse(&entry.json)?;
+                wait.end();
+                let ends = self.service.is_terminal(&event.head.kind);
+                yield vec![event];
+                if ends {
+                    return;
                 }
             }
         }
     }
 
-    fn parse(&self, data: Vec<u8>) -> Result<ChildEvent, ChildFailure> {
+    fn parse(&self, data: &[u8]) -> Result<ChildEvent, ChildFailure> {
         let nonsense = || {
             internal(&format!(
                 "{} sent an event that cannot be understood: check that it is of the same version",
                 self.service
             ))
         };
-        let (line, head) = EventLine::parse::<Head>(&data).map_err(|_| nonsense())?;
+        let (line, head) = EventLine::parse::<Head>(data).map_err(|_| nonsense())?;
         // Only the workflow itself may send these: callers rely on them.
         if head.kind.starts_with("workflow_") {
             return Err(nonsense());

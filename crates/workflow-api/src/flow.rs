@@ -69,16 +69,20 @@ pub(crate) fn run(
                 let mut pulled = Err(internal("the pull ended without an event that says where the checkout is"));
                 let mut events = Box::pin(child(&config, &context, Service::Pull, body.clone()));
                 while let Some(next) = events.next().await {
-                    match next {
-                        Ok(told) => {
-                            if let Ok(data) = told.line.to_raw() {
-                                yield event(&WorkflowEvent::PullProgress { data, timestamp: Timestamp::now() });
-                            }
-                            if Service::Pull.is_terminal(&told.head.kind) {
-                                pulled = target_of(&told, &context);
-                            }
+                    let batch = match next {
+                        Ok(batch) => batch,
+                        Err(failure) => {
+                            pulled = Err(failure);
+                            break;
                         }
-                        Err(failure) => pulled = Err(failure),
+                    };
+                    for told in batch {
+                        if let Ok(data) = told.line.to_raw() {
+                            yield event(&WorkflowEvent::PullProgress { data, timestamp: Timestamp::now() });
+                        }
+                        if Service::Pull.is_terminal(&told.head.kind) {
+                            pulled = target_of(&told, &context);
+                        }
                     }
                 }
                 let is_lost = matches!(&pulled, Err(ChildFailure { code: Code::ReplicaLost, .. }));
@@ -121,14 +125,18 @@ pub(crate) fn run(
         let mut events =
             Box::pin(child(&config, &context, Service::Claude, execute.to_body(Secrets::Exposed)));
         while let Some(next) = events.next().await {
-            match next {
-                Ok(done) => {
-                    if Service::Claude.is_terminal(&done.head.kind) {
-                        result = ended_well(&done);
-                    }
-                    yield Step::Event(done.line);
+            let batch = match next {
+                Ok(batch) => batch,
+                Err(failure) => {
+                    result = Err(failure);
+                    break;
                 }
-                Err(failure) => result = Err(failure),
+            };
+            for told in batch {
+                if Service::Claude.is_terminal(&told.head.kind) {
+                    result = ended_well(&told);
+                }
+                yield Step::Event(told.line);
             }
         }
         match result {
@@ -147,7 +155,7 @@ fn child(
     context: &JobContext,
     service: Service,
     body: Vec<u8>,
-) -> impl Stream<Item = Result<ChildEvent, ChildFailure>> + Send + 'static {
+) -> impl Stream<Item = Result<Vec<ChildEvent>, ChildFailure>> + Send + 'static {
     let base =
         if service == Service::Pull { &config.github_pull_api } else { &config.claude_code_api };
     let child = Child {
@@ -173,7 +181,7 @@ fn child(
                 next = events.next() => next,
             };
             match next {
-                Some(event) => yield event,
+                Some(batch) => yield batch,
                 None => return,
             }
         }
@@ -186,7 +194,7 @@ fn child(
                 next = tokio::time::timeout_at(until, events.next()) => next,
             };
             match next {
-                Ok(Some(event)) => yield event,
+                Ok(Some(batch)) => yield batch,
                 Ok(None) | Err(_) => return,
             }
         }
