@@ -6,8 +6,9 @@ use bytes::Bytes;
 use contract::{Code, RequestError, Service};
 use http::{Method, StatusCode};
 use serde::Deserialize;
+use tokio::time::Instant;
 use web::{AskError, ask};
-use workspace::{Registry, ReplicaEntry, Turn, blocking};
+use workspace::{IdleReplicas, Registry, ReplicaEntry, Turn, blocking};
 
 use crate::{
     shared::Shared,
@@ -21,6 +22,10 @@ use crate::{
 const CONNECT_TIME: Duration = Duration::from_secs(1);
 /// The longest answer of a replica that is read, in bytes.
 const ANSWER_LIMIT: usize = 64 * 1024;
+/// How often to look for jobs whose wait is over.
+const EXPIRY: Duration = Duration::from_millis(500);
+/// How often to check that every idle replica is alive. Those that are about to get a job are checked at once.
+const PROBE: Duration = Duration::from_secs(5);
 /// How often to try again when a job that this gateway does not know of has a turn.
 const TURN_PAUSE: Duration = Duration::from_millis(500);
 /// Why a queued job ends that was cancelled.
@@ -29,40 +34,54 @@ pub(crate) const CANCELLED: &str = "the job was cancelled before a replica took 
 /// Dispatches the jobs of one service for as long as the gateway lives.
 pub(crate) async fn run(shared: Arc<Shared>, service: Service) {
     let registry = Registry::new(&shared.workspace, service);
-    let mut replicas = registry.watch();
+    let mut changes = registry.watch();
+    let mut replicas = IdleReplicas::new(registry);
+    let (mut next_expiry, mut next_probe) = (Instant::now(), Instant::now());
+    let mut has_changed = true;
     loop {
         let work = shared.work.notified();
         tokio::pin!(work);
         // Registered before the look, so that nothing that comes in between is missed.
         work.as_mut().enable();
-        end_expired(&shared, service).await;
-        let look = registry.clone();
-        let found = blocking(move || {
-            let idle = look.idle()?;
-            // Other gateways use the same replicas, and may keep all of them at work.
-            let is_any_there = !idle.is_empty() || look.is_any_busy()?;
-            Ok::<_, workspace::Error>((idle, is_any_there))
-        });
-        match found.await {
-            Ok((idle, is_any_there)) => {
-                if is_any_there {
-                    shared.state().replica_seen(service);
+        let now = Instant::now();
+        if next_expiry <= now {
+            next_expiry = now + EXPIRY;
+            end_expired(&shared, service).await;
+        }
+        let mut wanted = shared.state().wanted(service);
+        if next_probe <= now {
+            next_probe = now + PROBE;
+            wanted = usize::MAX;
+        }
+        if wanted > 0 || has_changed {
+            let found;
+            (replicas, found) = blocking(move || {
+                // Other gateways use the same replicas, and may keep all of them at work.
+                let found = replicas.look(wanted).and_then(|()| replicas.is_any_there());
+                (replicas, found)
+            })
+            .await;
+            match found {
+                Ok(is_any_there) => {
+                    if is_any_there {
+                        shared.state().replica_seen(service);
+                    }
+                    assign(&shared, service, &replicas);
                 }
-                assign(&shared, service, idle);
-            }
-            Err(error) => {
-                tracing::error!(%service, error = &error as &dyn std::error::Error, "cannot read the registry");
+                Err(error) => {
+                    tracing::error!(%service, error = &error as &dyn std::error::Error, "cannot read the registry");
+                }
             }
         }
-        tokio::select! {
-            () = replicas.changed() => {}
-            () = work => {}
-        }
+        has_changed = tokio::select! {
+            () = changes.changed() => true,
+            () = work => false,
+        };
     }
 }
 
 /// Hands the next jobs to the idle replicas.
-fn assign(shared: &Arc<Shared>, service: Service, idle: Vec<ReplicaEntry>) {
+fn assign(shared: &Arc<Shared>, service: Service, idle: &IdleReplicas) {
     let pairs = {
         let mut state = shared.state();
         if state.busy(service) > 0 {

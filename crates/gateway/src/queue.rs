@@ -53,9 +53,35 @@ impl<T: QueueItem> Queue<T> {
         self.waiting.iter().filter(move |ticket| ticket.service() == service)
     }
 
-    /// The next job of `service` that `may_run` and waits for nothing but a replica.
-    pub(crate) fn next(&self, service: Service, may_run: impl Fn(&T) -> bool) -> Option<&Arc<T>> {
-        self.of(service).find(|ticket| may_run(ticket) && self.blocked_by(ticket).is_none())
+    /// The jobs of one service, in their order, each with what it has to wait for besides a replica: a job that has a turn
+    /// that it needs, or one that came before it and wants that turn too. All turns are taken at once, so no job holds
+    /// one while it waits for another.
+    pub(crate) fn with_blockers(
+        &self,
+        service: Service,
+    ) -> impl Iterator<Item = (&Arc<T>, Option<(JobId, &Turn)>)> {
+        let mut wanted: HashMap<&Turn, JobId> = HashMap::new();
+        self.waiting
+            .iter()
+            .map(move |ticket| {
+                let id = ticket.id();
+                let blocker = ticket.turns().iter().find_map(|turn| {
+                    let holder = self.turns.get(turn).or_else(|| wanted.get(turn)).copied();
+                    holder.filter(|holder| *holder != id).map(|holder| (holder, turn))
+                });
+                for turn in ticket.turns() {
+                    wanted.entry(turn).or_insert(id);
+                }
+                (ticket, blocker)
+            })
+            .filter(move |(ticket, _)| ticket.service() == service)
+    }
+
+    /// The jobs of `service` that wait for nothing but a replica, in their order. Each could start at the same time.
+    pub(crate) fn ready(&self, service: Service) -> impl Iterator<Item = &Arc<T>> {
+        self.with_blockers(service)
+            .filter(|(_, blocker)| blocker.is_none())
+            .map(|(ticket, _)| ticket)
     }
 
     /// Notes that the job has its turns now. Those that another job has stay with that one.
@@ -70,19 +96,10 @@ impl<T: QueueItem> Queue<T> {
         self.turns.retain(|_, holder| *holder != id);
     }
 
-    /// The job that this one has to wait for, and the turn: a job that has it, or one that came before this one and wants
-    /// it too. All turns are taken at once, so no job holds one while it waits for another.
-    pub(crate) fn blocked_by<'a>(&self, ticket: &'a T) -> Option<(JobId, &'a Turn)> {
-        ticket.turns().iter().find_map(|turn| {
-            if let Some(holder) = self.turns.get(turn) {
-                return (*holder != ticket.id()).then_some((*holder, turn));
-            }
-            self.waiting
-                .iter()
-                .take_while(|other| place(&***other) < place(ticket))
-                .find(|other| other.turns().contains(turn))
-                .map(|other| (other.id(), turn))
-        })
+    /// The job that this waiting one has to wait for, and the turn.
+    pub(crate) fn blocked_by<'a>(&'a self, ticket: &T) -> Option<(JobId, &'a Turn)> {
+        let mut waiting = self.with_blockers(ticket.service());
+        waiting.find(|(other, _)| other.id() == ticket.id())?.1
     }
 }
 
@@ -135,7 +152,7 @@ mod tests {
 
     /// Takes the next job out of the queue and gives it its turns.
     fn take(queue: &mut Queue<Job>, service: Service) -> Option<Arc<Job>> {
-        let job = queue.next(service, |_| true).cloned()?;
+        let job = queue.ready(service).next().cloned()?;
         queue.remove(job.id);
         queue.take_turns(&*job);
         Some(job)

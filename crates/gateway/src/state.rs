@@ -1,14 +1,14 @@
 //! Where each job is in the gateway, and what is known about replicas. All of it can be read back from the volume.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use contract::{Code, GatewayId, JobId, JobState, PerService, ReplicaId, Service};
 use tokio::{sync::Notify, time::Instant};
-use workspace::ReplicaEntry;
+use workspace::{IdleReplicas, ReplicaEntry};
 
 use crate::{
     lifecycle::Lifecycle,
@@ -185,7 +185,7 @@ impl GatewayState {
     pub(crate) fn assign(
         &mut self,
         service: Service,
-        idle: Vec<ReplicaEntry>,
+        idle: &IdleReplicas,
         lifecycle: Lifecycle,
     ) -> Vec<(Arc<Ticket>, ReplicaEntry)> {
         let now = Instant::now();
@@ -193,24 +193,29 @@ impl GatewayState {
         let is_free = |replica: &ReplicaEntry| {
             !self.asked.contains(&replica.id) && !self.avoided.contains_key(&replica.id)
         };
-        let mut idle: VecDeque<_> = idle.into_iter().filter(is_free).collect();
-        let may_run = |ticket: &Ticket| ticket.may_run() && lifecycle.accepts(ticket.parent);
-        let mut pairs = Vec::new();
-        while !idle.is_empty()
-            && let Some(ticket) = self.queue.next(service, may_run).cloned()
-            && let Some(replica) = idle.pop_front()
-        {
-            self.transition(&ticket, Transition::Dispatched(replica.id));
-            pairs.push((ticket, replica));
+        let idle = || idle.iter().filter(|replica| is_free(replica));
+        let may_run = |ticket: &&Arc<Ticket>| ticket.may_run() && lifecycle.accepts(ticket.parent);
+        let next = self.queue.ready(service).filter(may_run).cloned();
+        let pairs: Vec<_> = next.zip(idle().cloned()).collect();
+        self.spare[service] = idle().count() - pairs.len();
+        for (ticket, replica) in &pairs {
+            self.transition(ticket, Transition::Dispatched(replica.id));
         }
-        self.spare[service] = idle.len();
-        for (index, ticket) in self.queue.of(service).enumerate() {
-            let blocked_by = self.queue.blocked_by(ticket);
+        for (index, (ticket, blocker)) in self.queue.with_blockers(service).enumerate() {
             let waiting_for =
-                blocked_by.map(|(holder, turn)| format!("job {holder} to be done in {turn}"));
+                blocker.map(|(holder, turn)| format!("job {holder} to be done in {turn}"));
             ticket.set_status(QueueStatus::Waiting { position: index + 1, waiting_for });
         }
         pairs
+    }
+
+    /// How many replicas a look at the registry should find, at most: enough for the jobs that wait, even if some are not
+    /// to be asked now.
+    pub(crate) fn wanted(&self, service: Service) -> usize {
+        match self.queue.of(service).count() {
+            0 => 0,
+            waiting => waiting + self.asked.len() + self.avoided.len(),
+        }
     }
 
     /// Whether `limit` jobs of callers wait. Those that a spare replica can take do not wait.
@@ -259,7 +264,7 @@ mod tests {
             state.transition(job, Transition::Queued);
         }
         let next = |state: &GatewayState| {
-            state.queue().next(Service::Pull, |_| true).map(|ticket| ticket.job.id())
+            state.queue().ready(Service::Pull).next().map(|ticket| ticket.job.id())
         };
         let replica = ReplicaId::new();
         state.transition(&first, Transition::Dispatched(replica));

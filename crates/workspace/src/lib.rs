@@ -39,7 +39,7 @@ pub use off_thread::blocking;
 pub use outcome::Outcome;
 pub use probe::FreeSpace;
 pub use record::{JobRecord, RecordedRequest, Turns};
-pub use registry::{Registration, Registry, ReplicaEntry};
+pub use registry::{IdleReplicas, Registration, Registry, ReplicaEntry};
 pub use resolve::ResolveError;
 pub use session::{Deleted, Session};
 pub use turn::{HeldTurn, Turn, TurnUse};

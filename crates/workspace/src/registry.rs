@@ -1,6 +1,7 @@
 //! The registry of replicas. Each replica announces itself on the volume, first as idle and then as busy.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -180,6 +181,76 @@ impl Registry {
     }
 }
 
+/// The idle replicas of one service, as a dispatcher knows them. A look costs one listing, and a few system calls for each
+/// replica that is new or needed.
+#[derive(Debug)]
+pub struct IdleReplicas {
+    registry: Registry,
+    known: BTreeMap<ReplicaId, ReplicaEntry>,
+}
+
+impl IdleReplicas {
+    /// Knows of no replica until the first look.
+    #[must_use]
+    pub fn new(registry: Registry) -> Self {
+        Self { registry, known: BTreeMap::new() }
+    }
+
+    /// Looks for changes. Afterwards, the first `wanted` replicas are alive. Blocks briefly.
+    ///
+    /// # Errors
+    /// If the registry cannot be read.
+    pub fn look(&mut self, wanted: usize) -> Result<()> {
+        let directory = self.registry.workspace.replicas(self.registry.service);
+        let error = || Error::io("list", &directory);
+        let mut gone = std::mem::take(&mut self.known);
+        for entry in fs::read_dir(&directory).map_err(error())? {
+            let path = entry.map_err(error())?.path();
+            let id = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+            if let Some(replica) = id.and_then(|id| gone.remove(&id)) {
+                self.known.insert(replica.id, replica);
+                continue;
+            }
+            match self.registry.look(&path) {
+                Ok(replica) => self.known.extend(replica.map(|replica| (replica.id, replica))),
+                Err(error) => self.registry.workspace.report_once(&path, &error),
+            }
+        }
+        let mut alive = 0;
+        let ids: Vec<_> = self.known.keys().copied().collect();
+        for id in ids {
+            if alive >= wanted {
+                break;
+            }
+            let path = directory.join(format!("{id}.json"));
+            match self.registry.look(&path) {
+                Ok(Some(_)) => alive += 1,
+                Ok(None) => {
+                    self.known.remove(&id);
+                }
+                Err(error) => {
+                    self.registry.workspace.report_once(&path, &error);
+                    self.known.remove(&id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any replica of the service is there, idle or busy. Blocks briefly.
+    ///
+    /// # Errors
+    /// If the registry cannot be listed.
+    pub fn is_any_there(&self) -> Result<bool> {
+        Ok(!self.known.is_empty() || self.registry.is_any_busy()?)
+    }
+
+    /// The replicas, in the order in which they became idle.
+    pub fn iter(&self) -> impl Iterator<Item = &ReplicaEntry> {
+        self.known.values()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +296,38 @@ mod tests {
         }
         assert!(registry.idle().unwrap().is_empty() && !registry.is_any_busy().unwrap());
         assert!(!idle.exists() && !busy.exists());
+    }
+
+    #[test]
+    fn a_dispatcher_probes_only_the_replicas_it_needs() {
+        let (_dir, workspace) = workspace();
+        let registry = Registry::new(&workspace, Service::Pull);
+        let address = "127.0.0.1:4000".parse().unwrap();
+        let announce = |id| Registration::announce(&workspace, Service::Pull, id, address).unwrap();
+        let ids: [ReplicaId; 4] = std::array::from_fn(|_| ReplicaId::new());
+        let mut alive: Vec<_> = ids.into_iter().map(announce).collect();
+        let mut known = IdleReplicas::new(registry);
+        let seen = |known: &IdleReplicas| known.iter().map(|it| it.id).collect::<Vec<_>>();
+        known.look(0).unwrap();
+        assert_eq!(seen(&known), ids);
+        // One dies without a trace, and one takes a job.
+        let path = workspace.replicas(Service::Pull).join(format!("{}.json", ids[0]));
+        let entry = fs::read(&path).unwrap();
+        drop(alive.remove(0));
+        fs::write(&path, entry).unwrap();
+        alive[2].mark_busy();
+        known.look(0).unwrap();
+        assert_eq!(
+            seen(&known),
+            ids[..3],
+            "nobody needs one, so nobody asks whether the first is alive"
+        );
+        known.look(1).unwrap();
+        assert_eq!(seen(&known), ids[1..3]);
+        assert!(!path.exists());
+        drop(alive);
+        known.look(0).unwrap();
+        assert!(seen(&known).is_empty() && !known.is_any_there().unwrap());
     }
 
     /// Such an entry once kept every job of its service waiting.
