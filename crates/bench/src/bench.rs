@@ -74,7 +74,7 @@ impl Bench {
     /// # Errors
     /// If something cannot be measured.
     pub async fn run(&self, section: Section) -> Result<Vec<Row>> {
-        match section {
+        let rows = match section {
             Section::Start => sections::start::measure(self).await,
             Section::Turnaround => sections::turnaround::measure(self).await,
             Section::Workflow => sections::workflow::measure(self).await,
@@ -85,7 +85,8 @@ impl Bench {
             Section::Sessions => sections::sessions::measure(self).await,
             Section::Processor => sections::processor::measure(self).await,
             Section::Memory => sections::memory::measure(self).await,
-        }
+        };
+        Ok(rows?.into_iter().map(|row| row.at(self.scale())).collect())
     }
 
     /// Kills what still runs, and removes the directory.
@@ -123,7 +124,7 @@ impl Bench {
     /// A path in the temporary directory that nothing else has.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
-        self.root.join(format!("{name}-{number}"))
+        self.root.join(format!("{number}-{name}"))
     }
 
     /// A program in the temporary directory, with an environment that is the same for the stack and for what it is

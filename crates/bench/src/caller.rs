@@ -94,8 +94,9 @@ pub(crate) async fn post(
     if read.tail.contains(&success) {
         return Ok(read);
     }
-    let shown = read.tail.len().saturating_sub(SHOWN);
-    let tail = read.tail.get(read.tail.ceil_char_boundary(shown)..).unwrap_or_default().to_owned();
+    let bytes = read.tail.as_bytes();
+    let shown = bytes.get(bytes.len().saturating_sub(SHOWN)..).unwrap_or_default();
+    let tail = String::from_utf8_lossy(shown).into_owned();
     Err(Error::Job { service: service.name(), tail })
 }
 
@@ -103,25 +104,33 @@ pub(crate) async fn post(
 ///
 /// # Errors
 /// If the answer is not 200.
-pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<Read> {
+pub(crate) async fn get(
+    address: SocketAddr,
+    path: &str,
+    observer: &mut impl Observe,
+) -> Result<Read> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let mut head = Head(Vec::new());
+    let mut head = Head { bytes: Vec::new(), observer };
     let read = exchange(address, &request, &mut head).await?;
-    if head.0.starts_with(b"HTTP/1.1 200 ") {
+    if head.bytes.starts_with(b"HTTP/1.1 200 ") {
         return Ok(read);
     }
-    let why = String::from_utf8_lossy(&head.0).into_owned();
+    let why = String::from_utf8_lossy(&head.bytes).into_owned();
     Err(Error::Program { program: format!("GET {path}"), why })
 }
 
-/// The first bytes of a response.
-struct Head(Vec<u8>);
+/// Keeps the first bytes of a response.
+struct Head<'a, O> {
+    bytes: Vec<u8>,
+    observer: &'a mut O,
+}
 
-impl Observe for Head {
-    fn arrived(&mut self, bytes: &[u8], _: Instant) {
-        if self.0.is_empty() {
-            self.0 = bytes.get(..bytes.len().min(SHOWN)).unwrap_or_default().to_vec();
+impl<O: Observe> Observe for Head<'_, O> {
+    fn arrived(&mut self, bytes: &[u8], at: Instant) {
+        if self.bytes.is_empty() {
+            self.bytes = bytes.get(..bytes.len().min(SHOWN)).unwrap_or_default().to_vec();
         }
+        self.observer.arrived(bytes, at);
     }
 }
 

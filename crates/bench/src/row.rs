@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Scale;
+
 /// A figure of the report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -143,6 +145,15 @@ impl Row {
         self.goal(Goal { of: Subject::Value, bound, checked: Checked::OnRequest })
     }
 
+    /// Without the goals that a small run cannot judge.
+    pub(crate) fn at(mut self, scale: Scale) -> Self {
+        if scale == Scale::Small {
+            self.goals.retain(|goal| goal.checked == Checked::Always);
+            self.judge();
+        }
+        self
+    }
+
     pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
         self.note = Some(note.into());
         self
@@ -150,9 +161,13 @@ impl Row {
 
     fn goal(mut self, goal: Goal) -> Self {
         self.goals.push(goal);
-        let met: Option<Vec<bool>> = self.goals.iter().map(|goal| self.meets(goal)).collect();
-        self.met = met.map(|met| met.into_iter().all(|it| it));
+        self.judge();
         self
+    }
+
+    fn judge(&mut self) {
+        let met: Option<Vec<bool>> = self.goals.iter().map(|goal| self.meets(goal)).collect();
+        self.met = met.filter(|met| !met.is_empty()).map(|met| met.into_iter().all(|it| it));
     }
 
     /// Whether a goal is met; `None` if its subject was not measured.
@@ -184,5 +199,9 @@ mod tests {
         let unknown = Row::new("a", Unit::Count, None).beside("b", 1.0).ratio(Bound::AtMost(2.0));
         assert_eq!((unknown.met, unknown.ratio), (None, None));
         assert_eq!(Row::new("a", Unit::Count, 1.0).met, None);
+        let small = row(4.0).at(Scale::Small);
+        assert_eq!((small.met, small.goals.len()), (Some(true), 1));
+        let small = Row::new("a", Unit::Count, 9.0).here(Bound::AtMost(1.0)).at(Scale::Small);
+        assert_eq!((small.met, small.goals.len()), (None, 0));
     }
 }

@@ -21,6 +21,9 @@ use crate::{Agent, Ending, Flags, Persona, run};
 /// A program that is started by this name is the workload agent; see [`rehearsal::NAME`](crate::rehearsal::NAME).
 pub const NAME: &str = "claude-workload";
 
+/// What an agent says before it waits.
+pub const HELD: &str = "held=1;";
+
 /// What the agent does in its turn. The prompt is this as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
@@ -39,7 +42,7 @@ pub enum Workload {
         /// The time from one message to the next, in microseconds.
         period_micros: u64,
     },
-    /// Wait until another process opens this named pipe for writing.
+    /// Say [`HELD`], and wait until another process opens this named pipe for writing.
     Held {
         /// The pipe.
         pipe: PathBuf,
@@ -106,7 +109,10 @@ impl Workload {
                     agent.say(&format!("sent={};", now.as_nanos()));
                 }
             }
-            Self::Held { pipe } => drop(fs::File::open(pipe)?),
+            Self::Held { pipe } => {
+                agent.say(HELD);
+                fs::File::open(pipe)?;
+            }
         }
         Ok(())
     }

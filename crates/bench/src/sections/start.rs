@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Row>> {
-    let runs = bench.scale().pick(40, 10);
+    let runs = bench.scale().pick(40, 5);
     let (mut empty, mut version, mut replicas) = (Vec::new(), Vec::new(), Vec::new());
     let workspace = bench.path("workspace");
     for _ in 0..runs {

@@ -8,7 +8,7 @@ use crate::{
 };
 
 pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Row>> {
-    let runs = bench.scale().pick(20, 4);
+    let runs = bench.scale().pick(20, 2);
     let repository = small_repository(bench).await?;
     let url = repository::url(&repository);
     let mut stack = Stack::start(bench, [1, 1, 1]).await?;

@@ -110,3 +110,50 @@ fn number(value: f64) -> String {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(value: f64, scale: Scale) -> Report {
+        let row = serde_json::json!({
+            "name": "relay: messages", "unit": "messages/s", "value": value,
+            "baseline": {"what": "the agent alone", "value": 400_000.0}, "ratio": value / 400_000.0,
+            "goals": [{"of": "ratio", "bound": {"atLeast": 0.6}, "checked": "always"}],
+            "met": false, "note": "a busy machine",
+        });
+        let rows = vec![serde_json::from_value(row).unwrap()];
+        Report { scale, optimised: true, processors: 2, seconds: 9.0, met: false, rows }
+    }
+
+    fn plain(report: &Report, before: Option<&Report>) -> Vec<String> {
+        let lines = lines(report, before);
+        lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect()
+    }
+
+    #[test]
+    fn a_run_alone() {
+        let lines = plain(&report(100_000.0, Scale::Full), None);
+        let expected = [
+            "FIGURE              VALUE  BASELINE  RATIO  GOAL    MET  BASELINE IS",
+            "relay: messages  100000/s  400000/s   0.25  ≥ 0.6×  no   the agent alone",
+            "relay: messages: a busy machine",
+            "2 processors; it took 9 s",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn beside_an_earlier_run() {
+        let before = report(80_000.0, Scale::Small);
+        let lines = plain(&report(100_000.0, Scale::Full), Some(&before));
+        assert!(lines[1].contains(" 80000/s   +25 % "), "{lines:#?}");
+        assert!(lines.last().unwrap().contains("of another kind"), "{lines:#?}");
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let numbers = [0.0, 0.0123, 0.5, 2.0, 3.456, 34.56, 345.6, -0.5].map(number);
+        assert_eq!(numbers, ["0", "0.012", "0.5", "2", "3.46", "34.6", "346", "-0.5"]);
+    }
+}
