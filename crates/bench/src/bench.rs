@@ -69,7 +69,7 @@ impl Bench {
         Ok(Self { directory, root, program, size, names: AtomicU32::new(0) })
     }
 
-    /// Measures one section. May be dropped at any time.
+    /// Measures one section, on a runtime with several threads. May be dropped at any time.
     ///
     /// # Errors
     /// If something cannot be measured.

@@ -35,8 +35,8 @@ pub(crate) fn url(path: &Path) -> String {
 /// If git fails.
 pub(crate) async fn create(bench: &Bench, path: &Path, contents: Contents) -> Result<()> {
     let history = path.with_extension("history");
-    let to = history.clone();
-    let written = tokio::task::spawn_blocking(move || fs::write(to, stream(contents))).await?;
+    // In place, and not in a task that would go on writing after an interrupt.
+    let written = tokio::task::block_in_place(|| fs::write(&history, stream(contents)));
     written.map_err(Error::io("write a repository"))?;
     fs::create_dir(path).map_err(Error::io("create a repository"))?;
     git(bench, path, &["init", "--quiet", "--bare", "--initial-branch=main"], None).await?;

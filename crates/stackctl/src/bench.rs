@@ -38,13 +38,13 @@ pub(crate) struct BenchOptions {
     /// Measure only these sections
     #[arg(long, value_name = "SECTION", value_delimiter = ',', value_parser = section())]
     only: Vec<Section>,
-    /// Measure less: half a minute, and goals that a slow machine meets too
+    /// Measure less, in half a minute, with goals that a slow machine meets too
     #[arg(long)]
     small: bool,
     /// Let the goals count that depend on the machine, such as those in milliseconds
     #[arg(long)]
     absolute: bool,
-    /// How many ended jobs a long listing has [default: 20000, or 2000 with --small]
+    /// How many ended jobs a long listing has [default: 10000, or 2000 with --small]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     jobs: Option<u32>,
     /// How many agents run at once [default: 200, or 20 with --small]
@@ -55,7 +55,7 @@ pub(crate) struct BenchOptions {
 impl BenchOptions {
     fn size(&self) -> Size {
         let (scale, jobs, sessions) =
-            if self.small { (Scale::Small, 2000, 20) } else { (Scale::Full, 20_000, 200) };
+            if self.small { (Scale::Small, 2000, 20) } else { (Scale::Full, 10_000, 200) };
         let (jobs, sessions) = (self.jobs.unwrap_or(jobs), self.sessions.unwrap_or(sessions));
         Size { scale, jobs, sessions }
     }

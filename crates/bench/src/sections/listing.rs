@@ -1,6 +1,7 @@
 //! A listing and the start of a gateway with many ended jobs on the volume, beside the same with few.
 
 use std::{
+    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
     time::Instant,
@@ -48,8 +49,8 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Row>> {
     ])
 }
 
-/// The directory of a job that has ended.
-async fn a_job(bench: &Bench) -> Result<PathBuf> {
+/// A job that has ended.
+async fn a_job(bench: &Bench) -> Result<Template> {
     let repository = small_repository(bench).await?;
     let mut stack = Stack::start(bench, [1, 1, 1]).await?;
     let body = json!({"repoUrl": repository::url(&repository), "directory": "one"});
@@ -60,18 +61,23 @@ async fn a_job(bench: &Bench) -> Result<PathBuf> {
         jobs.next().unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())).map(|job| job.path())
     });
     stack.stop().await?;
-    job.map_err(Error::io("find the job's directory"))
+    job.and_then(|job| Template::read(&job)).map_err(Error::io("read a job"))
 }
 
 fn jobs_of(workspace: &Path) -> PathBuf {
     workspace.join(".stack/jobs")
 }
 
-async fn with_jobs(bench: &Bench, template: &Path, jobs: u32) -> Result<Times> {
-    let (workspace, template) = (bench.path("workspace"), template.to_owned());
+async fn with_jobs(bench: &Bench, template: &Template, jobs: u32) -> Result<Times> {
+    let workspace = bench.path("workspace");
     let directory = jobs_of(&workspace);
-    let copied = tokio::task::spawn_blocking(move || copies(&template, &directory, jobs)).await?;
-    copied.map_err(Error::io("write jobs"))?;
+    fs::create_dir_all(&directory).map_err(Error::io("create a workspace"))?;
+    // In place and in small steps, and not in a task that would go on writing after an interrupt.
+    for _ in 0..jobs {
+        let copied = tokio::task::block_in_place(|| template.copy_to(&directory));
+        copied.map_err(Error::io("write a job"))?;
+        tokio::task::yield_now().await;
+    }
     let (starts, listings) = (bench.scale().pick(5, 2), bench.scale().pick(30, 10));
     let (mut start, mut listing) = (Vec::new(), Vec::new());
     for _ in 0..starts {
@@ -133,31 +139,37 @@ async fn gateway(
     Ok((gateway, addresses, ms(started.elapsed())))
 }
 
-/// Writes so many jobs that are like one that has ended.
-fn copies(template: &Path, directory: &Path, jobs: u32) -> io::Result<()> {
-    let id = template.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut files = Vec::new();
-    let mut directories = Vec::new();
-    for entry in fs::read_dir(template)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            directories.push(entry.file_name());
-        } else {
-            files.push((entry.file_name(), fs::read_to_string(entry.path())?));
+/// The files of a job that has ended.
+struct Template {
+    id: String,
+    files: Vec<(OsString, String)>,
+    directories: Vec<OsString>,
+}
+
+impl Template {
+    fn read(job: &Path) -> io::Result<Self> {
+        let id = job.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (mut files, mut directories) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(job)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                directories.push(entry.file_name());
+            } else {
+                files.push((entry.file_name(), fs::read_to_string(entry.path())?));
+            }
         }
+        Ok(Self { id, files, directories })
     }
-    for _ in 0..jobs {
-        let new = JobId::new().to_string();
-        let job = directory.join(&new);
-        fs::create_dir_all(&job)?;
-        for name in &directories {
-            fs::create_dir(job.join(name))?;
-        }
-        for (name, content) in &files {
-            fs::write(job.join(name), content.replace(&id, &new))?;
-        }
+
+    /// Writes another job like it.
+    fn copy_to(&self, jobs: &Path) -> io::Result<()> {
+        let id = JobId::new().to_string();
+        let job = jobs.join(&id);
+        fs::create_dir(&job)?;
+        self.directories.iter().try_for_each(|name| fs::create_dir(job.join(name)))?;
+        let mut files = self.files.iter();
+        files.try_for_each(|(name, text)| fs::write(job.join(name), text.replace(&self.id, &id)))
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -167,11 +179,13 @@ mod tests {
     #[test]
     fn a_copy_has_an_id_of_its_own() {
         let root = tempfile::tempdir().unwrap();
-        let template = root.path().join("old");
-        fs::create_dir_all(template.join("control")).unwrap();
-        fs::write(template.join("job.json"), r#"{"jobId":"old"}"#).unwrap();
+        let old = root.path().join("old");
+        fs::create_dir_all(old.join("control")).unwrap();
+        fs::write(old.join("job.json"), r#"{"jobId":"old"}"#).unwrap();
+        let template = Template::read(&old).unwrap();
         let jobs = root.path().join("jobs");
-        copies(&template, &jobs, 3).unwrap();
+        fs::create_dir(&jobs).unwrap();
+        (0..3).for_each(|_| template.copy_to(&jobs).unwrap());
         let copied: Vec<_> = fs::read_dir(&jobs).unwrap().map(|it| it.unwrap().path()).collect();
         assert_eq!(copied.len(), 3);
         for job in copied {
