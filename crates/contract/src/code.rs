@@ -46,6 +46,8 @@ codes! {
     QueueTimeout = "queue_timeout",
     /// Another process has claimed this job.
     Claimed = "claimed",
+    /// The job has not ended, so it cannot be deleted.
+    Running = "running",
     /// No such path, job or session.
     NotFound = "not_found",
     /// The path exists, but not with this method.

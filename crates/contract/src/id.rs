@@ -5,6 +5,11 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::Timestamp;
+
+/// 9999-12-30T00:00:00Z, before the last time that every time zone can write.
+const LAST_MILLISECOND: i64 = 253_402_128_000_000;
+
 macro_rules! id {
     ($(#[doc = $doc:literal])+ $name:ident, $new:expr, $check:expr, $what:literal) => {
         $(#[doc = $doc])+
@@ -74,6 +79,17 @@ id!(
     /// A job. `UUIDv7`, so that sorting by name sorts by time.
     JobId, Uuid::now_v7(), |id| id.get_version_num() == 7, "a job id (a UUIDv7)"
 );
+impl JobId {
+    /// When it was made, according to the ID itself: its maker may have chosen another time. Later times than a
+    /// [`Timestamp`] can have count as the latest, so that the order of the times is that of the IDs.
+    #[must_use]
+    pub fn created(self) -> Timestamp {
+        let [a, b, c, d, e, f, ..] = *self.0.as_bytes();
+        let milliseconds = i64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        Timestamp::from_millisecond(milliseconds.min(LAST_MILLISECOND))
+    }
+}
+
 id!(
     /// One run of a replica: after a restart, it has a new ID.
     ReplicaId, Uuid::now_v7(), |_| true, "a replica id (a UUID)"
@@ -105,6 +121,16 @@ mod tests {
         ] {
             assert!(bad.parse::<JobId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_id_says_when_it_was_made() {
+        let created = |id: &str| id.parse::<JobId>().unwrap().created().to_string();
+        assert_eq!(created("019c13ec-9e78-7000-8000-000000000000"), "2026-01-31T12:00:00.120Z");
+        assert_eq!(created("00000000-0000-7000-8000-000000000000"), "1970-01-01T00:00:00.000Z");
+        assert_eq!(created("ffffffff-ffff-7fff-bfff-ffffffffffff"), "9999-12-30T00:00:00.000Z");
+        let age = Timestamp::now().as_millisecond() - JobId::new().created().as_millisecond();
+        assert!((0..10_000).contains(&age), "{age}");
     }
 
     #[test]

@@ -92,6 +92,24 @@ pub struct JobList {
     pub next: Option<String>,
 }
 
+/// `DELETE /api/jobs/:id`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobDeleted {
+    /// A sentence for people.
+    pub message: String,
+    /// The job that was deleted.
+    pub job_id: JobId,
+}
+
+impl JobDeleted {
+    /// The response to deleting `job_id`.
+    #[must_use]
+    pub fn new(job_id: JobId) -> Self {
+        Self { message: "Job deleted".into(), job_id }
+    }
+}
+
 /// One shared checkout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repo {

@@ -25,14 +25,14 @@ pub use code::Code;
 pub use event::{AgentSummary, Ending, ExecuteEvent, PullEvent, QueuedEvent, WorkflowEvent};
 pub use fields::unknown_field;
 pub use id::{GatewayId, JobId, ReplicaId, SessionId};
-pub use job::{JobList, JobState, JobView, Repo, RepoList};
+pub use job::{JobDeleted, JobList, JobState, JobView, Repo, RepoList};
 pub use line::{EventLine, LineError};
 pub use part::EventPart;
 pub use policy::{FileRepositories, Limits, Policy, UnknownFields};
 pub use repo_url::{RepoUrl, Scheme};
 pub use request::{
     CloneFilter, ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Place, PullOptions,
-    PullRequest, RawRequest, RequestError, Requester, Secrets, WorkflowRequest,
+    PullRequest, RawRequest, RequestError, Requester, Retain, Secrets, WorkflowRequest,
 };
 pub use service::{PerService, Service, ServiceSpec};
 pub use session::{SessionDeleted, SessionList, SessionRequest, SessionView};

@@ -14,7 +14,7 @@ pub use self::{
 
 use std::{borrow::Cow, fmt::Display, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -127,6 +127,12 @@ pub trait JobRequest: Send + 'static {
     /// The repository it uses.
     fn repo_url(&self) -> Option<&RepoUrl>;
 
+    /// What happens to its own directory after its end. It does not apply to a shared checkout, or to a directory
+    /// that the request names.
+    fn retain(&self) -> Retain {
+        Retain::Default
+    }
+
     /// The deadline it requests, in seconds.
     fn timeout_seconds(&self) -> Option<u64>;
 }
@@ -171,6 +177,39 @@ pub enum Place {
 impl From<Option<DirectoryName>> for Place {
     fn from(name: Option<DirectoryName>) -> Self {
         name.map_or(Self::Own, Self::Checkout)
+    }
+}
+
+/// What happens to a job's own directory after its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retain {
+    /// It is kept as long as the operator has chosen.
+    #[default]
+    Default,
+    /// It is deleted at once.
+    None,
+}
+
+impl Retain {
+    /// Whether it is the default.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::Default
+    }
+
+    fn read(fields: &Fields) -> Result<Self, RequestError> {
+        let retain = fields.optional("retain", |text| match text {
+            "none" => Ok(Self::None),
+            _ => Err("must be \"none\", or left out".to_owned()),
+        })?;
+        Ok(retain.unwrap_or_default())
+    }
+
+    fn write(self, body: &mut Map<String, Value>) {
+        if self == Self::None {
+            body.insert("retain".into(), "none".into());
+        }
     }
 }
 

@@ -9,8 +9,9 @@ use std::{
 use boot::Settings;
 use contract::{PerService, Policy, Service, UnknownFields};
 use web::Cors;
+use workspace::Retention;
 
-use crate::AllowedHosts;
+use crate::{AllowedHosts, read_retention};
 
 /// A replica answers as soon as it has claimed the job.
 const DISPATCH_TIME: Duration = Duration::from_secs(15);
@@ -37,6 +38,8 @@ pub struct Config {
     pub cors: Cors,
     /// `ALLOWED_HOSTS`: the names that the gateway answers to.
     pub allowed_hosts: Option<AllowedHosts>,
+    /// How long things are kept on the volume, and how large it may become.
+    pub retention: Retention,
     /// `DRAIN`: start draining at once, because the stack began to stop before this gateway was started.
     pub drain: bool,
 }
@@ -65,6 +68,7 @@ impl Config {
             policy,
             cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default(), Cors::EXPECTED),
             allowed_hosts: settings.optional("ALLOWED_HOSTS", AllowedHosts::EXPECTED),
+            retention: read_retention(settings),
             drain: settings.flag("DRAIN"),
         }
     }

@@ -20,6 +20,7 @@ mod lifecycle;
 mod queue;
 mod reads;
 mod recover;
+mod retention;
 mod routes;
 mod sessions;
 mod shared;
@@ -31,4 +32,5 @@ mod ticket;
 
 pub use config::Config;
 pub use host::AllowedHosts;
+pub use retention::read_retention;
 pub use start::{Gateway, main};

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use contract::{Code, Ending, JobId, JobList, JobState, JobView, RequestError, Service, Timestamp};
+use contract::{
+    Code, Ending, JobDeleted, JobList, JobState, JobView, RequestError, Service, Timestamp,
+};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use web::Body;
-use workspace::{Job, Position, Registry, Workspace, blocking};
+use workspace::{DeletedJob, Job, JobFilter, NewestFirst, Position, Registry, Workspace, blocking};
 
 use crate::{dispatch::CANCELLED, shared::Shared};
 
@@ -43,14 +45,13 @@ pub(crate) async fn repos(shared: &Arc<Shared>) -> Result<Value, RequestError> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
     limit: usize,
-    cursor: Option<JobId>,
-    state: Option<JobState>,
+    filter: JobFilter,
 }
 
 impl Listing {
     pub(crate) fn parse(query: &str) -> Result<Self, RequestError> {
         let invalid = |what: String| RequestError::new(Code::InvalidField, what);
-        let mut listing = Self { limit: 50, cursor: None, state: None };
+        let mut listing = Self { limit: 50, filter: JobFilter::default() };
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match name.as_ref() {
                 "limit" => {
@@ -65,7 +66,7 @@ impl Listing {
                     let cursor = value
                         .parse()
                         .map_err(|_| invalid("'cursor' must be the 'next' of a page".into()))?;
-                    listing.cursor = Some(cursor);
+                    listing.filter.before = Some(cursor);
                 }
                 "state" => {
                     let state = JobState::from_name(&value).ok_or_else(|| {
@@ -74,7 +75,17 @@ impl Listing {
                                 .into(),
                         )
                     })?;
-                    listing.state = Some(state);
+                    listing.filter.state = Some(state);
+                }
+                "id" => {
+                    let part = value.to_ascii_lowercase();
+                    let is_part = |c: char| c.is_ascii_hexdigit() || c == '-';
+                    if part.is_empty() || !part.chars().all(is_part) {
+                        return Err(invalid(
+                            "'id' must be the beginning or the end of a job's ID".into(),
+                        ));
+                    }
+                    listing.filter.id = Some(part);
                 }
                 // A layer decides whether others are refused.
                 _ => {}
@@ -92,10 +103,8 @@ pub(crate) async fn jobs(shared: &Arc<Shared>, listing: Listing) -> Result<JobLi
 fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> {
     let mut jobs = Vec::new();
     let mut next = None;
-    for id in Job::list(workspace)?.into_iter().rev() {
-        if listing.cursor.is_some_and(|cursor| id >= cursor) {
-            continue;
-        }
+    for id in NewestFirst::look(workspace, listing.filter.clone())? {
+        let id = id?;
         let view = match Job::open(workspace, id).and_then(|job| match job {
             Some(job) => job.view().map(Some),
             None => Ok(None),
@@ -108,7 +117,7 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
                 continue;
             }
         };
-        if listing.state.is_some_and(|state| view.state != state) {
+        if listing.filter.state.is_some_and(|state| view.state != state) {
             continue;
         }
         if jobs.len() == listing.limit {
@@ -123,10 +132,13 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
 
 pub(crate) async fn find(shared: &Shared, id: &str) -> Result<Job, RequestError> {
     let workspace = shared.workspace.clone();
-    let unknown = || RequestError::new(Code::NotFound, "no such job: GET /api/jobs lists them");
     let id = id.parse().map_err(|_| unknown())?;
     let job = blocking(move || Job::open(&workspace, id)).await;
     job.map_err(|error| error.refusal())?.ok_or_else(unknown)
+}
+
+fn unknown() -> RequestError {
+    RequestError::new(Code::NotFound, "no such job: GET /api/jobs lists them")
 }
 
 /// The position of a reader that has seen the event with the ID `after`.
@@ -160,6 +172,20 @@ pub(crate) async fn cancel(shared: &Arc<Shared>, id: &str) -> Result<Response<Bo
     cancelling.await.unwrap_or_else(|_| Err(failed()))
 }
 
+/// `DELETE /api/jobs/:id`, which is completed even if the caller does not wait for the answer.
+pub(crate) async fn delete(shared: &Arc<Shared>, id: &str) -> Result<JobDeleted, RequestError> {
+    let job = find(shared, id).await?;
+    let id = job.id();
+    match blocking(move || job.delete()).await.map_err(|error| error.refusal())? {
+        DeletedJob::Done => Ok(JobDeleted::new(id)),
+        DeletedJob::Running => Err(RequestError::new(
+            Code::Running,
+            "the job has not ended, or another job works in its checkout: cancel that one, or wait for its end",
+        )),
+        DeletedJob::Unknown => Err(unknown()),
+    }
+}
+
 async fn cancel_it(shared: &Arc<Shared>, job: Job) -> Result<Response<Body>, RequestError> {
     let id = job.id();
     let before = view(job.clone()).await?;
@@ -182,15 +208,33 @@ async fn cancel_it(shared: &Arc<Shared>, job: Job) -> Result<Response<Body>, Req
 
 #[cfg(test)]
 mod tests {
+    use contract::JobId;
+
     use super::*;
 
     #[test]
     fn listings() {
         let id = JobId::new();
-        let listing = Listing::parse(&format!("limit=7&state=running&cursor={id}")).unwrap();
-        assert_eq!(listing, Listing { limit: 7, cursor: Some(id), state: Some(JobState::Running) });
-        assert_eq!(Listing::parse("").unwrap(), Listing { limit: 50, cursor: None, state: None });
-        for bad in ["limit=0", "limit=1001", "limit=x", "limit=-1", "cursor=../x", "state=lost"] {
+        let listing =
+            Listing::parse(&format!("limit=7&state=running&cursor={id}&id=00Ab-7")).unwrap();
+        let filter = JobFilter {
+            before: Some(id),
+            state: Some(JobState::Running),
+            id: Some("00ab-7".to_owned()),
+        };
+        assert_eq!(listing, Listing { limit: 7, filter });
+        let default = Listing { limit: 50, filter: JobFilter::default() };
+        assert_eq!(Listing::parse("").unwrap(), default);
+        for bad in [
+            "limit=0",
+            "limit=1001",
+            "limit=x",
+            "limit=-1",
+            "cursor=../x",
+            "state=lost",
+            "id=",
+            "id=..%2F",
+        ] {
             assert!(Listing::parse(bad).is_err(), "{bad}");
         }
     }

@@ -44,6 +44,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
         }
         tokio::time::sleep(LOOK).await;
+        let workspace = shared.workspace.clone();
+        if let Err(error) = blocking(move || workspace.index_ended()).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot index the jobs that have ended"
+            );
+        }
         // A gateway that accepts no more jobs leaves them to others.
         if shared.lifecycle.get() != Lifecycle::Serving {
             continue;
@@ -119,7 +126,7 @@ struct UnfinishedJob {
     turns: Vec<Turn>,
 }
 
-/// Looks through all jobs, and takes over those that have not ended and are `wanted`.
+/// Looks through the jobs that have not ended, and takes over those that are `wanted`.
 async fn take_over(
     shared: &Arc<Shared>,
     wanted: impl Fn(&JobRecord) -> bool + Send + 'static,
@@ -127,7 +134,7 @@ async fn take_over(
     let workspace = shared.workspace.clone();
     let (unfinished, mut scan) = blocking(move || {
         let (mut unfinished, mut scan) = (Vec::new(), Scan::Complete);
-        for id in Job::list(&workspace)? {
+        for id in workspace.open_jobs()? {
             // One unreadable job must not hold up all others.
             match Job::open(&workspace, id).and_then(|job| job.map_or(Ok(None), look)) {
                 Ok(Some(found)) if wanted(&found.record) => unfinished.push(found),

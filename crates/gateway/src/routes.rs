@@ -43,7 +43,7 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
         .route("/status", get(status))
         .route("/api/repos", get(repos))
         .route("/api/jobs", get(jobs))
-        .route("/api/jobs/{id}", get(job))
+        .route("/api/jobs/{id}", get(job).delete(delete))
         .route("/api/jobs/{id}/events", get(events))
         .route("/api/jobs/{id}/cancel", post(cancel))
         .route("/api/stream/{id}", in_session)
@@ -164,6 +164,10 @@ async fn events(
 
 async fn cancel(State(port): State<PortState>, id: Id) -> Response<Body> {
     reads::cancel(&port.shared, &text(id)).await.unwrap_or_else(|error| web::error(&error))
+}
+
+async fn delete(State(port): State<PortState>, id: Id) -> Response<Body> {
+    reply(reads::delete(&port.shared, &text(id)).await)
 }
 
 async fn submit_job(State(port): State<PortState>, request: Request) -> Response<Body> {

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 use web::Server;
 
-use crate::{Config, dispatch, lifecycle::Lifecycle, recover, routes, shared::Shared};
+use crate::{Config, dispatch, lifecycle::Lifecycle, recover, retention, routes, shared::Shared};
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,12 @@ impl Gateway {
         let dispatchers =
             Service::ALL.map(|service| tokio::spawn(dispatch::run(Arc::clone(&shared), service)));
         let recovery = tokio::spawn(recover::run(Arc::clone(&shared)));
-        let tasks = dispatchers.into_iter().chain([recovery]).map(AbortOnDropHandle::new).collect();
+        let retention = tokio::spawn(retention::run(Arc::clone(&shared)));
+        let tasks = dispatchers
+            .into_iter()
+            .chain([recovery, retention])
+            .map(AbortOnDropHandle::new)
+            .collect();
         let servers = listeners.map(|(service, listener)| {
             tracing::info!(%service, address = %listener.address(), "listening");
             Server::start(listener, routes::router(&shared, service))

@@ -74,8 +74,12 @@ pub(crate) fn from_elsewhere(
                 return;
             }
             let look = job.clone();
-            // If it cannot be read, following it says so.
-            if !blocking(move || look.claimed()).await.is_ok_and(|claim| claim.is_none()) {
+            // If it cannot be read, or has been deleted, following it says so.
+            let waits = blocking(move || {
+                let is_there = Job::open(look.workspace(), look.id())?.is_some();
+                Ok::<_, workspace::Error>(is_there && look.claimed()?.is_none())
+            });
+            if !waits.await.unwrap_or(false) {
                 break;
             }
             watch.changed().await;

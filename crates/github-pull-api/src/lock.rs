@@ -15,7 +15,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// A lock that is held. Its file is never removed: another process may be waiting for the lock on it.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _lock: FileLock,
+    lock: FileLock,
 }
 
 impl Lock {
@@ -37,13 +37,20 @@ impl Lock {
         }
     }
 
+    /// Notes that what it protects was used now. Otherwise it may be deleted as unused.
+    pub(crate) fn mark_used(&self) {
+        if let Err(error) = self.lock.mark_used() {
+            tracing::warn!(%error, "cannot note the use of a lock");
+        }
+    }
+
     /// Takes the lock at `path` if it is free.
     ///
     /// # Errors
     /// If the file cannot be used.
     pub(crate) fn try_take(path: &Path) -> Result<Option<Self>> {
         match FileLock::try_acquire(path) {
-            Ok(lock) => Ok(lock.map(|lock| Self { _lock: lock })),
+            Ok(lock) => Ok(lock.map(|lock| Self { lock })),
             Err(workspace::Error::Io { operation, path, source }) => {
                 Err(Failure::io(operation, &path)(source))
             }

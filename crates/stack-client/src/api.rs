@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use boot::Secret;
 use bytes::Bytes;
-use contract::{JobId, JobList, JobState, JobView, Timestamp};
+use contract::{JobDeleted, JobId, JobList, JobState, JobView, Timestamp};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -37,12 +37,14 @@ pub struct Api {
 }
 
 /// Which jobs to list.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Listing {
     /// The maximum number of jobs.
     pub limit: Option<usize>,
     /// Only jobs in this state.
     pub state: Option<JobState>,
+    /// Only jobs whose ID begins or ends like this: hexadecimal digits and hyphens.
+    pub id: Option<String>,
     /// Whether the list includes the jobs of workflows.
     pub children: Children,
 }
@@ -184,6 +186,9 @@ impl Api {
             if let Some(state) = listing.state {
                 path.push_str(&format!("&state={}", state.as_str()));
             }
+            if let Some(id) = &listing.id {
+                path.push_str(&format!("&id={id}"));
+            }
             if let Some(cursor) = &cursor {
                 path.push_str(&format!("&cursor={cursor}"));
             }
@@ -254,6 +259,14 @@ impl Api {
         let path = format!("/api/jobs/{id}/cancel");
         let (State { state }, status) = self.json(Method::POST, &path).await?;
         Ok(Cancelled { state, too_late: status == StatusCode::OK })
+    }
+
+    /// Deletes a job that has ended.
+    ///
+    /// # Errors
+    /// As [`jobs`](Self::jobs).
+    pub async fn delete(&self, id: JobId) -> Result<JobDeleted, Error> {
+        Ok(self.json(Method::DELETE, &format!("/api/jobs/{id}")).await?.0)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<(T, StatusCode), Error> {

@@ -9,11 +9,14 @@ use supervisor::Part;
 
 use crate::{
     bench::BenchOptions,
-    client::{AttachOptions, CancelOptions, JobsOptions, LoadOptions, RunOptions, ShowOptions},
+    client::{
+        AttachOptions, CancelOptions, DeleteOptions, JobsOptions, LoadOptions, RunOptions,
+        ShowOptions,
+    },
     command::exit,
     completions::CompletionsOptions,
     doctor::DoctorOptions,
-    ops::{LogsOptions, PsOptions, ScaleOptions},
+    ops::{GcOptions, LogsOptions, PsOptions, ScaleOptions},
     up::UpOptions,
 };
 
@@ -42,9 +45,11 @@ pub(crate) enum Command {
     Show(ShowOptions),
     Attach(AttachOptions),
     Cancel(CancelOptions),
+    Delete(DeleteOptions),
     Ps(PsOptions),
     Scale(ScaleOptions),
     Logs(LogsOptions),
+    Gc(GcOptions),
     Load(LoadOptions),
     Bench(BenchOptions),
     Demo(DemoOptions),

@@ -39,9 +39,11 @@ fn status(code: Code) -> StatusCode {
         Code::NotFound | Code::SessionNotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::Deadline => StatusCode::REQUEST_TIMEOUT,
-        Code::Claimed | Code::WorkspaceGone | Code::SessionDamaged | Code::DifferentRepository => {
-            StatusCode::CONFLICT
-        }
+        Code::Claimed
+        | Code::Running
+        | Code::WorkspaceGone
+        | Code::SessionDamaged
+        | Code::DifferentRepository => StatusCode::CONFLICT,
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::Busy | Code::QueueFull | Code::QueueTimeout | Code::Terminated => {

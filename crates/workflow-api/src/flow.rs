@@ -120,7 +120,7 @@ pub(crate) fn run(
             timestamp: Timestamp::now(),
         });
         yield message("Running Claude Code");
-        let execute = ExecuteRequest { prompt: request.prompt, workspace: Some(workspace), options: request.execute_options };
+        let execute = ExecuteRequest { prompt: request.prompt, workspace: Some(workspace), options: request.execute_options, retain: contract::Retain::Default };
         let mut result = Err(internal("the agent ended without a terminal event"));
         let mut events =
             Box::pin(child(&config, &context, Service::Claude, execute.to_body(Secrets::Exposed)));

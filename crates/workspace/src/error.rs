@@ -66,6 +66,11 @@ impl Error {
         matches!(self, Self::Malformed { .. } | Self::SessionDamaged { .. })
     }
 
+    /// Whether a file that should be there is not.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Whether the volume, or a quota on it, is full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {

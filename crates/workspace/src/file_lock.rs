@@ -62,6 +62,14 @@ impl FileLock {
         created
     }
 
+    /// Sets the file's time to the current time, which says when what it protects was last used.
+    ///
+    /// # Errors
+    /// If the file system does not allow it.
+    pub fn mark_used(&self) -> io::Result<()> {
+        self.file.set_modified(std::time::SystemTime::now())
+    }
+
     /// Whether the locked file is still at `path`, and was not removed from there.
     #[must_use]
     pub fn is_at(&self, path: &Path) -> bool {

@@ -171,7 +171,12 @@ fn follow_within(
                         job.workspace().report_once(&job.directory(), &error);
                         Ok(())
                     }
-                    Ok(_) => Ok(()),
+                    Ok(Some(_)) => Ok(()),
+                    // It was deleted before its outcome was read.
+                    Ok(None) if matches!(Job::open(job.workspace(), job.id()), Ok(None)) => {
+                        Err(Error::io("follow", job.directory())(io::ErrorKind::NotFound.into()))
+                    }
+                    Ok(None) => Ok(()),
                 })
                 .await?;
             }

@@ -4,7 +4,13 @@ use std::fs;
 
 use contract::GatewayId;
 
-use crate::{FileLock, Result, Workspace, layout::parsed_names};
+use crate::{FileLock, Result, Workspace, layout::parsed_names, write::read_at_most};
+
+/// The longest file of a gateway that is read, in bytes.
+const MAX_FILE: u64 = 4096;
+
+/// The content of a gateway's file. Earlier versions wrote none, and did not index the jobs that they created.
+const INDEXES: &[u8] = b"indexes its jobs\n";
 
 impl Workspace {
     fn gateway(&self, id: GatewayId) -> std::path::PathBuf {
@@ -16,7 +22,7 @@ impl Workspace {
     /// # Errors
     /// If the volume cannot be written.
     pub fn announce_gateway(&self, id: GatewayId) -> Result<FileLock> {
-        FileLock::create(&self.scratch(), &self.gateway(id), b"")
+        FileLock::create(&self.scratch(), &self.gateway(id), INDEXES)
     }
 
     /// Takes over from a gateway; `None` if it is alive, or if another one has taken over. The caller owns its queue
@@ -37,12 +43,21 @@ impl Workspace {
     pub fn adopt_gateways(&self, known: &[GatewayId]) -> Result<Vec<(GatewayId, FileLock)>> {
         let mut adopted = Vec::new();
         for id in self.known_gateways()?.into_iter().filter(|id| !known.contains(id)) {
-            match self.adopt_gateway(id) {
+            match self.adopt_gateway(id).and_then(|lock| self.index_jobs_of(id, lock)) {
                 Ok(lock) => adopted.extend(lock.map(|lock| (id, lock))),
                 Err(error) => self.report_once(&self.gateway(id), &error),
             }
         }
         Ok(adopted)
+    }
+
+    /// Makes sure that the jobs of an adopted gateway are in the index.
+    fn index_jobs_of(&self, id: GatewayId, lock: Option<FileLock>) -> Result<Option<FileLock>> {
+        let path = self.gateway(id);
+        if lock.is_some() && read_at_most(&path, MAX_FILE)?.is_some_and(|found| found.is_empty()) {
+            self.rebuild_index()?;
+        }
+        Ok(lock)
     }
 
     /// All gateways with a file here, alive or not.

@@ -2,10 +2,12 @@
 
 mod claim;
 mod create;
+mod delete;
 
 pub use self::{
     claim::{Claim, ClaimedJob},
     create::{CreateError, NewJob},
+    delete::DeletedJob,
 };
 
 use std::{fs, io, path::PathBuf};
@@ -23,8 +25,8 @@ const MAX_RECORD: u64 = 64 << 20;
 /// A job in any state. Cheap to clone; all calls block briefly.
 #[derive(Clone, Debug)]
 pub struct Job {
-    workspace: Workspace,
-    id: JobId,
+    pub(crate) workspace: Workspace,
+    pub(crate) id: JobId,
 }
 
 impl Job {
@@ -39,7 +41,8 @@ impl Job {
         Ok(exists.then_some(job))
     }
 
-    /// The IDs of all jobs, oldest first.
+    /// The IDs of all jobs, oldest first. This costs more the more jobs there ever were:
+    /// [`open_jobs`](Workspace::open_jobs) and [`NewestFirst`](crate::NewestFirst) do not.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -134,6 +137,12 @@ impl Job {
         let path = self.outcome_path();
         let Some(content) = read_at_most(&path, MAX_RECORD)? else { return Ok(None) };
         Outcome::decode(&content).map(Some).map_err(Error::malformed(path))
+    }
+
+    /// Whether it has an outcome, readable or not.
+    pub(crate) fn has_outcome(&self) -> Result<bool> {
+        let path = self.outcome_path();
+        path.try_exists().map_err(Error::io("check", path))
     }
 
     /// The jobs that it started.

@@ -85,13 +85,18 @@ impl Workspace {
         &self.inner.root_text
     }
 
+    /// A handle on it that paths cannot escape from.
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.inner.dir
+    }
+
     /// The watcher of this process.
     #[must_use]
     pub fn watcher(&self) -> &Watcher {
         &self.inner.watcher
     }
 
-    fn stack(&self) -> PathBuf {
+    pub(crate) fn stack(&self) -> PathBuf {
         self.root().join(".stack")
     }
 

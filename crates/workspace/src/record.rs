@@ -1,8 +1,8 @@
 //! `job.json`: the request of a job.
 
 use contract::{
-    DirectoryName, GatewayId, JobId, JobRequest, Place, RepoUrl, Requester, Secrets, Service,
-    SessionId, Timestamp,
+    DirectoryName, GatewayId, JobId, JobRequest, Place, RepoUrl, Requester, Retain, Secrets,
+    Service, SessionId, Timestamp,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -49,6 +49,9 @@ pub struct JobRecord {
     /// The repository, without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo_url: Option<String>,
+    /// What happens to its own directory after its end.
+    #[serde(default, skip_serializing_if = "Retain::is_default")]
+    pub retain: Retain,
     /// When the job was created.
     pub created: Timestamp,
     /// The gateway in whose queue it waits, if a gateway created it.
@@ -109,6 +112,7 @@ impl JobRecord {
             directory,
             session,
             repo_url: request.repo_url().map(ToString::to_string),
+            retain: request.retain(),
             created: Timestamp::now(),
             gateway: None,
             request: RecordedRequest {

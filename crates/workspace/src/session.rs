@@ -144,10 +144,8 @@ impl Session {
     /// # Errors
     /// If the volume cannot be written.
     pub fn remove(&self) -> Result<()> {
-        // First remove the whole directory at once with a rename, then its files.
-        let (scratch, directory) = (self.workspace.scratch(), self.directory());
-        fs::rename(&directory, &scratch).map_err(Error::io("remove", directory))?;
-        fs::remove_dir_all(&scratch).map_err(Error::io("remove", scratch))
+        let path = Path::new(".stack/sessions").join(self.id.to_string());
+        self.workspace.take_away(&path)?.map_or(Ok(()), |taken| taken.destroy())
     }
 
     /// The session's ID.

@@ -1,8 +1,7 @@
 //! Removes leftovers of killed processes from the staging directory.
 
 use std::{
-    fs, io,
-    path::Path,
+    fs,
     time::{Duration, SystemTime},
 };
 
@@ -30,7 +29,7 @@ impl Workspace {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             if self.is_left(name) {
-                match remove(&entry.path()) {
+                match self.destroy(name) {
                     Ok(()) => removed += 1,
                     Err(error) => {
                         tracing::warn!(path = %entry.path().display(), %error, "failed to remove a leftover");
@@ -57,14 +56,6 @@ impl Workspace {
             let age = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
             age.elapsed().is_ok_and(|age| age > LONGEST_STAGING)
         })
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
     }
 }
 

@@ -119,7 +119,8 @@ pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     if !found.is_file() || found.len() > limit {
         return Err(Error::malformed(path)("not a file that this stack wrote"));
     }
-    let mut content = Vec::new();
+    // With room for all of it, it takes one read, and another that finds the end.
+    let mut content = Vec::with_capacity(usize::try_from(found.len()).unwrap_or_default() + 1);
     file.take(limit).read_to_end(&mut content).map_err(error())?;
     Ok(Some(content))
 }

@@ -182,13 +182,13 @@ async fn commands_with_a_url() -> Vec<String> {
 async fn credentials_in_a_url_are_refused_and_not_repeated() {
     const URL: &str = "https://user:pa55@stack.example:5000/x";
     let commands = commands_with_a_url().await;
-    for command in ["run", "attach", "jobs", "show", "cancel", "load", "ps", "logs"] {
+    for command in ["run", "attach", "jobs", "show", "cancel", "delete", "load", "ps", "logs"] {
         assert!(commands.iter().any(|it| it == command), "{command}: {commands:?}");
     }
     for command in &commands {
         let needed: &[&str] = match command.as_str() {
             "run" | "load" => &["--repo=r", "--prompt=p"],
-            "show" | "attach" | "cancel" => &["019aa001"],
+            "show" | "attach" | "cancel" | "delete" => &["019aa001"],
             _ => &[],
         };
         let with_option = [&[command.as_str(), "--url", URL], needed].concat();

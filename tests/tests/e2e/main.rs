@@ -17,6 +17,7 @@ mod queue_wait;
 mod reads;
 mod real_cli;
 mod refusals;
+mod retention;
 mod secrets;
 mod sessions;
 mod support;

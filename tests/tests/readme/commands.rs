@@ -19,10 +19,12 @@ enum Does {
     Serves,
     /// Ends a job that would not end by itself.
     Cancels,
+    /// Deletes a job that has ended.
+    Deletes,
     /// Is not run here, for this reason.
     Nothing(&'static str),
 }
-use Does::{Cancels, Nothing, Serves, Shows};
+use Does::{Cancels, Deletes, Nothing, Serves, Shows};
 
 const COMMANDS: &[(&str, Does)] = &[
     ("cargo stack demo", Shows("The demo has removed everything it created.")),
@@ -36,6 +38,9 @@ const COMMANDS: &[(&str, Does)] = &[
     ("cargo stack show 7c3e91d2", Shows("succeeded")),
     ("cargo stack attach 7c3e91d2", Shows("Done after ")),
     ("cargo stack cancel 7c3e91d2", Cancels),
+    ("cargo stack delete 7c3e91d2", Deletes),
+    ("cargo stack gc --dry-run", Shows("are free")),
+    ("cargo stack gc", Shows("nothing is too old")),
     ("cargo stack ps", Shows("RESTARTS/H")),
     ("cargo stack scale workflow=10 pull=5", Shows("")),
     ("cargo stack logs --job 7c3e91d2", Shows("job succeeded")),
@@ -61,6 +66,7 @@ const COMMANDS: &[(&str, Does)] = &[
         Shows(r#""type":"workflow_complete""#),
     ),
     ("curl -X POST localhost:5000/api/jobs/$ID/cancel", Cancels),
+    ("curl -X DELETE localhost:5000/api/jobs/$ID", Deletes),
     ("curl -X POST localhost:3000/api/sessions", Shows(r#""sessionId":"#)),
     (
         "curl -N localhost:3000/api/stream/$SESSION -H 'Content-Type: application/json' \
@@ -119,6 +125,12 @@ async fn every_command_works_as_described() {
                 scene.job_leaves(&job, "running").await;
                 assert_eq!(scene.job(&job).await["state"], "cancelled", "{command}");
             }
+            Deletes => {
+                let job = scene.done().await;
+                let output = run(&scene, command, &job, &session).await;
+                assert_eq!(output.code, 0, "{command}: {output:?}");
+                assert_eq!(scene.job(&job).await["code"], "not_found", "{command}");
+            }
             Nothing(why) => eprintln!("not run, because {why}: {command}"),
         }
     }
@@ -129,7 +141,10 @@ async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> CommandO
     let short = &job[job.len() - 8..];
     let mut shell = scene.program("bash", &["-c", &scene.localized(command, short)]);
     shell.env("ID", job).env("SESSION", session);
-    if ["ps", "scale", "logs"].iter().any(|it| command.starts_with(&format!("cargo stack {it}"))) {
+    if ["ps", "scale", "logs", "gc"]
+        .iter()
+        .any(|it| command.starts_with(&format!("cargo stack {it}")))
+    {
         // These find the stack by its workspace, which on the page is the one in the current
         // directory.
         shell.env("WORKSPACE_DIR", scene.workspace());
@@ -180,8 +195,8 @@ async fn every_flag_exists() {
     let scene = Scene::new().await;
     let mut help = String::new();
     for command in [
-        "up", "run", "jobs", "show", "attach", "cancel", "ps", "scale", "logs", "load", "bench",
-        "demo", "doctor",
+        "up", "run", "jobs", "show", "attach", "cancel", "delete", "ps", "scale", "logs", "gc",
+        "load", "bench", "demo", "doctor",
     ] {
         let shell = scene.program("stackctl", &[command, "--help"]);
         help.push_str(&RunningCommand::start(shell).finish().await.stdout);

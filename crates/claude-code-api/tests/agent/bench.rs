@@ -83,6 +83,7 @@ impl Bench {
         let workspace =
             self.workspace.map(|p| WorkspacePath::parse(p, volume.root_text()).unwrap());
         let request = ExecuteRequest {
+            retain: contract::Retain::Default,
             prompt: Prompt::parse(&self.prompt).unwrap(),
             workspace,
             options: self.options.clone(),

@@ -1,7 +1,8 @@
 //! `POST /api/execute`, and `POST /api/stream/:id`.
 
 use super::{
-    ExecuteOptions, JobRequest, Place, RequestError, Requester, Secrets, encode, options_map,
+    ExecuteOptions, JobRequest, Place, RequestError, Requester, Retain, Secrets, encode,
+    options_map,
 };
 use crate::{Policy, Prompt, RepoUrl, Service, SessionId, WorkspacePath, fields::Fields};
 
@@ -14,6 +15,8 @@ pub struct ExecuteRequest {
     pub workspace: Option<WorkspacePath>,
     /// Everything else.
     pub options: ExecuteOptions,
+    /// Whether its own directory outlives it.
+    pub retain: Retain,
 }
 
 impl JobRequest for ExecuteRequest {
@@ -27,6 +30,7 @@ impl JobRequest for ExecuteRequest {
             prompt: fields.required("prompt", Prompt::parse)?,
             workspace: fields.optional("workspace", |text| WorkspacePath::parse(text, root))?,
             options: ExecuteOptions::parse(&fields, &policy.limits)?,
+            retain: Retain::read(&fields)?,
         };
         fields.finish(policy.unknown_fields)?;
         Ok(request)
@@ -35,6 +39,7 @@ impl JobRequest for ExecuteRequest {
     fn to_body(&self, _: Secrets) -> Vec<u8> {
         let mut body = options_map(&self.options);
         body.insert("prompt".into(), self.prompt.as_str().into());
+        self.retain.write(&mut body);
         if let Some(workspace) = &self.workspace {
             body.insert("workspace".into(), workspace.as_str().into());
         }
@@ -64,6 +69,10 @@ impl JobRequest for ExecuteRequest {
 
     fn repo_url(&self) -> Option<&RepoUrl> {
         None
+    }
+
+    fn retain(&self) -> Retain {
+        self.retain
     }
 
     fn timeout_seconds(&self) -> Option<u64> {

@@ -20,7 +20,7 @@ fn the_minimal_and_the_maximal_request() {
         "dangerouslySkipPermissions": false, "resumeSessionId": "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6",
         "model": "sonnet", "maxTurns": 5, "maxBudgetUsd": 1.5, "appendSystemPrompt": "be kind",
         "allowedTools": ["Bash", "Read"], "timeoutSeconds": 60, "workspace": null,
-        "update": true, "reset": true, "submodules": true, "lfs": true, "depth": 7, "filter": "blob:none",
+        "update": true, "reset": true, "submodules": true, "lfs": true, "depth": 7, "filter": "blob:none", "retain": "none",
     }))
     .unwrap();
     let policy = Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() };
@@ -42,6 +42,7 @@ fn the_minimal_and_the_maximal_request() {
         prompt: largest.prompt,
         workspace: None,
         options: largest.execute_options,
+        retain: largest.retain,
     };
     let again = ExecuteRequest::parse(&execute.to_body(Secrets::Exposed), "/w", &Policy::default())
         .unwrap();
@@ -102,6 +103,8 @@ fn each_invalid_field_is_named() {
         ("depth", json!(2_147_483_648_u64)),
         ("filter", json!("tree:0")),
         ("filter", json!("--x")),
+        ("retain", json!("all")),
+        ("retain", json!(true)),
     ] {
         let mut body = good.clone();
         body[field] = value.clone();

@@ -1,8 +1,8 @@
 //! `POST /api/workflow`.
 
 use super::{
-    ExecuteOptions, JobRequest, Place, PullRequest, RequestError, Requester, Secrets, encode,
-    options_map,
+    ExecuteOptions, JobRequest, Place, PullRequest, RequestError, Requester, Retain, Secrets,
+    encode, options_map,
 };
 use crate::{Policy, Prompt, RepoUrl, Service, SessionId, fields::Fields};
 
@@ -19,6 +19,8 @@ pub struct WorkflowRequest {
     pub update: bool,
     /// Passed on to the agent.
     pub execute_options: ExecuteOptions,
+    /// Whether its own checkout outlives it.
+    pub retain: Retain,
 }
 
 impl JobRequest for WorkflowRequest {
@@ -33,6 +35,7 @@ impl JobRequest for WorkflowRequest {
             pull: PullRequest::read(&fields, policy)?,
             update: fields.bool("update")?.unwrap_or_default(),
             execute_options: ExecuteOptions::parse(&fields, &policy.limits)?,
+            retain: Retain::read(&fields)?,
         };
         fields.finish(policy.unknown_fields)?;
         Ok(request)
@@ -42,6 +45,7 @@ impl JobRequest for WorkflowRequest {
         let mut body = options_map(&self.execute_options);
         body.append(&mut self.pull.to_map(secrets));
         body.insert("prompt".into(), self.prompt.as_str().into());
+        self.retain.write(&mut body);
         if self.update {
             body.insert("update".into(), true.into());
         }
@@ -62,6 +66,10 @@ impl JobRequest for WorkflowRequest {
 
     fn repo_url(&self) -> Option<&RepoUrl> {
         Some(&self.pull.repo_url)
+    }
+
+    fn retain(&self) -> Retain {
+        self.retain
     }
 
     fn timeout_seconds(&self) -> Option<u64> {

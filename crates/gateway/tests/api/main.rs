@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 mod damage;
+mod delete;
 mod disconnect;
 mod dispatch;
 mod health;
-
+mod many;
 mod queue_wait;
 mod requests;
 mod support;

@@ -79,6 +79,7 @@ impl<'a> Mirror<'a> {
         let lock = directory.join(format!("{name}.lock"));
         let monitor = &git.monitor;
         let lock = Lock::take(monitor, &lock, "Waiting for another pull of this repository")?;
+        lock.mark_used();
         let lfs = extent.lfs.then(|| Lfs::new(&path, staging)).transpose()?;
         let (refs, head) = (Refs::new(), Vec::new());
         let mut mirror = Self { git, path, refs, head, extent, lfs, _lock: lock };

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use contract::{JobId, JobView};
+use http::StatusCode;
 use stack_client::{Api, Listing};
 
 use super::error::ClientError;
@@ -14,6 +15,8 @@ use super::error::ClientError;
 const SHORT: usize = 8;
 /// The fewest characters that count as an id: fewer are a typing error more often than a choice.
 const FEWEST: usize = 3;
+/// How many jobs the stack is asked for. More than one is an error anyway.
+const MATCHES: usize = 1000;
 /// How many ids an error lists.
 const NAMED: usize = 5;
 
@@ -27,7 +30,15 @@ pub(crate) async fn resolve(api: &Api, given: &str) -> Result<JobView, ClientErr
         // It is not repeated, because it may be anything, such as a URL with a password.
         return Err(ClientError::NotAnId);
     }
-    pick(api.jobs(Listing::default()).await?, given)
+    let listing = Listing { limit: Some(MATCHES), id: Some(given.clone()), ..Listing::default() };
+    let jobs = match api.jobs(listing).await {
+        // A stack of an earlier version cannot look for a part of an ID, but it lists its jobs.
+        Err(stack_client::Error::Refused { status: StatusCode::BAD_REQUEST, .. }) => {
+            api.jobs(Listing::default()).await?
+        }
+        jobs => jobs?,
+    };
+    pick(jobs, given)
 }
 
 fn pick(jobs: Vec<JobView>, given: String) -> Result<JobView, ClientError> {

@@ -1,4 +1,4 @@
-//! `stackctl jobs`, `show` and `cancel`.
+//! `stackctl jobs`, `show`, `cancel` and `delete`.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::{
     command_on,
     error::ClientError,
     facts, ids,
-    options::{CancelOptions, JobsOptions, ShowOptions},
+    options::{CancelOptions, DeleteOptions, JobsOptions, ShowOptions},
     render::print,
     table::{Column, lines, terminal_width},
 };
@@ -35,7 +35,7 @@ const GLANCE: Duration = Duration::from_millis(500);
 /// Lists jobs.
 pub(crate) async fn jobs(options: JobsOptions) -> anyhow::Result<u8> {
     let children = if options.all { Children::Listed } else { Children::Omitted };
-    let listing = Listing { limit: Some(options.limit), state: options.state, children };
+    let listing = Listing { limit: Some(options.limit), state: options.state, id: None, children };
     let api = options.stack.api()?;
     let jobs = api.jobs(listing).await.map_err(ClientError::from)?;
     print(&if options.stack.json {
@@ -101,6 +101,15 @@ pub(crate) async fn cancel(options: CancelOptions) -> anyhow::Result<u8> {
         }
         (false, _) => format!("{id} is {state}\n"),
     })?;
+    Ok(exit::COMPLETE)
+}
+
+/// Deletes a job.
+pub(crate) async fn delete(options: DeleteOptions) -> anyhow::Result<u8> {
+    let api = options.stack.api()?;
+    let id = ids::resolve(&api, &options.job.id).await?.job_id;
+    let deleted = api.delete(id).await.map_err(ClientError::from)?;
+    print(&if options.stack.json { json_of(&deleted)? } else { format!("{id} is deleted\n") })?;
     Ok(exit::COMPLETE)
 }
 

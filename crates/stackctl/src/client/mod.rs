@@ -1,4 +1,4 @@
-//! The commands that submit jobs and look at them: `run`, `attach`, `jobs`, `show`, `cancel`, `load`.
+//! The commands that submit jobs and look at them: `run`, `attach`, `jobs`, `show`, `cancel`, `delete`, `load`.
 
 mod error;
 mod facts;
@@ -18,11 +18,11 @@ use stack_client::StackUrl;
 use crate::program;
 pub(crate) use error::ClientError;
 pub(crate) use interrupt::Interrupts;
-pub(crate) use jobs::{cancel, jobs, show};
+pub(crate) use jobs::{cancel, delete, jobs, show};
 pub(crate) use load::{LoadOptions, load};
 pub(crate) use options::{
-    AgentOptions, AttachOptions, CancelOptions, GivenUrl, JobsOptions, RetryOptions, RunOptions,
-    ShowOptions, TokenOptions,
+    AgentOptions, AttachOptions, CancelOptions, DeleteOptions, GivenUrl, JobsOptions, RetryOptions,
+    RunOptions, ShowOptions, TokenOptions,
 };
 pub(crate) use render::{note, print};
 pub(crate) use run::{Work, attach, run, run_workflow};

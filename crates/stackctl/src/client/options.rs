@@ -279,6 +279,20 @@ pub(crate) struct CancelOptions {
     pub(crate) stack: StackOptions,
 }
 
+/// Delete a job that has ended: its record, its events, its own checkout and the jobs it started
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Example:
+  stackctl delete 7c3e91d2
+
+Named checkouts and sessions stay.")]
+pub(crate) struct DeleteOptions {
+    #[command(flatten)]
+    pub(crate) job: JobArgument,
+    #[command(flatten)]
+    pub(crate) stack: StackOptions,
+}
+
 /// Which job.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct JobArgument {

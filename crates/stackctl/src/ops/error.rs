@@ -13,6 +13,8 @@ pub(crate) enum OpsError {
     NoLocal { workspace: PathBuf },
     #[error("found no stack. Local: {}. Swarm: {swarm}", Self::NoLocal { workspace: workspace.clone() })]
     Nothing { workspace: PathBuf, swarm: swarm::Error },
+    #[error("there is no workspace in {place}: name it with --workspace", place = .workspace.display())]
+    NoWorkspace { workspace: PathBuf },
     #[error(transparent)]
     Swarm(#[from] swarm::Error),
     #[error("failed to ask the local stack")]

@@ -1,9 +1,11 @@
-//! The commands for operators of a whole stack: `ps`, `scale`, `logs`. They work on a stack that is on a Docker Swarm,
+//! The commands for operators of a whole stack: `ps`, `scale`, `logs`, `gc`. The first three work on a stack that is on a Docker Swarm,
 //! through the engine's API, and on one that `stackctl up` runs, through its control socket.
+//! `gc` needs only the volume.
 //!
 //! What can be pure is: what the engine or `up` says becomes rows, lines and waits in functions without I/O.
 
 mod error;
+mod gc;
 mod logs;
 mod options;
 mod parts;
@@ -12,6 +14,7 @@ mod scale;
 mod target;
 
 pub(crate) use error::OpsError;
+pub(crate) use gc::{GcOptions, gc};
 pub(crate) use logs::logs;
 pub(crate) use options::{LogsOptions, PsOptions, ScaleOptions};
 pub(crate) use ps::ps;

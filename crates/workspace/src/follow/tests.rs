@@ -14,6 +14,7 @@ fn job(workspace: &Workspace) -> Job {
         directory: None,
         session: None,
         repo_url: None,
+        retain: contract::Retain::default(),
         created: Timestamp::now(),
         gateway: None,
         request: RecordedRequest {

@@ -115,6 +115,8 @@ impl Job {
         if !self.outcome().is_err_and(|error| error.is_damage()) {
             return self.outcome();
         }
+        // It has no outcome for a moment, and this process may die then.
+        self.workspace.note_open(self.id)?;
         self.workspace.set_aside(&path)?;
         let sentence = "the outcome of this job is damaged, so how it ended is unknown: its events are \
                         still available";

@@ -71,12 +71,14 @@ impl Job {
         if let Some(parent) = record.parent {
             job.announce_to(parent)?;
         }
+        workspace.note_open(job.id)?;
         let scratch = workspace.scratch();
         let result = job.fill(&scratch, record);
         if result.is_err() {
             let _ = fs::remove_dir_all(&scratch);
         }
         let once = result?;
+        workspace.confirm_open(&job)?;
         // The parent may have ended between the registration and now, before the job existed. The parent writes its
         // outcome and then looks for children; this creates the job and then checks the parent. So at least one of
         // them sees the other. The job exists, so errors are only logged: its replica checks the parent again.

@@ -22,6 +22,7 @@ fn record(parent: Option<JobId>) -> JobRecord {
         directory: None,
         session: None,
         repo_url: Some("https://h/r".into()),
+        retain: contract::Retain::default(),
         created: Timestamp::now(),
         gateway: None,
         request: RecordedRequest {
@@ -153,7 +154,8 @@ fn a_job_is_flushed_before_it_can_be_claimed() {
     take_synced();
     let job = create(&workspace, None);
     let synced = take_synced();
-    let [record, directory, jobs] = &synced[..] else { panic!("{synced:?}") };
+    let [open, record, directory, jobs] = &synced[..] else { panic!("{synced:?}") };
+    assert!(open.ends_with(".stack/open"), "the index comes first: {synced:?}");
     assert!(record.ends_with("job.json") && record.parent() == Some(directory), "{synced:?}");
     assert_eq!(Some(&**jobs), job.directory().parent());
 }

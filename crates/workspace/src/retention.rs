@@ -1,0 +1,309 @@
+//! What is deleted because it is old, or because the volume has a limit.
+//!
+//! Nothing that a waiting or running job uses is deleted. A checkout lives at least as long as the sessions in it, and
+//! the jobs that a workflow started are deleted with the workflow. Each deletion takes the lock that a user of the thing
+//! would take, and begins with a rename to the staging directory.
+
+mod candidates;
+
+use std::{collections::HashSet, time::Duration};
+
+use contract::Timestamp;
+use serde::Serialize;
+
+use self::candidates::{Candidate, Thing};
+use crate::{
+    DeletedJob, Error, FileLock, Job, Result, Session, Workspace, doomed::size, in_use::InUse,
+    session::Deleted,
+};
+
+const DAY: u64 = 24 * 60 * 60;
+
+/// How long to keep what is no longer in use, and how large the volume may become. `None` means without a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// A job's own checkout after the job has ended.
+    pub checkouts: Option<Duration>,
+    /// The record and the journal of a job after it has ended.
+    pub jobs: Option<Duration>,
+    /// A session after its last use.
+    pub sessions: Option<Duration>,
+    /// A mirror after its last use.
+    pub mirrors: Option<Duration>,
+    /// The size of the volume, in bytes. If it is larger, what was used longest ago is deleted first.
+    pub limit: Option<u64>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let days = |days| Some(Duration::from_secs(days * DAY));
+        Self {
+            checkouts: days(7),
+            jobs: days(30),
+            sessions: days(7),
+            mirrors: days(30),
+            limit: None,
+        }
+    }
+}
+
+/// Whether things are deleted or only found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collect {
+    /// They are deleted.
+    Delete,
+    /// They are found, and their sizes are measured.
+    Find,
+}
+
+/// What kind of thing is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A job's own directory.
+    Checkout,
+    /// A job's record and journal, and those of the jobs it started.
+    Job,
+    /// A session.
+    Session,
+    /// A mirror of a repository.
+    Mirror,
+}
+
+/// A thing that is or would be deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Collected {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its ID; for a mirror, the name of its directory.
+    pub name: String,
+    /// When it was last used, or its job ended.
+    pub last_used: Timestamp,
+    /// Its size, if it was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+impl Workspace {
+    /// Deletes what `retention` does not keep, and returns it, oldest first; `None` if another process is doing this.
+    /// What cannot be deleted is logged and left. `now` is the current time. Blocking, for as long as it takes.
+    ///
+    /// # Errors
+    /// If the volume cannot be read. It is then not known what is in use.
+    pub fn collect(
+        &self,
+        retention: &Retention,
+        now: Timestamp,
+        collect: Collect,
+    ) -> Result<Option<Vec<Collected>>> {
+        // A process that only looks excludes nobody.
+        let _lock = if collect == Collect::Delete {
+            let Some(lock) = FileLock::try_acquire(&self.stack().join("gc.lock"))? else {
+                return Ok(None);
+            };
+            // A job that has just ended and is not to be kept is found there.
+            self.index_ended()?;
+            Some(lock)
+        } else {
+            None
+        };
+        let in_use = InUse::look(self, &[])?;
+        let ages = Ages::new(retention, now);
+        let mut done = Vec::new();
+        let mut gone = HashSet::new();
+        for found in ages.select(self.candidates(&in_use, ages.jobs)?) {
+            self.collect_one(&found, &in_use, collect, &mut done, &mut gone)?;
+        }
+        if let Some(limit) = retention.limit {
+            self.make_room(limit, now, &in_use, collect, &mut done, &mut gone)?;
+        }
+        Ok(Some(done))
+    }
+
+    /// Deletes what was used longest ago until the volume is as small as it should be.
+    fn make_room(
+        &self,
+        limit: u64,
+        now: Timestamp,
+        in_use: &InUse,
+        collect: Collect,
+        done: &mut Vec<Collected>,
+        gone: &mut HashSet<Thing>,
+    ) -> Result<()> {
+        let mut total = size(self.root());
+        if collect == Collect::Find {
+            let found: u64 = done.iter().filter_map(|it| it.bytes).sum();
+            total = total.saturating_sub(found);
+        }
+        if total <= limit {
+            return Ok(());
+        }
+        let mut all = self.candidates(in_use, Some(now))?;
+        all.sort_by_key(|it| (it.last_used, it.thing.kind()));
+        for found in all {
+            if total <= limit {
+                break;
+            }
+            if gone.contains(&found.thing) {
+                continue;
+            }
+            // The sessions in a checkout go with it: they cannot be continued without it.
+            let sessions = found.sessions.iter().map(|(id, last_used)| Candidate {
+                thing: Thing::Session(*id),
+                last_used: *last_used,
+                sessions: Vec::new(),
+            });
+            let sessions: Vec<_> = sessions.filter(|it| !gone.contains(&it.thing)).collect();
+            for it in sessions.iter().chain([&found]) {
+                let bytes = self.size_of(&it.thing);
+                if self.collect_one(it, in_use, collect, done, gone)? {
+                    total = total.saturating_sub(bytes);
+                }
+            }
+        }
+        if total > limit {
+            tracing::warn!(
+                bytes = total,
+                limit,
+                "the workspace is larger than WORKSPACE_LIMIT_GIB, and everything that is left is in use"
+            );
+        }
+        Ok(())
+    }
+
+    /// Deletes one thing. Returns whether it is gone.
+    fn collect_one(
+        &self,
+        found: &Candidate,
+        in_use: &InUse,
+        collect: Collect,
+        done: &mut Vec<Collected>,
+        gone: &mut HashSet<Thing>,
+    ) -> Result<bool> {
+        // Measured only for people who want to know: it takes longer than the deletion.
+        let bytes = (collect == Collect::Find).then(|| self.size_of(&found.thing));
+        let removed = match collect {
+            Collect::Find => Ok(true),
+            Collect::Delete => self.remove(&found.thing, in_use, gone),
+        };
+        match removed {
+            Ok(false) => return Ok(false),
+            Ok(true) => {}
+            Err(error) => {
+                self.report_once(&self.path_of(&found.thing), &error);
+                return Ok(false);
+            }
+        }
+        done.push(Collected {
+            kind: found.thing.kind(),
+            name: found.thing.name(),
+            last_used: found.last_used,
+            bytes,
+        });
+        gone.insert(found.thing.clone());
+        Ok(true)
+    }
+
+    /// Returns whether it was deleted; not, if somebody uses it.
+    fn remove(&self, thing: &Thing, in_use: &InUse, gone: &HashSet<Thing>) -> Result<bool> {
+        match thing {
+            Thing::Checkout(name) => match in_use.take_directory(self, name)? {
+                Some(taken) => taken.destroy().map(|()| true),
+                None => Ok(false),
+            },
+            Thing::Session(id) => Ok(Session::delete(self, *id)? == Deleted::Done),
+            Thing::Job(id) => {
+                let Some(job) = Job::open(self, *id)? else {
+                    // A crash came between its deletion and that of its line.
+                    return self.forget_ended(&[*id]).map(|()| false);
+                };
+                // A checkout in which a session lives outlives the record.
+                let sessions = self.places_of_sessions()?;
+                let deletes = |name: &str| {
+                    let living = sessions.get(name).into_iter().flatten();
+                    living.copied().all(|(id, _)| gone.contains(&Thing::Session(id)))
+                };
+                Ok(job.delete_with(in_use, &deletes)? == DeletedJob::Done)
+            }
+            Thing::Mirror(name) => self.remove_mirror(name),
+        }
+    }
+
+    fn remove_mirror(&self, name: &str) -> Result<bool> {
+        // The lock stays: a pull may be waiting for it.
+        let lock = self.mirrors().join(format!("{name}.lock"));
+        let Some(_lock) = FileLock::try_acquire(&lock)? else { return Ok(false) };
+        let path = format!(".stack/mirrors/{name}.git");
+        let Some(taken) = self.take_away(path.as_ref())? else { return Ok(false) };
+        drop(_lock);
+        taken.destroy().map(|()| true)
+    }
+
+    /// Removes the own directory of a job that has just ended and is not to keep it, unless another job uses it.
+    pub(crate) fn discard_directory(&self, job: contract::JobId) -> Result<()> {
+        let name = job.to_string();
+        if !self.root().join("jobs").join(&name).is_dir() {
+            return Ok(());
+        }
+        let in_use = InUse::look(self, &[])?;
+        in_use.take_directory(self, &name)?.map_or(Ok(()), |taken| taken.destroy())
+    }
+
+    /// How much space is free for jobs on the file system of the volume, in bytes.
+    ///
+    /// # Errors
+    /// If it is not known.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let volume = nix::sys::statvfs::statvfs(self.root())
+            .map_err(|error| Error::io("check", self.root())(std::io::Error::from(error)))?;
+        Ok(volume.blocks_available().saturating_mul(volume.fragment_size()))
+    }
+}
+
+/// The times before which things are too old. `None` keeps them.
+#[derive(Clone, Copy, Debug)]
+struct Ages {
+    checkouts: Option<Timestamp>,
+    jobs: Option<Timestamp>,
+    sessions: Option<Timestamp>,
+    mirrors: Option<Timestamp>,
+}
+
+impl Ages {
+    fn new(retention: &Retention, now: Timestamp) -> Self {
+        let before = |keep: Option<Duration>| {
+            let keep = i64::try_from(keep?.as_millis()).unwrap_or(i64::MAX);
+            Some(Timestamp::from_millisecond(now.as_millisecond().saturating_sub(keep).max(0)))
+        };
+        Self {
+            checkouts: before(retention.checkouts),
+            jobs: before(retention.jobs),
+            sessions: before(retention.sessions),
+            mirrors: before(retention.mirrors),
+        }
+    }
+
+    /// Those that are too old, in the order in which they must be deleted.
+    fn select(&self, mut all: Vec<Candidate>) -> Vec<Candidate> {
+        let is_old = |last_used: Timestamp, kind: Kind| {
+            let before = match kind {
+                Kind::Checkout => self.checkouts,
+                Kind::Job => self.jobs,
+                Kind::Session => self.sessions,
+                Kind::Mirror => self.mirrors,
+            };
+            before.is_some_and(|before| last_used <= before)
+        };
+        all.retain(|it| {
+            is_old(it.last_used, it.thing.kind())
+                && it.sessions.iter().all(|(_, last_used)| is_old(*last_used, Kind::Session))
+        });
+        // Sessions before the checkouts in which they live.
+        all.sort_by_key(|it| (it.thing.kind() != Kind::Session, it.last_used));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests;
