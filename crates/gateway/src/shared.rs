@@ -8,7 +8,7 @@ use std::{
 };
 
 use contract::{Code, Ending, GatewayId, JobId, PerService, RequestError, Service};
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use workspace::{FileLock, Job, Outcome, Workspace, blocking};
 
@@ -22,8 +22,6 @@ use crate::{
 
 /// The pause before the volume is tried again after an error.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// How often to check that the process of a running job is alive.
-const SETTLE: Duration = Duration::from_millis(500);
 
 /// Everything the gateway's tasks share.
 pub(crate) struct Shared {
@@ -183,17 +181,11 @@ impl Shared {
 
 /// Waits until a claimed job has ended, and ends it if its process is gone. `None` if the job is no longer there.
 async fn end_of(job: &Job) -> Option<Outcome> {
-    let mut watch = job.workspace().watcher().watch(&job.directory());
-    let mut settle = Instant::now();
+    let (mut watch, mut liveness) = (job.watch_outcome(), job.watch_liveness());
     loop {
         let look = job.clone();
-        // A busy journal wakes this often. Its process is checked less often.
-        let probe = settle <= Instant::now();
-        if probe {
-            settle = Instant::now() + SETTLE;
-        }
         let looked = blocking(move || {
-            let outcome = if probe { look.settle()? } else { look.outcome()? };
+            let outcome = look.settle()?;
             let is_there = outcome.is_some() || Job::open(look.workspace(), look.id())?.is_some();
             Ok::<_, workspace::Error>((outcome, is_there))
         });
@@ -207,6 +199,9 @@ async fn end_of(job: &Job) -> Option<Outcome> {
                 tokio::time::sleep(TRY_AGAIN).await;
             }
         }
-        watch.changed().await;
+        tokio::select! {
+            () = watch.reported() => {}
+            () = liveness.found() => {}
+        }
     }
 }

@@ -11,8 +11,6 @@ use crate::{Error, Job, Outcome, Result, blocking, journal};
 
 /// The size of a read, and the most that is buffered, in bytes.
 const CHUNK: usize = 32 * 1024;
-/// How often to check whether the process of a silent job is still alive.
-const SETTLE: Duration = Duration::from_millis(500);
 /// How long to wait for the rest of a journal that is shorter than its outcome says. A network file system may show a
 /// new small file before the end of an old large one.
 const SHORT_JOURNAL: Duration = Duration::from_secs(30);
@@ -128,7 +126,7 @@ fn follow_within(
             long: None,
             scanned: 0,
         };
-        let mut looked = Instant::now();
+        let mut liveness = follower.job.watch_liveness();
         let mut short_since = None;
         loop {
             let found;
@@ -160,9 +158,11 @@ fn follow_within(
                 // A network file system may show what another machine appended only after the file is opened again.
                 follower.file = None;
             }
-            watch.changed().await;
-            if follower.outcome.is_none() && looked.elapsed() >= SETTLE {
-                looked = Instant::now();
+            let is_dead = tokio::select! {
+                () = watch.reported() => false,
+                () = liveness.found() => true,
+            };
+            if is_dead && follower.outcome.is_none() {
                 let job = follower.job.clone();
                 blocking(move || match job.settle() {
                     Err(error) if error.is_damage() => Err(error),

@@ -15,12 +15,15 @@ use std::{fs, io, path::PathBuf};
 use contract::{JobId, JobState, JobView};
 
 use crate::{
-    Error, FileLock, JobRecord, Outcome, Position, Result, Workspace, journal,
-    layout::parsed_names, write::read_at_most,
+    Error, FileLock, JobRecord, LivenessWatch, Outcome, Position, Result, Workspace, journal,
+    layout::parsed_names, watch::Watch, write::read_at_most,
 };
 
 /// The longest record, claim or outcome that is read, in bytes: several times the longest that is written.
 const MAX_RECORD: u64 = 64 << 20;
+
+/// The name of the file with a job's terminal event.
+const OUTCOME: &str = "outcome";
 
 /// A job in any state. Cheap to clone; all calls block briefly.
 #[derive(Clone, Debug)]
@@ -50,6 +53,18 @@ impl Job {
         let mut ids: Vec<JobId> = parsed_names(&workspace.jobs())?;
         ids.sort_unstable();
         Ok(ids)
+    }
+
+    /// Starts to check whether the job's process is alive.
+    #[must_use]
+    pub fn watch_liveness(&self) -> LivenessWatch {
+        self.workspace.liveness().watch(self)
+    }
+
+    /// Watches for the job's end.
+    #[must_use]
+    pub fn watch_outcome(&self) -> Watch {
+        self.workspace.watcher().watch_file(&self.directory(), OUTCOME)
     }
 
     /// The job's ID.
@@ -85,7 +100,7 @@ impl Job {
     }
 
     fn outcome_path(&self) -> PathBuf {
-        self.directory().join("outcome")
+        self.directory().join(OUTCOME)
     }
 
     /// Space reserved for what must be written even if the volume is full. Only for the holder of the lease.

@@ -13,7 +13,7 @@ use contract::{
     DirectoryName, JobId, Repo, RepoList, Service, SessionId, Timestamp, WorkspacePath,
 };
 
-use crate::{Error, ResolveError, Result, Watcher};
+use crate::{Error, ResolveError, Result, Watcher, liveness::LivenessChecker};
 
 /// The maximum number of damaged files to remember, so that each is logged once. Further ones are not logged.
 const MOST_REPORTED: usize = 10_000;
@@ -30,6 +30,7 @@ struct Inner {
     root_text: String,
     dir: Dir,
     watcher: Watcher,
+    liveness: LivenessChecker,
     reported: Mutex<HashSet<PathBuf>>,
 }
 
@@ -52,7 +53,14 @@ impl Workspace {
             .map_err(Error::io("open the workspace", &root))?;
         let watcher = Watcher::new(&root);
         let workspace = Self {
-            inner: Arc::new(Inner { root, root_text, dir, watcher, reported: Mutex::default() }),
+            inner: Arc::new(Inner {
+                root,
+                root_text,
+                dir,
+                watcher,
+                liveness: LivenessChecker::default(),
+                reported: Mutex::default(),
+            }),
         };
         let mut directories = vec![
             workspace.root().join("jobs"),
@@ -94,6 +102,10 @@ impl Workspace {
     #[must_use]
     pub fn watcher(&self) -> &Watcher {
         &self.inner.watcher
+    }
+
+    pub(crate) fn liveness(&self) -> &LivenessChecker {
+        &self.inner.liveness
     }
 
     pub(crate) fn stack(&self) -> PathBuf {

@@ -13,6 +13,8 @@ use tokio::sync::watch;
 
 /// The poll interval if the kernel reports changes: it may miss some, and it does not report released locks.
 const POLL_LOCAL: Duration = Duration::from_millis(500);
+/// The poll interval of those who only wait for changes that the kernel reports.
+const POLL_RARELY: Duration = Duration::from_secs(5);
 /// The poll interval if it does not (network file systems, or no inotify instances left).
 const POLL_REMOTE: Duration = Duration::from_millis(100);
 
@@ -30,7 +32,16 @@ pub struct Watcher {
 #[derive(Debug)]
 struct Shared {
     kernel: Mutex<Kernel>,
-    directories: Mutex<HashMap<PathBuf, Watched>>,
+    directories: Mutex<Directories>,
+}
+
+/// What is watched.
+#[derive(Debug, Default)]
+struct Directories {
+    /// Whose changes someone waits for: a directory, or a file in one.
+    watched: HashMap<PathBuf, Watched>,
+    /// How many of these are in each directory that the kernel watches.
+    users: HashMap<PathBuf, usize>,
 }
 
 #[derive(Debug)]
@@ -48,12 +59,14 @@ struct Watched {
     users: usize,
 }
 
-/// A watched directory.
+/// A watched directory, or a file in one.
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
     directory: PathBuf,
+    path: PathBuf,
     changes: watch::Receiver<u64>,
+    is_told: bool,
     poll: Duration,
 }
 
@@ -69,27 +82,38 @@ impl Watcher {
         } else {
             (POLL_LOCAL, Kernel::Unused)
         };
-        let shared = Shared { kernel: Mutex::new(kernel), directories: Mutex::new(HashMap::new()) };
+        let shared = Shared { kernel: Mutex::new(kernel), directories: Mutex::default() };
         Self { shared: Arc::new(shared), poll }
     }
 
     /// Starts watching `directory`. No change after this call is missed.
     #[must_use]
     pub fn watch(&self, directory: &Path) -> Watch {
+        self.watch_path(directory, directory.to_owned())
+    }
+
+    /// Starts watching the file `name` in `directory`, which need not exist yet. Other files there wake nobody.
+    #[must_use]
+    pub fn watch_file(&self, directory: &Path, name: &str) -> Watch {
+        self.watch_path(directory, directory.join(name))
+    }
+
+    fn watch_path(&self, directory: &Path, path: PathBuf) -> Watch {
         let mut kernel = lock(&self.shared.kernel);
-        let (changes, is_new) = self.shared.subscribe(directory);
+        let (changes, is_new) = self.shared.subscribe(directory, &path);
         if matches!(*kernel, Kernel::Unused) {
             *kernel = self.connect();
         }
-        let told = match &mut *kernel {
+        let is_told = match &mut *kernel {
             Kernel::Watching(_) if !is_new => true,
             Kernel::Watching(watcher) => {
                 watcher.watch(directory, RecursiveMode::NonRecursive).is_ok()
             }
             Kernel::Unused | Kernel::Unavailable => false,
         };
-        let poll = if told { self.poll } else { POLL_REMOTE };
-        Watch { shared: Arc::clone(&self.shared), directory: directory.to_owned(), changes, poll }
+        let poll = if is_told { self.poll } else { POLL_REMOTE };
+        let (shared, directory) = (Arc::clone(&self.shared), directory.to_owned());
+        Watch { shared, directory, path, changes, is_told, poll }
     }
 
     fn connect(&self) -> Kernel {
@@ -100,6 +124,9 @@ impl Watcher {
             // Reading a file is an event too. A reader that woke and read again because of it would never stop.
             if matches!(event.kind, EventKind::Access(_)) {
                 return;
+            }
+            if event.need_rescan() {
+                return shared.wake_all();
             }
             for path in &event.paths {
                 for directory in [Some(path.as_path()), path.parent()].into_iter().flatten() {
@@ -120,34 +147,53 @@ impl Watcher {
 }
 
 impl Shared {
-    /// A receiver of changes, and whether it is the first for this directory.
-    fn subscribe(&self, directory: &Path) -> (watch::Receiver<u64>, bool) {
+    /// A receiver of changes of `path`, and whether it is the first in this directory.
+    fn subscribe(&self, directory: &Path, path: &Path) -> (watch::Receiver<u64>, bool) {
         let mut directories = lock(&self.directories);
-        if let Some(watched) = directories.get_mut(directory) {
-            watched.users += 1;
-            return (watched.changes.subscribe(), false);
-        }
-        let (sender, changes) = watch::channel(0);
-        directories.insert(directory.to_owned(), Watched { changes: sender, users: 1 });
-        (changes, true)
+        let users = directories.users.entry(directory.to_owned()).or_default();
+        *users += 1;
+        let is_new = *users == 1;
+        let watched = directories
+            .watched
+            .entry(path.to_owned())
+            .or_insert_with(|| Watched { changes: watch::Sender::new(0), users: 0 });
+        watched.users += 1;
+        (watched.changes.subscribe(), is_new)
     }
 
     /// Returns whether that was the last user of this directory.
-    fn unsubscribe(&self, directory: &Path) -> bool {
+    fn unsubscribe(&self, directory: &Path, path: &Path) -> bool {
         let mut directories = lock(&self.directories);
-        let Some(watched) = directories.get_mut(directory) else { return false };
-        watched.users -= 1;
-        let last = watched.users == 0;
-        if last {
-            directories.remove(directory);
+        if let Some(watched) = directories.watched.get_mut(path) {
+            watched.users -= 1;
+            if watched.users == 0 {
+                directories.watched.remove(path);
+            }
         }
-        last
+        let Some(users) = directories.users.get_mut(directory) else { return false };
+        *users -= 1;
+        let is_last = *users == 0;
+        if is_last {
+            directories.users.remove(directory);
+        }
+        is_last
     }
 
-    fn wake(&self, directory: &Path) {
-        if let Some(watched) = lock(&self.directories).get(directory) {
-            watched.changes.send_modify(|count| *count = count.wrapping_add(1));
+    fn wake(&self, path: &Path) {
+        if let Some(watched) = lock(&self.directories).watched.get(path) {
+            watched.wake();
         }
+    }
+
+    /// The kernel has dropped events.
+    fn wake_all(&self) {
+        lock(&self.directories).watched.values().for_each(Watched::wake);
+    }
+}
+
+impl Watched {
+    fn wake(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 
@@ -157,12 +203,18 @@ impl Watch {
         // The sender is in the map as long as this watch exists, so the channel cannot close.
         let _ = tokio::time::timeout(self.poll, self.changes.changed()).await;
     }
+
+    /// The same, but polls rarely if the kernel reports changes: for those who do not wait for a lock.
+    pub async fn reported(&mut self) {
+        let poll = if self.is_told { POLL_RARELY } else { self.poll };
+        let _ = tokio::time::timeout(poll, self.changes.changed()).await;
+    }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         let mut kernel = lock(&self.shared.kernel);
-        if self.shared.unsubscribe(&self.directory)
+        if self.shared.unsubscribe(&self.directory, &self.path)
             && let Kernel::Watching(watcher) = &mut *kernel
         {
             // Fails if the directory, and so its watch, is gone.
@@ -250,6 +302,24 @@ mod tests {
             assert!(watch.changes.has_changed().unwrap());
         }
         drop(watches);
-        assert!(lock(&watcher.shared.directories).is_empty());
+        let directories = lock(&watcher.shared.directories);
+        assert!(directories.watched.is_empty() && directories.users.is_empty());
+    }
+
+    #[tokio::test]
+    async fn another_file_does_not_wake() {
+        let dir = tempfile::tempdir().unwrap();
+        let watcher = Watcher::new(dir.path());
+        let mut directory = watcher.watch(dir.path());
+        let mut file = watcher.watch_file(dir.path(), "x");
+        std::fs::write(dir.path().join("y"), "1").unwrap();
+        directory.changed().await;
+        assert!(!file.changes.has_changed().unwrap());
+        // The other watch does not end the kernel's.
+        drop(directory);
+        let start = Instant::now();
+        std::fs::write(dir.path().join("x"), "1").unwrap();
+        file.reported().await;
+        assert!(start.elapsed() < POLL_LOCAL, "{:?}", start.elapsed());
     }
 }
