@@ -98,9 +98,9 @@ impl Workload {
     fn perform(&self, agent: &Agent) -> std::io::Result<()> {
         match self {
             Self::Flood { messages, bytes } => {
-                // Built once, so that the agent is not what limits the rate.
-                let line = line_of(&agent.flags().session_id, *bytes);
-                (0..*messages).for_each(|_| agent.emit_raw(line.as_bytes()));
+                // Each is encoded, like those of any agent.
+                let session = &agent.flags().session_id;
+                (0..*messages).for_each(|_| agent.emit_raw(line_of(session, *bytes).as_bytes()));
             }
             Self::Paced { messages, period_micros } => {
                 for _ in 0..*messages {
@@ -120,13 +120,12 @@ impl Workload {
 
 /// An assistant message as a line of so many bytes, if they are enough for one.
 fn line_of(session: &str, bytes: usize) -> String {
-    let with = |text: &str| {
-        let content = json!([{"type": "text", "text": text}]);
-        let message = json!({"role": "assistant", "content": content});
-        format!("{}\n", json!({"type": "assistant", "message": message, "session_id": session}))
-    };
-    let text = "x".repeat(bytes.saturating_sub(with("").len()));
-    with(&text)
+    // The length of everything but the text.
+    const FRAME: usize = 106;
+    let text = "x".repeat(bytes.saturating_sub(FRAME + session.len()));
+    let content = json!([{"type": "text", "text": text}]);
+    let message = json!({"role": "assistant", "content": content});
+    format!("{}\n", json!({"type": "assistant", "message": message, "session_id": session}))
 }
 
 impl Cost {

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::run::BATCH;
+
 /// The average time between two small writes in a flood.
 const INTERVAL: Duration = Duration::from_millis(1);
-
-/// The size from which a write is not small, in bytes: half the capacity of the pipe from an agent, pipe(7).
-const LARGE: usize = 32 * 1024;
 
 /// How far ahead of that average the writes may be: 16 of them follow each other without a pause.
 const BURST: Duration = Duration::from_millis(16);
@@ -36,9 +35,9 @@ impl Pace {
         }
     }
 
-    /// Counts a write of so many bytes. Large ones need no limit.
+    /// Counts a write of so many bytes. If it was a full batch, there is more, and nothing to wait for.
     pub(crate) fn wrote(&mut self, size: usize) {
-        if size < LARGE {
+        if size < BATCH {
             self.due = self.due.max(Instant::now()) + INTERVAL;
         }
     }
@@ -61,19 +60,19 @@ mod tests {
             pace.wait().await;
             pace.wrote(1);
         }
-        assert_eq!(start.elapsed(), Duration::from_secs(1));
+        assert_eq!(start.elapsed(), 1000 * INTERVAL);
         let sparse = Instant::now();
         for _ in 0..100 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(2 * INTERVAL).await;
             pace.wait().await;
             pace.wrote(1);
         }
-        assert_eq!(sparse.elapsed(), Duration::from_millis(200));
-        let large = Instant::now();
+        assert_eq!(sparse.elapsed(), 200 * INTERVAL);
+        let full = Instant::now();
         for _ in 0..100 {
             pace.wait().await;
-            pace.wrote(LARGE);
+            pace.wrote(BATCH);
         }
-        assert_eq!(large.elapsed(), Duration::ZERO);
+        assert_eq!(full.elapsed(), Duration::ZERO);
     }
 }

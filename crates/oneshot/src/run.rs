@@ -9,7 +9,7 @@ use workspace::{ClaimedJob, Job, blocking};
 use crate::{JobContext, Step, Stop, StopReason, pace::Pace};
 
 /// The size from which events are written without waiting for more, in bytes.
-const BATCH: usize = 64 * 1024;
+pub(crate) const BATCH: usize = 64 * 1024;
 
 /// How a job ended, and whether any of its work is still running.
 pub(crate) struct Driven {

@@ -108,7 +108,7 @@ impl Job {
         self.directory().join("reserve")
     }
 
-    fn lease_path(&self) -> PathBuf {
+    pub(crate) fn lease_path(&self) -> PathBuf {
         self.directory().join("lease")
     }
 

@@ -9,7 +9,7 @@ use std::{
 use contract::JobId;
 use tokio::sync::watch;
 
-use crate::{Job, blocking};
+use crate::{FileLock, Job, blocking};
 
 /// How often each job is checked.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -30,6 +30,8 @@ struct Jobs {
 #[derive(Debug)]
 struct Checked {
     job: Job,
+    /// Whether its process has been seen alive.
+    was_alive: bool,
     news: watch::Sender<()>,
     users: usize,
 }
@@ -56,6 +58,7 @@ impl LivenessChecker {
         }
         let checked = jobs.checked.entry(job.id()).or_insert_with(|| Checked {
             job: job.clone(),
+            was_alive: false,
             news: watch::Sender::new(()),
             users: 0,
         });
@@ -68,9 +71,13 @@ async fn run(jobs: Weak<Mutex<Jobs>>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         let Some(jobs) = jobs.upgrade() else { return };
-        let due: Vec<_> = lock(&jobs).checked.values().map(|checked| checked.job.clone()).collect();
-        let news = blocking(move || {
-            due.into_iter().filter(has_news).map(|job| job.id()).collect::<Vec<_>>()
+        let due: Vec<_> = lock(&jobs)
+            .checked
+            .values()
+            .map(|checked| (checked.job.clone(), checked.was_alive))
+            .collect();
+        let found: Vec<_> = blocking(move || {
+            due.into_iter().map(|(job, was_alive)| (job.id(), check(&job, was_alive))).collect()
         })
         .await;
         let mut jobs = lock(&jobs);
@@ -78,16 +85,37 @@ async fn run(jobs: Weak<Mutex<Jobs>>) {
             jobs.is_running = false;
             return;
         }
-        for checked in news.iter().filter_map(|id| jobs.checked.get(id)) {
-            checked.news.send_replace(());
+        for (id, liveness) in found {
+            let Some(checked) = jobs.checked.get_mut(&id) else { continue };
+            checked.was_alive |= liveness == Liveness::Alive;
+            if liveness == Liveness::Unknown {
+                checked.news.send_replace(());
+            }
         }
     }
 }
 
-/// Whether a job has ended, is gone, or cannot be checked.
-fn has_news(job: &Job) -> bool {
-    let is_alive = matches!(job.settle(), Ok(None));
-    !is_alive || !matches!(Job::open(job.workspace(), job.id()), Ok(Some(_)))
+/// What a check shows.
+#[derive(Debug, PartialEq, Eq)]
+enum Liveness {
+    /// No process has claimed the job.
+    Waiting,
+    /// Its process is alive.
+    Alive,
+    /// It has ended, is gone, or cannot be checked.
+    Unknown,
+}
+
+/// Checks a job. A claim is final, so it is looked for only until the job's process has been seen.
+fn check(job: &Job, was_alive: bool) -> Liveness {
+    let is_claimed = if was_alive { Ok(true) } else { job.claimed().map(|claim| claim.is_some()) };
+    match is_claimed {
+        Ok(true) if matches!(FileLock::is_held(&job.lease_path()), Ok(true)) => Liveness::Alive,
+        Ok(false) if matches!(Job::open(job.workspace(), job.id()), Ok(Some(_))) => {
+            Liveness::Waiting
+        }
+        _ => Liveness::Unknown,
+    }
 }
 
 impl LivenessWatch {
@@ -108,5 +136,31 @@ impl Drop for LivenessWatch {
                 jobs.checked.remove(&self.id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Workspace, follow::tests::job};
+
+    #[tokio::test]
+    async fn a_job_is_checked_once_for_all_who_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let job = job(&workspace);
+        assert_eq!(check(&job, false), Liveness::Waiting);
+        let mut watches: Vec<_> = (0..3).map(|_| job.watch_liveness()).collect();
+        assert_eq!(lock(&workspace.liveness().jobs).checked.len(), 1);
+        let claimed = job.claim("replica").unwrap().unwrap();
+        assert_eq!((check(&job, false), check(&job, true)), (Liveness::Alive, Liveness::Alive));
+        let found = watches[0].found();
+        assert!(tokio::time::timeout(2 * INTERVAL, found).await.is_err(), "it is alive");
+        drop(claimed);
+        for watch in &mut watches {
+            tokio::time::timeout(Duration::from_secs(10), watch.found()).await.expect("it is dead");
+        }
+        drop(watches);
+        assert!(lock(&workspace.liveness().jobs).checked.is_empty());
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{json, value::to_raw_value};
 use super::*;
 use crate::{JobRecord, NewJob, RecordedRequest, Workspace};
 
-fn job(workspace: &Workspace) -> Job {
+pub(crate) fn job(workspace: &Workspace) -> Job {
     let record = JobRecord {
         job_id: JobId::new(),
         service: Service::Claude,
