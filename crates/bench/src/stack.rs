@@ -25,8 +25,8 @@ const POLL: Duration = Duration::from_millis(1);
 /// How many lines of its log an error shows.
 const TAIL_LINES: usize = 10;
 
-/// How many replicas of each service: workflows, pulls, agents.
-pub(crate) type Replicas = [u16; Service::COUNT];
+/// How many replicas for workflows, pulls and agents. Any other service has one.
+pub(crate) type Replicas = [u16; 3];
 
 /// A running `stackctl up`. It is killed when this is dropped.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Stack {
     /// If it does not start.
     pub(crate) async fn start(bench: &Bench, replicas: Replicas) -> Result<Self> {
         let mut counts = replicas.into_iter();
-        let replicas = PerService::from_fn(|_| counts.next().unwrap_or_default());
+        let replicas = PerService::from_fn(|_| counts.next().unwrap_or(1));
         let addresses = free_addresses().map_err(Error::io("find free ports on loopback"))?;
         let (workspace, log) = (bench.path("workspace"), bench.path("up.log"));
         let mut args = vec![OsString::from("up"), "--workspace".into(), (&workspace).into()];

@@ -6,9 +6,14 @@ use bytes::{Bytes, BytesMut};
 use contract::{Code, JobId, RequestError};
 use http::{HeaderMap, Request, header};
 use http_body_util::BodyExt;
+use tokio::sync::Semaphore;
 
 /// The default limit for a body, in bytes.
 pub const BODY_LIMIT: usize = 1 << 20;
+/// How much memory the bodies that are arriving may take together, in KiB: 64 MiB. Otherwise callers that send slowly could
+/// take all of it.
+const ARRIVING_KIB: usize = 64 * 1024;
+static ARRIVING: Semaphore = Semaphore::const_new(ARRIVING_KIB);
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// How many bytes of a refused body are read and discarded.
@@ -104,7 +109,7 @@ pub fn job_id(headers: &HeaderMap, name: &'static str) -> Result<Option<JobId>, 
 /// send such a body.
 ///
 /// # Errors
-/// If it has another type, is encoded, is too large, or does not arrive.
+/// If it has another type, is encoded, is too large, or does not arrive, or if too many bodies are arriving.
 pub async fn read_json_body<B>(request: Request<B>, limit: usize) -> Result<Bytes, RequestError>
 where
     B: hyper::body::Body<Data = Bytes> + Send + 'static,
@@ -124,14 +129,14 @@ where
         return Err(error);
     }
     let mut body = Box::pin(body);
-    let read = tokio::time::timeout(BODY_TIME, read(body.as_mut(), limit)).await;
+    let read = tokio::time::timeout(BODY_TIME, read(body.as_mut(), limit, &ARRIVING)).await;
     let read = read.unwrap_or_else(|_| {
         Err(RequestError::new(
             Code::Deadline,
             format!("the body did not arrive within {} s", BODY_TIME.as_secs()),
         ))
     });
-    if read.as_ref().is_err_and(|error| error.code == Code::BodyTooLarge) {
+    if read.as_ref().is_err_and(|error| matches!(error.code, Code::BodyTooLarge | Code::Busy)) {
         discard(body);
     }
     read
@@ -211,11 +216,17 @@ where
     read_json_body(request, limit).await
 }
 
-async fn read<B>(mut body: Pin<&mut B>, limit: usize) -> Result<Bytes, RequestError>
+/// Reads a body of at most `limit` bytes, and takes a permit of `arriving` for each KiB until it is complete.
+async fn read<B>(
+    mut body: Pin<&mut B>,
+    limit: usize,
+    arriving: &Semaphore,
+) -> Result<Bytes, RequestError>
 where
     B: hyper::body::Body<Data = Bytes>,
 {
     let mut content = BytesMut::new();
+    let mut permits = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
             return Err(RequestError::new(Code::InvalidJson, "the body is incomplete"));
@@ -224,6 +235,14 @@ where
         if content.len().saturating_add(data.len()) > limit {
             return Err(too_large(limit));
         }
+        let kib = u32::try_from(data.len().div_ceil(1024)).unwrap_or(u32::MAX);
+        let permit = arriving.try_acquire_many(kib).map_err(|_| {
+            RequestError::new(
+                Code::Busy,
+                "too many large requests are arriving at the same time: send it again in a moment",
+            )
+        })?;
+        permits.push(permit);
         content.extend_from_slice(&data);
     }
     Ok(content.freeze())
@@ -235,6 +254,22 @@ mod tests {
     use http_body_util::Full;
 
     use super::*;
+
+    #[tokio::test]
+    async fn bodies_that_arrive_together_have_a_limit() {
+        let arriving = Semaphore::new(4);
+        let read_one = async |length: usize| {
+            let mut body = Box::pin(Full::from(vec![b'x'; length]));
+            read(body.as_mut(), 1 << 20, &arriving).await
+        };
+        let held = arriving.try_acquire_many(2).unwrap();
+        assert_eq!(read_one(2048).await.unwrap().len(), 2048);
+        assert_eq!(read_one(2049).await.unwrap_err().code, Code::Busy);
+        drop(held);
+        // Nothing of what was read, or refused, is still counted.
+        assert_eq!(arriving.available_permits(), 4);
+        assert_eq!(read_one(4096).await.unwrap().len(), 4096);
+    }
 
     fn request(content_type: &str, body: &'static [u8]) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::from(body));

@@ -8,7 +8,7 @@ mod candidates;
 
 use std::{collections::HashSet, time::Duration};
 
-use contract::Timestamp;
+use contract::{JobId, Timestamp};
 use serde::Serialize;
 
 use self::candidates::{Candidate, Thing};
@@ -110,42 +110,36 @@ impl Workspace {
         };
         let in_use = InUse::look(self, &[])?;
         let ages = Ages::new(retention, now);
-        let mut done = Vec::new();
-        let mut gone = HashSet::new();
-        for found in ages.select(self.candidates(&in_use, ages.jobs)?) {
-            self.collect_one(&found, &in_use, collect, &mut done, &mut gone)?;
+        let mut pass =
+            Pass { in_use, collect, done: Vec::new(), gone: HashSet::new(), jobs: Vec::new() };
+        for found in ages.select(self.candidates(&pass.in_use, ages.jobs)?) {
+            self.collect_one(&found, &mut pass);
         }
         if let Some(limit) = retention.limit {
-            self.make_room(limit, now, &in_use, collect, &mut done, &mut gone)?;
+            self.make_room(limit, now, &mut pass)?;
         }
-        Ok(Some(done))
+        // All at once: this writes the index anew. If the process is killed before, the lines are found the next time.
+        self.forget_ended(&pass.jobs)?;
+        Ok(Some(pass.done))
     }
 
     /// Deletes what was used longest ago until the volume is as small as it should be.
-    fn make_room(
-        &self,
-        limit: u64,
-        now: Timestamp,
-        in_use: &InUse,
-        collect: Collect,
-        done: &mut Vec<Collected>,
-        gone: &mut HashSet<Thing>,
-    ) -> Result<()> {
+    fn make_room(&self, limit: u64, now: Timestamp, pass: &mut Pass) -> Result<()> {
         let mut total = size(self.root());
-        if collect == Collect::Find {
-            let found: u64 = done.iter().filter_map(|it| it.bytes).sum();
+        if pass.collect == Collect::Find {
+            let found: u64 = pass.done.iter().filter_map(|it| it.bytes).sum();
             total = total.saturating_sub(found);
         }
         if total <= limit {
             return Ok(());
         }
-        let mut all = self.candidates(in_use, Some(now))?;
+        let mut all = self.candidates(&pass.in_use, Some(now))?;
         all.sort_by_key(|it| (it.last_used, it.thing.kind()));
         for found in all {
             if total <= limit {
                 break;
             }
-            if gone.contains(&found.thing) {
+            if pass.gone.contains(&found.thing) {
                 continue;
             }
             // The sessions in a checkout go with it: they cannot be continued without it.
@@ -154,10 +148,10 @@ impl Workspace {
                 last_used: *last_used,
                 sessions: Vec::new(),
             });
-            let sessions: Vec<_> = sessions.filter(|it| !gone.contains(&it.thing)).collect();
+            let sessions: Vec<_> = sessions.filter(|it| !pass.gone.contains(&it.thing)).collect();
             for it in sessions.iter().chain([&found]) {
                 let bytes = self.size_of(&it.thing);
-                if self.collect_one(it, in_use, collect, done, gone)? {
+                if self.collect_one(it, pass) {
                     total = total.saturating_sub(bytes);
                 }
             }
@@ -173,42 +167,35 @@ impl Workspace {
     }
 
     /// Deletes one thing. Returns whether it is gone.
-    fn collect_one(
-        &self,
-        found: &Candidate,
-        in_use: &InUse,
-        collect: Collect,
-        done: &mut Vec<Collected>,
-        gone: &mut HashSet<Thing>,
-    ) -> Result<bool> {
+    fn collect_one(&self, found: &Candidate, pass: &mut Pass) -> bool {
         // Measured only for people who want to know: it takes longer than the deletion.
-        let bytes = (collect == Collect::Find).then(|| self.size_of(&found.thing));
-        let removed = match collect {
+        let bytes = (pass.collect == Collect::Find).then(|| self.size_of(&found.thing));
+        let removed = match pass.collect {
             Collect::Find => Ok(true),
-            Collect::Delete => self.remove(&found.thing, in_use, gone),
+            Collect::Delete => self.remove(&found.thing, pass),
         };
         match removed {
-            Ok(false) => return Ok(false),
+            Ok(false) => return false,
             Ok(true) => {}
             Err(error) => {
                 self.report_once(&self.path_of(&found.thing), &error);
-                return Ok(false);
+                return false;
             }
         }
-        done.push(Collected {
+        pass.done.push(Collected {
             kind: found.thing.kind(),
             name: found.thing.name(),
             last_used: found.last_used,
             bytes,
         });
-        gone.insert(found.thing.clone());
-        Ok(true)
+        pass.gone.insert(found.thing.clone());
+        true
     }
 
     /// Returns whether it was deleted; not, if somebody uses it.
-    fn remove(&self, thing: &Thing, in_use: &InUse, gone: &HashSet<Thing>) -> Result<bool> {
+    fn remove(&self, thing: &Thing, pass: &mut Pass) -> Result<bool> {
         match thing {
-            Thing::Checkout(name) => match in_use.take_directory(self, name)? {
+            Thing::Checkout(name) => match pass.in_use.take_directory(self, name)? {
                 Some(taken) => taken.destroy().map(|()| true),
                 None => Ok(false),
             },
@@ -216,15 +203,17 @@ impl Workspace {
             Thing::Job(id) => {
                 let Some(job) = Job::open(self, *id)? else {
                     // A crash came between its deletion and that of its line.
-                    return self.forget_ended(&[*id]).map(|()| false);
+                    pass.jobs.push(*id);
+                    return Ok(false);
                 };
                 // A checkout in which a session lives outlives the record.
                 let sessions = self.places_of_sessions()?;
                 let deletes = |name: &str| {
                     let living = sessions.get(name).into_iter().flatten();
-                    living.copied().all(|(id, _)| gone.contains(&Thing::Session(id)))
+                    living.copied().all(|(id, _)| pass.gone.contains(&Thing::Session(id)))
                 };
-                Ok(job.delete_with(in_use, &deletes)? == DeletedJob::Done)
+                let deleted = job.delete_with(&pass.in_use, &deletes, &mut pass.jobs)?;
+                Ok(deleted == DeletedJob::Done)
             }
             Thing::Mirror(name) => self.remove_mirror(name),
         }
@@ -241,7 +230,7 @@ impl Workspace {
     }
 
     /// Removes the own directory of a job that has just ended and is not to keep it, unless another job uses it.
-    pub(crate) fn discard_directory(&self, job: contract::JobId) -> Result<()> {
+    pub(crate) fn discard_directory(&self, job: JobId) -> Result<()> {
         let name = job.to_string();
         if !self.root().join("jobs").join(&name).is_dir() {
             return Ok(());
@@ -259,6 +248,18 @@ impl Workspace {
             .map_err(|error| Error::io("check", self.root())(std::io::Error::from(error)))?;
         Ok(volume.blocks_available().saturating_mul(volume.fragment_size()))
     }
+}
+
+/// One pass over what may be deleted.
+#[derive(Debug)]
+struct Pass {
+    in_use: InUse,
+    collect: Collect,
+    /// What was deleted, or would be.
+    done: Vec<Collected>,
+    gone: HashSet<Thing>,
+    /// The jobs whose lines in the index are to be removed.
+    jobs: Vec<JobId>,
 }
 
 /// The times before which things are too old. `None` keeps them.

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use contract::JobId;
+
 use super::Job;
 use crate::{FileLock, Result, in_use::InUse};
 
@@ -30,14 +32,20 @@ impl Job {
             // If its process is gone, it has ended, and uses nothing any more.
             self.settle()?;
         }
-        self.delete_with(&InUse::look(&self.workspace, &[])?, &|_| true)
+        let mut gone = Vec::new();
+        let in_use = InUse::look(&self.workspace, &[])?;
+        let deleted = self.delete_with(&in_use, &|_| true, &mut gone)?;
+        self.workspace.forget_ended(&gone)?;
+        Ok(deleted)
     }
 
-    /// The same, if what is in use is known. An own checkout is deleted only if `deletes` says so.
+    /// The same, if what is in use is known. An own checkout is deleted only if `deletes` says so. The IDs of what is
+    /// deleted are added to `gone`; its lines in the index stay.
     pub(crate) fn delete_with(
         &self,
         in_use: &InUse,
         deletes: &dyn Fn(&str) -> bool,
+        gone: &mut Vec<JobId>,
     ) -> Result<DeletedJob> {
         let workspace = &self.workspace;
         if Self::open(workspace, self.id)?.is_none() {
@@ -76,7 +84,7 @@ impl Job {
             workspace.watcher().wake(&job.directory());
         }
         drop(leases);
-        workspace.forget_ended(&jobs.iter().map(|job| job.id).collect::<Vec<_>>())?;
+        gone.extend(jobs.iter().map(|job| job.id));
         for tree in taken {
             tree.destroy()?;
         }
