@@ -152,12 +152,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
-
-    fn workspace() -> (tempfile::TempDir, Workspace) {
-        let dir = tempfile::tempdir().unwrap();
-        let workspace = Workspace::open(dir.path()).unwrap();
-        (dir, workspace)
-    }
+    use crate::fixtures::workspace;
 
     #[test]
     fn links_are_removed_and_not_followed() {

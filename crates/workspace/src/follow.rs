@@ -331,4 +331,4 @@ fn find_line_end(file: &File, scanned: &mut u64, from: u64, limit: u64) -> io::R
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -12,6 +12,8 @@ mod disconnect;
 mod doomed;
 mod error;
 mod file_lock;
+#[cfg(test)]
+mod fixtures;
 mod follow;
 mod gateways;
 mod in_use;

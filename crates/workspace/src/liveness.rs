@@ -142,12 +142,11 @@ impl Drop for LivenessWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Workspace, follow::tests::job};
+    use crate::fixtures::{job, workspace};
 
     #[tokio::test]
     async fn a_job_is_checked_once_for_all_who_wait() {
-        let dir = tempfile::tempdir().unwrap();
-        let workspace = Workspace::open(dir.path()).unwrap();
+        let (_dir, workspace) = workspace();
         let job = job(&workspace);
         assert_eq!(check(&job, false), Liveness::Waiting);
         let mut watches: Vec<_> = (0..3).map(|_| job.watch_liveness()).collect();

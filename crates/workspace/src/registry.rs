@@ -254,12 +254,7 @@ impl IdleReplicas {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn workspace() -> (tempfile::TempDir, Workspace) {
-        let dir = tempfile::tempdir().unwrap();
-        let workspace = Workspace::open(dir.path()).unwrap();
-        (dir, workspace)
-    }
+    use crate::fixtures::workspace;
 
     #[test]
     fn an_entry_lives_as_long_as_its_replica() {

@@ -11,7 +11,7 @@ use std::{collections::HashSet, time::Duration};
 use contract::{JobId, Timestamp};
 use serde::Serialize;
 
-use self::candidates::{Candidate, Thing};
+use self::candidates::{Candidate, Places, Thing};
 use crate::{
     DeletedJob, Error, FileLock, Job, Result, Session, Workspace, doomed::size, in_use::InUse,
     session::Deleted,
@@ -110,8 +110,14 @@ impl Workspace {
         };
         let in_use = InUse::look(self, &[])?;
         let ages = Ages::new(retention, now);
-        let mut pass =
-            Pass { in_use, collect, done: Vec::new(), gone: HashSet::new(), jobs: Vec::new() };
+        let mut pass = Pass {
+            in_use,
+            places: self.places_of_sessions()?,
+            collect,
+            done: Vec::new(),
+            gone: HashSet::new(),
+            jobs: Vec::new(),
+        };
         for found in ages.select(self.candidates(&pass.in_use, ages.jobs)?) {
             self.collect_one(&found, &mut pass);
         }
@@ -207,9 +213,8 @@ impl Workspace {
                     return Ok(false);
                 };
                 // A checkout in which a session lives outlives the record.
-                let sessions = self.places_of_sessions()?;
                 let deletes = |name: &str| {
-                    let living = sessions.get(name).into_iter().flatten();
+                    let living = pass.places.get(name).into_iter().flatten();
                     living.copied().all(|(id, _)| pass.gone.contains(&Thing::Session(id)))
                 };
                 let deleted = job.delete_with(&pass.in_use, &deletes, &mut pass.jobs)?;
@@ -254,6 +259,7 @@ impl Workspace {
 #[derive(Debug)]
 struct Pass {
     in_use: InUse,
+    places: Places,
     collect: Collect,
     /// What was deleted, or would be.
     done: Vec<Collected>,

@@ -1,33 +1,13 @@
-use contract::{Code, Ending, EventLine, JobId, Service, Timestamp};
+use contract::{Code, Ending, EventLine, Service};
 use futures_util::StreamExt;
 use proptest::prelude::*;
-use serde_json::{json, value::to_raw_value};
+use serde_json::json;
 
 use super::*;
-use crate::{JobRecord, NewJob, RecordedRequest, Workspace};
-
-pub(crate) fn job(workspace: &Workspace) -> Job {
-    let record = JobRecord {
-        job_id: JobId::new(),
-        service: Service::Claude,
-        parent: None,
-        directory: None,
-        session: None,
-        repo_url: None,
-        retain: contract::Retain::default(),
-        created: Timestamp::now(),
-        gateway: None,
-        request: RecordedRequest {
-            body: to_raw_value(&json!({})).unwrap(),
-            credentials_withheld: false,
-            digest: None,
-        },
-    };
-    match Job::create(workspace, &record).unwrap() {
-        NewJob::Created(job) => job,
-        NewJob::Exists(_) => unreachable!(),
-    }
-}
+use crate::{
+    Workspace,
+    fixtures::{job, workspace},
+};
 
 fn event(n: usize, size: usize) -> EventLine {
     EventLine::encode(&json!({"type": "message", "n": n, "fill": "x".repeat(size)}))
@@ -44,8 +24,7 @@ async fn collect(job: Job, after: u64) -> Vec<JournalEntry> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_that_start_at_any_time_see_every_event_once_and_in_order() {
     const EVENTS: usize = 500;
-    let dir = tempfile::tempdir().unwrap();
-    let workspace = Workspace::open(dir.path()).unwrap();
+    let (dir, workspace) = workspace();
     // Another handle has its own watcher, like another process.
     let other = Workspace::open(dir.path()).unwrap();
     let job = job(&workspace);
@@ -80,8 +59,7 @@ async fn readers_that_start_at_any_time_see_every_event_once_and_in_order() {
 
 #[tokio::test]
 async fn an_append_in_another_process_is_seen_promptly() {
-    let dir = tempfile::tempdir().unwrap();
-    let workspace = Workspace::open(dir.path()).unwrap();
+    let (dir, workspace) = workspace();
     let other = Workspace::open(dir.path()).unwrap();
     let job = job(&workspace);
     let mut claimed = job.claim("replica").unwrap().unwrap();
@@ -99,8 +77,7 @@ async fn an_append_in_another_process_is_seen_promptly() {
 
 #[tokio::test]
 async fn a_follower_ends_a_job_whose_process_died() {
-    let dir = tempfile::tempdir().unwrap();
-    let workspace = Workspace::open(dir.path()).unwrap();
+    let (_dir, workspace) = workspace();
     let job = job(&workspace);
     let mut claimed = job.claim("replica").unwrap().unwrap();
     claimed.append(&event(0, 10)).unwrap();
@@ -113,8 +90,7 @@ async fn a_follower_ends_a_job_whose_process_died() {
 
 #[tokio::test]
 async fn bytes_after_the_outcome_do_not_count() {
-    let dir = tempfile::tempdir().unwrap();
-    let workspace = Workspace::open(dir.path()).unwrap();
+    let (_dir, workspace) = workspace();
     let job = job(&workspace);
     let mut claimed = job.claim("replica").unwrap().unwrap();
     claimed.append(&event(0, 10)).unwrap();
@@ -128,8 +104,7 @@ async fn bytes_after_the_outcome_do_not_count() {
 /// The missing events were once skipped silently.
 #[tokio::test]
 async fn a_journal_that_stays_shorter_than_its_outcome_ends_the_stream_with_an_error() {
-    let dir = tempfile::tempdir().unwrap();
-    let workspace = Workspace::open(dir.path()).unwrap();
+    let (_dir, workspace) = workspace();
     let job = job(&workspace);
     let mut claimed = job.claim("replica").unwrap().unwrap();
     let first = claimed.append(&event(0, 10)).unwrap();
@@ -165,8 +140,7 @@ async fn a_journal_that_stays_shorter_than_its_outcome_ends_the_stream_with_an_e
 
 #[tokio::test]
 async fn a_long_event_is_read_in_small_parts() {
-    let dir = tempfile::tempdir().unwrap();
-    let workspace = Workspace::open(dir.path()).unwrap();
+    let (_dir, workspace) = workspace();
     let job = job(&workspace);
     let mut claimed = job.claim("replica").unwrap().unwrap();
     let events = [event(0, 10), event(1, 5 << 20), event(2, CHUNK), event(3, 10)];
@@ -197,8 +171,7 @@ async fn a_long_event_is_read_in_small_parts() {
 
 #[tokio::test]
 async fn many_events_are_read_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let workspace = Workspace::open(dir.path()).unwrap();
+    let (_dir, workspace) = workspace();
     let job = job(&workspace);
     let mut claimed = job.claim("replica").unwrap().unwrap();
     let events: Vec<_> = (0..100).map(|n| event(n, 50)).collect();
@@ -220,8 +193,7 @@ async fn many_events_are_read_at_once() {
 #[tokio::test]
 async fn a_long_event_is_passed_on_once_its_end_is_there() {
     use std::io::Write as _;
-    let dir = tempfile::tempdir().unwrap();
-    let workspace = Workspace::open(dir.path()).unwrap();
+    let (_dir, workspace) = workspace();
     let job = job(&workspace);
     let claimed = job.claim("replica").unwrap().unwrap();
     let mut file = std::fs::OpenOptions::new().append(true).open(job.journal_path()).unwrap();
@@ -251,8 +223,7 @@ proptest! {
     fn resuming_after_any_event_yields_exactly_the_rest(sizes in proptest::collection::vec(0_usize..100_000, 0..8)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let dir = tempfile::tempdir().unwrap();
-            let workspace = Workspace::open(dir.path()).unwrap();
+            let (_dir, workspace) = workspace();
             let job = job(&workspace);
             let mut claimed = job.claim("replica").unwrap().unwrap();
             for (n, size) in sizes.iter().enumerate() {

@@ -1,16 +1,13 @@
 use std::fs;
 
 use contract::{Code, Ending, JobState, Service, Timestamp};
-use serde_json::{json, value::to_raw_value};
+use serde_json::json;
 
 use super::*;
-use crate::{JobRecord, NewJob, RecordedRequest};
-
-fn workspace() -> (tempfile::TempDir, Workspace) {
-    let dir = tempfile::tempdir().unwrap();
-    let workspace = Workspace::open(dir.path()).unwrap();
-    (dir, workspace)
-}
+use crate::{
+    JobRecord,
+    fixtures::{self, workspace},
+};
 
 /// An ID of this time, in milliseconds.
 fn id(created: u64, tail: u64) -> JobId {
@@ -20,24 +17,8 @@ fn id(created: u64, tail: u64) -> JobId {
 }
 
 fn create(workspace: &Workspace, job_id: JobId, parent: Option<JobId>) -> Job {
-    let record = JobRecord {
-        job_id,
-        service: Service::Workflow,
-        parent,
-        directory: None,
-        session: None,
-        repo_url: None,
-        retain: contract::Retain::default(),
-        created: Timestamp::now(),
-        gateway: None,
-        request: RecordedRequest {
-            body: to_raw_value(&json!({"prompt": "x"})).unwrap(),
-            credentials_withheld: false,
-            digest: None,
-        },
-    };
-    let NewJob::Created(job) = Job::create(workspace, &record).unwrap() else { panic!() };
-    job
+    let record = fixtures::record(parent, &json!({"prompt": "x"}));
+    fixtures::create(workspace, &JobRecord { job_id, service: Service::Workflow, ..record })
 }
 
 fn end(job: &Job, code: Code) {

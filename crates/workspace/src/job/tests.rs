@@ -2,35 +2,21 @@ use contract::{Code, Ending, EventLine, ExecuteEvent, Service, Timestamp};
 use serde_json::{json, value::to_raw_value};
 
 use super::*;
-use crate::{RecordedRequest, RequestDigest, Turn, write::take_synced};
-
-fn workspace() -> (tempfile::TempDir, Workspace) {
-    let dir = tempfile::tempdir().unwrap();
-    let workspace = Workspace::open(dir.path()).unwrap();
-    (dir, workspace)
-}
+use crate::{
+    RecordedRequest, RequestDigest, Turn,
+    fixtures::{self, workspace},
+    write::take_synced,
+};
 
 fn digest(digit: char) -> RequestDigest {
     digit.to_string().repeat(64).parse().unwrap()
 }
 
 fn record(parent: Option<JobId>) -> JobRecord {
-    JobRecord {
-        job_id: JobId::new(),
-        service: if parent.is_some() { Service::Claude } else { Service::Workflow },
-        parent,
-        directory: None,
-        session: None,
-        repo_url: Some("https://h/r".into()),
-        retain: contract::Retain::default(),
-        created: Timestamp::now(),
-        gateway: None,
-        request: RecordedRequest {
-            body: to_raw_value(&json!({"prompt": "x"})).unwrap(),
-            credentials_withheld: false,
-            digest: Some(digest('a')),
-        },
-    }
+    let mut record = fixtures::record(parent, &json!({"prompt": "x"}));
+    record.repo_url = Some("https://h/r".into());
+    record.request.digest = Some(digest('a'));
+    record
 }
 
 fn create(workspace: &Workspace, parent: Option<JobId>) -> Job {

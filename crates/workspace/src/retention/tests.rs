@@ -1,10 +1,13 @@
 use std::{fs, path::Path, time::SystemTime};
 
 use contract::{Code, Ending, JobId, Retain, Service, SessionId, WorkspacePath};
-use serde_json::{Value, json, value::to_raw_value};
+use serde_json::json;
 
 use super::*;
-use crate::{JobRecord, NewJob, RecordedRequest, Turn, TurnUse};
+use crate::{
+    JobRecord, Turn, TurnUse,
+    fixtures::{self, record, workspace},
+};
 
 struct Volume {
     _dir: tempfile::TempDir,
@@ -13,14 +16,12 @@ struct Volume {
 
 impl Volume {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let workspace = Workspace::open(dir.path()).unwrap();
-        Self { _dir: dir, workspace }
+        let (_dir, workspace) = workspace();
+        Self { _dir, workspace }
     }
 
     fn create(&self, record: &JobRecord) -> Job {
-        let NewJob::Created(job) = Job::create(&self.workspace, record).unwrap() else { panic!() };
-        job
+        fixtures::create(&self.workspace, record)
     }
 
     /// A job with an own checkout.
@@ -62,25 +63,6 @@ impl Volume {
     fn collect(&self, retention: Retention, days: i64) -> Vec<(Kind, String)> {
         let found = self.workspace.collect(&retention, in_days(days), Collect::Delete);
         found.unwrap().unwrap().into_iter().map(|it| (it.kind, it.name)).collect()
-    }
-}
-
-fn record(parent: Option<JobId>, body: &Value) -> JobRecord {
-    JobRecord {
-        job_id: JobId::new(),
-        service: if parent.is_some() { Service::Claude } else { Service::Workflow },
-        parent,
-        directory: None,
-        session: None,
-        repo_url: None,
-        retain: Retain::Default,
-        created: Timestamp::now(),
-        gateway: None,
-        request: RecordedRequest {
-            body: to_raw_value(body).unwrap(),
-            credentials_withheld: false,
-            digest: None,
-        },
     }
 }
 
