@@ -6,6 +6,7 @@ use anstyle::Style;
 use boot::{ProcessEnv, Settings};
 use clap::Args;
 use contract::Timestamp;
+use indicatif::BinaryBytes;
 use serde_json::json;
 use transcript::between;
 use workspace::{Collect, Collected, Kind, Workspace, blocking};
@@ -118,7 +119,7 @@ fn table(
             vec![
                 plural(*kind).to_owned(),
                 count.to_string(),
-                amount(*bytes),
+                BinaryBytes(*bytes).to_string(),
                 between(*oldest, now),
             ],
         )
@@ -126,9 +127,9 @@ fn table(
     let total = kinds.values().map(|(_, bytes, _)| *bytes).fold(0, u64::saturating_add);
     let summary = match (found.is_empty(), collect) {
         (true, _) => "nothing is too old".to_owned(),
-        (false, Collect::Delete) => format!("deleted {}", amount(total)),
+        (false, Collect::Delete) => format!("deleted {}", BinaryBytes(total)),
         (false, Collect::Find) => {
-            format!("`{} gc` would delete {}", program::name(), amount(total))
+            format!("`{} gc` would delete {}", program::name(), BinaryBytes(total))
         }
     };
     let mut text = if found.is_empty() {
@@ -136,7 +137,7 @@ fn table(
     } else {
         lines(&columns, rows, width).join("\n") + "\n\n"
     };
-    text.push_str(&format!("{summary}; {} are free\n", amount(free)));
+    text.push_str(&format!("{summary}; {} are free\n", BinaryBytes(free)));
     text
 }
 
@@ -147,18 +148,6 @@ fn plural(kind: Kind) -> &'static str {
         Kind::Session => "sessions",
         Kind::Mirror => "mirrors",
     }
-}
-
-/// A number of bytes for people.
-fn amount(bytes: u64) -> String {
-    const UNITS: [(u32, &str); 3] = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    for (shift, unit) in UNITS {
-        if bytes >> shift > 0 {
-            let tenths = (u128::from(bytes) * 10) >> shift;
-            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
-        }
-    }
-    format!("{bytes} B")
 }
 
 #[cfg(test)]
@@ -183,7 +172,7 @@ mod tests {
         let dry = plain(&table(&found, Collect::Find, 5 << 30, now, None));
         insta::assert_snapshot!("gc", dry);
         let deleted = table(&found, Collect::Delete, 0, now, None);
-        assert!(deleted.ends_with("deleted 1.5 GiB; 0 B are free\n"), "{deleted}");
+        assert!(deleted.ends_with("deleted 1.50 GiB; 0 B are free\n"), "{deleted}");
         let none = table(&[], Collect::Find, 1023, now, None);
         assert_eq!(none, "nothing is too old; 1023 B are free\n");
     }
