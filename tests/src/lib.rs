@@ -35,5 +35,5 @@ pub use http_client::{http_json, raw_request};
 pub use mock_api::{MockApi, Recorded, Turn};
 pub use procfs::{ProcInfo, descendants, is_alive, processes_of_directory};
 pub use sse::{SseClient, SseEvent, SseRequest, SseResponse};
-pub use stack::{Stack, StackBuilder, free_ports};
+pub use stack::{Stack, StackBuilder, free_port, free_ports};
 pub use wait::{PATIENCE, wait_for};

@@ -4,10 +4,10 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs::{self, File},
-    net::{Ipv4Addr, TcpListener},
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use web::ReservedPort;
 
 use crate::{
     binaries::{scripted_agent, target_binary},
@@ -358,12 +359,21 @@ fn base_url(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-/// Ports that are free at the moment. All are held until the last one is known, so that they
-/// differ.
+/// Free ports of 127.0.0.1, which stay reserved as long as this process lives: nobody else is given them, not even while
+/// a stack that uses them restarts.
 #[must_use]
 pub fn free_ports() -> PerService<u16> {
-    let listeners = PerService::from_fn(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    PerService::from_fn(|_| free_port())
+}
+
+/// The same, one port. It refuses connections until a server uses it.
+#[must_use]
+pub fn free_port() -> u16 {
+    static RESERVED: Mutex<Vec<ReservedPort>> = Mutex::new(Vec::new());
+    let port = ReservedPort::new().expect("a free port on loopback");
+    let number = port.port();
+    RESERVED.lock().unwrap().push(port);
+    number
 }
 
 /// The JSON of a 200, or `None` as long as there is none.
@@ -388,13 +398,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn ports_differ_and_are_free() {
-        let ports = free_ports();
-        let listeners = ports.map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
-        assert_eq!(listeners.map(|listener| listener.local_addr().unwrap().port()), ports);
-    }
 
     #[test]
     fn only_a_number_of_idle_replicas_counts() {

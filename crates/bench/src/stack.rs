@@ -3,8 +3,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -13,6 +12,7 @@ use child_process::{Child, Pid, Signal, descendants};
 use contract::{PerService, Service};
 use procfs::process::Process;
 use stack_client::{Api, StackUrl};
+use web::ReservedPort;
 
 use crate::{Bench, Error, Result, usage::Usage};
 
@@ -33,7 +33,7 @@ pub(crate) type Replicas = [u16; 3];
 pub(crate) struct Stack {
     up: Child,
     gateway: Pid,
-    addresses: PerService<SocketAddr>,
+    ports: PerService<ReservedPort>,
     replicas: PerService<u16>,
     workspace: PathBuf,
     log: PathBuf,
@@ -47,13 +47,14 @@ impl Stack {
     pub(crate) async fn start(bench: &Bench, replicas: Replicas) -> Result<Self> {
         let mut counts = replicas.into_iter();
         let replicas = PerService::from_fn(|_| counts.next().unwrap_or(1));
-        let addresses = free_addresses().map_err(Error::io("find free ports on loopback"))?;
+        let ports =
+            ReservedPort::for_services().map_err(Error::io("find free ports on loopback"))?;
         let (workspace, log) = (bench.path("workspace"), bench.path("up.log"));
         let mut args = vec![OsString::from("up"), "--workspace".into(), (&workspace).into()];
-        for (service, address) in addresses.iter() {
+        for (service, port) in ports.iter() {
             let name = service.spec().short_name;
             args.push(format!("--{name}={}", replicas[service]).into());
-            args.push(format!("--port-{name}={}", address.port()).into());
+            args.push(format!("--port-{name}={}", port.port()).into());
         }
         let output = File::create(&log).map_err(Error::io("write the log of a stack"))?;
         let errors = output.try_clone().map_err(Error::io("write the log of a stack"))?;
@@ -68,7 +69,7 @@ impl Stack {
             .await
             .map_err(Error::io("start a stack"))?;
         let gateway = up.id();
-        let mut stack = Self { up, gateway, addresses, replicas, workspace, log };
+        let mut stack = Self { up, gateway, ports, replicas, workspace, log };
         stack.wait_until_idle().await?;
         let gateways = stack.processes("gateway").await?;
         let Some(gateway) = gateways.into_iter().next() else {
@@ -83,10 +84,10 @@ impl Stack {
     /// # Errors
     /// If the stack ends, or takes too long.
     pub(crate) async fn wait_until_idle(&mut self) -> Result<()> {
-        let Self { up, addresses, replicas, .. } = self;
+        let Self { up, ports, replicas, .. } = self;
         let idle = async {
-            for (service, address) in addresses.iter() {
-                let api = Api::new(StackUrl::from(*address))?;
+            for (service, port) in ports.iter() {
+                let api = Api::new(StackUrl::from(port.address()))?;
                 let wanted = usize::from(replicas[service]);
                 while !api.status().await.is_ok_and(|status| status.replicas.idle >= wanted) {
                     tokio::time::sleep(POLL).await;
@@ -109,7 +110,7 @@ impl Stack {
 
     /// Where a service is.
     pub(crate) fn address(&self, service: Service) -> SocketAddr {
-        self.addresses[service]
+        self.ports[service].address()
     }
 
     /// A client of a service.
@@ -117,7 +118,7 @@ impl Stack {
     /// # Errors
     /// None in practice: the address uses no https.
     pub(crate) fn api(&self, service: Service) -> Result<Api> {
-        Ok(Api::new(StackUrl::from(self.addresses[service]))?)
+        Ok(Api::new(StackUrl::from(self.ports[service].address()))?)
     }
 
     /// The shared volume.
@@ -189,16 +190,4 @@ pub(crate) async fn accepts(address: SocketAddr, since: Instant) -> Option<Durat
         tokio::time::sleep(POLL).await;
     }
     None
-}
-
-/// Addresses that are free at the moment. All are held until all are known, so they differ.
-pub(crate) fn free_addresses() -> io::Result<PerService<SocketAddr>> {
-    let mut held = Vec::new();
-    let mut addresses = PerService::from_fn(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    for (_, address) in addresses.iter_mut() {
-        let listener = TcpListener::bind(*address)?;
-        *address = listener.local_addr()?;
-        held.push(listener);
-    }
-    Ok(addresses)
 }

@@ -20,7 +20,7 @@ pub use reply::{
     Body, PING, Refusal, SILENCE, empty, error, event_stream, full, json, method_not_allowed,
     no_such_path,
 };
-pub use serve::{Listener, Serve, Server, bind, handler};
+pub use serve::{Listener, ReservedPort, Serve, Server, bind, handler};
 pub use sse::{Decoder, Frame, FrameError, frame, frames};
 
 /// The names of this stack's own headers.

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use contract::PerService;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -49,13 +50,58 @@ impl Listener {
 /// # Errors
 /// If the address is in use or does not belong to this machine.
 pub fn bind(address: SocketAddr) -> io::Result<Listener> {
+    let listener = bound(address)?.listen(4096)?;
+    let address = listener.local_addr()?;
+    Ok(Listener { listener, address })
+}
+
+fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
     // A restarted service gets its port although old connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    let listener = socket.listen(4096)?;
-    let address = listener.local_addr()?;
-    Ok(Listener { listener, address })
+    Ok(socket)
+}
+
+/// A free port on loopback, reserved for a server in another process. Until this is dropped, Linux gives the port to
+/// nobody who asks for any free port, neither for a listener nor for a connection to elsewhere. A server that asks for
+/// this very port gets it, if it sets `SO_REUSEADDR` as servers do: the reservation is bound, but does not listen.
+#[derive(Debug)]
+pub struct ReservedPort {
+    _socket: TcpSocket,
+    address: SocketAddr,
+}
+
+impl ReservedPort {
+    /// Reserves a port for each service.
+    ///
+    /// # Errors
+    /// If not enough ports are free.
+    pub fn for_services() -> io::Result<PerService<Self>> {
+        PerService::try_from_fn(|_| Self::new())
+    }
+
+    /// Reserves a port of `127.0.0.1`.
+    ///
+    /// # Errors
+    /// If all are in use.
+    pub fn new() -> io::Result<Self> {
+        let socket = bound((Ipv4Addr::LOCALHOST, 0).into())?;
+        let address = socket.local_addr()?;
+        Ok(Self { _socket: socket, address })
+    }
+
+    /// The address with the port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
 }
 
 /// Makes a service of a function from a request to its response.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use testkit::{CommandOutput, RunningCommand, scripted_agent};
+use testkit::{CommandOutput, RunningCommand, free_port, scripted_agent};
 
 use crate::support::Home;
 
@@ -58,7 +58,7 @@ async fn each_problem_is_named_for_programs_too() {
     let holder = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = holder.local_addr().unwrap().port().to_string();
     let broken = home.program("broken", "exit 3");
-    let closed = format!("http://127.0.0.1:{}", closed_port());
+    let closed = format!("http://127.0.0.1:{}", free_port());
     let expired = r#"{"claudeAiOauth": {"accessToken": "s3cret", "expiresAt": 1}}"#;
     for (name, more, environment) in [
         ("ports", &["--port-pull", &*port][..], &[][..]),
@@ -91,7 +91,7 @@ async fn advice_fails_nothing() {
     let soon = format!(r#"{{"claudeAiOauth": {{"accessToken": "s3cret", "expiresAt": {soon}}}}}"#);
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let api = format!("http://{}", listener.local_addr().unwrap());
-    let host = format!("127.0.0.1:{}", closed_port());
+    let host = format!("127.0.0.1:{}", free_port());
     let net = [("ANTHROPIC_BASE_URL", &*api), ("GIT_CREDENTIAL_HOSTS", &*host)];
     for (name, more, environment) in [
         ("Claude Code CLI", &[][..], &[("CLAUDE_BIN", &*old)][..]),
@@ -205,10 +205,6 @@ const FREE_PORTS: [&str; 6] = ["--port-workflow", "0", "--port-pull", "0", "--po
 
 /// So that no host outside is asked.
 const NO_GIT_HOST: (&str, &str) = ("GIT_CREDENTIAL_HOSTS", "127.0.0.1:1");
-
-fn closed_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
-}
 
 fn parsed(said: &CommandOutput) -> Value {
     serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))

@@ -216,9 +216,7 @@ async fn a_fourth_service_is_a_crate_a_row_and_what_the_compiler_asks_for() {
 async fn serves(stackctl: &Path) {
     let directory = tempfile::tempdir().unwrap();
     let workspace = directory.path().join("workspace");
-    let listeners = [(); 4].map(|()| std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap());
-    let ports = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());
-    drop(listeners);
+    let ports = [(); 4].map(|()| testkit::free_port());
     let mut up = tokio::process::Command::new(stackctl);
     up.arg("up").arg("--workspace").arg(&workspace);
     for (name, port) in ["workflow", "pull", "claude", "echo"].into_iter().zip(ports) {

@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
 use tempfile::TempDir;
-use testkit::{PATIENCE, RunningCommand, wait_for};
+use testkit::{PATIENCE, RunningCommand, free_port, wait_for};
 use tokio::{net::TcpStream, process::Command};
 
 use crate::recipe::{HOST, Kind, Placement, configuration};
@@ -152,12 +152,6 @@ fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
     let file = directory.join(name);
     fs::write(&file, text).unwrap();
     file
-}
-
-/// A port that is free at the moment.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// Creates a certificate for the public name and for `localhost`.

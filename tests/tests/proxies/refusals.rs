@@ -4,12 +4,12 @@ use std::{collections::BTreeSet, fs, process::Stdio};
 
 use contract::Service;
 use tempfile::TempDir;
-use testkit::{Stack, skip};
+use testkit::{Stack, free_port, skip};
 use tokio::process::Command;
 
 use crate::{
     caller::{answer, curl, post, stranger},
-    proxy::{Proxy, free_port, missing_program},
+    proxy::{Proxy, missing_program},
     recipe::Kind,
     scene::Scene,
 };

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     os::unix::fs::{PermissionsExt as _, symlink},
     process::Stdio,
 };
@@ -11,7 +10,8 @@ use contract::Service;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    Fault, GitServer, PATIENCE, SseClient, SseEvent, Stack, http_json, target_binary, wait_for,
+    Fault, GitServer, PATIENCE, SseClient, SseEvent, Stack, free_ports, http_json, target_binary,
+    wait_for,
 };
 use tokio::process::Command;
 
@@ -81,9 +81,7 @@ impl Scene {
     pub(crate) fn program(&self, program: &str, arguments: &[&str]) -> Command {
         let path = std::env::var("PATH").unwrap();
         let path = format!("{}:{path}", self.home.path().join("bin").display());
-        let ports = [(); 3].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
-        let ports = ports.map(|listener| listener.local_addr().unwrap().port());
-        let [workflow, pull, claude] = ports;
+        let [workflow, pull, claude] = *free_ports().as_array();
         let mut command = Command::new(program);
         command.args(arguments).env_clear().current_dir(self.home.path());
         command.env("PATH", path).env("HOME", self.home.path());

@@ -3,5 +3,6 @@
 mod agent;
 mod git;
 mod model;
+mod ports;
 mod stacks;
 mod streams;

@@ -10,13 +10,14 @@ use std::{
 use child_process::Child;
 use contract::{JobId, PerService, Service};
 use serde_json::json;
+use web::ReservedPort;
 
 use crate::{
     Bench, Bound, Error, Result, Row, Unit,
     caller::{self, Observe},
     repository,
     sections::small_repository,
-    stack::{Stack, accepts, free_addresses},
+    stack::{Stack, accepts},
     statistics::{median, ms},
 };
 
@@ -81,9 +82,9 @@ async fn with_jobs(bench: &Bench, template: &Template, jobs: u32) -> Result<Time
     let (starts, listings) = (bench.scale().pick(5, 2), bench.scale().pick(30, 10));
     let (mut start, mut listing) = (Vec::new(), Vec::new());
     for _ in 0..starts {
-        let (_gateway, addresses, took) = gateway(bench, &workspace).await?;
+        let (_gateway, ports, took) = gateway(bench, &workspace).await?;
         start.push(took);
-        let address = addresses[Service::Workflow];
+        let address = ports[Service::Workflow].address();
         for _ in 0..listings / starts {
             let mut page = Page(Vec::new());
             let path = format!("/api/jobs?limit={PAGE}");
@@ -118,25 +119,25 @@ impl Observe for Page {
 async fn gateway(
     bench: &Bench,
     workspace: &Path,
-) -> Result<(Child, PerService<std::net::SocketAddr>, f64)> {
-    let addresses = free_addresses().map_err(Error::io("find free ports on loopback"))?;
+) -> Result<(Child, PerService<ReservedPort>, f64)> {
+    let ports = ReservedPort::for_services().map_err(Error::io("find free ports on loopback"))?;
     let mut guest = bench
         .guest(bench.program())
         .args(["serve", "gateway"])
         .env("WORKSPACE_DIR", workspace)
-        .env("BIND_ADDRESS", addresses[Service::Workflow].ip().to_string());
-    for (service, address) in addresses.iter() {
-        guest = guest.env(service.spec().port_variable, address.port().to_string());
+        .env("BIND_ADDRESS", ports[Service::Workflow].address().ip().to_string());
+    for (service, port) in ports.iter() {
+        guest = guest.env(service.spec().port_variable, port.port().to_string());
     }
     let started = Instant::now();
     let gateway = guest.spawn().await.map_err(Error::io("start a gateway"))?;
-    let address = addresses[Service::Workflow];
+    let address = ports[Service::Workflow].address();
     if accepts(address, started).await.is_none() {
         let why = "it does not listen".to_owned();
         return Err(Error::Program { program: "the gateway".to_owned(), why });
     }
     caller::get(address, "/health", &mut ()).await?;
-    Ok((gateway, addresses, ms(started.elapsed())))
+    Ok((gateway, ports, ms(started.elapsed())))
 }
 
 /// The files of a job that has ended.

@@ -3,10 +3,11 @@
 use std::{path::Path, time::Instant};
 
 use contract::Service;
+use web::ReservedPort;
 
 use crate::{
     Bench, Bound, Error, Result, Row, Unit,
-    stack::{accepts, free_addresses},
+    stack::accepts,
     statistics::{median, ms},
 };
 
@@ -46,7 +47,8 @@ pub(crate) async fn process(bench: &Bench, program: &Path, arguments: &[&str]) -
 
 /// The time until a replica listens. It is killed then.
 async fn replica(bench: &Bench, workspace: &Path) -> Result<f64> {
-    let address = free_addresses().map_err(Error::io("find a free port"))?[Service::Claude];
+    let port = ReservedPort::new().map_err(Error::io("find a free port"))?;
+    let address = port.address();
     let started = Instant::now();
     let _replica = bench
         .guest(bench.program())

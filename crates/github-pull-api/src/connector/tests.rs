@@ -151,7 +151,7 @@ async fn a_host_of_the_operators_may_have_any_address() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_and_unreachable_are_one_answer() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let closed = testkit::free_port();
     let hosts = ["127.0.0.1", "nowhere.invalid", "127.9.9.9"];
     let connector = connector(one_address(), &hosts).await;
     let mut answers = Vec::new();

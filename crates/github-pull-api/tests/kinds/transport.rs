@@ -222,7 +222,7 @@ async fn addresses_that_are_not_public() {
 async fn all_refused_and_unreachable_addresses_get_one_answer() {
     let mut kind = Kind::new("one answer for addresses");
     kind.scene.config.connector.policy.networks = vec!["127.0.0.1/32".parse().unwrap()];
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let closed = testkit::free_port();
     let mut sentences = Vec::new();
     for host in [format!("127.0.0.1:{closed}"), "127.9.9.9".into(), "nowhere.invalid".into()] {
         for scheme in ["http", "https", "git"] {

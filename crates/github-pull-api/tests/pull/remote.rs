@@ -211,7 +211,7 @@ async fn answers_that_are_no_repository() {
 #[tokio::test]
 async fn nobody_there() {
     let scene = Scene::new();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = testkit::free_port();
     for url in [
         format!("http://127.0.0.1:{port}/app"),
         format!("ssh://git@127.0.0.1:{port}/app"),

@@ -4,7 +4,6 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -15,6 +14,7 @@ use contract::PerService;
 use stack_client::{Api, StackUrl};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
+use web::ReservedPort;
 
 use crate::client::Interrupts;
 
@@ -51,6 +51,8 @@ pub(super) struct Sandbox {
     /// The stack that is being started. It outlives an interrupt, so that there is a child to stop.
     starting: Option<JoinHandle<io::Result<Child>>>,
     stack: Option<Child>,
+    /// Where the stack listens, reserved as long as it may restart.
+    ports: Option<PerService<ReservedPort>>,
 }
 
 impl Sandbox {
@@ -61,7 +63,7 @@ impl Sandbox {
         )?;
         let root =
             directory.path().canonicalize().context("cannot resolve the temporary directory")?;
-        let sandbox = Self { directory, root, program, starting: None, stack: None };
+        let sandbox = Self { directory, root, program, starting: None, stack: None, ports: None };
         fs::create_dir(sandbox.temporary()).context("cannot write to the temporary directory")?;
         Ok(sandbox)
     }
@@ -102,14 +104,16 @@ impl Sandbox {
         &mut self,
         environment: Vec<(OsString, OsString)>,
     ) -> anyhow::Result<PerService<StackUrl>> {
-        let addresses = free_addresses().context("there are no free ports on loopback")?;
+        let ports = ReservedPort::for_services().context("there are no free ports on loopback")?;
         let log = File::create(self.log()).context("cannot write the stack's log")?;
         let mut args = vec![OsString::from("up"), "--workspace".into(), self.workspace().into()];
-        for (service, address) in addresses.iter() {
+        for (service, port) in ports.iter() {
             let name = service.spec().short_name;
             args.extend([format!("--{name}").into(), "1".into()]);
-            args.extend([format!("--port-{name}").into(), address.port().to_string().into()]);
+            args.extend([format!("--port-{name}").into(), port.port().to_string().into()]);
         }
+        let urls = PerService::from_fn(|service| StackUrl::from(ports[service].address()));
+        self.ports = Some(ports);
         let mut guest = Guest::new(&self.program)
             .args(args)
             .cwd(&self.root)
@@ -123,7 +127,6 @@ impl Sandbox {
         let started = starting.await.context("cannot start the stack")?;
         self.starting = None;
         let stack = self.stack.insert(started.context("cannot start the stack")?);
-        let urls = addresses.map(StackUrl::from);
         let idle = async {
             for (_, url) in urls.iter() {
                 let api = Api::new(url.clone())?;
@@ -211,19 +214,6 @@ async fn stop(mut stack: Child, pace: Pace, interrupts: &mut Interrupts) {
         }
         patience = KILL_TIME;
     }
-}
-
-/// Addresses that are free at the moment. All are held until all are known, so they differ.
-fn free_addresses() -> io::Result<PerService<SocketAddr>> {
-    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let mut held = Vec::new();
-    let mut addresses = PerService::from_fn(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    for (_, address) in addresses.iter_mut() {
-        let listener = listen()?;
-        *address = listener.local_addr()?;
-        held.push(listener);
-    }
-    Ok(addresses)
 }
 
 #[cfg(test)]
