@@ -24,6 +24,7 @@ mod procfs;
 mod sse;
 mod sse_block;
 mod stack;
+mod tls_front;
 pub mod torture;
 mod wait;
 
@@ -36,4 +37,5 @@ pub use mock_api::{MockApi, Recorded, Turn};
 pub use procfs::{ProcInfo, descendants, is_alive, processes_of_directory};
 pub use sse::{SseClient, SseEvent, SseRequest, SseResponse};
 pub use stack::{Stack, StackBuilder, free_port, free_ports};
+pub use tls_front::TlsFront;
 pub use wait::{PATIENCE, wait_for};

@@ -9,7 +9,7 @@ use std::{
 use boot::Settings;
 use contract::Policy;
 
-use crate::{Credential, TimeLimits};
+use crate::{Credential, MessagesUrl, TimeLimits};
 
 /// Where programs are searched for if `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -27,8 +27,10 @@ pub struct Config {
     pub claude_bin: Option<PathBuf>,
     /// The credential for the Messages API. Without one, the CLI reports that it is not logged in.
     pub credential: Option<Credential>,
-    /// `ANTHROPIC_BASE_URL`, passed on.
-    pub base_url: Option<String>,
+    /// `ANTHROPIC_BASE_URL`: another Messages API.
+    pub base_url: Option<MessagesUrl>,
+    /// `AGENT_KEY`: how an agent reaches the Messages API.
+    pub agent_key: AgentKey,
     /// `IS_SANDBOX`: this machine is a sandbox, so an agent may run as root without permission prompts.
     pub is_sandbox: bool,
     /// `TRUST_REPOSITORY_SETTINGS`: use the repository's own hooks, servers and settings. They run programs and can
@@ -46,6 +48,31 @@ pub struct Config {
     pub temporary: PathBuf,
 }
 
+/// How an agent reaches the Messages API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentKey {
+    /// Through this replica, which keeps the credential.
+    Endpoint,
+    /// By itself, with the credential.
+    Direct,
+}
+
+impl AgentKey {
+    const EXPECTED: &str = "endpoint or direct";
+}
+
+impl std::str::FromStr for AgentKey {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "endpoint" => Ok(Self::Endpoint),
+            "direct" => Ok(Self::Direct),
+            _ => Err(()),
+        }
+    }
+}
+
 impl Config {
     /// Reads the settings of this service.
     pub fn read(settings: &mut Settings<'_>) -> Self {
@@ -61,7 +88,9 @@ impl Config {
         Self {
             claude_bin,
             credential: Credential::read(settings),
-            base_url: base_url(settings),
+            base_url: settings.optional("ANTHROPIC_BASE_URL", MessagesUrl::EXPECTED),
+            agent_key: settings.or("AGENT_KEY", AgentKey::Endpoint, AgentKey::EXPECTED),
+
             is_sandbox: settings.flag("IS_SANDBOX"),
             trust_repository_settings: settings.flag("TRUST_REPOSITORY_SETTINGS"),
             policy: boot::read_policy(settings),
@@ -126,14 +155,6 @@ fn processes(settings: &mut Settings<'_>) -> u32 {
         settings.problem(NAME, &format!("must be {EXPECTED}"));
     }
     processes
-}
-
-fn base_url(settings: &mut Settings<'_>) -> Option<String> {
-    let url = settings.text("ANTHROPIC_BASE_URL")?;
-    if !url.starts_with("http://") && !url.starts_with("https://") {
-        settings.problem("ANTHROPIC_BASE_URL", "must begin with http:// or https://");
-    }
-    Some(url)
 }
 
 fn find(name: &str, path: &str) -> Option<PathBuf> {

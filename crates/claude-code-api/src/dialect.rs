@@ -26,12 +26,15 @@ pub(crate) trait Dialect: Send + Sync + 'static {
     /// What the program reports at the end of a turn.
     type Report: Clone + Send + Sync;
 
+    /// What this process does for the program while it runs. It ends when it is dropped.
+    type Aid: Send + Sync;
+
     /// Refuses a run that the program itself would refuse.
     fn may_run(&self, options: &ExecuteOptions) -> Result<(), Refusal>;
 
     /// The program with its arguments, environment and credential, but without its standard streams. Blocking: it may
-    /// read the repository's instructions.
-    fn command(&self, call: &Call<'_>) -> Result<Guest, Refusal>;
+    /// read the repository's instructions. Called in a runtime.
+    fn command(&self, call: &Call<'_>) -> Result<(Guest, Self::Aid), Refusal>;
 
     /// The refusal of a job whose program cannot be started. `why` is a clause such as "it is not on the PATH".
     fn cannot_start(&self, why: &str) -> Refusal;
@@ -59,6 +62,7 @@ pub(crate) trait Dialect: Send + Sync + 'static {
         &self,
         session: SessionId,
         record: RunRecord<Self::Report>,
+        aid: &Self::Aid,
         stopped: Option<&Stopped>,
     ) -> Ending;
 }

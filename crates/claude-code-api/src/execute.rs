@@ -77,7 +77,7 @@ fn run<D: Dialect>(
             job_id: context.id,
             workspace: &workspace,
         });
-        let (guest, ready) = match ready {
+        let (guest, aid, ready) = match ready {
             Ok(ready) => ready,
             Err(refusal) => {
                 yield Step::End(refusal.ending(session));
@@ -112,7 +112,7 @@ fn run<D: Dialect>(
         // the background.
         let _ = spawn_blocking(move || drop(ready)).await;
         let stopped = cause.and_then(|cause| stopped(cause, context.stop.reason(), &settings.time_limits));
-        let ending = dialect.verdict(session, record, stopped.as_ref());
+        let ending = dialect.verdict(session, record, &aid, stopped.as_ref());
         info!(job = %context.id, %session, state = ending.state.as_str(), code = ?ending.code, "the agent ended");
         yield Step::End(ending);
     }
@@ -136,7 +136,7 @@ struct Opening<D: Dialect> {
     is_resumed: bool,
     /// The absolute path of its working directory, even if it could not be opened.
     workspace: String,
-    ready: Result<(Guest, Ready<D>), Refusal>,
+    ready: Result<(Guest, D::Aid, Ready<D>), Refusal>,
 }
 
 /// Everything an agent needs while it runs.
@@ -216,7 +216,7 @@ impl<D: Dialect> Ready<D> {
         request: &ExecuteRequest,
         conversation: Conversation<D>,
         place: &WorkspacePath,
-    ) -> Result<(Guest, Self), Refusal> {
+    ) -> Result<(Guest, D::Aid, Self), Refusal> {
         let cwd = format!("{}/{place}", context.workspace.root_text());
         let private = Private::create(&settings.temporary)
             .map_err(|error| Refusal::io("make the agent's private directory", &error))?;
@@ -229,9 +229,9 @@ impl<D: Dialect> Ready<D> {
         );
         let workspace = &context.workspace;
         let session = conversation.argument();
-        let guest =
+        let (guest, aid) =
             dialect.command(&Call { request, session, workspace, place, private: &private })?;
-        Ok((confined(guest, &cwd), Self { conversation, cwd, _private: private, bounds }))
+        Ok((confined(guest, &cwd), aid, Self { conversation, cwd, _private: private, bounds }))
     }
 }
 

@@ -27,8 +27,8 @@ mod refusal;
 mod runner;
 mod service;
 
-pub use claude::Credential;
-pub use config::Config;
+pub use claude::{Credential, MessagesUrl};
+pub use config::{AgentKey, Config};
 pub use execute::{execute, kill_now};
 pub use runner::TimeLimits;
 pub use service::{ClaudeCodeApi, main};

@@ -1,6 +1,8 @@
 //! The events of the services, and how a job ends.
 
-use serde::Serialize;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -47,6 +49,27 @@ pub struct AgentSummary {
     pub duration_ms: Option<u64>,
     /// The CLI's token counts, unchanged.
     pub usage: Option<Box<RawValue>>,
+    /// What the stack has counted in the answers of the Messages API.
+    pub api_usage: ApiUsage,
+}
+
+/// The tokens that the Messages API has reported, for each model, sub-agents and retries included.
+pub type ApiUsage = BTreeMap<String, ModelUsage>;
+
+/// The tokens of one model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelUsage {
+    /// How many answers reported tokens.
+    pub requests: u64,
+    /// Input tokens that were neither read from a cache nor written to one.
+    pub input_tokens: u64,
+    /// Output tokens.
+    pub output_tokens: u64,
+    /// Input tokens read from a cache.
+    pub cache_read_tokens: u64,
+    /// Input tokens written to a cache.
+    pub cache_write_tokens: u64,
 }
 
 /// An event of an agent's run.
@@ -80,6 +103,8 @@ pub enum ExecuteEvent<'a> {
         duration_ms: Option<u64>,
         #[serde(skip_serializing_if = "Option::is_none")]
         usage: Option<&'a RawValue>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        api_usage: &'a ApiUsage,
     },
     /// The run failed.
     Error {
@@ -98,6 +123,8 @@ pub enum ExecuteEvent<'a> {
         duration_ms: Option<u64>,
         #[serde(skip_serializing_if = "Option::is_none")]
         usage: Option<&'a RawValue>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        api_usage: &'a ApiUsage,
     },
 }
 
@@ -231,6 +258,7 @@ impl Ending {
             num_turns: summary.num_turns,
             duration_ms: summary.duration_ms,
             usage: summary.usage.as_deref(),
+            api_usage: &summary.api_usage,
         };
         Self::failed(EventLine::encode(&event), code, error)
     }
@@ -246,6 +274,7 @@ impl Ending {
             num_turns: summary.num_turns,
             duration_ms: summary.duration_ms,
             usage: summary.usage.as_deref(),
+            api_usage: &summary.api_usage,
         })
     }
 

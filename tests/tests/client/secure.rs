@@ -1,124 +1,31 @@
 //! https, tokens, and URLs that would give a secret away.
 
-use std::{fs, path::PathBuf, process::Stdio, sync::Arc};
+use std::fs;
 
-use tempfile::TempDir;
-use testkit::{AgentScript, CommandOutput, RunningCommand, skip};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    process::Command,
-    sync::mpsc,
-    task::JoinSet,
-};
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig,
-        crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    },
-};
+use testkit::{AgentScript, CommandOutput, RunningCommand, TlsFront, skip};
 
 use crate::support::{Scene, id_of, ran, stackctl};
 
 const TOKEN: &str = "wfs_00000000_s3cret";
 
-/// Terminates TLS before a stack, and reports the head of each request.
-struct Front {
-    url: String,
-    certificate: PathBuf,
-    heads: mpsc::UnboundedReceiver<String>,
-    _directory: TempDir,
-    _serving: JoinSet<()>,
-}
-
-impl Front {
-    /// `None` on a machine without openssl, which makes the certificate.
-    async fn start(stack: &str) -> Option<Self> {
-        let directory = TempDir::new().unwrap();
-        let (certificate, key) =
-            (directory.path().join("cert.pem"), directory.path().join("key.pem"));
-        let made = Command::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-            ])
-            .args(["-subj", "/CN=stack", "-days", "2", "-addext", "subjectAltName=IP:127.0.0.1"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-            .arg("-keyout")
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .stderr(Stdio::null())
-            .status()
-            .await;
-        if !made.is_ok_and(|status| status.success()) {
-            return None;
-        }
-        let chain = vec![CertificateDer::from_pem_file(&certificate).unwrap()];
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, PrivateKeyDer::from_pem_file(&key).unwrap())
-            .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap());
-        let target = stack.strip_prefix("http://").unwrap().to_owned();
-        let (sender, heads) = mpsc::unbounded_channel();
-        let mut serving = JoinSet::new();
-        serving.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (acceptor, target, sender) = (acceptor.clone(), target.clone(), sender.clone());
-                connections.spawn(async move {
-                    // A client that does not trust the certificate ends the handshake.
-                    let Ok(mut caller) = acceptor.accept(stream).await else { return };
-                    let mut head = vec![0; 16 << 10];
-                    let Ok(read) = caller.read(&mut head).await else { return };
-                    head.truncate(read);
-                    let _ = sender.send(String::from_utf8_lossy(&head).into_owned());
-                    let mut stack = TcpStream::connect(target).await.unwrap();
-                    stack.write_all(&head).await.unwrap();
-                    // It ends when either side does.
-                    let _ = tokio::io::copy_bidirectional(&mut caller, &mut stack).await;
-                });
-            }
-        });
-        Some(Self { url, certificate, heads, _directory: directory, _serving: serving })
+/// `stackctl` that trusts the certificate of `front`, with this token in its environment.
+async fn ran_with(front: &TlsFront, arguments: &[&str], token: Option<&str>) -> CommandOutput {
+    let mut command = stackctl(front.url(), arguments);
+    command.env("SSL_CERT_FILE", front.certificate());
+    if let Some(token) = token {
+        command.env("STACK_TOKEN", token);
     }
-
-    /// `stackctl` that trusts the certificate, with this token in its environment.
-    async fn ran(&self, arguments: &[&str], token: Option<&str>) -> CommandOutput {
-        let mut command = stackctl(&self.url, arguments);
-        command.env("SSL_CERT_FILE", &self.certificate);
-        if let Some(token) = token {
-            command.env("STACK_TOKEN", token);
-        }
-        RunningCommand::start(command).finish().await
-    }
-
-    fn heads(&mut self) -> Vec<String> {
-        std::iter::from_fn(|| self.heads.try_recv().ok()).collect()
-    }
+    RunningCommand::start(command).finish().await
 }
 
 #[tokio::test]
 async fn over_https_with_a_token_in_each_request() {
     let scene = Scene::new().await;
-    let Some(mut front) = Front::start(&scene.url()).await else {
+    let Some(mut front) = TlsFront::start(&scene.url()).await else {
         return skip("over_https_with_a_token_in_each_request", "there is no openssl");
     };
     let (repo, prompt) = (scene.repo(), AgentScript::new().say("hello").prompt());
-    let said = front.ran(&["run", "--repo", &repo, "--prompt", &prompt], Some(TOKEN)).await;
+    let said = ran_with(&front, &["run", "--repo", &repo, "--prompt", &prompt], Some(TOKEN)).await;
     assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{said:?}");
     assert!(said.stdout.contains("  hello\n") && !said.stdout.contains(TOKEN), "{said:?}");
     let heads = front.heads();
@@ -129,7 +36,8 @@ async fn over_https_with_a_token_in_each_request() {
     // A token in a file comes first. Reads have it too.
     let file = scene.mark("token");
     fs::write(&file, "wfs_11111111_other\n").unwrap();
-    let said = front.ran(&["jobs", "--token-file", file.to_str().unwrap()], Some(TOKEN)).await;
+    let said =
+        ran_with(&front, &["jobs", "--token-file", file.to_str().unwrap()], Some(TOKEN)).await;
     assert_eq!(said.code, 0, "{said:?}");
     let heads = front.heads();
     assert!(heads.len() > 1, "{heads:#?}");
@@ -137,20 +45,20 @@ async fn over_https_with_a_token_in_each_request() {
 
     // Without a token there is no header.
     let id = id_of(&scene.workflow().await);
-    assert_eq!(front.ran(&["show", &id], None).await.code, 0);
+    assert_eq!(ran_with(&front, &["show", &id], None).await.code, 0);
     assert!(front.heads().iter().all(|head| !head.contains("authorization")));
 }
 
 #[tokio::test]
 async fn certificates_that_are_not_trusted() {
     let scene = Scene::new().await;
-    let Some(mut front) = Front::start(&scene.url()).await else {
+    let Some(mut front) = TlsFront::start(&scene.url()).await else {
         return skip("certificates_that_are_not_trusted", "there is no openssl");
     };
     // Another authority, and none at all.
-    let other = Front::start(&scene.url()).await.unwrap();
-    for trusted in [other.certificate.as_path(), "/dev/null".as_ref()] {
-        let mut command = stackctl(&front.url, &["jobs"]);
+    let other = TlsFront::start(&scene.url()).await.unwrap();
+    for trusted in [other.certificate(), "/dev/null".as_ref()] {
+        let mut command = stackctl(front.url(), &["jobs"]);
         command.env("SSL_CERT_FILE", trusted).env("STACK_TOKEN", TOKEN);
         let said = RunningCommand::start(command).finish().await;
         assert_eq!((said.code, said.stdout.as_str()), (3, ""), "{said:?}");

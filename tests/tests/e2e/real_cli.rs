@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    GitServer, MockApi, SseClient, Stack, StackBuilder, Turn, http_json, real_claude, skip,
-    wait_for,
+    GitServer, MockApi, SseClient, Stack, StackBuilder, TlsFront, Turn, http_json, real_claude,
+    skip, wait_for,
 };
 
 use crate::support::{
@@ -68,6 +68,52 @@ async fn the_cli_writes_a_file_in_its_checkout() {
     assert!(asked.contains("/write two files"), "{asked}");
     assert!(api.turns().iter().all(|turn| turn.api_key.as_deref() == Some(KEY)));
     stack.wait_until_idle().await;
+}
+
+/// The replica speaks https with a private authority, and the CLI speaks to the replica.
+#[tokio::test]
+async fn the_api_is_reached_by_https_and_the_workflow_says_what_it_used() {
+    let test = "the_api_is_reached_by_https_and_the_workflow_says_what_it_used";
+    let api = MockApi::start(vec![Turn::text("done")]).await;
+    let Some(builder) = with_cli(test, &api) else { return };
+    let Some(mut front) = TlsFront::start(&api.url()).await else {
+        return skip(test, "there is no openssl");
+    };
+    let settings = [
+        ("ANTHROPIC_BASE_URL", front.url()),
+        ("SSL_CERT_FILE", front.certificate().to_str().unwrap()),
+    ];
+    let stack =
+        settings.into_iter().fold(builder, |it, (name, value)| it.env(name, value)).start().await;
+    let mut response = post_execute(&stack, &json!({"prompt": "say it"})).send().await;
+    let events = response.collect_all().await;
+    let end = terminal(&events);
+    assert_eq!((&end["type"], &end["result"]), (&json!("completed"), &json!("done")), "{end}");
+    let usage: Vec<_> = end["apiUsage"].as_object().unwrap().values().collect();
+    assert!(usage.iter().any(|model| model["outputTokens"] == 50), "{end}");
+    let heads = front.heads();
+    assert!(
+        !heads.is_empty()
+            && heads.iter().all(|head| head.contains(&format!("x-api-key: {KEY}\r\n")))
+    );
+    drop(response);
+
+    // One that is not trusted gets nothing.
+    let other = TlsFront::start(&api.url()).await.unwrap();
+    let Some(builder) = with_cli(test, &api) else { return };
+    let settings = [
+        ("ANTHROPIC_BASE_URL", front.url()),
+        ("SSL_CERT_FILE", other.certificate().to_str().unwrap()),
+    ];
+    let stack =
+        settings.into_iter().fold(builder, |it, (name, value)| it.env(name, value)).start().await;
+    let mut response = post_execute(&stack, &json!({"prompt": "say it"})).send().await;
+    let events = response.collect_all().await;
+    let end = terminal(&events);
+    assert_eq!(end["code"], "agent_api_error", "{end}");
+    let error = end["error"].as_str().unwrap();
+    assert!(error.contains("cannot be reached") && error.contains("ertificate"), "{error}");
+    assert_eq!(front.heads(), Vec::<String>::new());
 }
 
 #[tokio::test]

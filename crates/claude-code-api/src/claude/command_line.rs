@@ -70,7 +70,11 @@ fn option(history: History) -> &'static str {
 }
 
 /// The CLI's whole environment, except the variable with the credential's descriptor.
-pub(crate) fn environment(config: &Config, private: &Private) -> Vec<(&'static str, OsString)> {
+pub(crate) fn environment(
+    config: &Config,
+    private: &Private,
+    base_url: Option<String>,
+) -> Vec<(&'static str, OsString)> {
     let mut env: Vec<(&'static str, OsString)> = vec![
         ("PATH", config.path.clone().into()),
         ("HOME", private.home().into()),
@@ -95,8 +99,8 @@ pub(crate) fn environment(config: &Config, private: &Private) -> Vec<(&'static s
     if config.is_sandbox {
         env.push(("IS_SANDBOX", "1".into()));
     }
-    if let Some(url) = &config.base_url {
-        env.push(("ANTHROPIC_BASE_URL", url.clone().into()));
+    if let Some(url) = base_url {
+        env.push(("ANTHROPIC_BASE_URL", url.into()));
     }
     env
 }
@@ -115,13 +119,14 @@ mod tests {
     use contract::{Limits, Policy};
 
     use super::*;
-    use crate::{Credential, TimeLimits};
+    use crate::{AgentKey, Credential, TimeLimits};
 
     fn config() -> Config {
         Config {
             claude_bin: Some("/usr/bin/claude".into()),
             credential: Some(Credential::ApiKey(boot::Secret::new("sk-ant-s3cret".into()))),
             base_url: None,
+            agent_key: AgentKey::Endpoint,
             is_sandbox: false,
             trust_repository_settings: false,
             policy: Policy::default(),
@@ -229,9 +234,9 @@ mod tests {
     #[test]
     fn the_environment_is_an_explicit_list() {
         let private = Private::create(&std::env::temp_dir()).unwrap();
-        let config = Config { is_sandbox: true, base_url: Some("http://h".into()), ..config() };
+        let config = Config { is_sandbox: true, ..config() };
         let root = private.home().parent().unwrap().to_str().unwrap().to_owned();
-        let env: Vec<String> = environment(&config, &private)
+        let env: Vec<String> = environment(&config, &private, Some("http://h".into()))
             .into_iter()
             .map(|(name, value)| {
                 format!("{name}={}", value.to_str().unwrap().replace(&root, "<private>"))

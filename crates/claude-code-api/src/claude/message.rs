@@ -119,6 +119,7 @@ impl RunResult {
                 num_turns: get(&fields, "num_turns"),
                 duration_ms: get(&fields, "duration_ms"),
                 usage: usage.map(|usage| (*usage).to_owned()),
+                ..AgentSummary::default()
             },
         }
     }

@@ -5,6 +5,7 @@
 
 mod command_line;
 mod credential;
+mod endpoint;
 mod instructions;
 mod message;
 mod transcript;
@@ -21,7 +22,7 @@ use contract::{Code, Ending, ExecuteOptions, Prompt, SessionId};
 use workspace::Session;
 
 use crate::{
-    Config,
+    AgentKey, Config,
     config::{REFUSES_ROOT, no_agent},
     dialect::{Call, Dialect, Message, RunRecord, Stopped, Transcript},
     refusal::Refusal,
@@ -29,6 +30,8 @@ use crate::{
 };
 use command_line::{INTERRUPT, arguments, environment, user_line};
 pub use credential::Credential;
+use endpoint::Endpoint;
+pub use endpoint::MessagesUrl;
 use message::RunResult;
 use verdict::Evidence;
 
@@ -38,8 +41,23 @@ pub(crate) struct Claude {
     pub(crate) config: Arc<Config>,
 }
 
+impl Claude {
+    fn endpoint(&self) -> Result<Option<Endpoint>, Refusal> {
+        let config = &*self.config;
+        let (Some(credential), AgentKey::Endpoint) = (&config.credential, config.agent_key) else {
+            return Ok(None);
+        };
+        let url = config.base_url.clone().unwrap_or_default();
+        Endpoint::start(&url, credential)
+            .map(Some)
+            .map_err(|error| Refusal::io("start the agent's Messages endpoint", &error))
+    }
+}
+
 impl Dialect for Claude {
     type Report = RunResult;
+    /// There is none without a credential, or if the agent gets the credential itself.
+    type Aid = Option<Endpoint>;
 
     fn may_run(&self, options: &ExecuteOptions) -> Result<(), Refusal> {
         let skips = options.dangerously_skip_permissions;
@@ -49,7 +67,7 @@ impl Dialect for Claude {
         Ok(())
     }
 
-    fn command(&self, call: &Call<'_>) -> Result<Guest, Refusal> {
+    fn command(&self, call: &Call<'_>) -> Result<(Guest, Self::Aid), Refusal> {
         let config = &*self.config;
         let Some(program) = &config.claude_bin else {
             return Err(self.cannot_start("it is not on the PATH"));
@@ -65,12 +83,20 @@ impl Dialect for Claude {
         let caller = options.append_system_prompt.as_deref();
         let prompt = instructions::argument(repository.as_deref(), caller);
         let mut guest = Guest::new(program).args(arguments(config, options, call.session, prompt));
-        for (name, value) in environment(config, call.private) {
+        let endpoint = self.endpoint()?;
+        let base_url = match &endpoint {
+            Some(endpoint) => Some(endpoint.url()),
+            None => config.base_url.as_ref().map(ToString::to_string),
+        };
+        for (name, value) in environment(config, call.private, base_url) {
             guest = guest.env(name, value);
         }
-        let Some(credential) = &config.credential else { return Ok(guest) };
+        let Some(credential) = &config.credential else { return Ok((guest, endpoint)) };
+        // The same variable either way, because the CLI sends other headers with an OAuth token.
+        let secret = endpoint.as_ref().map_or_else(|| credential.secret(), Endpoint::token);
         guest
-            .secret(credential.variable(), credential.secret().expose().as_bytes())
+            .secret(credential.variable(), secret.expose().as_bytes())
+            .map(|guest| (guest, endpoint))
             .map_err(|error| Refusal::io("hand over the credential", &error))
     }
 
@@ -106,14 +132,17 @@ impl Dialect for Claude {
         &self,
         session: SessionId,
         record: RunRecord<RunResult>,
+        endpoint: &Option<Endpoint>,
         stopped: Option<&Stopped>,
     ) -> Ending {
-        let secret = self.config.credential.as_ref().map(Credential::secret);
+        let credential = self.config.credential.as_ref().map(Credential::secret);
+        let secret = endpoint.as_ref().map(Endpoint::token).or(credential);
         let evidence = Evidence {
             session,
             result: record.report,
             began: record.has_begun,
             exit: record.exit,
+            api_usage: endpoint.as_ref().map(Endpoint::usage).unwrap_or_default(),
             stderr: record.stderr.text(secret),
         };
         match stopped {

@@ -2,9 +2,9 @@
 
 use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
-use contract::{AgentSummary, Code, Ending, SessionId};
+use contract::{AgentSummary, ApiUsage, Code, Ending, SessionId};
 
-use super::message::RunResult;
+use super::{endpoint::UNREACHABLE, message::RunResult};
 use crate::{
     config::{REFUSES_ROOT, no_agent},
     dialect::{AgentExit, Stopped},
@@ -25,6 +25,8 @@ pub(crate) struct Evidence {
     pub(crate) began: bool,
     /// How it exited.
     pub(crate) exit: AgentExit,
+    /// The tokens that the stack has counted.
+    pub(crate) api_usage: ApiUsage,
     /// The end of its standard error, without secrets.
     pub(crate) stderr: String,
 }
@@ -50,7 +52,11 @@ impl Evidence {
     /// Contains the session even if the CLI reports none.
     fn summary(&self) -> AgentSummary {
         let summary = self.result.as_ref().map(|result| result.summary.clone()).unwrap_or_default();
-        AgentSummary { session_id: Some(self.session), ..summary }
+        AgentSummary {
+            session_id: Some(self.session),
+            api_usage: self.api_usage.clone(),
+            ..summary
+        }
     }
 
     fn judge(&self) -> Result<(), (Code, String)> {
@@ -163,6 +169,9 @@ impl RunResult {
 
     /// The part that the Messages API, or the connection to it, has in the failure.
     fn api_failure(&self, said: &str) -> Option<String> {
+        if said.contains(UNREACHABLE) {
+            return Some(format!("{UNREACHABLE}: check the network and ANTHROPIC_BASE_URL"));
+        }
         if let Some(status) = self.api_error_status {
             return Some(format!("the Messages API answered {status}: {}", advice(status)));
         }

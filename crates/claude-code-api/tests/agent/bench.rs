@@ -9,7 +9,7 @@ use std::{
 };
 
 use boot::Secret;
-use claude_code_api::{Config, Credential, TimeLimits, execute};
+use claude_code_api::{AgentKey, Config, Credential, TimeLimits, execute};
 use contract::{ExecuteOptions, ExecuteRequest, JobId, Policy, Prompt, SessionId, WorkspacePath};
 use futures_util::{Stream, StreamExt as _};
 use oneshot::{Deadline, JobContext, Step, Stop};
@@ -172,6 +172,7 @@ fn config(temporary: &Path) -> Config {
         claude_bin: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fakes/agent")),
         credential: Some(Credential::ApiKey(Secret::new(SECRET.into()))),
         base_url: None,
+        agent_key: AgentKey::Endpoint,
         is_sandbox: true,
         trust_repository_settings: false,
         policy: Policy::default(),

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use claude_code_api::TimeLimits;
+use claude_code_api::{AgentKey, TimeLimits};
 use contract::SessionId;
 use futures_util::StreamExt as _;
 use oneshot::Step;
@@ -128,9 +128,40 @@ async fn arguments_and_environment_are_exact() {
     ");
     let env = bench.read("env");
     let names: Vec<_> = env.lines().map(|line| line.split('=').next().unwrap()).collect();
-    insta::assert_snapshot!(names.join(" "), @"CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR CLAUDE_CODE_DISABLE_ATTACHMENTS CLAUDE_CODE_DISABLE_AUTO_MEMORY CLAUDE_CODE_DISABLE_BACKGROUND_TASKS CLAUDE_CODE_DISABLE_CRON CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS CLAUDE_CODE_MAX_RETRIES CLAUDE_CODE_TMPDIR CLAUDE_CONFIG_DIR DISABLE_AUTOUPDATER DISABLE_ERROR_REPORTING DISABLE_TELEMETRY HOME IS_SANDBOX LANG PATH TMPDIR");
+    insta::assert_snapshot!(names.join(" "), @"ANTHROPIC_BASE_URL CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR CLAUDE_CODE_DISABLE_ATTACHMENTS CLAUDE_CODE_DISABLE_AUTO_MEMORY CLAUDE_CODE_DISABLE_BACKGROUND_TASKS CLAUDE_CODE_DISABLE_CRON CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS CLAUDE_CODE_MAX_RETRIES CLAUDE_CODE_TMPDIR CLAUDE_CONFIG_DIR DISABLE_AUTOUPDATER DISABLE_ERROR_REPORTING DISABLE_TELEMETRY HOME IS_SANDBOX LANG PATH TMPDIR");
+    assert!(env.contains("ANTHROPIC_BASE_URL=http://127.0.0.1:"));
     assert!(!env.contains(SECRET));
-    assert_eq!((bench.read("key"), bench.read("mode")), (SECRET.to_owned(), "700".to_owned()));
+    assert!(bench.read("key").starts_with("job-"));
+    assert_eq!(bench.read("mode"), "700");
+}
+
+#[tokio::test]
+async fn the_agent_has_the_key_only_if_the_operator_says_so() {
+    let look = format!(
+        "cat /proc/self/fd/$CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR > key; \
+         echo \"$ANTHROPIC_BASE_URL\" > url; {GOOD}"
+    );
+    let mut bench = Bench::new(&look).await;
+    bench.config.base_url = Some("https://api.example.org/v".parse().unwrap());
+    bench.config.agent_key = AgentKey::Direct;
+    assert_eq!(bench.run().await.code(), None);
+    let direct = (bench.read("key"), bench.read("url"));
+    assert_eq!(direct, (SECRET.to_owned(), "https://api.example.org/v".to_owned()));
+
+    bench.config.agent_key = AgentKey::Endpoint;
+    assert_eq!(bench.run().await.code(), None);
+    let (token, url) = (bench.read("key"), bench.read("url"));
+    assert!(token.starts_with("job-") && url.starts_with("http://127.0.0.1:"), "{token} {url}");
+    assert_eq!(bench.run().await.code(), None);
+    assert_ne!(bench.read("key"), token, "a token is for one job");
+
+    // Without a credential, there is nothing to keep.
+    bench.config.credential = None;
+    bench.config.base_url = None;
+    let without = format!("echo \"-$ANTHROPIC_BASE_URL\" > url; {GOOD}");
+    fs::write(bench.app().join("script"), without).unwrap();
+    assert_eq!(bench.run().await.code(), None);
+    assert_eq!(bench.read("url"), "-");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use boot::Secret;
-use claude_code_api::Credential;
+use claude_code_api::{AgentKey, Credential};
 use contract::{SessionId, WorkspacePath};
 use futures_util::StreamExt as _;
 use oneshot::{Step, StopReason};
@@ -24,7 +24,7 @@ async fn bench(api: &MockApi) -> Option<Bench> {
     };
     let mut bench = Bench::new("").await;
     bench.config.claude_bin = Some(cli);
-    bench.config.base_url = Some(api.url());
+    bench.config.base_url = Some(api.url().parse().unwrap());
     Some(bench)
 }
 
@@ -320,4 +320,87 @@ async fn a_late_reader_gets_all_of_a_large_output() {
         }
     }
     assert_eq!(result, Some(text.len()));
+}
+
+/// Prints how often the credential and a job's token are in the memory of the process `$1`. The strings are put
+/// together here, so that they are not found in what the CLI knows of this script.
+const SCAN: &str = r#"
+import re, sys
+pid, counts = sys.argv[1], {}
+needles = {"key": b"s3cret" + b"-0123456789", "token": b"jo" + b"b-[0-9a-f]{64}"}
+with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as memory:
+    for line in maps:
+        begin, end = (int(it, 16) for it in line.split()[0].split("-"))
+        if line.split()[1].startswith("rw") and end - begin < 1 << 30:
+            try:
+                memory.seek(begin)
+                read = memory.read(end - begin)
+            except (OSError, ValueError):
+                continue
+            for name, needle in needles.items():
+                counts[name] = counts.get(name, 0) + len(re.findall(needle, read))
+print({name: count > 0 for name, count in counts.items()})
+"#;
+
+#[tokio::test]
+async fn the_key_is_not_even_in_the_memory_of_the_cli() {
+    for (agent_key, expected) in [
+        (AgentKey::Endpoint, "{'key': False, 'token': True}"),
+        // The control: the key would be found.
+        (AgentKey::Direct, "{'key': True, 'token': False}"),
+    ] {
+        let api =
+            MockApi::start(vec![Turn::bash("python3 scan.py $PPID"), Turn::text("done")]).await;
+        let Some(mut bench) = bench(&api).await else { return };
+        bench.config.agent_key = agent_key;
+        fs::write(bench.app().join("scan.py"), SCAN).unwrap();
+        let outcome = bench.run().await;
+        assert_eq!(outcome.code(), None, "{}", outcome.error());
+        let results = tool_results(&outcome.messages);
+        assert!(results.contains(expected), "{agent_key:?}: {results}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_lost_behind_the_endpoint() {
+    let mut turns = 0;
+    let api = MockApi::start_with(move |body| {
+        turns += 1;
+        match turns {
+            // The tool had another name in earlier versions.
+            1 => {
+                let tools = body["tools"].as_array().unwrap().iter();
+                let mut names = tools.filter_map(|tool| tool["name"].as_str());
+                let name = names.find(|name| ["Agent", "Task"].contains(name)).unwrap().to_owned();
+                let input = json!({
+                    "description": "look", "prompt": "look around", "subagent_type": "general-purpose",
+                });
+                Turn::ToolUse { name, input }
+            }
+            2 => Turn::text("the sub-agent looked around"),
+            3 => Turn::status(529),
+            4 => Turn::status(429),
+            _ => Turn::text("done"),
+        }
+    })
+    .await;
+    let Some(bench) = bench(&api).await else { return };
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), None, "{}", outcome.error());
+    assert_eq!(outcome.ending["result"], "done");
+    assert!(tool_results(&outcome.messages).contains("the sub-agent looked around"));
+    let retries = outcome.messages.iter().filter(|message| message["subtype"] == "api_retry");
+    assert_eq!(retries.count(), 2);
+    let requests = api.requests();
+    assert!(requests.iter().all(|request| request.api_key.as_deref() == Some(SECRET)));
+    let answered = |request: &&testkit::Recorded| {
+        let is_error = matches!(request.turn, Some(Turn::Status(..)));
+        request.path.starts_with("/v1/messages")
+            && !request.path.contains("count_tokens")
+            && !is_error
+    };
+    let answered = requests.iter().filter(answered).count() as u64;
+    let usage = outcome.ending["apiUsage"].as_object().unwrap();
+    let counted: u64 = usage.values().map(|model| model["requests"].as_u64().unwrap()).sum();
+    assert!(answered >= 3 && counted == answered, "{answered}: {usage:?}");
 }

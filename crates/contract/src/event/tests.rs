@@ -77,6 +77,15 @@ fn execute_events() {
             num_turns: Some(2),
             duration_ms: Some(3),
             usage: Some(&usage),
+            api_usage: &ApiUsage::from([(
+                "opus".to_owned(),
+                ModelUsage {
+                    requests: 1,
+                    input_tokens: 2,
+                    output_tokens: 3,
+                    ..ModelUsage::default()
+                },
+            )]),
         }),
         json(&ExecuteEvent::Error {
             error: "no",
@@ -88,12 +97,13 @@ fn execute_events() {
             num_turns: None,
             duration_ms: None,
             usage: None,
+            api_usage: &ApiUsage::new(),
         }),
     ];
     insta::assert_snapshot!(events.join("\n"), @r#"
     {"type":"connected","sessionId":"5ccfa640-c6db-4838-93a9-c1d8e2383074","resuming":true,"resumedFrom":"5ccfa640-c6db-4838-93a9-c1d8e2383074","jobId":"019b0000-0000-7000-8000-000000000001","workspace":"/workspace/r"}
     {"type":"message","content":{"type":"assistant",  "kept": 1.0},"timestamp":"2026-01-31T12:00:00.120Z"}
-    {"type":"completed","timestamp":"2026-01-31T12:00:00.120Z","sessionId":"5ccfa640-c6db-4838-93a9-c1d8e2383074","result":"done","costUsd":0.5,"numTurns":2,"durationMs":3,"usage":{"input_tokens":1}}
+    {"type":"completed","timestamp":"2026-01-31T12:00:00.120Z","sessionId":"5ccfa640-c6db-4838-93a9-c1d8e2383074","result":"done","costUsd":0.5,"numTurns":2,"durationMs":3,"usage":{"input_tokens":1},"apiUsage":{"opus":{"requests":1,"inputTokens":2,"outputTokens":3,"cacheReadTokens":0,"cacheWriteTokens":0}}}
     {"type":"error","error":"no","timestamp":"2026-01-31T12:00:00.120Z","code":"agent_api_error"}
     "#);
 }

@@ -119,7 +119,8 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
     ];
     if options.net {
         let hosts = pull.credential_hosts.iter().map(|host| Host::git(host));
-        for host in hosts.chain([Host::messages_api(config.base_url.as_deref())]) {
+        let api = config.base_url.clone().unwrap_or_default();
+        for host in hosts.chain([Host::messages_api(&api)]) {
             findings.push(net::reachability(&host, &host.reach().await));
         }
     }

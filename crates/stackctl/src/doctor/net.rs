@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use claude_code_api::MessagesUrl;
+
 use super::finding::Finding;
 use crate::program;
 
@@ -98,16 +100,8 @@ impl Host {
         Self { role: HostRole::Git, name: name.to_owned(), port }
     }
 
-    /// `base_url` is `ANTHROPIC_BASE_URL`.
-    pub(super) fn messages_api(base_url: Option<&str>) -> Self {
-        let url = base_url.and_then(|url| url.parse::<http::Uri>().ok());
-        let default =
-            if url.as_ref().is_some_and(|url| url.scheme_str() == Some("http")) { 80 } else { 443 };
-        Self {
-            role: HostRole::MessagesApi,
-            name: url.as_ref().and_then(http::Uri::host).unwrap_or("api.anthropic.com").to_owned(),
-            port: url.and_then(|url| url.port_u16()).unwrap_or(default),
-        }
+    pub(super) fn messages_api(url: &MessagesUrl) -> Self {
+        Self { role: HostRole::MessagesApi, name: url.host().to_owned(), port: url.port() }
     }
 
     /// Connects, and returns how long that took.
@@ -190,11 +184,12 @@ mod tests {
         let host = |role, name: &str, port| Host { role, name: name.into(), port };
         assert_eq!(Host::git("github.com"), host(HostRole::Git, "github.com", 443));
         assert_eq!(Host::git("git.example.com:8443"), host(HostRole::Git, "git.example.com", 8443));
-        let api = |url| Host::messages_api(url);
-        assert_eq!(api(None), host(HostRole::MessagesApi, "api.anthropic.com", 443));
-        assert_eq!(api(Some("http://h:1/v")), host(HostRole::MessagesApi, "h", 1));
-        assert_eq!(api(Some("http://h")), host(HostRole::MessagesApi, "h", 80));
-        assert_eq!(api(Some("https://[::1]/x")), host(HostRole::MessagesApi, "[::1]", 443));
+        let api = |url: &str| Host::messages_api(&url.parse().unwrap());
+        let default = Host::messages_api(&MessagesUrl::default());
+        assert_eq!(default, host(HostRole::MessagesApi, "api.anthropic.com", 443));
+        assert_eq!(api("http://h:1/v"), host(HostRole::MessagesApi, "h", 1));
+        assert_eq!(api("http://h"), host(HostRole::MessagesApi, "h", 80));
+        assert_eq!(api("https://[::1]/x"), host(HostRole::MessagesApi, "[::1]", 443));
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ fn recorded(case: &str) -> Evidence {
         session: SessionId::new(),
         result: None,
         began: false,
+        api_usage: ApiUsage::new(),
         exit: AgentExit::Own(status),
         stderr: meta["stderr"].as_str().unwrap_or_default().to_owned(),
     };
@@ -202,6 +203,7 @@ fn a_missing_interpreter_is_reported_as_a_missing_agent() {
         session: SessionId::new(),
         result: None,
         began: false,
+        api_usage: ApiUsage::new(),
         exit: AgentExit::Own(ExitStatus::from_raw(127 << 8)),
         stderr: "/usr/bin/env: 'node': No such file or directory\n".into(),
     };
