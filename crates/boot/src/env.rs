@@ -3,11 +3,16 @@
 use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
+    io::{self, Read as _, Write as _},
     net::IpAddr,
     num::NonZeroU32,
+    os::{fd::AsFd as _, unix::ffi::OsStrExt as _},
     str::FromStr,
+    sync::OnceLock,
     time::Duration,
 };
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::Secret;
 
@@ -17,14 +22,89 @@ pub trait Env {
     fn get(&self, name: &str) -> Option<OsString>;
 }
 
-/// The environment of this process.
+/// The variables that this process has received, and else its environment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessEnv;
 
 impl Env for ProcessEnv {
     fn get(&self, name: &str) -> Option<OsString> {
-        std::env::var_os(name)
+        let received = RECEIVED.get().and_then(|received| received.get(name));
+        received.or_else(|| std::env::var_os(name))
     }
+}
+
+/// Set for a process that gets its settings on standard input. So no secret is ever in its environment, which other
+/// processes of its user can read until it has made itself undumpable.
+const ON_STDIN: &str = "SETTINGS_ON_STDIN";
+
+static RECEIVED: OnceLock<SentSettings> = OnceLock::new();
+
+/// Settings on their way to another process.
+#[derive(Clone, Default)]
+pub struct SentSettings(HashMap<String, OsString>);
+
+impl std::fmt::Debug for SentSettings {
+    /// Shows only the names.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Env for SentSettings {
+    fn get(&self, name: &str) -> Option<OsString> {
+        self.0.get(name).cloned()
+    }
+}
+
+impl SentSettings {
+    /// Adds a variable. As in any environment, a name has no `=`, and neither it nor the value contains NUL.
+    pub fn add(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.insert(name.to_owned(), value.into());
+    }
+
+    /// The variable for the other process's environment, and its standard input.
+    ///
+    /// # Errors
+    /// If no file descriptors are left, or the settings do not fit into a pipe (64 KiB on Linux).
+    pub fn send(&self) -> io::Result<((&'static str, &'static str), io::PipeReader)> {
+        let (reader, mut writer) = io::pipe()?;
+        // Otherwise, settings that are too long would block.
+        fcntl(writer.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        writer.write_all(&self.encode())?;
+        Ok(((ON_STDIN, "1"), reader))
+    }
+
+    /// In the form of `/proc/<pid>/environ`, proc(5).
+    fn encode(&self) -> Vec<u8> {
+        let encode = |(name, value): (&String, &OsString)| {
+            [name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat()
+        };
+        self.0.iter().flat_map(encode).collect()
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let variables = bytes.split_inclusive(|byte| *byte == 0).map(|variable| {
+            let mut parts = variable.strip_suffix(b"\0")?.splitn(2, |byte| *byte == b'=');
+            let name = std::str::from_utf8(parts.next()?).ok()?.to_owned();
+            Some((name, OsStr::from_bytes(parts.next()?).to_owned()))
+        });
+        variables.collect::<Option<_>>().map(Self)
+    }
+}
+
+/// Reads the settings that another process has [sent](SentSettings::send) to this one, if any. Call it first.
+///
+/// # Errors
+/// If they cannot be read or are incomplete.
+pub fn receive_settings() -> io::Result<()> {
+    if std::env::var_os(ON_STDIN).is_none() {
+        return Ok(());
+    }
+    let mut bytes = Vec::new();
+    io::stdin().read_to_end(&mut bytes)?;
+    let received = SentSettings::parse(&bytes);
+    let _ = RECEIVED.set(received.ok_or(io::ErrorKind::InvalidData)?);
+    Ok(())
 }
 
 impl<V: AsRef<OsStr>> Env for HashMap<String, V> {
@@ -185,6 +265,26 @@ impl<'a> Settings<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_arrive_as_they_were_sent() {
+        let mut sent = SentSettings::default();
+        let odd = OsStr::from_bytes(b"\xff=\n");
+        for (name, value) in [("KEY", OsStr::new("s3cret")), ("EMPTY", "".as_ref()), ("ODD", odd)] {
+            sent.add(name, value);
+        }
+        assert!(!format!("{sent:?}").contains("s3cret"));
+        let (_, mut reader) = sent.send().unwrap();
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        let received = SentSettings::parse(&bytes).unwrap();
+        assert_eq!(received.0, sent.0);
+        for damaged in [&bytes[..bytes.len() - 1], b"NAME\0", b"\xff=1\0"] {
+            assert!(SentSettings::parse(damaged).is_none());
+        }
+        sent.add("LONG", "x".repeat(70_000));
+        assert!(sent.send().is_err());
+    }
 
     #[test]
     fn all_problems_are_reported_at_once_without_secrets() {

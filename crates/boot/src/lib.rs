@@ -11,7 +11,7 @@ mod policy;
 mod secret;
 
 pub use arguments::answer_arguments;
-pub use env::{Env, InvalidSettings, ProcessEnv, Settings};
+pub use env::{Env, InvalidSettings, ProcessEnv, SentSettings, Settings, receive_settings};
 pub use exit::Exit;
 pub use healthcheck::{Closed, Probe};
 pub use limits::raise_file_limit;

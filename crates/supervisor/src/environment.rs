@@ -5,10 +5,10 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
-    ffi::OsString,
+    ffi::{OsStr, OsString},
 };
 
-use boot::{Env, InvalidSettings, Settings};
+use boot::{Env, InvalidSettings, SentSettings, Settings};
 use contract::{ReplicaId, Service};
 
 use crate::{Part, Plan, ReadSettings};
@@ -28,6 +28,10 @@ const DECIDED: [&str; 7] = [
     "ADVERTISE_TOWARDS",
     "DRAIN",
 ];
+
+/// Settings that are no secrets and stay in the environment: where programs are searched for, and the volume, which shows
+/// an operator to which stack a process belongs. All others are sent.
+const IN_ENVIRONMENT: [&str; 2] = ["PATH", "WORKSPACE_DIR"];
 
 /// An environment that records which names are read.
 struct Recorder<'a> {
@@ -136,11 +140,21 @@ impl Environment {
         Self { parts: Part::all().map(of_part).collect() }
     }
 
-    /// The environment of one process of a part.
-    pub(crate) fn of(&self, part: Part, replica: ReplicaId) -> Vec<(OsString, OsString)> {
-        let variables = self.parts.get(&part).into_iter().flatten();
-        let id = part.service().map(|_| ("REPLICA_ID".into(), replica.to_string().into()));
-        variables.map(|(name, value)| (name.into(), value.clone())).chain(id).collect()
+    /// The environment of one process of a part, and the settings that are sent to it. The environment has only what
+    /// libraries read.
+    pub(crate) fn of(&self, part: Part, replica: ReplicaId) -> (Vec<(&str, &OsStr)>, SentSettings) {
+        let (mut environment, mut sent) = (Vec::new(), SentSettings::default());
+        for (name, value) in self.parts.get(&part).into_iter().flatten() {
+            if OF_LIBRARIES.contains(&name.as_str()) || IN_ENVIRONMENT.contains(&name.as_str()) {
+                environment.push((name.as_str(), value.as_os_str()));
+            } else {
+                sent.add(name, value);
+            }
+        }
+        if part.service().is_some() {
+            sent.add("REPLICA_ID", replica.to_string());
+        }
+        (environment, sent)
     }
 }
 
@@ -193,31 +207,31 @@ mod tests {
         ]);
         let plan = plan(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         let environment = Environment::new(&plan, "/w", &env);
-        let of = |part: Part| -> HashMap<String, String> {
-            let text = |it: OsString| it.into_string().unwrap();
-            let variables = environment.of(part, ReplicaId::new());
-            variables.into_iter().map(|(name, value)| (text(name), text(value))).collect()
-        };
         for part in Part::all() {
-            let variables = of(part);
-            assert_eq!(variables["LEVEL"], "2", "{part}");
-            assert_eq!(variables["LANG"], "C", "{part}");
-            assert_eq!(variables["WORKSPACE_DIR"], "/w", "{part}");
-            assert!(!variables.contains_key("HOME"), "{part}");
+            let (shown, sent) = environment.of(part, ReplicaId::new());
+            // Every other process of the user may see these.
+            assert_eq!(shown, [("LANG", "C".as_ref()), ("WORKSPACE_DIR", "/w".as_ref())], "{part}");
+            assert_eq!(sent.get("LEVEL").unwrap(), "2", "{part}");
+            let has = |name| sent.get(name).is_some();
+            assert!(!has("HOME"), "{part}");
             let is = |service| part == Part::Replica(service);
-            assert_eq!(variables.contains_key("TOKEN"), is(Service::Pull), "{part}");
+            assert_eq!(has("TOKEN"), is(Service::Pull), "{part}");
             // The other key is not read, but would be if the first were not set.
-            assert_eq!(variables.contains_key("KEY"), is(Service::Claude), "{part}");
-            assert_eq!(variables.contains_key("OTHER_KEY"), is(Service::Claude), "{part}");
-            assert_eq!(variables.contains_key("REPLICA_ID"), part != Part::Gateway, "{part}");
-            let asks = |name| variables.contains_key(name);
-            assert_eq!(asks("GITHUB_PULL_API"), is(Service::Workflow), "{part}");
+            assert_eq!(has("KEY"), is(Service::Claude), "{part}");
+            assert_eq!(has("OTHER_KEY"), is(Service::Claude), "{part}");
+            assert_eq!(has("REPLICA_ID"), part != Part::Gateway, "{part}");
+            assert_eq!(has("GITHUB_PULL_API"), is(Service::Workflow), "{part}");
         }
-        let gateway = of(Part::Gateway);
-        assert_eq!((&*gateway["BIND_ADDRESS"], &*gateway["PORT_PULL"]), ("::", "4000"));
-        let workflow = of(Part::Replica(Service::Workflow));
-        assert_eq!(workflow["CLAUDE_CODE_API"], "http://[::1]:3000");
-        assert_eq!((&*workflow["BIND_ADDRESS"], &*workflow["PORT"]), ("127.0.0.1", "0"));
+        let text = |part, name| {
+            let (_, sent) = environment.of(part, ReplicaId::new());
+            sent.get(name).unwrap().into_string().unwrap()
+        };
+        assert_eq!(text(Part::Gateway, "BIND_ADDRESS"), "::");
+        assert_eq!(text(Part::Gateway, "PORT_PULL"), "4000");
+        let workflow = Part::Replica(Service::Workflow);
+        assert_eq!(text(workflow, "CLAUDE_CODE_API"), "http://[::1]:3000");
+        assert_eq!(text(workflow, "BIND_ADDRESS"), "127.0.0.1");
+        assert_eq!(text(workflow, "PORT"), "0");
     }
 
     #[test]

@@ -131,19 +131,20 @@ impl Slot {
     async fn start(&self, replica: ReplicaId, phase: StackPhase) -> Result<Child, Error> {
         let mut guest = Guest::new(&self.program)
             .args(["serve", self.id.part.name()])
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             // Not SIGKILL: a replica whose parent has died ends its job first, with a terminal event.
             .die_with_parent(Signal::SIGHUP);
-        for (name, value) in self.environment.of(self.id.part, replica) {
+        let (environment, mut sent) = self.environment.of(self.id.part, replica);
+        for (name, value) in environment {
             guest = guest.env(name, value);
         }
         if self.id.part == Part::Gateway && phase > StackPhase::Run {
-            guest = guest.env("DRAIN", "1");
+            sent.add("DRAIN", "1");
         }
         let failed = |source| Error::Start { slot: self.id, program: self.program.clone(), source };
-        guest.spawn().await.map_err(failed)
+        let ((name, value), settings) = sent.send().map_err(failed)?;
+        guest.env(name, value).stdin(settings).spawn().await.map_err(failed)
     }
 
     /// Forwards the part's log lines and the stack's phases until it exits. `told` is the phase when it was started.
