@@ -2,13 +2,15 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use boot::Settings;
 use contract::{PerService, Policy, Service, UnknownFields};
-use web::Cors;
+use web::{ConnectionLimits, Cors};
 use workspace::Retention;
 
 use crate::{AllowedHosts, read_retention};
@@ -38,6 +40,11 @@ pub struct Config {
     pub cors: Cors,
     /// `ALLOWED_HOSTS`: the names that the gateway answers to.
     pub allowed_hosts: Option<AllowedHosts>,
+    /// `CONNECTION_LIMIT` and `CONNECTIONS_PER_ADDRESS`: of all ports together.
+    pub connections: Arc<ConnectionLimits>,
+    /// `READERS_PER_JOB`: how many callers may read the events of one job at the same time, besides the one that started
+    /// it.
+    pub readers_per_job: usize,
     /// How long things are kept on the volume, and how large it may become.
     pub retention: Retention,
     /// `DRAIN`: start draining at once, because the stack began to stop before this gateway was started.
@@ -68,6 +75,11 @@ impl Config {
             policy,
             cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default(), Cors::EXPECTED),
             allowed_hosts: settings.optional("ALLOWED_HOSTS", AllowedHosts::EXPECTED),
+            connections: Arc::new(ConnectionLimits::new(
+                limit(settings, "CONNECTION_LIMIT", "connections", 4096),
+                limit(settings, "CONNECTIONS_PER_ADDRESS", "connections", 64),
+            )),
+            readers_per_job: limit(settings, "READERS_PER_JOB", "callers", 1000),
             retention: read_retention(settings),
             drain: settings.flag("DRAIN"),
         }
@@ -90,6 +102,11 @@ impl Config {
     pub fn address(&self, service: Service) -> SocketAddr {
         SocketAddr::new(self.bind, self.ports[service])
     }
+}
+
+fn limit(settings: &mut Settings<'_>, name: &str, unit: &str, default: u32) -> usize {
+    let limit = settings.count(name, unit, default).map_or(default, NonZeroU32::get);
+    limit.try_into().unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod host;
 mod layers;
 mod lifecycle;
 mod queue;
+mod readers;
 mod reads;
 mod recover;
 mod retention;

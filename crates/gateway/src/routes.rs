@@ -154,7 +154,7 @@ async fn events(
         let job = reads::find(&port.shared, &text(id)).await?;
         let after = web::last_event_id(&headers)?;
         Ok::<_, RequestError>(match reads::position(&job, after).await? {
-            Position::After(after) => submit::events(&port.shared, job, after, peer),
+            Position::After(after) => submit::events(&port.shared, job, after, peer)?,
             // This tells a browser's EventSource not to reconnect.
             Position::Ended => web::empty(StatusCode::NO_CONTENT),
         })

@@ -16,6 +16,7 @@ use crate::{
     Config,
     health::VolumeProbe,
     lifecycle::{CurrentLifecycle, Lifecycle},
+    readers::Readers,
     state::{GatewayState, Transition},
     ticket::{Rejection, Ticket},
 };
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) volume_probe: VolumeProbe,
     /// Gateways that are gone and whose queues this one has taken over.
     pub(crate) adopted: tokio::sync::Mutex<HashMap<GatewayId, FileLock>>,
+    pub(crate) readers: Arc<Readers>,
     /// Wakes the dispatchers.
     pub(crate) work: Arc<Notify>,
     /// Dispatches and watches of running jobs. They end with the process.
@@ -67,6 +69,7 @@ impl Shared {
             lifecycle,
             volume_probe: VolumeProbe::default(),
             adopted: tokio::sync::Mutex::default(),
+            readers: Arc::default(),
             work,
             tasks: TaskTracker::new(),
         })

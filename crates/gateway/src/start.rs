@@ -64,9 +64,11 @@ impl Gateway {
             .chain([recovery, retention])
             .map(AbortOnDropHandle::new)
             .collect();
+        let limits = Arc::clone(&shared.config.connections);
         let servers = listeners.map(|(service, listener)| {
             tracing::info!(%service, address = %listener.address(), "listening");
-            Server::start(listener, routes::router(&shared, service))
+            let routes = routes::router(&shared, service);
+            Server::start_limited(listener, routes, Arc::clone(&limits))
         });
         Ok(Self { shared, servers, _tasks: tasks })
     }

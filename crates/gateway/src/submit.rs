@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::Request;
 use bytes::Bytes;
 use contract::{Code, JobId, RawRequest, RequestError, Secrets, Service, SessionId, UnknownFields};
+use futures_util::StreamExt;
 use http::{HeaderMap, Response};
 use web::{BODY_LIMIT, Body, Ids, OnDisconnect, Peer};
 use workspace::{CancelOnDisconnect, Job, JobRecord, NewJob, RequestDigest, Workspace, blocking};
@@ -180,10 +181,14 @@ pub(crate) fn events(
     job: Job,
     after: u64,
     peer: Option<Peer>,
-) -> Response<Body> {
+) -> Result<Response<Body>, RequestError> {
     let (id, guard) = (job.id(), CancelOnDisconnect::disarmed());
+    let reader = shared.readers.add(id, shared.config.readers_per_job)?;
     let events = stream::from_elsewhere(Arc::clone(shared), job, after, Ids::Sent, guard);
-    web::event_stream(id, peer, events)
+    let events = events.inspect(move |_| {
+        let _lives_as_long_as_the_stream = &reader;
+    });
+    Ok(web::event_stream(id, peer, events))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod ask;
 mod cors;
 mod intake;
+mod limits;
 mod peer;
 mod reply;
 mod serve;
@@ -15,6 +16,7 @@ pub use intake::{
     BODY_LIMIT, Ids, OnDisconnect, ids_wanted, job_id, last_event_id, read_json_body,
     read_optional_json_body,
 };
+pub use limits::ConnectionLimits;
 pub use peer::Peer;
 pub use reply::{
     Body, PING, Refusal, SILENCE, empty, error, event_stream, full, json, method_not_allowed,

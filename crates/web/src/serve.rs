@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service, ServiceExt, util::Oneshot};
 
-use crate::{Body, peer::Connection};
+use crate::{Body, ConnectionLimits, peer::Connection};
 
 /// How long the head of a request may take to arrive. hyper ignores this without a timer.
 const HEADER_TIME: Duration = Duration::from_secs(15);
@@ -171,11 +171,23 @@ impl Server {
     where
         B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
+        Self::start_limited(listener, service, Arc::new(ConnectionLimits::none()))
+    }
+
+    /// [`start`](Self::start) with at most so many connections. Several servers may share `limits`.
+    pub fn start_limited<B>(
+        listener: Listener,
+        service: impl Serve<B>,
+        limits: Arc<ConnectionLimits>,
+    ) -> Self
+    where
+        B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
         let Listener { listener, address } = listener;
         let shutdown = Shutdown::default();
         let connections = TaskTracker::new();
         let accepting =
-            tokio::spawn(accept(listener, service, shutdown.clone(), connections.clone()));
+            tokio::spawn(accept(listener, service, limits, shutdown.clone(), connections.clone()));
         Self { address, accepting: Some(accepting), shutdown, connections }
     }
 
@@ -216,6 +228,7 @@ impl Drop for Server {
 async fn accept<S, B>(
     listener: TcpListener,
     service: S,
+    limits: Arc<ConnectionLimits>,
     shutdown: Shutdown,
     connections: TaskTracker,
 ) where
@@ -228,8 +241,8 @@ async fn accept<S, B>(
             () = shutdown.close.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, caller) = match accepted {
+            Ok(accepted) => accepted,
             // The caller disconnected before the connection was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
@@ -241,6 +254,15 @@ async fn accept<S, B>(
         };
         // Fails only if the connection is closed already.
         let _ = stream.set_nodelay(true);
+        let admitted = match limits.admit(caller.ip()) {
+            Ok(admitted) => admitted,
+            Err(why) => {
+                tracing::debug!(%caller, why, "refused a connection");
+                let limits = Arc::clone(&limits);
+                connections.spawn(async move { limits.refuse(stream, why).await });
+                continue;
+            }
+        };
         let (stream, peer) = Connection::new(stream);
         let began = Arc::new(AtomicBool::new(false));
         let (service, begins) = (service.clone(), Arc::clone(&began));
@@ -257,6 +279,7 @@ async fn accept<S, B>(
             .serve_connection(TokioIo::new(stream), answer);
         let Shutdown { drain, abort, .. } = shutdown.clone();
         connections.spawn(async move {
+            let _admitted = admitted;
             let mut connection = std::pin::pin!(connection);
             let result = tokio::select! {
                 result = connection.as_mut() => result,

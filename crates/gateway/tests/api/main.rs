@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
+mod bounds;
 mod damage;
 mod delete;
 mod disconnect;
