@@ -182,6 +182,8 @@ impl WorkspacePath {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -309,5 +311,34 @@ mod tests {
         let directory = |path| WorkspacePath::parse(path, "/w").unwrap().directory();
         assert_eq!(directory("app/src").unwrap().as_str(), "app");
         assert_eq!(directory("jobs/x/app"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_stays_in_the_workspace(
+            text in prop_oneof![any::<String>(), "(/w|/)?([a-zA-Z.]{0,6}/){0,5}(\\.\\.|\\.git|\\.STACK|a)?"],
+        ) {
+            let Ok(path) = WorkspacePath::parse(&text, "/w") else { return Ok(()) };
+            let path = path.as_str();
+            prop_assert!(!path.starts_with('/') && !path.is_empty());
+            for part in path.split('/') {
+                let lower = part.to_ascii_lowercase();
+                prop_assert!(!["", ".", "..", ".git", ".stack"].contains(&&*lower), "{path}");
+            }
+            let again = WorkspacePath::parse(path, "/w");
+            prop_assert_eq!(again.as_ref().map(WorkspacePath::as_str), Ok(path));
+            let absolute = WorkspacePath::parse(&format!("/w/{path}"), "/w");
+            prop_assert_eq!(absolute.as_ref().map(WorkspacePath::as_str), Ok(path));
+        }
+
+        #[test]
+        fn a_directory_is_one_component(text in prop_oneof![any::<String>(), "[-./a-zA-Z0-9_]{0,260}"]) {
+            let Ok(name) = DirectoryName::parse(&text) else { return Ok(()) };
+            let name = name.as_str();
+            prop_assert!(name.len() <= 255 && !name.contains('/') && name != "jobs");
+            prop_assert!(!name.starts_with('.') && !name.starts_with('-'));
+            let path = WorkspacePath::parse(name, "/w").unwrap();
+            prop_assert_eq!(path.as_str(), name);
+        }
     }
 }

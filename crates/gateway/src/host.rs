@@ -191,6 +191,8 @@ pub(crate) fn check(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn is_answered(bind: &str, allowed: Option<&str>, host: &str) -> bool {
@@ -273,5 +275,44 @@ mod tests {
         assert_eq!(of(Version::HTTP_11, "http://a/", &["b"]), invalid);
         assert_eq!(of(Version::HTTP_11, "http://a:1/", &["a:2"]), invalid);
         assert_eq!(of(Version::HTTP_11, "/", &[""]), invalid);
+    }
+
+    proptest! {
+        /// A page can have any name but these.
+        #[test]
+        fn a_stack_on_loopback_answers_to_no_name_of_a_page(
+            host in prop_oneof![any::<String>(), "[a-zA-Z0-9.:@%_\\[\\]-]{0,40}", "(127|10)\\.0\\.0\\.1[.a-z]{0,9}(:[0-9]{1,5})?"],
+        ) {
+            if is_answered("127.0.0.1", None, &host) {
+                let name = Host::parse(&host).unwrap().name;
+                let is_local = name == "localhost" || name.ends_with(".localhost");
+                prop_assert!(is_local || name.parse::<IpAddr>().is_ok(), "{host:?} is {name:?}");
+            }
+        }
+
+        #[test]
+        fn only_names_below_a_pattern_are_answered(host in "[a-z.]{0,12}(stack\\.example\\.org)?[a-z.]{0,4}(:[0-9]{1,5})?") {
+            if is_answered("0.0.0.0", Some("*.example.org"), &host) {
+                let name = Host::parse(&host).unwrap().name;
+                let is_local = name == "localhost" || name.ends_with(".localhost");
+                prop_assert!(is_local || (name.ends_with(".example.org") && name.len() > 12), "{name:?}");
+            }
+        }
+
+        #[test]
+        fn any_request_has_a_host_or_is_refused(
+            hosts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30), 0..3),
+            target in "(http://[a-z.:@0-9]{1,20})?/[a-z]{0,5}",
+        ) {
+            let mut headers = HeaderMap::new();
+            for value in hosts.iter().filter_map(|it| http::HeaderValue::from_bytes(it).ok()) {
+                headers.append(header::HOST, value);
+            }
+            let Ok(uri) = target.parse::<Uri>() else { return Ok(()) };
+            if let Ok(host) = Host::of(Version::HTTP_11, &uri, &headers) {
+                prop_assert_eq!(headers.get_all(header::HOST).iter().count(), 1);
+                prop_assert!(host.is_some());
+            }
+        }
     }
 }

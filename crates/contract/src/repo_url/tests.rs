@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn parse(text: &str) -> Result<RepoUrl, (Code, String)> {
@@ -109,4 +111,37 @@ fn a_path_in_a_home_directory_has_its_own_mirror() {
     let different = ["git@host:x/y", "me@host:x/y", "git@host:/x/y", "ssh://git@host/~/x/y"];
     let keys: std::collections::BTreeSet<_> = different.into_iter().map(key).collect();
     assert_eq!(keys.len(), different.len(), "{keys:?}");
+}
+
+/// Text that is often nearly a repository's URL.
+fn nearly_a_url() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "(https?|ssh|git|file|ext|-)(://|:|::)([a-z0-9:%@._-]{0,12}@)?\\[?[a-zA-Z0-9.:%-]{0,16}\\]?(:[0-9]{0,6})?[/:]?[ -~]{0,24}",
+        "[-a-z]{1,5}@[a-z.-]{1,9}:[ -~]{0,20}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_is_accepted_is_safe_for_a_command_line_a_log_and_a_path(text in nearly_a_url()) {
+        let Ok(url) = parse(&text) else { return Ok(()) };
+        let exposed = url.expose();
+        prop_assert!(!exposed.starts_with('-') && !url.host().is_empty() && !url.host().starts_with('-'));
+        prop_assert!(!exposed.contains(|c: char| c.is_control() || c.is_whitespace()), "{exposed:?}");
+        let key = url.mirror_key();
+        prop_assert!(DirectoryName::parse(url.directory_name().as_str()).is_ok());
+        // It means the same to whoever reads it next.
+        let again = parse(&exposed);
+        prop_assert_eq!(again.as_ref(), Ok(&url), "{} from {}", exposed, text);
+        prop_assert_eq!(again.unwrap().mirror_key(), key);
+    }
+
+    #[test]
+    fn a_password_is_shown_nowhere(user in "[a-z]{3,8}", password in "[a-zA-Z0-9]{12,40}", host in "[a-z]{1,9}\\.org") {
+        let url = parse(&format!("https://{user}:{password}@{host}/u/r.git")).unwrap();
+        prop_assert!(url.has_secret());
+        let shown = format!("{url} {url:?} {} {}", serde_json::to_string(&url).unwrap(), url.mirror_key());
+        prop_assert!(!shown.contains(&password), "{shown}");
+    }
 }

@@ -202,6 +202,8 @@ fn is_public(address: IpAddr) -> bool {
 mod tests {
     use std::collections::HashMap;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn target(host: &str) -> Target {
@@ -330,5 +332,42 @@ mod tests {
         assert_eq!(problems.len(), 6, "{problems:?}");
         assert!(problems[0].contains("'https://git.corp'"), "{problems:?}");
         assert!(problems[5].contains("'localhost'"), "{problems:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_as_public_as_the_one_that_it_contains(bits in any::<u32>()) {
+            let v4 = Ipv4Addr::from(bits);
+            let policy = AddressPolicy::default();
+            let is_allowed = policy.allows(&target("host"), v4.into());
+            let special = v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_multicast()
+                || v4.is_unspecified() || v4.is_broadcast() || v4.is_documentation();
+            prop_assert!(!(special && is_allowed), "{v4}");
+            for spelled in [v4.to_ipv6_mapped(), format!("64:ff9b::{v4}").parse().unwrap()] {
+                prop_assert_eq!(policy.allows(&target("host"), spelled.into()), is_allowed, "{}", spelled);
+            }
+            // Addresses of other translations (6to4, compatible, ISATAP) lead nowhere.
+            let [a, b, c, d] = v4.octets();
+            for spelled in [v4.to_ipv6_compatible(), Ipv6Addr::new(0x2002, u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), 0, 0, 0, 0, 1)] {
+                prop_assert!(!policy.allows(&target("host"), spelled.into()), "{spelled}");
+            }
+        }
+
+        #[test]
+        fn an_address_that_is_not_global_is_not_allowed(bits in any::<u128>(), prefix in prop::sample::select(vec![0xfc00_u16, 0xfd00, 0xfe80, 0xff00, 0x0000, 0x0100])) {
+            let address = Ipv6Addr::from_bits((bits >> 16) | u128::from(prefix) << 112);
+            let policy = AddressPolicy::default();
+            if address.to_ipv4_mapped().is_none() && !NAT64.contains(&address) {
+                prop_assert!(!policy.allows(&target("host"), address.into()), "{address}");
+            }
+        }
+
+        #[test]
+        fn no_text_of_a_host_is_a_panic(text in any::<String>(), port in any::<u16>()) {
+            if let Some(target) = Target::new(&text, port) {
+                prop_assert!(!target.host.is_empty() && !target.host.ends_with('.'));
+            }
+            let _: Result<AllowedHost, _> = text.parse();
+        }
     }
 }
