@@ -1,14 +1,14 @@
 //! The purpose of the stack: you send a prompt and a repository, and you get everything that
 //! happens.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use contract::Service;
 use serde_json::{Value, json};
 use testkit::{AgentScript, GitServer, SseEvent, Stack};
 
 use crate::support::{
-    all_jobs, events_of, named_jobs, post_workflow, registry, without_waits, workflow,
+    all_jobs, events_of, every_file, named_jobs, post_workflow, registry, without_waits, workflow,
 };
 
 const PASSWORD: &str = "pa55-w0rd-0f-the-url";
@@ -180,22 +180,4 @@ fn timeless(event: &Value) -> Value {
         None => assert_eq!(event["type"], "connected", "{event} has no timestamp"),
     }
     event
-}
-
-/// Every file in a directory and below it, except links.
-fn every_file(directory: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut found = Vec::new();
-    let mut directories = vec![directory.to_owned()];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).unwrap() {
-            let entry = entry.unwrap();
-            let kind = entry.file_type().unwrap();
-            if kind.is_dir() {
-                directories.push(entry.path());
-            } else if kind.is_file() {
-                found.push((entry.path().display().to_string(), fs::read(entry.path()).unwrap()));
-            }
-        }
-    }
-    found
 }

@@ -2,17 +2,25 @@
 //! stack's secrets.
 
 use std::{
+    collections::BTreeSet,
     fs,
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::fs::{FileExt as _, PermissionsExt as _, chown},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nix::unistd::geteuid;
 use tempfile::TempDir;
-use testkit::{AgentScript, Stack, scripted_agent, skip, target_binary};
+use testkit::{
+    AgentScript, GitServer, PATIENCE, Stack, descendants, scripted_agent, skip, target_binary,
+    wait_for,
+};
 use tokio::process::Command;
 
-use crate::support::{execute, post_execute, terminal};
+use crate::support::{every_file, execute, post_execute, post_workflow, terminal, workflow};
 
 /// Not the key of the other tests, because their processes are searched too.
 const KEY: &str = "sk-ant-0ut-0f-reach";
@@ -68,6 +76,118 @@ async fn no_process_shows_secrets_to_the_agent() {
     assert!(seen.contains("look"), "the agent has not seen its own process: {seen}");
     let others: Vec<_> = seen.lines().filter(|line| !line.contains("/look")).collect();
     assert!(others.is_empty(), "these processes show their environment: {others:#?}");
+}
+
+/// Whoever reads this file or this test's memory must not find them whole.
+fn canaries() -> [(&'static str, String); 3] {
+    [("API key", "sk-ant-can"), ("git token", "ghp_can"), ("URL password", "pa55-can")]
+        .map(|(what, begin)| (what, format!("{begin}{}", "ary0f".repeat(4))))
+}
+
+/// The secrets that are in `bytes`.
+fn found(bytes: &[u8]) -> Vec<&'static str> {
+    let holds = |text: &String| memchr::memmem::find(bytes, text.as_bytes()).is_some();
+    canaries().into_iter().filter(|(_, text)| holds(text)).map(|(what, _)| what).collect()
+}
+
+/// What a process of the stack shows to others: its arguments and its environment.
+fn shown(pid: u32) -> Vec<u8> {
+    let read = |name| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    [read("cmdline"), read("environ")].concat()
+}
+
+/// The writable memory of a process.
+fn memory(pid: u32) -> Vec<u8> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let Ok(file) = fs::File::open(format!("/proc/{pid}/mem")) else { return Vec::new() };
+    let mut all = Vec::new();
+    for map in maps.lines().filter(|map| map.contains(" rw")) {
+        let (begin, end) = map.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let [begin, end] = [begin, end].map(|it| u64::from_str_radix(it, 16).unwrap());
+        let mut part = vec![0; usize::try_from(end - begin).unwrap()];
+        if file.read_exact_at(&mut part, begin).is_ok() {
+            all.extend(part);
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn canaries_are_in_no_process_file_or_log() {
+    let [(_, key), (_, token), (_, password)] = canaries();
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("README.md", "hello\n")]);
+    git.set_auth("app", "reader", &password);
+    let stack = Stack::builder()
+        .replicas(2, 2, 2)
+        .env("CLAUDE_CODE_CREDENTIALS_JSON", format!("{{\"apiKey\":\"{key}\"}}"))
+        .env("GITHUB_TOKEN", &token)
+        .env("LOG_LEVEL", "debug")
+        .start()
+        .await;
+
+    // Looks at every process from its first moment, as often as it can.
+    let (up, stop) = (stack.pid(), Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    let watch = tokio::task::spawn_blocking(move || {
+        let (mut looks, mut leaks) = (0, BTreeSet::new());
+        let of_up = fs::read(format!("/proc/{up}/cmdline")).unwrap();
+        while !stopped.load(Ordering::Relaxed) {
+            for process in descendants(up) {
+                // Between fork and exec, a process is a copy of `up`, and just as inaccessible to the agent.
+                if fs::read(format!("/proc/{}/cmdline", process.pid)).is_ok_and(|it| it != of_up) {
+                    looks += 1;
+                    for what in found(&shown(process.pid)) {
+                        leaks.insert(format!("{what} in {}", process.cmdline()));
+                    }
+                }
+            }
+        }
+        (looks, leaks)
+    });
+    let url = git.url_with_credentials("app", "reader", &password);
+    let script = AgentScript::new().say("working").touch("begun").wait_file("gate");
+    let jobs = ["one", "two", "three", "four"].map(|directory| {
+        let mut body = workflow(&url, &script);
+        body["directory"] = directory.into();
+        body
+    });
+    let run = async |body: &serde_json::Value| {
+        let mut response = post_workflow(&stack, body).send().await;
+        let checkout = stack.workspace().join(body["directory"].as_str().unwrap());
+        let begun = || async { checkout.join("begun").exists().then_some(()) };
+        wait_for("the agent", PATIENCE, begun).await;
+        let mut agents = stack.agents();
+        agents.retain(|process| process.cmdline().contains("scripted-agent"));
+        assert!(!agents.is_empty());
+        for agent in agents {
+            assert_eq!(found(&memory(agent.pid)), Vec::<&str>::new(), "{}", agent.cmdline());
+        }
+        fs::write(checkout.join("gate"), "").unwrap();
+        let events = response.collect_all().await;
+        assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
+        for event in events {
+            assert_eq!(found(event.json.to_string().as_bytes()), Vec::<&str>::new());
+        }
+    };
+    let [first, second, third, fourth] = &jobs;
+    tokio::join!(run(first), run(second));
+    tokio::join!(run(third), run(fourth));
+    stack.wait_until_idle().await;
+    stop.store(true, Ordering::Relaxed);
+    let (looks, leaks) = watch.await.unwrap();
+    assert!(looks > 1000, "{looks}");
+    assert_eq!(leaks, BTreeSet::new());
+    // The control: they are where they belong, and would be found.
+    assert_eq!(found(&shown(up)), ["API key", "git token"]);
+    let holds =
+        |part: &str| stack.processes_of(part).iter().any(|pid| !found(&memory(*pid)).is_empty());
+    assert!(holds("claude-code-api") && holds("github-pull-api") && !holds("workflow-api"));
+
+    for (path, content) in every_file(stack.workspace()) {
+        assert_eq!(found(&content), Vec::<&str>::new(), "{path}");
+    }
+    assert_eq!(found(stack.log().as_bytes()), Vec::<&str>::new());
 }
 
 /// A shell script that everybody may execute.
