@@ -7,7 +7,7 @@ use std::{
 };
 
 use boot::Settings;
-use contract::{PerService, Policy, Service, UnknownFields};
+use contract::{BearerToken, PerService, Policy, Service, UnknownFields};
 use web::Cors;
 use workspace::Retention;
 
@@ -40,6 +40,12 @@ pub struct Config {
     pub allowed_hosts: Option<AllowedHosts>,
     /// How long things are kept on the volume, and how large it may become.
     pub retention: Retention,
+    /// `ADMIN_TOKEN_SECRET`: a file with the token of an administrator.
+    pub admin_token: Option<BearerToken>,
+    /// `ALLOW_ANONYMOUS`: callers without a token are let in although there are tokens.
+    pub allow_anonymous: bool,
+    /// `STACK_SECRET_FILE`: the secret that all gateways of a stack share. By default, it is on the volume.
+    pub secret_file: Option<PathBuf>,
     /// `DRAIN`: start draining at once, because the stack began to stop before this gateway was started.
     pub drain: bool,
 }
@@ -69,6 +75,9 @@ impl Config {
             cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default(), Cors::EXPECTED),
             allowed_hosts: settings.optional("ALLOWED_HOSTS", AllowedHosts::EXPECTED),
             retention: read_retention(settings),
+            admin_token: admin_token(settings),
+            allow_anonymous: settings.flag("ALLOW_ANONYMOUS"),
+            secret_file: settings.text("STACK_SECRET_FILE").map(PathBuf::from),
             drain: settings.flag("DRAIN"),
         }
     }
@@ -90,6 +99,23 @@ impl Config {
     pub fn address(&self, service: Service) -> SocketAddr {
         SocketAddr::new(self.bind, self.ports[service])
     }
+}
+
+fn admin_token(settings: &mut Settings<'_>) -> Option<BearerToken> {
+    const NAME: &str = "ADMIN_TOKEN_SECRET";
+    let path = settings.text(NAME)?;
+    let problem = match std::fs::read_to_string(&path) {
+        Ok(text) => match text.trim().parse() {
+            Ok(token) => return Some(token),
+            // The text may be a secret.
+            Err(error) => {
+                format!("{path} {error}, where <id> has 8 letters or digits and <secret> 43 to 64")
+            }
+        },
+        Err(error) => format!("cannot read {path}: {error}"),
+    };
+    settings.problem(NAME, &problem);
+    None
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 use web::{AskError, ask};
-use workspace::{IdleReplicas, Registry, ReplicaEntry, Turn, blocking};
+use workspace::{IdleReplicas, Registry, ReplicaEntry, StackSecret, Turn, blocking};
 
 use crate::{
     shared::Shared,
@@ -161,7 +161,7 @@ enum DispatchResult {
 
 async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: ReplicaEntry) {
     let limit = shared.config.dispatch_time;
-    let result = hand_over(&ticket, &replica, limit).await;
+    let result = hand_over(&ticket, &replica, &shared.secret, limit).await;
     {
         let mut state = shared.state();
         match result {
@@ -195,7 +195,12 @@ async fn requeue(shared: &Arc<Shared>, ticket: &Arc<Ticket>) {
 }
 
 /// Asks a replica to take a job. It must answer within `limit`.
-async fn hand_over(ticket: &Ticket, replica: &ReplicaEntry, limit: Duration) -> DispatchResult {
+async fn hand_over(
+    ticket: &Ticket,
+    replica: &ReplicaEntry,
+    secret: &StackSecret,
+    limit: Duration,
+) -> DispatchResult {
     let job = ticket.job.clone();
     let body = match ticket.secret_body() {
         Some(body) => body,
@@ -215,6 +220,9 @@ async fn hand_over(ticket: &Ticket, replica: &ReplicaEntry, limit: Duration) -> 
     ];
     let digest = ticket.digest.as_ref().map(|digest| digest.as_str().to_owned());
     headers.extend(digest.map(|digest| (web::header::REQUEST_DIGEST, digest)));
+    if ticket.service.asks_for_jobs() {
+        headers.push((web::header::CAPABILITY, secret.capability(ticket.job.id())));
+    }
     headers.extend(ticket.parent.map(|parent| (web::header::PARENT_JOB_ID, parent.to_string())));
     let base = replica.address.into();
     let asked = async {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use contract::{Code, GatewayId, JobId, JobState, PerService, ReplicaId, Service};
+use contract::{CallerName, Code, GatewayId, JobId, JobState, PerService, ReplicaId, Service};
 use tokio::{sync::Notify, time::Instant};
 use workspace::{IdleReplicas, ReplicaEntry};
 
@@ -221,6 +221,14 @@ impl GatewayState {
     /// Whether `limit` jobs of callers wait. Those that a spare replica can take do not wait.
     pub(crate) fn is_full(&self, service: Service, limit: usize) -> bool {
         let waiting = self.queue.of(service).filter(|ticket| ticket.parent.is_none()).count();
+        waiting >= limit.saturating_add(self.spare[service])
+    }
+
+    /// Whether `limit` jobs of one caller wait. Those that a spare replica can take do not wait.
+    pub(crate) fn is_full_for(&self, service: Service, owner: &CallerName, limit: u32) -> bool {
+        let queued = Service::ALL.into_iter().flat_map(|service| self.queue.of(service));
+        let waiting = queued.filter(|it| it.parent.is_none() && it.owner == *owner).count();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         waiting >= limit.saturating_add(self.spare[service])
     }
 
