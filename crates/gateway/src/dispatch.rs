@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use contract::{Code, RequestError, Service};
+use contract::{CallerName, Code, RequestError, Service};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -87,7 +87,8 @@ fn assign(shared: &Arc<Shared>, service: Service, idle: &IdleReplicas) {
         if state.busy(service) > 0 {
             state.replica_seen(service);
         }
-        state.assign(service, idle, shared.lifecycle.get())
+        let limit_of = |owner: &CallerName| shared.callers.limits_of(owner).running;
+        state.assign(service, idle, shared.lifecycle.get(), limit_of)
     };
     for (ticket, replica) in pairs {
         shared.tasks.spawn(dispatch(Arc::clone(shared), ticket, replica));

@@ -206,4 +206,7 @@ impl QueueItem for Ticket {
     fn turns(&self) -> &[Turn] {
         &self.turns
     }
+    fn owner(&self) -> &CallerName {
+        &self.owner
+    }
 }
