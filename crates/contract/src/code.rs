@@ -60,6 +60,8 @@ codes! {
     Unauthorized = "unauthorized",
     /// The caller is not allowed to do this.
     Forbidden = "forbidden",
+    /// The caller has reached one of its limits.
+    RateLimited = "rate_limited",
     /// The repository has no such branch.
     BranchNotFound = "branch_not_found",
     /// The repository has no commit.

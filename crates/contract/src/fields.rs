@@ -92,6 +92,12 @@ impl Fields {
         })
     }
 
+    /// The fields of an object in this one.
+    pub(crate) fn object(&self, name: &'static str) -> Result<Option<Self>, RequestError> {
+        let map = self.typed(name, "an object", Value::as_object)?;
+        Ok(map.map(|map| Self { map: map.clone(), known: RefCell::default() }))
+    }
+
     fn typed<'a, T>(
         &'a self,
         name: &'static str,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Code, JobId, Service, Timestamp};
+use crate::{CallerName, Code, JobId, Service, Timestamp};
 
 /// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,6 +58,9 @@ pub struct JobView {
     pub service: Service,
     /// Its state.
     pub state: JobState,
+    /// Whose it is.
+    #[serde(default)]
+    pub caller: CallerName,
     /// The workflow that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<JobId>,

@@ -6,6 +6,7 @@
 //!
 //! *Architecture invariant:* this crate knows nothing about tokio, hyper or files.
 
+mod caller;
 mod code;
 mod event;
 mod fields;
@@ -21,6 +22,10 @@ mod session;
 mod timestamp;
 mod values;
 
+pub use caller::{
+    BearerToken, CallerLimits, CallerName, NotA, Scope, TokenId, TokenList, TokenRequest,
+    TokenRevoked, TokenView,
+};
 pub use code::Code;
 pub use event::{
     AgentSummary, ApiUsage, Ending, ExecuteEvent, ModelUsage, PullEvent, QueuedEvent, WorkflowEvent,

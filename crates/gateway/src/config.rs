@@ -9,7 +9,7 @@ use std::{
 };
 
 use boot::Settings;
-use contract::{PerService, Policy, Service, UnknownFields};
+use contract::{BearerToken, PerService, Policy, Service, UnknownFields};
 use web::{ConnectionLimits, Cors};
 use workspace::Retention;
 
@@ -47,6 +47,12 @@ pub struct Config {
     pub readers_per_job: usize,
     /// How long things are kept on the volume, and how large it may become.
     pub retention: Retention,
+    /// `ADMIN_TOKEN_SECRET`: a file with the token of an administrator.
+    pub admin_token: Option<BearerToken>,
+    /// `ALLOW_ANONYMOUS`: callers without a token are let in although there are tokens.
+    pub allow_anonymous: bool,
+    /// `STACK_SECRET_FILE`: the secret that all gateways of a stack share. By default, it is on the volume.
+    pub secret_file: Option<PathBuf>,
     /// `DRAIN`: start draining at once, because the stack began to stop before this gateway was started.
     pub drain: bool,
 }
@@ -81,6 +87,9 @@ impl Config {
             )),
             readers_per_job: limit(settings, "READERS_PER_JOB", "callers", 1000),
             retention: read_retention(settings),
+            admin_token: admin_token(settings),
+            allow_anonymous: settings.flag("ALLOW_ANONYMOUS"),
+            secret_file: settings.text("STACK_SECRET_FILE").map(PathBuf::from),
             drain: settings.flag("DRAIN"),
         }
     }
@@ -107,6 +116,23 @@ impl Config {
 fn limit(settings: &mut Settings<'_>, name: &str, unit: &str, default: u32) -> usize {
     let limit = settings.count(name, unit, default).map_or(default, NonZeroU32::get);
     limit.try_into().unwrap_or(usize::MAX)
+}
+
+fn admin_token(settings: &mut Settings<'_>) -> Option<BearerToken> {
+    const NAME: &str = "ADMIN_TOKEN_SECRET";
+    let path = settings.text(NAME)?;
+    let problem = match std::fs::read_to_string(&path) {
+        Ok(text) => match text.trim().parse() {
+            Ok(token) => return Some(token),
+            // The text may be a secret.
+            Err(error) => {
+                format!("{path} {error}, where <id> has 8 letters or digits and <secret> 43 to 64")
+            }
+        },
+        Err(error) => format!("cannot read {path}: {error}"),
+    };
+    settings.problem(NAME, &problem);
+    None
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use contract::{Code, RequestError, Service};
+use contract::{CallerName, Code, RequestError, Service};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 use web::{AskError, ask};
-use workspace::{IdleReplicas, Registry, ReplicaEntry, Turn, blocking};
+use workspace::{IdleReplicas, Registry, ReplicaEntry, StackSecret, Turn, blocking};
 
 use crate::{
     shared::Shared,
@@ -87,7 +87,8 @@ fn assign(shared: &Arc<Shared>, service: Service, idle: &IdleReplicas) {
         if state.busy(service) > 0 {
             state.replica_seen(service);
         }
-        state.assign(service, idle, shared.lifecycle.get())
+        let limit_of = |owner: &CallerName| shared.callers.limits_of(owner).running;
+        state.assign(service, idle, shared.lifecycle.get(), limit_of)
     };
     for (ticket, replica) in pairs {
         shared.tasks.spawn(dispatch(Arc::clone(shared), ticket, replica));
@@ -161,7 +162,7 @@ enum DispatchResult {
 
 async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: ReplicaEntry) {
     let limit = shared.config.dispatch_time;
-    let result = hand_over(&ticket, &replica, limit).await;
+    let result = hand_over(&ticket, &replica, &shared.secret, limit).await;
     {
         let mut state = shared.state();
         match result {
@@ -195,7 +196,12 @@ async fn requeue(shared: &Arc<Shared>, ticket: &Arc<Ticket>) {
 }
 
 /// Asks a replica to take a job. It must answer within `limit`.
-async fn hand_over(ticket: &Ticket, replica: &ReplicaEntry, limit: Duration) -> DispatchResult {
+async fn hand_over(
+    ticket: &Ticket,
+    replica: &ReplicaEntry,
+    secret: &StackSecret,
+    limit: Duration,
+) -> DispatchResult {
     let job = ticket.job.clone();
     let body = match ticket.secret_body() {
         Some(body) => body,
@@ -215,6 +221,9 @@ async fn hand_over(ticket: &Ticket, replica: &ReplicaEntry, limit: Duration) -> 
     ];
     let digest = ticket.digest.as_ref().map(|digest| digest.as_str().to_owned());
     headers.extend(digest.map(|digest| (web::header::REQUEST_DIGEST, digest)));
+    if ticket.service.asks_for_jobs() {
+        headers.push((web::header::CAPABILITY, secret.capability(ticket.job.id())));
+    }
     headers.extend(ticket.parent.map(|parent| (web::header::PARENT_JOB_ID, parent.to_string())));
     let base = replica.address.into();
     let asked = async {

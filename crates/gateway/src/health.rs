@@ -74,6 +74,9 @@ pub(crate) async fn view(port: &PortState, local: Option<IpAddr>) -> Value {
     let mut body = Map::new();
     body.insert("status".into(), if problems.is_empty() { "ok" } else { "degraded" }.into());
     body.insert("timestamp".into(), json!(Timestamp::now()));
+    if shared.callers.is_open() {
+        body.insert("open".into(), true.into());
+    }
     if !problems.is_empty() {
         body.insert("problems".into(), problems.into());
     }

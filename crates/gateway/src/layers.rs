@@ -1,5 +1,5 @@
 //! The layers that every request passes before its route, from the outermost: the request log, the check of the host, CORS,
-//! the check of the page's origin, the time limit, and the check of query parameters.
+//! the check of the page's origin, the time limit, the check of the caller, and that of query parameters.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use tower_http::trace::{DefaultOnFailure, DefaultOnResponse, TraceLayer};
 use tracing::Level;
 
 use crate::{
+    authenticate::{authenticate, workflow_of},
     host::{self, Host},
-    reads,
     routes::{self, PortState},
 };
 
@@ -29,6 +29,7 @@ pub(crate) fn add(router: Router<PortState>, port: &PortState) -> Router<PortSta
     // The layer that is added last is the outermost.
     let router = router
         .route_layer(from_fn_with_state(port.clone(), check_query))
+        .layer(from_fn_with_state(port.clone(), authenticate))
         .layer(from_fn(limit_time))
         .layer(from_fn_with_state(port.clone(), refuse_cross_site));
     let router = match port.shared.config.cors.layer() {
@@ -67,28 +68,21 @@ fn refuse(error: &RequestError) -> Response {
 
 async fn check_host(State(port): State<PortState>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    match host_is_allowed(&port, &head).await {
+    match host_is_allowed(&port, &head) {
         Ok(()) => next.run(Request::from_parts(head, body)).await,
         Err(error) => refuse(&error),
     }
 }
 
-async fn host_is_allowed(port: &PortState, head: &Parts) -> Result<(), RequestError> {
+fn host_is_allowed(port: &PortState, head: &Parts) -> Result<(), RequestError> {
     let host = Host::of(head.version, &head.uri, &head.headers)?;
     let Some(host) = host else { return Ok(()) };
     let config = &port.shared.config;
     let checked = host::check(config.bind, config.allowed_hosts.as_ref(), &host);
-    if checked.is_err() && comes_from_a_workflow(port, &head.headers).await {
-        return Ok(());
-    }
-    checked
-}
-
-/// Whether a request names an existing job as its parent: a workflow reaches the gateway by a name within the stack, which
-/// `ALLOWED_HOSTS` need not contain. No page can guess a job's ID.
-async fn comes_from_a_workflow(port: &PortState, headers: &HeaderMap) -> bool {
-    let Ok(Some(parent)) = web::job_id(headers, web::header::PARENT_JOB_ID) else { return false };
-    reads::find(&port.shared, &parent.to_string()).await.is_ok()
+    // A workflow reaches the gateway by a name within the stack, which `ALLOWED_HOSTS` need not contain. No page has its
+    // capability.
+    let is_workflow = || matches!(workflow_of(&port.shared, &head.headers), Ok(Some(_)));
+    if checked.is_err() && is_workflow() { Ok(()) } else { checked }
 }
 
 /// Refuses what a browser sends for a page of another origin, unless CORS allows that origin: the request would have its

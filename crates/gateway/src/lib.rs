@@ -6,18 +6,27 @@
 //!
 //! A job's place (queued, being dispatched, running) changes only through `GatewayState::transition`.
 //!
+//! Who sends a request, and whether its route is open to that caller, is decided in one layer (`authenticate`). Whose a
+//! job, a session or a checkout is, is looked at by what uses it.
+//!
 //! Its routes are listed in the module `routes`.
 //!
 //! *Architecture invariant:* the gateway knows nothing of how any job works. It never talks to a container
 //! engine, and it needs no name service.
 
+mod audit;
+mod authenticate;
+mod caller;
+mod callers;
 mod config;
 mod dispatch;
 mod health;
 mod host;
 mod layers;
 mod lifecycle;
+mod places;
 mod queue;
+mod rate;
 mod readers;
 mod reads;
 mod recover;
@@ -30,6 +39,7 @@ mod state;
 mod stream;
 mod submit;
 mod ticket;
+mod tokens;
 
 pub use config::Config;
 pub use host::AllowedHosts;

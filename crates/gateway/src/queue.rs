@@ -1,11 +1,17 @@
-//! Which job is next: the queue of each service, first come first served, and the turns of shared checkouts and
-//! sessions.
+//! Which job is next: the queue of each service, and the turns of shared checkouts and sessions.
+//!
+//! Callers take turns at the replicas of a service, whoever's last job began longest ago first, so one caller with many jobs
+//! does not hold up the others. Of one caller, the first job to come is the first to be served. What a caller's workflows
+//! ask for counts as its own.
 //!
 //! A plain value without clocks or sockets, so that its rules can be tested alone.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
-use contract::{JobId, Service, Timestamp};
+use contract::{CallerName, JobId, PerService, Service, Timestamp};
 use workspace::Turn;
 
 /// What the queue needs to know about a job.
@@ -16,6 +22,8 @@ pub(crate) trait QueueItem {
     fn service(&self) -> Service;
     /// The turns that it has to wait for; not those that the workflow that asks for it has already.
     fn turns(&self) -> &[Turn];
+    /// Whose it is.
+    fn owner(&self) -> &CallerName;
 }
 
 /// The queues of all services.
@@ -25,11 +33,15 @@ pub(crate) struct Queue<T> {
     waiting: Vec<Arc<T>>,
     /// Which job has each turn.
     turns: HashMap<Turn, JobId>,
+    /// At which dispatch each caller was last served, while jobs of the service wait.
+    served: PerService<HashMap<CallerName, u64>>,
+    dispatches: u64,
 }
 
 impl<T: QueueItem> Queue<T> {
     pub(crate) fn new() -> Self {
-        Self { waiting: Vec::new(), turns: HashMap::new() }
+        let served = PerService::default();
+        Self { waiting: Vec::new(), turns: HashMap::new(), served, dispatches: 0 }
     }
 
     /// Puts a job in its place. After a failed dispatch, that is its old one.
@@ -84,6 +96,49 @@ impl<T: QueueItem> Queue<T> {
             .map(|(ticket, _)| ticket)
     }
 
+    /// These jobs of `service`, in the order in which they are served. They come in the order of the queue.
+    pub(crate) fn fairly<'a, I>(
+        &self,
+        service: Service,
+        jobs: impl Iterator<Item = I>,
+        job: impl Fn(&I) -> &'a T,
+    ) -> Vec<I>
+    where
+        T: 'a,
+    {
+        let mut lanes: Vec<(CallerName, VecDeque<I>)> = Vec::new();
+        let mut lane_of: HashMap<CallerName, usize> = HashMap::new();
+        for item in jobs {
+            let owner = job(&item).owner();
+            let at = *lane_of.entry(owner.clone()).or_insert_with(|| {
+                lanes.push((owner.clone(), VecDeque::new()));
+                lanes.len() - 1
+            });
+            if let Some((_, lane)) = lanes.get_mut(at) {
+                lane.push_back(item);
+            }
+        }
+        // Whose last job began longest ago. Of those that were never served, who came first.
+        lanes.sort_by_key(|(owner, _)| self.served[service].get(owner).copied().unwrap_or(0));
+        let mut order = Vec::new();
+        while !lanes.is_empty() {
+            order.extend(lanes.iter_mut().filter_map(|(_, lane)| lane.pop_front()));
+            lanes.retain(|(_, lane)| !lane.is_empty());
+        }
+        order
+    }
+
+    /// Notes that a caller is served now.
+    pub(crate) fn note_served(&mut self, ticket: &T) {
+        let service = ticket.service();
+        self.dispatches += 1;
+        self.served[service].insert(ticket.owner().clone(), self.dispatches);
+        // Whoever comes to an empty queue has no claim from before.
+        if self.of(service).next().is_none() {
+            self.served[service].clear();
+        }
+    }
+
     /// Notes that the job has its turns now. Those that another job has stay with that one.
     pub(crate) fn take_turns(&mut self, ticket: &T) {
         for turn in ticket.turns() {
@@ -120,9 +175,13 @@ mod tests {
         created: Timestamp,
         service: Service,
         turns: Vec<Turn>,
+        owner: CallerName,
     }
 
     impl QueueItem for Job {
+        fn owner(&self) -> &CallerName {
+            &self.owner
+        }
         fn id(&self) -> JobId {
             self.id
         }
@@ -147,15 +206,75 @@ mod tests {
             created: Timestamp::now(),
             service,
             turns: turns.to_vec(),
+            owner: CallerName::anonymous(),
         })
+    }
+
+    fn job_of(owner: &str) -> Arc<Job> {
+        let job = Arc::into_inner(job(Service::Pull, &[])).unwrap();
+        Arc::new(Job { owner: owner.parse().unwrap(), ..job })
     }
 
     /// Takes the next job out of the queue and gives it its turns.
     fn take(queue: &mut Queue<Job>, service: Service) -> Option<Arc<Job>> {
-        let job = queue.ready(service).next().cloned()?;
+        let ready: Vec<_> = queue.ready(service).cloned().collect();
+        let job = queue.fairly(service, ready.iter(), |job| job).into_iter().next().cloned()?;
         queue.remove(job.id);
+        queue.note_served(&*job);
         queue.take_turns(&*job);
         Some(job)
+    }
+
+    /// Takes all jobs, and says whose they were.
+    fn owners(queue: &mut Queue<Job>, count: usize) -> String {
+        let taken = (0..count).map(|_| take(queue, Service::Pull).unwrap().owner.to_string());
+        taken.collect()
+    }
+
+    #[test]
+    fn callers_take_turns() {
+        let mut queue = Queue::new();
+        for owner in ["a", "a", "a", "a", "a", "b", "c", "b"] {
+            queue.insert(job_of(owner));
+        }
+        let all: Vec<_> = queue.of(Service::Pull).cloned().collect();
+        let order = queue.fairly(Service::Pull, all.iter(), |job| job);
+        assert_eq!(order.iter().map(|job| job.owner.as_str()).collect::<String>(), "abcabaaa");
+        assert_eq!(owners(&mut queue, 4), "abca");
+        // One who comes later is next, and then takes its turn like the others.
+        queue.insert(job_of("d"));
+        queue.insert(job_of("d"));
+        assert_eq!(owners(&mut queue, 6), "dbadaa");
+    }
+
+    /// Whoever asks again as soon as it was served must not keep the others out.
+    #[test]
+    fn a_caller_with_one_job_at_a_time_is_not_always_first() {
+        let mut queue = Queue::new();
+        for _ in 0..4 {
+            queue.insert(job_of("many"));
+        }
+        let mut served = String::new();
+        for _ in 0..6 {
+            queue.insert(job_of("1"));
+            served.push_str(&owners(&mut queue, 1));
+            while queue.of(Service::Pull).filter(|job| job.owner.as_str() == "1").count() > 1 {
+                let again = queue.of(Service::Pull).find(|job| job.owner.as_str() == "1");
+                let again = again.unwrap().id;
+                queue.remove(again);
+            }
+        }
+        assert_eq!(served, "many1many1many1");
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_an_empty_queue() {
+        let mut queue = Queue::new();
+        for n in 0..100 {
+            queue.insert(job_of(&format!("c{n}")));
+            owners(&mut queue, 1);
+        }
+        assert!(queue.served[Service::Pull].is_empty());
     }
 
     #[test]
@@ -219,7 +338,8 @@ mod tests {
         let id = "00000000-0000-7000-8000-000000000001".parse().unwrap();
         let created = Timestamp::from_millisecond(first.created.as_millisecond() + 1);
         let service = Service::Pull;
-        queue.insert(Arc::new(Job { id, created, service, turns: Vec::new() }));
+        let job = Job { id, created, service, turns: Vec::new(), owner: CallerName::anonymous() };
+        queue.insert(Arc::new(job));
         assert_eq!(take(&mut queue, Service::Pull).unwrap().id, first.id);
     }
 

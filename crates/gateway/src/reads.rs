@@ -3,14 +3,19 @@
 use std::sync::Arc;
 
 use contract::{
-    Code, Ending, JobDeleted, JobList, JobState, JobView, RequestError, Service, Timestamp,
+    CallerName, Code, DirectoryName, Ending, JobDeleted, JobList, JobState, JobView, RepoList,
+    RequestError, Service, Timestamp,
 };
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use web::Body;
 use workspace::{DeletedJob, Job, JobFilter, NewestFirst, Position, Registry, Workspace, blocking};
 
-use crate::{dispatch::CANCELLED, shared::Shared};
+use crate::{
+    caller::{Access, Act, Caller, not_yours},
+    dispatch::CANCELLED,
+    shared::Shared,
+};
 
 /// The most jobs on one page of a listing.
 const MOST: usize = 1000;
@@ -35,9 +40,28 @@ pub(crate) async fn status(shared: &Arc<Shared>, service: Service) -> Result<Val
     }))
 }
 
-pub(crate) async fn repos(shared: &Arc<Shared>) -> Result<Value, RequestError> {
+/// The named checkouts that a caller may see.
+pub(crate) async fn repos(shared: &Arc<Shared>, caller: Caller) -> Result<Value, RequestError> {
     let workspace = shared.workspace.clone();
-    let repos = blocking(move || workspace.repos()).await.map_err(|error| error.refusal())?;
+    let repos = blocking(move || {
+        let mut list = workspace.repos()?;
+        if caller.may_all(Act::Read) {
+            return Ok(list);
+        }
+        let mut own = Vec::new();
+        for repo in list.repos {
+            let Ok(name) = DirectoryName::parse(&repo.name) else { continue };
+            match workspace.owner_of_directory(&name) {
+                Ok(owner) if owner.as_ref() == Some(&caller.name) => own.push(repo),
+                Ok(_) => {}
+                // One that cannot be read does not hide the others.
+                Err(error) => workspace.report_once(name.as_str().as_ref(), &error),
+            }
+        }
+        list = RepoList { count: own.len(), repos: own };
+        Ok(list)
+    });
+    let repos = repos.await.map_err(|error: workspace::Error| error.refusal())?;
     Ok(json!(repos))
 }
 
@@ -49,6 +73,14 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
+    /// The same for what this caller may see.
+    pub(crate) fn of(mut self, caller: &Caller) -> Self {
+        if !caller.may_all(Act::Read) {
+            self.filter.caller = Some(caller.name.clone());
+        }
+        self
+    }
+
     pub(crate) fn parse(query: &str) -> Result<Self, RequestError> {
         let invalid = |what: String| RequestError::new(Code::InvalidField, what);
         let mut listing = Self { limit: 50, filter: JobFilter::default() };
@@ -117,7 +149,10 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
                 continue;
             }
         };
-        if listing.filter.state.is_some_and(|state| view.state != state) {
+        let filter = &listing.filter;
+        if filter.state.is_some_and(|state| view.state != state)
+            || filter.caller.as_ref().is_some_and(|caller| view.caller != *caller)
+        {
             continue;
         }
         if jobs.len() == listing.limit {
@@ -130,11 +165,38 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
     Ok(JobList { count: jobs.len(), jobs, next })
 }
 
-pub(crate) async fn find(shared: &Shared, id: &str) -> Result<Job, RequestError> {
+/// The job with this ID, if the caller may do this with it.
+///
+/// # Errors
+/// If there is none, it belongs to another caller, or the volume cannot be read.
+pub(crate) async fn find(
+    shared: &Shared,
+    caller: &Caller,
+    act: Act,
+    id: &str,
+) -> Result<Job, RequestError> {
     let workspace = shared.workspace.clone();
     let id = id.parse().map_err(|_| unknown())?;
-    let job = blocking(move || Job::open(&workspace, id)).await;
-    job.map_err(|error| error.refusal())?.ok_or_else(unknown)
+    let needs_no_owner = caller.may_all(act);
+    let found = blocking(move || {
+        let Some(job) = Job::open(&workspace, id)? else { return Ok(None) };
+        if needs_no_owner {
+            return Ok(Some((job, None)));
+        }
+        let owner = match job.record() {
+            Ok(record) => record.caller,
+            // Nobody else can be its owner.
+            Err(error) if error.is_damage() => CallerName::anonymous(),
+            Err(error) => return Err(error),
+        };
+        Ok(Some((job, Some(owner))))
+    });
+    let (job, owner) = found.await.map_err(|error| error.refusal())?.ok_or_else(unknown)?;
+    match owner.map_or(Access::Granted, |owner| caller.access(&owner, act)) {
+        Access::Granted => Ok(job),
+        Access::Forbidden => Err(not_yours("this job")),
+        Access::Hidden => Err(unknown()),
+    }
 }
 
 fn unknown() -> RequestError {
@@ -159,11 +221,15 @@ pub(crate) async fn view(job: Job) -> Result<JobView, RequestError> {
 }
 
 /// `POST /api/jobs/:id/cancel`, which is completed even if the caller does not wait for the answer.
-pub(crate) async fn cancel(shared: &Arc<Shared>, id: &str) -> Result<Response<Body>, RequestError> {
-    let (shared, id) = (Arc::clone(shared), id.to_owned());
+pub(crate) async fn cancel(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    id: &str,
+) -> Result<Response<Body>, RequestError> {
+    let (shared, caller, id) = (Arc::clone(shared), caller.clone(), id.to_owned());
     let tasks = shared.tasks.clone();
     let cancelling = tasks.spawn(async move {
-        let job = find(&shared, &id).await?;
+        let job = find(&shared, &caller, Act::Change, &id).await?;
         cancel_it(&shared, job).await
     });
     let failed = || {
@@ -173,8 +239,12 @@ pub(crate) async fn cancel(shared: &Arc<Shared>, id: &str) -> Result<Response<Bo
 }
 
 /// `DELETE /api/jobs/:id`, which is completed even if the caller does not wait for the answer.
-pub(crate) async fn delete(shared: &Arc<Shared>, id: &str) -> Result<JobDeleted, RequestError> {
-    let job = find(shared, id).await?;
+pub(crate) async fn delete(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    id: &str,
+) -> Result<JobDeleted, RequestError> {
+    let job = find(shared, caller, Act::Change, id).await?;
     let id = job.id();
     match blocking(move || job.delete()).await.map_err(|error| error.refusal())? {
         DeletedJob::Done => Ok(JobDeleted::new(id)),
@@ -221,6 +291,7 @@ mod tests {
             before: Some(id),
             state: Some(JobState::Running),
             id: Some("00ab-7".to_owned()),
+            caller: None,
         };
         assert_eq!(listing, Listing { limit: 7, filter });
         let default = Listing { limit: 50, filter: JobFilter::default() };

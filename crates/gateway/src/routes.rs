@@ -8,16 +8,25 @@ use axum::{
     extract::{MatchedPath, Path, RawQuery, Request, State, rejection::PathRejection},
     routing::{get, post},
 };
-use contract::{RequestError, Service};
-use http::{HeaderMap, Response, StatusCode};
+use contract::{RequestError, Scope, Service};
+use http::{HeaderMap, Method, Response, StatusCode};
 use serde::Serialize;
 use web::{Body, Peer};
 use workspace::Position;
 
-use crate::{health, layers, reads, sessions, shared::Shared, submit};
+use crate::{
+    audit::{Action, Entry},
+    caller::{Act, Caller},
+    health, layers, reads, sessions,
+    shared::Shared,
+    submit, tokens,
+};
 
 /// The table at the top of this file, from which the answers to unknown paths and methods are made.
 const TABLE: &str = include_str!("routes.md");
+
+/// The route of jobs in a session.
+const IN_SESSION: &str = "/api/stream/{id}";
 
 /// The state of the handlers: the gateway, and the service whose job a request starts. Where a request starts none, it is the
 /// service of the port.
@@ -46,9 +55,11 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
         .route("/api/jobs/{id}", get(job).delete(delete))
         .route("/api/jobs/{id}/events", get(events))
         .route("/api/jobs/{id}/cancel", post(cancel))
-        .route("/api/stream/{id}", in_session)
+        .route(IN_SESSION, in_session)
         .route("/api/sessions", get(sessions::list).post(sessions::create))
-        .route("/api/sessions/{id}", get(sessions::view).delete(sessions::delete));
+        .route("/api/sessions/{id}", get(sessions::view).delete(sessions::delete))
+        .route("/api/tokens", get(tokens::list).post(tokens::create))
+        .route("/api/tokens/{id}", axum::routing::delete(tokens::revoke));
     for service in Service::ALL {
         for path in service.spec().job_paths {
             router = router.route(path, post(submit_job).with_state(state(service)));
@@ -63,6 +74,8 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
 struct Row {
     method: &'static str,
     path: &'static str,
+    /// What a caller needs; `None`: anybody may use it.
+    scope: Option<Scope>,
     /// The query parameters, as the table writes them.
     query: &'static str,
 }
@@ -70,12 +83,18 @@ struct Row {
 /// The rows of the table.
 fn rows() -> impl Iterator<Item = Row> {
     let paths = Service::ALL.into_iter().flat_map(|service| service.spec().job_paths);
-    let jobs = paths.map(|path| Row { method: "POST", path, query: "" });
+    let jobs =
+        paths.map(|path| Row { method: "POST", path, scope: Some(Scope::Submit), query: "" });
     // The first three lines are the head of the table and the row that stands for the job paths.
     jobs.chain(TABLE.lines().skip(3).filter_map(|row| {
         let mut cells = row.split('|').skip(1).map(str::trim);
         let (method, path) = (cells.next()?, cells.next()?.trim_matches('`'));
-        Some(Row { method, path, query: cells.next()? })
+        let scope = match cells.next()?.trim_matches('`') {
+            "" => None,
+            // A misspelled one keeps everybody out but administrators.
+            scope => Some(scope.parse().unwrap_or(Scope::Admin)),
+        };
+        Some(Row { method, path, scope, query: cells.next()? })
     }))
 }
 
@@ -85,6 +104,19 @@ pub(crate) fn parameters(path: &str) -> Vec<&'static str> {
         .filter(|row| row.path == path && !row.query.is_empty())
         .flat_map(|row| row.query.split(',').map(|name| name.trim().trim_matches('`')))
         .collect()
+}
+
+/// What a caller needs for this route; `None`: anybody may use it. A method that the route does not have needs little: the
+/// answer is only that.
+pub(crate) fn scope(method: &Method, path: &str) -> Option<Scope> {
+    let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+    let mut found = rows().filter(|row| row.path == path);
+    found.find(|row| row.method == method).map_or(Some(Scope::Read), |row| row.scope)
+}
+
+/// Whether a `POST` to the route at `path` starts a job.
+pub(crate) fn starts_job(path: &str) -> bool {
+    path == IN_SESSION || Service::ALL.into_iter().any(|service| service.has_job_path(path))
 }
 
 /// The methods of the route at `path`.
@@ -125,19 +157,30 @@ async fn status(State(port): State<PortState>) -> Response<Body> {
     reply(reads::status(&port.shared, port.service).await)
 }
 
-async fn repos(State(port): State<PortState>) -> Response<Body> {
-    reply(reads::repos(&port.shared).await)
+async fn repos(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+) -> Response<Body> {
+    reply(reads::repos(&port.shared, caller).await)
 }
 
-async fn jobs(State(port): State<PortState>, RawQuery(query): RawQuery) -> Response<Body> {
+async fn jobs(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(query): RawQuery,
+) -> Response<Body> {
     match reads::Listing::parse(query.as_deref().unwrap_or_default()) {
-        Ok(listing) => reply(reads::jobs(&port.shared, listing).await),
+        Ok(listing) => reply(reads::jobs(&port.shared, listing.of(&caller)).await),
         Err(error) => web::error(&error),
     }
 }
 
-async fn job(State(port): State<PortState>, id: Id) -> Response<Body> {
-    match reads::find(&port.shared, &text(id)).await {
+async fn job(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+    id: Id,
+) -> Response<Body> {
+    match reads::find(&port.shared, &caller, Act::Read, &text(id)).await {
         Ok(job) => reply(reads::view(job).await),
         Err(error) => web::error(&error),
     }
@@ -145,13 +188,14 @@ async fn job(State(port): State<PortState>, id: Id) -> Response<Body> {
 
 async fn events(
     State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
     id: Id,
     headers: HeaderMap,
     peer: Option<Extension<Peer>>,
 ) -> Response<Body> {
     let peer = peer.map(|Extension(peer)| peer);
     let events = async {
-        let job = reads::find(&port.shared, &text(id)).await?;
+        let job = reads::find(&port.shared, &caller, Act::Read, &text(id)).await?;
         let after = web::last_event_id(&headers)?;
         Ok::<_, RequestError>(match reads::position(&job, after).await? {
             Position::After(after) => submit::events(&port.shared, job, after, peer)?,
@@ -162,27 +206,62 @@ async fn events(
     events.await.unwrap_or_else(|error| web::error(&error))
 }
 
-async fn cancel(State(port): State<PortState>, id: Id) -> Response<Body> {
-    reads::cancel(&port.shared, &text(id)).await.unwrap_or_else(|error| web::error(&error))
+async fn cancel(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+    id: Id,
+) -> Response<Body> {
+    let id = text(id);
+    let cancelled = reads::cancel(&port.shared, &caller, &id).await;
+    audit(&port, &caller, Action::Cancel, &id, &cancelled);
+    cancelled.unwrap_or_else(|error| web::error(&error))
 }
 
-async fn delete(State(port): State<PortState>, id: Id) -> Response<Body> {
-    reply(reads::delete(&port.shared, &text(id)).await)
+async fn delete(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+    id: Id,
+) -> Response<Body> {
+    let id = text(id);
+    let deleted = reads::delete(&port.shared, &caller, &id).await;
+    audit(&port, &caller, Action::Delete, &id, &deleted);
+    reply(deleted)
 }
 
-async fn submit_job(State(port): State<PortState>, request: Request) -> Response<Body> {
-    submit::submit(&port, None, request).await.unwrap_or_else(|refusal| *refusal)
+/// Notes what a caller has done with the job `id`.
+fn audit<T>(
+    port: &PortState,
+    caller: &Caller,
+    action: Action,
+    id: &str,
+    result: &Result<T, RequestError>,
+) {
+    let entry = Entry::of(caller, action).outcome(result);
+    port.shared.audit.add(match id.parse() {
+        Ok(id) => entry.job(id),
+        Err(_) => entry,
+    });
+}
+
+async fn submit_job(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response<Body> {
+    submit::submit(&port, &caller, None, request).await.unwrap_or_else(|refusal| *refusal)
 }
 
 async fn submit_job_in_session(
     State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
     id: Id,
     request: Request,
 ) -> Response<Body> {
-    match sessions::known(&port.shared.workspace, text(id).parse().ok()).await {
-        Ok(session) => {
-            submit::submit(&port, Some(session), request).await.unwrap_or_else(|refusal| *refusal)
-        }
+    let id = text(id).parse().ok();
+    match sessions::known(&port.shared.workspace, &caller, Act::Change, id).await {
+        Ok(session) => submit::submit(&port, &caller, Some(session), request)
+            .await
+            .unwrap_or_else(|refusal| *refusal),
         Err(error) => web::error(&error),
     }
 }

@@ -1,6 +1,9 @@
 //! `/api/sessions`: conversations that any replica can continue.
 
-use axum::extract::{Path, Request, State, rejection::PathRejection};
+use axum::{
+    Extension,
+    extract::{Path, Request, State, rejection::PathRejection},
+};
 use contract::{
     Code, RequestError, SessionDeleted, SessionId, SessionList, SessionRequest, SessionView,
 };
@@ -8,20 +11,31 @@ use http::Response;
 use web::{BODY_LIMIT, Body};
 use workspace::{Deleted, Session, Workspace, blocking};
 
-use crate::routes::{PortState, reply};
+use crate::{
+    audit::{Action, Entry},
+    caller::{Access, Act, Caller, not_yours},
+    places,
+    routes::{PortState, reply},
+};
 
-/// The session that a job is for.
+/// The session with this ID, if the caller may do this with it.
 ///
 /// # Errors
-/// If there is no such session.
+/// If there is no such session, or it belongs to another caller.
 pub(crate) async fn known(
     workspace: &Workspace,
+    caller: &Caller,
+    act: Act,
     id: Option<SessionId>,
 ) -> Result<SessionId, RequestError> {
     let id = id.ok_or_else(unknown)?;
     let workspace = workspace.clone();
-    let session = blocking(move || Session::open(&workspace, id)).await;
-    session.map_err(|error| error.refusal())?.map(|session| session.id()).ok_or_else(unknown)
+    let owner = blocking(move || places::owner_of_session(&workspace, id)).await?;
+    match caller.access(&owner.ok_or_else(unknown)?, act) {
+        Access::Granted => Ok(id),
+        Access::Forbidden => Err(not_yours("this session")),
+        Access::Hidden => Err(unknown()),
+    }
 }
 
 fn unknown() -> RequestError {
@@ -33,25 +47,43 @@ fn parse(id: Result<Path<String>, PathRejection>) -> Option<SessionId> {
 }
 
 /// `POST /api/sessions`.
-pub(crate) async fn create(State(port): State<PortState>, request: Request) -> Response<Body> {
+pub(crate) async fn create(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response<Body> {
+    let entry = Entry::of(&caller, Action::CreateSession);
     let workspace = port.shared.workspace.clone();
     let unknown = port.shared.config.policy.unknown_fields;
     let made = async {
         let body = web::read_optional_json_body(request, BODY_LIMIT).await?;
         let request = SessionRequest::parse(&body, workspace.root_text(), unknown)?;
-        blocking(move || make(&workspace, &request)).await
+        blocking(move || make(&workspace, &caller, &request)).await
     };
-    reply(made.await)
+    let made = made.await;
+    let entry = entry.outcome(&made);
+    port.shared.audit.add(match &made {
+        Ok(session) => entry.subject(session.session_id),
+        Err(_) => entry,
+    });
+    reply(made)
 }
 
-fn make(workspace: &Workspace, request: &SessionRequest) -> Result<SessionView, RequestError> {
+fn make(
+    workspace: &Workspace,
+    caller: &Caller,
+    request: &SessionRequest,
+) -> Result<SessionView, RequestError> {
     let id = SessionId::new();
     let place = match &request.workspace {
-        Some(asked) => workspace.resolve(asked).map_err(|error| error.refusal("workspace"))?,
+        Some(asked) => {
+            places::check_path(workspace, caller, asked)?;
+            workspace.resolve(asked).map_err(|error| error.refusal("workspace"))?
+        }
         None => workspace.make_session_place(id).map_err(|error| error.refusal())?,
     };
-    let (session, _turn) =
-        Session::create(workspace, id, &place).map_err(|error| error.refusal())?;
+    let (session, _turn) = Session::create_for(workspace, id, &place, &caller.name)
+        .map_err(|error| error.refusal())?;
     session
         .view()
         .map_err(|error| error.refusal())?
@@ -59,9 +91,15 @@ fn make(workspace: &Workspace, request: &SessionRequest) -> Result<SessionView, 
 }
 
 /// `GET /api/sessions`.
-pub(crate) async fn list(State(port): State<PortState>) -> Response<Body> {
+pub(crate) async fn list(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+) -> Response<Body> {
     let workspace = port.shared.workspace.clone();
-    let sessions = blocking(move || Session::list(&workspace)).await;
+    let sessions = blocking(move || {
+        Session::list_of(&workspace, |owner| caller.access(owner, Act::Read) == Access::Granted)
+    })
+    .await;
     reply(
         sessions
             .map(|sessions| SessionList { count: sessions.len(), sessions })
@@ -72,10 +110,14 @@ pub(crate) async fn list(State(port): State<PortState>) -> Response<Body> {
 /// `GET /api/sessions/{id}`.
 pub(crate) async fn view(
     State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
 ) -> Response<Body> {
     let workspace = port.shared.workspace.clone();
-    let Some(id) = parse(id) else { return web::error(&unknown()) };
+    let id = match known(&workspace, &caller, Act::Read, parse(id)).await {
+        Ok(id) => id,
+        Err(error) => return web::error(&error),
+    };
     let view = blocking(move || match Session::open(&workspace, id)? {
         Some(session) => session.view(),
         None => Ok(None),
@@ -86,12 +128,28 @@ pub(crate) async fn view(
 /// `DELETE /api/sessions/{id}`.
 pub(crate) async fn delete(
     State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
 ) -> Response<Body> {
-    let Some(id) = parse(id) else { return web::error(&unknown()) };
-    let workspace = port.shared.workspace.clone();
+    let id = parse(id);
+    let deleted = delete_it(&port.shared.workspace, &caller, id).await;
+    let entry = Entry::of(&caller, Action::DeleteSession).outcome(&deleted);
+    port.shared.audit.add(match id {
+        Some(id) => entry.subject(id),
+        None => entry,
+    });
+    reply(deleted)
+}
+
+async fn delete_it(
+    workspace: &Workspace,
+    caller: &Caller,
+    id: Option<SessionId>,
+) -> Result<SessionDeleted, RequestError> {
+    let id = known(workspace, caller, Act::Change, id).await?;
+    let workspace = workspace.clone();
     let deleted = blocking(move || Session::delete(&workspace, id)).await;
-    reply(match deleted.map_err(|error| error.refusal()) {
+    match deleted.map_err(|error| error.refusal()) {
         Ok(Deleted::Done) => Ok(SessionDeleted::new(id)),
         Ok(Deleted::Unknown) => Err(unknown()),
         Ok(Deleted::Busy) => Err(RequestError::new(
@@ -99,7 +157,7 @@ pub(crate) async fn delete(
             "a job uses this session: cancel the job, or wait for its end",
         )),
         Err(error) => Err(error),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -168,9 +226,9 @@ mod tests {
         assert_eq!(ask(&port, Method::DELETE, "/api/sessions", "").await.0, 405);
         let id = SessionId::new();
         assert_eq!(ask(&port, Method::GET, &format!("/api/stream/{id}"), "").await.0, 405);
-        assert!(
-            known(&workspace, Some(id)).await.is_err() && known(&workspace, None).await.is_err()
-        );
+        for id in [Some(id), None] {
+            assert!(known(&workspace, &Caller::anonymous(), Act::Read, id).await.is_err());
+        }
     }
 
     #[tokio::test]

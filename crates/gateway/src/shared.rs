@@ -10,10 +10,12 @@ use std::{
 use contract::{Code, Ending, GatewayId, JobId, PerService, RequestError, Service};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
-use workspace::{FileLock, Job, Outcome, Workspace, blocking};
+use workspace::{FileLock, Job, Outcome, StackSecret, Workspace, blocking};
 
 use crate::{
     Config,
+    audit::Audit,
+    callers::Callers,
     health::VolumeProbe,
     lifecycle::{CurrentLifecycle, Lifecycle},
     readers::Readers,
@@ -30,6 +32,10 @@ pub(crate) struct Shared {
     /// The real address of each service's port.
     pub(crate) addresses: PerService<SocketAddr>,
     pub(crate) workspace: Workspace,
+    /// What capabilities are made with.
+    pub(crate) secret: StackSecret,
+    pub(crate) callers: Callers,
+    pub(crate) audit: Audit,
     pub(crate) id: GatewayId,
     /// Held as long as this gateway lives.
     _lease: FileLock,
@@ -51,6 +57,12 @@ impl Shared {
         addresses: PerService<SocketAddr>,
     ) -> workspace::Result<Self> {
         let workspace = Workspace::open(&config.workspace)?;
+        let secret = match &config.secret_file {
+            Some(file) => StackSecret::read(file)?,
+            None => workspace.stack_secret()?,
+        };
+        let callers =
+            Callers::read(&workspace, config.admin_token.as_ref(), config.allow_anonymous)?;
         let id = GatewayId::new();
         let lease = workspace.announce_gateway(id)?;
         let work = Arc::new(Notify::new());
@@ -63,6 +75,9 @@ impl Shared {
             config,
             addresses,
             workspace,
+            secret,
+            callers,
+            audit: Audit::default(),
             id,
             _lease: lease,
             state: Mutex::new(GatewayState::new(Arc::clone(&work))),

@@ -8,7 +8,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 use web::Server;
 
-use crate::{Config, dispatch, lifecycle::Lifecycle, recover, retention, routes, shared::Shared};
+use crate::{
+    Config, callers, dispatch, lifecycle::Lifecycle, recover, retention, routes, shared::Shared,
+};
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +61,14 @@ impl Gateway {
             Service::ALL.map(|service| tokio::spawn(dispatch::run(Arc::clone(&shared), service)));
         let recovery = tokio::spawn(recover::run(Arc::clone(&shared)));
         let retention = tokio::spawn(retention::run(Arc::clone(&shared)));
+        let callers = tokio::spawn(callers::run(Arc::clone(&shared)));
+        let auditing = Arc::clone(&shared);
+        let audit = tokio::spawn(async move {
+            auditing.audit.write(auditing.workspace.audit()).await;
+        });
         let tasks = dispatchers
             .into_iter()
-            .chain([recovery, retention])
+            .chain([recovery, retention, callers, audit])
             .map(AbortOnDropHandle::new)
             .collect();
         let limits = Arc::clone(&shared.config.connections);

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use contract::{Code, GatewayId, JobId, JobState, PerService, ReplicaId, Service};
+use contract::{CallerName, Code, GatewayId, JobId, JobState, PerService, ReplicaId, Service};
 use tokio::{sync::Notify, time::Instant};
 use workspace::{IdleReplicas, ReplicaEntry};
 
@@ -92,6 +92,7 @@ impl GatewayState {
             }
             Transition::Dispatched(replica) => {
                 self.queue.remove(id);
+                self.queue.note_served(ticket);
                 self.queue.take_turns(ticket);
                 self.dispatching.insert(id, Arc::clone(ticket));
                 self.asked.insert(replica);
@@ -164,6 +165,12 @@ impl GatewayState {
         tickets.filter(|ticket| ticket.service == service).count()
     }
 
+    /// How many jobs of a caller run, or are being handed to a replica, without those that its workflows have asked for.
+    fn running_of(&self, owner: &CallerName) -> usize {
+        let tickets = self.running.values().chain(self.dispatching.values());
+        tickets.filter(|ticket| ticket.parent.is_none() && ticket.owner == *owner).count()
+    }
+
     /// Whether this replica is being asked to take a job.
     pub(crate) fn is_asked(&self, id: ReplicaId) -> bool {
         self.asked.contains(&id)
@@ -187,6 +194,7 @@ impl GatewayState {
         service: Service,
         idle: &IdleReplicas,
         lifecycle: Lifecycle,
+        limit_of: impl Fn(&CallerName) -> Option<u32>,
     ) -> Vec<(Arc<Ticket>, ReplicaEntry)> {
         let now = Instant::now();
         self.avoided.retain(|_, until| *until > now);
@@ -195,13 +203,34 @@ impl GatewayState {
         };
         let idle = || idle.iter().filter(|replica| is_free(replica));
         let may_run = |ticket: &&Arc<Ticket>| ticket.may_run() && lifecycle.accepts(ticket.parent);
-        let next = self.queue.ready(service).filter(may_run).cloned();
-        let pairs: Vec<_> = next.zip(idle().cloned()).collect();
+        // How many more jobs each caller may have running.
+        let mut left: HashMap<CallerName, usize> = HashMap::new();
+        let is_within_limit = |ticket: &&Arc<Ticket>| {
+            // A workflow would wait for itself.
+            if ticket.parent.is_some() {
+                return true;
+            }
+            let left = left.entry(ticket.owner.clone()).or_insert_with(|| {
+                let limit =
+                    limit_of(&ticket.owner).map(|it| usize::try_from(it).unwrap_or(usize::MAX));
+                limit.map_or(usize::MAX, |limit| {
+                    limit.saturating_sub(self.running_of(&ticket.owner))
+                })
+            });
+            let is_within = *left > 0;
+            *left = left.saturating_sub(1);
+            is_within
+        };
+        let next = self.queue.ready(service).filter(may_run).filter(is_within_limit);
+        let next = self.queue.fairly(service, next, |ticket| ticket);
+        let pairs: Vec<_> = next.into_iter().cloned().zip(idle().cloned()).collect();
         self.spare[service] = idle().count() - pairs.len();
         for (ticket, replica) in &pairs {
             self.transition(ticket, Transition::Dispatched(replica.id));
         }
-        for (index, (ticket, blocker)) in self.queue.with_blockers(service).enumerate() {
+        let waiting = self.queue.with_blockers(service);
+        let waiting = self.queue.fairly(service, waiting, |(ticket, _)| ticket);
+        for (index, (ticket, blocker)) in waiting.into_iter().enumerate() {
             let waiting_for =
                 blocker.map(|(holder, turn)| format!("job {holder} to be done in {turn}"));
             ticket.set_status(QueueStatus::Waiting { position: index + 1, waiting_for });
@@ -221,6 +250,14 @@ impl GatewayState {
     /// Whether `limit` jobs of callers wait. Those that a spare replica can take do not wait.
     pub(crate) fn is_full(&self, service: Service, limit: usize) -> bool {
         let waiting = self.queue.of(service).filter(|ticket| ticket.parent.is_none()).count();
+        waiting >= limit.saturating_add(self.spare[service])
+    }
+
+    /// Whether `limit` jobs of one caller wait. Those that a spare replica can take do not wait.
+    pub(crate) fn is_full_for(&self, service: Service, owner: &CallerName, limit: u32) -> bool {
+        let queued = Service::ALL.into_iter().flat_map(|service| self.queue.of(service));
+        let waiting = queued.filter(|it| it.parent.is_none() && it.owner == *owner).count();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         waiting >= limit.saturating_add(self.spare[service])
     }
 

@@ -4,13 +4,20 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use contract::{Code, JobId, RawRequest, RequestError, Secrets, Service, SessionId, UnknownFields};
+use contract::{
+    Code, JobId, RawRequest, RequestError, Secrets, Service, SessionId, Timestamp, UnknownFields,
+};
 use futures_util::StreamExt;
 use http::{HeaderMap, Response};
 use web::{BODY_LIMIT, Body, Ids, OnDisconnect, Peer};
-use workspace::{CancelOnDisconnect, Job, JobRecord, NewJob, RequestDigest, Workspace, blocking};
+use workspace::{
+    CancelOnDisconnect, CreateError, Job, JobRecord, NewJob, RequestDigest, Workspace, blocking,
+};
 
 use crate::{
+    audit::{Action, Entry},
+    caller::Caller,
+    places,
     routes::PortState,
     shared::Shared,
     state::Transition,
@@ -21,6 +28,7 @@ use crate::{
 /// `POST` of a job.
 pub(crate) async fn submit(
     PortState { shared, service }: &PortState,
+    caller: &Caller,
     session: Option<SessionId>,
     request: Request,
 ) -> Result<Response<Body>, web::Refusal> {
@@ -29,26 +37,30 @@ pub(crate) async fn submit(
     let headers = request.headers().clone();
     let peer = request.extensions().get::<Peer>().cloned();
     let id = web::job_id(&headers, web::header::JOB_ID).map_err(refuse)?;
-    let parent = web::job_id(&headers, web::header::PARENT_JOB_ID).map_err(refuse)?;
+    let parent = caller.workflow;
     let on_disconnect = OnDisconnect::read(&headers).map_err(refuse)?;
     let body = web::read_json_body(request, BODY_LIMIT).await.map_err(refuse)?;
-    let id = id.unwrap_or_else(JobId::new);
+    let (id, chosen) = (id.unwrap_or_else(JobId::new), id);
     let workspace = shared.workspace.clone();
     let mut policy = shared.config.policy.clone();
     if parent.is_some() {
         // A workflow of another version asks; that it runs is checked before its job is queued.
         policy.unknown_fields = UnknownFields::Ignored;
     }
+    let asks = caller.clone();
     let described = blocking(move || {
         let root = workspace.root_text();
         let request = RawRequest { body: &body, root, policy: &policy, session };
-        describe(&workspace, service, request, id, parent)
-    })
-    .await;
-    let (mut record, secret_body) = described.map_err(refuse)?;
-    record.gateway = Some(shared.id);
-    let (submitted, guard) =
-        queue(shared, record, secret_body, on_disconnect).await.map_err(refuse)?;
+        describe(&workspace, service, request, id, &asks)
+    });
+    let queued = async {
+        let (mut record, secret_body) = described.await?;
+        record.gateway = Some(shared.id);
+        queue(shared, record, secret_body, on_disconnect, chosen).await
+    };
+    let queued = queued.await;
+    shared.audit.add(Entry::of(caller, Action::Submit).job(id).outcome(&queued));
+    let (submitted, guard) = queued.map_err(refuse)?;
     answer(shared, submitted, &headers, peer, guard).await
 }
 
@@ -57,13 +69,15 @@ fn describe(
     service: Service,
     raw: RawRequest<'_>,
     id: JobId,
-    parent: Option<JobId>,
+    caller: &Caller,
 ) -> Result<(JobRecord, Option<Bytes>), RequestError> {
     let request = (service.spec().parse)(&raw)?;
     let request = request.as_ref();
     let digest = RequestDigest::of(request, raw.body, raw.session);
-    let record =
-        JobRecord::of(workspace, request, digest, id, parent).map_err(|error| error.refusal())?;
+    let record = JobRecord::of(workspace, request, digest, id, caller.workflow)
+        .map_err(|error| error.refusal())?;
+    let record = JobRecord { caller: caller.name.clone(), ..record };
+    places::check(workspace, caller, request, &record)?;
     let secret_body =
         record.request.credentials_withheld.then(|| Bytes::from(request.to_body(Secrets::Exposed)));
     Ok((record, secret_body))
@@ -80,11 +94,14 @@ async fn queue(
     record: JobRecord,
     secret_body: Option<Bytes>,
     on_disconnect: OnDisconnect,
+    chosen: Option<JobId>,
 ) -> Result<(Submitted, CancelOnDisconnect), RequestError> {
     let workspace = shared.workspace.clone();
     let (id, parent) = (record.job_id, record.parent);
     let known = blocking(move || Job::open(&workspace, id)).await;
-    if known.map_err(|error| error.refusal())?.is_none() {
+    let is_new = known.map_err(|error| error.refusal())?.is_none();
+    if is_new {
+        chosen.map_or(Ok(()), check_time)?;
         if !shared.lifecycle.get().accepts(parent) {
             let sentence = "the stack is being stopped: send the request again later";
             return Err(RequestError::new(Code::Terminated, sentence));
@@ -95,12 +112,25 @@ async fn queue(
             let sentence = format!("{limit} jobs are waiting already: try again later");
             return Err(RequestError::new(Code::QueueFull, sentence));
         }
+        let limit = shared.callers.limits_of(&record.caller).queued;
+        if parent.is_none()
+            && let Some(limit) = limit
+            && shared.state().is_full_for(record.service, &record.caller, limit)
+        {
+            let sentence = format!(
+                "{limit} jobs of this caller are waiting already, which is its limit: try again when one has begun"
+            );
+            return Err(RequestError::new(Code::RateLimited, sentence));
+        }
     }
     // In a task of its own: a caller that disconnects now must not leave a job behind that is in no queue.
-    let submitting = Arc::clone(shared);
+    let (submitting, caller) = (Arc::clone(shared), record.caller.clone());
     let task = shared.tasks.spawn(async move {
         let workspace = submitting.workspace.clone();
         let (record, turns, created) = blocking(move || {
+            if is_new {
+                check_workflow(&workspace, &record)?;
+            }
             // First, because a job that exists but cannot be queued would wait forever.
             let turns = record.turns(&workspace).map_err(|error| error.refusal())?.own;
             let created = Job::create_for(&workspace, &record).map_err(|error| error.refusal())?;
@@ -109,6 +139,13 @@ async fn queue(
         .await?;
         let job = match created {
             NewJob::Exists(job) => {
+                let read = job.clone();
+                let known =
+                    blocking(move || read.record()).await.map_err(|error| error.refusal())?;
+                if known.caller != caller {
+                    // The same as for another request of the same caller: whose it is, is nobody's business.
+                    return Err(CreateError::AnotherRequest.refusal());
+                }
                 let guard = guard(&submitting, on_disconnect, &job);
                 return Ok((Submitted::Known(job), guard));
             }
@@ -125,6 +162,35 @@ async fn queue(
     let failed =
         || RequestError::new(Code::Internal, "the job could not be queued: see the gateway's log");
     task.await.unwrap_or_else(|_| Err(failed()))
+}
+
+/// Refuses an ID of long ago or of far ahead: the order of the jobs is that of their IDs.
+fn check_time(id: JobId) -> Result<(), RequestError> {
+    const DAY: u64 = 24 * 60 * 60 * 1000;
+    let distance = id.created().as_millisecond().abs_diff(Timestamp::now().as_millisecond());
+    if distance <= DAY {
+        return Ok(());
+    }
+    let sentence =
+        "'X-Job-Id': the time in this UUIDv7 is more than a day from now: make a new one";
+    Err(RequestError::new(Code::InvalidField, sentence))
+}
+
+/// Refuses a job that its workflow may not start. Blocking.
+fn check_workflow(workspace: &Workspace, record: &JobRecord) -> Result<(), RequestError> {
+    let Some(workflow) = record.parent else { return Ok(()) };
+    let job = Job::open(workspace, workflow).map_err(|error| error.refusal())?;
+    let job = job.ok_or_else(|| CreateError::ParentEnded.refusal())?;
+    let asks = job.record().map_err(|error| error.refusal())?.service.spec().asks;
+    let admitted = job.admits_child(asks, record.service, record.job_id);
+    if admitted.map_err(|error| error.refusal())? {
+        return Ok(());
+    }
+    let sentence = format!(
+        "this workflow may not start another job of {}: each may start one, and another if its replica died",
+        record.service
+    );
+    Err(RequestError::new(Code::Forbidden, sentence))
 }
 
 fn guard(shared: &Arc<Shared>, on_disconnect: OnDisconnect, job: &Job) -> CancelOnDisconnect {
@@ -212,8 +278,10 @@ mod tests {
         let (body, policy) = (br#"{"repoUrl":"https://h/r.git"}"#, &shared.config.policy);
         let raw = RawRequest { body, root: "/w", policy, session: None };
         let id = JobId::new();
-        let (record, secret) = describe(&shared.workspace, Service::Pull, raw, id, None).unwrap();
-        let queued = queue(&shared, record, secret, OnDisconnect::Continue).await.unwrap();
+        let caller = Caller::anonymous();
+        let (record, secret) =
+            describe(&shared.workspace, Service::Pull, raw, id, &caller).unwrap();
+        let queued = queue(&shared, record, secret, OnDisconnect::Continue, None).await.unwrap();
         let job = Job::open(&shared.workspace, id).unwrap().unwrap();
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(job.view().unwrap().state, JobState::Queued);

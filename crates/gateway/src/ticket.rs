@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use contract::{GatewayId, JobId, RequestError, Service, Timestamp};
+use contract::{CallerName, GatewayId, JobId, RequestError, Service, Timestamp};
 use http::StatusCode;
 use tokio::{sync::watch, time::Instant};
 use workspace::{Job, RequestDigest, Turn};
@@ -80,6 +80,8 @@ struct Viewers {
 pub(crate) struct Ticket {
     pub(crate) job: Job,
     pub(crate) service: Service,
+    /// Whose it is.
+    pub(crate) owner: CallerName,
     pub(crate) parent: Option<JobId>,
     /// The turns that it has to wait for.
     pub(crate) turns: Vec<Turn>,
@@ -111,6 +113,7 @@ impl Ticket {
         Self {
             job,
             service: record.service,
+            owner: record.caller.clone(),
             parent: record.parent,
             turns,
             gateway: record.gateway,
@@ -202,5 +205,8 @@ impl QueueItem for Ticket {
     }
     fn turns(&self) -> &[Turn] {
         &self.turns
+    }
+    fn owner(&self) -> &CallerName {
+        &self.owner
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use boot::Secret;
 use contract::{Ending, EventLine, JobId};
 use workspace::Workspace;
 
@@ -23,6 +24,9 @@ pub struct JobContext {
     pub id: JobId,
     /// The workflow that started it.
     pub parent: Option<JobId>,
+    /// What proves to the gateway that a request for another job comes from this one. `None`: no gateway has sent this job,
+    /// or one of an earlier version.
+    pub capability: Option<Secret>,
     /// The volume.
     pub workspace: Workspace,
     /// Whether, and why, the job should end.

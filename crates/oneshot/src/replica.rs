@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use boot::Exit;
+use boot::{Exit, Secret};
 use contract::{Code, Ending, JobId, JobRequest, RequestError};
 use http::HeaderMap;
 use tokio::sync::{Mutex, mpsc};
@@ -44,6 +44,7 @@ struct Accepted<R> {
     claimed: ClaimedJob,
     request: R,
     parent: Option<JobId>,
+    capability: Option<Secret>,
     /// Held until the job ends. A workflow lends them to its children.
     turns: Vec<HeldTurn>,
 }
@@ -146,13 +147,14 @@ async fn run<S: JobService>(
     mut orders: Orders,
 ) -> Exit {
     let name = S::SERVICE;
-    let Accepted { mut claimed, request, parent, turns } = accepted;
+    let Accepted { mut claimed, request, parent, capability, turns } = accepted;
     let id = claimed.job().id();
     let limit =
         request.timeout_seconds().unwrap_or(replica.service.policy().limits.job_timeout_seconds);
     let context = JobContext {
         id,
         parent,
+        capability,
         workspace: replica.workspace.clone(),
         stop: Stop::default(),
         stop_budget: replica.config.stop_budget,
@@ -261,6 +263,9 @@ impl<S: JobService> Replica<S> {
         }
         let parent = web::job_id(headers, web::header::PARENT_JOB_ID)?;
         let id = web::job_id(headers, web::header::JOB_ID)?;
+        let capability = headers.get(web::header::CAPABILITY);
+        let capability =
+            capability.and_then(|text| Some(Secret::new(text.to_str().ok()?.to_owned())));
         let by = self.config.id.to_string();
         let workspace = self.workspace.clone();
         // `block_in_place` and not the blocking pool, because the check borrows the service.
@@ -294,7 +299,7 @@ impl<S: JobService> Replica<S> {
             *slot = JobSlot::Taken { _registration: begun.await };
         }
         // Cannot fail: the receiver lives as long as the replica.
-        let _ = self.accepted.send(Accepted { claimed, request, parent, turns });
+        let _ = self.accepted.send(Accepted { claimed, request, parent, capability, turns });
         Ok(job)
     }
 }

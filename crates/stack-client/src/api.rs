@@ -4,10 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use boot::Secret;
 use bytes::Bytes;
-use contract::{JobDeleted, JobId, JobList, JobState, JobView, Timestamp};
+use contract::{
+    JobDeleted, JobId, JobList, JobState, JobView, Timestamp, TokenId, TokenList, TokenRequest,
+    TokenRevoked, TokenView,
+};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
 use tokio::net::TcpStream;
 use transcript::one_line;
 use web::{Answer, AskError};
@@ -269,6 +273,50 @@ impl Api {
         Ok(self.json(Method::DELETE, &format!("/api/jobs/{id}")).await?.0)
     }
 
+    /// Creates a token. Needs that of an administrator.
+    ///
+    /// # Errors
+    /// As [`jobs`](Self::jobs).
+    pub async fn create_token(&self, request: &TokenRequest) -> Result<TokenView, Error> {
+        let body = json!({
+            "name": request.name,
+            "scopes": request.scopes,
+            "limits": request.limits,
+            "expires": request.expires,
+        });
+        Ok(self.exchange_json(Method::POST, "/api/tokens", body.to_string().into()).await?.0)
+    }
+
+    /// The tokens, without their secrets. Needs that of an administrator.
+    ///
+    /// # Errors
+    /// As [`jobs`](Self::jobs).
+    pub async fn tokens(&self) -> Result<TokenList, Error> {
+        Ok(self.get("/api/tokens").await?.0)
+    }
+
+    /// Revokes a token. Needs that of an administrator.
+    ///
+    /// # Errors
+    /// As [`jobs`](Self::jobs).
+    pub async fn revoke_token(&self, id: &TokenId) -> Result<TokenRevoked, Error> {
+        Ok(self.json(Method::DELETE, &format!("/api/tokens/{id}")).await?.0)
+    }
+
+    /// Whether everybody may use the stack, because it has no tokens.
+    ///
+    /// # Errors
+    /// As [`jobs`](Self::jobs).
+    pub async fn is_open(&self) -> Result<bool, Error> {
+        #[derive(Deserialize)]
+        struct Health {
+            #[serde(default)]
+            open: bool,
+        }
+        let (Health { open }, _) = self.get("/health").await?;
+        Ok(open)
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<(T, StatusCode), Error> {
         self.json(Method::GET, path).await
     }
@@ -278,8 +326,19 @@ impl Api {
         method: Method,
         path: &str,
     ) -> Result<(T, StatusCode), Error> {
+        self.exchange_json(method, path, Bytes::new()).await
+    }
+
+    async fn exchange_json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(T, StatusCode), Error> {
         let unreachable = |cause| Error::Unreachable { url: self.url.clone(), cause };
-        let answer = self.send(method, path, &[], Bytes::new()).await.map_err(unreachable)?;
+        let kind = ("content-type", "application/json".to_owned());
+        let headers = if body.is_empty() { &[][..] } else { std::slice::from_ref(&kind) };
+        let answer = self.send(method, path, headers, body).await.map_err(unreachable)?;
         if !answer.status.is_success() {
             return Err(self.refusal(answer).await);
         }

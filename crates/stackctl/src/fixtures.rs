@@ -1,6 +1,6 @@
 //! What several tests need.
 
-use contract::{JobState, JobView, Service, Timestamp};
+use contract::{CallerName, JobState, JobView, Service, Timestamp};
 
 /// A workflow of that ID, created a second after the epoch, of which nothing else is known.
 pub(crate) fn workflow(id: &str, state: JobState) -> JobView {
@@ -8,6 +8,7 @@ pub(crate) fn workflow(id: &str, state: JobState) -> JobView {
         job_id: id.parse().unwrap(),
         service: Service::Workflow,
         state,
+        caller: CallerName::anonymous(),
         parent: None,
         repo_url: None,
         created: Timestamp::from_millisecond(1000),

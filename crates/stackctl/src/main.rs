@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         Command::Scale(options) => complete(ops::scale(options)),
         Command::Logs(options) => complete(ops::logs(options)),
         Command::Gc(options) => complete(ops::gc(options)),
+        Command::Token(command) => complete(ops::token(command)),
         Command::Load(options) => complete(client::load(options)),
         Command::Bench(options) => complete_on_threads(bench::bench(options)),
         Command::Demo(options) => complete_on_threads(demo::demo(options)),

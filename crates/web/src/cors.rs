@@ -52,7 +52,13 @@ impl Cors {
                 HeaderName::from_static(crate::header::JOB_ID),
                 HeaderName::from_static(crate::header::ON_DISCONNECT),
             ])
-            .expose_headers([HeaderName::from_static(crate::header::JOB_ID), header::RETRY_AFTER])
+            .expose_headers([
+                HeaderName::from_static(crate::header::JOB_ID),
+                header::RETRY_AFTER,
+                HeaderName::from_static("ratelimit-limit"),
+                HeaderName::from_static("ratelimit-remaining"),
+                HeaderName::from_static("ratelimit-reset"),
+            ])
             .max_age(MAX_AGE);
         Some(if origin == "*" {
             layer.allow_origin(Any)

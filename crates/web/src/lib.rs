@@ -31,6 +31,8 @@ pub mod header {
     pub const JOB_ID: &str = "x-job-id";
     /// The workflow that starts a job.
     pub const PARENT_JOB_ID: &str = "x-parent-job-id";
+    /// In the dispatch of a workflow, and in its requests for jobs: what proves that they are its own.
+    pub const CAPABILITY: &str = "x-job-capability";
     /// What happens to a job whose caller disconnects: `continue`, or `cancel`.
     pub const ON_DISCONNECT: &str = "x-on-disconnect";
     /// In a dispatch, the digest of the body that the job's caller sent.

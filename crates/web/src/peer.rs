@@ -29,6 +29,12 @@ impl Peer {
         self.0.local_addr().ok().map(|address| address.ip().to_canonical())
     }
 
+    /// The address that the caller has connected from.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.0.peer_addr().ok().map(|address| address.ip().to_canonical())
+    }
+
     /// Waits until the caller has closed its sending side or the whole connection. Only a write can tell which.
     pub(crate) async fn closes_its_side(&self) {
         // This takes nothing from hyper, which reads nothing while it writes a response.

@@ -45,6 +45,7 @@ fn status(code: Code) -> StatusCode {
         | Code::SessionDamaged
         | Code::DifferentRepository => StatusCode::CONFLICT,
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::Busy | Code::QueueFull | Code::QueueTimeout | Code::Terminated => {
             StatusCode::SERVICE_UNAVAILABLE
@@ -109,7 +110,7 @@ pub fn empty(status: StatusCode) -> Response<Body> {
 pub fn error(error: &RequestError) -> Response<Body> {
     let status = status(error.code);
     let mut response = json(status, &error.body());
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use boot::Secret;
 use bytes::Bytes;
 use contract::{Code, Ending, EventLine, JobId, RequestError, Service};
 use futures_util::{Stream, StreamExt};
@@ -34,6 +35,8 @@ const MARGIN: Duration = Duration::from_secs(5);
 pub(crate) struct Child {
     pub(crate) id: JobId,
     pub(crate) parent: JobId,
+    /// What proves that the parent asks for it. A replica that was called directly has none.
+    pub(crate) capability: Option<Secret>,
     pub(crate) service: Service,
     pub(crate) base: BaseUrl,
     pub(crate) body: Bytes,
@@ -276,12 +279,14 @@ impl Child {
     }
 
     async fn ask(&self) -> Result<Answer, AskError> {
-        let headers = [
+        let mut headers = vec![
             ("content-type", "application/json".to_owned()),
             ("accept", "text/event-stream".to_owned()),
             (web::header::JOB_ID, self.id.to_string()),
             (web::header::PARENT_JOB_ID, self.parent.to_string()),
         ];
+        let capability = self.capability.as_ref().map(|secret| secret.expose().to_owned());
+        headers.extend(capability.map(|text| (web::header::CAPABILITY, text)));
         let asked = ask(
             &self.base,
             Method::POST,

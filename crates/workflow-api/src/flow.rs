@@ -161,6 +161,7 @@ fn child(
     let child = Child {
         id: JobId::new(),
         parent: context.id,
+        capability: context.capability.clone(),
         service,
         base: base.clone(),
         body: body.into(),

@@ -1,6 +1,6 @@
 //! What the tests of several modules begin with.
 
-use contract::{JobId, Retain, Service, Timestamp};
+use contract::{CallerName, JobId, Retain, Service, Timestamp};
 use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{Job, JobRecord, NewJob, RecordedRequest, Workspace};
@@ -17,6 +17,7 @@ pub(crate) fn record(parent: Option<JobId>, body: &Value) -> JobRecord {
     JobRecord {
         job_id: JobId::new(),
         service: if parent.is_some() { Service::Claude } else { Service::Workflow },
+        caller: CallerName::anonymous(),
         parent,
         directory: None,
         session: None,

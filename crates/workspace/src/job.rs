@@ -1,5 +1,6 @@
 //! One job on the volume, from its name to its end.
 
+mod child;
 mod claim;
 mod create;
 mod delete;
@@ -219,6 +220,7 @@ impl Job {
             job_id: self.id,
             service: record.service,
             state,
+            caller: record.caller,
             parent: record.parent,
             repo_url: record.repo_url,
             created: record.created,

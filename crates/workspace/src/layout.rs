@@ -70,6 +70,7 @@ impl Workspace {
             workspace.guests(),
             workspace.gateways(),
             workspace.sessions(),
+            workspace.owners(),
             workspace.temporary(),
         ];
         for service in Service::ALL {
@@ -160,6 +161,12 @@ impl Workspace {
     #[must_use]
     pub fn checkouts(&self) -> PathBuf {
         self.stack().join("checkouts")
+    }
+
+    /// The log of what callers did.
+    #[must_use]
+    pub fn audit(&self) -> PathBuf {
+        self.stack().join("audit")
     }
 
     pub(crate) fn gateways(&self) -> PathBuf {

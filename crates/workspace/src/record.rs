@@ -1,8 +1,8 @@
 //! `job.json`: the request of a job.
 
 use contract::{
-    DirectoryName, GatewayId, JobId, JobRequest, Place, RepoUrl, Requester, Retain, Secrets,
-    Service, SessionId, Timestamp,
+    CallerName, DirectoryName, GatewayId, JobId, JobRequest, Place, RepoUrl, Requester, Retain,
+    Secrets, Service, SessionId, Timestamp,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -32,6 +32,9 @@ pub struct JobRecord {
     pub job_id: JobId,
     /// Its service.
     pub service: Service,
+    /// Whose it is. Jobs that were made before there were callers belong to `anonymous`.
+    #[serde(default)]
+    pub caller: CallerName,
     /// The workflow that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<JobId>,
@@ -108,6 +111,8 @@ impl JobRecord {
         Ok(Self {
             job_id,
             service: request.service(),
+            // Whoever knows the caller sets it.
+            caller: CallerName::anonymous(),
             parent,
             directory,
             session,

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use contract::{SessionId, SessionView, Timestamp, WorkspacePath};
+use contract::{CallerName, SessionId, SessionView, Timestamp, WorkspacePath};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -45,32 +45,50 @@ struct Meta {
     workspace: String,
     created: Timestamp,
     updated: Timestamp,
+    /// Whose it is. Sessions that were made before there were callers belong to `anonymous`.
+    #[serde(default)]
+    caller: CallerName,
 }
 
 impl Session {
-    /// Creates a session that works in `place`, and takes its turn.
+    /// Creates a session that works in `place`, and takes its turn. It belongs to the owner of the place.
     ///
     /// # Errors
-    /// If the volume cannot be written, or the session already exists.
+    /// If the volume cannot be read or written, or the session already exists.
     pub fn create(
         workspace: &Workspace,
         id: SessionId,
         place: &WorkspacePath,
     ) -> Result<(Self, HeldTurn)> {
+        let owner = workspace.owner_of_place(place)?.unwrap_or_default();
+        Self::create_for(workspace, id, place, &owner)
+    }
+
+    /// The same for a session of `caller`.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_for(
+        workspace: &Workspace,
+        id: SessionId,
+        place: &WorkspacePath,
+        caller: &CallerName,
+    ) -> Result<(Self, HeldTurn)> {
         let session = Self { workspace: workspace.clone(), id };
         let scratch = workspace.scratch();
-        let made = session.fill(&scratch, place);
+        let made = session.fill(&scratch, place, caller);
         if made.is_err() {
             let _ = fs::remove_dir_all(&scratch);
         }
         made.map(|turn| (session, turn))
     }
 
-    fn fill(&self, scratch: &Path, place: &WorkspacePath) -> Result<HeldTurn> {
+    fn fill(&self, scratch: &Path, place: &WorkspacePath, caller: &CallerName) -> Result<HeldTurn> {
         let project = scratch.join("project");
         fs::create_dir_all(&project).map_err(Error::io("create", &project))?;
         let now = Timestamp::now();
-        let meta = Meta { workspace: place.to_string(), created: now, updated: now };
+        let (workspace, caller) = (place.to_string(), caller.clone());
+        let meta = Meta { workspace, created: now, updated: now, caller };
         let path = scratch.join("meta.json");
         let content = serde_json::to_vec(&meta).unwrap_or_default();
         write_synced(&path, &content).map_err(Error::io("write", &path))?;
@@ -96,11 +114,25 @@ impl Session {
     /// # Errors
     /// If the volume cannot be read.
     pub fn list(workspace: &Workspace) -> Result<Vec<SessionView>> {
+        Self::list_of(workspace, |_| true)
+    }
+
+    /// The sessions of the callers that are `wanted`, newest first. Damaged ones are logged once and omitted.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn list_of(
+        workspace: &Workspace,
+        wanted: impl Fn(&CallerName) -> bool,
+    ) -> Result<Vec<SessionView>> {
         let mut views = Vec::new();
         for id in parsed_names(&workspace.sessions())? {
             let session = Self { workspace: workspace.clone(), id };
-            match session.view() {
-                Ok(view) => views.extend(view),
+            match session.meta() {
+                Ok(Some((meta, place))) if wanted(&meta.caller) => {
+                    views.push(session.view_of(&meta, &place));
+                }
+                Ok(_) => {}
                 Err(error) if error.is_damage() => {
                     workspace.report_once(&session.directory(), &error);
                 }
@@ -211,13 +243,15 @@ impl Session {
     /// If the volume cannot be written.
     pub fn touch(&self, place: &WorkspacePath) -> Result<()> {
         let now = Timestamp::now();
-        let created = match self.meta() {
-            Ok(Some((meta, _))) => meta.created,
+        let (created, caller) = match self.meta() {
+            Ok(Some((meta, _))) => (meta.created, meta.caller),
             // The damaged record is replaced.
-            Ok(None) | Err(Error::SessionDamaged { .. }) => now,
+            Ok(None) | Err(Error::SessionDamaged { .. }) => {
+                (now, self.workspace.owner_of_place(place)?.unwrap_or_default())
+            }
             Err(error) => return Err(error),
         };
-        let meta = Meta { workspace: place.to_string(), created, updated: now };
+        let meta = Meta { workspace: place.to_string(), created, updated: now, caller };
         let content = serde_json::to_vec(&meta).unwrap_or_default();
         let (scratch, path) = (self.workspace.scratch(), self.directory().join("meta.json"));
         let written = write_synced(&scratch, &content).and_then(|()| fs::rename(&scratch, &path));
@@ -227,17 +261,29 @@ impl Session {
         written.map_err(Error::io("write", path))
     }
 
+    /// Whose it is; `None` if the session does not exist any more.
+    ///
+    /// # Errors
+    /// [`Error::SessionDamaged`] if its record is damaged, or another if the volume cannot be read.
+    pub fn owner(&self) -> Result<Option<CallerName>> {
+        Ok(self.meta()?.map(|(meta, _)| meta.caller))
+    }
+
     /// The caller's view of it; `None` if it does not exist any more.
     ///
     /// # Errors
     /// [`Error::SessionDamaged`] if its record is damaged, or another if the volume cannot be read.
     pub fn view(&self) -> Result<Option<SessionView>> {
-        Ok(self.meta()?.map(|(meta, place)| SessionView {
+        Ok(self.meta()?.map(|(meta, place)| self.view_of(&meta, &place)))
+    }
+
+    fn view_of(&self, meta: &Meta, place: &WorkspacePath) -> SessionView {
+        SessionView {
             session_id: self.id,
             workspace: format!("{}/{place}", self.workspace.root_text()),
             created: meta.created,
             updated: meta.updated,
-        }))
+        }
     }
 }
 

@@ -11,6 +11,11 @@ use uuid::Uuid;
 
 use crate::{Error, Result, Workspace};
 
+/// What the process's mask leaves of it.
+const DEFAULT_MODE: u32 = 0o666;
+/// For its owner only.
+const PRIVATE_MODE: u32 = 0o600;
+
 /// Which process put a file in place that may be put there only once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Once {
@@ -29,8 +34,17 @@ impl Workspace {
     /// Puts `content` at `path`, flushed to disk, unless a file exists there. Readers see all of it or nothing:
     /// `link(2)` fails if the name exists, on every file system, including NFS.
     pub(crate) fn put_once(&self, path: &Path, content: &[u8]) -> Result<Once> {
+        self.put_once_with(path, content, DEFAULT_MODE)
+    }
+
+    /// The same for a file that only the stack's own user can read.
+    pub(crate) fn put_once_private(&self, path: &Path, content: &[u8]) -> Result<Once> {
+        self.put_once_with(path, content, PRIVATE_MODE)
+    }
+
+    fn put_once_with(&self, path: &Path, content: &[u8], mode: u32) -> Result<Once> {
         let scratch = self.scratch();
-        let result = link_once(&scratch, write_synced(&scratch, content), path);
+        let result = link_once(&scratch, write_synced_with(&scratch, content, mode), path);
         // The scratch file is no longer needed in any case.
         let _ = fs::remove_file(&scratch);
         result
@@ -85,7 +99,11 @@ fn link_once(from: &Path, written: io::Result<()>, path: &Path) -> Result<Once> 
 
 /// Creates a file and flushes it to disk.
 pub(crate) fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    write_synced_with(path, content, DEFAULT_MODE)
+}
+
+fn write_synced_with(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(content)?;
     sync(&file, path)
 }

@@ -91,6 +91,7 @@ impl Bench {
         let context = JobContext {
             id: JobId::new(),
             parent: None,
+            capability: None,
             workspace: volume,
             stop: self.stop.clone(),
             stop_budget: std::time::Duration::from_secs(15),

@@ -1,14 +1,23 @@
 //! The gateway over real sockets and a real volume, without services: a test that needs a replica brings its own.
 
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "tests fail loudly"
+)]
 
 mod bounds;
+mod callers;
 mod damage;
 mod delete;
 mod disconnect;
 mod dispatch;
 mod health;
+mod limits;
 mod many;
+mod owners;
 mod queue_wait;
 mod requests;
 mod support;
+mod workflow;

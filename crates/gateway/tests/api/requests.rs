@@ -151,13 +151,12 @@ async fn unknown_fields_of_a_workflow_are_ignored() {
     let mut body = pull();
     body["ofTomorrow"] = true.into();
     let body = body.to_string();
-    let of = |parent: &str| format!("x-parent-job-id: {parent}\r\n");
-    let parent = workflow.job().id().to_string();
-    assert_eq!(bench.pull(&of(&parent.to_uppercase()), body.as_bytes()).await.0, 200);
-    // A caller gains nothing by naming a job that is not a running workflow.
-    let stranger = contract::JobId::new().to_string();
-    let (status, error) = bench.pull(&of(&stranger), body.as_bytes()).await;
-    assert_eq!((status, &error["code"]), (404, &json!("not_found")));
+    let proven = bench.volume.as_workflow(workflow.job().id());
+    assert_eq!(bench.pull(&proven, body.as_bytes()).await.0, 200);
+    // A caller gains nothing by naming a workflow.
+    let named = format!("x-parent-job-id: {}\r\n", workflow.job().id());
+    let (status, error) = bench.pull(&named, body.as_bytes()).await;
+    assert_eq!((status, &error["code"]), (403, &json!("forbidden")));
     assert_eq!(bench.pull("", body.as_bytes()).await.0, 400);
 }
 

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use contract::{JobId, JobRequest, PullRequest, Service, Timestamp, WorkflowRequest};
+use contract::{
+    BearerToken, CallerLimits, CallerName, JobId, JobRequest, PullRequest, Scope, Service,
+    Timestamp, TokenRequest, WorkflowRequest,
+};
 use gateway::{Config, Gateway};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -46,16 +49,56 @@ impl Volume {
 
     /// A workflow that runs until this is dropped, in a shared checkout.
     pub(crate) fn running_workflow(&self, directory: &str) -> ClaimedJob {
+        self.running_workflow_of(directory, "anonymous")
+    }
+
+    /// The same for a workflow of this caller.
+    pub(crate) fn running_workflow_of(&self, directory: &str, caller: &str) -> ClaimedJob {
         let body = format!(r#"{{"prompt":"x","repoUrl":"{REPO}","directory":"{directory}"}}"#);
-        let job = self.create::<WorkflowRequest>(&body, None, Duration::ZERO);
+        let (caller, age) = (caller.parse().unwrap(), Duration::ZERO);
+        let job = self.create_for::<WorkflowRequest>(&body, None, age, caller);
         job.claim("test").unwrap().unwrap()
     }
 
+    /// The headers by which a workflow asks for its jobs.
+    pub(crate) fn as_workflow(&self, id: JobId) -> String {
+        let capability = self.workspace.stack_secret().unwrap().capability(id);
+        format!("x-parent-job-id: {id}\r\nx-job-capability: {capability}\r\n")
+    }
+
+    /// A token of the caller `name`.
+    pub(crate) fn token(&self, name: &str, scopes: &[Scope]) -> BearerToken {
+        self.limited_token(name, scopes, CallerLimits::default())
+    }
+
+    /// The same with limits.
+    pub(crate) fn limited_token(
+        &self,
+        name: &str,
+        scopes: &[Scope],
+        limits: CallerLimits,
+    ) -> BearerToken {
+        let (name, scopes) = (name.parse().unwrap(), scopes.iter().copied().collect());
+        let request = TokenRequest { name, scopes, limits, expires: None };
+        self.workspace.create_token(&request).unwrap().1
+    }
+
     fn create<R: JobRequest>(&self, body: &str, parent: Option<JobId>, age: Duration) -> Job {
+        self.create_for::<R>(body, parent, age, CallerName::anonymous())
+    }
+
+    fn create_for<R: JobRequest>(
+        &self,
+        body: &str,
+        parent: Option<JobId>,
+        age: Duration,
+        caller: CallerName,
+    ) -> Job {
         let (workspace, body) = (&self.workspace, body.as_bytes());
         let request = R::parse(body, workspace.root_text(), &contract::Policy::default()).unwrap();
         let digest = RequestDigest::of(&request, body, None);
         let mut record = JobRecord::of(workspace, &request, digest, JobId::new(), parent).unwrap();
+        record.caller = caller;
         let age = i64::try_from(age.as_millis()).unwrap();
         record.created = Timestamp::from_millisecond(record.created.as_millisecond() - age);
         match Job::create_for(workspace, &record).unwrap() {
@@ -113,4 +156,39 @@ pub(crate) fn parse(answer: &str) -> (u16, Value) {
 pub(crate) async fn get(gateway: &Gateway, service: Service, target: &str) -> (u16, Value) {
     let head = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     parse(&raw(gateway.address(service), head.as_bytes()).await)
+}
+
+/// A request with these additional header lines, and a body if there is one. Returns the head of the answer, its status and
+/// its JSON, or that of its first event.
+pub(crate) async fn ask(
+    gateway: &Gateway,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> (String, u16, Value) {
+    let kind = if body.is_empty() { "" } else { "content-type: application/json\r\n" };
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{kind}{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = raw(gateway.address(Service::Claude), request.as_bytes()).await;
+    let (status, value) = parse(&answer);
+    let head = answer.split("\r\n\r\n").next().unwrap_or_default().to_ascii_lowercase();
+    (head, status, value)
+}
+
+/// The header line of a token.
+pub(crate) fn bearer(token: &BearerToken) -> String {
+    format!("authorization: Bearer {}\r\n", token.expose())
+}
+
+/// Waits until `is` holds, for at most as long as a change of the tokens may take.
+pub(crate) async fn within_two_seconds(mut is: impl AsyncFnMut() -> bool) {
+    let look = async {
+        while !is().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(4), look).await.expect("the change is seen in time");
 }

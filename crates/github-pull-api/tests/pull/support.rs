@@ -79,6 +79,7 @@ impl Scene {
         JobContext {
             id: JobId::new(),
             parent: None,
+            capability: None,
             workspace: self.workspace.clone(),
             stop: stop.clone(),
             stop_budget: std::time::Duration::from_secs(15),

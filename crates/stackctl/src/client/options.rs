@@ -42,7 +42,7 @@ impl GivenUrl {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct TokenOptions {
     /// The file that contains a token for the stack [default: the token in STACK_TOKEN, if that is set]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "STACK_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 

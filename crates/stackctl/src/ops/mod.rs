@@ -1,6 +1,6 @@
-//! The commands for operators of a whole stack: `ps`, `scale`, `logs`, `gc`. The first three work on a stack that is on a Docker Swarm,
+//! The commands for operators of a whole stack: `ps`, `scale`, `logs`, `gc`, `token`. The first three work on a stack that is on a Docker Swarm,
 //! through the engine's API, and on one that `stackctl up` runs, through its control socket.
-//! `gc` needs only the volume.
+//! `gc` needs only the volume, and `token` the volume or an address.
 //!
 //! What can be pure is: what the engine or `up` says becomes rows, lines and waits in functions without I/O.
 
@@ -12,6 +12,7 @@ mod parts;
 mod ps;
 mod scale;
 mod target;
+mod token;
 
 pub(crate) use error::OpsError;
 pub(crate) use gc::{GcOptions, gc};
@@ -19,3 +20,4 @@ pub(crate) use logs::logs;
 pub(crate) use options::{LogsOptions, PsOptions, ScaleOptions};
 pub(crate) use ps::ps;
 pub(crate) use scale::scale;
+pub(crate) use token::{TokenCommand, token};

@@ -11,7 +11,7 @@ use std::{
     str::FromStr,
 };
 
-use contract::{JobId, JobState, Retain, Timestamp};
+use contract::{CallerName, JobId, JobState, Retain, Timestamp};
 use memchr::memmem;
 
 use crate::{Error, Job, Result, write::sync_directory};
@@ -34,6 +34,8 @@ pub struct EndedJob {
     pub ended: Timestamp,
     /// The workflow that started it.
     pub parent: Option<JobId>,
+    /// Whose it was. Lines of earlier versions do not say.
+    pub caller: Option<CallerName>,
     /// Whether its own directory is to be deleted. Only known as long as the job itself was read.
     pub(super) discards: bool,
 }
@@ -45,10 +47,10 @@ impl EndedJob {
     /// If the volume cannot be read, or the outcome is damaged.
     pub(super) fn of(job: &Job) -> Result<Option<Self>> {
         let Some(outcome) = job.outcome()? else { return Ok(None) };
-        let (parent, discards) = match job.record() {
-            Ok(record) => (record.parent, record.retain == Retain::None),
+        let (parent, caller, discards) = match job.record() {
+            Ok(record) => (record.parent, Some(record.caller), record.retain == Retain::None),
             // It cannot be shown, but it can be deleted when its time has come.
-            Err(error) if error.is_damage() => (None, false),
+            Err(error) if error.is_damage() => (None, None, false),
             Err(error) => return Err(error),
         };
         Ok(Some(Self {
@@ -56,6 +58,7 @@ impl EndedJob {
             state: outcome.state,
             ended: outcome.ended,
             parent,
+            caller,
             discards,
         }))
     }
@@ -72,7 +75,12 @@ impl EndedJob {
             parent => Some(parent.parse().ok()?),
         };
         // Every whole line has an end mark, so that half of a parent's ID is not taken for none.
-        (fields.next()? == ".").then_some(Self { id, state, ended, parent, discards: false })
+        if fields.next()? != "." {
+            return None;
+        }
+        let caller =
+            caller_in(line).and_then(|caller| std::str::from_utf8(caller).ok()?.parse().ok());
+        Some(Self { id, state, ended, parent, caller, discards: false })
     }
 }
 
@@ -82,15 +90,23 @@ fn state_in(line: &[u8]) -> &[u8] {
     rest.split(|byte| *byte == b' ').next().unwrap_or_default()
 }
 
+/// The name of the caller in a line. It has an end mark of its own.
+pub(super) fn caller_in(line: &[u8]) -> Option<&[u8]> {
+    let mut fields = line.split(|byte| *byte == b' ').skip(5);
+    let caller = fields.next()?;
+    (fields.next()? == b".").then_some(caller)
+}
+
 /// The line, without its line break.
 impl fmt::Display for EndedJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, state, ended, parent, .. } = self;
+        let Self { id, state, ended, parent, caller, .. } = self;
         write!(f, "{id} {} {} ", state.as_str(), ended.as_millisecond())?;
         match parent {
             Some(parent) => write!(f, "{parent} ."),
             None => write!(f, "{NONE} ."),
-        }
+        }?;
+        caller.as_ref().map_or(Ok(()), |caller| write!(f, " {caller} ."))
     }
 }
 
@@ -170,14 +186,14 @@ impl Days {
         sync_directory(&self.directory)
     }
 
-    /// The newest `limit` jobs that are older than `before` and wanted, newest first. `wanted` gets the ID and the name of
-    /// the state. Only lines with the `needle` are looked at.
+    /// The newest `limit` jobs that are older than `before` and wanted, newest first. `wanted` gets the ID, the name of
+    /// the state and the line. Only lines with the `needle` are looked at.
     pub(super) fn newest(
         &self,
         limit: usize,
         before: Option<JobId>,
         needle: Option<&str>,
-        wanted: impl Fn(&str, &[u8]) -> bool,
+        wanted: impl Fn(&str, &[u8], &[u8]) -> bool,
     ) -> Result<Vec<JobId>> {
         let last_day = before.map(Day::of);
         let before = before.map(|id| id.to_string());
@@ -203,7 +219,7 @@ impl Days {
                 }
                 let Ok(text) = std::str::from_utf8(id) else { return };
                 // Most lines are of no interest, and need not be understood any further.
-                if wanted(text, state_in(line))
+                if wanted(text, state_in(line), line)
                     && let Some(job) = EndedJob::parse(line)
                 {
                     newest.insert(job.id);

@@ -2,8 +2,9 @@
 
 use std::{collections::VecDeque, iter::Peekable, vec};
 
-use contract::{JobId, JobState};
+use contract::{CallerName, JobId, JobState};
 
+use super::ended::caller_in;
 use crate::{Job, Result, Workspace};
 
 /// How many ended jobs are looked for at once: as many as the largest page has.
@@ -18,6 +19,8 @@ pub struct JobFilter {
     pub state: Option<JobState>,
     /// Only jobs whose ID begins or ends like this, in lower case.
     pub id: Option<String>,
+    /// Only jobs of this caller. The index does not know the caller of all jobs, so whoever shows a job checks it again.
+    pub caller: Option<CallerName>,
 }
 
 impl JobFilter {
@@ -79,8 +82,12 @@ impl NewestFirst {
     fn find_more(&mut self) -> Result<()> {
         let filter = &self.filter;
         let state = filter.state.map(|state| state.as_str().as_bytes());
-        let wanted = |id: &str, found: &[u8]| {
-            state.is_none_or(|state| state == found) && filter.matches_id(id)
+        let caller = filter.caller.as_ref().map(|caller| caller.as_str().as_bytes());
+        let is_callers = |line: &[u8]| {
+            caller.is_none_or(|caller| caller_in(line).is_none_or(|found| found == caller))
+        };
+        let wanted = |id: &str, found: &[u8], line: &[u8]| {
+            state.is_none_or(|state| state == found) && filter.matches_id(id) && is_callers(line)
         };
         // Whatever else is in a line that contains it, `wanted` tells.
         let needle = filter.id.as_deref().or(filter.state.map(JobState::as_str));

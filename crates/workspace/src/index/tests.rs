@@ -1,6 +1,6 @@
 use std::fs;
 
-use contract::{Code, Ending, JobState, Service, Timestamp};
+use contract::{CallerName, Code, Ending, JobState, Service, Timestamp};
 use serde_json::json;
 
 use super::*;
@@ -77,6 +77,39 @@ fn jobs_of_many_days_newest_first() {
     assert_eq!(ended.len(), 4);
 }
 
+#[test]
+fn the_jobs_of_one_caller() {
+    let (_dir, workspace) = workspace();
+    workspace.open_jobs().unwrap();
+    let name = |n: u64| -> CallerName {
+        ["ci", "ci2", "c"][usize::try_from(n % 3).unwrap()].parse().unwrap()
+    };
+    let record = |n| fixtures::record(None, &json!({"prompt": n}));
+    let jobs: Vec<_> = (0..9)
+        .map(|n| {
+            let record = JobRecord { job_id: id(DAY + n, n), caller: name(n), ..record(n) };
+            let job = fixtures::create(&workspace, &record);
+            end(&job, Code::Internal);
+            job.id()
+        })
+        .collect();
+    let of = |caller: &str| JobFilter { caller: caller.parse().ok(), ..JobFilter::default() };
+    workspace.index_ended().unwrap();
+    assert_eq!(found(&workspace, of("ci")), [6, 3, 0].map(|n| jobs[n]));
+    assert_eq!(found(&workspace, of("c")), [8, 5, 2].map(|n| jobs[n]));
+    assert_eq!(found(&workspace, of("nobody")), []);
+    // A line of an earlier version, or one that was cut short, hides nothing.
+    let path = workspace.ended_index().path().join("1970-01-02");
+    let text = fs::read_to_string(&path).unwrap();
+    let ending = |n: usize, end: &str, new: &str| {
+        let line = text.lines().find(|line| line.starts_with(&jobs[n].to_string())).unwrap();
+        (line.to_owned(), line.strip_suffix(end).unwrap().to_owned() + new)
+    };
+    let (one, two) = (ending(1, " ci2 .", ""), ending(8, " c .", " c"));
+    fs::write(&path, text.replace(&one.0, &one.1).replace(&two.0, &two.1)).unwrap();
+    assert_eq!(found(&workspace, of("ci")), [8, 6, 3, 1, 0].map(|n| jobs[n]));
+}
+
 /// More lines than fit into a block, and more jobs than one look finds.
 #[test]
 fn a_day_of_thousands_of_jobs() {
@@ -88,7 +121,9 @@ fn a_day_of_thousands_of_jobs() {
         .map(|id| {
             let parent = (id.created().as_millisecond() % 2 == 0).then_some(ids[0]);
             let state = if *id == ids[7] { JobState::Cancelled } else { JobState::Succeeded };
-            EndedJob { id: *id, state, ended: Timestamp::now(), parent, discards: false }
+            // Some lines are of an earlier version.
+            let caller = parent.is_none().then(CallerName::anonymous);
+            EndedJob { id: *id, state, ended: Timestamp::now(), parent, caller, discards: false }
         })
         .collect();
     workspace.ended_index().append(Day::of(ids[0]), &jobs).unwrap();

@@ -35,6 +35,7 @@ fn done() -> Ending {
         num_turns: None,
         duration_ms: None,
         usage: None,
+        api_usage: &contract::ApiUsage::new(),
     })
 }
 

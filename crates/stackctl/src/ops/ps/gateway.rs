@@ -5,7 +5,7 @@ use stack_client::{Api, Listing, ServiceStatus};
 use transcript::one_line;
 
 use super::snapshot::{Count, Exactness, Failure, Rows};
-use crate::client::ids;
+use crate::{client::ids, program};
 
 const HOUR: i64 = 3_600_000;
 /// How many pages of jobs are read: a busier hour is counted from below.
@@ -42,6 +42,13 @@ impl GatewayReport {
             }
         }
         if let Some((_, api)) = apis.first() {
+            if api.is_open().await.unwrap_or(false) {
+                report.notes.push(format!(
+                    "the stack is open: whoever can reach it may run agents and read all jobs; `{} token create --admin` \
+                     closes it",
+                    program::name()
+                ));
+            }
             let listing = Listing { state: Some(JobState::Running), ..Listing::default() };
             match api.jobs(listing).await {
                 Ok(running) => report.running = running,

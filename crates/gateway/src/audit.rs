@@ -1,0 +1,239 @@
+//! Who did what: `.stack/audit/<day>.ndjson`, one line for each submission, cancellation, deletion, change of a token or a
+//! session, and refusal. It never contains prompts, URLs or secrets.
+//!
+//! Lines are written in batches by one task, so that no request waits for the volume. If the volume is slower than the
+//! requests, lines are dropped, and their number is logged.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use contract::{CallerName, JobId, Timestamp, TokenId};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use workspace::blocking;
+
+use crate::caller::Caller;
+
+/// How many lines may wait to be written.
+const WAITING: usize = 10_000;
+/// How many lines are written at once.
+const BATCH: usize = 1000;
+/// How long a file is kept, in days.
+const KEPT: i64 = 90;
+const DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// What a caller did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) enum Action {
+    #[serde(rename = "submit")]
+    Submit,
+    #[serde(rename = "cancel")]
+    Cancel,
+    #[serde(rename = "delete")]
+    Delete,
+    #[serde(rename = "token.create")]
+    CreateToken,
+    #[serde(rename = "token.revoke")]
+    RevokeToken,
+    #[serde(rename = "session.create")]
+    CreateSession,
+    #[serde(rename = "session.delete")]
+    DeleteSession,
+    #[serde(rename = "refused")]
+    Refused,
+}
+
+/// One line.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Entry {
+    time: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<CallerName>,
+    /// The token that the caller has used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<TokenId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
+    action: Action,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_id: Option<JobId>,
+    /// The token or the session that was created or removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+    /// `ok`, or the code of the error.
+    result: &'static str,
+}
+
+impl Entry {
+    pub(crate) fn of(caller: &Caller, action: Action) -> Self {
+        let (name, token) = (caller.name.clone(), caller.token.clone());
+        Self { caller: Some(name), token, ..Self::unknown(caller.address, action) }
+    }
+
+    /// An entry of nobody that is known.
+    pub(crate) fn unknown(address: Option<IpAddr>, action: Action) -> Self {
+        let (time, result) = (Timestamp::now(), "ok");
+        Self {
+            time,
+            caller: None,
+            token: None,
+            address,
+            action,
+            job_id: None,
+            subject: None,
+            result,
+        }
+    }
+
+    pub(crate) fn job(self, id: JobId) -> Self {
+        Self { job_id: Some(id), ..self }
+    }
+
+    pub(crate) fn subject(self, subject: impl ToString) -> Self {
+        Self { subject: Some(subject.to_string()), ..self }
+    }
+
+    pub(crate) fn result(self, result: &'static str) -> Self {
+        Self { result, ..self }
+    }
+
+    /// The result of a request.
+    pub(crate) fn outcome<T>(self, outcome: &Result<T, contract::RequestError>) -> Self {
+        match outcome {
+            Ok(_) => self,
+            Err(error) => self.result(error.code.as_str()),
+        }
+    }
+}
+
+/// Where entries are added.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    entries: mpsc::Sender<Entry>,
+    waiting: Mutex<Option<mpsc::Receiver<Entry>>>,
+    dropped: AtomicU64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        let (entries, waiting) = mpsc::channel(WAITING);
+        Self { entries, waiting: Mutex::new(Some(waiting)), dropped: AtomicU64::default() }
+    }
+}
+
+impl Audit {
+    /// Adds an entry, which is written soon.
+    pub(crate) fn add(&self, entry: Entry) {
+        if self.entries.try_send(entry).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes the entries into `directory`, for as long as the gateway lives.
+    pub(crate) async fn write(&self, directory: PathBuf) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut waiting) = waiting else { return };
+        let mut entries = Vec::new();
+        let mut cleaned = None;
+        while waiting.recv_many(&mut entries, BATCH).await > 0 {
+            let batch = std::mem::take(&mut entries);
+            let (at, today) = (directory.clone(), day(Timestamp::now()));
+            let clean = cleaned.as_ref() != Some(&today);
+            cleaned = Some(today);
+            let written = blocking(move || {
+                append(&at, &batch)?;
+                if clean { remove_old(&at) } else { Ok(()) }
+            });
+            if let Err(error) = written.await {
+                tracing::error!(%error, directory = %directory.display(), "cannot write the audit log");
+            }
+            let dropped = self.dropped.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                tracing::error!(
+                    dropped,
+                    "the volume is too slow for the audit log: entries are missing"
+                );
+            }
+        }
+    }
+}
+
+fn day(time: Timestamp) -> String {
+    time.to_string().chars().take(10).collect()
+}
+
+fn append(directory: &Path, entries: &[Entry]) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let mut rest = entries;
+    while let Some(first) = rest.first() {
+        let today = day(first.time);
+        let end = rest.iter().position(|entry| day(entry.time) != today).unwrap_or(rest.len());
+        let (of_day, later) = rest.split_at(end);
+        let mut text = Vec::new();
+        for entry in of_day {
+            serde_json::to_writer(&mut text, entry)?;
+            text.push(b'\n');
+        }
+        let path = directory.join(format!("{today}.ndjson"));
+        // One write, so that the lines of several gateways do not mix.
+        OpenOptions::new().append(true).create(true).mode(0o600).open(path)?.write_all(&text)?;
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Removes the files of days that are too long ago.
+fn remove_old(directory: &Path) -> io::Result<()> {
+    let oldest = day(Timestamp::from_millisecond(Timestamp::now().as_millisecond() - KEPT * DAY));
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".ndjson"));
+        if name.is_some_and(|name| name.len() == oldest.len() && *name < *oldest) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_appended_by_day_and_old_files_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("audit");
+        let entry = |time: i64| {
+            let entry = Entry::of(&Caller::anonymous(), Action::Submit).job(JobId::new());
+            Entry { time: Timestamp::from_millisecond(time), ..entry }
+        };
+        append(&at, &[entry(0), entry(1), entry(DAY)]).unwrap();
+        append(&at, &[entry(2)]).unwrap();
+        let now = Timestamp::now();
+        append(&at, &[entry(now.as_millisecond())]).unwrap();
+        let lines = |day: &str| fs::read_to_string(at.join(format!("{day}.ndjson"))).unwrap();
+        assert_eq!(lines("1970-01-01").lines().count(), 3);
+        let first: serde_json::Value =
+            serde_json::from_str(lines("1970-01-02").lines().next().unwrap()).unwrap();
+        let names: Vec<_> = first.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(names, ["action", "caller", "jobId", "result", "time"]);
+        fs::write(at.join("notes.ndjson"), "").unwrap();
+        remove_old(&at).unwrap();
+        let mut left: Vec<_> = fs::read_dir(&at)
+            .unwrap()
+            .map(|it| it.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, [format!("{}.ndjson", day(now)), "notes.ndjson".to_owned()]);
+    }
+}

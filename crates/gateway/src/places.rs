@@ -1,0 +1,114 @@
+//! Whether a caller may work where its request asks for.
+
+use contract::{
+    CallerName, Code, JobRequest, Place, RequestError, Requester, SessionId, WorkspacePath,
+};
+use workspace::{JobRecord, Session, Workspace};
+
+use crate::caller::{Access, Act, Caller, not_yours};
+
+/// Checks the session and the checkout of a request, and makes the caller the owner of a checkout that is new. Blocking.
+///
+/// # Errors
+/// If one of them belongs to another caller. The error is the same as if it did not exist, unless the caller may see it.
+pub(crate) fn check(
+    workspace: &Workspace,
+    caller: &Caller,
+    request: &dyn JobRequest,
+    record: &JobRecord,
+) -> Result<(), RequestError> {
+    if let Some(id) = record.session {
+        check_session(workspace, caller, id)?;
+    }
+    let requester = if record.parent.is_some() { Requester::Workflow } else { Requester::Caller };
+    match request.place(requester) {
+        Place::Own | Place::OfSession => {}
+        Place::Checkout(name) => {
+            let claimed = workspace.claim_directory(&name, &caller.name);
+            let owner = claimed.map_err(|error| error.refusal())?;
+            grant(caller, &owner, "this directory", || {
+                let why = "you have no such checkout, and the name is taken: choose another";
+                RequestError::field_code(Code::NotFound, "directory", why)
+            })?;
+        }
+        Place::At(path) => check_path(workspace, caller, &path)?,
+    }
+    Ok(())
+}
+
+/// Checks a directory that a caller has named. Blocking.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn check_path(
+    workspace: &Workspace,
+    caller: &Caller,
+    path: &WorkspacePath,
+) -> Result<(), RequestError> {
+    if caller.may_all(Act::Change) {
+        return Ok(());
+    }
+    // The real path: a link in a checkout of the caller may lead into that of another.
+    let real = match workspace.resolve(path) {
+        Ok(real) => real,
+        // The service itself refuses it. Whether it is there is no secret of other callers'.
+        Err(_) if caller.name.is_anonymous() => return Ok(()),
+        Err(error) => return Err(error.refusal("workspace")),
+    };
+    let owner = workspace.owner_of_place(&real).map_err(|error| error.refusal())?;
+    // What is left of something that was deleted belongs to nobody else.
+    let owner = owner.unwrap_or_else(CallerName::anonymous);
+    grant(caller, &owner, "this workspace", || {
+        // As `Workspace::resolve` refuses one that does not exist.
+        let why = format!("'{path}' does not exist in the workspace");
+        RequestError::field_code(Code::NotFound, "workspace", why)
+    })
+}
+
+fn check_session(
+    workspace: &Workspace,
+    caller: &Caller,
+    id: SessionId,
+) -> Result<(), RequestError> {
+    let unknown = || {
+        let why = format!("there is no session {id}: leave it out to start a new one");
+        RequestError::field_code(Code::SessionNotFound, "resumeSessionId", why)
+    };
+    match owner_of_session(workspace, id)? {
+        Some(owner) => grant(caller, &owner, "this session", unknown),
+        // The service itself refuses it.
+        None if caller.name.is_anonymous() => Ok(()),
+        None => Err(unknown()),
+    }
+}
+
+/// The owner of a session; `None` if there is none. One whose record is damaged belongs to `anonymous`. Blocking.
+///
+/// # Errors
+/// If the volume cannot be read.
+pub(crate) fn owner_of_session(
+    workspace: &Workspace,
+    id: SessionId,
+) -> Result<Option<CallerName>, RequestError> {
+    let owner = Session::open(workspace, id)
+        .and_then(|session| session.map_or(Ok(None), |session| session.owner()));
+    match owner {
+        Err(error) if error.is_damage() => Ok(Some(CallerName::anonymous())),
+        owner => owner.map_err(|error| error.refusal()),
+    }
+}
+
+/// # Errors
+/// `hidden`, or that the thing belongs to another caller, if this one may not change it.
+fn grant(
+    caller: &Caller,
+    owner: &CallerName,
+    what: &str,
+    hidden: impl FnOnce() -> RequestError,
+) -> Result<(), RequestError> {
+    match caller.access(owner, Act::Change) {
+        Access::Granted => Ok(()),
+        Access::Forbidden => Err(not_yours(what)),
+        Access::Hidden => Err(hidden()),
+    }
+}

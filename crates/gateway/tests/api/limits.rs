@@ -1,0 +1,130 @@
+//! What one caller may use.
+
+use contract::{CallerLimits, Scope};
+use serde_json::json;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+use crate::support::{REPO, Volume, answer, ask, bearer, within_two_seconds};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_asks_too_often_is_told_when_to_come_back() {
+    let volume = Volume::new();
+    let limits = CallerLimits { requests_per_minute: Some(3), ..CallerLimits::default() };
+    let [one, two] = [0, 1].map(|_| bearer(&volume.limited_token("ci", &[Scope::Read], limits)));
+    let other = bearer(&volume.token("other", &[Scope::Read]));
+    let gateway = volume.gateway(|_| {}).await;
+    for (token, left) in [(&one, 2), (&two, 1), (&one, 0)] {
+        let (head, status, _) = ask(&gateway, "GET", "/api/jobs", token, "").await;
+        assert_eq!(status, 200);
+        assert!(head.contains(&format!("ratelimit-remaining: {left}\r\n")), "{head}");
+    }
+    let (head, status, error) = ask(&gateway, "GET", "/api/jobs", &two, "").await;
+    assert_eq!((status, &error["code"]), (429, &json!("rate_limited")), "{error}");
+    for name in
+        ["ratelimit-limit: 3", "ratelimit-remaining: 0", "ratelimit-reset: ", "retry-after: "]
+    {
+        assert!(head.contains(name), "{name}: {head}");
+    }
+    let (head, status, _) = ask(&gateway, "GET", "/api/jobs", &other, "").await;
+    assert!(status == 200 && !head.contains("ratelimit"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_has_its_own_part_of_the_queue() {
+    let volume = Volume::new();
+    let limits = CallerLimits { queued: Some(1), ..CallerLimits::default() };
+    let limited = bearer(&volume.limited_token("ci", &[Scope::Submit], limits));
+    let other = bearer(&volume.token("other", &[Scope::Submit]));
+    let gateway = volume.gateway(|_| {}).await;
+    let body = json!({"repoUrl": REPO}).to_string();
+    // It waits for as long as its caller is connected.
+    let mut waiting = TcpStream::connect(gateway.address(contract::Service::Pull)).await.unwrap();
+    let request = format!(
+        "POST /api/pull HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{limited}content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    waiting.write_all(request.as_bytes()).await.unwrap();
+    assert!(answer(&mut waiting).await.contains(r#""type":"queued""#));
+    let (head, status, error) = ask(&gateway, "POST", "/api/pull", &limited, &body).await;
+    assert_eq!((status, &error["code"]), (429, &json!("rate_limited")), "{error}");
+    assert!(head.contains("retry-after: "), "{head}");
+    let execute = json!({"prompt": "x"}).to_string();
+    let of_another_service = ask(&gateway, "POST", "/api/execute", &limited, &execute).await;
+    assert_eq!(of_another_service.1, 429, "the limit is of the caller, not of a service");
+    let another = json!({"repoUrl": REPO, "directory": "others"}).to_string();
+    assert_eq!(ask(&gateway, "POST", "/api/pull", &other, &another).await.1, 200);
+}
+
+/// A replica that takes every job, and whose jobs never end.
+async fn replica(volume: &Volume, service: contract::Service) -> workspace::Registration {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (id, address) = (contract::ReplicaId::new(), listener.local_addr().unwrap());
+    let workspace = volume.workspace.clone();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"}") {
+                tokio::io::AsyncReadExt::read_buf(&mut stream, &mut seen).await.unwrap();
+            }
+            let text = String::from_utf8(seen).unwrap().to_ascii_lowercase();
+            let job = text.lines().find_map(|line| line.strip_prefix("x-job-id: ")).unwrap();
+            let job = workspace::Job::open(&workspace, job.parse().unwrap()).unwrap().unwrap();
+            kept.push(job.claim("test").unwrap().unwrap());
+            let answer =
+                "HTTP/1.1 202 Accepted\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    workspace::Registration::announce(&volume.workspace, service, id, address).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_over_the_limit_waits_although_a_replica_is_free() {
+    let volume = Volume::new();
+    let limits = CallerLimits { running: Some(1), ..CallerLimits::default() };
+    let scopes = [Scope::Submit, Scope::Read];
+    let limited = bearer(&volume.limited_token("ci", &scopes, limits));
+    let other = bearer(&volume.token("other", &scopes));
+    // They stay idle in the registry, so that there is always another replica.
+    let _replica = replica(&volume, contract::Service::Pull).await;
+    let gateway = volume.gateway(|_| {}).await;
+    let submit = async |token: &str, directory: &str| {
+        let body = json!({"repoUrl": REPO, "directory": directory}).to_string();
+        let mut stream =
+            TcpStream::connect(gateway.address(contract::Service::Pull)).await.unwrap();
+        let id = contract::JobId::new();
+        let request = format!(
+            "POST /api/pull HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nx-job-id: {id}\r\n{token}content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        (stream, id)
+    };
+    let state = async |token: &str, id: contract::JobId| {
+        let (_, _, view) = ask(&gateway, "GET", &format!("/api/jobs/{id}"), token, "").await;
+        view["state"].as_str().unwrap_or("none").to_owned()
+    };
+    let (_first, first) = submit(&limited, "a").await;
+    within_two_seconds(async || state(&limited, first).await == "running").await;
+    let (mut waits, second) = submit(&limited, "b").await;
+    assert!(answer(&mut waits).await.contains(r#""type":"queued""#));
+    // The control: another caller's job passes it.
+    let (_third, third) = submit(&other, "c").await;
+    within_two_seconds(async || state(&other, third).await == "running").await;
+    assert_eq!(state(&limited, second).await, "queued");
+    let job = workspace::Job::open(&volume.workspace, first).unwrap().unwrap();
+    std::fs::write(job.directory().join("outcome"), outcome()).unwrap();
+    within_two_seconds(async || state(&limited, second).await == "running").await;
+}
+
+/// The file of a job that has failed.
+fn outcome() -> Vec<u8> {
+    let volume = Volume::new();
+    let job = volume.pull(None, std::time::Duration::ZERO);
+    let ending =
+        contract::Ending::failure(contract::Service::Pull, job.id(), contract::Code::Internal, "x");
+    job.end_unclaimed("test", ending).unwrap().unwrap();
+    std::fs::read(job.directory().join("outcome")).unwrap()
+}

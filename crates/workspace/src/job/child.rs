@@ -1,0 +1,103 @@
+//! Which jobs a workflow may start.
+
+use std::{fs, io};
+
+use contract::{Code, JobId, Service};
+
+use super::Job;
+use crate::{
+    Error, Result,
+    write::{Once, read_at_most},
+};
+
+/// How many jobs of each service a workflow may start: a second one only if the replica of the first died.
+const ATTEMPTS: usize = 2;
+/// The longest file that is read, in bytes.
+const MAX_FILE: u64 = 1024;
+
+impl Job {
+    /// Whether this workflow may start the job `child` of `service`: one of each service that its own service asks, and
+    /// another if that one ended as `replica_lost`. Asking again for the same job changes nothing. Of two that are asked for
+    /// at the same time, through whatever gateways, one is admitted. Blocking.
+    ///
+    /// # Errors
+    /// If the volume cannot be read or written.
+    pub fn admits_child(&self, asks: &[Service], service: Service, child: JobId) -> Result<bool> {
+        if !asks.contains(&service) {
+            return Ok(false);
+        }
+        let admitted = self.directory().join("admitted");
+        match fs::create_dir(&admitted) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("create", admitted)(error));
+            }
+            _ => {}
+        }
+        for attempt in 0..ATTEMPTS {
+            let path = admitted.join(format!("{service}.{attempt}"));
+            if self.workspace.put_once(&path, child.to_string().as_bytes())? == Once::Ours {
+                return Ok(true);
+            }
+            let content = read_at_most(&path, MAX_FILE)?.unwrap_or_default();
+            let first: JobId = std::str::from_utf8(&content)
+                .map_err(Error::malformed(&path))?
+                .parse()
+                .map_err(Error::malformed(&path))?;
+            if first == child {
+                return Ok(true);
+            }
+            let outcome =
+                Self::open(&self.workspace, first)?.map(|job| job.settle()).transpose()?.flatten();
+            if outcome.is_none_or(|outcome| outcome.code != Some(Code::ReplicaLost)) {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::Ending;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{JobRecord, fixtures};
+
+    const ASKS: &[Service] = &[Service::Pull, Service::Claude];
+
+    #[test]
+    fn one_job_of_each_service_and_another_if_the_first_was_lost() {
+        let (_dir, workspace) = fixtures::workspace();
+        let workflow = fixtures::create(&workspace, &fixtures::record(None, &json!({})));
+        let admits = |service, child| workflow.admits_child(ASKS, service, child).unwrap();
+        let lose = |service, code| {
+            let record = JobRecord { service, ..fixtures::record(Some(workflow.id()), &json!({})) };
+            assert!(admits(service, record.job_id));
+            let job = fixtures::create(&workspace, &record);
+            assert!(!admits(service, JobId::new()), "it has not ended");
+            let ending = Ending::failure(service, job.id(), code, "x");
+            job.end_unclaimed("test", ending).unwrap().unwrap();
+            job.id()
+        };
+        let first = lose(Service::Pull, Code::ReplicaLost);
+        let second = lose(Service::Pull, Code::ReplicaLost);
+        assert!(admits(Service::Pull, first) && admits(Service::Pull, second), "asked again");
+        assert!(!admits(Service::Pull, JobId::new()), "a third");
+        lose(Service::Claude, Code::AgentFailed);
+        assert!(!admits(Service::Claude, JobId::new()), "it was not lost");
+        assert!(!admits(Service::Workflow, JobId::new()), "a workflow does not start workflows");
+    }
+
+    #[test]
+    fn one_of_many_that_ask_at_once_is_admitted() {
+        let (_dir, workspace) = fixtures::workspace();
+        let workflow = fixtures::create(&workspace, &fixtures::record(None, &json!({})));
+        let admitted = std::thread::scope(|scope| {
+            let ask = || workflow.admits_child(ASKS, Service::Claude, JobId::new()).unwrap();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|it| it.join().unwrap()).filter(|it| *it).count()
+        });
+        assert_eq!(admitted, 1);
+    }
+}

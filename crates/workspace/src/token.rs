@@ -1,0 +1,442 @@
+//! The tokens of callers: `.stack/tokens/<id>.json`, one file each, readable by the stack's own user only.
+//!
+//! A file is put in place complete, never changed, and removed when its token is revoked. It contains the digest of the
+//! secret, not the secret. `.stack/tokens/closed` is there from before the first token and stays: neither the revocation nor
+//! the damage of the last token opens the stack to everybody again. `.stack/tokens/used/<id>` is an empty file whose time
+//! says when the token was last used.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use contract::{
+    BearerToken, CallerLimits, CallerName, Scope, Timestamp, TokenId, TokenRequest, TokenView,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use crate::{
+    Error, Result, Workspace,
+    watch::Watch,
+    write::{Once, read_at_most, sync_directory},
+};
+
+/// The longest token file that is read, in bytes: many times the longest that is written.
+const MAX_FILE: u64 = 64 * 1024;
+/// The characters of tokens.
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// A random byte below this picks one of the characters, each with the same probability.
+const UNBIASED: u8 = 248;
+
+/// The digest by which a secret is recognized.
+#[derive(Clone, PartialEq, Eq)]
+struct SecretDigest([u8; 32]);
+
+impl SecretDigest {
+    fn of(token: &BearerToken) -> Self {
+        Self(Sha256::digest(token.secret()).into())
+    }
+}
+
+/// A token as the stack keeps it, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TokenRecord {
+    /// Its ID.
+    pub id: TokenId,
+    /// The caller.
+    pub name: CallerName,
+    /// What it allows.
+    pub scopes: BTreeSet<Scope>,
+    /// What the caller may use.
+    #[serde(default, skip_serializing_if = "CallerLimits::is_none")]
+    pub limits: CallerLimits,
+    /// When it stops being valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// When it was created.
+    pub created: Timestamp,
+    sha256: SecretDigest,
+}
+
+impl TokenRecord {
+    /// The record of a token that somebody else has made.
+    #[must_use]
+    pub fn of(token: &BearerToken, request: TokenRequest) -> Self {
+        let TokenRequest { name, scopes, limits, expires } = request;
+        let (id, sha256) = (token.id().clone(), SecretDigest::of(token));
+        Self { id, name, scopes, limits, expires, created: Timestamp::now(), sha256 }
+    }
+
+    /// Whether this is the record of `token`. Takes the same time wherever the secrets differ.
+    #[must_use]
+    pub fn is_of(&self, token: &BearerToken) -> bool {
+        self.id == *token.id() && self.sha256.0.ct_eq(&SecretDigest::of(token).0).into()
+    }
+
+    /// Whether it is no longer valid at `now`.
+    #[must_use]
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    /// The view of an administrator.
+    #[must_use]
+    pub fn view(&self, last_used: Option<Timestamp>) -> TokenView {
+        let Self { id, name, scopes, limits, expires, created, .. } = self.clone();
+        TokenView { id, name, scopes, limits, expires, created, last_used, token: None }
+    }
+}
+
+/// All tokens of a volume, as one process knows them. A look that finds no change costs one listing and a system call for each
+/// file.
+#[derive(Clone, Debug, Default)]
+pub struct Tokens {
+    /// By file name without its ending, with what tells whether the file is still the same.
+    known: BTreeMap<TokenId, (FileVersion, TokenRecord)>,
+    is_closed: bool,
+}
+
+/// Tells two files of the same name apart.
+type FileVersion = (u64, i64, i64, u64);
+
+impl Tokens {
+    /// The token with this ID.
+    #[must_use]
+    pub fn get(&self, id: &TokenId) -> Option<&TokenRecord> {
+        self.known.get(id).map(|(_, record)| record)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &TokenRecord> {
+        self.known.values().map(|(_, record)| record)
+    }
+
+    /// Whether there is a token, or ever was one.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Looks for changes, and returns whether there were any. Damaged files are logged and set aside. Blocking.
+    ///
+    /// # Errors
+    /// If the volume cannot be read. Then what is known stays as it is.
+    pub fn look(&mut self, workspace: &Workspace) -> Result<bool> {
+        let directory = workspace.tokens_directory();
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            // Nobody has created a token.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let changed = self.is_closed || !self.known.is_empty();
+                *self = Self::default();
+                return Ok(changed);
+            }
+            Err(error) => return Err(Error::io("list", &directory)(error)),
+        };
+        let mut is_closed = closed_path(&directory)
+            .try_exists()
+            .map_err(Error::io("check", closed_path(&directory)))?;
+        let (mut found, mut has_changed) = (BTreeMap::new(), false);
+        for entry in entries {
+            let path = entry.map_err(Error::io("list", &directory))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
+            let Some(name) = name else { continue };
+            // Whatever is in it: a stack with a token is closed.
+            is_closed = true;
+            let looked = name
+                .parse()
+                .map_err(Error::malformed(&path))
+                .and_then(|id| self.look_at(&path, id));
+            match looked {
+                Ok(Some((version, record, is_new))) => {
+                    has_changed |= is_new;
+                    found.insert(record.id.clone(), (version, record));
+                }
+                Ok(None) => {}
+                Err(error) if error.is_damage() => {
+                    workspace.report_once(&path, &error);
+                    if let Err(error) = workspace.set_aside(&path) {
+                        workspace.report_once(&workspace.damaged(), &error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        has_changed |= is_closed != self.is_closed || found.len() != self.known.len();
+        *self = Self { known: found, is_closed };
+        Ok(has_changed)
+    }
+
+    /// The token in a file, and whether the file is new; `None` if it has been removed.
+    fn look_at(
+        &self,
+        path: &Path,
+        id: TokenId,
+    ) -> Result<Option<(FileVersion, TokenRecord, bool)>> {
+        let metadata = match fs::symlink_metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("check", path)(error)),
+        };
+        let version = (metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len());
+        if let Some((known, record)) = self.known.get(&id)
+            && *known == version
+        {
+            return Ok(Some((version, record.clone(), false)));
+        }
+        let Some(content) = read_at_most(path, MAX_FILE)? else { return Ok(None) };
+        let record: TokenRecord =
+            serde_json::from_slice(&content).map_err(Error::malformed(path))?;
+        if record.id != id {
+            return Err(Error::malformed(path)("it is the file of another token"));
+        }
+        Ok(Some((version, record, true)))
+    }
+}
+
+impl Workspace {
+    fn tokens_directory(&self) -> PathBuf {
+        self.stack().join("tokens")
+    }
+
+    fn used_path(&self, id: &TokenId) -> PathBuf {
+        self.tokens_directory().join("used").join(id.to_string())
+    }
+
+    /// Creates the directory of the tokens, which only the stack's own user can read.
+    fn make_tokens_directory(&self) -> Result<PathBuf> {
+        let directory = self.tokens_directory();
+        let used = directory.join("used");
+        let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        make(&directory).and_then(|()| make(&used)).map_err(Error::io("create", &directory))?;
+        Ok(directory)
+    }
+
+    /// Watches for tokens that are created or revoked.
+    ///
+    /// # Errors
+    /// If their directory cannot be created.
+    pub fn watch_tokens(&self) -> Result<Watch> {
+        Ok(self.watcher().watch(&self.make_tokens_directory()?))
+    }
+
+    /// Creates a token. It is then on the volume, and survives a power failure. From now on, the stack is closed to callers
+    /// without a token.
+    ///
+    /// # Errors
+    /// If the volume cannot be written, or the system has no random numbers.
+    pub fn create_token(&self, request: &TokenRequest) -> Result<(TokenRecord, BearerToken)> {
+        let directory = self.make_tokens_directory()?;
+        self.put_once_private(&closed_path(&directory), b"")?;
+        loop {
+            let token = random_token().map_err(Error::io("make a token in", &directory))?;
+            let record = TokenRecord::of(&token, request.clone());
+            let path = directory.join(format!("{}.json", record.id));
+            let content = serde_json::to_vec(&record).map_err(Error::malformed(&path))?;
+            // Another token may have the same ID, if rarely.
+            if self.put_once_private(&path, &content)? == Once::Ours {
+                self.watcher().wake(&directory);
+                return Ok((record, token));
+            }
+        }
+    }
+
+    /// Revokes a token, and returns whether there was one.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn revoke_token(&self, id: &TokenId) -> Result<bool> {
+        let directory = self.tokens_directory();
+        let path = directory.join(format!("{id}.json"));
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(Error::io("remove", path)(error)),
+        }
+        // Flushed: a revoked token must not come back after a power failure.
+        sync_directory(&directory)?;
+        // It says nothing any more.
+        let _ = fs::remove_file(self.used_path(id));
+        self.watcher().wake(&directory);
+        Ok(true)
+    }
+
+    /// Notes that a token is used now.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn note_token_use(&self, id: &TokenId) -> Result<()> {
+        let path = self.used_path(id);
+        let note = || {
+            let file = fs::File::create(&path)?;
+            file.set_modified(std::time::SystemTime::now())
+        };
+        note().map_err(Error::io("write", path))
+    }
+
+    /// When a token was last used, if it ever was.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn token_last_used(&self, id: &TokenId) -> Result<Option<Timestamp>> {
+        let path = self.used_path(id);
+        match fs::metadata(&path).and_then(|metadata| metadata.modified()) {
+            Ok(time) => Ok(Some(time.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("check", path)(error)),
+        }
+    }
+}
+
+fn closed_path(directory: &Path) -> PathBuf {
+    directory.join("closed")
+}
+
+fn random_token() -> io::Result<BearerToken> {
+    let (id, secret) = BearerToken::LENGTHS;
+    let text = format!("wfs_{}_{}", random_text(id)?, random_text(secret)?);
+    text.parse().map_err(io::Error::other)
+}
+
+fn random_text(length: usize) -> io::Result<String> {
+    let mut text = String::with_capacity(length);
+    let mut bytes = [0; 64];
+    while text.len() < length {
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        let picked = bytes.iter().filter(|byte| **byte < UNBIASED);
+        let characters = picked.filter_map(|byte| BASE62.get(usize::from(byte % 62)));
+        text.extend(characters.map(|byte| char::from(*byte)).take(length - text.len()));
+    }
+    Ok(text)
+}
+
+impl std::fmt::Debug for SecretDigest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for SecretDigest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&crate::hex::encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretDigest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digest = crate::hex::decode(&text).map(Self);
+        digest.ok_or_else(|| serde::de::Error::custom("is not 64 hexadecimal digits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::fixtures::workspace;
+
+    fn request(name: &str) -> TokenRequest {
+        TokenRequest {
+            name: name.parse().unwrap(),
+            scopes: BTreeSet::from([Scope::Submit]),
+            limits: CallerLimits::default(),
+            expires: None,
+        }
+    }
+
+    fn look(workspace: &Workspace) -> Tokens {
+        let mut tokens = Tokens::default();
+        tokens.look(workspace).unwrap();
+        tokens
+    }
+
+    #[test]
+    fn a_token_is_created_recognized_and_revoked() {
+        let (dir, workspace) = workspace();
+        assert!(!look(&workspace).is_closed());
+        let (record, token) = workspace.create_token(&request("ci")).unwrap();
+        let (_, other) = workspace.create_token(&request("ci")).unwrap();
+        let mut tokens = look(&workspace);
+        assert!(tokens.is_closed());
+        assert_eq!(tokens.get(token.id()), Some(&record));
+        assert!(record.is_of(&token) && !record.is_of(&other));
+        let forged = format!("wfs_{}_{}", token.id(), other.secret()).parse().unwrap();
+        assert!(!record.is_of(&forged));
+        assert!(!tokens.look(&workspace).unwrap(), "nothing has changed");
+        assert!(workspace.revoke_token(token.id()).unwrap());
+        assert!(!workspace.revoke_token(token.id()).unwrap());
+        assert!(tokens.look(&workspace).unwrap() && tokens.get(token.id()).is_none());
+        workspace.revoke_token(other.id()).unwrap();
+        tokens.look(&workspace).unwrap();
+        assert!(tokens.is_closed(), "revoking the last token must not open the stack");
+        fs::remove_dir_all(dir.path().join(".stack/tokens")).unwrap();
+        assert!(tokens.look(&workspace).unwrap() && !tokens.is_closed());
+    }
+
+    #[test]
+    fn only_the_digest_is_stored_and_only_its_owner_can_read_it() {
+        let (dir, workspace) = workspace();
+        let (_, token) = workspace.create_token(&request("ci")).unwrap();
+        let directory = dir.path().join(".stack/tokens");
+        let file = directory.join(format!("{}.json", token.id()));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&directory), mode(&file)), (0o700, 0o600));
+        assert!(!fs::read_to_string(&file).unwrap().contains(token.secret()));
+        assert_eq!(fs::read_dir(workspace.temporary()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_file_costs_only_its_own_token() {
+        let (dir, workspace) = workspace();
+        let (record, good) = workspace.create_token(&request("a")).unwrap();
+        let directory = dir.path().join(".stack/tokens");
+        let content = fs::read_to_string(directory.join(format!("{}.json", good.id()))).unwrap();
+        let with_field = content.replace("{", r#"{"admin":true,"#);
+        let of_another_name = content.clone();
+        for (name, content) in [
+            ("AAAAAAAA.json", "{"),
+            ("BBBBBBBB.json", ""),
+            ("CCCCCCCC.json", &*with_field),
+            ("DDDDDDDD.json", &*of_another_name),
+            ("not-an-id.json", &*content),
+        ] {
+            fs::write(directory.join(name), content).unwrap();
+        }
+        let tokens = look(&workspace);
+        assert_eq!(tokens.iter().collect::<Vec<_>>(), [&record]);
+        assert_eq!(fs::read_dir(workspace.damaged()).unwrap().count(), 5);
+        // The only token is damaged: nobody is let in because of that.
+        fs::write(directory.join(format!("{}.json", good.id())), "x").unwrap();
+        fs::remove_file(directory.join("closed")).unwrap();
+        let tokens = look(&workspace);
+        assert_eq!((tokens.iter().count(), tokens.is_closed()), (0, true));
+    }
+
+    #[test]
+    fn the_last_use_is_kept() {
+        let (_dir, workspace) = workspace();
+        let (record, _) = workspace.create_token(&request("a")).unwrap();
+        assert_eq!(workspace.token_last_used(&record.id).unwrap(), None);
+        workspace.note_token_use(&record.id).unwrap();
+        let used = workspace.token_last_used(&record.id).unwrap().unwrap();
+        let age = Timestamp::now().as_millisecond() - used.as_millisecond();
+        assert!((0..60_000).contains(&age), "{age}");
+    }
+
+    #[test]
+    fn random_text_has_no_bias_and_no_repetition() {
+        let text = random_text(62_000).unwrap();
+        for character in BASE62 {
+            let count = text.bytes().filter(|byte| byte == character).count();
+            assert!((800..1200).contains(&count), "{}: {count}", char::from(*character));
+        }
+        assert_ne!(random_token().unwrap().secret(), random_token().unwrap().secret());
+    }
+}
