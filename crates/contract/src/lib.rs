@@ -22,7 +22,9 @@ mod timestamp;
 mod values;
 
 pub use code::Code;
-pub use event::{AgentSummary, Ending, ExecuteEvent, PullEvent, QueuedEvent, WorkflowEvent};
+pub use event::{
+    AgentSummary, Ending, ExecuteEvent, Isolation, PullEvent, QueuedEvent, WorkflowEvent,
+};
 pub use fields::unknown_field;
 pub use id::{GatewayId, JobId, ReplicaId, SessionId};
 pub use job::{JobDeleted, JobList, JobState, JobView, Repo, RepoList};

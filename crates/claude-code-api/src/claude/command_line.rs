@@ -115,7 +115,7 @@ mod tests {
     use contract::{Limits, Policy};
 
     use super::*;
-    use crate::{Credential, TimeLimits};
+    use crate::{Credential, Isolation, TimeLimits};
 
     fn config() -> Config {
         Config {
@@ -126,6 +126,7 @@ mod tests {
             trust_repository_settings: false,
             policy: Policy::default(),
             processes: 1024,
+            isolation: Isolation::default(),
             time_limits: TimeLimits::default(),
             path: "/usr/bin:/bin".into(),
             temporary: "/tmp".into(),
