@@ -118,6 +118,31 @@ async fn what_programs_do_every_day_still_works() {
     }
 }
 
+/// Root keeps what it needs for its own files and processes, and nothing that changes the machine.
+#[tokio::test]
+async fn root_loses_its_capabilities_for_good() {
+    if !is_possible() || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let has = |number: u32| {
+        format!(
+            "line = [it for it in open('/proc/self/status') if it.startswith('CapEff')][0]\n\
+             assert int(line.split()[1], 16) >> {number} & 1"
+        )
+    };
+    let confinement = agent(directory.path(), UnixSockets::Allowed).read("/proc");
+    // CHOWN, DAC_OVERRIDE and SETUID; SYS_ADMIN, SYS_PTRACE, NET_RAW and MKNOD.
+    for (numbers, is_kept) in [(&[0, 1, 7][..], true), (&[21, 19, 13, 27], false)] {
+        for number in numbers {
+            let script = has(*number);
+            let is_there = succeeds(&script, directory.path(), None).await;
+            let remains = succeeds(&script, directory.path(), Some(&confinement)).await;
+            assert_eq!(remains, is_there && is_kept, "{number}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_child_has_the_modes_it_is_given() {
     let directory = tempfile::tempdir().unwrap();

@@ -313,10 +313,12 @@ fn not_started<D: Dialect>(dialect: &D, error: &io::Error, cwd: &str) -> Refusal
         return Refusal::new(Code::WorkspaceGone, format!("'{cwd}' does not exist any more"));
     }
     match error.kind() {
-        ErrorKind::NotFound
-        | ErrorKind::PermissionDenied
-        | ErrorKind::NotADirectory
-        | ErrorKind::IsADirectory => dialect.cannot_start(&error.to_string()),
+        ErrorKind::PermissionDenied => dialect.cannot_start(&format!(
+            "{error}; what it needs in a home directory must be named in AGENT_READ_PATHS"
+        )),
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            dialect.cannot_start(&error.to_string())
+        }
         // Not an executable for this machine.
         _ if error.raw_os_error() == Some(nix::libc::ENOEXEC) => {
             dialect.cannot_start(&error.to_string())

@@ -37,6 +37,22 @@ def environment_of_another_process():
     read(f"/proc/{A['outsider']}/environ")
 
 
+def environment_of_another_agent():
+    read(f"/proc/{A['agent']}/environ")
+
+
+def signal_another_agent():
+    os.kill(A["agent"], signal.SIGCONT)
+
+
+def list_the_private_files_of_another_agent():
+    os.listdir(A["private"])
+
+
+def empty_a_file_of_another_agent():
+    os.truncate(A["private"] + "/file", 0)
+
+
 def memory_map_of_another_process():
     read(f"/proc/{A['outsider']}/maps")
 

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use child_process::Enforcement;
 use nix::unistd::geteuid;
 use testkit::skip;
 
@@ -12,6 +13,14 @@ const ROOT_ONLY: [&str; 4] =
     ["mount", "make_the_device_of_a_disk", "capture_packets", "send_raw_packets"];
 /// The stack's own processes hide from other processes of their user, even without confinement. Not from root.
 const HIDDEN: [&str; 2] = ["environment_of_the_gateway", "environment_of_a_replica"];
+/// What needs the scopes of Landlock (Linux 6.12).
+const SCOPED: [&str; 5] = [
+    "connect_to_an_abstract_socket",
+    "kill_a_replica",
+    "signal_another_agent",
+    "stop_the_gateway",
+    "stop_the_gateway_by_descriptor",
+];
 /// What a machine may refuse to everybody: user namespaces and persistent keyrings are optional, and Yama may keep
 /// users from tracing.
 const OPTIONAL: [&str; 5] = [
@@ -55,7 +64,10 @@ async fn nothing_works(user: User) {
     let job =
         scene.stack.workspace().join(".stack/jobs").join(scene.text("queued")).join("job.json");
     let before = fs::read(&job).unwrap();
-    let results = scene.attack().await;
+    let mut results = scene.attack().await;
+    if !Enforcement::of_this_kernel().scopes {
+        results.retain(|name, _| !SCOPED.contains(&&**name));
+    }
     let worked = names(&results, |result| result == "worked");
     assert!(worked.is_empty(), "these attacks worked: {worked:?}");
     assert!(results.len() > 35, "{results:#?}");
@@ -96,8 +108,8 @@ fn names(results: &Results, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
 fn can_run(test: &str, user: User) -> bool {
     let why = if !Path::new(PYTHON).exists() {
         "python3 is not here"
-    } else if child_process::Enforcement::of_this_kernel().landlock < 6 {
-        "the kernel does not have all of Landlock (Linux 6.12)"
+    } else if Enforcement::of_this_kernel().landlock < 3 {
+        "the kernel does not have enough of Landlock (Linux 6.2)"
     } else if user == User::Nobody && !geteuid().is_root() {
         "only root can run a stack as another user, and the other test is one of an ordinary user already"
     } else if user == User::Nobody && !Path::new("/usr/bin/setpriv").exists() {

@@ -136,11 +136,25 @@ impl Scene {
 
         let script = AgentScript::new()
             .write("secret", "of the victim, as long as a line")
-            .touch(self.mark("began"))
+            .spawn(&[
+                "/bin/sh",
+                "-c",
+                &format!("echo x > ~/file && exec touch {}", self.mark("began").display()),
+            ])
             .wait_file(self.mark("end"));
         let (victim, session) = self.begin(&script).await;
         self.wait("began").await;
         self.arguments["victim"] = json!(victim);
+        // Not a process that it has started.
+        let replicas = self.stack.processes_of("claude-code-api");
+        let mut agents = self.stack.agents();
+        agents.retain(|agent| replicas.contains(&agent.ppid));
+        let [agent] = &*agents else { panic!("one agent: {agents:?}") };
+        let environment = fs::read(format!("/proc/{}/environ", agent.pid)).unwrap();
+        let mut variables = environment.split(|byte| *byte == 0);
+        let home = variables.find_map(|variable| variable.strip_prefix(b"HOME="));
+        self.arguments["agent"] = json!(agent.pid);
+        self.arguments["private"] = json!(str::from_utf8(home.unwrap()).unwrap());
         self.arguments["session"] = json!(session);
 
         let attack = AgentScript::new()
