@@ -26,6 +26,7 @@ use crate::{
     binaries::{scripted_agent, target_binary},
     http_client::exchange,
     procfs::{ProcInfo, cmdline, descendants, is_alive, processes_of_directory},
+    scratch::scratch_root,
     wait::wait_for,
 };
 
@@ -172,7 +173,7 @@ impl Stack {
             // The git servers of tests run on this machine.
             ("GIT_ALLOWED_NETWORKS", "127.0.0.0/8,::1"),
         ];
-        command.envs(defaults);
+        command.envs(defaults).env("AGENT_WRITE_PATHS", scratch_root());
         if !builder.environment.contains_key(&OsString::from("CLAUDE_BIN")) {
             command.env("CLAUDE_BIN", scripted_agent());
         }

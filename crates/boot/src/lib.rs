@@ -14,7 +14,7 @@ pub use arguments::answer_arguments;
 pub use env::{Env, InvalidSettings, ProcessEnv, SentSettings, Settings, receive_settings};
 pub use exit::Exit;
 pub use healthcheck::{Closed, Probe};
-pub use limits::raise_file_limit;
+pub use limits::{keep_files_private, raise_file_limit};
 pub use log_writer::LogGuard;
 pub use logging::{LogFormat, Logging};
 pub use policy::read_policy;

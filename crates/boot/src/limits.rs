@@ -1,6 +1,9 @@
-//! System limits of this process.
+//! System limits of this process, and the modes of its files.
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    stat::{Mode, umask},
+};
 
 /// A higher limit is useless, and slows down programs that close every possible descriptor.
 const ENOUGH: u64 = 65_536;
@@ -14,4 +17,10 @@ pub fn raise_file_limit() {
     {
         tracing::warn!(%error, soft, "failed to raise the limit of open files");
     }
+}
+
+/// Lets only this user reach the files and directories that this process and its children create from here on: they
+/// contain what callers, repositories and agents have said.
+pub fn keep_files_private() {
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
 }

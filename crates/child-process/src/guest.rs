@@ -15,6 +15,7 @@ use nix::{
     sys::{
         resource::{Resource, getrlimit, setrlimit},
         signal::Signal,
+        stat::{Mode, umask},
     },
 };
 use tokio::process::Command;
@@ -152,9 +153,20 @@ impl Guest {
         self
     }
 
-    /// Confines the child and its descendants to certain files.
-    ///
-    /// Does nothing if the kernel has no Landlock (before Linux 5.13, or disabled).
+    /// Sets the permissions that new files of the child do not get, as with `umask(2)`. By default it has those of this
+    /// process.
+    #[must_use]
+    pub fn umask(mut self, mask: Mode) -> Self {
+        before_exec(&mut self.command, move || {
+            umask(mask);
+            Ok(())
+        });
+        self
+    }
+
+    /// Confines the child and its descendants. [`Enforcement`](crate::Enforcement) says what the kernel enforces; the
+    /// rest is left out: files and processes before Linux 5.13 or if Landlock is disabled, and system calls where there
+    /// is no seccomp.
     ///
     /// # Errors
     /// If no file descriptors are left.

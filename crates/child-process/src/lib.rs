@@ -7,7 +7,8 @@
 //! exits, so adopted processes hold no pids.
 //!
 //! [`JobBounds`] limits the number of a job's processes. If the machine delegates a cgroup, it also kills all of them
-//! in one step, which forks cannot outrun. [`machine`] reports what this machine supports.
+//! in one step, which forks cannot outrun. [`Confinement`] limits what a child can reach: files, ports, other processes
+//! and system calls. [`machine`] and [`Enforcement`] report what this machine supports.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -46,14 +47,17 @@ mod reaper;
 mod registry;
 mod spawner;
 mod sweep;
+mod system_calls;
 mod this_process;
 
 pub use bounds::{JobBounds, LimitedBy};
 pub use child::Child;
-pub use confinement::{Confinement, is_confinement_available, is_port_confinement_available};
+pub use confinement::{
+    Confinement, Enforcement, UnixSockets, is_confinement_available, is_port_confinement_available,
+};
 pub use guest::Guest;
 pub use nix::{
-    sys::{resource::Resource, signal::Signal},
+    sys::{resource::Resource, signal::Signal, stat::Mode},
     unistd::Pid,
 };
 pub use processes::descendants;

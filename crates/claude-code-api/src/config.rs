@@ -9,7 +9,7 @@ use std::{
 use boot::Settings;
 use contract::Policy;
 
-use crate::{Credential, MessagesUrl, TimeLimits};
+use crate::{Credential, Isolation, MessagesUrl, TimeLimits};
 
 /// Where programs are searched for if `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -42,6 +42,8 @@ pub struct Config {
     pub processes: u32,
     /// The time limits of a run.
     pub time_limits: TimeLimits,
+    /// What agents can reach.
+    pub isolation: Isolation,
     /// The agent's `PATH`: this process's own.
     pub path: String,
     /// `TMPDIR`: where each agent gets a private directory. It should be on a local disk.
@@ -99,6 +101,7 @@ impl Config {
                 silence: settings.seconds("SILENCE_TIMEOUT_SECONDS", 900),
                 ..TimeLimits::default()
             },
+            isolation: Isolation::read(settings),
             path,
             temporary: settings.text("TMPDIR").map_or_else(|| "/tmp".into(), PathBuf::from),
         }
@@ -108,7 +111,7 @@ impl Config {
     /// answer requests, and each job fails with the same message.
     #[must_use]
     pub fn preflight(&self) -> Vec<String> {
-        let mut said = Vec::new();
+        let mut said = self.isolation.preflight();
         match &self.claude_bin {
             None => said.push(no_agent("it is not on the PATH")),
             Some(file) if !is_executable(file) => {
@@ -132,6 +135,29 @@ impl Config {
             said.push(REFUSES_ROOT.to_owned());
         }
         said
+    }
+}
+
+impl Config {
+    /// The directories of `PATH`, that of the CLI, and that of what it is a link to. A directory that contains the
+    /// user's home is left out: of the CLI, only the file remains.
+    pub(crate) fn programs(&self) -> Vec<PathBuf> {
+        let home = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+        let is_home = |directory: &Path| {
+            directory.parent().is_none()
+                || home.as_ref().is_some_and(|user| user.dir.starts_with(directory))
+        };
+        let mut programs: Vec<PathBuf> = self.path.split(':').map(PathBuf::from).collect();
+        programs.retain(|directory| directory.is_absolute());
+        if let Some(file) = &self.claude_bin {
+            let real = file.canonicalize();
+            for file in [Some(file), real.as_ref().ok()].into_iter().flatten() {
+                programs.push(file.clone());
+                programs.extend(file.parent().map(Path::to_owned));
+            }
+        }
+        programs.retain(|path| !is_home(path));
+        programs
     }
 }
 
@@ -201,7 +227,13 @@ mod tests {
     fn preflight_reports_what_is_missing_and_how_to_fix_it() {
         let (config, problems) = read(&[("PATH", "/nonexistent")]);
         assert!(problems.is_empty());
-        let said = config.preflight();
+        let preflight = |config: &Config| {
+            let mut said = config.preflight();
+            // This depends on the kernel.
+            said.retain(|line| !line.contains("AGENT_ISOLATION"));
+            said
+        };
+        let said = preflight(&config);
         assert!(said[0].contains("npm install -g @anthropic-ai/claude-code"), "{said:?}");
         assert!(said[1].contains("CLAUDE_CODE_CREDENTIALS_SECRET"), "{said:?}");
         let about_root = said.iter().any(|line| line.contains("IS_SANDBOX=1"));
@@ -209,7 +241,7 @@ mod tests {
 
         let (config, _) =
             read(&[("CLAUDE_BIN", "/bin/sh"), ("ANTHROPIC_API_KEY", "k"), ("IS_SANDBOX", "1")]);
-        assert_eq!(config.preflight(), Vec::<String>::new());
+        assert_eq!(preflight(&config), Vec::<String>::new());
         assert_eq!(config.processes, 1024);
     }
 

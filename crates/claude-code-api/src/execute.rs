@@ -9,7 +9,9 @@ use std::{
 };
 
 use async_stream::stream;
-use child_process::{Guest, JobBounds, Signal, become_subreaper, kill_descendants_now};
+use child_process::{
+    Guest, JobBounds, Mode, Resource, Signal, become_subreaper, kill_descendants_now,
+};
 use contract::{Code, EventLine, ExecuteEvent, ExecuteRequest, SessionId, WorkspacePath};
 use futures_util::Stream;
 use oneshot::{JobContext, Step, StopReason};
@@ -18,9 +20,10 @@ use tracing::{debug, info, warn};
 use workspace::ResolveError;
 
 use crate::{
-    Config, TimeLimits,
+    Config, Isolation, TimeLimits,
     claude::Claude,
     dialect::{Call, Dialect, Kind, Stopped},
+    isolation::Places,
     refusal::Refusal,
     runner::{Cause, Conversation, Private, Run, record_answer},
 };
@@ -32,6 +35,9 @@ struct RunSettings {
     processes: u32,
     /// Where each agent gets its private directory.
     temporary: PathBuf,
+    isolation: Isolation,
+    /// The directories of the programs that an agent starts, and the agent's own program.
+    programs: Vec<PathBuf>,
 }
 
 /// Runs the CLI for one request: yields `connected`, the CLI's messages, and the terminal event.
@@ -48,6 +54,8 @@ pub fn execute(
         time_limits: config.time_limits,
         processes: config.processes,
         temporary: config.temporary.clone(),
+        isolation: config.isolation.clone(),
+        programs: config.programs(),
     };
     run(Arc::new(Claude { config }), settings, context, request)
 }
@@ -76,6 +84,7 @@ fn run<D: Dialect>(
             resumed_from: is_resumed.then_some(session),
             job_id: context.id,
             workspace: &workspace,
+            isolation: Some(settings.isolation.enforced()),
         });
         let (guest, aid, ready) = match ready {
             Ok(ready) => ready,
@@ -178,6 +187,7 @@ impl<D: Dialect> Opening<D> {
             let place = place(context, asked.as_ref(), &own)?;
             workspace = format!("{root}/{place}");
             dialect.may_run(&request.options)?;
+            settings.isolation.check()?;
             let conversation = match found {
                 Some(found) => found,
                 None => Conversation::begin(&context.workspace, id, &place)?,
@@ -231,19 +241,52 @@ impl<D: Dialect> Ready<D> {
         let session = conversation.argument();
         let (guest, aid) =
             dialect.command(&Call { request, session, workspace, place, private: &private })?;
-        Ok((confined(guest, &cwd), aid, Self { conversation, cwd, _private: private, bounds }))
+        let places = Places {
+            workspace: workspace.root(),
+            temporary: &settings.temporary,
+            programs: &settings.programs,
+            checkout: &workspace.root().join(checkout(place)),
+            private: &[private.home(), private.config(), private.temporary()],
+            session: &conversation.project(),
+        };
+        let guest = confined(guest, &cwd, &settings.isolation, &places)
+            .map_err(|error| Refusal::io("confine the agent", &error))?;
+        Ok((guest, aid, Self { conversation, cwd, _private: private, bounds }))
     }
 }
 
+/// The checkout that contains an agent's working directory: `<directory>`, or `jobs/<id>/<name>`. An agent can write
+/// to all of it, because git needs the top, but not replace it.
+fn checkout(place: &WorkspacePath) -> PathBuf {
+    let place = Path::new(place.as_str());
+    let depth = if place.starts_with("jobs") { 3 } else { 1 };
+    place.components().take(depth).collect()
+}
+
 /// The only place that confines an agent, whatever its dialect.
-fn confined(guest: Guest, cwd: &str) -> Guest {
-    guest
+fn confined(
+    guest: Guest,
+    cwd: &str,
+    isolation: &Isolation,
+    places: &Places<'_>,
+) -> io::Result<Guest> {
+    let guest = isolation
+        .environment()
+        .fold(guest, |guest, (name, value)| guest.env(name, value))
         .cwd(cwd)
+        // What it makes has the usual modes, although this process keeps its own files to itself. The directories
+        // above are closed to others.
+        .umask(Mode::from_bits_truncate(0o022))
+        .limit(Resource::RLIMIT_CORE, 0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         // SIGTERM would leave its shell commands running. So does SIGKILL, but the agent cannot ignore it.
-        .die_with_parent(Signal::SIGKILL)
+        .die_with_parent(Signal::SIGKILL);
+    match isolation.confinement(places)? {
+        Some(confinement) => guest.confine(&confinement),
+        None => Ok(guest),
+    }
 }
 
 async fn start<D: Dialect>(
@@ -270,10 +313,12 @@ fn not_started<D: Dialect>(dialect: &D, error: &io::Error, cwd: &str) -> Refusal
         return Refusal::new(Code::WorkspaceGone, format!("'{cwd}' does not exist any more"));
     }
     match error.kind() {
-        ErrorKind::NotFound
-        | ErrorKind::PermissionDenied
-        | ErrorKind::NotADirectory
-        | ErrorKind::IsADirectory => dialect.cannot_start(&error.to_string()),
+        ErrorKind::PermissionDenied => dialect.cannot_start(&format!(
+            "{error}; what it needs in a home directory must be named in AGENT_READ_PATHS"
+        )),
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            dialect.cannot_start(&error.to_string())
+        }
         // Not an executable for this machine.
         _ if error.raw_os_error() == Some(nix::libc::ENOEXEC) => {
             dialect.cannot_start(&error.to_string())

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `config` | the operator's settings |
 //! | `execute` | the job, from the request to the verdict; confines the agent |
+//! | `isolation` | what an agent can reach |
 //! | `dialect` | the interface between the two parts |
 //! | `runner` | the running process, from its first line to its last descendant |
 //! | `claude` | the CLI's command line, messages, files and verdict |
@@ -23,6 +24,7 @@ mod claude;
 mod config;
 mod dialect;
 mod execute;
+mod isolation;
 mod refusal;
 mod runner;
 mod service;
@@ -30,5 +32,6 @@ mod service;
 pub use claude::{Credential, MessagesUrl};
 pub use config::{AgentKey, Config};
 pub use execute::{execute, kill_now};
+pub use isolation::{Isolation, IsolationMode, control_sockets};
 pub use runner::TimeLimits;
 pub use service::{ClaudeCodeApi, main};

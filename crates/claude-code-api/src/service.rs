@@ -46,7 +46,11 @@ impl JobService for ClaudeCodeApi {
     }
 
     fn health(&self, workspace: &Workspace) -> Map<String, Value> {
-        Map::from_iter([("workspace".to_owned(), workspace.root_text().into())])
+        let isolation = serde_json::to_value(self.config.isolation.enforced()).unwrap_or_default();
+        Map::from_iter([
+            ("workspace".to_owned(), workspace.root_text().into()),
+            ("isolation".to_owned(), isolation),
+        ])
     }
 
     fn preflight(&self) -> Vec<String> {

@@ -92,6 +92,8 @@ codes! {
     AgentNotFound = "agent_not_found",
     /// The CLI refuses to skip permissions as root, unless it is told that it runs in a sandbox.
     AgentRefusesRoot = "agent_refuses_root",
+    /// This machine cannot confine the agent, and the operator requires it.
+    IsolationUnavailable = "isolation_unavailable",
     /// The agent failed.
     AgentFailed = "agent_failed",
     /// The agent exited without a result.

@@ -72,6 +72,19 @@ pub struct ModelUsage {
     pub cache_write_tokens: u64,
 }
 
+/// What keeps an agent from everything that is not its own, as the kernel enforces it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Isolation {
+    /// The version of Landlock's ABI, which confines files; 0 if nothing does.
+    pub landlock: u32,
+    /// Whether it cannot signal processes outside, nor connect to their abstract Unix sockets.
+    pub scopes: bool,
+    /// Whether system calls that only change the machine or other processes are refused.
+    pub seccomp: bool,
+    /// Whether it has a user of its own.
+    pub uid: bool,
+}
+
 /// An event of an agent's run.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
@@ -85,6 +98,8 @@ pub enum ExecuteEvent<'a> {
         resumed_from: Option<SessionId>,
         job_id: JobId,
         workspace: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        isolation: Option<Isolation>,
     },
     /// A message of the CLI, complete and unchanged.
     Message { content: &'a RawValue, timestamp: Timestamp },

@@ -28,7 +28,8 @@ pub use caller::{
 };
 pub use code::Code;
 pub use event::{
-    AgentSummary, ApiUsage, Ending, ExecuteEvent, ModelUsage, PullEvent, QueuedEvent, WorkflowEvent,
+    AgentSummary, ApiUsage, Ending, ExecuteEvent, Isolation, ModelUsage, PullEvent, QueuedEvent,
+    WorkflowEvent,
 };
 pub use fields::unknown_field;
 pub use id::{GatewayId, JobId, ReplicaId, SessionId};

@@ -102,6 +102,7 @@ impl Gateway {
 
 /// Runs the gateway, from its environment to its exit. The whole of its `main`.
 pub fn main() -> Exit {
+    boot::keep_files_private();
     let env = ProcessEnv;
     let mut settings = Settings::new(&env);
     let logging = Logging::read(&mut settings);

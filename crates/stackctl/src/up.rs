@@ -98,6 +98,7 @@ pub(crate) async fn up(options: UpOptions) -> anyhow::Result<u8> {
         replicas: options.services.replicas,
         read_settings: serve::read_settings,
     };
+    boot::keep_files_private();
     supervisor::run(plan).await?;
     Ok(exit::COMPLETE)
 }

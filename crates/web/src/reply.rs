@@ -64,6 +64,7 @@ fn status(code: Code) -> StatusCode {
         | Code::GitFailed
         | Code::AgentNotFound
         | Code::AgentRefusesRoot
+        | Code::IsolationUnavailable
         | Code::AgentFailed
         | Code::AgentNoResult
         | Code::AgentApiError

@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashSet,
-    fs, io,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
@@ -37,10 +39,13 @@ struct Inner {
 impl Workspace {
     /// Opens the volume at `root` and creates the directories that every service expects.
     ///
+    /// Only this user can enter what it creates, and `.stack` and `jobs` if they are this user's. An existing root
+    /// keeps its mode, because others may use it too.
+    ///
     /// # Errors
     /// If `root` cannot be created, is not a directory, or has no UTF-8 name.
     pub fn open(root: &Path) -> Result<Self> {
-        fs::create_dir_all(root).map_err(Error::io("create the workspace", root))?;
+        create_private(root).map_err(Error::io("create the workspace", root))?;
         // The resolved path, which the CLI sees and with which callers' absolute paths must begin.
         let root = root.canonicalize().map_err(Error::io("open the workspace", root))?;
         let root_text = root.to_str().map(str::to_owned).ok_or_else(|| {
@@ -77,7 +82,10 @@ impl Workspace {
             directories.extend([workspace.replicas(service), workspace.busy_replicas(service)]);
         }
         for directory in directories {
-            fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
+            create_private(&directory).map_err(Error::io("create", &directory))?;
+        }
+        for directory in [workspace.stack(), workspace.root().join("jobs")] {
+            close_to_others(&directory).map_err(Error::io("close to others", &directory))?;
         }
         Ok(workspace)
     }
@@ -274,6 +282,21 @@ impl Workspace {
     }
 }
 
+/// Creates a directory, and those above it, that only this user can enter.
+fn create_private(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+/// Closes a directory of this user that was created with another mode, by an earlier version or by hand.
+fn close_to_others(directory: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(directory)?;
+    let is_open = found.permissions().mode() & 0o077 != 0;
+    if is_open && found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
 /// The names in `directory` that are IDs. Others are ignored.
 pub(crate) fn parsed_names<T: FromStr>(directory: &Path) -> Result<Vec<T>> {
     let error = || Error::io("list", directory);
@@ -316,6 +339,24 @@ mod tests {
         {
             assert!(resolve(bad).is_err(), "{bad}: {:?}", resolve(bad));
         }
+    }
+
+    #[test]
+    fn what_it_creates_is_private_and_an_existing_root_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let new = directory.path().join("new");
+        Workspace::open(&new).unwrap();
+        for path in ["", ".stack", ".stack/jobs", ".stack/sessions", "jobs"] {
+            assert_eq!(mode(&new.join(path)), 0o700, "{path}");
+        }
+        let old = directory.path().join("old");
+        fs::create_dir_all(old.join(".stack")).unwrap();
+        for path in [&old, &old.join(".stack")] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o775)).unwrap();
+        }
+        Workspace::open(&old).unwrap();
+        assert_eq!((mode(&old), mode(&old.join(".stack"))), (0o775, 0o700));
     }
 
     #[test]

@@ -11,7 +11,6 @@ use std::{
 
 use contract::Service;
 use serde_json::json;
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
@@ -109,7 +108,7 @@ impl Flooded {
 
     /// Many readers of one long message that read nothing of it.
     async fn crowd(self, stack: &Stack, report: &mut Report) {
-        let marks = TempDir::new().unwrap();
+        let marks = crate::scratch();
         let gate = marks.path().join("gate");
         let script = AgentScript::new().long_line(LONG).wait_file(&gate);
         let url = format!("{}/api/execute", stack.claude_url());
@@ -159,7 +158,7 @@ impl Flooded {
 
 /// Runs one flood. Returns the peak memory of each part at its end, and its duration.
 async fn job(stack: &Stack, messages: usize, audience: Audience) -> (Peaks, Duration) {
-    let marks = TempDir::new().unwrap();
+    let marks = crate::scratch();
     let (done, gate) = (marks.path().join("done"), marks.path().join("gate"));
     let script = AgentScript::new().flood(messages, BYTES).touch(&done).wait_file(&gate);
     let body = json!({"prompt": script.prompt()});

@@ -116,7 +116,7 @@ impl Kill {
         let field = Arc::new(Field {
             stack: stack.start().await,
             git,
-            runs: TempDir::new().unwrap(),
+            runs: crate::scratch(),
             next: AtomicUsize::new(0),
             options: self,
         });

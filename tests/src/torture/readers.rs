@@ -42,7 +42,7 @@ impl Readers {
     pub async fn run(self) -> Report {
         let mut report = Report::new("readers", None);
         let stack = Stack::builder().replicas(1, 1, 1).env("LOG_LEVEL", "warn").start().await;
-        let marks = tempfile::TempDir::new().unwrap();
+        let marks = crate::scratch();
         let caller = Caller::execute(&stack, &self.talkative(marks.path()));
         let first = tokio::spawn({
             let caller = caller.clone();

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 use super::{
@@ -39,7 +38,7 @@ impl SideBySide {
         let mut report = Report::new("side-by-side", None);
         let stack =
             Stack::builder().replicas(1, 1, self.jobs).env("LOG_LEVEL", "warn").start().await;
-        let marks = TempDir::new().unwrap();
+        let marks = crate::scratch();
         let gate = marks.path().join("gate");
         let mut callers = JoinSet::new();
         for number in 0..self.jobs {

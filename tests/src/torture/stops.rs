@@ -6,7 +6,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::{
@@ -112,7 +111,7 @@ impl Stops {
 /// what is left.
 async fn stop(stack: &Stack, reason: Reason, reaction: Reaction) -> (String, Duration, Vec<u32>) {
     let what = format!("{reason:?}, {reaction:?}");
-    let marks = TempDir::new().unwrap();
+    let marks = crate::scratch();
     let began = marks.path().join("began");
     let script = AgentScript::new().spawn_in_new_session(&["sleep", "300"]);
     // The silence timeout starts when the agent does, so there is nothing to wait for.

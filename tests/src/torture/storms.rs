@@ -10,7 +10,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tempfile::TempDir;
 
 use super::{
     caller::Caller,
@@ -95,7 +94,7 @@ impl Storms {
         report: &mut Report,
     ) -> Duration {
         stack.wait_until_idle().await;
-        let marks = TempDir::new().unwrap();
+        let marks = crate::scratch();
         let began = marks.path().join("began");
         let script = AgentScript::new()
             .spawn_in_new_session(&["perl", "-e", storm])

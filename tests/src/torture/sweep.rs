@@ -146,7 +146,7 @@ impl Sweep {
             stack,
             git,
             workspace,
-            runs: TempDir::new().unwrap(),
+            runs: crate::scratch(),
             callers: BTreeSet::new(),
             ends: Vec::new(),
             ends_of_dead: Vec::new(),

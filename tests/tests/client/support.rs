@@ -42,7 +42,7 @@ impl Scene {
     pub(crate) async fn new() -> Self {
         let git = GitServer::start().await;
         git.create_repo("app", &[("README.md", "hello\n")]);
-        Self { stack: Stack::builder().start().await, git, marks: TempDir::new().unwrap() }
+        Self { stack: Stack::builder().start().await, git, marks: testkit::scratch() }
     }
 
     pub(crate) fn url(&self) -> String {

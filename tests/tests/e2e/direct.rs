@@ -10,7 +10,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    AgentScript, SseClient, SseRequest, http_json, scripted_agent, target_binary, wait_for,
+    AgentScript, SseClient, SseRequest, http_json, scratch_root, scripted_agent, target_binary,
+    wait_for,
 };
 use tokio::{
     net::TcpStream,
@@ -35,7 +36,7 @@ impl Single {
         command.env("WORKSPACE_DIR", workspace.path()).env("CLAUDE_BIN", scripted_agent());
         command.envs([("PORT", "0"), ("BIND_ADDRESS", "127.0.0.1"), ("IS_SANDBOX", "1")]);
         command.env("CLAUDE_CODE_CREDENTIALS_JSON", r#"{"apiKey":"sk-ant-test-0123456789abcdef"}"#);
-        command.envs(environment.iter().copied());
+        command.env("AGENT_WRITE_PATHS", scratch_root()).envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.kill_on_drop(true).spawn().unwrap();
         let registry = workspace.path().join(".stack/replicas/claude-code-api");
@@ -77,6 +78,10 @@ async fn it_serves_one_job_and_exits() {
     let marks = Marks::new();
     let mut single = Single::start(&[]).await;
     assert_eq!(get(&single.url("/status")).await.1["status"], "idle");
+    let kernel = child_process::Enforcement::of_this_kernel();
+    let health = get(&single.url("/health")).await.1;
+    let isolation = json!({"landlock": kernel.landlock, "scopes": kernel.scopes, "seccomp": kernel.seccomp, "uid": false});
+    assert_eq!(health["isolation"], isolation, "{health}");
     let script = AgentScript::new().touch(marks.path("began")).wait_file(marks.path("gate"));
     let mut response = single.post(&script).send().await;
     marks.wait("began").await;

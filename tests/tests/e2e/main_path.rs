@@ -119,7 +119,7 @@ impl Expected<'_> {
         assert_eq!(
             connected,
             json!({"type": "connected", "sessionId": session, "resuming": false, "jobId": job,
-                "workspace": target})
+                "workspace": target, "isolation": connected["isolation"]})
         );
         let mut said = Vec::new();
         let completed = loop {

@@ -65,6 +65,8 @@ async fn no_process_shows_secrets_to_the_agent() {
         .env("CLAUDE_BIN", place.path().join("agent"))
         .env("CLAUDE_CODE_CREDENTIALS_JSON", format!("{{\"apiKey\":\"{KEY}\"}}"))
         .env("GITHUB_TOKEN", TOKEN)
+        // Confinement, which the tests in `hostile` are about, also closes other processes.
+        .env("AGENT_ISOLATION", "none")
         .start()
         .await;
     let agent =

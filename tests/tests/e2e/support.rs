@@ -15,7 +15,9 @@ use nix::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{AgentScript, SseClient, SseEvent, SseRequest, Stack, http_json, is_alive, wait_for};
+use testkit::{
+    AgentScript, SseClient, SseEvent, SseRequest, Stack, http_json, is_alive, scratch, wait_for,
+};
 
 pub(crate) use testkit::PATIENCE;
 
@@ -150,7 +152,7 @@ pub(crate) struct Marks {
 
 impl Marks {
     pub(crate) fn new() -> Self {
-        Self { directory: TempDir::new().unwrap() }
+        Self { directory: scratch() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

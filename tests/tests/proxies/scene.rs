@@ -22,7 +22,7 @@ impl Scene {
         let git = GitServer::start().await;
         git.create_repo("app", &[("README.md", "hello\n")]);
         let stack = Stack::builder().env("ALLOWED_HOSTS", HOST).replicas(5, 2, 5).start().await;
-        Self { stack, git, marks: TempDir::new().unwrap() }
+        Self { stack, git, marks: testkit::scratch() }
     }
 
     /// The port of the stack behind the proxies.

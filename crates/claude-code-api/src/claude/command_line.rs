@@ -119,7 +119,7 @@ mod tests {
     use contract::{Limits, Policy};
 
     use super::*;
-    use crate::{AgentKey, Credential, TimeLimits};
+    use crate::{AgentKey, Credential, Isolation, TimeLimits};
 
     fn config() -> Config {
         Config {
@@ -131,6 +131,7 @@ mod tests {
             trust_repository_settings: false,
             policy: Policy::default(),
             processes: 1024,
+            isolation: Isolation::default(),
             time_limits: TimeLimits::default(),
             path: "/usr/bin:/bin".into(),
             temporary: "/tmp".into(),

@@ -69,6 +69,11 @@ impl<D: Dialect> Conversation<D> {
         self.history == History::Transcript
     }
 
+    /// The directory that the agent writes its own files to.
+    pub(crate) fn project(&self) -> PathBuf {
+        self.session.project()
+    }
+
     /// How to tell the agent about it.
     pub(crate) fn argument(&self) -> SessionArgument {
         SessionArgument { history: self.history, id: self.id() }

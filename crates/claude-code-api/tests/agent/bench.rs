@@ -9,7 +9,7 @@ use std::{
 };
 
 use boot::Secret;
-use claude_code_api::{AgentKey, Config, Credential, TimeLimits, execute};
+use claude_code_api::{AgentKey, Config, Credential, Isolation, TimeLimits, execute};
 use contract::{ExecuteOptions, ExecuteRequest, JobId, Policy, Prompt, SessionId, WorkspacePath};
 use futures_util::{Stream, StreamExt as _};
 use oneshot::{Deadline, JobContext, Step, Stop};
@@ -178,6 +178,7 @@ fn config(temporary: &Path) -> Config {
         trust_repository_settings: false,
         policy: Policy::default(),
         processes: 1024,
+        isolation: Isolation::default(),
         time_limits: TimeLimits::default(),
         path: std::env::var("PATH").unwrap(),
         temporary: temporary.to_owned(),

@@ -8,6 +8,7 @@
 )]
 
 mod bench;
+mod isolation;
 mod misbehaviour;
 mod real_cli;
 mod stopping;

@@ -67,6 +67,7 @@ fn execute_events() {
             resumed_from: Some(session()),
             job_id: job(),
             workspace: "/workspace/r",
+            isolation: Some(Isolation { landlock: 7, scopes: true, seccomp: true, uid: false }),
         }),
         json(&ExecuteEvent::Message { content: &content, timestamp: now() }),
         json(&ExecuteEvent::Completed {
@@ -101,7 +102,7 @@ fn execute_events() {
         }),
     ];
     insta::assert_snapshot!(events.join("\n"), @r#"
-    {"type":"connected","sessionId":"5ccfa640-c6db-4838-93a9-c1d8e2383074","resuming":true,"resumedFrom":"5ccfa640-c6db-4838-93a9-c1d8e2383074","jobId":"019b0000-0000-7000-8000-000000000001","workspace":"/workspace/r"}
+    {"type":"connected","sessionId":"5ccfa640-c6db-4838-93a9-c1d8e2383074","resuming":true,"resumedFrom":"5ccfa640-c6db-4838-93a9-c1d8e2383074","jobId":"019b0000-0000-7000-8000-000000000001","workspace":"/workspace/r","isolation":{"landlock":7,"scopes":true,"seccomp":true,"uid":false}}
     {"type":"message","content":{"type":"assistant",  "kept": 1.0},"timestamp":"2026-01-31T12:00:00.120Z"}
     {"type":"completed","timestamp":"2026-01-31T12:00:00.120Z","sessionId":"5ccfa640-c6db-4838-93a9-c1d8e2383074","result":"done","costUsd":0.5,"numTurns":2,"durationMs":3,"usage":{"input_tokens":1},"apiUsage":{"opus":{"requests":1,"inputTokens":2,"outputTokens":3,"cacheReadTokens":0,"cacheWriteTokens":0}}}
     {"type":"error","error":"no","timestamp":"2026-01-31T12:00:00.120Z","code":"agent_api_error"}

@@ -8,6 +8,7 @@
 mod agent;
 mod files;
 mod finding;
+mod isolation;
 mod limits;
 mod net;
 mod optional;
@@ -17,7 +18,10 @@ mod volume;
 use std::{collections::HashMap, ffi::OsString, io, time::SystemTime};
 
 use boot::{ProcessEnv, Settings};
-use child_process::machine::{self, Capacity};
+use child_process::{
+    Enforcement,
+    machine::{self, Capacity},
+};
 use clap::Args;
 use contract::Service;
 use nix::sys::resource::{Resource, getrlimit};
@@ -86,6 +90,7 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         CREDENTIALS.into_iter().find(|name| Settings::new(&ProcessEnv).text(name).is_some());
     let counts = Counts(up.services.replicas);
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
+    let control_sockets: Vec<_> = claude_code_api::control_sockets().collect();
     let volume = Volume::look(&up.workspace);
     let docker_host = Settings::new(&ProcessEnv).text("DOCKER_HOST");
     let problems: Vec<_> = problems.into_iter().cloned().collect();
@@ -113,7 +118,8 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         processes::process_limit(machine::process_limit(), config.processes),
         room("process ids", "kernel.pid_max", &machine::pids()),
         room("threads", "kernel.threads-max", &machine::threads()),
-        optional::landlock(&RealFiles),
+        isolation::isolation(config.isolation.mode, Enforcement::of_this_kernel()),
+        isolation::sockets(&config.isolation, &control_sockets),
         optional::docker(&swarm::version(docker_host).await),
         optional::ipvs(&RealFiles),
     ];
@@ -236,7 +242,7 @@ mod tests {
         let command = crate::cli::Cli::parse_from(["stackctl", "doctor", "--claude", "1"]).command;
         let crate::cli::Command::Doctor(options) = command else { panic!("{command:?}") };
         let findings = look(&options).await;
-        assert_eq!(findings.len(), 18, "{findings:#?}");
+        assert_eq!(findings.len(), 19, "{findings:#?}");
     }
 
     #[test]

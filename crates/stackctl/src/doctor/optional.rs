@@ -1,4 +1,4 @@
-//! What only Docker Swarm or only hardened machines need.
+//! What only Docker Swarm needs.
 
 use swarm::Error;
 
@@ -52,25 +52,6 @@ fn loadable(files: &dyn Files, module: &str) -> bool {
     })
 }
 
-/// Confines an agent, and whatever it starts, to the files it needs.
-pub(super) fn landlock(files: &dyn Files) -> Finding {
-    const NAME: &str = "Landlock";
-    match files.read("/sys/kernel/security/lsm") {
-        Some(modules) if modules.trim().split(',').any(|module| module == "landlock") => {
-            Finding::ok(NAME, "the kernel supports it")
-        }
-        Some(_) => Finding::advice(
-            NAME,
-            "the kernel does not support it, so agents are less confined",
-            "add landlock to lsm= on the kernel's command line, and restart the machine",
-        ),
-        None => Finding {
-            fix: Some("sudo mount -t securityfs securityfs /sys/kernel/security".to_owned()),
-            ..Finding::unknown(NAME, "cannot read the kernel's security modules")
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{
@@ -101,13 +82,5 @@ mod tests {
         assert_eq!(ipvs(&[release, ("/lib/modules/6.1/modules.builtin", list)]).state, Fine);
         assert_eq!(ipvs(&[release, ("/lib/modules/6.2/modules.dep", list)]).state, Advice);
         assert!(ipvs(&[]).fix.unwrap().starts_with("sudo modprobe ip_vs"));
-    }
-
-    #[test]
-    fn landlock_among_the_security_modules() {
-        let of = |list: &str| landlock(&[("/sys/kernel/security/lsm", list)]).state;
-        assert_eq!(of("capability,landlock,yama"), Fine);
-        assert_eq!(of("capability,yama\n"), Advice);
-        assert_eq!(landlock(&[]).state, Unknown);
     }
 }

@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{
     by_directory,
+    key::Key,
     protocol::{ControlRequest, Reply, StackView},
 };
 
@@ -28,6 +29,12 @@ pub enum ConnectionError {
     /// No supervisor runs in this workspace.
     #[error("no supervisor answers in this workspace")]
     NotRunning,
+    /// The key of its socket cannot be read.
+    #[error(
+        "the key of its socket, .stack/up.key, cannot be read; run this command as the user who runs `up`, and with the \
+         same version"
+    )]
+    NoKey(#[source] io::Error),
     /// The connection broke.
     #[error("the connection to it broke")]
     Broken(#[from] io::Error),
@@ -94,9 +101,11 @@ impl Connection {
             by_directory(&self.workspace, |path| std::os::unix::net::UnixStream::connect(path))?;
         stream.set_nonblocking(true)?;
         let (reader, mut writer) = UnixStream::from_std(stream)?.into_split();
-        let mut line = serde_json::to_vec(ask).map_err(io::Error::from)?;
-        line.push(b'\n');
-        writer.write_all(&line).await?;
+        let mut lines =
+            Key::read(&self.workspace).map_err(ConnectionError::NoKey)?.line().into_bytes();
+        serde_json::to_writer(&mut lines, ask).map_err(io::Error::from)?;
+        lines.push(b'\n');
+        writer.write_all(&lines).await?;
         // Not shut down for writing, because the other side takes a closed socket as a disconnect.
         writer.forget();
         Ok(Replies(BufReader::new(reader).lines()))

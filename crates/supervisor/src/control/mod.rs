@@ -1,10 +1,10 @@
-//! The control interface of a running supervisor: a Unix socket beneath its workspace. A request is one line of JSON,
-//! and so is each reply.
+//! The control interface of a running supervisor: a Unix socket beneath its workspace. A client sends the key that lies
+//! beside the socket, and a request; each of them is one line. A request is JSON, and so is each reply.
 //!
-//! Any process that can write to the workspace can use it. It gives such a process less power than the files already
-//! do.
+//! Any process that can read the stack's own files can use it. An agent cannot.
 
 mod client;
+mod key;
 mod protocol;
 mod server;
 

@@ -20,6 +20,7 @@ use workspace::FileLock;
 
 use super::{
     by_directory,
+    key::Key,
     protocol::{ControlRequest, Reply, StackView},
     socket,
 };
@@ -49,6 +50,8 @@ pub(crate) struct Control {
 pub(crate) struct Socket {
     listener: UnixListener,
     path: PathBuf,
+    workspace: PathBuf,
+    key: Arc<Key>,
     /// Held as long as the socket's file is ours, so that no process removes another's.
     _lock: FileLock,
 }
@@ -57,6 +60,7 @@ impl Drop for Socket {
     fn drop(&mut self) {
         // If this fails, the next owner removes it.
         let _ = fs::remove_file(&self.path);
+        Key::remove(&self.workspace);
     }
 }
 
@@ -95,8 +99,10 @@ impl Socket {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
+        // Before the socket, so that nobody finds one without a key.
+        let key = Arc::new(Key::create(workspace)?);
         let listener = by_directory(workspace, |path| UnixListener::bind(path))?;
-        let socket = Self { listener, path, _lock: lock };
+        let socket = Self { listener, path, workspace: workspace.to_owned(), key, _lock: lock };
         fs::set_permissions(&socket.path, fs::Permissions::from_mode(0o600))?;
         Ok(socket)
     }
@@ -114,21 +120,29 @@ pub(crate) async fn serve(socket: Socket, control: Control) {
             continue;
         };
         if askers.len() < ASKERS {
-            let control = Arc::clone(&control);
+            let (control, key) = (Arc::clone(&control), Arc::clone(&socket.key));
             // An error means that the client disconnected.
-            askers.spawn(async move { answer(stream, &control).await });
+            askers.spawn(async move { answer(stream, &key, &control).await });
         }
     }
 }
 
-async fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
+async fn answer(stream: UnixStream, key: &Key, control: &Control) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader.take(ASK));
-    let mut line = String::new();
-    let Ok(read) = tokio::time::timeout(ASK_TIME, reader.read_line(&mut line)).await else {
+    let (mut said, mut line) = (String::new(), String::new());
+    let lines = async {
+        reader.read_line(&mut said).await?;
+        if key.is(&said) { reader.read_line(&mut line).await.map(|_| true) } else { Ok(false) }
+    };
+    let Ok(is_known) = tokio::time::timeout(ASK_TIME, lines).await else {
         return Ok(());
     };
-    read?;
+    if !is_known? {
+        let why = "the request must begin with the key in .stack/up.key: use the same version of stackctl as `up`, \
+                   as the user who runs it";
+        return say(&mut writer, &Reply::Refused(why.to_owned())).await;
+    }
     let ask = match serde_json::from_str(&line) {
         Ok(ask) => ask,
         Err(error) => return say(&mut writer, &Reply::Refused(error.to_string())).await,
@@ -242,6 +256,56 @@ mod tests {
         drop(first);
         assert!(!socket(&workspace).exists());
         drop(Socket::open(&workspace).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_client_must_know_the_key() {
+        use std::io::{BufRead as _, Write as _};
+
+        let (_directory, workspace) = workspace();
+        let socket = Socket::open(&workspace).unwrap();
+        let path = workspace.join(".stack/up.key");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let key = fs::read_to_string(&path).unwrap();
+        assert_eq!(key.len(), 64);
+        let (changes, mut changed) = mpsc::channel(1);
+        let volume = workspace::Workspace::open(&workspace).unwrap();
+        let control = Control {
+            roster: Arc::new(Roster::new(&volume)),
+            output: Output::start(None),
+            host: "127.0.0.1".to_owned(),
+            ports: PerService::from_fn(|_| 0),
+            changes,
+        };
+        let server = tokio::spawn(serve(socket, control));
+        let wanted = BTreeMap::from([(Service::Pull, 0)]);
+        let scale = serde_json::to_string(&ControlRequest::Scale { to: wanted.clone() }).unwrap();
+        let other = "0".repeat(64);
+        let short = &key[..63];
+        for said in
+            [&*format!("{scale}\n"), &format!("{other}\n{scale}\n"), &format!("{short}\n{scale}\n")]
+        {
+            let (workspace, said) = (workspace.clone(), said.to_owned());
+            let reply = tokio::task::spawn_blocking(move || {
+                let connect = |path: &Path| std::os::unix::net::UnixStream::connect(path);
+                let mut stream = by_directory(&workspace, connect).unwrap();
+                stream.write_all(said.as_bytes()).unwrap();
+                let mut line = String::new();
+                io::BufReader::new(stream).read_line(&mut line).unwrap();
+                line
+            });
+            let reply = reply.await.unwrap();
+            assert!(reply.contains("refused") && reply.contains("up.key"), "{reply}");
+            assert!(changed.try_recv().is_err());
+        }
+        let connection = Connection::open(&workspace).await.unwrap();
+        let ask = ControlRequest::Scale { to: wanted.clone() };
+        let reply = connection.ask(&ask).await.unwrap().next().await.unwrap();
+        assert_eq!((reply, changed.recv().await), (Some(Reply::Done), Some(wanted)));
+        server.abort();
+        let _ = server.await;
+        assert!(!path.exists(), "the key is removed with the socket");
     }
 
     /// If many start at the same time, one gets the socket, and it is the one that answers there.

@@ -1,0 +1,272 @@
+//! A stack with a hostile agent, a job that it attacks, a job in the queue, and a process that has nothing to do with the
+//! stack but the user.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::BufRead as _,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            fs::{PermissionsExt as _, chown},
+            net::{SocketAddr, UnixListener},
+        },
+    },
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use nix::unistd::geteuid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::{
+    AgentScript, GitServer, PATIENCE, SseClient, SseResponse, Stack, http_json, scratch,
+    scripted_agent, target_binary, wait_for,
+};
+
+/// Who runs the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum User {
+    /// Who runs the test.
+    Own,
+    /// `nobody`. Only root can start a stack as another user.
+    Nobody,
+}
+
+/// The ID of `nobody` on most systems.
+const NOBODY: u32 = 65534;
+
+/// Python of the system: one in a home directory is not reachable.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+
+/// What became of each attack.
+pub(crate) type Results = BTreeMap<String, String>;
+
+/// The scene.
+pub(crate) struct Scene {
+    user: User,
+    pub(crate) stack: Stack,
+    _place: TempDir,
+    marks: TempDir,
+    outsider: Child,
+    git: GitServer,
+    _listener: UnixListener,
+    streams: Vec<SseResponse>,
+    arguments: Value,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = self.outsider.kill();
+        let _ = self.outsider.wait();
+    }
+}
+
+impl Scene {
+    pub(crate) async fn start(user: User, isolation: &str) -> Self {
+        let place = TempDir::new().unwrap();
+        let marks = scratch();
+        let (workspace, home) = (place.path().join("workspace"), place.path().join("home"));
+        for directory in [&workspace, &home] {
+            fs::create_dir(directory).unwrap();
+        }
+        fs::write(home.join("private"), "the user's own").unwrap();
+        let mut builder = Stack::builder()
+            .replicas(1, 1, 2)
+            .workspace(&workspace)
+            .env("HOME", &home)
+            .env("AGENT_ISOLATION", isolation);
+        if user == User::Nobody {
+            let (stackctl, agent) = (place.path().join("stackctl"), place.path().join("agent"));
+            fs::copy(target_binary("stackctl"), &stackctl).unwrap();
+            fs::create_dir(&agent).unwrap();
+            fs::copy(scripted_agent(), agent.join("agent")).unwrap();
+            let program = place.path().join("program");
+            let line = format!(
+                "#!/bin/sh\nexec {} {} \"$@\"\n",
+                become_nobody().join(" "),
+                stackctl.display()
+            );
+            fs::write(&program, line).unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            for path in [place.path(), &workspace, &home, &home.join("private"), marks.path()] {
+                chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+            builder = builder.binary(program).env("CLAUDE_BIN", agent.join("agent"));
+        }
+        let stack = builder.start().await;
+        let outsider = outsider(user);
+        let name = format!("outside-{}-{}", std::process::id(), outsider.id());
+        let listener =
+            UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let git = GitServer::start().await;
+        git.create_repo("shared", &[("README.md", "# Shared\n")]);
+        let arguments = json!({
+            "workspace": stack.workspace(),
+            "home": home,
+            "outsider": outsider.id(),
+            "address": address_in(outsider.id()),
+            "abstract": name,
+            "results": marks.path().join("results"),
+        });
+        let mut scene = Self {
+            user,
+            stack,
+            _place: place,
+            marks,
+            outsider,
+            git,
+            _listener: listener,
+            streams: Vec::new(),
+            arguments,
+        };
+        scene.fill().await;
+        scene
+    }
+
+    /// Pulls a named checkout, starts the job that is attacked, and the one that attacks, and queues a third.
+    async fn fill(&mut self) {
+        let pull = json!({"repoUrl": self.git.url("shared")});
+        let pull = SseClient::post(&format!("{}/api/pull", self.stack.pull_url()), &pull);
+        let events = pull.send().await.collect_all().await;
+        assert_eq!(events.last().unwrap().json["type"], "completed", "{events:?}");
+        let mirrors = fs::read_dir(self.stack.workspace().join(".stack/mirrors")).unwrap();
+        let mirror = mirrors.map(|it| it.unwrap().path()).find(|it| it.join("config").is_file());
+        self.arguments["mirror"] = json!(mirror.expect("a mirror"));
+
+        let script = AgentScript::new()
+            .write("secret", "of the victim, as long as a line")
+            .spawn(&[
+                "/bin/sh",
+                "-c",
+                &format!("echo x > ~/file && exec touch {}", self.mark("began").display()),
+            ])
+            .wait_file(self.mark("end"));
+        let (victim, session) = self.begin(&script).await;
+        self.wait("began").await;
+        self.arguments["victim"] = json!(victim);
+        // Not a process that it has started.
+        let replicas = self.stack.processes_of("claude-code-api");
+        let mut agents = self.stack.agents();
+        agents.retain(|agent| replicas.contains(&agent.ppid));
+        let [agent] = &*agents else { panic!("one agent: {agents:?}") };
+        let environment = fs::read(format!("/proc/{}/environ", agent.pid)).unwrap();
+        let mut variables = environment.split(|byte| *byte == 0);
+        let home = variables.find_map(|variable| variable.strip_prefix(b"HOME="));
+        self.arguments["agent"] = json!(agent.pid);
+        self.arguments["private"] = json!(str::from_utf8(home.unwrap()).unwrap());
+        self.arguments["session"] = json!(session);
+
+        let attack = AgentScript::new()
+            .wait_file(self.mark("go"))
+            .write("attacks.py", include_str!("attacks.py"))
+            .spawn(&[
+                "/bin/sh",
+                "-c",
+                &format!(
+                    "cp {} arguments.json && {PYTHON} attacks.py",
+                    self.mark("arguments").display()
+                ),
+            ])
+            .wait_file(self.mark("results"));
+        self.begin(&attack).await;
+        let queued = AgentScript::new().say("nothing");
+        let queued = post(&self.stack, &queued).send().await;
+        self.arguments["queued"] = json!(queued.job_id());
+        self.streams.push(queued);
+    }
+
+    /// Starts a job and returns its ID and its session.
+    async fn begin(&mut self, script: &AgentScript) -> (String, String) {
+        let mut response = post(&self.stack, script).send().await;
+        let connected = response.next_of_kind("connected").await.json;
+        self.streams.push(response);
+        let text = |name: &str| connected[name].as_str().unwrap().to_owned();
+        (text("jobId"), text("sessionId"))
+    }
+
+    /// Lets the agent attack, and returns what became of it.
+    pub(crate) async fn attack(&mut self) -> Results {
+        let part = |part: &str| self.stack.processes_of(part);
+        let [gateway] = *part("gateway") else { panic!("one gateway") };
+        let (replicas, idle) = (part("claude-code-api"), part("workflow-api"));
+        self.arguments["gateway"] = json!(gateway);
+        self.arguments["replica"] = json!(replicas.first().unwrap());
+        self.arguments["idle"] = json!(idle.first().unwrap());
+        fs::write(self.mark("arguments"), self.arguments.to_string()).unwrap();
+        fs::set_permissions(self.mark("arguments"), fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(self.mark("go"), "").unwrap();
+        let text = wait_for("the attacks", PATIENCE, || async {
+            fs::read_to_string(self.mark("results")).ok()
+        })
+        .await;
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Lets the attacked job end, and returns its record at the gateway.
+    pub(crate) async fn end_of_victim(&self) -> Value {
+        fs::write(self.mark("end"), "").unwrap();
+        let id = self.arguments["victim"].as_str().unwrap();
+        let url = format!("{}/api/jobs/{id}", self.stack.workflow_url());
+        wait_for("the end of the attacked job", PATIENCE, || async {
+            let (_, _, job) = http_json("GET", &url, None, &[]).await;
+            (job["state"] != "running").then_some(job)
+        })
+        .await
+    }
+
+    pub(crate) fn text(&self, name: &str) -> &str {
+        self.arguments[name].as_str().unwrap()
+    }
+
+    pub(crate) fn is_root(&self) -> bool {
+        self.user == User::Own && geteuid().is_root()
+    }
+
+    fn mark(&self, name: &str) -> PathBuf {
+        self.marks.path().join(name)
+    }
+
+    async fn wait(&self, name: &str) {
+        wait_for(name, PATIENCE, || async { self.mark(name).exists().then_some(()) }).await;
+    }
+}
+
+/// `POST /api/execute`, without a workspace.
+pub(crate) fn post(stack: &Stack, script: &AgentScript) -> testkit::SseRequest {
+    SseClient::post(
+        &format!("{}/api/execute", stack.claude_url()),
+        &json!({"prompt": script.prompt()}),
+    )
+}
+
+fn become_nobody() -> Vec<String> {
+    let id = |option: &str| format!("--{option}={NOBODY}");
+    vec!["setpriv".to_owned(), id("reuid"), id("regid"), "--clear-groups".to_owned()]
+}
+
+/// A process of the same user that hides nothing, in an environment with a secret. It prints a line once it runs.
+fn outsider(user: User) -> Child {
+    let shell = ["/bin/sh", "-c", "echo; exec sleep 1000"].map(str::to_owned);
+    let line: Vec<String> = match user {
+        User::Own => shell.into(),
+        User::Nobody => become_nobody().into_iter().chain(shell).collect(),
+    };
+    let mut child = Command::new(&line[0])
+        .args(&line[1..])
+        .env("OUTSIDER_SECRET", "s3cret")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut begun = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut begun).unwrap();
+    child
+}
+
+/// A mapped address of a process, in hexadecimal.
+fn address_in(pid: u32) -> String {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut lines = maps.lines().filter(|line| line.contains("r--p") || line.contains("r-xp"));
+    lines.next().unwrap().split('-').next().unwrap().to_owned()
+}
