@@ -9,7 +9,7 @@ use axum::{
 use contract::{Code, JobId, RequestError, Scope};
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use web::Peer;
-use workspace::{CreateError, Job, blocking};
+use workspace::{CreateError, Job, Statement, blocking};
 
 use crate::{
     audit::{Action, Entry},
@@ -110,7 +110,9 @@ pub(crate) fn workflow_of(
 ) -> Result<Option<JobId>, RequestError> {
     let Some(workflow) = web::job_id(headers, web::header::PARENT_JOB_ID)? else { return Ok(None) };
     let capability = headers.get(web::header::CAPABILITY).and_then(|value| value.to_str().ok());
-    if capability.is_some_and(|capability| shared.secret.is_capability(capability, workflow)) {
+    if capability
+        .is_some_and(|capability| shared.secret.is_proof(capability, Statement::JobsOf(workflow)))
+    {
         return Ok(Some(workflow));
     }
     Err(RequestError::new(

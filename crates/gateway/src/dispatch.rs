@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 use web::{AskError, ask};
-use workspace::{IdleReplicas, Registry, ReplicaEntry, StackSecret, Turn, blocking};
+use workspace::{IdleReplicas, ReplicaEntry, StackSecret, Statement, Turn, blocking};
 
 use crate::{
     shared::Shared,
@@ -33,7 +33,7 @@ pub(crate) const CANCELLED: &str = "the job was cancelled before a replica took 
 
 /// Dispatches the jobs of one service for as long as the gateway lives.
 pub(crate) async fn run(shared: Arc<Shared>, service: Service) {
-    let registry = Registry::new(&shared.workspace, service);
+    let registry = shared.registry(service);
     let mut changes = registry.watch();
     let mut replicas = IdleReplicas::new(registry);
     let (mut next_expiry, mut next_probe) = (Instant::now(), Instant::now());
@@ -202,7 +202,7 @@ async fn hand_over(
     secret: &StackSecret,
     limit: Duration,
 ) -> DispatchResult {
-    let job = ticket.job.clone();
+    let (job, id) = (ticket.job.clone(), ticket.job.id());
     let body = match ticket.secret_body() {
         Some(body) => body,
         None => match blocking(move || job.record()).await {
@@ -219,10 +219,12 @@ async fn hand_over(
         (web::header::JOB_ID, ticket.job.id().to_string()),
         (web::header::REPLICA_ID, replica.id.to_string()),
     ];
+    let proof = secret.prove(Statement::Dispatch { replica: replica.id, job: id });
+    headers.push((web::header::DISPATCH_PROOF, proof));
     let digest = ticket.digest.as_ref().map(|digest| digest.as_str().to_owned());
     headers.extend(digest.map(|digest| (web::header::REQUEST_DIGEST, digest)));
     if ticket.service.asks_for_jobs() {
-        headers.push((web::header::CAPABILITY, secret.capability(ticket.job.id())));
+        headers.push((web::header::CAPABILITY, secret.prove(Statement::JobsOf(id))));
     }
     headers.extend(ticket.parent.map(|parent| (web::header::PARENT_JOB_ID, parent.to_string())));
     let base = replica.address.into();

@@ -160,7 +160,8 @@ mod tests {
         let (_dir, port) = port(Service::Pull);
         let (workspace, address) = (&port.shared.workspace, "127.0.0.1:1".parse().unwrap());
         let id = contract::ReplicaId::new();
-        let mut replica = Registration::announce(workspace, Service::Pull, id, address).unwrap();
+        let mut replica =
+            Registration::announce(workspace, Service::Pull, id, address, None).unwrap();
         replica.mark_busy();
         let dispatcher = dispatch::run(Arc::clone(&port.shared), Service::Pull);
         let _dispatcher = AbortOnDropHandle::new(tokio::spawn(dispatcher));

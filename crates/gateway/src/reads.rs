@@ -9,7 +9,7 @@ use contract::{
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use web::Body;
-use workspace::{DeletedJob, Job, JobFilter, NewestFirst, Position, Registry, Workspace, blocking};
+use workspace::{DeletedJob, Job, JobFilter, NewestFirst, Position, Workspace, blocking};
 
 use crate::{
     caller::{Access, Act, Caller, not_yours},
@@ -21,7 +21,7 @@ use crate::{
 const MOST: usize = 1000;
 
 pub(crate) async fn status(shared: &Arc<Shared>, service: Service) -> Result<Value, RequestError> {
-    let replicas = Registry::new(&shared.workspace, service);
+    let replicas = shared.registry(service);
     let found = blocking(move || Ok((replicas.idle()?, replicas.busy()?))).await;
     let (announced, mut at_work) = found.map_err(|error: workspace::Error| error.refusal())?;
     // One may have taken a job between the two listings.

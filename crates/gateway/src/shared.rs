@@ -10,7 +10,7 @@ use std::{
 use contract::{Code, Ending, GatewayId, JobId, PerService, RequestError, Service};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
-use workspace::{FileLock, Job, Outcome, StackSecret, Workspace, blocking};
+use workspace::{FileLock, Job, Outcome, Registry, StackSecret, Workspace, blocking};
 
 use crate::{
     Config,
@@ -58,7 +58,7 @@ impl Shared {
     ) -> workspace::Result<Self> {
         let workspace = Workspace::open(&config.workspace)?;
         let secret = match &config.secret_file {
-            Some(file) => StackSecret::read(file)?,
+            Some(file) => workspace.stack_secret_at(file)?,
             None => workspace.stack_secret()?,
         };
         let callers =
@@ -96,6 +96,12 @@ impl Shared {
         let addresses =
             PerService::from_fn(|service| ([127, 0, 0, 1], service.default_port()).into());
         Self::open(Config::on_loopback(workspace), addresses).expect("a workspace")
+    }
+
+    /// The replicas of `service`. If the operator has given the stack a secret, only those that know it.
+    pub(crate) fn registry(&self, service: Service) -> Registry {
+        let secret = self.config.secret_file.is_some().then(|| self.secret.clone());
+        Registry::new(&self.workspace, service).only_proven(secret)
     }
 
     /// The address of the port of `service` for a caller that reached this gateway at `local`.

@@ -33,6 +33,9 @@ pub struct ReplicaConfig {
     pub stop_budget: Duration,
     /// `JOURNAL_LIMIT_MIB`: the maximum size of a job's journal, in bytes.
     pub journal_limit: u64,
+    /// `STACK_SECRET_FILE`: the secret that all parts of a stack share. Without it, the replica takes a job from anyone who
+    /// can reach it.
+    pub secret_file: Option<PathBuf>,
     /// `CORS_ALLOW_ORIGIN`
     pub cors: Cors,
     /// `REPLICA_ID`: set by a supervisor to recognize the replica.
@@ -54,6 +57,7 @@ impl ReplicaConfig {
             journal_limit: u64::from(
                 settings.count("JOURNAL_LIMIT_MIB", "MiB", 1024).map_or(1024, NonZeroU32::get),
             ) << 20,
+            secret_file: settings.text("STACK_SECRET_FILE").map(PathBuf::from),
             cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default(), Cors::EXPECTED),
             id: settings
                 .optional("REPLICA_ID", "a replica id (a UUID)")

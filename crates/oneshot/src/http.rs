@@ -61,6 +61,18 @@ impl<S: JobService> Replica<S> {
             return Err(Box::new(response));
         }
         let refuse = |error: RequestError| Box::new(web::error(&error));
+        if !self.is_from_the_gateway(&headers) {
+            let error = RequestError::new(
+                Code::Forbidden,
+                "this replica takes jobs only from the gateway of its stack: send the request to the gateway",
+            );
+            let mut response = web::error(&error);
+            // A gateway of another stack, or of a version that proves nothing, keeps the job and tries another replica.
+            if headers.contains_key(web::header::REPLICA_ID) {
+                *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+            }
+            return Err(Box::new(response));
+        }
         if !self.is_idle().await {
             return Err(refuse(busy()));
         }

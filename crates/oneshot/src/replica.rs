@@ -14,8 +14,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tower::{Layer, util::option_layer};
 use web::Server;
 use workspace::{
-    ClaimedJob, HeldTurn, Job, JobRecord, NewJob, Registration, RequestDigest, Turn, TurnUse,
-    Workspace, blocking,
+    ClaimedJob, HeldTurn, Job, JobRecord, NewJob, Registration, RequestDigest, StackSecret,
+    Statement, Turn, TurnUse, Workspace, blocking,
 };
 
 use crate::{
@@ -53,6 +53,8 @@ pub(crate) struct Replica<S: JobService> {
     pub(crate) service: S,
     pub(crate) config: ReplicaConfig,
     pub(crate) workspace: Workspace,
+    /// The stack's secret, if it has been given one.
+    secret: Option<StackSecret>,
     slot: Mutex<JobSlot>,
     accepted: mpsc::UnboundedSender<Accepted<S::Request>>,
 }
@@ -95,13 +97,22 @@ async fn start<S: JobService>(
     })?;
     let advertised = SocketAddr::new(host, listener.address().port());
     let (sender, accepted) = mpsc::unbounded_channel();
-    let (id, volume) = (config.id, workspace.clone());
-    let registration =
-        blocking(move || Registration::announce(&volume, S::SERVICE, id, advertised))
-            .await
-            .map_err(|error| describe(&error))?;
+    let (id, volume, file) = (config.id, workspace.clone(), config.secret_file.clone());
+    let announced = blocking(move || {
+        let secret = file.map(|file| volume.stack_secret_at(&file)).transpose()?;
+        let registration =
+            Registration::announce(&volume, S::SERVICE, id, advertised, secret.as_ref())?;
+        Ok((registration, secret))
+    });
+    let (registration, secret) =
+        announced.await.map_err(|error: workspace::Error| describe(&error))?;
+    if secret.is_none() {
+        tracing::info!(
+            "this replica takes a job from anyone who can reach it; with STACK_SECRET_FILE, only from its gateway"
+        );
+    }
     let slot = Mutex::new(JobSlot::Free(registration));
-    let replica = Arc::new(Replica { service, config, workspace, slot, accepted: sender });
+    let replica = Arc::new(Replica { service, config, workspace, secret, slot, accepted: sender });
     let answering = Arc::clone(&replica);
     let routes = web::handler(move |request| Arc::clone(&answering).answer(request));
     let routes = option_layer(replica.config.cors.layer()).layer(routes);
@@ -231,6 +242,17 @@ async fn next_order(first: &mut Option<Order>, orders: &mut Orders) -> Option<Or
 }
 
 impl<S: JobService> Replica<S> {
+    /// Whether a request comes from a gateway that knows the stack's secret. Without a secret, every request passes.
+    pub(crate) fn is_from_the_gateway(&self, headers: &HeaderMap) -> bool {
+        let Some(secret) = &self.secret else { return true };
+        let proof = headers.get(web::header::DISPATCH_PROOF).and_then(|proof| proof.to_str().ok());
+        let (Ok(Some(job)), Some(proof)) = (web::job_id(headers, web::header::JOB_ID), proof)
+        else {
+            return false;
+        };
+        secret.is_proof(proof, Statement::Dispatch { replica: self.config.id, job })
+    }
+
     pub(crate) async fn is_idle(&self) -> bool {
         matches!(*self.slot.lock().await, JobSlot::Free(_))
     }

@@ -112,13 +112,17 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// Reads `env` for a stack with this plan and workspace.
-    pub(crate) fn new(plan: &Plan, workspace: &str, env: &dyn Env) -> Self {
+    /// Reads `env` for a stack with this plan and workspace. The parts share the secret in `secret_file`, unless `env` names
+    /// another.
+    pub(crate) fn new(plan: &Plan, workspace: &str, secret_file: &str, env: &dyn Env) -> Self {
         let of_part = |part: Part| {
             let mut variables = passed(plan.read_settings, part, env);
             let mut set =
                 |name: &str, value: String| variables.insert(name.to_owned(), value.into());
             set("WORKSPACE_DIR", workspace.to_owned());
+            if env.get("STACK_SECRET_FILE").is_none_or(|file| file.is_empty()) {
+                set("STACK_SECRET_FILE", secret_file.to_owned());
+            }
             match part {
                 Part::Gateway => {
                     set("BIND_ADDRESS", plan.bind.to_string());
@@ -206,12 +210,13 @@ mod tests {
             ("WORKSPACE_DIR", "/elsewhere"),
         ]);
         let plan = plan(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        let environment = Environment::new(&plan, "/w", &env);
+        let environment = Environment::new(&plan, "/w", "/w/secret", &env);
         for part in Part::all() {
             let (shown, sent) = environment.of(part, ReplicaId::new());
             // Every other process of the user may see these.
             assert_eq!(shown, [("LANG", "C".as_ref()), ("WORKSPACE_DIR", "/w".as_ref())], "{part}");
             assert_eq!(sent.get("LEVEL").unwrap(), "2", "{part}");
+            assert_eq!(sent.get("STACK_SECRET_FILE").unwrap(), "/w/secret", "{part}");
             let has = |name| sent.get(name).is_some();
             assert!(!has("HOME"), "{part}");
             let is = |service| part == Part::Replica(service);

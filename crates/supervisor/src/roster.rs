@@ -177,7 +177,8 @@ mod tests {
         assert_eq!((only().state, only().since), (SlotState::Up, only().started));
         assert_eq!(roster.proven(Service::Pull), 0);
         let address = "127.0.0.1:4000".parse().unwrap();
-        let mut entry = Registration::announce(&workspace, Service::Pull, id, address).unwrap();
+        let mut entry =
+            Registration::announce(&workspace, Service::Pull, id, address, None).unwrap();
         let ready = Registry::new(&workspace, Service::Pull).idle().unwrap()[0].ready;
         assert_eq!((only().state, only().since), (SlotState::Idle, Some(ready)));
         assert_eq!(roster.proven(Service::Pull), 1);

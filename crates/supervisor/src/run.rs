@@ -63,10 +63,12 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
         output.note(&format!("failed to write logs to the workspace: {error}"));
     }
     let roster = Arc::new(Roster::new(&workspace));
+    let secret_file = workspace.stack_secret_file().to_string_lossy().into_owned();
+    let environment = Environment::new(&plan, workspace.root_text(), &secret_file, &ProcessEnv);
     let mut slots = Slots::new(SlotContext {
         program: plan.program.clone(),
         workspace: workspace.clone(),
-        environment: Arc::new(Environment::new(&plan, workspace.root_text(), &ProcessEnv)),
+        environment: Arc::new(environment),
         output: output.clone(),
         roster: Arc::clone(&roster),
     });

@@ -33,6 +33,8 @@ pub mod header {
     pub const PARENT_JOB_ID: &str = "x-parent-job-id";
     /// In the dispatch of a workflow, and in its requests for jobs: what proves that they are its own.
     pub const CAPABILITY: &str = "x-job-capability";
+    /// In a dispatch, what proves that it comes from a gateway of the stack.
+    pub const DISPATCH_PROOF: &str = "x-dispatch-proof";
     /// What happens to a job whose caller disconnects: `continue`, or `cancel`.
     pub const ON_DISCONNECT: &str = "x-on-disconnect";
     /// In a dispatch, the digest of the body that the job's caller sent.

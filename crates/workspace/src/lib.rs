@@ -55,7 +55,7 @@ pub use record::{JobRecord, RecordedRequest, Turns};
 pub use registry::{IdleReplicas, Registration, Registry, ReplicaEntry};
 pub use resolve::ResolveError;
 pub use retention::{Collect, Collected, Kind, Retention};
-pub use secret::StackSecret;
+pub use secret::{StackSecret, Statement};
 pub use session::{Deleted, Session};
 pub use token::{TokenRecord, Tokens};
 pub use turn::{HeldTurn, Turn, TurnUse};

@@ -10,7 +10,9 @@ use std::{
 use contract::{ReplicaId, Service, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, FileLock, Result, Workspace, watch::Watch, write::read_at_most};
+use crate::{
+    Error, FileLock, Result, StackSecret, Statement, Workspace, watch::Watch, write::read_at_most,
+};
 
 /// The longest entry that is read, in bytes: many times the longest that is written.
 const MAX_ENTRY: u64 = 64 * 1024;
@@ -26,6 +28,9 @@ pub struct ReplicaEntry {
     pub pid: u32,
     /// When it became ready.
     pub ready: Timestamp,
+    /// What proves that it belongs to the stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
 }
 
 /// This replica's entry, which is removed on drop. If the process dies first, the lock on the entry is released,
@@ -39,7 +44,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Announces an idle replica. Blocks briefly.
+    /// Announces an idle replica, with a proof if it knows the stack's secret. Blocks briefly.
     ///
     /// # Errors
     /// If the volume cannot be written.
@@ -48,12 +53,19 @@ impl Registration {
         service: Service,
         id: ReplicaId,
         address: SocketAddr,
+        secret: Option<&StackSecret>,
     ) -> Result<Self> {
         let name = format!("{id}.json");
         let path = workspace.replicas(service).join(&name);
         let busy = workspace.busy_replicas(service).join(name);
-        let replica =
-            ReplicaEntry { id, address, pid: std::process::id(), ready: Timestamp::now() };
+        let statement = Statement::Replica { service, id, address };
+        let replica = ReplicaEntry {
+            id,
+            address,
+            pid: std::process::id(),
+            ready: Timestamp::now(),
+            proof: secret.map(|secret| secret.prove(statement)),
+        };
         let content = serde_json::to_vec(&replica).unwrap_or_default();
         let lock = FileLock::create(&workspace.scratch(), &path, &content)?;
         Ok(Self { path, busy, _lock: lock })
@@ -83,13 +95,20 @@ impl Drop for Registration {
 pub struct Registry {
     workspace: Workspace,
     service: Service,
+    secret: Option<StackSecret>,
 }
 
 impl Registry {
     /// The registry of `service`.
     #[must_use]
     pub fn new(workspace: &Workspace, service: Service) -> Self {
-        Self { workspace: workspace.clone(), service }
+        Self { workspace: workspace.clone(), service, secret: None }
+    }
+
+    /// Believes only entries of replicas that know this secret. All others count as damaged.
+    #[must_use]
+    pub fn only_proven(self, secret: Option<StackSecret>) -> Self {
+        Self { secret, ..self }
     }
 
     /// Watches for replicas that appear and disappear.
@@ -151,6 +170,12 @@ impl Registry {
             let read = content.map(|content| serde_json::from_slice::<ReplicaEntry>(&content));
             read.transpose().map_err(Error::malformed(path))
         });
+        let entry = entry.and_then(|entry| match entry {
+            Some(entry) if !self.is_proven(&entry) => Err(Error::malformed(path)(
+                "it is not from a replica of this stack: give all parts the same STACK_SECRET_FILE",
+            )),
+            entry => Ok(entry),
+        });
         let replica = match entry {
             Ok(Some(replica)) => replica,
             Ok(None) => return Ok(None),
@@ -169,6 +194,13 @@ impl Registry {
             tracing::warn!(service = %self.service, replica = %replica.id, "a replica has died");
         }
         Ok(None)
+    }
+
+    fn is_proven(&self, entry: &ReplicaEntry) -> bool {
+        let Some(secret) = &self.secret else { return true };
+        let ReplicaEntry { id, address, .. } = *entry;
+        let statement = Statement::Replica { service: self.service, id, address };
+        entry.proof.as_ref().is_some_and(|proof| secret.is_proof(proof, statement))
     }
 
     /// Whether this replica is announced as idle.
@@ -262,8 +294,10 @@ mod tests {
         let registry = Registry::new(&workspace, Service::Pull);
         let address = "127.0.0.1:4000".parse().unwrap();
         let ids = [ReplicaId::new(), ReplicaId::new()];
-        let mut first = Registration::announce(&workspace, Service::Pull, ids[0], address).unwrap();
-        let second = Registration::announce(&workspace, Service::Pull, ids[1], address).unwrap();
+        let mut first =
+            Registration::announce(&workspace, Service::Pull, ids[0], address, None).unwrap();
+        let second =
+            Registration::announce(&workspace, Service::Pull, ids[1], address, None).unwrap();
         let seen: Vec<_> = registry.idle().unwrap().iter().map(|replica| replica.id).collect();
         assert_eq!(seen, ids);
         assert!(Registry::new(&workspace, Service::Claude).idle().unwrap().is_empty());
@@ -298,7 +332,8 @@ mod tests {
         let (_dir, workspace) = workspace();
         let registry = Registry::new(&workspace, Service::Pull);
         let address = "127.0.0.1:4000".parse().unwrap();
-        let announce = |id| Registration::announce(&workspace, Service::Pull, id, address).unwrap();
+        let announce =
+            |id| Registration::announce(&workspace, Service::Pull, id, address, None).unwrap();
         let ids: [ReplicaId; 4] = std::array::from_fn(|_| ReplicaId::new());
         let mut alive: Vec<_> = ids.into_iter().map(announce).collect();
         let mut known = IdleReplicas::new(registry);
@@ -332,7 +367,7 @@ mod tests {
         let directory = workspace.replicas(Service::Pull);
         let id = ReplicaId::new();
         let address = "127.0.0.1:4000".parse().unwrap();
-        let _alive = Registration::announce(&workspace, Service::Pull, id, address).unwrap();
+        let _alive = Registration::announce(&workspace, Service::Pull, id, address, None).unwrap();
         let names = ["00-directory.json", "00-pipe.json", "00-loop.json", "00-garbage.json"];
         let [folder, pipe, looped, garbage] = names.map(|name| directory.join(name));
         fs::create_dir(&folder).unwrap();
@@ -354,5 +389,32 @@ mod tests {
         let aside: Vec<_> = fs::read_dir(workspace.damaged()).unwrap().flatten().collect();
         assert!(!garbage.exists() && !pipe.exists());
         assert_eq!(aside.len(), 3, "unheld entries are set aside once: {aside:?}");
+    }
+
+    #[test]
+    fn only_replicas_that_know_the_secret_are_believed() {
+        let (_dir, workspace) = workspace();
+        let secret = workspace.stack_secret().unwrap();
+        let address = "127.0.0.1:4000".parse().unwrap();
+        let registry = Registry::new(&workspace, Service::Pull);
+        let believed = || registry.clone().only_proven(Some(secret.clone())).idle().unwrap();
+        let announce = |id, secret| {
+            Registration::announce(&workspace, Service::Pull, id, address, secret).unwrap()
+        };
+        let (ours, other) = (ReplicaId::new(), ReplicaId::new());
+        let _ours = announce(ours, Some(&secret));
+        let _other = announce(other, None);
+        assert_eq!(believed().iter().map(|it| it.id).collect::<Vec<_>>(), [ours]);
+        assert_eq!(registry.idle().unwrap().len(), 2, "both, if nobody asks for a proof");
+        // The same proof at another address, or under another ID.
+        let path = |id| workspace.replicas(Service::Pull).join(format!("{id}.json"));
+        let entry = fs::read_to_string(path(ours)).unwrap();
+        let elsewhere = entry.replace("127.0.0.1:4000", "127.0.0.1:4001");
+        let renamed = entry.replace(&ours.to_string(), &other.to_string());
+        assert!(elsewhere != entry && renamed != entry);
+        for forged in [elsewhere, renamed] {
+            fs::write(path(other), forged).unwrap();
+            assert_eq!(believed().len(), 1);
+        }
     }
 }

@@ -1,8 +1,12 @@
 //! The secret that the parts of a stack share, and the capabilities made with it.
 
-use std::{fmt, io, path::Path};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
-use contract::JobId;
+use contract::{JobId, ReplicaId, Service};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
@@ -38,35 +42,81 @@ impl StackSecret {
         Ok(Some(Self(secret)))
     }
 
-    /// The capability to ask for the jobs of the workflow `job`. Nobody without the secret can make it.
+    /// Proves `statement`. Nobody without the secret can make this.
     #[must_use]
-    pub fn capability(&self, job: JobId) -> String {
-        hex::encode(&self.mac(job).finalize().into_bytes())
+    pub fn prove(&self, statement: Statement) -> String {
+        hex::encode(&self.mac(statement).finalize().into_bytes())
     }
 
-    /// Whether `text` is the capability of the workflow `job`. Takes the same time wherever it differs.
+    /// Whether `proof` proves `statement`. Takes the same time wherever it differs.
     #[must_use]
-    pub fn is_capability(&self, text: &str, job: JobId) -> bool {
-        hex::decode(text).is_some_and(|tag| self.mac(job).verify_slice(&tag).is_ok())
+    pub fn is_proof(&self, proof: &str, statement: Statement) -> bool {
+        hex::decode(proof).is_some_and(|tag| self.mac(statement).verify_slice(&tag).is_ok())
     }
 
-    fn mac(&self, job: JobId) -> Hmac<Sha256> {
+    fn mac(&self, statement: Statement) -> Hmac<Sha256> {
         #[expect(clippy::expect_used, reason = "a key of any length is valid")]
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of 32 bytes");
-        // The kind comes first, so that whatever else is signed with this secret cannot be taken for this.
-        mac.update(b"jobs-of-workflow\0");
-        mac.update(job.to_string().as_bytes());
+        mac.update(statement.to_string().as_bytes());
         mac
     }
 }
 
+/// What one part of a stack can prove to another. None of these is valid for another job, replica or kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// Who sends this may ask for the jobs of this workflow.
+    JobsOf(JobId),
+    /// A replica of the stack accepts its job at this address.
+    Replica {
+        /// Its service.
+        service: Service,
+        /// Its ID.
+        id: ReplicaId,
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// A gateway of the stack gives this job to this replica.
+    Dispatch {
+        /// The replica.
+        replica: ReplicaId,
+        /// The job.
+        job: JobId,
+    },
+}
+
+impl fmt::Display for Statement {
+    /// The kind comes first, so that no statement can be taken for one of another kind.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::JobsOf(job) => write!(f, "jobs-of-workflow {job}"),
+            Self::Replica { service, id, address } => write!(f, "replica {service} {id} {address}"),
+            Self::Dispatch { replica, job } => write!(f, "dispatch {replica} {job}"),
+        }
+    }
+}
+
 impl Workspace {
+    /// Where the secret of a stack is by default.
+    #[must_use]
+    pub fn stack_secret_file(&self) -> PathBuf {
+        self.stack().join("secret")
+    }
+
+    /// Reads the secret of a stack. If it is the one on this volume, the first caller creates it. Blocking.
+    ///
+    /// # Errors
+    /// If it can neither be read nor created, or is damaged.
+    pub fn stack_secret_at(&self, file: &Path) -> Result<StackSecret> {
+        if file == self.stack_secret_file() { self.stack_secret() } else { StackSecret::read(file) }
+    }
+
     /// The secret of the stack on this volume, `.stack/secret`, which the first caller creates. Blocking.
     ///
     /// # Errors
     /// If it can neither be read nor created, or is damaged.
     pub fn stack_secret(&self) -> Result<StackSecret> {
-        let path = self.stack().join("secret");
+        let path = self.stack_secret_file();
         if let Some(secret) = StackSecret::find(&path)? {
             return Ok(secret);
         }
@@ -104,15 +154,31 @@ mod tests {
     }
 
     #[test]
-    fn a_capability_is_of_one_job_and_one_secret() {
+    fn a_proof_is_of_one_statement_and_one_secret() {
         let (secret, other) = (StackSecret([1; 32]), StackSecret([2; 32]));
-        let (job, another) = (JobId::new(), JobId::new());
-        let capability = secret.capability(job);
-        assert!(secret.is_capability(&capability, job));
-        assert!(!secret.is_capability(&capability, another));
-        assert!(!other.is_capability(&capability, job));
-        for bad in ["", "x", &"0".repeat(64), &capability[..62]] {
-            assert!(!secret.is_capability(bad, job), "{bad}");
+        let (job, replica) = (JobId::new(), ReplicaId::new());
+        let address: SocketAddr = "10.0.0.1:3000".parse().unwrap();
+        let at = |service, id, address| Statement::Replica { service, id, address };
+        let statements = [
+            Statement::JobsOf(job),
+            Statement::JobsOf(JobId::new()),
+            Statement::Dispatch { replica, job },
+            Statement::Dispatch { replica: ReplicaId::new(), job },
+            Statement::Dispatch { replica, job: JobId::new() },
+            at(Service::Pull, replica, address),
+            at(Service::Claude, replica, address),
+            at(Service::Pull, ReplicaId::new(), address),
+            at(Service::Pull, replica, "10.0.0.2:3000".parse().unwrap()),
+        ];
+        for statement in statements {
+            let proof = secret.prove(statement);
+            for claimed in statements {
+                assert_eq!(secret.is_proof(&proof, claimed), claimed == statement);
+            }
+            assert!(!other.is_proof(&proof, statement));
+            for bad in ["", "x", &"0".repeat(64), &proof[..62]] {
+                assert!(!secret.is_proof(bad, statement), "{bad}");
+            }
         }
     }
 }

@@ -10,15 +10,15 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    AgentScript, SseClient, SseRequest, http_json, scratch_root, scripted_agent, target_binary,
-    wait_for,
+    AgentScript, SseClient, SseRequest, Stack, http_json, scratch_root, scripted_agent,
+    target_binary, wait_for,
 };
 use tokio::{
     net::TcpStream,
     process::{Child, Command},
 };
 
-use crate::support::{Marks, PATIENCE, execute, get, header, send_signal, terminal};
+use crate::support::{Marks, PATIENCE, execute, get, header, registry, send_signal, terminal};
 
 /// One replica of the claude service, alone on its volume.
 struct Single {
@@ -172,5 +172,32 @@ async fn sigterm_while_busy_with_a_grace_period_that_ends() {
     assert!(told.elapsed() < Duration::from_secs(12), "{:?}", told.elapsed());
     for process in below {
         assert!(!testkit::is_alive(process.pid), "left behind: {process:?}");
+    }
+}
+
+/// An agent on the same machine can find the ports of replicas, so they must not take jobs from it.
+#[tokio::test]
+async fn a_replica_of_a_stack_takes_no_job_from_a_stranger() {
+    let stack = Stack::builder().start().await;
+    let body = execute(&AgentScript::new());
+    for (service, path, body) in [
+        ("claude-code-api", "/api/execute", body),
+        ("github-pull-api", "/api/pull", json!({"repoUrl": "https://host.example/r.git"})),
+        (
+            "workflow-api",
+            "/api/workflow",
+            json!({"repoUrl": "https://host.example/r.git", "prompt": "x"}),
+        ),
+    ] {
+        let entries = registry(&stack, service);
+        let (id, entry) = entries.iter().next().unwrap();
+        let url = format!("http://{}{path}", entry["address"].as_str().unwrap());
+        let id = id.trim_end_matches(".json");
+        for (headers, expected) in [(&[][..], 403), (&[("x-replica-id", id)], 421)] {
+            let body = Some(body.to_string().into());
+            let (status, _, answer) = http_json("POST", &url, body, headers).await;
+            assert_eq!((status.as_u16(), &answer["code"]), (expected, &json!("forbidden")));
+        }
+        assert_eq!(registry(&stack, service).len(), entries.len(), "it is still idle");
     }
 }

@@ -25,7 +25,8 @@ impl Replica {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (id, workspace) = (ReplicaId::new(), &volume.workspace);
-        let registration = Registration::announce(workspace, Service::Pull, id, address).unwrap();
+        let registration =
+            Registration::announce(workspace, Service::Pull, id, address, None).unwrap();
         Self { listener, _registration: registration }
     }
 

@@ -77,7 +77,7 @@ async fn replica(volume: &Volume, service: contract::Service) -> workspace::Regi
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
-    workspace::Registration::announce(&volume.workspace, service, id, address).unwrap()
+    workspace::Registration::announce(&volume.workspace, service, id, address, None).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

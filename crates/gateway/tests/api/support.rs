@@ -13,7 +13,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use workspace::{ClaimedJob, Job, JobRecord, NewJob, Outcome, RequestDigest, Workspace};
+use workspace::{ClaimedJob, Job, JobRecord, NewJob, Outcome, RequestDigest, Statement, Workspace};
 
 /// How long anything may take that has no limit of its own. This matters only when a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,7 +62,7 @@ impl Volume {
 
     /// The headers by which a workflow asks for its jobs.
     pub(crate) fn as_workflow(&self, id: JobId) -> String {
-        let capability = self.workspace.stack_secret().unwrap().capability(id);
+        let capability = self.workspace.stack_secret().unwrap().prove(Statement::JobsOf(id));
         format!("x-parent-job-id: {id}\r\nx-job-capability: {capability}\r\n")
     }
 

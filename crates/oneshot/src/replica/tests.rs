@@ -97,6 +97,35 @@ async fn a_refused_request_does_not_consume_the_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_a_stack_takes_jobs_only_from_its_gateway() {
+    let bench = Bench::with_secret().await;
+    let secret = bench.workspace.stack_secret().unwrap();
+    let (job, replica) = (JobId::new(), bench.id);
+    let proof = |replica, job| secret.prove(Statement::Dispatch { replica, job });
+    let id = (web::header::JOB_ID, job.to_string());
+    let with = |proof: String| [id.clone(), (web::header::DISPATCH_PROOF, proof)];
+    let forbidden = async |headers: &[(&'static str, String)]| {
+        assert_eq!(bench.execute("x", headers).await.status, StatusCode::FORBIDDEN, "{headers:?}");
+    };
+    forbidden(&[]).await;
+    forbidden(std::slice::from_ref(&id)).await;
+    forbidden(&with("0".repeat(64))).await;
+    // Proofs for others.
+    forbidden(&with(proof(ReplicaId::new(), job))).await;
+    forbidden(&with(proof(replica, JobId::new()))).await;
+    forbidden(&with(secret.prove(Statement::JobsOf(job)))).await;
+    forbidden(&[(web::header::DISPATCH_PROOF, proof(replica, job))]).await;
+    let of_a_gateway = [id.clone(), (web::header::REPLICA_ID, replica.to_string())];
+    let answer = bench.execute("x", &of_a_gateway).await;
+    assert_eq!(answer.status, StatusCode::MISDIRECTED_REQUEST, "it keeps the job");
+    assert!(Job::list(&bench.workspace).unwrap().is_empty());
+    bench.gate.send(true).unwrap();
+    let headers = [&with(proof(replica, job))[..], &[("prefer", "respond-async".into())]].concat();
+    assert_eq!(bench.execute("x", &headers).await.status, StatusCode::ACCEPTED);
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_claimed_job_is_refused_and_the_replica_stays_idle() {
     let bench = Bench::idle().await;
     let record = record(&bench.workspace, r#"{"prompt":"x"}"#);
@@ -190,6 +219,7 @@ async fn a_replica_that_waits_for_its_gateway_exits_when_told_to() {
         grace: None,
         stop_budget: Duration::from_secs(15),
         journal_limit: 1000,
+        secret_file: None,
         cors: web::Cors::default(),
         id: ReplicaId::new(),
     };

@@ -1,11 +1,12 @@
 //! A replica whose job waits at a gate.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::PathBuf};
 
 use contract::{ExecuteRequest, Policy, ReplicaId, Service};
 use futures_util::{Stream, StreamExt};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
 use web::{Answer, BaseUrl, ask};
 use workspace::Registry;
@@ -82,7 +83,23 @@ impl Bench {
         stop_budget: Duration,
         policy: Policy,
     ) -> Self {
+        Self::open(tempfile::tempdir().unwrap(), grace, stop_budget, policy, None).await
+    }
+
+    /// One that knows the secret of its stack.
+    pub(super) async fn with_secret() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let file = Workspace::open(dir.path()).unwrap().stack_secret_file();
+        Self::open(dir, None, Duration::from_secs(15), Policy::default(), Some(file)).await
+    }
+
+    async fn open(
+        dir: TempDir,
+        grace: Option<Duration>,
+        stop_budget: Duration,
+        policy: Policy,
+        secret_file: Option<PathBuf>,
+    ) -> Self {
         let workspace = Workspace::open(dir.path()).unwrap();
         let (gate, gates) = watch::channel(false);
         let (orders, received) = mpsc::unbounded_channel();
@@ -93,6 +110,7 @@ impl Bench {
             grace,
             stop_budget,
             journal_limit: 1000,
+            secret_file,
             cors: web::Cors::default(),
             id: ReplicaId::new(),
         };
