@@ -103,6 +103,12 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         agent::user(nix::unistd::geteuid().as_raw(), config.is_sandbox),
         agent::settings(&problems),
         net::ports(&Port::look(up.bind, &ports(up))),
+        volume::callers(
+            &up.workspace,
+            Settings::new(&ProcessEnv).text("ADMIN_TOKEN_SECRET").is_some(),
+            Settings::new(&ProcessEnv).flag("ALLOW_ANONYMOUS"),
+            up.bind,
+        ),
         volume::workspace(&volume),
         volume::disk(&volume),
         volume::temporary(&config.temporary, &volume::try_temporary(&config.temporary)),
@@ -235,7 +241,7 @@ mod tests {
         let command = crate::cli::Cli::parse_from(["stackctl", "doctor", "--claude", "1"]).command;
         let crate::cli::Command::Doctor(options) = command else { panic!("{command:?}") };
         let findings = look(&options).await;
-        assert_eq!(findings.len(), 18, "{findings:#?}");
+        assert_eq!(findings.len(), 19, "{findings:#?}");
     }
 
     #[test]
