@@ -156,6 +156,10 @@ async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> CommandO
         // directory.
         shell.env("WORKSPACE_DIR", scene.workspace());
     }
+    if command.starts_with("cargo stack token") {
+        // On the page, no other stack is named.
+        shell.env_remove("STACK_URL");
+    }
     if command.contains("$LAST") {
         // The second to last event, so that there is at least one event before and one after it.
         let events = scene.events(job).await;
