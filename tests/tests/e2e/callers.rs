@@ -1,6 +1,9 @@
 //! A closed stack: who has a token may use it, and nobody sees what belongs to another caller.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -44,7 +47,7 @@ impl Scene {
     }
 
     /// A command of the client with the token in `file`.
-    async fn client(&self, file: &PathBuf, arguments: &[&str]) -> CommandOutput {
+    async fn client(&self, file: &Path, arguments: &[&str]) -> CommandOutput {
         let (url, file) = (self.stack.workflow_url(), file.to_str().unwrap());
         self.run(arguments, &[("STACK_URL", &url), ("STACK_TOKEN_FILE", file)]).await
     }
