@@ -48,6 +48,7 @@ Credentials: set one of these in .env or in the environment. The first one that 
   CLAUDE_CODE_CREDENTIALS_JSON     the same JSON itself
   ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN
 For private repositories, set GITHUB_TOKEN_SECRET (a file) or GITHUB_TOKEN. Credentials become Docker secrets.
+To let in only callers with a token, set ADMIN_TOKEN_SECRET (a file that contains the token of an administrator).
 
 Settings: every ${NAME} in swarm.yml, such as WORKFLOW_REPLICAS, CLAUDE_MEMORY_LIMIT or WORKFLOW_PORT.
 
@@ -109,7 +110,7 @@ parse_options() {
 }
 
 readonly CREDENTIALS=(CLAUDE_CODE_CREDENTIALS_SECRET CLAUDE_CODE_CREDENTIALS_JSON ANTHROPIC_API_KEY
-    CLAUDE_CODE_OAUTH_TOKEN GITHUB_TOKEN_SECRET GITHUB_TOKEN)
+    CLAUDE_CODE_OAUTH_TOKEN GITHUB_TOKEN_SECRET GITHUB_TOKEN ADMIN_TOKEN_SECRET)
 readonly OWN_SETTINGS=(BUILD_IMAGE NODE_IMAGE RUNTIME_IMAGE)
 
 # Every setting that has an effect: those in the stack's files, and those of this script.
@@ -227,6 +228,15 @@ git_token() {
     else
         printf '%s' "${FROM_FILE[GITHUB_TOKEN]}"
     fi
+}
+
+admin_token() {
+    local text
+    [[ -n ${FROM_FILE[ADMIN_TOKEN_SECRET]} ]] || return 0
+    text=$(secret_file ADMIN_TOKEN_SECRET) || exit
+    [[ $text =~ ^wfs_[A-Za-z0-9]{8}_[A-Za-z0-9]{43,64}$ ]] || die "$USAGE" "ADMIN_TOKEN_SECRET: the file does not contain a token" \
+        "make one: echo \"wfs_\$(openssl rand -hex 4)_\$(openssl rand -hex 32)\" > admin.token"
+    printf '%s' "$text"
 }
 
 # --- the machine
@@ -395,7 +405,7 @@ ensure_secret() { # KIND CONTENT
 remove_old_secrets() {
     local name
     while read -r name; do
-        [[ $name == "${CLAUDE_CREDENTIALS_NAME-}" || $name == "${GIT_TOKEN_NAME-}" ]] && continue
+        [[ $name == "${CLAUDE_CREDENTIALS_NAME-}" || $name == "${GIT_TOKEN_NAME-}" || $name == "${ADMIN_TOKEN_NAME-}" ]] && continue
         docker secret rm "$name" >/dev/null 2>&1 && say "removed the old secret $name"
     done < <(docker secret ls --filter "label=workflow-stack.stack=$STACK" --format '{{.Name}}')
     return 0
@@ -471,6 +481,7 @@ print_sizes() {
 files() {
     printf '%s\n' --compose-file "$ROOT/swarm.yml"
     [[ -z ${GIT_TOKEN_NAME-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.git-token.yml"
+    [[ -z ${ADMIN_TOKEN_NAME-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.admin-token.yml"
     [[ -z ${NFS_SERVER-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.nfs.yml"
 }
 
@@ -547,6 +558,11 @@ print_next() {
     say "pulls:      http://$host:${PULL_PORT:-4000}/api/pull"
     say "agents:     http://$host:${CLAUDE_PORT:-3000}/api/execute"
     say
+    if [[ -z ${ADMIN_TOKEN_NAME-} ]]; then
+        say "Open:       whoever can reach these ports may run agents and read all jobs, unless tokens were created;"
+        say "            to let in only callers with a token, set ADMIN_TOKEN_SECRET in .env (see --help) and run this script again"
+        say
+    fi
     say "Try it:     curl -N http://$host:${WORKFLOW_PORT:-5000}/api/workflow -H 'Content-Type: application/json' \\"
     say "              -d '{\"prompt\": \"Add a README file\", \"repoUrl\": \"https://github.com/user/repo.git\"}'"
     say "Watch it:   stackctl ps --watch      or: docker stack services $STACK"
@@ -557,12 +573,13 @@ print_next() {
 }
 
 deploy() {
-    local credentials token
+    local credentials token admin
     # Check all settings first. Nothing may change while one of them is wrong.
     load_settings
     derive_grace
     credentials=$(claude_credentials) || exit
     token=$(git_token) || exit
+    admin=$(admin_token) || exit
     check_docker
     check_swarm
     check_nodes
@@ -580,6 +597,12 @@ deploy() {
         GIT_TOKEN_NAME=$(ensure_secret git_token "$token") || exit
         export GIT_TOKEN_NAME
         say "$GIT_TOKEN_NAME (github-pull-api)"
+    fi
+    unset ADMIN_TOKEN_NAME
+    if [[ -n $admin ]]; then
+        ADMIN_TOKEN_NAME=$(ensure_secret admin_token "$admin") || exit
+        export ADMIN_TOKEN_NAME
+        say "$ADMIN_TOKEN_NAME (gateway)"
     fi
     step "docker stack deploy $STACK"
     deploy_stack

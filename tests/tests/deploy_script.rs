@@ -38,6 +38,7 @@ impl Machine {
             "deploy-swarm.sh",
             "swarm.yml",
             "docker/swarm.nfs.yml",
+            "docker/swarm.admin-token.yml",
             "docker/swarm.git-token.yml",
         ] {
             fs::copy(root.join(file), stack.join(file)).unwrap();

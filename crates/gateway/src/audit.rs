@@ -14,11 +14,12 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use contract::{CallerName, JobId, Timestamp, TokenId};
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use workspace::blocking;
 
 use crate::caller::Caller;
@@ -116,37 +117,63 @@ impl Entry {
     }
 }
 
+/// What the writer gets.
+#[derive(Debug)]
+enum Item {
+    Entry(Box<Entry>),
+    /// Tell when everything before is written.
+    Flush(oneshot::Sender<()>),
+}
+
 /// Where entries are added.
 #[derive(Debug)]
 pub(crate) struct Audit {
-    entries: mpsc::Sender<Entry>,
-    waiting: Mutex<Option<mpsc::Receiver<Entry>>>,
+    items: mpsc::Sender<Item>,
+    waiting: Mutex<Option<mpsc::Receiver<Item>>>,
     dropped: AtomicU64,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        let (entries, waiting) = mpsc::channel(WAITING);
-        Self { entries, waiting: Mutex::new(Some(waiting)), dropped: AtomicU64::default() }
+        let (items, waiting) = mpsc::channel(WAITING);
+        Self { items, waiting: Mutex::new(Some(waiting)), dropped: AtomicU64::default() }
     }
 }
 
 impl Audit {
     /// Adds an entry, which is written soon.
     pub(crate) fn add(&self, entry: Entry) {
-        if self.entries.try_send(entry).is_err() {
+        if self.items.try_send(Item::Entry(Box::new(entry))).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Waits until the entries that were added are written, for at most `limit`.
+    pub(crate) async fn flush(&self, limit: Duration) {
+        let (done, written) = oneshot::channel();
+        let flush = async {
+            if self.items.send(Item::Flush(done)).await.is_ok() {
+                // An error means that nobody writes.
+                let _ = written.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, flush).await;
     }
 
     /// Writes the entries into `directory`, for as long as the gateway lives.
     pub(crate) async fn write(&self, directory: PathBuf) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut waiting) = waiting else { return };
-        let mut entries = Vec::new();
+        let mut items = Vec::new();
         let mut cleaned = None;
-        while waiting.recv_many(&mut entries, BATCH).await > 0 {
-            let batch = std::mem::take(&mut entries);
+        while waiting.recv_many(&mut items, BATCH).await > 0 {
+            let (mut batch, mut flushes) = (Vec::new(), Vec::new());
+            for item in items.drain(..) {
+                match item {
+                    Item::Entry(entry) => batch.push(*entry),
+                    Item::Flush(done) => flushes.push(done),
+                }
+            }
             let (at, today) = (directory.clone(), day(Timestamp::now()));
             let clean = cleaned.as_ref() != Some(&today);
             cleaned = Some(today);
@@ -156,6 +183,10 @@ impl Audit {
             });
             if let Err(error) = written.await {
                 tracing::error!(%error, directory = %directory.display(), "cannot write the audit log");
+            }
+            for done in flushes {
+                // Whoever asked may have gone.
+                let _ = done.send(());
             }
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
@@ -208,6 +239,21 @@ fn remove_old(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_added_is_written_before_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = std::sync::Arc::new(Audit::default());
+        for _ in 0..3 {
+            audit.add(Entry::of(&Caller::anonymous(), Action::Cancel));
+        }
+        let (writer, at) = (std::sync::Arc::clone(&audit), dir.path().to_owned());
+        let task = tokio::spawn(async move { writer.write(at).await });
+        audit.flush(Duration::from_secs(20)).await;
+        let path = dir.path().join(format!("{}.ndjson", day(Timestamp::now())));
+        assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 3);
+        task.abort();
+    }
 
     #[test]
     fn lines_are_appended_by_day_and_old_files_removed() {

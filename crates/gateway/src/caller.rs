@@ -69,7 +69,7 @@ impl Caller {
         let sentence = match (scope, self.token.is_some()) {
             (Scope::Admin, false) => {
                 "this needs a token with the scope 'admin': create the first one with `stackctl token create --admin` on \
-                 the machine of the workspace"
+                 the machine of the workspace, without STACK_URL and --url"
                     .to_owned()
             }
             _ => format!("this needs a token with the scope '{scope}': ask an administrator for one"),

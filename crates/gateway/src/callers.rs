@@ -213,7 +213,12 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 fn warn_if_open(shared: &Shared) {
-    if shared.callers.is_open() {
+    if !shared.callers.is_open() {
+        return;
+    }
+    if shared.config.bind.is_loopback() {
+        tracing::info!("the stack is open to this machine: it has no tokens, so callers need none");
+    } else {
         tracing::warn!(
             address = %shared.config.bind,
             "the stack is open: whoever can reach it may run agents and read all jobs; `stackctl token create --admin` \

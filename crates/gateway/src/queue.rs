@@ -106,12 +106,12 @@ impl<T: QueueItem> Queue<T> {
     where
         T: 'a,
     {
-        let mut lanes: Vec<(CallerName, VecDeque<I>)> = Vec::new();
-        let mut lane_of: HashMap<CallerName, usize> = HashMap::new();
+        let mut lanes: Vec<(&CallerName, VecDeque<I>)> = Vec::new();
+        let mut lane_of: HashMap<&CallerName, usize> = HashMap::new();
         for item in jobs {
             let owner = job(&item).owner();
-            let at = *lane_of.entry(owner.clone()).or_insert_with(|| {
-                lanes.push((owner.clone(), VecDeque::new()));
+            let at = *lane_of.entry(owner).or_insert_with(|| {
+                lanes.push((owner, VecDeque::new()));
                 lanes.len() - 1
             });
             if let Some((_, lane)) = lanes.get_mut(at) {
@@ -119,7 +119,7 @@ impl<T: QueueItem> Queue<T> {
             }
         }
         // Whose last job began longest ago. Of those that were never served, who came first.
-        lanes.sort_by_key(|(owner, _)| self.served[service].get(owner).copied().unwrap_or(0));
+        lanes.sort_by_key(|(owner, _)| self.served[service].get(*owner).copied().unwrap_or(0));
         let mut order = Vec::new();
         while !lanes.is_empty() {
             order.extend(lanes.iter_mut().filter_map(|(_, lane)| lane.pop_front()));

@@ -1,6 +1,6 @@
 //! How a gateway starts and stops.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use boot::{Exit, Logging, ProcessEnv, Settings};
 use contract::{PerService, Service};
@@ -11,6 +11,9 @@ use web::Server;
 use crate::{
     Config, callers, dispatch, lifecycle::Lifecycle, recover, retention, routes, shared::Shared,
 };
+
+/// How long the end of the audit log may take to be written.
+const FLUSH_TIME: Duration = Duration::from_secs(2);
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +100,7 @@ impl Gateway {
         for (_, server) in self.servers.iter_mut() {
             server.close_listener().await;
         }
+        self.shared.audit.flush(FLUSH_TIME).await;
     }
 }
 

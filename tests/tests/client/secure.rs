@@ -78,8 +78,13 @@ async fn commands_with_a_url() -> Vec<String> {
     let mut commands = Vec::new();
     for name in all.lines().take_while(|line| line.starts_with("  ")) {
         let name = name.split_whitespace().next().unwrap();
-        if help(&[name, "--help"]).await.contains("--url") {
-            commands.push(name.to_owned());
+        match name {
+            // These have commands of their own.
+            "token" => {
+                commands.extend(["create", "list", "revoke"].map(|verb| format!("token {verb}")))
+            }
+            _ if help(&[name, "--help"]).await.contains("--url") => commands.push(name.to_owned()),
+            _ => {}
         }
     }
     commands
@@ -97,11 +102,14 @@ async fn credentials_in_a_url_are_refused_and_not_repeated() {
         let needed: &[&str] = match command.as_str() {
             "run" | "load" => &["--repo=r", "--prompt=p"],
             "show" | "attach" | "cancel" | "delete" => &["019aa001"],
+            "token create" => &["--name=ci"],
+            "token revoke" => &["Ab3dE6gH"],
             _ => &[],
         };
-        let with_option = [&[command.as_str(), "--url", URL], needed].concat();
+        let words: Vec<&str> = command.split(' ').collect();
+        let with_option = [&words, &["--url", URL][..], needed].concat();
         let with_equals = format!("--url={URL}");
-        let with_equals = [&[command.as_str(), &with_equals], needed].concat();
+        let with_equals = [&words, &[&*with_equals][..], needed].concat();
         for arguments in [with_option, with_equals] {
             let output = ran("http://127.0.0.1:1", &arguments).await;
             assert_eq!((output.code, output.stdout.as_str()), (2, ""), "{output:?}");
@@ -110,11 +118,11 @@ async fn credentials_in_a_url_are_refused_and_not_repeated() {
             assert!(!output.stderr.contains(secret), "{output:?}");
         }
         // Of these, some do not use the variable, or refuse the command line; none repeats the URL.
-        let misplaced = [&[command.as_str(), URL], needed].concat();
+        let misplaced = [&words, &[URL][..], needed].concat();
         let unknown = format!("--ulr={URL}");
-        let unknown = [&[command.as_str(), &unknown], needed].concat();
-        let wanted = [&[command.as_str()], needed].concat();
-        for arguments in [misplaced, unknown, wanted, vec![command, "--help"]] {
+        let unknown = [&words, &[&*unknown][..], needed].concat();
+        let wanted = [&words, needed].concat();
+        for arguments in [misplaced, unknown, wanted, [&words, &["--help"][..]].concat()] {
             let output = ran(URL, &arguments).await;
             let printed = output.stdout + &output.stderr;
             assert!(!printed.contains("pa55"), "{arguments:?}: {printed}");

@@ -1,6 +1,7 @@
 //! The whole stack, end to end: a real `stackctl up`, real sockets, real git and real processes.
 //! Only the model is a stand-in: `scripted-agent`, or a mock API behind the real CLI.
 
+mod callers;
 mod cancel;
 mod chaos;
 mod clients;

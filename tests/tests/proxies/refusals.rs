@@ -104,7 +104,7 @@ async fn callers_without_the_token_are_refused_by_the_proxy() {
     }
 }
 
-/// The stack believes the header, which is for its own requests, and is less strict with those.
+/// The header is for the stack's own requests. The proxies remove it, and the stack believes it only with a capability.
 #[tokio::test]
 async fn callers_cannot_act_for_a_workflow() {
     if let Some(program) = missing_program() {
@@ -121,7 +121,7 @@ async fn callers_cannot_act_for_a_workflow() {
     let changes = [("http-request del-header X-Parent-Job-Id", "")];
     let proxy = Proxy::start_changed(Kind::HaProxy, scene.port(), &changes).await;
     let refused = answer(post(&proxy, "/api/execute", body, &parent)).await;
-    assert_eq!(refused.json()["code"], "not_found", "{refused:?}");
+    assert_eq!(refused.json()["code"], "forbidden", "{refused:?}");
 }
 
 #[tokio::test]

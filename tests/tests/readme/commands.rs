@@ -26,6 +26,9 @@ enum Does {
 }
 use Does::{Cancels, Deletes, Nothing, Serves, Shows};
 
+/// Why tokens are not created here.
+const CLOSES: &str = "it would close the stack of the other commands; the end-to-end tests run it";
+
 const COMMANDS: &[(&str, Does)] = &[
     ("cargo stack demo", Shows("The demo has removed everything it created.")),
     ("cargo stack up", Serves),
@@ -42,6 +45,10 @@ const COMMANDS: &[(&str, Does)] = &[
     ("cargo stack gc --dry-run", Shows("are free")),
     ("cargo stack gc", Shows("nothing is too old")),
     ("cargo stack ps", Shows("RESTARTS/H")),
+    ("cargo stack token create --admin > admin.token", Nothing(CLOSES)),
+    ("cargo stack token create --name ci --running 2 > ci.token", Nothing(CLOSES)),
+    ("cargo stack token list", Shows("there are no tokens")),
+    ("cargo stack token revoke Ab3dE6gH", Nothing(CLOSES)),
     ("cargo stack scale workflow=10 pull=5", Shows("")),
     ("cargo stack logs --job 7c3e91d2", Shows("job succeeded")),
     (
@@ -141,13 +148,17 @@ async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> CommandO
     let short = &job[job.len() - 8..];
     let mut shell = scene.program("bash", &["-c", &scene.localized(command, short)]);
     shell.env("ID", job).env("SESSION", session);
-    if ["ps", "scale", "logs", "gc"]
+    if ["ps", "scale", "logs", "gc", "token"]
         .iter()
         .any(|it| command.starts_with(&format!("cargo stack {it}")))
     {
         // These find the stack by its workspace, which on the page is the one in the current
         // directory.
         shell.env("WORKSPACE_DIR", scene.workspace());
+    }
+    if command.starts_with("cargo stack token") {
+        // On the page, no other stack is named.
+        shell.env_remove("STACK_URL");
     }
     if command.contains("$LAST") {
         // The second to last event, so that there is at least one event before and one after it.

@@ -108,6 +108,12 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         agent::user(nix::unistd::geteuid().as_raw(), config.is_sandbox),
         agent::settings(&problems),
         net::ports(&Port::look(up.bind, &ports(up))),
+        volume::callers(
+            &up.workspace,
+            Settings::new(&ProcessEnv).text("ADMIN_TOKEN_SECRET").is_some(),
+            Settings::new(&ProcessEnv).flag("ALLOW_ANONYMOUS"),
+            up.bind,
+        ),
         volume::workspace(&volume),
         volume::disk(&volume),
         volume::temporary(&config.temporary, &volume::try_temporary(&config.temporary)),

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -30,6 +31,25 @@ pub(super) struct Volume {
     pub(super) place: Place,
     /// For users other than root, in bytes, if it is known.
     pub(super) free: Option<u64>,
+}
+
+/// Whether callers need a token, judged by what is on the volume and in the settings.
+pub(super) fn callers(path: &Path, has_admin_token: bool, is_ajar: bool, bind: IpAddr) -> Finding {
+    const NAME: &str = "callers";
+    let is_closed = has_admin_token || path.join(".stack/tokens/closed").exists();
+    if is_closed && !is_ajar {
+        return Finding::ok(NAME, "need a token");
+    }
+    if bind.is_loopback() {
+        return Finding::ok(NAME, "need no token; the stack listens on this machine only");
+    }
+    let found = format!("need no token: whoever can reach {bind} may run agents and read all jobs");
+    let fix = if is_ajar {
+        "unset ALLOW_ANONYMOUS".to_owned()
+    } else {
+        format!("after the first start: {} token create --admin > admin.token", program::name())
+    };
+    Finding::advice(NAME, found, fix)
 }
 
 /// Where the files are.
@@ -149,6 +169,20 @@ mod tests {
         super::finding::State::{Advice, Missing, Ok as Fine, Unknown},
         *,
     };
+
+    #[test]
+    fn an_open_stack_that_others_can_reach_is_worth_a_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let [near, far] = ["127.0.0.1", "0.0.0.0"].map(|bind| bind.parse().unwrap());
+        let state = |token, ajar, bind| callers(dir.path(), token, ajar, bind).state;
+        assert_eq!(state(false, false, near), Fine);
+        assert_eq!(state(false, false, far), Advice);
+        assert_eq!(state(true, false, far), Fine);
+        assert_eq!(state(true, true, far), Advice);
+        fs::create_dir_all(dir.path().join(".stack/tokens")).unwrap();
+        fs::write(dir.path().join(".stack/tokens/closed"), "").unwrap();
+        assert_eq!(state(false, false, far), Fine);
+    }
 
     fn volume() -> Volume {
         let (path, place) = ("/w".into(), Place::Local);
