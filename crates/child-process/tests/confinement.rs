@@ -153,3 +153,27 @@ async fn a_child_has_the_modes_it_is_given() {
     let mode = fs::metadata(directory.path().join("file")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o640);
 }
+
+#[tokio::test]
+#[ignore = "measures"]
+async fn what_a_confinement_costs() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..500 {
+        for (is_confined, times) in [false, true].into_iter().zip(&mut times) {
+            let start = std::time::Instant::now();
+            let mut guest = Guest::new("/bin/true");
+            if is_confined {
+                guest = guest.confine(&agent(directory.path(), UnixSockets::Allowed)).unwrap();
+            }
+            assert!(guest.spawn().await.unwrap().wait().await.unwrap().success());
+            times.push(start.elapsed());
+        }
+    }
+    let [free, confined] = times.map(|mut times| {
+        times.sort();
+        times[times.len() / 2]
+    });
+    println!("a process takes {free:?}, a confined one {confined:?} (medians)");
+    assert!(confined < free + std::time::Duration::from_millis(5), "{free:?} {confined:?}");
+}

@@ -297,7 +297,8 @@ fn paths(settings: &mut Settings<'_>, name: &str) -> Vec<PathBuf> {
 
 /// Whether an agent may get the variable: it is neither a secret of this stack nor one that the stack decides.
 fn is_passable(name: &str) -> bool {
-    const SECRETS: [&str; 3] = ["GITHUB_TOKEN", "GITHUB_TOKEN_SECRET", "SSH_KEY_FILE"];
+    const SECRETS: [&str; 4] =
+        ["ADMIN_TOKEN_SECRET", "GITHUB_TOKEN", "GITHUB_TOKEN_SECRET", "SSH_KEY_FILE"];
     const DECIDED: [&str; 4] = ["HOME", "PATH", "TMPDIR", "IS_SANDBOX"];
     const PREFIXES: [&str; 4] = ["ANTHROPIC_", "CLAUDE_", "STACK_", "AGENT_"];
     !SECRETS.contains(&name)

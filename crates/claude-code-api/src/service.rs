@@ -73,5 +73,6 @@ pub fn main() -> Exit {
         eprintln!("claude-code-api: failed to protect this process from its agent: {error}");
         return Exit::Failed;
     }
+    boot::keep_files_private();
     oneshot::main(ClaudeCodeApi::read)
 }

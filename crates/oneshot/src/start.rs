@@ -9,7 +9,6 @@ use crate::{JobService, ReplicaConfig, orders, replica};
 /// Runs one replica from start to exit. `read` creates the service from its settings. This is all of a service's
 /// `main`.
 pub fn main<S: JobService>(read: impl FnOnce(&mut Settings<'_>) -> S) -> Exit {
-    boot::keep_files_private();
     let env = ProcessEnv;
     let mut settings = Settings::new(&env);
     let logging = Logging::read(&mut settings);

@@ -68,5 +68,6 @@ impl JobService for WorkflowApi {
 /// Runs one replica from start to exit. This is all of its `main`.
 #[must_use]
 pub fn main() -> Exit {
+    boot::keep_files_private();
     oneshot::main(WorkflowApi::read)
 }

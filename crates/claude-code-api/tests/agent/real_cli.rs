@@ -25,6 +25,9 @@ async fn bench(api: &MockApi) -> Option<Bench> {
     let mut bench = Bench::new("").await;
     bench.config.claude_bin = Some(cli);
     bench.config.base_url = Some(api.url().parse().unwrap());
+    // It works within the strictest confinement.
+    bench.config.isolation.mode = claude_code_api::IsolationMode::Require;
+    bench.config.isolation.unix_sockets = Some(child_process::UnixSockets::Refused);
     Some(bench)
 }
 
