@@ -35,7 +35,7 @@ pub use command::{CommandOutput, RunningCommand};
 pub use git_server::{Fault, GitServer};
 pub use http_client::{http_json, raw_request};
 pub use mock_api::{MockApi, Recorded, Turn};
-pub use procfs::{ProcInfo, descendants, is_alive, processes_of_directory};
+pub use procfs::{ProcInfo, descendants, is_alive, memory, processes_of_directory};
 pub use scratch::{scratch, scratch_root};
 pub use sse::{SseClient, SseEvent, SseRequest, SseResponse};
 pub use stack::{Stack, StackBuilder, free_port, free_ports};

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
@@ -48,6 +49,31 @@ pub fn descendants(pid: u32) -> Vec<ProcInfo> {
         }
     }
     found
+}
+
+/// The writable memory of a process. It is empty if the process has ended, or may not be read.
+///
+/// # Panics
+/// If the kernel lists it in an unknown form.
+#[must_use]
+pub fn memory(pid: u32) -> Vec<u8> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let Ok(file) = fs::File::open(format!("/proc/{pid}/mem")) else { return Vec::new() };
+    let mut all = Vec::new();
+    for map in maps.lines().filter(|map| map.contains(" rw")) {
+        let range = map.split(' ').next().and_then(|range| range.split_once('-'));
+        let (begin, end) = range.expect("a range of addresses");
+        let [begin, end] =
+            [begin, end].map(|it| u64::from_str_radix(it, 16).expect("a hexadecimal address"));
+        // The CLI's runtime reserves gigabytes that it does not use.
+        if end - begin < 1 << 30 {
+            let mut part = vec![0; usize::try_from(end - begin).expect("64 bits")];
+            if file.read_exact_at(&mut part, begin).is_ok() {
+                all.extend(part);
+            }
+        }
+    }
+    all
 }
 
 /// Whether the process exists and is not a zombie.

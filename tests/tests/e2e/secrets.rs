@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::fs::{FileExt as _, PermissionsExt as _, chown},
+    os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
     sync::{
         Arc,
@@ -15,8 +15,8 @@ use std::{
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 use testkit::{
-    AgentScript, GitServer, PATIENCE, Stack, descendants, scripted_agent, skip, target_binary,
-    wait_for,
+    AgentScript, GitServer, PATIENCE, Stack, descendants, memory, scripted_agent, skip,
+    target_binary, wait_for,
 };
 use tokio::process::Command;
 
@@ -96,22 +96,6 @@ fn found(bytes: &[u8]) -> Vec<&'static str> {
 fn shown(pid: u32) -> Vec<u8> {
     let read = |name| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
     [read("cmdline"), read("environ")].concat()
-}
-
-/// The writable memory of a process.
-fn memory(pid: u32) -> Vec<u8> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    let Ok(file) = fs::File::open(format!("/proc/{pid}/mem")) else { return Vec::new() };
-    let mut all = Vec::new();
-    for map in maps.lines().filter(|map| map.contains(" rw")) {
-        let (begin, end) = map.split_once(' ').unwrap().0.split_once('-').unwrap();
-        let [begin, end] = [begin, end].map(|it| u64::from_str_radix(it, 16).unwrap());
-        let mut part = vec![0; usize::try_from(end - begin).unwrap()];
-        if file.read_exact_at(&mut part, begin).is_ok() {
-            all.extend(part);
-        }
-    }
-    all
 }
 
 #[tokio::test(flavor = "multi_thread")]
