@@ -209,7 +209,17 @@ fn place(
         ResolveError::Volume(error) => Refusal::volume(&error),
     };
     if let Some(asked) = asked {
-        return context.workspace.resolve(asked).map_err(gone);
+        let real = context.workspace.resolve(asked).map_err(gone)?;
+        let is_allowed = context.workspace.may_work_in(context.id, &real);
+        return if is_allowed.map_err(|error| Refusal::volume(&error))? {
+            Ok(real)
+        } else {
+            // As if it did not exist, which is what its caller was told, or would be.
+            Err(Refusal::new(
+                Code::WorkspaceGone,
+                format!("'{asked}' does not exist in the workspace"),
+            ))
+        };
     }
     fs::create_dir_all(context.workspace.root().join(own))
         .map_err(|error| Refusal::io("make the job's directory", &error))?;

@@ -125,13 +125,13 @@ pub(crate) fn workflow_of(
 /// The workflow as a caller: its jobs belong to its own caller.
 async fn owner_of(shared: &Shared, workflow: JobId) -> Result<Caller, RequestError> {
     let workspace = shared.workspace.clone();
-    let owner = blocking(move || {
+    let record = blocking(move || {
         let job = Job::open(&workspace, workflow)?;
-        job.map(|job| job.record().map(|record| record.caller)).transpose()
+        job.map(|job| job.record()).transpose()
     });
-    let owner = owner.await.map_err(|error| error.refusal())?;
-    let owner = owner.ok_or_else(|| CreateError::ParentEnded.refusal())?;
-    Ok(Caller::workflow(workflow, owner))
+    let record = record.await.map_err(|error| error.refusal())?;
+    let record = record.ok_or_else(|| CreateError::ParentEnded.refusal())?;
+    Ok(Caller::workflow(workflow, record.caller, record.works_anywhere))
 }
 
 impl Entry {

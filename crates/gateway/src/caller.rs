@@ -46,9 +46,10 @@ impl Caller {
         Self::new(CallerName::anonymous(), None, scopes)
     }
 
-    /// The workflow `id`, which belongs to `owner`.
-    pub(crate) fn workflow(id: JobId, owner: CallerName) -> Self {
-        let caller = Self::new(owner, None, BTreeSet::from([Scope::Submit]));
+    /// The workflow `id`, which belongs to `owner`. An administrator's `works_anywhere`.
+    pub(crate) fn workflow(id: JobId, owner: CallerName, works_anywhere: bool) -> Self {
+        let scope = if works_anywhere { Scope::Admin } else { Scope::Submit };
+        let caller = Self::new(owner, None, BTreeSet::from([scope]));
         Self { workflow: Some(id), ..caller }
     }
 

@@ -3,7 +3,7 @@
 use contract::{
     CallerName, Code, JobRequest, Place, RequestError, Requester, SessionId, WorkspacePath,
 };
-use workspace::{JobRecord, Session, Workspace};
+use workspace::{JobRecord, ResolveError, Session, Workspace};
 
 use crate::caller::{Access, Act, Caller, not_yours};
 
@@ -22,7 +22,12 @@ pub(crate) fn check(
     }
     let requester = if record.parent.is_some() { Requester::Workflow } else { Requester::Caller };
     match request.place(requester) {
-        Place::Own | Place::OfSession => {}
+        Place::Own => {}
+        Place::OfSession => {
+            if let Some(id) = record.session {
+                check_place_of_session(workspace, caller, id)?;
+            }
+        }
         Place::Checkout(name) => {
             let claimed = workspace.claim_directory(&name, &caller.name);
             let owner = claimed.map_err(|error| error.refusal())?;
@@ -63,6 +68,29 @@ pub(crate) fn check_path(
         let why = format!("'{path}' does not exist in the workspace");
         RequestError::field_code(Code::NotFound, "workspace", why)
     })
+}
+
+/// Checks where a session worked last: an agent may have put a link there since. Blocking.
+fn check_place_of_session(
+    workspace: &Workspace,
+    caller: &Caller,
+    id: SessionId,
+) -> Result<(), RequestError> {
+    let place = Session::open(workspace, id)
+        .and_then(|session| session.map_or(Ok(None), |session| session.place()));
+    let place = match place {
+        Ok(place) => place,
+        // The service itself refuses the session.
+        Err(error) if error.is_damage() => None,
+        Err(error) => return Err(error.refusal()),
+    };
+    let Some(place) = place else { return Ok(()) };
+    match workspace.resolve(&place) {
+        Ok(_) => check_path(workspace, caller, &place),
+        // The service itself says that it is gone.
+        Err(ResolveError::Refused(_)) => Ok(()),
+        Err(ResolveError::Volume(error)) => Err(error.refusal()),
+    }
 }
 
 fn check_session(

@@ -16,7 +16,7 @@ use workspace::{
 
 use crate::{
     audit::{Action, Entry},
-    caller::Caller,
+    caller::{Act, Caller},
     places,
     routes::PortState,
     shared::Shared,
@@ -76,7 +76,8 @@ fn describe(
     let digest = RequestDigest::of(request, raw.body, raw.session);
     let record = JobRecord::of(workspace, request, digest, id, caller.workflow)
         .map_err(|error| error.refusal())?;
-    let record = JobRecord { caller: caller.name.clone(), ..record };
+    let works_anywhere = caller.may_all(Act::Change);
+    let record = JobRecord { caller: caller.name.clone(), works_anywhere, ..record };
     places::check(workspace, caller, request, &record)?;
     let secret_body =
         record.request.credentials_withheld.then(|| Bytes::from(request.to_body(Secrets::Exposed)));

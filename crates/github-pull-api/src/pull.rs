@@ -97,7 +97,12 @@ fn target(context: &JobContext, request: &PullRequest) -> std::result::Result<Pa
     if let Some(path) = &request.workspace {
         // A link in it must not lead out of the workspace.
         let real = workspace.resolve(path).map_err(|error| error.to_string())?;
-        return Ok(workspace.root().join(real.as_str()));
+        let is_allowed = workspace.may_work_in(context.id, &real);
+        return if is_allowed.map_err(|error| error.to_string())? {
+            Ok(workspace.root().join(real.as_str()))
+        } else {
+            Err(format!("'{path}' does not exist in the workspace"))
+        };
     }
     Ok(match (&request.directory, context.parent) {
         (Some(name), _) => workspace.checkout(name),

@@ -22,6 +22,7 @@ pub(crate) fn record(parent: Option<JobId>, body: &Value) -> JobRecord {
         directory: None,
         session: None,
         repo_url: None,
+        works_anywhere: false,
         retain: Retain::Default,
         created: Timestamp::now(),
         gateway: None,

@@ -58,6 +58,18 @@ impl Workspace {
         Ok(owner.unwrap_or_else(|| caller.clone()))
     }
 
+    /// Whether a job may work in a place, whose path contains no link: it must belong to the caller of the job. This was checked
+    /// when the job was submitted, but since then an agent may have changed a link in the path that was asked for. Blocking.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn may_work_in(&self, job: JobId, place: &WorkspacePath) -> Result<bool> {
+        let record = Job::open(self, job)?.map(|job| job.record()).transpose()?;
+        let (caller, anywhere) =
+            record.map_or((CallerName::anonymous(), false), |it| (it.caller, it.works_anywhere));
+        Ok(anywhere || self.owner_of_place(place)?.unwrap_or_else(CallerName::anonymous) == caller)
+    }
+
     /// The owner of the place where a job works or is to work: that of the shared checkout, or of the job or session whose
     /// own directory it is in. `None` if it belongs to nothing that is known. Blocking.
     ///
@@ -150,5 +162,35 @@ mod tests {
                 .unwrap();
         session.touch(&place("elsewhere")).unwrap();
         assert_eq!(session.owner().unwrap(), Some(name("a")));
+    }
+
+    #[test]
+    fn a_job_works_only_in_what_belongs_to_its_caller() {
+        let (_dir, workspace) = fixtures::workspace();
+        let place = |text: &str| WorkspacePath::parse(text, workspace.root_text()).unwrap();
+        for (directory, owner) in [("anns", Some("ann")), ("bobs", Some("bob")), ("old", None)] {
+            fs::create_dir(workspace.root().join(directory)).unwrap();
+            if let Some(owner) = owner {
+                let content = json!({"caller": owner, "since": Timestamp::now()}).to_string();
+                fs::create_dir_all(workspace.owners()).unwrap();
+                fs::write(workspace.owners().join(directory), content).unwrap();
+            }
+        }
+        let job_of = |caller: &str, works_anywhere| {
+            let record = fixtures::record(None, &json!({}));
+            let record = JobRecord { caller: name(caller), works_anywhere, ..record };
+            fixtures::create(&workspace, &record).id()
+        };
+        let (ann, admin) = (job_of("ann", false), job_of("root", true));
+        let may = |job, path: &str| workspace.may_work_in(job, &place(path)).unwrap();
+        let own = format!("jobs/{ann}/work");
+        let places = ["anns", "anns/deep/er", &own, "bobs", "bobs/x", "old"];
+        assert_eq!(places.map(|path| may(ann, path)), [true, true, true, false, false, false]);
+        assert_eq!(places.map(|path| may(admin, path)), [true; 6]);
+        // Without callers, nobody owns anything.
+        let (old, unknown) = (job_of("anonymous", false), JobId::new());
+        for job in [old, unknown] {
+            assert_eq!(["old", "anns"].map(|path| may(job, path)), [true, false]);
+        }
     }
 }

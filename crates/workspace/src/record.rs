@@ -2,7 +2,7 @@
 
 use contract::{
     CallerName, DirectoryName, GatewayId, JobId, JobRequest, Place, RepoUrl, Requester, Retain,
-    Secrets, Service, SessionId, Timestamp,
+    Secrets, Service, SessionId, Timestamp, WorkspacePath,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -52,6 +52,9 @@ pub struct JobRecord {
     /// The repository, without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo_url: Option<String>,
+    /// Whether it may work in what belongs to other callers, because an administrator asked for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub works_anywhere: bool,
     /// What happens to its own directory after its end.
     #[serde(default, skip_serializing_if = "Retain::is_default")]
     pub retain: Retain,
@@ -90,22 +93,23 @@ impl JobRecord {
         // A request is always encoded as a JSON object.
         let body = body.and_then(|body| RawValue::from_string(body).ok()).unwrap_or_default();
         let session = request.session();
+        // The real path, because the agent may work behind a link.
+        let directory_of = |path: &WorkspacePath| match workspace.resolve(path) {
+            Ok(real) => Ok(real.directory()),
+            // The service itself rejects the path.
+            Err(ResolveError::Refused(_)) => Ok(path.directory()),
+            Err(ResolveError::Volume(error)) => Err(error),
+        };
         let directory = match request.place(requester) {
             Place::Own => None,
             Place::Checkout(name) => Some(name),
-            // The real path, because the agent may work behind a link.
-            Place::At(path) => match workspace.resolve(&path) {
-                Ok(real) => real.directory(),
-                // The service itself rejects the path.
-                Err(ResolveError::Refused(_)) => path.directory(),
-                Err(ResolveError::Volume(error)) => return Err(error),
-            },
-            Place::OfSession => match session {
-                Some(id) => match Session::open(workspace, id)? {
-                    Some(session) => session.place()?.and_then(|place| place.directory()),
+            Place::At(path) => directory_of(&path)?,
+            Place::OfSession => match session.map(|id| Session::open(workspace, id)).transpose()? {
+                Some(Some(session)) => match session.place()? {
+                    Some(place) => directory_of(&place)?,
                     None => None,
                 },
-                None => None,
+                _ => None,
             },
         };
         Ok(Self {
@@ -117,6 +121,7 @@ impl JobRecord {
             directory,
             session,
             repo_url: request.repo_url().map(ToString::to_string),
+            works_anywhere: false,
             retain: request.retain(),
             created: Timestamp::now(),
             gateway: None,

@@ -93,6 +93,23 @@ async fn a_prompt_with_a_slash_is_not_a_command_and_a_long_one_arrives_whole() {
     }
 }
 
+/// The path was checked when the job was submitted. Since then, an agent has made a link of it.
+#[tokio::test]
+async fn a_link_into_the_checkout_of_another_caller_is_not_followed() {
+    let mut bench = Bench::new(GOOD).await;
+    let volume = bench.volume();
+    fs::create_dir(bench.root.path().join("own")).unwrap();
+    symlink("../app", bench.root.path().join("own/link")).unwrap();
+    bench.workspace = Some("own/link");
+    let control = bench.run().await;
+    assert_eq!(control.code(), None, "{}", control.error());
+    let app = contract::DirectoryName::parse("app").unwrap();
+    let owner = r#"{"caller":"ann","since":"2026-01-31T12:00:00.000Z"}"#;
+    fs::write(volume.root().join(".stack/owners").join(app.as_str()), owner).unwrap();
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), Some("workspace_gone"), "{}", outcome.error());
+}
+
 #[tokio::test]
 async fn arguments_and_environment_are_exact() {
     let bench = Bench::new(&format!(

@@ -148,6 +148,26 @@ async fn nobody_works_in_the_checkout_or_the_session_of_another() {
         let (status, error) = bench.ask(&bench.eye, "POST", path, &body).await;
         assert_eq!(status, 403, "{path} {body}: {error}");
     }
+    // A session of one's own, in whose place an agent has put a link.
+    fs::create_dir(root.join("bobs/sub")).unwrap();
+    let own = json!({"workspace": "bobs/sub"});
+    let (_, own) = bench.ask(&bench.bob, "POST", "/api/sessions", &own).await;
+    let own = own["sessionId"].as_str().unwrap().to_owned();
+    let resumed = json!({"prompt": "x", "resumeSessionId": own});
+    let in_session = format!("/api/stream/{own}");
+    let again = [("/api/execute", &resumed), (&*in_session, &json!({"prompt": "x"}))];
+    fs::remove_dir(root.join("bobs/sub")).unwrap();
+    symlink("../app", root.join("bobs/sub")).unwrap();
+    for (path, body) in again {
+        let (status, error) = bench.ask(&bench.bob, "POST", path, body).await;
+        assert_eq!(status, 404, "{path} {body}: {error}");
+    }
+    fs::remove_file(root.join("bobs/sub")).unwrap();
+    symlink("src", root.join("bobs/sub")).unwrap();
+    for (path, body) in again {
+        let (status, first) = bench.ask(&bench.bob, "POST", path, body).await;
+        assert_eq!((status, &first["type"]), (200, &json!("queued")), "{path} {body}: {first}");
+    }
     let names = async |who: &str| {
         let (_, repos) = bench.ask(who, "GET", "/api/repos", &Value::Null).await;
         let repos = repos["repos"].as_array().unwrap().clone();
