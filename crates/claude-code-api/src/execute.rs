@@ -273,6 +273,20 @@ fn checkout(place: &WorkspacePath) -> PathBuf {
     place.components().take(depth).collect()
 }
 
+/// The variables that the operator passes on to agents. A proxy among them is not for loopback, where the agent's Messages
+/// endpoint is.
+fn passed_on(guest: Guest, isolation: &Isolation) -> Guest {
+    const LOOPBACK: &str = "127.0.0.1,localhost";
+    let variables = || isolation.environment();
+    let is_proxied = variables().any(|(name, _)| name.to_ascii_lowercase().ends_with("_proxy"));
+    let guest =
+        if is_proxied { guest.env("NO_PROXY", LOOPBACK).env("no_proxy", LOOPBACK) } else { guest };
+    variables().fold(guest, |guest, (name, value)| match name {
+        "NO_PROXY" | "no_proxy" => guest.env(name, format!("{value},{LOOPBACK}")),
+        _ => guest.env(name, value),
+    })
+}
+
 /// The only place that confines an agent, whatever its dialect.
 fn confined(
     guest: Guest,
@@ -280,9 +294,7 @@ fn confined(
     isolation: &Isolation,
     places: &Places<'_>,
 ) -> io::Result<Guest> {
-    let guest = isolation
-        .environment()
-        .fold(guest, |guest, (name, value)| guest.env(name, value))
+    let guest = passed_on(guest, isolation)
         .cwd(cwd)
         // What it makes has the usual modes, although this process keeps its own files to itself. The directories
         // above are closed to others.

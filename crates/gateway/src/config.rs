@@ -18,6 +18,9 @@ use crate::{AllowedHosts, read_retention};
 /// A replica answers as soon as it has claimed the job.
 const DISPATCH_TIME: Duration = Duration::from_secs(15);
 
+/// How many connections are left for health checks, and the other parts on this machine, when others have used up theirs.
+const RESERVED_CONNECTIONS: usize = 256;
+
 /// Where the gateway listens, and how long it lets callers wait.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -82,10 +85,13 @@ impl Config {
             policy,
             cors: settings.or("CORS_ALLOW_ORIGIN", Cors::default(), Cors::EXPECTED),
             allowed_hosts: settings.optional("ALLOWED_HOSTS", AllowedHosts::EXPECTED),
-            connections: Arc::new(ConnectionLimits::new(
-                limit(settings, "CONNECTION_LIMIT", "connections", 4096),
-                limit(settings, "CONNECTIONS_PER_ADDRESS", "connections", 64),
-            )),
+            connections: Arc::new(
+                ConnectionLimits::new(
+                    limit(settings, "CONNECTION_LIMIT", "connections", 4096),
+                    limit(settings, "CONNECTIONS_PER_ADDRESS", "connections", 64),
+                )
+                .reserving(RESERVED_CONNECTIONS),
+            ),
             readers_per_job: limit(settings, "READERS_PER_JOB", "callers", 1000),
             retention: read_retention(settings),
             admin_token: admin_token(settings),

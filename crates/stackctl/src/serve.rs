@@ -7,13 +7,13 @@ use contract::Service;
 use supervisor::Part;
 
 pub(crate) fn main(part: Part) -> ExitCode {
-    if let Err(error) = boot::receive_settings() {
-        anstream::eprintln!("{part}: cannot read the settings that it was sent: {error}");
-        return ExitCode::FAILURE;
-    }
     // On one machine the agent is a process of the same user as every part, whatever secrets that has.
     if let Err(error) = child_process::hide_environment() {
         anstream::eprintln!("{part}: cannot hide its environment from the agent: {error}");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = boot::receive_settings() {
+        anstream::eprintln!("{part}: cannot read the settings that it was sent: {error}");
         return ExitCode::FAILURE;
     }
     run(part).into()

@@ -24,6 +24,8 @@ const LINGERING: usize = 64;
 pub struct ConnectionLimits {
     all: usize,
     per_address: usize,
+    /// How many more are left for loopback addresses.
+    reserved: usize,
     open: Mutex<Open>,
     lingering: Semaphore,
 }
@@ -42,7 +44,13 @@ impl ConnectionLimits {
     #[must_use]
     pub fn new(all: usize, per_address: usize) -> Self {
         let lingering = Semaphore::new(LINGERING);
-        Self { all, per_address, open: Mutex::default(), lingering }
+        Self { all, per_address, reserved: 0, open: Mutex::default(), lingering }
+    }
+
+    /// Keeps room for so many more connections from loopback addresses, so that health checks get through.
+    #[must_use]
+    pub fn reserving(self, reserved: usize) -> Self {
+        Self { reserved, ..self }
     }
 
     /// No limits.
@@ -59,7 +67,8 @@ impl ConnectionLimits {
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admitted, &'static str> {
         let network = network(address);
         let mut open = self.open();
-        if open.all >= self.all {
+        let reserved = if network.is_loopback() { self.reserved } else { 0 };
+        if open.all >= self.all.saturating_add(reserved) {
             return Err(
                 "this server has too many connections: try again later, or raise CONNECTION_LIMIT",
             );
@@ -146,6 +155,11 @@ mod tests {
         assert!(admit(&limits, "2001:db8::2").is_err(), "the same /64");
         let _loopback = [admit(&limits, "::1"), admit(&limits, "::1")].map(Result::unwrap);
         assert!(admit(&limits, "127.0.0.1").unwrap_err().contains("CONNECTION_LIMIT"));
+        let reserving = Arc::new(ConnectionLimits::new(1, 1).reserving(1));
+        let _one = admit(&reserving, "192.0.2.1").unwrap();
+        assert!(admit(&reserving, "192.0.2.2").is_err());
+        let _local = admit(&reserving, "127.0.0.1").unwrap();
+        assert!(admit(&reserving, "127.0.0.1").is_err());
         drop(first);
         let _third = [(); 2].map(|()| admit(&limits, "::1").unwrap());
         assert_eq!(

@@ -10,6 +10,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use socket2::SockRef;
@@ -17,6 +18,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
+
+/// How often to look whether something that was sent has been read.
+const UNREAD: Duration = Duration::from_millis(100);
 
 /// The caller's end of a request's connection. The server adds it to the extensions of every request.
 #[derive(Clone, Debug)]
@@ -42,6 +46,18 @@ impl Peer {
             Ok(0) | Err(_) => {}
             // The caller has sent its next request already, so it still wants this response.
             Ok(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the caller has closed its sending side or the whole connection, also while it still sends its request. For
+    /// callers that keep both sides open as long as they wait for a response.
+    pub async fn disconnects(&self) {
+        loop {
+            match self.0.peek(&mut [0]).await {
+                Ok(0) | Err(_) => return,
+                // What has not been read yet hides the end behind it.
+                Ok(_) => tokio::time::sleep(UNREAD).await,
+            }
         }
     }
 

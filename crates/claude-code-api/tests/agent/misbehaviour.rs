@@ -93,6 +93,24 @@ async fn a_prompt_with_a_slash_is_not_a_command_and_a_long_one_arrives_whole() {
     }
 }
 
+#[tokio::test]
+async fn a_proxy_that_is_passed_on_is_not_for_the_endpoint() {
+    let look = format!("env | grep -i _proxy | sort > proxies; {GOOD}");
+    let mut bench = Bench::new(&look).await;
+    assert_eq!(bench.run().await.code(), None);
+    assert_eq!(bench.read("proxies"), "");
+    let variables = [("HTTPS_PROXY", "http://p:1"), ("no_proxy", "corp")];
+    bench.config.isolation.environment =
+        variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    assert_eq!(bench.run().await.code(), None);
+    let expected = [
+        "HTTPS_PROXY=http://p:1",
+        "NO_PROXY=127.0.0.1,localhost",
+        "no_proxy=corp,127.0.0.1,localhost",
+    ];
+    assert_eq!(bench.read("proxies").lines().collect::<Vec<_>>(), expected);
+}
+
 /// The path was checked when the job was submitted. Since then, an agent has made a link of it.
 #[tokio::test]
 async fn a_link_into_the_checkout_of_another_caller_is_not_followed() {

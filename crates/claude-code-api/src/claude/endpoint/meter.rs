@@ -36,7 +36,8 @@ impl Totals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn add(&self, model: Option<&str>, counts: &Counts) {
+    /// Adds tokens of an answer that has been counted before, or has not.
+    fn add(&self, model: Option<&str>, is_new: bool, counts: Counts) {
         let mut models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_short = |name: &&str| name.len() <= NAME_LENGTH;
         let name = model.filter(is_short).unwrap_or(OTHER);
@@ -49,7 +50,7 @@ impl Totals {
             cache_read_tokens,
             cache_write_tokens,
         } = usage;
-        *requests += 1;
+        *requests += u64::from(is_new);
         for (total, count) in [
             (input_tokens, counts.input_tokens),
             (output_tokens, counts.output_tokens),
@@ -62,7 +63,7 @@ impl Totals {
 }
 
 /// The API's `usage`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 struct Counts {
     input_tokens: Option<u64>,
     output_tokens: Option<u64>,
@@ -72,7 +73,7 @@ struct Counts {
 
 impl Counts {
     /// Later reports of an answer contain what earlier ones said, and may leave fields out.
-    fn update(&mut self, newer: &Self) {
+    fn update(&mut self, newer: Self) {
         for (count, newer) in [
             (&mut self.input_tokens, newer.input_tokens),
             (&mut self.output_tokens, newer.output_tokens),
@@ -80,6 +81,25 @@ impl Counts {
             (&mut self.cache_read_input_tokens, newer.cache_read_input_tokens),
         ] {
             *count = newer.or(*count);
+        }
+    }
+
+    /// What is more than in `earlier`.
+    fn since(self, earlier: Self) -> Self {
+        let more = |count: Option<u64>, earlier: Option<u64>| {
+            count.map(|count| count.saturating_sub(earlier.unwrap_or(0)))
+        };
+        Self {
+            input_tokens: more(self.input_tokens, earlier.input_tokens),
+            output_tokens: more(self.output_tokens, earlier.output_tokens),
+            cache_creation_input_tokens: more(
+                self.cache_creation_input_tokens,
+                earlier.cache_creation_input_tokens,
+            ),
+            cache_read_input_tokens: more(
+                self.cache_read_input_tokens,
+                earlier.cache_read_input_tokens,
+            ),
         }
     }
 }
@@ -93,6 +113,8 @@ struct Reader {
     is_too_long: bool,
     model: Option<String>,
     counts: Option<Counts>,
+    /// What has been added to the totals.
+    added: Option<Counts>,
 }
 
 impl Reader {
@@ -140,27 +162,44 @@ impl Reader {
             let message = object.message.unwrap_or(object.itself);
             self.model = message.model.or(self.model.take());
             if let Some(newer) = message.usage {
-                self.counts.get_or_insert_default().update(&newer);
+                self.counts.get_or_insert_default().update(newer);
             }
         }
         self.pending.clear();
         self.is_too_long = false;
     }
 
+    /// Adds what is new to the totals. At once, because the job may end in the middle of the answer.
+    fn add_to(&mut self, totals: &Totals) {
+        if let Some(counts) = self.counts.filter(|counts| self.added.as_ref() != Some(counts)) {
+            let added = self.added.replace(counts);
+            let more = counts.since(added.unwrap_or_default());
+            totals.add(self.model.as_deref(), added.is_none(), more);
+        }
+    }
+
     fn finish(&mut self, totals: &Totals) {
         self.read();
-        if let Some(counts) = self.counts.take() {
-            totals.add(self.model.as_deref(), &counts);
-        }
+        self.add_to(totals);
     }
 }
 
 /// An answer's body, counted while it is passed on.
-#[derive(Debug)]
 pub(super) struct Metered {
     body: Incoming,
     count: Option<(Reader, Arc<Totals>)>,
+    /// Ends when the agent gives the request up.
+    gone: Gone,
     _permit: OwnedSemaphorePermit,
+}
+
+/// Ends when a caller has closed its connection.
+pub(super) type Gone = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl std::fmt::Debug for Metered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metered").field("count", &self.count).finish_non_exhaustive()
+    }
 }
 
 impl Metered {
@@ -169,13 +208,14 @@ impl Metered {
         body: Incoming,
         content_type: Option<&HeaderValue>,
         totals: Option<&Arc<Totals>>,
+        gone: Gone,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         let is_stream =
             content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         let reader = Reader { is_stream, ..Reader::default() };
         let count = totals.map(|totals| (reader, Arc::clone(totals)));
-        Self { body, count, _permit: permit }
+        Self { body, count, gone, _permit: permit }
     }
 
     fn finish(&mut self) {
@@ -193,11 +233,18 @@ impl Body for Metered {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.gone.as_mut().poll(context).is_ready() {
+            self.finish();
+            return Poll::Ready(Some(Err(
+                "the agent does not wait for this answer any more".into()
+            )));
+        }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         match &frame {
             Some(Ok(frame)) => {
-                if let (Some(bytes), Some((reader, _))) = (frame.data_ref(), &mut self.count) {
+                if let (Some(bytes), Some((reader, totals))) = (frame.data_ref(), &mut self.count) {
                     reader.feed(bytes);
+                    reader.add_to(totals);
                 }
             }
             // Before the agent sees the end, so that the end of the job counts all.
@@ -245,6 +292,7 @@ mod tests {
         let mut reader = Reader { is_stream, ..Reader::default() };
         for piece in pieces {
             reader.feed(piece);
+            reader.add_to(&totals);
         }
         reader.finish(&totals);
         totals.get()
@@ -294,11 +342,11 @@ mod tests {
     fn nothing_grows_without_bound() {
         let totals = Totals::default();
         for number in 0..1000 {
-            totals.add(Some(&format!("model-{number}")), &Counts::default());
+            totals.add(Some(&format!("model-{number}")), true, Counts::default());
         }
-        totals.add(Some(&"x".repeat(NAME_LENGTH + 1)), &Counts::default());
-        totals.add(None, &Counts { input_tokens: Some(u64::MAX), ..Counts::default() });
-        totals.add(None, &Counts { input_tokens: Some(u64::MAX), ..Counts::default() });
+        totals.add(Some(&"x".repeat(NAME_LENGTH + 1)), true, Counts::default());
+        totals.add(None, true, Counts { input_tokens: Some(u64::MAX), ..Counts::default() });
+        totals.add(None, true, Counts { input_tokens: Some(u64::MAX), ..Counts::default() });
         let models = totals.get();
         assert_eq!(models.len(), MODELS + 1);
         assert_eq!(models.values().map(|usage| usage.requests).sum::<u64>(), 1003);

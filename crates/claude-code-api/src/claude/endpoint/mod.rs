@@ -18,10 +18,10 @@ use tokio::sync::Semaphore;
 use tower::BoxError;
 use tracing::warn;
 use uuid::Uuid;
-use web::Server;
+use web::{Peer, Server};
 
 use super::Credential;
-use meter::{Metered, Totals};
+use meter::{Gone, Metered, Totals};
 pub use upstream::MessagesUrl;
 pub(super) use upstream::UNREACHABLE;
 use upstream::Upstream;
@@ -108,11 +108,27 @@ impl Front {
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
             return refuse(StatusCode::SERVICE_UNAVAILABLE, "api_error", "the job has ended");
         };
-        match self.upstream.send(request).await {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let mut gone: Gone = Box::pin(async move {
+            match peer {
+                Some(peer) => peer.disconnects().await,
+                None => std::future::pending().await,
+            }
+        });
+        let sent = tokio::select! {
+            sent = self.upstream.send(request) => sent,
+            // An agent that was interrupted is not to be billed for the answer. Nobody reads this one.
+            () = &mut gone => {
+                return refuse(StatusCode::REQUEST_TIMEOUT, "api_error", "the agent has disconnected");
+            }
+        };
+        match sent {
             Ok(answer) => {
                 let totals = (counts && answer.status().is_success()).then_some(&self.totals);
                 let kind = answer.headers().get(header::CONTENT_TYPE).cloned();
-                answer.map(|body| Metered::new(body, kind.as_ref(), totals, permit).boxed_unsync())
+                answer.map(|body| {
+                    Metered::new(body, kind.as_ref(), totals, gone, permit).boxed_unsync()
+                })
             }
             Err(error) => {
                 let why = format!("{UNREACHABLE}: {error}");

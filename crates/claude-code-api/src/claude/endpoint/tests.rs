@@ -200,18 +200,36 @@ async fn an_answer_that_the_agent_gives_up_is_cancelled() {
     let mut api = slow.connection.await.unwrap();
     api.write_all(b"5\r\nfirst\r\n").await.unwrap();
     drop(caller);
-    // The end of a connection shows when there is something to send, at the latest.
-    let closed = async {
-        let mut byte = [0];
-        loop {
-            let pause = tokio::time::sleep(Duration::from_millis(20));
-            tokio::select! {
-                read = api.read(&mut byte) => return read.unwrap_or(0),
-                () = pause => { let _ = api.write_all(b"5\r\nagain\r\n").await; }
-            }
-        }
-    };
-    assert_eq!(tokio::time::timeout(SOON, closed).await.unwrap(), 0);
+    // Although the API sends nothing more.
+    let closed = tokio::time::timeout(SOON, api.read(&mut [0])).await.unwrap();
+    assert_eq!(closed.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn a_request_that_the_agent_gives_up_before_the_answer_is_cancelled() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = endpoint(&format!("http://{}", listener.local_addr().unwrap()));
+    let caller = post(&endpoint).await;
+    let (mut api, _) = listener.accept().await.unwrap();
+    read_until(&mut api, "{}").await;
+    drop(caller);
+    let closed = tokio::time::timeout(SOON, api.read(&mut [0])).await.unwrap();
+    assert_eq!(closed.unwrap_or(0), 0);
+}
+
+/// The agent may be killed before the end of the answer, which is not free.
+#[tokio::test]
+async fn what_an_answer_has_reported_counts_before_its_end() {
+    let slow = Slow::start().await;
+    let endpoint = endpoint(&slow.url);
+    let mut caller = post(&endpoint).await;
+    let mut api = slow.connection.await.unwrap();
+    let start = "data: {\"type\":\"message_start\",\"message\":{\"model\":\"m\",\"usage\":{\"input_tokens\":7}}}\n\n";
+    let chunk = format!("{:x}\r\n{start}\r\n", start.len());
+    api.write_all(chunk.as_bytes()).await.unwrap();
+    read_until(&mut caller, "message_start").await;
+    let usage = endpoint.usage()["m"];
+    assert_eq!((usage.requests, usage.input_tokens), (1, 7));
 }
 
 #[tokio::test]
