@@ -1,14 +1,16 @@
 //! Invalid requests are refused by the gateway and by replicas alike, and do not consume a replica.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::SocketAddr,
     os::unix::fs::symlink,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use contract::JobId;
 use http::HeaderMap;
 use serde_json::{Value, json};
 use testkit::{Stack, http_json, raw_request};
@@ -16,6 +18,8 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+
+use workspace::{Statement, Workspace};
 
 use crate::support::{get, header, named_jobs, registry};
 
@@ -51,10 +55,19 @@ fn targets(stack: &Stack) -> [Target; 3] {
     ]
 }
 
+/// By the address of a replica: the ID of a job, and the proof that a gateway gives it to the replica.
+static PROOFS: Mutex<BTreeMap<String, (String, String)>> = Mutex::new(BTreeMap::new());
+
 /// One base URL each for the gateway and for the replica itself.
 fn bases(stack: &Stack, target: &Target) -> [String; 2] {
     let replicas = registry(stack, target.name);
-    let address = replicas.values().next().expect("an idle replica")["address"].as_str().unwrap();
+    let (id, entry) = replicas.iter().next().expect("an idle replica");
+    let address = entry["address"].as_str().unwrap();
+    // What the gateway sends with a job, so that the replica reads the request at all.
+    let secret = Workspace::open(stack.workspace()).unwrap().stack_secret().unwrap();
+    let (replica, job) = (id.parse().unwrap(), JobId::new());
+    let proof = secret.prove(Statement::Dispatch { replica, job });
+    PROOFS.lock().unwrap().insert(address.to_owned(), (job.to_string(), proof));
     [target.gateway.clone(), format!("http://{address}")]
 }
 
@@ -73,7 +86,13 @@ async fn refused(
     headers: &[(&str, &str)],
     (status, code, field): (u16, &str, Option<&str>),
 ) -> HeaderMap {
-    let (got, headers, answer) = http_json(method, url, body, headers).await;
+    let authority = url.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap();
+    let proof = PROOFS.lock().unwrap().get(authority).cloned();
+    let proof =
+        proof.iter().flat_map(|(job, proof)| [("x-job-id", job), ("x-dispatch-proof", proof)]);
+    let headers: Vec<_> =
+        headers.iter().copied().chain(proof.map(|(name, value)| (name, value.as_str()))).collect();
+    let (got, headers, answer) = http_json(method, url, body, &headers).await;
     let what = format!("{what}: {method} {url}: {answer}");
     assert_eq!(got.as_u16(), status, "{what}");
     assert_eq!((answer["code"].as_str(), answer["field"].as_str()), (Some(code), field), "{what}");
