@@ -48,7 +48,8 @@ pub struct CallerName(String);
 text_type!(CallerName);
 
 impl CallerName {
-    const ANONYMOUS: &str = "anonymous";
+    /// The name of [`anonymous`](Self::anonymous).
+    pub const ANONYMOUS: &str = "anonymous";
 
     /// The caller of everything that needs no token. It owns what was made before the stack had tokens.
     #[must_use]

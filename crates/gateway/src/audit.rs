@@ -2,7 +2,8 @@
 //! session, and refusal. It never contains prompts, URLs or secrets.
 //!
 //! Lines are written in batches by one task, so that no request waits for the volume. If the volume is slower than the
-//! requests, lines are dropped, and their number is logged.
+//! requests, lines are dropped, and their number is logged. Refusals are caused by strangers, who must not be able to fill
+//! the volume: above [`REFUSALS`] in a minute, they are only counted.
 
 use std::{
     fs::{self, OpenOptions},
@@ -28,6 +29,9 @@ use crate::caller::Caller;
 const WAITING: usize = 10_000;
 /// How many lines are written at once.
 const BATCH: usize = 1000;
+/// How many refusals are written in a [`MINUTE`]. One more line says how many more there were.
+const REFUSALS: u64 = 60;
+const MINUTE: Duration = Duration::from_secs(60);
 /// How long a file is kept, in days.
 const KEPT: i64 = 90;
 const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -72,7 +76,11 @@ pub(crate) struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
     /// `ok`, or the code of the error.
-    result: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'static str>,
+    /// That there were so many more, which are not written one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
 }
 
 impl Entry {
@@ -83,7 +91,7 @@ impl Entry {
 
     /// An entry of nobody that is known.
     pub(crate) fn unknown(address: Option<IpAddr>, action: Action) -> Self {
-        let (time, result) = (Timestamp::now(), "ok");
+        let (time, result) = (Timestamp::now(), Some("ok"));
         Self {
             time,
             caller: None,
@@ -93,7 +101,13 @@ impl Entry {
             job_id: None,
             subject: None,
             result,
+            count: None,
         }
+    }
+
+    /// So many refusals that are not written one by one.
+    fn refusals(count: u64) -> Self {
+        Self { result: None, count: Some(count), ..Self::unknown(None, Action::Refused) }
     }
 
     pub(crate) fn job(self, id: JobId) -> Self {
@@ -105,7 +119,7 @@ impl Entry {
     }
 
     pub(crate) fn result(self, result: &'static str) -> Self {
-        Self { result, ..self }
+        Self { result: Some(result), ..self }
     }
 
     /// The result of a request.
@@ -131,18 +145,26 @@ pub(crate) struct Audit {
     items: mpsc::Sender<Item>,
     waiting: Mutex<Option<mpsc::Receiver<Item>>>,
     dropped: AtomicU64,
+    /// In the current minute.
+    refusals: AtomicU64,
 }
 
 impl Default for Audit {
     fn default() -> Self {
         let (items, waiting) = mpsc::channel(WAITING);
-        Self { items, waiting: Mutex::new(Some(waiting)), dropped: AtomicU64::default() }
+        let waiting = Mutex::new(Some(waiting));
+        Self { items, waiting, dropped: AtomicU64::default(), refusals: AtomicU64::default() }
     }
 }
 
 impl Audit {
-    /// Adds an entry, which is written soon.
+    /// Adds an entry, which is written soon, or only counted if it is one refusal too many.
     pub(crate) fn add(&self, entry: Entry) {
+        if entry.action == Action::Refused
+            && self.refusals.fetch_add(1, Ordering::Relaxed) >= REFUSALS
+        {
+            return;
+        }
         if self.items.try_send(Item::Entry(Box::new(entry))).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -166,13 +188,34 @@ impl Audit {
         let Some(mut waiting) = waiting else { return };
         let mut items = Vec::new();
         let mut cleaned = None;
-        while waiting.recv_many(&mut items, BATCH).await > 0 {
+        let mut minute = tokio::time::interval(MINUTE);
+        minute.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The first is now.
+        minute.tick().await;
+        loop {
+            let is_over = tokio::select! {
+                _ = minute.tick() => true,
+                received = waiting.recv_many(&mut items, BATCH) => {
+                    if received == 0 {
+                        return;
+                    }
+                    false
+                }
+            };
             let (mut batch, mut flushes) = (Vec::new(), Vec::new());
             for item in items.drain(..) {
                 match item {
                     Item::Entry(entry) => batch.push(*entry),
                     Item::Flush(done) => flushes.push(done),
                 }
+            }
+            // Nothing is counted any more after a flush, which comes at the end.
+            if is_over || !flushes.is_empty() {
+                let more = self.refusals.swap(0, Ordering::Relaxed).saturating_sub(REFUSALS);
+                batch.extend((more > 0).then(|| Entry::refusals(more)));
+            }
+            if batch.is_empty() && flushes.is_empty() {
+                continue;
             }
             let (at, today) = (directory.clone(), day(Timestamp::now()));
             let clean = cleaned.as_ref() != Some(&today);
@@ -252,6 +295,41 @@ mod tests {
         audit.flush(Duration::from_secs(20)).await;
         let path = dir.path().join(format!("{}.ndjson", day(Timestamp::now())));
         assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 3);
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_are_counted_when_there_are_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = std::sync::Arc::new(Audit::default());
+        let (writer, at) = (std::sync::Arc::clone(&audit), dir.path().to_owned());
+        let task = tokio::spawn(async move { writer.write(at).await });
+        let flood = |refusals: usize| {
+            for _ in 0..refusals {
+                audit.add(Entry::unknown(None, Action::Refused).result("unauthorized"));
+            }
+            audit.add(Entry::of(&Caller::anonymous(), Action::Submit));
+        };
+        let lines = || -> Vec<serde_json::Value> {
+            let mut days: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
+            days.sort_by_key(fs::DirEntry::path);
+            let texts = days.iter().map(|day| fs::read_to_string(day.path()).unwrap());
+            let texts: String = texts.collect();
+            texts.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        };
+        flood(1000);
+        // The clock is paused, and moves on when nothing else is left to do.
+        tokio::time::sleep(MINUTE + Duration::from_secs(1)).await;
+        flood(70);
+        audit.flush(Duration::from_secs(20)).await;
+        let lines = lines();
+        let of = |action: &str| lines.iter().filter(|line| line["action"] == action).count();
+        assert_eq!(of("refused"), 60 + 1 + 60 + 1);
+        assert_eq!(of("submit"), 2, "what callers do is always written");
+        let counts: Vec<_> = lines.iter().filter(|line| line.get("count").is_some()).collect();
+        let found: Vec<_> = counts.iter().map(|line| line["count"].as_u64()).collect();
+        assert_eq!(found, [Some(940), Some(10)]);
+        assert!(counts.iter().all(|line| line.get("result").is_none()), "{counts:?}");
         task.abort();
     }
 

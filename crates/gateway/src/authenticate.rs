@@ -35,7 +35,7 @@ pub(crate) async fn authenticate(
     let Some(scope) = scope else {
         // A route without a scope is for everybody: health checks have no token.
         let caller = shared.callers.authenticate(&head.headers).map(|(caller, _)| caller);
-        head.extensions.insert(caller.unwrap_or_else(|_| Caller::anonymous()));
+        head.extensions.insert(caller.unwrap_or_else(|_| Caller::anonymous_among_others()));
         return next.run(Request::from_parts(head, body)).await;
     };
     let starts_job = head.method == Method::POST && path.as_deref().is_some_and(routes::starts_job);

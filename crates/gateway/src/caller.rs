@@ -40,9 +40,15 @@ impl Caller {
         Self { name, token, scopes, workflow: None, address: None }
     }
 
-    /// A caller without a token.
+    /// A caller without a token, on a stack that has none.
     pub(crate) fn anonymous() -> Self {
         let scopes = BTreeSet::from([Scope::Submit, Scope::Read, Scope::ReadAll]);
+        Self::new(CallerName::anonymous(), None, scopes)
+    }
+
+    /// A caller without a token, beside others that have one: what is theirs is not there for it.
+    pub(crate) fn anonymous_among_others() -> Self {
+        let scopes = BTreeSet::from([Scope::Submit, Scope::Read]);
         Self::new(CallerName::anonymous(), None, scopes)
     }
 

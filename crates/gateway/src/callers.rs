@@ -32,7 +32,10 @@ const USE_PRECISION: i64 = 60_000;
 /// All callers.
 #[derive(Debug)]
 pub(crate) struct Callers {
+    /// What requests are checked against.
     tokens: RwLock<Arc<Tokens>>,
+    /// What the volume said last. Locked for a whole look, so that an earlier look does not replace what a later one found.
+    looked: Mutex<Tokens>,
     /// The token of `ADMIN_TOKEN_SECRET`.
     admin: Option<TokenRecord>,
     /// `ALLOW_ANONYMOUS`
@@ -46,15 +49,18 @@ pub(crate) struct Callers {
 pub(crate) type Used = Option<TokenId>;
 
 impl Callers {
-    /// Reads the tokens of a volume. Blocking.
+    /// Reads the tokens of a volume. The operator's token closes the stack as any other does, for later starts too. Blocking.
     ///
     /// # Errors
-    /// If they cannot be read. A gateway that does not know its callers must not start.
+    /// If they cannot be listed, or the stack cannot be closed. A gateway that does not know its callers must not start.
     pub(crate) fn read(
         workspace: &Workspace,
         admin: Option<&BearerToken>,
         allow_anonymous: bool,
     ) -> workspace::Result<Self> {
+        if admin.is_some() {
+            workspace.close_to_strangers()?;
+        }
         let mut tokens = Tokens::default();
         tokens.look(workspace)?;
         let admin = admin.and_then(|token| {
@@ -67,7 +73,8 @@ impl Callers {
             Some(TokenRecord::of(token, request))
         });
         Ok(Self {
-            tokens: RwLock::new(Arc::new(tokens)),
+            tokens: RwLock::new(Arc::new(tokens.clone())),
+            looked: Mutex::new(tokens),
             admin,
             allow_anonymous,
             noted: Mutex::default(),
@@ -82,13 +89,12 @@ impl Callers {
     /// Looks for tokens that were created or revoked. Blocking.
     ///
     /// # Errors
-    /// If the volume cannot be read. Then what is known stays.
+    /// If the tokens cannot be listed. Then what is known stays.
     pub(crate) fn look(&self, workspace: &Workspace) -> workspace::Result<()> {
-        let before = self.tokens();
-        let mut tokens = Tokens::clone(&before);
+        let mut tokens = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         if tokens.look(workspace)? {
             let count = tokens.iter().count();
-            *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+            *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens.clone());
             tracing::info!(tokens = count, open = self.is_open(), "the tokens have changed");
             let known = self.tokens();
             let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +103,7 @@ impl Callers {
         Ok(())
     }
 
-    /// Whether everybody may use the stack, because it has never had a token, or because its operator says so.
+    /// Whether callers without a token may use the stack: it has never had one, or its operator says so.
     pub(crate) fn is_open(&self) -> bool {
         self.allow_anonymous || !self.has_tokens()
     }
@@ -127,7 +133,7 @@ impl Callers {
         });
         let is_ours = bearer.is_some_and(|token| token.starts_with("wfs_"));
         if self.allow_anonymous && !is_ours {
-            return Ok((Caller::anonymous(), None));
+            return Ok((Caller::anonymous_among_others(), None));
         }
         let Some(bearer) = bearer else {
             return Err(unauthorized(
@@ -216,7 +222,12 @@ fn warn_if_open(shared: &Shared) {
     if !shared.callers.is_open() {
         return;
     }
-    if shared.config.bind.is_loopback() {
+    if shared.callers.has_tokens() {
+        tracing::warn!(
+            address = %shared.config.bind,
+            "ALLOW_ANONYMOUS is set: whoever can reach the stack may run agents, although it has tokens"
+        );
+    } else if shared.config.bind.is_loopback() {
         tracing::info!("the stack is open to this machine: it has no tokens, so callers need none");
     } else {
         tracing::warn!(
@@ -321,7 +332,10 @@ mod tests {
         callers.look(&bench.workspace).unwrap();
         assert!(callers.is_open());
         assert_eq!(who(&callers, &[]).as_deref(), Some("anonymous"));
-        assert_eq!(who(&callers, &["Bearer CHANGE-ME"]).as_deref(), Some("anonymous"));
+        let (anonymous, _) = callers.authenticate(&headers(&["Bearer CHANGE-ME"])).unwrap();
+        assert!(anonymous.name.is_anonymous());
+        let has = Scope::ALL.into_iter().filter(|scope| anonymous.has(*scope)).collect::<Vec<_>>();
+        assert_eq!(has, [Scope::Submit, Scope::Read], "the jobs of the others are their own");
         assert_eq!(who(&callers, &[&format!("Bearer {}", token.expose())]).as_deref(), Some("ci"));
         bench.workspace.revoke_token(token.id()).unwrap();
         callers.look(&bench.workspace).unwrap();
@@ -339,6 +353,40 @@ mod tests {
             callers.authenticate(&headers(&[&format!("Bearer {}", token.expose())])).unwrap();
         assert!(caller.has(Scope::Admin) && used.is_none());
         assert_eq!(who(&callers, &[]), None);
+        let later = bench.callers(None, false);
+        assert!(!later.is_open(), "a start without the setting does not open the stack");
+        assert_eq!(who(&later, &[]), None);
+    }
+
+    #[test]
+    fn an_earlier_look_replaces_nothing_that_a_later_one_found() {
+        let bench = Bench::new();
+        let callers = bench.callers(None, false);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let is_over = &is_over;
+        let wrong = std::thread::scope(|scope| {
+            for _ in 0..3 {
+                let (callers, workspace) = (&callers, &bench.workspace);
+                scope.spawn(move || {
+                    while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                        callers.look(workspace).unwrap();
+                    }
+                });
+            }
+            let mut wrong = 0;
+            for _ in 0..200 {
+                let token = bench.token("ci", None, CallerLimits::default());
+                callers.look(&bench.workspace).unwrap();
+                let text = format!("Bearer {}", token.expose());
+                wrong += usize::from(who(&callers, &[&text]).is_none());
+                bench.workspace.revoke_token(token.id()).unwrap();
+                callers.look(&bench.workspace).unwrap();
+                wrong += usize::from(who(&callers, &[&text]).is_some());
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            wrong
+        });
+        assert_eq!(wrong, 0);
     }
 
     #[test]

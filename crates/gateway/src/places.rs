@@ -1,13 +1,14 @@
 //! Whether a caller may work where its request asks for.
 
 use contract::{
-    CallerName, Code, JobRequest, Place, RequestError, Requester, SessionId, WorkspacePath,
+    CallerName, Code, DirectoryName, JobRequest, Place, RequestError, Requester, SessionId,
+    WorkspacePath,
 };
 use workspace::{JobRecord, ResolveError, Session, Workspace};
 
 use crate::caller::{Access, Act, Caller, not_yours};
 
-/// Checks the session and the checkout of a request, and makes the caller the owner of a checkout that is new. Blocking.
+/// Checks the session and the checkout of a request. Blocking.
 ///
 /// # Errors
 /// If one of them belongs to another caller. The error is the same as if it did not exist, unless the caller may see it.
@@ -29,16 +30,33 @@ pub(crate) fn check(
             }
         }
         Place::Checkout(name) => {
-            let claimed = workspace.claim_directory(&name, &caller.name);
-            let owner = claimed.map_err(|error| error.refusal())?;
-            grant(caller, &owner, "this directory", || {
-                let why = "you have no such checkout, and the name is taken: choose another";
-                RequestError::field_code(Code::NotFound, "directory", why)
-            })?;
+            let owner = workspace.owner_of_directory(&name).map_err(|error| error.refusal())?;
+            // Its job claims it, when nothing else is in the way of the job.
+            owner.map_or(Ok(()), |owner| grant_directory(caller, &owner))?;
         }
         Place::At(path) => check_path(workspace, caller, &path)?,
     }
     Ok(())
+}
+
+/// Makes the caller of a new job the owner of the shared checkout of the job, if it is new. Blocking.
+///
+/// # Errors
+/// As [`check`], if another caller was first.
+pub(crate) fn claim(
+    workspace: &Workspace,
+    caller: &Caller,
+    name: &DirectoryName,
+) -> Result<(), RequestError> {
+    let owner = workspace.claim_directory(name, &caller.name);
+    grant_directory(caller, &owner.map_err(|error| error.refusal())?)
+}
+
+fn grant_directory(caller: &Caller, owner: &CallerName) -> Result<(), RequestError> {
+    grant(caller, owner, "this directory", || {
+        let why = "you have no such checkout, and the name is taken: choose another";
+        RequestError::field_code(Code::NotFound, "directory", why)
+    })
 }
 
 /// Checks a directory that a caller has named. Blocking.

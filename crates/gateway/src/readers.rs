@@ -7,7 +7,7 @@ use std::{
 
 use contract::{Code, JobId, RequestError};
 
-/// The jobs whose events are being read through `GET /api/jobs/:id/events`, and by how many callers.
+/// The jobs whose events are being read by others than the callers that started them, and by how many.
 #[derive(Debug, Default)]
 pub(crate) struct Readers(Mutex<HashMap<JobId, usize>>);
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use axum::extract::Request;
 use bytes::Bytes;
 use contract::{
-    Code, JobId, RawRequest, RequestError, Secrets, Service, SessionId, Timestamp, UnknownFields,
+    Code, DirectoryName, JobId, Place, RawRequest, RequestError, Requester, Secrets, Service,
+    SessionId, Timestamp, UnknownFields,
 };
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Response};
 use web::{BODY_LIMIT, Body, Ids, OnDisconnect, Peer};
 use workspace::{
@@ -18,6 +19,7 @@ use crate::{
     audit::{Action, Entry},
     caller::{Act, Caller},
     places,
+    readers::Reader,
     routes::PortState,
     shared::Shared,
     state::Transition,
@@ -54,14 +56,23 @@ pub(crate) async fn submit(
         describe(&workspace, service, request, id, &asks)
     });
     let queued = async {
-        let (mut record, secret_body) = described.await?;
-        record.gateway = Some(shared.id);
-        queue(shared, record, secret_body, on_disconnect, chosen).await
+        let mut described = described.await?;
+        described.record.gateway = Some(shared.id);
+        queue(shared, caller, described, on_disconnect, chosen).await
     };
     let queued = queued.await;
     shared.audit.add(Entry::of(caller, Action::Submit).job(id).outcome(&queued));
     let (submitted, guard) = queued.map_err(refuse)?;
     answer(shared, submitted, &headers, peer, guard).await
+}
+
+/// What a request asks for.
+struct Described {
+    record: JobRecord,
+    /// The shared checkout that its job uses.
+    checkout: Option<DirectoryName>,
+    /// The body with credentials that are not in the record.
+    secret_body: Option<Bytes>,
 }
 
 fn describe(
@@ -70,7 +81,7 @@ fn describe(
     raw: RawRequest<'_>,
     id: JobId,
     caller: &Caller,
-) -> Result<(JobRecord, Option<Bytes>), RequestError> {
+) -> Result<Described, RequestError> {
     let request = (service.spec().parse)(&raw)?;
     let request = request.as_ref();
     let digest = RequestDigest::of(request, raw.body, raw.session);
@@ -81,19 +92,24 @@ fn describe(
     places::check(workspace, caller, request, &record)?;
     let secret_body =
         record.request.credentials_withheld.then(|| Bytes::from(request.to_body(Secrets::Exposed)));
-    Ok((record, secret_body))
+    let requester = if caller.workflow.is_some() { Requester::Workflow } else { Requester::Caller };
+    let checkout = match request.place(requester) {
+        Place::Checkout(name) => Some(name),
+        Place::Own | Place::OfSession | Place::At(_) => None,
+    };
+    Ok(Described { record, checkout, secret_body })
 }
 
 /// A job that is queued now, or was known already.
 enum Submitted {
     New(Arc<Ticket>, Viewer),
-    Known(Job),
+    Known(Job, Reader),
 }
 
 async fn queue(
     shared: &Arc<Shared>,
-    record: JobRecord,
-    secret_body: Option<Bytes>,
+    caller: &Caller,
+    Described { record, checkout, secret_body }: Described,
     on_disconnect: OnDisconnect,
     chosen: Option<JobId>,
 ) -> Result<(Submitted, CancelOnDisconnect), RequestError> {
@@ -125,15 +141,20 @@ async fn queue(
         }
     }
     // In a task of its own: a caller that disconnects now must not leave a job behind that is in no queue.
-    let (submitting, caller) = (Arc::clone(shared), record.caller.clone());
+    let (submitting, caller) = (Arc::clone(shared), caller.clone());
     let task = shared.tasks.spawn(async move {
         let workspace = submitting.workspace.clone();
+        let asks = caller.clone();
         let (record, turns, created) = blocking(move || {
             if is_new {
                 check_workflow(&workspace, &record)?;
             }
             // First, because a job that exists but cannot be queued would wait forever.
             let turns = record.turns(&workspace).map_err(|error| error.refusal())?.own;
+            // Last, because it lasts: a request that is refused must not take a name away from others.
+            if is_new && let Some(name) = checkout {
+                places::claim(&workspace, &asks, &name)?;
+            }
             let created = Job::create_for(&workspace, &record).map_err(|error| error.refusal())?;
             Ok::<_, RequestError>((record, turns, created))
         })
@@ -143,12 +164,14 @@ async fn queue(
                 let read = job.clone();
                 let known =
                     blocking(move || read.record()).await.map_err(|error| error.refusal())?;
-                if known.caller != caller {
+                if known.caller != caller.name {
                     // The same as for another request of the same caller: whose it is, is nobody's business.
                     return Err(CreateError::AnotherRequest.refusal());
                 }
+                // Before the guard: dropping it, because this reader is refused, would cancel the job.
+                let reader = submitting.readers.add(job.id(), submitting.config.readers_per_job)?;
                 let guard = guard(&submitting, on_disconnect, &job);
-                return Ok((Submitted::Known(job), guard));
+                return Ok((Submitted::Known(job, reader), guard));
             }
             NewJob::Created(job) => job,
         };
@@ -211,19 +234,19 @@ async fn answer(
     guard: CancelOnDisconnect,
 ) -> Result<Response<Body>, web::Refusal> {
     let ids = web::ids_wanted(headers);
-    let (ticket, viewer) = match submitted {
-        Submitted::Known(job) => match shared.ticket(job.id()) {
+    let (ticket, viewer, reader) = match submitted {
+        Submitted::Known(job, reader) => match shared.ticket(job.id()) {
             Some(ticket) => {
                 let viewer = Viewer::new(shared, &ticket);
-                (ticket, viewer)
+                (ticket, viewer, Some(reader))
             }
             None => {
                 let id = job.id();
                 let events = stream::from_elsewhere(Arc::clone(shared), job, 0, ids, guard);
-                return Ok(web::event_stream(id, peer, events));
+                return Ok(web::event_stream(id, peer, counted(events, reader)));
             }
         },
-        Submitted::New(ticket, viewer) => (ticket, viewer),
+        Submitted::New(ticket, viewer) => (ticket, viewer, None),
     };
     let mut status = ticket.status();
     let known = status.wait_for(|status| *status != QueueStatus::New).await;
@@ -234,12 +257,22 @@ async fn answer(
             *response.body_mut() = web::full(answer.body);
             Err(Box::new(response))
         }
-        _ => Ok(web::event_stream(
-            ticket.job.id(),
-            peer,
-            stream::from_queue(ticket, viewer, 0, ids, guard),
-        )),
+        _ => {
+            let (id, events) = (ticket.job.id(), stream::from_queue(ticket, viewer, 0, ids, guard));
+            Ok(web::event_stream(id, peer, counted(events, reader)))
+        }
     }
+}
+
+/// The events, for a reader that is counted as long as it reads them. The one that started the job is not counted.
+fn counted<T>(
+    events: impl Stream<Item = T> + Send + 'static,
+    reader: impl Into<Option<Reader>>,
+) -> impl Stream<Item = T> + Send + 'static {
+    let reader = reader.into();
+    events.inspect(move |_| {
+        let _lives_as_long_as_the_stream = &reader;
+    })
 }
 
 /// `GET /api/jobs/:id/events`.
@@ -252,17 +285,14 @@ pub(crate) fn events(
     let (id, guard) = (job.id(), CancelOnDisconnect::disarmed());
     let reader = shared.readers.add(id, shared.config.readers_per_job)?;
     let events = stream::from_elsewhere(Arc::clone(shared), job, after, Ids::Sent, guard);
-    let events = events.inspect(move |_| {
-        let _lives_as_long_as_the_stream = &reader;
-    });
-    Ok(web::event_stream(id, peer, events))
+    Ok(web::event_stream(id, peer, counted(events, reader)))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use contract::JobState;
+    use contract::{JobState, Scope};
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
@@ -280,14 +310,37 @@ mod tests {
         let raw = RawRequest { body, root: "/w", policy, session: None };
         let id = JobId::new();
         let caller = Caller::anonymous();
-        let (record, secret) =
-            describe(&shared.workspace, Service::Pull, raw, id, &caller).unwrap();
-        let queued = queue(&shared, record, secret, OnDisconnect::Continue, None).await.unwrap();
+        let described = describe(&shared.workspace, Service::Pull, raw, id, &caller).unwrap();
+        let queued =
+            queue(&shared, &caller, described, OnDisconnect::Continue, None).await.unwrap();
         let job = Job::open(&shared.workspace, id).unwrap().unwrap();
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(job.view().unwrap().state, JobState::Queued);
         drop(queued);
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(job.view().unwrap().code, Some(Code::CallerLeft));
+    }
+
+    #[tokio::test]
+    async fn the_caller_whose_job_comes_first_gets_the_checkout() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = Arc::new(Shared::of_tests(dir.path()));
+        let (body, policy) =
+            (br#"{"repoUrl":"https://h/r.git","directory":"app"}"#, &shared.config.policy);
+        let caller = |name: &str| Caller::new(name.parse().unwrap(), None, [Scope::Submit].into());
+        let describe = |name: &str, id| {
+            let raw = RawRequest { body, root: "/w", policy, session: None };
+            describe(&shared.workspace, Service::Pull, raw, id, &caller(name))
+        };
+        // Both are looked at before one of them has a job.
+        let ids = [JobId::new(), JobId::new()];
+        let [first, second] =
+            [("ann", ids[0]), ("bob", ids[1])].map(|(name, id)| describe(name, id).unwrap());
+        let _queued =
+            queue(&shared, &caller("ann"), first, OnDisconnect::Continue, None).await.unwrap();
+        let lost = queue(&shared, &caller("bob"), second, OnDisconnect::Continue, None).await;
+        let refused = describe("bob", ids[1]).err().unwrap();
+        assert_eq!((refused.code, lost.err()), (Code::NotFound, Some(refused.clone())));
+        assert!(Job::open(&shared.workspace, ids[1]).unwrap().is_none());
     }
 }

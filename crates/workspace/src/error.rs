@@ -38,6 +38,20 @@ pub enum Error {
         /// What is wrong with its record.
         source: Box<Self>,
     },
+    /// The user of this process is not that of the stack, which could not read what this process creates.
+    #[error(
+        "create a token in {path}: the stack belongs to user {owner} and could not read the file of user {user}: run this \
+         command as user {owner}, for example with `sudo -u '#{owner}'`",
+        path = path.display()
+    )]
+    WrongUser {
+        /// The stack's directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// The user of this process.
+        user: u32,
+    },
     /// An event ID that does not exist in this journal.
     #[error("this job has no event with the id {0}")]
     UnknownEvent(u64),

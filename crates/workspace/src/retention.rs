@@ -131,7 +131,8 @@ impl Workspace {
 
     /// Deletes what was used longest ago until the volume is as small as it should be.
     fn make_room(&self, limit: u64, now: Timestamp, pass: &mut Pass) -> Result<()> {
-        let mut total = size(self.root());
+        // Not the audit log: what others have caused to be written there must not displace anything.
+        let mut total = size(self.root()).saturating_sub(size(&self.audit()));
         if pass.collect == Collect::Find {
             let found: u64 = pass.done.iter().filter_map(|it| it.bytes).sum();
             total = total.saturating_sub(found);

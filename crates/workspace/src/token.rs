@@ -4,6 +4,9 @@
 //! secret, not the secret. `.stack/tokens/closed` is there from before the first token and stays: neither the revocation nor
 //! the damage of the last token opens the stack to everybody again. `.stack/tokens/used/<id>` is an empty file whose time
 //! says when the token was last used.
+//!
+//! A file that cannot be read or understood is not a valid token, and stays where it is: a newer version may have written
+//! it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -122,10 +125,11 @@ impl Tokens {
         self.is_closed
     }
 
-    /// Looks for changes, and returns whether there were any. Damaged files are logged and set aside. Blocking.
+    /// Looks for changes, and returns whether there were any. A file that cannot be read or understood is logged once, and
+    /// costs only its own token. Blocking.
     ///
     /// # Errors
-    /// If the volume cannot be read. Then what is known stays as it is.
+    /// If the tokens cannot be listed. Then what is known stays as it is.
     pub fn look(&mut self, workspace: &Workspace) -> Result<bool> {
         let directory = workspace.tokens_directory();
         let entries = match fs::read_dir(&directory) {
@@ -138,9 +142,11 @@ impl Tokens {
             }
             Err(error) => return Err(Error::io("list", &directory)(error)),
         };
-        let mut is_closed = closed_path(&directory)
-            .try_exists()
-            .map_err(Error::io("check", closed_path(&directory)))?;
+        let closed = closed_path(&directory);
+        let mut is_closed = closed.try_exists().unwrap_or_else(|error| {
+            workspace.report_once(&closed, &Error::io("check", &closed)(error));
+            true
+        });
         let (mut found, mut has_changed) = (BTreeMap::new(), false);
         for entry in entries {
             let path = entry.map_err(Error::io("list", &directory))?.path();
@@ -158,13 +164,7 @@ impl Tokens {
                     found.insert(record.id.clone(), (version, record));
                 }
                 Ok(None) => {}
-                Err(error) if error.is_damage() => {
-                    workspace.report_once(&path, &error);
-                    if let Err(error) = workspace.set_aside(&path) {
-                        workspace.report_once(&workspace.damaged(), &error);
-                    }
-                }
-                Err(error) => return Err(error),
+                Err(error) => workspace.report_once(&path, &error),
             }
         }
         has_changed |= is_closed != self.is_closed || found.len() != self.known.len();
@@ -217,6 +217,28 @@ impl Workspace {
         Ok(directory)
     }
 
+    /// Closes the stack to callers without a token, for as long as this directory exists, and returns the directory.
+    ///
+    /// # Errors
+    /// If the volume cannot be written.
+    pub fn close_to_strangers(&self) -> Result<PathBuf> {
+        let directory = self.make_tokens_directory()?;
+        let closed = closed_path(&directory);
+        // Usually it is: then this also works on a full volume.
+        if !closed.try_exists().map_err(Error::io("check", &closed))? {
+            self.put_once_private(&closed, b"")?;
+        }
+        Ok(directory)
+    }
+
+    /// Refuses to create files that the stack could not read. They are for their owner only, and the stack's own user is
+    /// the owner of `.stack`.
+    fn check_user(&self, user: u32) -> Result<()> {
+        let path = self.stack();
+        let owner = fs::metadata(&path).map_err(Error::io("check", &path))?.uid();
+        if owner == user { Ok(()) } else { Err(Error::WrongUser { path, owner, user }) }
+    }
+
     /// Watches for tokens that are created or revoked.
     ///
     /// # Errors
@@ -229,10 +251,10 @@ impl Workspace {
     /// without a token.
     ///
     /// # Errors
-    /// If the volume cannot be written, or the system has no random numbers.
+    /// If this process has another user than the stack, the volume cannot be written, or the system has no random numbers.
     pub fn create_token(&self, request: &TokenRequest) -> Result<(TokenRecord, BearerToken)> {
-        let directory = self.make_tokens_directory()?;
-        self.put_once_private(&closed_path(&directory), b"")?;
+        self.check_user(nix::unistd::geteuid().as_raw())?;
+        let directory = self.close_to_strangers()?;
         loop {
             let token = random_token().map_err(Error::io("make a token in", &directory))?;
             let record = TokenRecord::of(&token, request.clone());
@@ -337,7 +359,7 @@ impl<'de> Deserialize<'de> for SecretDigest {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 
     use super::*;
     use crate::fixtures::workspace;
@@ -393,6 +415,47 @@ mod tests {
     }
 
     #[test]
+    fn only_the_user_of_the_stack_creates_tokens() {
+        let (dir, workspace) = workspace();
+        let stack = dir.path().join(".stack");
+        let user = fs::metadata(&stack).unwrap().uid();
+        let error = workspace.check_user(user + 1).unwrap_err();
+        assert!(error.to_string().contains(&format!("run this command as user {user}")), "{error}");
+        // Only root can give it away. Others are refused by the line above.
+        if chown(&stack, Some(user + 1), None).is_ok() {
+            assert!(workspace.create_token(&request("ci")).is_err());
+            assert!(
+                !stack.join("tokens").exists(),
+                "nothing is created that the stack cannot read"
+            );
+            chown(&stack, Some(user), None).unwrap();
+        }
+        workspace.create_token(&request("ci")).unwrap();
+    }
+
+    #[test]
+    fn an_unreadable_file_costs_only_its_own_token() {
+        let (dir, workspace) = workspace();
+        let (_, lost) = workspace.create_token(&request("a")).unwrap();
+        let (_, revoked) = workspace.create_token(&request("b")).unwrap();
+        let mut tokens = look(&workspace);
+        let directory = dir.path().join(".stack/tokens");
+        let file = directory.join(format!("{}.json", lost.id()));
+        fs::remove_file(&file).unwrap();
+        // Opening it fails, also for root, and it is not damage.
+        symlink(&file, &file).unwrap();
+        fs::remove_file(directory.join("closed")).unwrap();
+        workspace.revoke_token(revoked.id()).unwrap();
+        let (made, _) = workspace.create_token(&request("c")).unwrap();
+        fs::remove_file(directory.join("closed")).unwrap();
+        assert!(tokens.look(&workspace).unwrap());
+        assert_eq!(tokens.iter().collect::<Vec<_>>(), [&made]);
+        workspace.revoke_token(&made.id).unwrap();
+        assert!(tokens.look(&workspace).unwrap() && tokens.is_closed());
+        assert!(!tokens.look(&workspace).unwrap(), "nothing has changed");
+    }
+
+    #[test]
     fn a_damaged_file_costs_only_its_own_token() {
         let (dir, workspace) = workspace();
         let (record, good) = workspace.create_token(&request("a")).unwrap();
@@ -411,12 +474,17 @@ mod tests {
         }
         let tokens = look(&workspace);
         assert_eq!(tokens.iter().collect::<Vec<_>>(), [&record]);
-        assert_eq!(fs::read_dir(workspace.damaged()).unwrap().count(), 5);
+        // They stay: a later version may understand them.
+        let is_token = |name: &str| name.ends_with(".json");
+        let names = fs::read_dir(&directory).unwrap().map(|it| it.unwrap().file_name());
+        assert_eq!(names.filter(|name| is_token(name.to_str().unwrap())).count(), 6);
+        assert!(!workspace.damaged().exists());
         // The only token is damaged: nobody is let in because of that.
         fs::write(directory.join(format!("{}.json", good.id())), "x").unwrap();
         fs::remove_file(directory.join("closed")).unwrap();
         let tokens = look(&workspace);
         assert_eq!((tokens.iter().count(), tokens.is_closed()), (0, true));
+        assert!(directory.join("CCCCCCCC.json").exists());
     }
 
     #[test]

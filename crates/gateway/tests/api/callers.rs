@@ -6,7 +6,7 @@ use contract::{JobId, Scope, Service, SessionId};
 use gateway::Gateway;
 use serde_json::json;
 
-use crate::support::{REPO, Volume, ask, bearer, within_two_seconds};
+use crate::support::{REPO, Volume, ask, bearer, until};
 
 /// The routes, as `src/routes.md` lists them, with the scope that each needs.
 fn routes() -> Vec<(String, String, Option<Scope>)> {
@@ -109,8 +109,9 @@ async fn a_token_closes_a_running_stack_and_a_revoked_one_opens_nothing() {
     // As `stackctl token create` does on the machine of the volume.
     let token = bearer(&volume.token("boss", &[Scope::Admin]));
     for gateway in [&gateway, &other] {
-        within_two_seconds(async || status(gateway, "").await == 401).await;
-        assert_eq!(status(gateway, &token).await, 200);
+        until(async || status(gateway, "").await == 401).await;
+        // The stack is closed a moment before the token is there.
+        until(async || status(gateway, &token).await == 200).await;
         let (_, _, health) = ask(gateway, "GET", "/health", "", "").await;
         assert!(health.get("open").is_none(), "{health}");
     }
@@ -119,11 +120,11 @@ async fn a_token_closes_a_running_stack_and_a_revoked_one_opens_nothing() {
     assert_eq!(made, 201, "{view}");
     let ci = format!("authorization: Bearer {}\r\n", view["token"].as_str().unwrap());
     assert_eq!(status(&gateway, &ci).await, 200, "the gateway that made it knows it at once");
-    within_two_seconds(async || status(&other, &ci).await == 200).await;
+    until(async || status(&other, &ci).await == 200).await;
     let path = format!("/api/tokens/{}", view["id"].as_str().unwrap());
     assert_eq!(ask(&other, "DELETE", &path, &token, "").await.1, 200);
     assert_eq!(status(&other, &ci).await, 401);
-    within_two_seconds(async || status(&gateway, &ci).await == 401).await;
+    until(async || status(&gateway, &ci).await == 401).await;
     assert_eq!(ask(&other, "DELETE", &path, &token, "").await.1, 404);
     // Nobody is let in because the last token is gone.
     let (_, _, tokens) = ask(&gateway, "GET", "/api/tokens", &token, "").await;
@@ -182,7 +183,7 @@ async fn tokens_are_created_listed_and_never_shown_again() {
     // What happened is in the audit log, without secrets.
     let day = contract::Timestamp::now().to_string();
     let path = volume.workspace.audit().join(format!("{}.ndjson", &day[..10]));
-    within_two_seconds(async || {
+    until(async || {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(!text.contains(secret) && !text.contains(boss.secret()));
         text.lines().any(|line| {
@@ -211,8 +212,24 @@ async fn the_operators_own_token_and_an_open_door() {
             config.allow_anonymous = true;
         })
         .await;
-    assert_eq!(ask(&ajar, "GET", "/api/jobs", "", "").await.1, 200);
+    let ids: Vec<_> = [&*admin, ""].into_iter().map(|who| (JobId::new(), who)).collect();
+    for (id, who) in &ids {
+        let headers = format!("{who}x-job-id: {id}\r\n");
+        let pull = json!({"repoUrl": REPO, "directory": format!("of-{id}")}).to_string();
+        assert_eq!(ask(&ajar, "POST", "/api/pull", &headers, &pull).await.1, 200);
+    }
+    let (_, status, list) = ask(&ajar, "GET", "/api/jobs", "", "").await;
+    assert_eq!((status, &list["count"]), (200, &json!(1)), "{list}");
+    assert_eq!(list["jobs"][0]["jobId"], json!(ids[1].0));
+    let read = async |id, who: &str| ask(&ajar, "GET", &format!("/api/jobs/{id}"), who, "").await.1;
+    assert_eq!((read(ids[0].0, "").await, read(ids[1].0, "").await), (404, 200));
+    assert_eq!(read(ids[1].0, &admin).await, 200, "the control");
     assert_eq!(ask(&ajar, "GET", "/api/tokens", "", "").await.1, 403);
     let (_, _, health) = ask(&ajar, "GET", "/health", "", "").await;
     assert_eq!(health["open"], true);
+    let later = volume.gateway(|_| {}).await;
+    assert_eq!(ask(&later, "GET", "/api/jobs", "", "").await.1, 401, "it stays closed");
+    // The control: a volume that has never had a token.
+    let other = Volume::new();
+    assert_eq!(ask(&other.gateway(|_| {}).await, "GET", "/api/jobs", "", "").await.1, 200);
 }

@@ -4,7 +4,7 @@ use contract::{CallerLimits, Scope};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use crate::support::{REPO, Volume, answer, ask, bearer, within_two_seconds};
+use crate::support::{REPO, Volume, answer, ask, bearer, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_asks_too_often_is_told_when_to_come_back() {
@@ -107,16 +107,16 @@ async fn a_job_over_the_limit_waits_although_a_replica_is_free() {
         view["state"].as_str().unwrap_or("none").to_owned()
     };
     let (_first, first) = submit(&limited, "a").await;
-    within_two_seconds(async || state(&limited, first).await == "running").await;
+    until(async || state(&limited, first).await == "running").await;
     let (mut waits, second) = submit(&limited, "b").await;
     assert!(answer(&mut waits).await.contains(r#""type":"queued""#));
     // The control: another caller's job passes it.
     let (_third, third) = submit(&other, "c").await;
-    within_two_seconds(async || state(&other, third).await == "running").await;
+    until(async || state(&other, third).await == "running").await;
     assert_eq!(state(&limited, second).await, "queued");
     let job = workspace::Job::open(&volume.workspace, first).unwrap().unwrap();
     std::fs::write(job.directory().join("outcome"), outcome()).unwrap();
-    within_two_seconds(async || state(&limited, second).await == "running").await;
+    until(async || state(&limited, second).await == "running").await;
 }
 
 /// The file of a job that has failed.

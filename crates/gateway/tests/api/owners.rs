@@ -223,3 +223,23 @@ async fn the_id_of_a_job_belongs_to_one_caller_and_to_this_day() {
         assert_eq!((got, &error["code"]), (status, &json!("invalid_field")), "{bad}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_refused_takes_no_name_away() {
+    let volume = Volume::new();
+    let [ann, bob] = ["ann", "bob"].map(|name| bearer(&volume.token(name, PLAIN)));
+    let owner = volume.workspace.root().join(".stack/owners/app");
+    let pull = json!({"repoUrl": REPO, "directory": "app"}).to_string();
+    let full = volume.gateway(|config| config.queue_limit = 0).await;
+    let (_, status, error) = ask(&full, "POST", "/api/pull", &ann, &pull).await;
+    assert_eq!((status, &error["code"]), (503, &json!("queue_full")), "{error}");
+    let drained = volume.gateway(|config| config.drain = true).await;
+    let (_, status, error) = ask(&drained, "POST", "/api/pull", &ann, &pull).await;
+    assert_eq!((status, &error["code"]), (503, &json!("terminated")), "{error}");
+    assert!(!owner.exists());
+    // The control: the job of the next one makes it the owner.
+    let gateway = volume.gateway(|_| {}).await;
+    assert_eq!(ask(&gateway, "POST", "/api/pull", &bob, &pull).await.1, 200);
+    assert!(fs::read_to_string(&owner).unwrap().contains("bob"));
+    assert_eq!(ask(&gateway, "POST", "/api/pull", &ann, &pull).await.1, 404);
+}

@@ -183,12 +183,12 @@ pub(crate) fn bearer(token: &BearerToken) -> String {
     format!("authorization: Bearer {}\r\n", token.expose())
 }
 
-/// Waits until `is` holds, for at most as long as a change of the tokens may take.
-pub(crate) async fn within_two_seconds(mut is: impl AsyncFnMut() -> bool) {
+/// Waits until `is` holds.
+pub(crate) async fn until(mut is: impl AsyncFnMut() -> bool) {
     let look = async {
         while !is().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(4), look).await.expect("the change is seen in time");
+    tokio::time::timeout(PATIENCE, look).await.expect("the change is seen in time");
 }

@@ -131,7 +131,7 @@ async fn a_workflow_that_has_ended_gets_nothing() {
 async fn a_workflow_works_only_where_its_caller_may() {
     let bench = Bench::start().await;
     let bob = bearer(&bench.volume.token("bob", &[Scope::Submit]));
-    crate::support::within_two_seconds(async || {
+    crate::support::until(async || {
         let body = json!({"repoUrl": REPO, "directory": "bobs"});
         bench.post("/api/pull", &bob, &body).await.0 == 200
     })

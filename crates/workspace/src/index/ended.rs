@@ -34,7 +34,7 @@ pub struct EndedJob {
     pub ended: Timestamp,
     /// The workflow that started it.
     pub parent: Option<JobId>,
-    /// Whose it was. Lines of earlier versions do not say.
+    /// Whose it was. `None` if its record is damaged, or its line was cut short.
     pub caller: Option<CallerName>,
     /// Whether its own directory is to be deleted. Only known as long as the job itself was read.
     pub(super) discards: bool,
@@ -90,10 +90,15 @@ fn state_in(line: &[u8]) -> &[u8] {
     rest.split(|byte| *byte == b' ').next().unwrap_or_default()
 }
 
-/// The name of the caller in a line. It has an end mark of its own.
+/// The name of the caller in a line. It has an end mark of its own. A line that ends before it is of an earlier version,
+/// which knew only `anonymous`. `None` if the line was cut short.
 pub(super) fn caller_in(line: &[u8]) -> Option<&[u8]> {
-    let mut fields = line.split(|byte| *byte == b' ').skip(5);
-    let caller = fields.next()?;
+    let mut fields = line.split(|byte| *byte == b' ').skip(4);
+    if fields.next()? != b"." {
+        return None;
+    }
+    // A line that was cut exactly here looks like that too, but its job is indexed again: it was not yet taken off the open ones.
+    let Some(caller) = fields.next() else { return Some(CallerName::ANONYMOUS.as_bytes()) };
     (fields.next()? == b".").then_some(caller)
 }
 

@@ -98,7 +98,7 @@ fn the_jobs_of_one_caller() {
     assert_eq!(found(&workspace, of("ci")), [6, 3, 0].map(|n| jobs[n]));
     assert_eq!(found(&workspace, of("c")), [8, 5, 2].map(|n| jobs[n]));
     assert_eq!(found(&workspace, of("nobody")), []);
-    // A line of an earlier version, or one that was cut short, hides nothing.
+    // A line of an earlier version is of `anonymous`. One that was cut short hides nothing.
     let path = workspace.ended_index().path().join("1970-01-02");
     let text = fs::read_to_string(&path).unwrap();
     let ending = |n: usize, end: &str, new: &str| {
@@ -107,7 +107,9 @@ fn the_jobs_of_one_caller() {
     };
     let (one, two) = (ending(1, " ci2 .", ""), ending(8, " c .", " c"));
     fs::write(&path, text.replace(&one.0, &one.1).replace(&two.0, &two.1)).unwrap();
-    assert_eq!(found(&workspace, of("ci")), [8, 6, 3, 1, 0].map(|n| jobs[n]));
+    assert_eq!(found(&workspace, of("ci")), [8, 6, 3, 0].map(|n| jobs[n]));
+    let of_anonymous = JobFilter { caller: Some(CallerName::anonymous()), ..JobFilter::default() };
+    assert_eq!(found(&workspace, of_anonymous), [8, 1].map(|n| jobs[n]));
 }
 
 /// More lines than fit into a block, and more jobs than one look finds.
@@ -116,7 +118,7 @@ fn a_day_of_thousands_of_jobs() {
     let (_dir, workspace) = workspace();
     workspace.open_jobs().unwrap();
     let ids: Vec<_> = (0..2500).map(|n| id(DAY + n, n)).collect();
-    let jobs: Vec<_> = ids
+    let mut jobs: Vec<_> = ids
         .iter()
         .map(|id| {
             let parent = (id.created().as_millisecond() % 2 == 0).then_some(ids[0]);
@@ -127,6 +129,7 @@ fn a_day_of_thousands_of_jobs() {
         })
         .collect();
     workspace.ended_index().append(Day::of(ids[0]), &jobs).unwrap();
+    jobs.iter_mut().for_each(|job| job.caller = Some(CallerName::anonymous()));
     let newest_first: Vec<_> = ids.iter().rev().copied().collect();
     assert_eq!(found(&workspace, JobFilter::default()), newest_first);
     assert_eq!(found(&workspace, state(JobState::Cancelled)), [ids[7]]);

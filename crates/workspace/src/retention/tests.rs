@@ -268,7 +268,9 @@ fn above_the_limit_the_oldest_goes_first() {
     let session = volume.session_in(&format!("jobs/{}/repo", jobs[0].id()));
     let total = size(volume.workspace.root());
     let limited = |limit| Retention { limit: Some(limit), ..Retention::default() };
-    assert!(volume.collect(limited(total + 100_000), 0).is_empty());
+    fs::create_dir(volume.workspace.audit()).unwrap();
+    fs::write(volume.workspace.audit().join("2026-01-31.ndjson"), vec![b'x'; 1_000_000]).unwrap();
+    assert!(volume.collect(limited(total + 100_000), 0).is_empty(), "the audit log does not count");
     // The checkout of the first has a session that was used last, so that of the second is older.
     let limit = limited(total - 90_000);
     let found = volume.workspace.collect(&limit, in_days(0), Collect::Find).unwrap().unwrap();
