@@ -99,7 +99,7 @@ impl Bench {
         if left.is_empty() {
             return Ok(());
         }
-        let why = format!("these processes cannot be killed: {left:?}");
+        let why = format!("failed to kill {left}");
         Err(Error::Program { program: "stackctl up".to_owned(), why })
     }
 

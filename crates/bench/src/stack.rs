@@ -145,15 +145,16 @@ impl Stack {
     /// The processes of a part, such as `gateway`.
     pub(crate) async fn processes(&self, part: &str) -> Result<Vec<Pid>> {
         let (up, part) = (self.up.id(), part.to_owned());
-        let find = move || {
+        let find = move || -> std::io::Result<Vec<Pid>> {
             let is_part = |pid: &Pid| {
                 let process = Process::new(pid.as_raw());
                 let arguments = process.and_then(|process| process.cmdline()).unwrap_or_default();
                 arguments.get(1..) == Some(&["serve".to_owned(), part.clone()])
             };
-            descendants(up).into_iter().filter(is_part).collect()
+            Ok(descendants(up)?.into_iter().filter(is_part).collect())
         };
-        Ok(tokio::task::spawn_blocking(find).await?)
+        let found = tokio::task::spawn_blocking(find).await?;
+        found.map_err(Error::io("list the processes of the stack"))
     }
 
     /// Stops it, and waits until it is gone.

@@ -25,8 +25,8 @@ pub struct Confinement {
     calls: Option<UnixSockets>,
 }
 
-/// Whether a child may create Unix sockets. A pair of connected sockets, as programs use it to talk to their children,
-/// is always possible.
+/// Whether a child may create Unix sockets. A pair of connected sockets that is no pair for datagrams, as programs use it
+/// to talk to their children, is always possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnixSockets {
     /// It may. Before Linux 7.1, it can then connect to every socket in the file system that its user may connect to.

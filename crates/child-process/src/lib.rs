@@ -45,7 +45,9 @@ pub mod machine;
 mod processes;
 mod reaper;
 mod registry;
+mod reserve;
 mod spawner;
+mod survivors;
 mod sweep;
 mod system_calls;
 mod this_process;
@@ -61,5 +63,6 @@ pub use nix::{
     unistd::Pid,
 };
 pub use processes::descendants;
+pub use survivors::Survivors;
 pub use sweep::{end_job, kill_adopted, kill_descendants, kill_descendants_now};
 pub use this_process::{become_subreaper, hide_environment};

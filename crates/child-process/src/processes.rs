@@ -1,6 +1,6 @@
 //! The process tree, read from `/proc`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, io};
 
 use nix::unistd::Pid;
 
@@ -28,9 +28,11 @@ pub(crate) enum Life {
 /// A process that is forked meanwhile may be missing, so repeat this until it finds nothing new. It reads all of
 /// `/proc`, which takes milliseconds, so do not call it on an async thread. Returns nothing on systems other than
 /// Linux.
-#[must_use]
-pub fn descendants(pid: Pid) -> Vec<Pid> {
-    below(&processes(), pid, &[]).into_iter().map(|process| process.pid).collect()
+///
+/// # Errors
+/// If the processes cannot be listed, for example because no file descriptors are left.
+pub fn descendants(pid: Pid) -> io::Result<Vec<Pid>> {
+    Ok(below(&processes()?, pid, &[]).into_iter().map(|process| process.pid).collect())
 }
 
 /// The processes in `all` that descend from `root`, parents first, without those in `except` and their descendants.
@@ -54,7 +56,7 @@ pub(crate) fn below(all: &[Process], root: Pid, except: &[Pid]) -> Vec<Process> 
 }
 
 /// The children of this process, including zombies. `None` if the kernel has no list of children
-/// (`CONFIG_PROC_CHILDREN`).
+/// (`CONFIG_PROC_CHILDREN`), or if it cannot be read.
 ///
 /// Much cheaper than reading all processes. In a subreaper, the children of a process that exits join the list at
 /// once.
@@ -62,14 +64,15 @@ pub(crate) fn below(all: &[Process], root: Pid, except: &[Pid]) -> Vec<Process> 
 pub(crate) fn children() -> Option<Vec<Pid>> {
     let mut children = Vec::new();
     // A child belongs to the thread that forked it, or, if adopted, to any thread.
-    for thread in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
-        match std::fs::read_to_string(thread.path().join("children")) {
+    for thread in std::fs::read_dir("/proc/self/task").ok()? {
+        let thread = thread.ok()?.path();
+        match std::fs::read_to_string(thread.join("children")) {
             Ok(list) => {
                 let pids = list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
                 children.extend(pids.map(Pid::from_raw));
             }
             // The thread has exited. Its children moved to another thread and are found next time.
-            Err(_) if !thread.path().exists() => {}
+            Err(_) if matches!(thread.try_exists(), Ok(false)) => {}
             Err(_) => return None,
         }
     }
@@ -81,21 +84,44 @@ pub(crate) fn children() -> Option<Vec<Pid>> {
     None
 }
 
-/// Every process, except those that exit meanwhile.
+/// Every process, except those that exit meanwhile, and those that the kernel hides from this user (`hidepid`).
+///
+/// # Errors
+/// If they cannot all be read. A process that was not looked at must not count as one that is not there.
 #[cfg(target_os = "linux")]
-pub(crate) fn processes() -> Vec<Process> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| {
-            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
-        })
-        .collect()
+pub(crate) fn processes() -> io::Result<Vec<Process>> {
+    let mut processes = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        match std::fs::read(format!("/proc/{pid}/stat")) {
+            Ok(stat) => {
+                processes.push(parse_stat(&stat).ok_or_else(|| {
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("unexpected content in /proc/{pid}/stat"),
+                    )
+                })?);
+            }
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(processes)
+}
+
+/// Whether a process has exited or is hidden, according to an error of reading its file.
+#[cfg(target_os = "linux")]
+fn is_absent(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | PermissionDenied)
+        || error.raw_os_error() == Some(nix::libc::ESRCH)
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn processes() -> Vec<Process> {
-    Vec::new()
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on Linux")]
+pub(crate) fn processes() -> io::Result<Vec<Process>> {
+    Ok(Vec::new())
 }
 
 /// Parses `/proc/<pid>/stat`, proc_pid_stat(5): `pid (name) state parent group …`. A process chooses its own name,

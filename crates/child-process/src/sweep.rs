@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +25,8 @@ use crate::{
     JobBounds, cgroup, killer,
     processes::{Life, Process, below, children, processes},
     reaper::{self, has_children},
-    registry,
+    registry, reserve,
+    survivors::Survivors,
 };
 
 /// The time between two passes, unless something is reaped earlier.
@@ -59,24 +61,23 @@ enum Targets {
 /// have exited are not found. Children that have a [`Child`](crate::Child) are killed too, unless excepted;
 /// [`wait`](crate::Child::wait) still returns their status.
 ///
-/// Returns the processes still alive at `deadline`: they are in an uninterruptible system call or belong to another
-/// user. If there is nothing to kill, it returns at once without reading `/proc`.
-#[must_use = "some may have survived"]
-pub async fn kill_descendants(except: &[Pid], deadline: Instant) -> Vec<Pid> {
+/// Returns the processes still alive at `deadline`. If there is nothing to kill, it returns at once without reading
+/// `/proc`.
+pub async fn kill_descendants(except: &[Pid], deadline: Instant) -> Survivors {
     let targets = Targets::AllBut(except.to_vec());
     on_killer_thread(targets, deadline).await
 }
 
 /// [`kill_descendants`] for a job within `bounds`, which may need fewer steps.
-#[must_use = "some may have survived"]
-pub async fn end_job(bounds: &Arc<JobBounds>, deadline: Instant) -> Vec<Pid> {
+pub async fn end_job(bounds: &Arc<JobBounds>, deadline: Instant) -> Survivors {
     let targets = Targets::AllBut(Vec::new());
     // An ordinary job leaves nothing, so this is free.
     if !has_children() {
-        return Vec::new();
+        return Survivors::none();
     }
     let (there, bounds) = (targets.clone(), Arc::clone(bounds));
     let work = move || {
+        let _released = reserve::release();
         bounds.kill();
         end(&there, deadline)
     };
@@ -88,20 +89,18 @@ pub async fn end_job(bounds: &Arc<JobBounds>, deadline: Instant) -> Vec<Pid> {
 
 /// Kills what exited children left behind: all descendants of this process that do not belong to a living
 /// [`Child`](crate::Child). Returns those still alive at `deadline`, and retries them every second.
-#[must_use = "some may have survived"]
-pub async fn kill_adopted(deadline: Instant) -> Vec<Pid> {
+pub async fn kill_adopted(deadline: Instant) -> Survivors {
     on_killer_thread(Targets::Adopted, deadline).await
 }
 
 /// [`kill_descendants`] for code that cannot await: in `drop`, and on a second signal. Blocks until no descendant is
 /// left, but at most for `limit`.
-#[must_use = "some may have survived"]
-pub fn kill_descendants_now(except: &[Pid], limit: Duration) -> Vec<Pid> {
+pub fn kill_descendants_now(except: &[Pid], limit: Duration) -> Survivors {
     end(&Targets::AllBut(except.to_vec()), Instant::now() + limit)
 }
 
 /// Runs on a separate thread, or on the caller's if there is none.
-async fn on_killer_thread(targets: Targets, deadline: Instant) -> Vec<Pid> {
+async fn on_killer_thread(targets: Targets, deadline: Instant) -> Survivors {
     let there = targets.clone();
     match killer::run(move || end(&there, deadline)).await {
         Ok(left) => left,
@@ -116,18 +115,23 @@ pub(crate) fn has_survivors() -> bool {
 
 /// Retries the survivors of [`kill_adopted`].
 pub(crate) fn end_survivors() {
-    end(&Targets::Adopted, Instant::now() + PAUSE);
+    // It stores whether there are any left.
+    let _ = end(&Targets::Adopted, Instant::now() + PAUSE);
 }
 
-fn end(targets: &Targets, deadline: Instant) -> Vec<Pid> {
-    let left = end_by(targets, deadline);
+fn end(targets: &Targets, deadline: Instant) -> Survivors {
+    let left = {
+        // Without a child there is nothing to list, and most jobs leave none.
+        let _released = has_children().then(reserve::release);
+        end_by(targets, deadline)
+    };
     if matches!(targets, Targets::Adopted) {
         HAS_SURVIVORS.store(!left.is_empty(), Ordering::Relaxed);
     }
     left
 }
 
-fn end_by(targets: &Targets, deadline: Instant) -> Vec<Pid> {
+fn end_by(targets: &Targets, deadline: Instant) -> Survivors {
     if matches!(targets, Targets::Adopted) {
         cgroup::end_orphaned();
     }
@@ -136,14 +140,14 @@ fn end_by(targets: &Targets, deadline: Instant) -> Vec<Pid> {
     let kill_anyway_at = begun + deadline.saturating_duration_since(begun) / 2;
     for _ in 0..QUICK_ROUNDS {
         if !has_children() {
-            return Vec::new();
+            return Survivors::none();
         }
         match signal_children(targets, Signal::SIGKILL).map(|found| found.len()) {
             // A list that changes while it is read may miss a child, so read it twice.
             Some(0)
                 if signal_children(targets, Signal::SIGKILL).is_some_and(|it| it.is_empty()) =>
             {
-                return Vec::new();
+                return Survivors::none();
             }
             Some(..=FEW) => registry::wait_for_reaping(PAUSE),
             // Too many for an ordinary job, or unknown: each death could make room for another fork.
@@ -153,13 +157,25 @@ fn end_by(targets: &Targets, deadline: Instant) -> Vec<Pid> {
     let mut stopped = BTreeSet::new();
     let mut quiet = 0;
     loop {
-        let snapshot = Snapshot::now(targets);
+        let (snapshot, now) = (Snapshot::now(targets), Instant::now());
+        let snapshot = match snapshot {
+            Ok(snapshot) => snapshot,
+            // Without a child, this process has no descendants.
+            Err(_) if !has_children() => return Survivors::none(),
+            Err(error) if now >= deadline => {
+                return Survivors { pids: Vec::new(), unknown: Some(error) };
+            }
+            Err(_) => {
+                registry::wait_for_reaping(PAUSE);
+                continue;
+            }
+        };
         if snapshot.is_over() {
-            return Vec::new();
+            return Survivors::none();
         }
-        let now = Instant::now();
         if now >= deadline {
-            return snapshot.living.iter().map(|process| process.pid).collect();
+            let pids = snapshot.living.iter().map(|process| process.pid).collect();
+            return Survivors { pids, unknown: None };
         }
         let new: Vec<Process> = snapshot
             .living
@@ -195,7 +211,7 @@ fn chase(targets: &Targets) {
 }
 
 /// Signals those children of this process that are targets, and their groups if these contain only targets. Returns
-/// them, including zombies; `None` if the kernel has no list of children.
+/// them, including zombies; `None` if the kernel has no list of children, or it cannot be read.
 fn signal_children(targets: &Targets, signal: Signal) -> Option<Vec<Pid>> {
     // The lock excludes a child that is in the list but not registered yet.
     let registry = registry::lock();
@@ -234,9 +250,9 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    fn now(targets: &Targets) -> Self {
+    fn now(targets: &Targets) -> io::Result<Self> {
         let this = getpid();
-        let all = processes();
+        let all = processes()?;
         // After the listing, so every child in it is registered.
         let own = registry::lock().unreaped();
         let except = match targets {
@@ -251,7 +267,7 @@ impl Snapshot {
         let all_members = members(&all);
         let targets = members(&living).into_iter();
         let groups = targets.filter(|(group, count)| all_members.get(group) == Some(count));
-        Self { dying, groups: groups.map(|(group, _)| group).collect(), living }
+        Ok(Self { dying, groups: groups.map(|(group, _)| group).collect(), living })
     }
 
     fn is_over(&self) -> bool {

@@ -16,8 +16,8 @@ mod linux {
         errno::Errno,
         libc::{
             self, AF_INET, AF_INET6, AF_PACKET, AF_UNIX, CLONE_NEWCGROUP, CLONE_NEWIPC,
-            CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, EPERM, SOCK_RAW,
-            TIOCSTI, c_int, c_long,
+            CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, EPERM,
+            SOCK_DGRAM, SOCK_RAW, TIOCSTI, c_int, c_long,
         },
     };
     use seccompiler::{
@@ -140,6 +140,9 @@ mod linux {
         }
         if sockets == UnixSockets::Refused {
             socket.push(rule([family(AF_UNIX)?])?);
+            // A socket for datagrams can send to any other, although it is one of a pair. Linux makes one of SOCK_RAW too.
+            let kind = |kind| rule([argument(1, Is::MaskedEq(SOCKET_TYPE), wide(kind))?]);
+            rules.insert(libc::SYS_socketpair, vec![kind(SOCK_DGRAM)?, kind(SOCK_RAW)?]);
         }
         rules.insert(libc::SYS_socket, socket);
         // Types on another terminal of the user.

@@ -3,7 +3,8 @@
 use std::io;
 
 /// Makes this process the new parent of every orphaned descendant, so that none can escape by forking twice. From
-/// then on, a thread reaps every child as soon as it exits. Children do not inherit this.
+/// then on, a thread reaps every child as soon as it exits, and three file descriptors are kept, so that descendants can
+/// be found when no others are left. Children do not inherit this.
 ///
 /// Such a process must spawn children only with [`Guest`](crate::Guest): the exit status of any other child is lost.
 ///
@@ -17,6 +18,7 @@ pub fn become_subreaper() -> io::Result<()> {
         nix::sys::prctl::set_child_subreaper(true)?;
         crate::reaper::start()?;
         crate::killer::start()?;
+        crate::reserve::fill();
     }
     Ok(())
 }

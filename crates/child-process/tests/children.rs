@@ -12,8 +12,8 @@ use std::{
 };
 
 use child_process::{
-    Child, Confinement, Guest, Pid, Resource, Signal, become_subreaper, descendants,
-    is_confinement_available, kill_descendants, kill_descendants_now,
+    Child, Confinement, Guest, Pid, Resource, Signal, become_subreaper, is_confinement_available,
+    kill_descendants, kill_descendants_now,
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
@@ -22,6 +22,10 @@ use tokio::{
 };
 
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+fn descendants(pid: Pid) -> Vec<Pid> {
+    child_process::descendants(pid).unwrap()
+}
 
 /// These tests share one process, and a sweep kills the children of all.
 async fn alone() -> MutexGuard<'static, ()> {
@@ -301,6 +305,53 @@ async fn a_sweep_without_descendants_reads_nothing() {
     }
     // One pass over /proc takes a millisecond or more; this is a thousand system calls.
     assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+}
+
+/// Runs a test of this file in its own process, whose limits it changes.
+async fn in_a_process(name: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = helper(name, directory.path()).await;
+    assert!(child.wait().await.unwrap().success(), "{name}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_listed_is_not_absent() {
+    let _alone = alone().await;
+    in_a_process("helper_without_descriptors").await;
+}
+
+#[tokio::test]
+#[ignore = "a helper process of another test"]
+async fn helper_without_descriptors() {
+    become_subreaper().unwrap();
+    // The orphan is in no group of a child.
+    let script = "setsid sleep 1000 > /dev/null & echo $!";
+    let text = output(shell(script).stderr(Stdio::null()).stdin(Stdio::null())).await;
+    let orphan = Pid::from_raw(text.trim().parse().unwrap());
+    assert!(is_alive(orphan));
+    // Not even the reserve can be used.
+    let limit = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let lower =
+        |soft| nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, soft, limit.1).unwrap();
+    lower(0);
+    assert!(child_process::descendants(Pid::this()).is_err());
+    let left = kill_descendants_now(&[], Duration::from_millis(100));
+    assert!(left.pids.is_empty() && left.unknown.is_some(), "{left:?}");
+    lower(limit.0);
+    assert!(is_alive(orphan));
+    // All are in use, but the reserve is enough.
+    become_subreaper().unwrap();
+    lower(64);
+    let mut files = Vec::new();
+    while let Ok(file) = fs::File::open("/dev/null") {
+        files.push(file);
+    }
+    assert!(child_process::descendants(Pid::this()).is_err());
+    let left = kill_descendants_now(&[], Duration::from_secs(10));
+    assert!(left.is_empty(), "{left}");
+    drop(files);
+    lower(limit.0);
+    assert!(!is_alive(orphan) && descendants(Pid::this()).is_empty());
 }
 
 #[tokio::test]

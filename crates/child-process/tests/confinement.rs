@@ -6,7 +6,7 @@ use std::{
     fs,
     os::{
         linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixListener},
+        unix::net::{SocketAddr, UnixDatagram, UnixListener},
     },
     path::Path,
     process::Stdio,
@@ -56,6 +56,7 @@ async fn what_is_refused_works_without_confinement() {
     let address = SocketAddr::from_abstract_name(&abstract_name).unwrap();
     let _abstract = UnixListener::bind_addr(&address).unwrap();
     let _path = UnixListener::bind(outside.path().join("socket")).unwrap();
+    let _datagrams = UnixDatagram::bind(outside.path().join("datagrams")).unwrap();
     let mut sleeper = Guest::new("/bin/sleep").args(["1000"]).spawn().await.unwrap();
     let (pid, outside) = (sleeper.id(), outside.path().display());
     let scopes = Enforcement::of_this_kernel().scopes;
@@ -76,6 +77,20 @@ async fn what_is_refused_works_without_confinement() {
             format!("socket.socket(socket.AF_UNIX).connect('{outside}/socket')"),
             true,
         ),
+        (
+            "send a datagram from one of a pair",
+            format!(
+                "it = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0]; it.sendto(b'x', '{outside}/datagrams')"
+            ),
+            true,
+        ),
+        (
+            "send a datagram from one of a raw pair",
+            format!(
+                "it = socket.socketpair(socket.AF_UNIX, socket.SOCK_RAW)[0]; it.sendto(b'x', '{outside}/datagrams')"
+            ),
+            true,
+        ),
         ("make a namespace", "assert ctypes.CDLL(None).unshare(0x10000000) == 0".to_owned(), true),
         ("gain rights", "assert ctypes.CDLL(None).prctl(39, 0, 0, 0, 0) == 0".to_owned(), true),
     ];
@@ -87,7 +102,8 @@ async fn what_is_refused_works_without_confinement() {
         assert!(succeeds(script, here, None).await || what == "make a namespace", "{what}");
         assert_eq!(succeeds(script, here, Some(&refused)).await, !is_refused, "{what}");
         let mediates = Enforcement::of_this_kernel().mediates_unix_sockets();
-        let is_open = what == "connect to a socket" && !mediates;
+        let is_of_sockets = what == "connect to a socket" || what.starts_with("send a datagram");
+        let is_open = is_of_sockets && !mediates;
         let is_refused = is_refused && !is_open;
         assert_eq!(succeeds(script, here, Some(&allowed)).await, !is_refused, "{what}");
     }
@@ -106,6 +122,10 @@ async fn what_programs_do_every_day_still_works() {
         ("fork", "assert os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)[1] == 0"),
         ("threads", "import threading; it = threading.Thread(); it.start(); it.join()"),
         ("socket pairs", "one, other = socket.socketpair(); one.send(b'x'); assert other.recv(1)"),
+        (
+            "pairs of packets",
+            "one, other = socket.socketpair(type=socket.SOCK_SEQPACKET); one.send(b'x'); assert other.recv(1)",
+        ),
         (
             "TCP",
             "it = socket.create_server(('127.0.0.1', 0)); socket.create_connection(it.getsockname())",

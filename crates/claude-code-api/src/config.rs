@@ -142,10 +142,11 @@ impl Config {
     /// The directories of `PATH`, that of the CLI, and that of what it is a link to. A directory that contains the
     /// user's home is left out: of the CLI, only the file remains.
     pub(crate) fn programs(&self) -> Vec<PathBuf> {
-        let home = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+        let homes = self.isolation.homes();
         let is_home = |directory: &Path| {
-            directory.parent().is_none()
-                || home.as_ref().is_some_and(|user| user.dir.starts_with(directory))
+            let real = directory.canonicalize();
+            let directory = real.as_deref().unwrap_or(directory);
+            directory.parent().is_none() || homes.iter().any(|home| home.starts_with(directory))
         };
         let mut programs: Vec<PathBuf> = self.path.split(':').map(PathBuf::from).collect();
         programs.retain(|directory| directory.is_absolute());

@@ -1,7 +1,10 @@
 //! What an agent can reach, as the operator has set it and as this machine can enforce it.
 
+mod closed;
+mod sockets;
+
 use std::{
-    fs, io,
+    io,
     path::{Component, Path, PathBuf},
 };
 
@@ -10,6 +13,7 @@ use child_process::{Confinement, Enforcement, UnixSockets};
 use contract::Code;
 
 use crate::refusal::Refusal;
+use closed::{homes_below, resolved, without};
 
 const ISOLATION: &str = "AGENT_ISOLATION";
 const READ: &str = "AGENT_READ_PATHS";
@@ -25,6 +29,19 @@ const NAME_RESOLUTION: [&str; 6] = [
     "/run/connman",
     "/run/nscd",
     "/run/netconfig",
+];
+
+/// What programs of some systems need beside [`Confinement::SYSTEM`]: openSUSE's certificates, and Debian's gems.
+const OF_SYSTEMS: [&str; 2] = ["/var/lib/ca-certificates", "/var/lib/gems"];
+
+/// Settings that name a file with a secret of the stack. Those of other parts are known if this one has them too, as
+/// with `up`.
+const SECRET_FILES: [&str; 5] = [
+    "CLAUDE_CODE_CREDENTIALS_SECRET",
+    "STACK_SECRET_FILE",
+    "GITHUB_TOKEN_SECRET",
+    "SSH_KEY_FILE",
+    "ADMIN_TOKEN_SECRET",
 ];
 
 /// Whether agents are confined.
@@ -52,6 +69,12 @@ pub struct Isolation {
     pub environment: Vec<(String, String)>,
     /// `AGENT_UNIX_SOCKETS`. `None` allows them unless they would give an agent the machine.
     pub unix_sockets: Option<UnixSockets>,
+    /// The files with the stack's secrets, each with the setting that names it.
+    pub secret_files: Vec<(&'static str, PathBuf)>,
+    /// `HOME` of this process.
+    pub home: Option<PathBuf>,
+    /// `DOCKER_HOST`: where the user's Docker Engine listens.
+    pub docker_host: Option<String>,
 }
 
 /// The places of one agent.
@@ -101,7 +124,29 @@ impl Isolation {
             read: paths(settings, READ),
             write: paths(settings, WRITE),
             environment: environment(settings),
+            secret_files: SECRET_FILES
+                .into_iter()
+                .filter_map(|name| Some((name, settings.text(name)?.into())))
+                .collect(),
+            home: settings.text("HOME").map(PathBuf::from),
+            docker_host: settings.text("DOCKER_HOST"),
         }
+    }
+
+    /// The directories that are the user's home, according to the system and to `HOME`, without links.
+    pub(crate) fn homes(&self) -> Vec<PathBuf> {
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+        let mut homes: Vec<_> =
+            user.map(|user| user.dir).iter().chain(&self.home).map(|home| resolved(home)).collect();
+        homes.dedup();
+        homes
+    }
+
+    /// Sockets that would give an agent the machine or its user's other programs, if this process may connect to them.
+    /// Blocking.
+    #[must_use]
+    pub fn control_sockets(&self) -> Vec<PathBuf> {
+        sockets::usable(&self.homes(), self.docker_host.as_deref())
     }
 
     /// What an operator must know, for the log of a starting replica.
@@ -124,7 +169,7 @@ impl Isolation {
         let is_risky = self.mode != IsolationMode::None
             && self.unix_sockets == Some(UnixSockets::Allowed)
             && !Enforcement::of_this_kernel().mediates_unix_sockets();
-        if is_risky && let Some(path) = control_sockets().next() {
+        if is_risky && let Some(path) = self.control_sockets().first() {
             said.push(format!(
                 "agents can use {} (AGENT_UNIX_SOCKETS=allow), and with it this machine: run this service as a user \
                  who may not use it, or unset AGENT_UNIX_SOCKETS",
@@ -138,7 +183,28 @@ impl Isolation {
                 said.push(format!("{name}: {}: {error}", path.display()));
             }
         }
+        if self.mode != IsolationMode::None {
+            said.extend(self.reachable_secrets());
+        }
         said
+    }
+
+    /// Warns of secrets that lie where agents can read. This replica closes them to its own agents, but the replicas of
+    /// another stack, or one with other settings, do not know them.
+    fn reachable_secrets(&self) -> impl Iterator<Item = String> {
+        let system = Confinement::SYSTEM.into_iter().chain(OF_SYSTEMS).map(PathBuf::from);
+        let reachable = system.chain(self.read.iter().chain(&self.write).cloned());
+        let reachable: Vec<_> = reachable.map(|path| resolved(&path)).collect();
+        self.secret_files.iter().filter_map(move |(name, file)| {
+            let real = resolved(file);
+            let directory = reachable.iter().find(|directory| real.starts_with(directory))?;
+            Some(format!(
+                "{name}: {} is below {}, which agents can read: agents of this replica cannot read the file, but move \
+                 it elsewhere, such as to /run/secrets",
+                file.display(),
+                directory.display()
+            ))
+        })
     }
 
     /// What is enforced for each agent.
@@ -175,7 +241,7 @@ impl Isolation {
     pub fn unix_sockets(&self) -> UnixSockets {
         let is_safe = || {
             Enforcement::of_this_kernel().mediates_unix_sockets()
-                || control_sockets().next().is_none()
+                || self.control_sockets().is_empty()
         };
         self.unix_sockets
             .unwrap_or_else(|| if is_safe() { UnixSockets::Allowed } else { UnixSockets::Refused })
@@ -184,30 +250,34 @@ impl Isolation {
     /// The confinement of one agent; `None` if agents are not confined. Blocking.
     ///
     /// # Errors
-    /// If a directory that contains the workspace cannot be listed.
+    /// If the workspace or the directory for temporary files cannot be resolved.
     pub(crate) fn confinement(&self, places: &Places<'_>) -> io::Result<Option<Confinement>> {
         if self.mode == IsolationMode::None {
             return Ok(None);
         }
-        // No path of the system, and none that an operator adds, uncovers the workspace that may lie below it.
-        let both = [places.workspace, places.temporary];
-        let system = Confinement::SYSTEM.map(PathBuf::from);
-        let mut confinement = Confinement::default();
-        for path in system.iter().chain(places.programs) {
-            for path in without(path, &both)? {
-                confinement = confinement.read(path);
-            }
-        }
-        for path in &self.read {
-            for path in without(path, &both[..1])? {
-                confinement = confinement.read(path);
-            }
-        }
-        for path in &self.write {
-            for path in without(path, &both[..1])? {
-                confinement = confinement.write(path);
-            }
-        }
+        // No path of the system, and none that an operator adds, uncovers what may lie below it: the workspace, the
+        // stack's secrets, and of the system's also the user's home.
+        let secrets = self.secret_files.iter().map(|(_, file)| resolved(file));
+        let for_all: Vec<_> =
+            [places.workspace.canonicalize()?].into_iter().chain(secrets).collect();
+        let mut for_programs = for_all.clone();
+        for_programs.push(places.temporary.canonicalize()?);
+        let system: Vec<_> =
+            Confinement::SYSTEM.into_iter().chain(OF_SYSTEMS).map(PathBuf::from).collect();
+        let mut for_system = for_programs.clone();
+        for_system.extend(homes_below(&self.homes(), &system));
+        let below = |paths: &[PathBuf], excluded: &[PathBuf]| {
+            paths.iter().flat_map(|path| without(path, excluded)).collect::<Vec<_>>()
+        };
+        let read = [
+            below(&system, &for_system),
+            below(places.programs, &for_programs),
+            below(&self.read, &for_all),
+        ];
+        let mut confinement =
+            read.into_iter().flatten().fold(Confinement::default(), Confinement::read);
+        confinement =
+            below(&self.write, &for_all).into_iter().fold(confinement, Confinement::write);
         confinement = confinement.read("/proc").read("/sys").read("/etc/resolv.conf").terminals();
         confinement = NAME_RESOLUTION.into_iter().fold(confinement, Confinement::sockets);
         let own = [places.checkout, places.session].into_iter().map(Path::to_owned);
@@ -233,49 +303,6 @@ fn refused(missing: &str) -> String {
         "the agent cannot be confined: {missing}; run this service on a machine that has it, or set \
          AGENT_ISOLATION=best-effort if agents may reach everything that this user can"
     )
-}
-
-/// Sockets that would give an agent the machine or its user's other programs, if this process may connect to them.
-pub fn control_sockets() -> impl Iterator<Item = PathBuf> {
-    const OF_SYSTEM: [&str; 5] = [
-        "/run/docker.sock",
-        "/run/podman/podman.sock",
-        "/run/containerd/containerd.sock",
-        "/run/crio/crio.sock",
-        "/run/systemd/private",
-    ];
-    const OF_USER: [&str; 4] = ["bus", "systemd/private", "docker.sock", "podman/podman.sock"];
-    let runtime = Path::new("/run/user").join(nix::unistd::geteuid().to_string());
-    let of_user = OF_USER.into_iter().map(move |name| runtime.join(name));
-    let is_usable =
-        |path: &PathBuf| nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok();
-    OF_SYSTEM.into_iter().map(PathBuf::from).chain(of_user).filter(is_usable)
-}
-
-/// What is at and below `path`, without what is at and below any of `excluded`: `path` itself, or else the entries
-/// beside the way to what is excluded.
-fn without(path: &Path, excluded: &[&Path]) -> io::Result<Vec<PathBuf>> {
-    // Links, such as /bin, are resolved, because what they lead to decides.
-    let Ok(real) = path.canonicalize() else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    let mut left = vec![real];
-    while let Some(path) = left.pop() {
-        if excluded.contains(&&*path) {
-            continue;
-        }
-        if !excluded.iter().any(|excluded| excluded.starts_with(&path)) {
-            found.push(path);
-            continue;
-        }
-        for entry in fs::read_dir(&path)? {
-            let entry = entry?;
-            // What a link leads to has a path of its own.
-            if !entry.file_type()?.is_symlink() {
-                left.push(entry.path());
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// Absolute paths, separated by colons.

@@ -116,7 +116,8 @@ async fn start<S: JobService>(
     let answering = Arc::clone(&replica);
     let routes = web::handler(move |request| Arc::clone(&answering).answer(request));
     let routes = option_layer(replica.config.cors.layer()).layer(routes);
-    let server = Server::start(listener, routes);
+    let server =
+        Server::start_limited(listener, routes, Arc::new(web::ConnectionLimits::new(256, 256)));
     Ok((replica, server, accepted))
 }
 

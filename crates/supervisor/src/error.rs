@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use boot::InvalidSettings;
-use child_process::Pid;
+use child_process::Survivors;
 
 use crate::SlotId;
 
@@ -40,9 +40,9 @@ pub enum Error {
     /// A task that keeps a part running ended, which is a bug in this crate.
     #[error("a task that keeps a part of the stack running has ended")]
     Task,
-    /// Processes that cannot be killed: they hang in a system call, or belong to another user.
-    #[error("these processes cannot be killed: {0:?}")]
-    Left(Vec<Pid>),
+    /// Processes that cannot be killed.
+    #[error("failed to kill {0}")]
+    Left(Survivors),
 }
 
 impl Error {

@@ -13,7 +13,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cap_std::fs::{Dir, Metadata, Permissions, PermissionsExt as _};
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, Metadata, Permissions, PermissionsExt as _},
+};
 use uuid::Uuid;
 
 use crate::{Error, Result, Workspace};
@@ -58,10 +61,45 @@ impl Workspace {
         let staging = self.dir().open_dir(STAGING)?;
         let mut pending = Vec::new();
         take_apart(&staging, Path::new(name), &mut pending)?;
-        while let Some(name) = pending.pop() {
-            take_apart(&staging, Path::new(&name.to_string()), &mut pending)?;
+        finish(&staging, pending)
+    }
+}
+
+/// Removes a file or a tree, wherever it is, as this module does it; nothing if there is none. Links are removed and not
+/// followed. What is inside the tree is taken apart in its top directory, so that what an error leaves stays there.
+/// Blocking.
+///
+/// # Errors
+/// If something cannot be removed. What is left is removed by the next call.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().map(Path::new)) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let parent = match Dir::open_ambient_dir(parent, ambient_authority()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let found = match parent.symlink_metadata(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    if !found.is_dir() {
+        return parent.remove_file(name);
+    }
+    open_up(&parent, name, &found)?;
+    let mut left = LISTINGS;
+    loop {
+        let top = parent.open_dir(name)?;
+        let mut pending = Vec::new();
+        for entry in top.entries()? {
+            take_apart(&top, Path::new(&entry?.file_name()), &mut pending)?;
         }
-        Ok(())
+        finish(&top, pending)?;
+        left -= 1;
+        match parent.remove_dir(name) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && left > 0 => {}
+            removed => return removed,
+        }
     }
 }
 
@@ -85,6 +123,14 @@ impl Doomed {
         let back = dir.rename(self.staged(), dir, &self.from);
         back.map_err(Error::io("put back", self.workspace.root().join(&self.from)))
     }
+}
+
+/// Removes what [`take_apart`] has moved up.
+fn finish(staging: &Dir, mut pending: Vec<Uuid>) -> io::Result<()> {
+    while let Some(name) = pending.pop() {
+        take_apart(staging, Path::new(&name.to_string()), &mut pending)?;
+    }
+    Ok(())
 }
 
 /// Removes `name`. If it is a directory, those in it are moved up beside it, and added to `pending`.
@@ -193,18 +239,46 @@ mod tests {
         assert_eq!(fs::read_dir(workspace.temporary()).unwrap().count(), 0);
     }
 
+    /// Makes directories in each other, with a file in the last one.
+    fn dig(top: &Dir, depth: usize) {
+        let mut at = top.try_clone().unwrap();
+        for _ in 0..depth {
+            at.create_dir("directory").unwrap();
+            at = at.open_dir("directory").unwrap();
+        }
+        at.create("file").unwrap();
+    }
+
+    #[test]
+    fn a_tree_outside_the_volume_is_removed_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("file"), "kept").unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir_all(at("tree/a/closed/inner")).unwrap();
+        fs::write(at("tree/file"), "").unwrap();
+        symlink(outside.path(), at("tree/a/link")).unwrap();
+        dig(&Dir::open_ambient_dir(at("tree"), ambient_authority()).unwrap(), 10_000);
+        for closed in ["tree/a/closed", "tree"] {
+            fs::set_permissions(at(closed), fs::Permissions::from_mode(0o000)).unwrap();
+        }
+        fs::write(at("kept"), "").unwrap();
+        symlink(outside.path(), at("link")).unwrap();
+        for path in ["tree", "tree", "link", "missing/tree"] {
+            remove_tree(&at(path)).unwrap();
+        }
+        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().flatten().collect();
+        assert_eq!(left.iter().map(fs::DirEntry::file_name).collect::<Vec<_>>(), ["kept"]);
+        assert!(outside.path().join("file").exists());
+        assert!(remove_tree(Path::new("/")).is_err());
+    }
+
     /// Deeper than paths may be long, than a thread may have open files, and than a recursion may go.
     #[test]
     fn a_very_deep_tree_is_removed() {
         let (dir, workspace) = workspace();
         fs::create_dir_all(dir.path().join("jobs/x")).unwrap();
-        let mut at = workspace.dir().open_dir("jobs/x").unwrap();
-        for _ in 0..1_500 {
-            at.create_dir("directory").unwrap();
-            at = at.open_dir("directory").unwrap();
-        }
-        at.create("file").unwrap();
-        drop(at);
+        dig(&workspace.dir().open_dir("jobs/x").unwrap(), 1_500);
         // Not all of it can be reached by a path, but it ends.
         let _ = size(&dir.path().join("jobs"));
         workspace.take_away(Path::new("jobs/x")).unwrap().unwrap().destroy().unwrap();

@@ -41,6 +41,7 @@ mod write;
 
 pub use digest::{InvalidDigest, RequestDigest};
 pub use disconnect::CancelOnDisconnect;
+pub use doomed::remove_tree;
 pub use error::{Error, Result};
 pub use file_lock::FileLock;
 pub use follow::{JournalEntry, Position, follow, follow_parts};

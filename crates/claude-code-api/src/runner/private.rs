@@ -8,12 +8,15 @@ use std::{
 
 use tempfile::TempDir;
 use tracing::warn;
-use workspace::FileLock;
+use workspace::{FileLock, remove_tree};
 
 /// The prefix of these directories' names.
 const PREFIX: &str = "agent-";
 /// A file in each directory, locked while the directory is in use.
 const LOCK: &str = "lock";
+const HOME: &str = "home";
+const CONFIG: &str = "config";
+const TEMPORARY: &str = "tmp";
 
 /// A new directory with mode 0700. Removed on drop.
 #[derive(Debug)]
@@ -45,17 +48,17 @@ impl Private {
 
     /// `HOME`.
     pub(crate) fn home(&self) -> PathBuf {
-        self.path.join("home")
+        self.path.join(HOME)
     }
 
     /// `CLAUDE_CONFIG_DIR`.
     pub(crate) fn config(&self) -> PathBuf {
-        self.path.join("config")
+        self.path.join(CONFIG)
     }
 
     /// `TMPDIR`.
     pub(crate) fn temporary(&self) -> PathBuf {
-        self.path.join("tmp")
+        self.path.join(TEMPORARY)
     }
 }
 
@@ -89,25 +92,13 @@ fn sweep(parent: &Path) {
     }
 }
 
+/// Removes a directory whatever the agent has put there. Its lock goes last: what cannot be removed now is found by the
+/// next [`sweep`].
 fn remove(path: &Path) {
-    let removed = fs::remove_dir_all(path).or_else(|_| {
-        // Some tools, such as Go's module cache, create directories that are read-only for their owner.
-        open_up(path);
-        fs::remove_dir_all(path)
-    });
+    let parts = [HOME, CONFIG, TEMPORARY].into_iter().map(|name| path.join(name));
+    let removed = parts.chain([path.to_owned()]).try_for_each(|path| remove_tree(&path));
     if let Err(error) = removed {
         warn!(directory = %path.display(), %error, "failed to remove the agent's directory");
-    }
-}
-
-/// Makes every directory below accessible to its owner, as far as possible. Does not follow links.
-fn open_up(path: &Path) {
-    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-    let Ok(entries) = fs::read_dir(path) else { return };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path());
-        }
     }
 }
 
@@ -129,9 +120,19 @@ mod tests {
         for directory in [&locked, locked.parent().unwrap()] {
             fs::set_permissions(directory, fs::Permissions::from_mode(0o500)).unwrap();
         }
+        dig(&private.home());
         drop(private);
         assert!(!path.exists());
         assert!(outside.path().join("kept").exists());
+    }
+
+    /// Deeper than a recursion may go.
+    fn dig(top: &Path) {
+        let mut at = cap_std::fs::Dir::open_ambient_dir(top, cap_std::ambient_authority()).unwrap();
+        for _ in 0..10_000 {
+            at.create_dir("d").unwrap();
+            at = at.open_dir("d").unwrap();
+        }
     }
 
     #[test]
@@ -145,6 +146,7 @@ mod tests {
         for name in ["agent-dead", "another-dead"] {
             fs::write(at(name).join(LOCK), "").unwrap();
         }
+        dig(&at("agent-dead/home/deep"));
         std::os::unix::fs::symlink(at("another-dead"), at("agent-link")).unwrap();
         fs::write(at("agent-file"), "").unwrap();
         let next = Private::create(parent.path()).unwrap();

@@ -4,7 +4,9 @@ use std::{
     future::Future, io, os::fd::AsFd, pin::Pin, process::ExitStatus, sync::Arc, time::Duration,
 };
 
-use child_process::{Child, Guest, JobBounds, Pid, Signal, end_job, kill_descendants_now};
+use child_process::{
+    Child, Guest, JobBounds, Pid, Signal, Survivors, end_job, kill_descendants_now,
+};
 use contract::Timestamp;
 use nix::{
     errno::Errno,
@@ -51,7 +53,7 @@ pub(crate) struct Run<D: Dialect> {
     has_begun: bool,
     report: Option<D::Report>,
     exit: Option<AgentExit>,
-    sweep: Option<Pin<Box<dyn Future<Output = Vec<Pid>> + Send>>>,
+    sweep: Option<Pin<Box<dyn Future<Output = Survivors> + Send>>>,
     /// Whether standard output was closed before its end, so `lines` may hold an unterminated line.
     is_truncated: bool,
     is_over: bool,
@@ -93,7 +95,7 @@ enum Event {
     Stdout(io::Result<usize>),
     Stderr(io::Result<usize>),
     Exited(io::Result<ExitStatus>),
-    Swept(Vec<Pid>),
+    Swept(Survivors),
 }
 
 impl<D: Dialect> Run<D> {
@@ -406,7 +408,7 @@ fn drain(pipe: &impl AsFd, into: &mut Vec<u8>) {
     }
 }
 
-async fn swept(sweep: &mut Option<Pin<Box<dyn Future<Output = Vec<Pid>> + Send>>>) -> Vec<Pid> {
+async fn swept(sweep: &mut Option<Pin<Box<dyn Future<Output = Survivors> + Send>>>) -> Survivors {
     match sweep {
         Some(sweep) => sweep.await,
         None => std::future::pending().await,

@@ -10,7 +10,7 @@ use std::{
 
 use contract::{Code, SessionId, WorkspacePath};
 use tracing::warn;
-use workspace::{HeldTurn, Session, Workspace};
+use workspace::{HeldTurn, Session, Workspace, remove_tree};
 
 use super::Private;
 use crate::{
@@ -174,10 +174,10 @@ fn history<D: Dialect>(session: &Session) -> Result<History, Refusal> {
     }
     let make_room = || {
         if !has_project {
-            remove(&project)?;
+            remove_tree(&project)?;
             fs::create_dir(&project)?;
         }
-        remove(&transcript)
+        remove_tree(&transcript)
     };
     make_room().map_err(fault)?;
     Ok(History::None)
@@ -187,15 +187,6 @@ fn is_directory(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(found) => Ok(found.is_dir()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
 }

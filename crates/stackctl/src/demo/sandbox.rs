@@ -192,7 +192,7 @@ impl Sandbox {
         let left = child_process::kill_descendants(&[], Instant::now() + DRAIN_TIME).await;
         let path = self.directory.path().to_owned();
         let removed = self.directory.close();
-        anyhow::ensure!(left.is_empty(), "these processes cannot be killed: {left:?}");
+        anyhow::ensure!(left.is_empty(), "failed to kill {left}");
         removed.with_context(|| format!("cannot remove {}", path.display()))
     }
 }

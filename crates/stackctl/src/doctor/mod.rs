@@ -90,7 +90,7 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         CREDENTIALS.into_iter().find(|name| Settings::new(&ProcessEnv).text(name).is_some());
     let counts = Counts(up.services.replicas);
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
-    let control_sockets: Vec<_> = claude_code_api::control_sockets().collect();
+    let control_sockets = config.isolation.control_sockets();
     let volume = Volume::look(&up.workspace);
     let docker_host = Settings::new(&ProcessEnv).text("DOCKER_HOST");
     let problems: Vec<_> = problems.into_iter().cloned().collect();

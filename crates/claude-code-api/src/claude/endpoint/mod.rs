@@ -62,7 +62,11 @@ impl Endpoint {
             let front = Arc::clone(&front);
             async move { Ok(front.serve(request).await) }
         });
-        let server = Server::start(listener, service);
+        let server = Server::start_limited(
+            listener,
+            service,
+            Arc::new(web::ConnectionLimits::new(256, 256)),
+        );
         Ok(Self { server, token: Secret::new(token), totals })
     }
 
