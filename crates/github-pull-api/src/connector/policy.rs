@@ -106,7 +106,9 @@ impl Target {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Some(Self { host: address.to_canonical().to_string(), port });
         }
-        let is_name = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_name = !host.is_empty()
+            && !host.ends_with('.')
+            && host.bytes().all(|byte| byte.is_ascii_graphic());
         is_name.then_some(Self { host, port })
     }
 }

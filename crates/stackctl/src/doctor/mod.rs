@@ -248,7 +248,7 @@ mod tests {
         let command = crate::cli::Cli::parse_from(["stackctl", "doctor", "--claude", "1"]).command;
         let crate::cli::Command::Doctor(options) = command else { panic!("{command:?}") };
         let findings = look(&options).await;
-        assert_eq!(findings.len(), 19, "{findings:#?}");
+        assert_eq!(findings.len(), 20, "{findings:#?}");
     }
 
     #[test]
