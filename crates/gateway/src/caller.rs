@@ -52,7 +52,7 @@ impl Caller {
         Self::new(CallerName::anonymous(), None, scopes)
     }
 
-    /// The workflow `id`, which belongs to `owner`. An administrator's `works_anywhere`.
+    /// The workflow `id`, which belongs to `owner`. If an administrator started it, it may work in what belongs to others.
     pub(crate) fn workflow(id: JobId, owner: CallerName, works_anywhere: bool) -> Self {
         let scope = if works_anywhere { Scope::Admin } else { Scope::Submit };
         let caller = Self::new(owner, None, BTreeSet::from([scope]));

@@ -70,13 +70,13 @@ impl ConnectionLimits {
         let reserved = if network.is_loopback() { self.reserved } else { 0 };
         if open.all >= self.all.saturating_add(reserved) {
             return Err(
-                "this server has too many connections: try again later, or raise CONNECTION_LIMIT",
+                "this server has too many connections: try again later, or raise CONNECTION_LIMIT of the gateway",
             );
         }
         let of_address = open.per_address.entry(network).or_default();
         if *of_address >= self.per_address && !network.is_loopback() {
             return Err(
-                "your address has too many connections to this server: close some, or raise CONNECTIONS_PER_ADDRESS",
+                "your address has too many connections to this server: close some, or raise CONNECTIONS_PER_ADDRESS of the gateway",
             );
         }
         *of_address += 1;

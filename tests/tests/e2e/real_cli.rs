@@ -70,6 +70,14 @@ async fn the_cli_writes_a_file_in_its_checkout() {
     stack.wait_until_idle().await;
 }
 
+/// How a job ends in a stack whose Messages API is `front`, and which trusts `certificate`.
+async fn end_with(builder: StackBuilder, front: &TlsFront, certificate: &Path) -> Value {
+    let builder = builder.env("ANTHROPIC_BASE_URL", front.url()).env("SSL_CERT_FILE", certificate);
+    let stack = builder.start().await;
+    let mut response = post_execute(&stack, &json!({"prompt": "say it"})).send().await;
+    terminal(&response.collect_all().await).clone()
+}
+
 /// The replica speaks https with a private authority, and the CLI speaks to the replica.
 #[tokio::test]
 async fn the_api_is_reached_by_https_and_the_workflow_says_what_it_used() {
@@ -79,15 +87,7 @@ async fn the_api_is_reached_by_https_and_the_workflow_says_what_it_used() {
     let Some(mut front) = TlsFront::start(&api.url()).await else {
         return skip(test, "there is no openssl");
     };
-    let settings = [
-        ("ANTHROPIC_BASE_URL", front.url()),
-        ("SSL_CERT_FILE", front.certificate().to_str().unwrap()),
-    ];
-    let stack =
-        settings.into_iter().fold(builder, |it, (name, value)| it.env(name, value)).start().await;
-    let mut response = post_execute(&stack, &json!({"prompt": "say it"})).send().await;
-    let events = response.collect_all().await;
-    let end = terminal(&events);
+    let end = end_with(builder, &front, front.certificate()).await;
     assert_eq!((&end["type"], &end["result"]), (&json!("completed"), &json!("done")), "{end}");
     let usage: Vec<_> = end["apiUsage"].as_object().unwrap().values().collect();
     assert!(usage.iter().any(|model| model["outputTokens"] == 50), "{end}");
@@ -96,20 +96,11 @@ async fn the_api_is_reached_by_https_and_the_workflow_says_what_it_used() {
         !heads.is_empty()
             && heads.iter().all(|head| head.contains(&format!("x-api-key: {KEY}\r\n")))
     );
-    drop(response);
 
     // One that is not trusted gets nothing.
     let other = TlsFront::start(&api.url()).await.unwrap();
     let Some(builder) = with_cli(test, &api) else { return };
-    let settings = [
-        ("ANTHROPIC_BASE_URL", front.url()),
-        ("SSL_CERT_FILE", other.certificate().to_str().unwrap()),
-    ];
-    let stack =
-        settings.into_iter().fold(builder, |it, (name, value)| it.env(name, value)).start().await;
-    let mut response = post_execute(&stack, &json!({"prompt": "say it"})).send().await;
-    let events = response.collect_all().await;
-    let end = terminal(&events);
+    let end = end_with(builder, &front, other.certificate()).await;
     assert_eq!(end["code"], "agent_api_error", "{end}");
     let error = end["error"].as_str().unwrap();
     assert!(error.contains("cannot be reached") && error.contains("ertificate"), "{error}");

@@ -8,6 +8,7 @@
 )]
 
 mod bench;
+mod given;
 mod isolation;
 mod misbehaviour;
 mod real_cli;
