@@ -60,6 +60,8 @@ codes! {
     Unauthorized = "unauthorized",
     /// The caller is not allowed to do this.
     Forbidden = "forbidden",
+    /// The request was not encrypted, and this stack accepts only those that are.
+    HttpsRequired = "https_required",
     /// The caller has reached one of its limits.
     RateLimited = "rate_limited",
     /// The repository has no such branch.
