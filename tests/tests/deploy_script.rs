@@ -366,19 +366,23 @@ fn printed_at_the_end(health: Option<&'static str>, environment: &[(&str, &str)]
     let gateway = health.map(|health| {
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            std::io::Read::read(&mut stream, &mut [0; 1000]).unwrap();
+            let mut head = std::io::BufReader::new(&stream);
+            // Up to the blank line, or the connection would be reset.
+            while std::io::BufRead::read_line(&mut head, &mut String::new()).unwrap() > 2 {}
             std::io::Write::write_all(&mut stream, health.as_bytes()).unwrap();
         })
     });
     let script = machine.path("stack/deploy-swarm.sh");
     let mut command = Command::new("bash");
-    command.args(["-c", "source \"$0\"; print_next"]).arg(script).env_clear();
+    command.args(["-c", "source \"$1\"; print_next", "bash"]).arg(script).env_clear();
     command.env("PATH", machine.tools()).env("WORKFLOW_PORT", port.to_string());
     let output = command.envs(environment.iter().copied()).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     if let Some(gateway) = gateway {
+        // It has been asked, and this is refused; if not, it must not wait forever.
+        let _ = std::net::TcpStream::connect(("127.0.0.1", port));
         gateway.join().unwrap();
     }
-    assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 

@@ -104,7 +104,7 @@ codes! {
     AgentApiError = "agent_api_error",
     /// The agent reached its turn limit.
     MaxTurns = "max_turns",
-    /// The agent reached its budget.
+    /// The agent reached its budget, or the caller its budget for today.
     BudgetExceeded = "budget_exceeded",
     /// No such session to resume.
     SessionNotFound = "session_not_found",
