@@ -23,6 +23,7 @@ DRAIN=yes
 ALLOW_LOCAL_VOLUME=no
 ADVERTISE=
 TIMEOUT=300
+WITH_TOKENS=no
 declare -A FROM_FILE=()
 
 usage() {
@@ -38,6 +39,7 @@ Usage: ./deploy-swarm.sh [OPTIONS]
   --stack NAME           name of the stack (default: STACK_NAME, then workflow-stack)
   --advertise-addr ADDR  address of this node, if the script creates the swarm and the machine has several addresses
   --allow-local-volume   deploy to several nodes although the volume is local to one of them
+  --with-tokens          let in only callers with a token: make that of an administrator, and print it once
   --timeout SECONDS      how long to wait for the services to start (default: 300)
   --down                 remove the stack after its running jobs have ended; the volume stays
   --now                  with --down: do not wait for running jobs
@@ -48,7 +50,8 @@ Credentials: set one of these in .env or in the environment. The first one that 
   CLAUDE_CODE_CREDENTIALS_JSON     the same JSON itself
   ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN
 For private repositories, set GITHUB_TOKEN_SECRET (a file) or GITHUB_TOKEN. Credentials become Docker secrets.
-To let in only callers with a token, set ADMIN_TOKEN_SECRET (a file that contains the token of an administrator).
+To let in only callers with a token, use --with-tokens, or set ADMIN_TOKEN_SECRET (a file that contains the token of an
+administrator). For https, set TLS_CERT and TLS_KEY (files in PEM: the certificate with its chain, and its key).
 
 Settings: every ${NAME} in swarm.yml, such as WORKFLOW_REPLICAS, CLAUDE_MEMORY_LIMIT or WORKFLOW_PORT.
 
@@ -96,6 +99,7 @@ parse_options() {
             --timeout) TIMEOUT=$(value_of "$1" $# "${2-}"); shift ;;
             --no-build) BUILD=no ;;
             --allow-local-volume) ALLOW_LOCAL_VOLUME=yes ;;
+            --with-tokens) WITH_TOKENS=yes ;;
             --down) ACTION=down ;;
             --now) DRAIN=no ;;
             *) die "$USAGE" "unknown option $1; see --help" ;;
@@ -110,7 +114,7 @@ parse_options() {
 }
 
 readonly CREDENTIALS=(CLAUDE_CODE_CREDENTIALS_SECRET CLAUDE_CODE_CREDENTIALS_JSON ANTHROPIC_API_KEY
-    CLAUDE_CODE_OAUTH_TOKEN GITHUB_TOKEN_SECRET GITHUB_TOKEN ADMIN_TOKEN_SECRET)
+    CLAUDE_CODE_OAUTH_TOKEN GITHUB_TOKEN_SECRET GITHUB_TOKEN ADMIN_TOKEN_SECRET TLS_CERT TLS_KEY)
 readonly OWN_SETTINGS=(BUILD_IMAGE NODE_IMAGE RUNTIME_IMAGE)
 
 # Every setting that has an effect: those in the stack's files, and those of this script.
@@ -236,6 +240,20 @@ admin_token() {
     text=$(secret_file ADMIN_TOKEN_SECRET) || exit
     [[ $text =~ ^wfs_[A-Za-z0-9]{8}_[A-Za-z0-9]{43,64}$ ]] || die "$USAGE" "ADMIN_TOKEN_SECRET: the file does not contain a token" \
         "make one: echo \"wfs_\$(openssl rand -hex 4)_\$(openssl rand -hex 32)\" > admin.token"
+    printf '%s' "$text"
+}
+
+random() { od -An -v -tx1 -N "$1" /dev/urandom | tr -d ' \n'; } # BYTES
+
+new_token() { printf 'wfs_%s_%s' "$(random 4)" "$(random 32)"; }
+
+# Prints the content of a file of TLS: `CERTIFICATE` or `PRIVATE KEY`.
+tls_file() { # NAME WHAT
+    local text
+    [[ -n ${FROM_FILE[TLS_CERT]}${FROM_FILE[TLS_KEY]} ]] || return 0
+    [[ -n ${FROM_FILE[$1]} ]] || die "$USAGE" "$1 is not set: set both TLS_CERT and TLS_KEY, or neither"
+    text=$(secret_file "$1") || exit
+    [[ $text == *"$2-----"* ]] || die "$USAGE" "$1: the file does not contain a $2 in PEM"
     printf '%s' "$text"
 }
 
@@ -401,11 +419,36 @@ ensure_secret() { # KIND CONTENT
     printf '%s' "$name"
 }
 
+# Sets ADMIN_TOKEN_NAME to the secret with the token of an administrator, if there is one. A token that an earlier run has
+# made stays, because nothing can print it again.
+admin_token_secret() { # TOKEN
+    local made token=$1
+    unset ADMIN_TOKEN_NAME
+    made=$(docker secret ls --filter "label=workflow-stack.stack=$STACK" --filter "name=${STACK}_made_admin_token_" \
+        --format '{{.Name}}') || die "$FAILED" "docker secret ls failed"
+    if [[ -n $token ]]; then
+        ADMIN_TOKEN_NAME=$(ensure_secret admin_token "$token") || exit
+    elif [[ -n $made ]]; then
+        ADMIN_TOKEN_NAME=${made%%$'\n'*}
+        note "the token of the administrator is the one that an earlier run has printed; to replace it, set ADMIN_TOKEN_SECRET"
+    elif [[ $WITH_TOKENS == yes ]]; then
+        token=$(new_token)
+        ADMIN_TOKEN_NAME=$(ensure_secret made_admin_token "$token") || exit
+        say "The token of the administrator. This is the only time that it is shown; keep it in a file that only you can read:"
+        say "  $token"
+    else
+        return 0
+    fi
+    export ADMIN_TOKEN_NAME
+    say "$ADMIN_TOKEN_NAME (gateway)"
+}
+
 # Removes the secrets that a rotation has replaced. Docker refuses to remove those that are still in use.
 remove_old_secrets() {
     local name
     while read -r name; do
         [[ $name == "${CLAUDE_CREDENTIALS_NAME-}" || $name == "${GIT_TOKEN_NAME-}" || $name == "${ADMIN_TOKEN_NAME-}" ]] && continue
+        [[ $name == "${TLS_CERT_NAME-}" || $name == "${TLS_KEY_NAME-}" ]] && continue
         docker secret rm "$name" >/dev/null 2>&1 && say "removed the old secret $name"
     done < <(docker secret ls --filter "label=workflow-stack.stack=$STACK" --format '{{.Name}}')
     return 0
@@ -482,6 +525,7 @@ files() {
     printf '%s\n' --compose-file "$ROOT/swarm.yml"
     [[ -z ${GIT_TOKEN_NAME-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.git-token.yml"
     [[ -z ${ADMIN_TOKEN_NAME-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.admin-token.yml"
+    [[ -z ${TLS_CERT_NAME-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.tls.yml"
     [[ -z ${NFS_SERVER-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.nfs.yml"
 }
 
@@ -551,35 +595,67 @@ report_failures() {
         | grep -v -E ': (Running|Shutdown|Complete) ' | sed 's/ [a-z0-9 ]* ago / /' | sort -u | head -n 8 >&2 || true
 }
 
-print_next() {
-    local host=localhost
-    say
-    say "workflows:  http://$host:${WORKFLOW_PORT:-5000}/api/workflow"
-    say "pulls:      http://$host:${PULL_PORT:-4000}/api/pull"
-    say "agents:     http://$host:${CLAUDE_PORT:-3000}/api/execute"
-    say
-    if [[ -z ${ADMIN_TOKEN_NAME-} ]]; then
-        say "Open:       whoever can reach these ports may run agents and read all jobs, unless tokens were created;"
-        say "            to let in only callers with a token, set ADMIN_TOKEN_SECRET in .env (see --help) and run this script again"
-        say
+# Prints the answer of the gateway to a health check, which it also answers unencrypted.
+health() (
+    exec 3<>"/dev/tcp/127.0.0.1/${WORKFLOW_PORT:-5000}"
+    printf 'GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3
+    timeout 5 cat <&3
+)
+
+# Succeeds if callers need no token, or if that is likely and the gateway cannot be asked.
+is_open() {
+    local answer=
+    if engine_is_here; then answer=$(health 2>/dev/null) || true; fi
+    if [[ $answer == *'"timestamp"'* ]]; then
+        [[ $answer == *'"open":true'* ]]
+    else
+        [[ -z ${ADMIN_TOKEN_NAME-} || ${ALLOW_ANONYMOUS:-0} != 0 ]]
     fi
-    say "Try it:     curl -N http://$host:${WORKFLOW_PORT:-5000}/api/workflow -H 'Content-Type: application/json' \\"
+}
+
+print_next() {
+    local base=http://localhost open=no
+    # A certificate is for a name that only the operator knows.
+    [[ -z ${TLS_CERT_NAME-} ]] || base=https://YOUR-HOST
+    ! is_open || open=yes
+    say
+    say "workflows:  $base:${WORKFLOW_PORT:-5000}/api/workflow"
+    say "pulls:      $base:${PULL_PORT:-4000}/api/pull"
+    say "agents:     $base:${CLAUDE_PORT:-3000}/api/execute"
+    say
+    [[ $open == yes ]] || say "Callers:    stackctl token create --url $base:${WORKFLOW_PORT:-5000} --token-file admin.token --name ci > ci.token"
+    say "Try it:     curl -N $base:${WORKFLOW_PORT:-5000}/api/workflow -H 'Content-Type: application/json' \\"
+    [[ $open == yes ]] || say "              -H \"Authorization: Bearer \$(cat ci.token)\" \\"
     say "              -d '{\"prompt\": \"Add a README file\", \"repoUrl\": \"https://github.com/user/repo.git\"}'"
     say "Watch it:   stackctl ps --watch      or: docker stack services $STACK"
     say "Logs:       stackctl logs --follow   or: docker service logs -f ${STACK}_workflow-api"
     say "Scale it:   stackctl scale workflow=10"
     say "            (permanently: set WORKFLOW_REPLICAS=10 in .env and run this script again)"
     say "Remove it:  ./deploy-swarm.sh --down$([[ $STACK == workflow-stack ]] || echo " --stack $STACK")"
+    [[ $open == no ]] || print_open "$base"
+}
+
+print_open() { # BASE
+    say
+    say "WARNING: THIS STACK IS OPEN. Anybody who can reach $1:${WORKFLOW_PORT:-5000}, or one of its other ports, can run jobs"
+    say "with your credentials, and can read and cancel the jobs of others."
+    if [[ ${ALLOW_ANONYMOUS:-0} != 0 ]]; then
+        say "To let in only callers with a token, remove ALLOW_ANONYMOUS and run this script again."
+    else
+        say "To let in only callers with a token, run: ./deploy-swarm.sh --no-build --with-tokens"
+    fi
 }
 
 deploy() {
-    local credentials token admin
+    local credentials token admin certificate key
     # Check all settings first. Nothing may change while one of them is wrong.
     load_settings
     derive_grace
     credentials=$(claude_credentials) || exit
     token=$(git_token) || exit
     admin=$(admin_token) || exit
+    certificate=$(tls_file TLS_CERT CERTIFICATE) || exit
+    key=$(tls_file TLS_KEY 'PRIVATE KEY') || exit
     check_docker
     check_swarm
     check_nodes
@@ -598,11 +674,13 @@ deploy() {
         export GIT_TOKEN_NAME
         say "$GIT_TOKEN_NAME (github-pull-api)"
     fi
-    unset ADMIN_TOKEN_NAME
-    if [[ -n $admin ]]; then
-        ADMIN_TOKEN_NAME=$(ensure_secret admin_token "$admin") || exit
-        export ADMIN_TOKEN_NAME
-        say "$ADMIN_TOKEN_NAME (gateway)"
+    admin_token_secret "$admin"
+    unset TLS_CERT_NAME TLS_KEY_NAME
+    if [[ -n $certificate ]]; then
+        TLS_CERT_NAME=$(ensure_secret tls_cert "$certificate") || exit
+        TLS_KEY_NAME=$(ensure_secret tls_key "$key") || exit
+        export TLS_CERT_NAME TLS_KEY_NAME
+        say "$TLS_CERT_NAME, $TLS_KEY_NAME (gateway)"
     fi
     step "docker stack deploy $STACK"
     deploy_stack

@@ -40,6 +40,7 @@ impl Machine {
             "docker/swarm.nfs.yml",
             "docker/swarm.admin-token.yml",
             "docker/swarm.git-token.yml",
+            "docker/swarm.tls.yml",
         ] {
             fs::copy(root.join(file), stack.join(file)).unwrap();
         }
@@ -108,10 +109,12 @@ impl Machine {
                 "grep",
                 "head",
                 "mkdir",
+                "od",
                 "sed",
                 "sha256sum",
                 "sleep",
                 "sort",
+                "timeout",
                 "tr",
                 "uname",
                 "wc",
@@ -199,6 +202,12 @@ fn invalid_settings_are_reported_with_their_line() {
         ("ANTHROPIC_API_KEY=s3cret\"}\n", "ANTHROPIC_API_KEY: this is not a key"),
         ("CLAUDE_CODE_CREDENTIALS_JSON={\"key\": \"s3cret\"}\n", "the credential must be"),
         ("CLAUDE_CODE_CREDENTIALS_SECRET=/nonexistent\n", "cannot read /nonexistent"),
+        ("ANTHROPIC_API_KEY=s3cret\nTLS_CERT=/nonexistent\n", "cannot read /nonexistent"),
+        ("ANTHROPIC_API_KEY=s3cret\nTLS_KEY=/dev/null\n", "TLS_CERT is not set: set both"),
+        (
+            "ANTHROPIC_API_KEY=s3cret\nTLS_CERT=/etc/passwd\nTLS_KEY=/etc/passwd\n",
+            "TLS_CERT: the file does not contain a CERTIFICATE",
+        ),
     ] {
         let end = Machine::with_docker("").settings(text).run(&[]);
         end.is(2, &[said]);
@@ -278,7 +287,7 @@ fn reservations_fit_the_machine_or_are_refused() {
 fn secrets_are_passed_on_standard_input_and_named_after_their_content() {
     let cases = format!(
         "{}\n'image inspect --format {{{{.Id}}}}'*) echo sha256:0;;\n'image inspect'*) echo 1000000;;\n\
-         'secret inspect'*) exit 1;;\n'secret create'*) cat >> \"$(dirname \"$0\")/../secrets\"; echo >> \"$(dirname \"$0\")/../secrets\";;\n\
+         'secret inspect'*) exit 1;;\n'secret ls'*) ;;\n'secret create'*) cat >> \"$(dirname \"$0\")/../secrets\"; echo >> \"$(dirname \"$0\")/../secrets\";;\n\
          'stack deploy'*) echo 'no such thing' >&2; exit 1;;",
         manager(1)
     );
@@ -303,6 +312,107 @@ fn secrets_are_passed_on_standard_input_and_named_after_their_content() {
     assert_eq!(names, again, "the same content has the same name");
     assert!(names.first() != other.first() && names.last() == other.last(), "{names:?} {other:?}");
     assert!(names.first().unwrap().starts_with("workflow-stack_claude_credentials_"), "{names:?}");
+}
+
+/// The first run makes a token and prints it once; the next ones keep it, although they cannot print it.
+#[test]
+fn a_token_for_an_administrator_is_made_once() {
+    let secrets = |names: &str| {
+        format!(
+            "{}\n'image inspect --format {{{{.Id}}}}'*) echo sha256:0;;\n'image inspect'*) echo 1000000;;\n\
+             'secret inspect'*) exit 1;;\n'secret ls'*made_admin_token_*) printf '{names}';;\n\
+             'secret create'*) cat >> \"$(dirname \"$0\")/../secrets\"; echo >> \"$(dirname \"$0\")/../secrets\";;\n\
+             'stack deploy --help'*) ;;\n'stack deploy'*) exit 1;;",
+            manager(1)
+        )
+    };
+    let run = |made: &str, arguments: &[&str]| {
+        let machine = Machine::with_docker(&secrets(made)).settings(&with_key(""));
+        let end = machine.run(arguments);
+        end.is(1, &["docker stack deploy failed"]);
+        (end, fs::read_to_string(machine.path("secrets")).unwrap())
+    };
+    let token_in = |text: &str| {
+        text.lines().map(str::trim).find(|line| line.starts_with("wfs_")).map(str::to_owned)
+    };
+    let deployed_with = |end: &End| {
+        let deploy =
+            end.docker.lines().find(|line| line.contains("stack deploy --compose")).unwrap();
+        deploy.contains("swarm.admin-token.yml")
+    };
+    let (end, secrets) = run("", &["--no-build", "--with-tokens"]);
+    let token = token_in(&end.said).expect("the token is printed");
+    assert!(token.len() == "wfs_".len() + 8 + 1 + 64, "{token}");
+    assert_eq!(end.said.matches(&token).count(), 1, "{}", end.said);
+    assert!(secrets.contains(&token) && !end.docker.contains(&token), "{}", end.docker);
+    assert!(deployed_with(&end), "{}", end.docker);
+    let (other, _) = run("", &["--no-build", "--with-tokens"]);
+    assert_ne!(token_in(&other.said), Some(token));
+    for arguments in [&["--no-build", "--with-tokens"][..], &["--no-build"]] {
+        let (again, _) = run("workflow-stack_made_admin_token_0123456789ab\\n", arguments);
+        assert!(deployed_with(&again), "{}", again.docker);
+        assert_eq!(token_in(&again.said), None, "{}", again.said);
+        again.is(1, &["an earlier run has printed", "made_admin_token_0123456789ab (gateway)"]);
+    }
+    let (without, _) = run("", &["--no-build"]);
+    assert!(!deployed_with(&without) && token_in(&without.said).is_none(), "{}", without.said);
+}
+
+/// What the script prints at its end about a stack whose gateway answers like this.
+fn printed_at_the_end(health: Option<&'static str>, environment: &[(&str, &str)]) -> String {
+    let machine = Machine::bare();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let gateway = health.map(|health| {
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = std::io::BufReader::new(&stream);
+            // Up to the blank line, or the connection would be reset.
+            while std::io::BufRead::read_line(&mut head, &mut String::new()).unwrap() > 2 {}
+            std::io::Write::write_all(&mut stream, health.as_bytes()).unwrap();
+        })
+    });
+    let script = machine.path("stack/deploy-swarm.sh");
+    let mut command = Command::new("bash");
+    command.args(["-c", "source \"$1\"; print_next", "bash"]).arg(script).env_clear();
+    command.env("PATH", machine.tools()).env("WORKFLOW_PORT", port.to_string());
+    let output = command.envs(environment.iter().copied()).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    if let Some(gateway) = gateway {
+        // It has been asked, and this is refused; if not, it must not wait forever.
+        let _ = std::net::TcpStream::connect(("127.0.0.1", port));
+        gateway.join().unwrap();
+    }
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn an_open_stack_is_announced_loudly() {
+    const OPEN: &str =
+        "HTTP/1.1 200 OK\r\n\r\n{\"status\":\"ok\",\"timestamp\":\"x\",\"open\":true}";
+    const CLOSED: &str = "HTTP/1.1 200 OK\r\n\r\n{\"status\":\"ok\",\"timestamp\":\"x\"}";
+    let token = ("ADMIN_TOKEN_NAME", "s");
+    let warns = |health, environment: &[_]| {
+        let said = printed_at_the_end(health, environment);
+        assert_eq!(
+            said.contains("Authorization: Bearer"),
+            !said.contains("STACK IS OPEN"),
+            "{said}"
+        );
+        said.contains("STACK IS OPEN") && said.contains("can run jobs")
+    };
+    assert!(warns(Some(OPEN), &[]));
+    assert!(warns(Some(OPEN), &[token, ("ALLOW_ANONYMOUS", "1")]));
+    // Tokens were created in another way.
+    assert!(!warns(Some(CLOSED), &[]));
+    assert!(!warns(Some(CLOSED), &[token]));
+    // A gateway elsewhere cannot be asked.
+    let elsewhere = ("DOCKER_HOST", "tcp://manager:2375");
+    assert!(warns(None, &[elsewhere]));
+    assert!(!warns(None, &[elsewhere, token]));
+    assert!(warns(None, &[elsewhere, token, ("ALLOW_ANONYMOUS", "1")]));
+    let said = printed_at_the_end(None, &[elsewhere, token, ("TLS_CERT_NAME", "c")]);
+    assert!(said.contains("workflows:  https://"), "{said}");
 }
 
 #[test]

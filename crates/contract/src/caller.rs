@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{RequestError, Timestamp, UnknownFields, fields::Fields};
+use crate::{RequestError, Timestamp, UnknownFields, Usd, fields::Fields};
 
 /// The length of a token's ID.
 const ID_LENGTH: usize = 8;
@@ -236,6 +236,9 @@ pub struct CallerLimits {
     /// How many requests it may send in a minute. More are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
+    /// What its jobs may cost in a day (UTC). As soon as those that have ended have cost as much, more are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_usd_per_day: Option<Usd>,
 }
 
 impl CallerLimits {
@@ -248,11 +251,14 @@ impl CallerLimits {
     /// The stricter of each of the limits.
     #[must_use]
     pub fn stricter(self, other: Self) -> Self {
-        let stricter = |one: Option<u32>, two: Option<u32>| one.into_iter().chain(two).min();
+        fn stricter<T: Ord>(one: Option<T>, two: Option<T>) -> Option<T> {
+            one.into_iter().chain(two).min()
+        }
         Self {
             running: stricter(self.running, other.running),
             queued: stricter(self.queued, other.queued),
             requests_per_minute: stricter(self.requests_per_minute, other.requests_per_minute),
+            budget_usd_per_day: stricter(self.budget_usd_per_day, other.budget_usd_per_day),
         }
     }
 
@@ -264,10 +270,21 @@ impl CallerLimits {
                 _ => Err(RequestError::field(name, "must be a whole number above 0")),
             },
         };
+        let budget = "budgetUsdPerDay";
+        let budget_usd_per_day = match fields.number(budget)? {
+            None => None,
+            Some(dollars) => match Usd::from_dollars(dollars) {
+                Some(amount) if amount > Usd::default() => Some(amount),
+                _ => {
+                    return Err(RequestError::field(budget, "must be a number of dollars above 0"));
+                }
+            },
+        };
         Ok(Self {
             running: limit("running")?,
             queued: limit("queued")?,
             requests_per_minute: limit("requestsPerMinute")?,
+            budget_usd_per_day,
         })
     }
 }
@@ -347,6 +364,9 @@ pub struct TokenView {
     /// When it was last used, to the minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Timestamp>,
+    /// What the caller's jobs that ended today (UTC) have cost. Only in listings, and only if it is something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent_today_usd: Option<Usd>,
     /// The token itself. Only in the answer to its creation: nobody can read it later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<BearerToken>,
@@ -427,11 +447,19 @@ mod tests {
     fn a_request_for_a_token() {
         let full = parse(
             r#"{"name": "ci", "scopes": ["read", "submit"], "expires": "2030-01-01T00:00:00Z",
-                "limits": {"running": 2, "requestsPerMinute": 60}}"#,
+                "limits": {"running": 2, "requestsPerMinute": 60, "budgetUsdPerDay": 0.5}}"#,
         )
         .unwrap();
         assert_eq!(full.scopes, BTreeSet::from([Scope::Submit, Scope::Read]));
-        let limits = CallerLimits { running: Some(2), queued: None, requests_per_minute: Some(60) };
+        let limits = CallerLimits {
+            running: Some(2),
+            queued: None,
+            requests_per_minute: Some(60),
+            budget_usd_per_day: Usd::from_dollars(0.5),
+        };
+        let again: CallerLimits =
+            serde_json::from_value(serde_json::to_value(limits).unwrap()).unwrap();
+        assert_eq!(again, limits);
         assert_eq!((full.limits, full.expires.is_some()), (limits, true));
         for (bad, field) in [
             (r#"{"scopes": ["read"]}"#, "name"),
@@ -442,6 +470,10 @@ mod tests {
             (r#"{"name": "a", "scopes": ["root"]}"#, "scopes"),
             (r#"{"name": "a", "scopes": ["read"], "limits": {"running": 0}}"#, "running"),
             (r#"{"name": "a", "scopes": ["read"], "limits": {"queued": 1e3}}"#, "queued"),
+            (
+                r#"{"name": "a", "scopes": ["read"], "limits": {"budgetUsdPerDay": 0}}"#,
+                "budgetUsdPerDay",
+            ),
             (r#"{"name": "a", "scopes": ["read"], "limits": 7}"#, "limits"),
             (r#"{"name": "a", "scopes": ["read"], "expires": "tomorrow"}"#, "expires"),
         ] {
@@ -452,9 +484,8 @@ mod tests {
                 "{bad}"
             );
         }
-        // Nothing enforces a budget, so none can be asked for.
         for unknown in [
-            r#"{"name": "a", "scopes": ["read"], "limits": {"budgetUsdPerDay": 5}}"#,
+            r#"{"name": "a", "scopes": ["read"], "limits": {"budgetUsdPerMonth": 5}}"#,
             r#"{"name": "a", "scopes": ["read"], "scope": "x"}"#,
         ] {
             assert_eq!(parse(unknown).unwrap_err().code, Code::UnknownField, "{unknown}");
@@ -463,9 +494,15 @@ mod tests {
 
     #[test]
     fn the_stricter_limit_counts() {
-        let one = CallerLimits { running: Some(2), queued: None, requests_per_minute: Some(9) };
-        let two = CallerLimits { running: Some(3), queued: Some(4), requests_per_minute: Some(5) };
-        let both = CallerLimits { running: Some(2), queued: Some(4), requests_per_minute: Some(5) };
+        let limits = |running, queued, requests, dollars: Option<f64>| CallerLimits {
+            running: Some(running),
+            queued,
+            requests_per_minute: Some(requests),
+            budget_usd_per_day: dollars.and_then(Usd::from_dollars),
+        };
+        let (one, two) = (limits(2, None, 9, Some(1.0)), limits(3, Some(4), 5, Some(0.5)));
+        let both = limits(2, Some(4), 5, Some(0.5));
+        assert_eq!(one.stricter(limits(2, None, 9, None)), one);
         assert_eq!(one.stricter(two), both);
     }
 }

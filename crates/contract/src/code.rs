@@ -60,6 +60,8 @@ codes! {
     Unauthorized = "unauthorized",
     /// The caller is not allowed to do this.
     Forbidden = "forbidden",
+    /// The request was not encrypted, and this stack accepts only those that are.
+    HttpsRequired = "https_required",
     /// The caller has reached one of its limits.
     RateLimited = "rate_limited",
     /// The repository has no such branch.
@@ -102,7 +104,7 @@ codes! {
     AgentApiError = "agent_api_error",
     /// The agent reached its turn limit.
     MaxTurns = "max_turns",
-    /// The agent reached its budget.
+    /// The agent reached its budget, or the caller its budget for today.
     BudgetExceeded = "budget_exceeded",
     /// No such session to resume.
     SessionNotFound = "session_not_found",

@@ -20,6 +20,7 @@ mod request;
 mod service;
 mod session;
 mod timestamp;
+mod usd;
 mod values;
 
 pub use caller::{
@@ -45,4 +46,5 @@ pub use request::{
 pub use service::{PerService, Service, ServiceSpec};
 pub use session::{SessionDeleted, SessionList, SessionRequest, SessionView};
 pub use timestamp::Timestamp;
+pub use usd::Usd;
 pub use values::{BranchName, DirectoryName, Prompt, WorkspacePath};

@@ -11,10 +11,10 @@ use std::{
 
 use contract::{
     BearerToken, CallerLimits, CallerName, Code, RequestError, Scope, Timestamp, TokenId,
-    TokenRequest,
+    TokenList, TokenRequest, Usd,
 };
 use http::{HeaderMap, header};
-use workspace::{TokenRecord, Tokens, Workspace, blocking};
+use workspace::{Spending, TokenRecord, Tokens, Workspace, blocking};
 
 use crate::{
     caller::Caller,
@@ -43,6 +43,7 @@ pub(crate) struct Callers {
     /// When the use of each token was last noted.
     noted: Mutex<HashMap<TokenId, i64>>,
     rates: Mutex<Rates>,
+    spending: Mutex<Spending>,
 }
 
 /// A token whose use is to be noted on the volume.
@@ -79,6 +80,7 @@ impl Callers {
             allow_anonymous,
             noted: Mutex::default(),
             rates: Mutex::default(),
+            spending: Mutex::default(),
         })
     }
 
@@ -174,6 +176,46 @@ impl Callers {
         let of_caller =
             tokens.iter().filter(|record| record.name == *name && !record.has_expired(now));
         of_caller.fold(CallerLimits::default(), |limits, record| limits.stricter(record.limits))
+    }
+
+    /// Checks whether the jobs of this caller that ended today have cost less than its budget. Blocking.
+    ///
+    /// # Errors
+    /// If they have not, or the volume cannot be read.
+    pub(crate) fn check_budget(
+        &self,
+        workspace: &Workspace,
+        name: &CallerName,
+        budget: Usd,
+    ) -> Result<(), RequestError> {
+        let spent = self.spending(workspace, |spending| spending.of(name));
+        let spent = spent.map_err(|error| error.refusal())?;
+        if spent < budget {
+            return Ok(());
+        }
+        let sentence = format!(
+            "the jobs of this caller that ended today have cost {spent}, and its budget is {budget} a day: try again \
+             after 00:00 UTC, or ask an administrator for more"
+        );
+        Err(RequestError::new(Code::BudgetExceeded, sentence))
+    }
+
+    /// The tokens of a volume, as an administrator sees them. Blocking.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub(crate) fn list(&self, workspace: &Workspace) -> workspace::Result<TokenList> {
+        self.spending(workspace, |spending| workspace.list_tokens(spending))?
+    }
+
+    fn spending<T>(
+        &self,
+        workspace: &Workspace,
+        of: impl FnOnce(&Spending) -> T,
+    ) -> workspace::Result<T> {
+        let mut spending = self.spending.lock().unwrap_or_else(PoisonError::into_inner);
+        spending.look(workspace, Timestamp::now())?;
+        Ok(of(&spending))
     }
 
     /// Counts a request of this caller; `None` if it has no limit.
@@ -395,7 +437,7 @@ mod tests {
         let limits = |queued, running| CallerLimits {
             queued: Some(queued),
             running: Some(running),
-            requests_per_minute: None,
+            ..CallerLimits::default()
         };
         let token = bench.token("ci", None, limits(1, 5));
         bench.token("ci", None, limits(2, 3));

@@ -10,7 +10,7 @@ use std::{
 
 use boot::Settings;
 use contract::{BearerToken, PerService, Policy, Service, UnknownFields};
-use web::{ConnectionLimits, Cors};
+use web::{ConnectionLimits, Cors, Tls};
 use workspace::Retention;
 
 use crate::{AllowedHosts, read_retention};
@@ -57,6 +57,8 @@ pub struct Config {
     /// `STACK_SECRET_FILE`: the secret that all parts of a stack share. Without it, the gateways share one that is on the
     /// volume, and believe in replicas that do not know it.
     pub secret_file: Option<PathBuf>,
+    /// `TLS_CERT` and `TLS_KEY`: with them, callers on other machines must use https.
+    pub tls: Option<Tls>,
     /// `DRAIN`: start draining at once, because the stack began to stop before this gateway was started.
     pub drain: bool,
 }
@@ -97,6 +99,7 @@ impl Config {
             admin_token: admin_token(settings),
             allow_anonymous: settings.flag("ALLOW_ANONYMOUS"),
             secret_file: settings.text("STACK_SECRET_FILE").map(PathBuf::from),
+            tls: read_tls(settings),
             drain: settings.flag("DRAIN"),
         }
     }
@@ -113,6 +116,11 @@ impl Config {
         }
     }
 
+    /// How callers on other machines speak to the gateway.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
     /// The address of the port of `service`.
     #[must_use]
     pub fn address(&self, service: Service) -> SocketAddr {
@@ -123,6 +131,30 @@ impl Config {
 fn limit(settings: &mut Settings<'_>, name: &str, unit: &str, default: u32) -> usize {
     let limit = settings.count(name, unit, default).map_or(default, NonZeroU32::get);
     limit.try_into().unwrap_or(usize::MAX)
+}
+
+/// Reads `TLS_CERT` and `TLS_KEY`, and the files that they name.
+pub fn read_tls(settings: &mut Settings<'_>) -> Option<Tls> {
+    const NAMES: [&str; 2] = ["TLS_CERT", "TLS_KEY"];
+    let (certificate, key) = match NAMES.map(|name| settings.text(name)) {
+        [Some(certificate), Some(key)] => (certificate, key),
+        [None, None] => return None,
+        [certificate, _] => {
+            let [missing, other] =
+                if certificate.is_none() { NAMES } else { ["TLS_KEY", "TLS_CERT"] };
+            settings.problem(missing, &format!("is not set, but {other} is: set both or neither"));
+            return None;
+        }
+    };
+    Tls::load(certificate.into(), key.into())
+        .inspect_err(|error| {
+            for (name, problem) in NAMES.into_iter().zip([&error.certificate, &error.key]) {
+                if let Some(problem) = problem {
+                    settings.problem(name, problem);
+                }
+            }
+        })
+        .ok()
 }
 
 fn admin_token(settings: &mut Settings<'_>) -> Option<BearerToken> {
@@ -145,6 +177,29 @@ fn admin_token(settings: &mut Settings<'_>) -> Option<BearerToken> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tls_needs_both_files_and_names_each_that_is_wrong() {
+        let file = |name: &str| format!("{}/../web/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+        let read = |certificate: &str, key: &str| {
+            let pairs = [("TLS_CERT", certificate), ("TLS_KEY", key)];
+            let env: std::collections::HashMap<_, _> =
+                pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            let mut settings = Settings::new(&env);
+            let tls = read_tls(&mut settings);
+            let problems = settings.finish().map_or_else(|error| error.problems, |()| Vec::new());
+            assert_eq!(tls.is_none(), !problems.is_empty() || certificate.is_empty());
+            let names = problems.iter().map(|it| it.split(':').next().unwrap().to_owned());
+            names.collect::<Vec<_>>()
+        };
+        let (certificate, key) = (&*file("first.pem"), &*file("first.key.pem"));
+        assert_eq!(read("", ""), [""; 0]);
+        assert_eq!(read(certificate, key), [""; 0]);
+        assert_eq!(read(certificate, ""), ["TLS_KEY"]);
+        assert_eq!(read("", key), ["TLS_CERT"]);
+        assert_eq!(read(certificate, &file("second.key.pem")), ["TLS_KEY"]);
+        assert_eq!(read("/nonexistent", "/nonexistent"), ["TLS_CERT", "TLS_KEY"]);
+    }
 
     #[test]
     fn unknown_fields_are_refused_unless_the_operator_accepts_them() {

@@ -81,7 +81,8 @@ pub(crate) async fn view(port: &PortState, local: Option<IpAddr>) -> Value {
         body.insert("problems".into(), problems.into());
     }
     if *service == Service::Workflow {
-        let at = |service| format!("http://{}", shared.reached_at(service, local));
+        let scheme = shared.config.scheme();
+        let at = |service| format!("{scheme}://{}", shared.reached_at(service, local));
         let services =
             json!({"githubPullApi": at(Service::Pull), "claudeCodeApi": at(Service::Claude)});
         body.insert("services".into(), services);

@@ -1,5 +1,5 @@
-//! The layers that every request passes before its route, from the outermost: the request log, the check of the host, CORS,
-//! the check of the page's origin, the time limit, the check of the caller, and that of query parameters.
+//! The layers that every request passes before its route, from the outermost: the request log, the check for TLS, that of the
+//! host, CORS, the check of the page's origin, the time limit, the check of the caller, and that of query parameters.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use contract::{Code, RequestError, UnknownFields};
 use http::{HeaderMap, Method, header, request::Parts};
 use tower_http::trace::{DefaultOnFailure, DefaultOnResponse, TraceLayer};
 use tracing::Level;
+use web::{Encryption, Peer};
 
 use crate::{
     authenticate::{authenticate, workflow_of},
@@ -37,7 +38,12 @@ pub(crate) fn add(router: Router<PortState>, port: &PortState) -> Router<PortSta
         None => router,
     };
     let service = port.service;
-    router.layer(from_fn_with_state(port.clone(), check_host)).layer(
+    let router = router.layer(from_fn_with_state(port.clone(), check_host));
+    let router = match port.shared.config.tls {
+        Some(_) => router.layer(from_fn_with_state(port.clone(), require_tls)),
+        None => router,
+    };
+    router.layer(
         TraceLayer::new_for_http()
             .make_span_with(move |request: &http::Request<_>| {
                 let (method, path) = (request.method(), request.uri().path());
@@ -64,6 +70,27 @@ async fn limit_time(request: Request, next: Next) -> Response {
 
 fn refuse(error: &RequestError) -> Response {
     web::error(error).map(axum::body::Body::new)
+}
+
+/// Refuses plain HTTP from other machines, except for health checks of containers and for the requests of the stack's own
+/// workflows, which send no token of a caller.
+async fn require_tls(State(port): State<PortState>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>();
+    let is_safe = |peer: &Peer| peer.encryption() == Encryption::Tls || peer.is_local();
+    let headers = request.headers();
+    let passes = peer.is_some_and(is_safe)
+        || request.uri().path() == "/health"
+        || matches!(workflow_of(&port.shared, headers), Ok(Some(_)));
+    if passes {
+        return next.run(request).await;
+    }
+    let mut sentence =
+        "this stack speaks TLS: send the request to the same host and port with https://"
+            .to_owned();
+    if headers.contains_key(header::AUTHORIZATION) {
+        sentence += ". The token of this request was sent unencrypted: replace it if others could have read it";
+    }
+    refuse(&RequestError::new(Code::HttpsRequired, sentence))
 }
 
 async fn check_host(State(port): State<PortState>, request: Request, next: Next) -> Response {

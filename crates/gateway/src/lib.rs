@@ -41,7 +41,7 @@ mod submit;
 mod ticket;
 mod tokens;
 
-pub use config::Config;
+pub use config::{Config, read_tls};
 pub use host::AllowedHosts;
 pub use retention::read_retention;
 pub use start::{Gateway, main};

@@ -69,16 +69,20 @@ impl Gateway {
         let audit = tokio::spawn(async move {
             auditing.audit.write(auditing.workspace.audit()).await;
         });
+        let tls = shared.config.tls.clone();
+        let renewal = tls.clone().map(|tls| tokio::spawn(tls.follow_files()));
         let tasks = dispatchers
             .into_iter()
             .chain([recovery, retention, callers, audit])
+            .chain(renewal)
             .map(AbortOnDropHandle::new)
             .collect();
         let limits = Arc::clone(&shared.config.connections);
         let servers = listeners.map(|(service, listener)| {
-            tracing::info!(%service, address = %listener.address(), "listening");
+            let scheme = shared.config.scheme();
+            tracing::info!(%service, address = %listener.address(), scheme, "listening");
             let routes = routes::router(&shared, service);
-            Server::start_limited(listener, routes, Arc::clone(&limits))
+            Server::start_limited(listener.with_tls(tls.clone()), routes, Arc::clone(&limits))
         });
         Ok(Self { shared, servers, _tasks: tasks })
     }

@@ -6,12 +6,10 @@ use axum::{
     Extension,
     extract::{Path, Request, State, rejection::PathRejection},
 };
-use contract::{
-    Code, RequestError, Timestamp, TokenId, TokenList, TokenRequest, TokenRevoked, TokenView,
-};
+use contract::{Code, RequestError, Timestamp, TokenId, TokenRequest, TokenRevoked, TokenView};
 use http::{Response, StatusCode};
 use web::{BODY_LIMIT, Body};
-use workspace::{Tokens, blocking};
+use workspace::blocking;
 
 use crate::{
     audit::{Action, Entry},
@@ -59,17 +57,8 @@ pub(crate) async fn create(
 
 /// `GET /api/tokens`.
 pub(crate) async fn list(State(port): State<PortState>) -> Response<Body> {
-    let workspace = port.shared.workspace.clone();
-    let listed = blocking(move || {
-        let mut tokens = Tokens::default();
-        tokens.look(&workspace)?;
-        let view = |record: &workspace::TokenRecord| {
-            Ok(record.view(workspace.token_last_used(&record.id)?))
-        };
-        let mut tokens = tokens.iter().map(view).collect::<workspace::Result<Vec<_>>>()?;
-        tokens.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-        Ok(TokenList { count: tokens.len(), tokens })
-    });
+    let shared = port.shared;
+    let listed = blocking(move || shared.callers.list(&shared.workspace));
     reply(listed.await.map_err(|error: workspace::Error| error.refusal()))
 }
 

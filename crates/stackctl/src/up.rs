@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::Context as _;
+use boot::{ProcessEnv, Settings};
 use clap::{
     Arg, ArgMatches, Args, Command, FromArgMatches, builder::RangedI64ValueParser, value_parser,
 };
@@ -97,6 +98,8 @@ pub(crate) async fn up(options: UpOptions) -> anyhow::Result<u8> {
         ports: options.services.ports,
         replicas: options.services.replicas,
         read_settings: serve::read_settings,
+        // What is wrong with it is reported with all other settings.
+        tls: gateway::read_tls(&mut Settings::new(&ProcessEnv)),
     };
     boot::keep_files_private();
     supervisor::run(plan).await?;

@@ -195,6 +195,7 @@ mod tests {
             ports: PerService::from_fn(Service::default_port),
             replicas: PerService::from_fn(|_| 1),
             read_settings,
+            tls: None,
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use boot::Settings;
 use contract::{PerService, Service};
-use web::BaseUrl;
+use web::{BaseUrl, Tls};
 
 use crate::Part;
 
@@ -33,6 +33,8 @@ pub struct Plan {
     /// Which settings each part reads. The part gets them from this process's environment, and all of them must be
     /// valid.
     pub read_settings: ReadSettings,
+    /// What the gateway's callers see if it speaks TLS. The parts of the stack reach it without.
+    pub tls: Option<Tls>,
 }
 
 impl Plan {
@@ -55,6 +57,14 @@ impl Plan {
     /// The gateway's URL for `service`, as seen from this machine.
     pub(crate) fn url(&self, service: Service) -> String {
         format!("http://{}:{}", self.gateway_host(), self.ports[service])
+    }
+
+    /// The gateway's URL for callers: with TLS, by a name that its certificate is for.
+    pub(crate) fn public_url(&self, service: Service) -> String {
+        let Some(tls) = &self.tls else { return self.url(service) };
+        let name = tls.names().into_iter().find(|name| !name.starts_with("*."));
+        let host = name.unwrap_or_else(|| self.gateway_host());
+        format!("https://{host}:{}", self.ports[service])
     }
 
     /// Like [`url`](Self::url), for requests.

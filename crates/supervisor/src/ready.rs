@@ -55,7 +55,7 @@ pub(crate) fn announce(plan: &Plan, output: &Output) {
     output.note(&format!(
         "ready. Try:\n  curl -N {}{} -H 'Content-Type: application/json' \\\n    \
          -d '{{\"prompt\": \"Add a README\", \"repoUrl\": \"https://github.com/user/repo.git\"}}'",
-        plan.url(Service::Workflow),
+        plan.public_url(Service::Workflow),
         Service::Workflow.job_path(),
     ));
 }
@@ -107,6 +107,7 @@ mod tests {
             ports,
             replicas: PerService::from_fn(|_| 3),
             read_settings: |_, _| {},
+            tls: None,
         };
         let early = tokio::time::timeout(Duration::from_millis(300), ready(&plan, &roster)).await;
         assert!(early.is_err(), "only two of three replicas are available");

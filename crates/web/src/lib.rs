@@ -9,6 +9,7 @@ mod peer;
 mod reply;
 mod serve;
 mod sse;
+mod tls;
 
 pub use ask::{Answer, AskError, BaseUrl, ask, ask_on};
 pub use cors::Cors;
@@ -17,13 +18,14 @@ pub use intake::{
     read_optional_json_body,
 };
 pub use limits::ConnectionLimits;
-pub use peer::Peer;
+pub use peer::{Encryption, Peer};
 pub use reply::{
     Body, PING, Refusal, SILENCE, empty, error, event_stream, full, json, method_not_allowed,
     no_such_path,
 };
 pub use serve::{Listener, ReservedPort, Serve, Server, bind, handler};
 pub use sse::{Decoder, Frame, FrameError, frame, frames};
+pub use tls::{Tls, TlsError};
 
 /// The names of this stack's own headers.
 pub mod header {

@@ -14,6 +14,8 @@ use tokio::{
     sync::Semaphore,
 };
 
+use crate::{Tls, peer::speaks_tls};
+
 /// How long a caller may take to read why it was refused.
 const LINGER: Duration = Duration::from_secs(1);
 /// How many refused callers are told why at the same time. Others are only disconnected.
@@ -84,8 +86,9 @@ impl ConnectionLimits {
         Ok(Admitted { limits: Arc::clone(self), network })
     }
 
-    /// Answers 503, whatever the request is.
-    pub(crate) async fn refuse(&self, mut stream: TcpStream, why: &str) {
+    /// Answers 503, whatever the request is. A caller that speaks `tls` is only disconnected: a handshake is more work than
+    /// what was refused.
+    pub(crate) async fn refuse(&self, mut stream: TcpStream, why: &str, tls: Option<Tls>) {
         let Ok(_permit) = self.lingering.try_acquire() else { return };
         let body =
             serde_json::to_string(&RequestError::new(Code::Busy, why).body()).unwrap_or_default();
@@ -95,6 +98,9 @@ impl ConnectionLimits {
             body.len()
         );
         let told = async {
+            if tls.is_some() && speaks_tls(&stream).await? {
+                return Ok(());
+            }
             stream.write_all(answer.as_bytes()).await?;
             stream.shutdown().await?;
             // A connection that is closed with unread bytes is reset, and the answer would be lost.

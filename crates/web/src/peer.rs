@@ -22,27 +22,68 @@ use tokio::{
 /// How often to look whether something that was sent has been read.
 const UNREAD: Duration = Duration::from_millis(100);
 
+/// The first byte of a TLS connection: the type of a record with a handshake (RFC 8446, 5.1). No HTTP request begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// The caller's end of a request's connection. The server adds it to the extensions of every request.
 #[derive(Clone, Debug)]
-pub struct Peer(Arc<TcpStream>);
+pub struct Peer {
+    stream: Arc<TcpStream>,
+    encryption: Encryption,
+}
+
+/// Whether what a caller sends is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// It is plain HTTP.
+    None,
+    /// TLS.
+    Tls,
+}
 
 impl Peer {
     /// The local address that the caller has connected to.
     #[must_use]
     pub fn reached_at(&self) -> Option<IpAddr> {
-        self.0.local_addr().ok().map(|address| address.ip().to_canonical())
+        self.stream.local_addr().ok().map(|address| address.ip().to_canonical())
     }
 
     /// The address that the caller has connected from.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
-        self.0.peer_addr().ok().map(|address| address.ip().to_canonical())
+        self.stream.peer_addr().ok().map(|address| address.ip().to_canonical())
+    }
+
+    /// Whether the connection is encrypted.
+    #[must_use]
+    pub fn encryption(&self) -> Encryption {
+        self.encryption
+    }
+
+    /// The same connection, after a handshake.
+    pub(crate) fn encrypted(self) -> Self {
+        Self { encryption: Encryption::Tls, ..self }
+    }
+
+    /// Whether the caller is on this machine, so that nobody else sees what it sends.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        let (from, to) = (self.address(), self.reached_at());
+        from.is_some_and(|from| from.is_loopback() || Some(from) == to)
+    }
+
+    /// Waits for the first byte, which says whether the caller speaks TLS.
+    pub(crate) async fn speaks_tls(&self) -> io::Result<bool> {
+        speaks_tls(&self.stream).await
     }
 
     /// Waits until the caller has closed its sending side or the whole connection. Only a write can tell which.
     pub(crate) async fn closes_its_side(&self) {
+        if self.encryption == Encryption::Tls {
+            return self.ends().await;
+        }
         // This takes nothing from hyper, which reads nothing while it writes a response.
-        match self.0.peek(&mut [0]).await {
+        match self.stream.peek(&mut [0]).await {
             Ok(0) | Err(_) => {}
             // The caller has sent its next request already, so it still wants this response.
             Ok(_) => std::future::pending().await,
@@ -52,8 +93,11 @@ impl Peer {
     /// Waits until the caller has closed its sending side or the whole connection, also while it still sends its request. For
     /// callers that keep both sides open as long as they wait for a response.
     pub async fn disconnects(&self) {
+        if self.encryption == Encryption::Tls {
+            return self.ends().await;
+        }
         loop {
-            match self.0.peek(&mut [0]).await {
+            match self.stream.peek(&mut [0]).await {
                 Ok(0) | Err(_) => return,
                 // What has not been read yet hides the end behind it.
                 Ok(_) => tokio::time::sleep(UNREAD).await,
@@ -61,11 +105,26 @@ impl Peer {
         }
     }
 
+    /// Waits for the end of file, whatever has not been read before it. TLS sends an alert before it closes the connection,
+    /// which nobody reads while a response is written. `PRIORITY` includes the end of file, and nothing else that callers
+    /// send makes a socket of tokio ready for it.
+    async fn ends(&self) {
+        // This fails only when the runtime ends.
+        let _ = self.stream.ready(Interest::PRIORITY).await;
+    }
+
     /// Waits until the connection is reset.
     pub(crate) async fn resets(&self) {
         // This fails only when the runtime ends.
-        let _ = self.0.ready(Interest::ERROR).await;
+        let _ = self.stream.ready(Interest::ERROR).await;
     }
+}
+
+/// Waits for the first byte of a connection, which says whether the caller speaks TLS, and leaves it unread.
+pub(crate) async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    let read = stream.peek(&mut first).await?;
+    Ok(read == 1 && first == [TLS_HANDSHAKE])
 }
 
 /// The server's end of the connection.
@@ -75,7 +134,7 @@ pub(crate) struct Connection(Arc<TcpStream>);
 impl Connection {
     pub(crate) fn new(stream: TcpStream) -> (Self, Peer) {
         let stream = Arc::new(stream);
-        (Self(Arc::clone(&stream)), Peer(stream))
+        (Self(Arc::clone(&stream)), Peer { stream, encryption: Encryption::None })
     }
 }
 

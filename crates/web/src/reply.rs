@@ -30,9 +30,11 @@ pub type Refusal = Box<Response<Body>>;
 /// The only place that chooses the status of an error.
 fn status(code: Code) -> StatusCode {
     match code {
-        Code::InvalidJson | Code::InvalidField | Code::UnknownField | Code::SchemeNotAllowed => {
-            StatusCode::BAD_REQUEST
-        }
+        Code::InvalidJson
+        | Code::InvalidField
+        | Code::UnknownField
+        | Code::SchemeNotAllowed
+        | Code::HttpsRequired => StatusCode::BAD_REQUEST,
         Code::Unauthorized => StatusCode::UNAUTHORIZED,
         Code::BudgetExceeded => StatusCode::PAYMENT_REQUIRED,
         Code::Forbidden => StatusCode::FORBIDDEN,

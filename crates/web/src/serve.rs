@@ -17,16 +17,19 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service, ServiceExt, util::Oneshot};
 
-use crate::{Body, ConnectionLimits, peer::Connection};
+use crate::{Body, ConnectionLimits, Peer, Tls, peer::Connection};
 
 /// How long the head of a request may take to arrive. hyper ignores this without a timer.
 const HEADER_TIME: Duration = Duration::from_secs(15);
+/// How long the first byte of a connection and a handshake of TLS may take together.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// The most that is buffered for a connection in each direction, in bytes. The head of a request must fit.
 const BUFFER: usize = 32 * 1024;
 
@@ -35,6 +38,7 @@ const BUFFER: usize = 32 * 1024;
 pub struct Listener {
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<Tls>,
 }
 
 impl Listener {
@@ -42,6 +46,13 @@ impl Listener {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// With `tls`, callers may speak TLS or plain HTTP. The service learns from the [`Peer`] which of them, and decides what
+    /// it accepts.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 }
 
@@ -52,7 +63,7 @@ impl Listener {
 pub fn bind(address: SocketAddr) -> io::Result<Listener> {
     let listener = bound(address)?.listen(4096)?;
     let address = listener.local_addr()?;
-    Ok(Listener { listener, address })
+    Ok(Listener { listener, address, tls: None })
 }
 
 fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
@@ -183,11 +194,11 @@ impl Server {
     where
         B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let Listener { listener, address } = listener;
+        let Listener { listener, address, tls } = listener;
         let shutdown = Shutdown::default();
         let connections = TaskTracker::new();
-        let accepting =
-            tokio::spawn(accept(listener, service, limits, shutdown.clone(), connections.clone()));
+        let serving = Serving { service, limits, tls, shutdown: shutdown.clone() };
+        let accepting = tokio::spawn(serving.accept(listener, connections.clone()));
         Self { address, accepting: Some(accepting), shutdown, connections }
     }
 
@@ -225,81 +236,136 @@ impl Drop for Server {
     }
 }
 
-async fn accept<S, B>(
-    listener: TcpListener,
+/// How the connections of a server are served.
+struct Serving<S> {
     service: S,
     limits: Arc<ConnectionLimits>,
+    tls: Option<Tls>,
     shutdown: Shutdown,
-    connections: TaskTracker,
-) where
+}
+
+impl<S> Serving<S> {
+    async fn accept<B>(self, listener: TcpListener, connections: TaskTracker)
+    where
+        S: Serve<B>,
+        B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let Self { service, limits, tls, shutdown } = self;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.close.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let (stream, caller) = match accepted {
+                Ok(accepted) => accepted,
+                // The caller disconnected before the connection was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => {
+                    // Most likely, there are no file descriptors left. Nothing tells when one becomes free.
+                    tracing::warn!(%error, "failed to accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            // Fails only if the connection is closed already.
+            let _ = stream.set_nodelay(true);
+            let admitted = match limits.admit(caller.ip()) {
+                Ok(admitted) => admitted,
+                Err(why) => {
+                    tracing::debug!(%caller, why, "refused a connection");
+                    let (limits, tls) = (Arc::clone(&limits), tls.clone());
+                    connections.spawn(async move { limits.refuse(stream, why, tls).await });
+                    continue;
+                }
+            };
+            let (service, tls, shutdown) = (service.clone(), tls.clone(), shutdown.clone());
+            connections.spawn(async move {
+                let _admitted = admitted;
+                if let Some((stream, peer)) = open(stream, tls, &shutdown).await {
+                    serve(stream, peer, service, shutdown).await;
+                }
+            });
+        }
+    }
+}
+
+/// What is read from a connection and written to it, encrypted or not.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A connection that is ready for requests. `None` if its handshake fails.
+async fn open(
+    stream: TcpStream,
+    tls: Option<Tls>,
+    shutdown: &Shutdown,
+) -> Option<(Box<dyn Duplex>, Peer)> {
+    let (stream, peer) = Connection::new(stream);
+    let Some(tls) = tls else { return Some((Box::new(stream), peer)) };
+    let opening = async {
+        if peer.speaks_tls().await? {
+            let stream: Box<dyn Duplex> = Box::new(tls.accept(stream).await?);
+            return io::Result::Ok((stream, peer.encrypted()));
+        }
+        Ok((Box::new(stream), peer))
+    };
+    let opened = tokio::select! {
+        opened = tokio::time::timeout(HANDSHAKE_TIME, opening) => opened,
+        // There is no request to finish.
+        () = shutdown.drain.cancelled() => return None,
+        () = shutdown.abort.cancelled() => return None,
+    };
+    match opened {
+        Ok(Ok(opened)) => Some(opened),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection ended in its handshake");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("a connection had no handshake in time");
+            None
+        }
+    }
+}
+
+/// Answers the requests of a connection until it ends.
+async fn serve<S, B>(stream: Box<dyn Duplex>, peer: Peer, service: S, shutdown: Shutdown)
+where
     S: Serve<B>,
     B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shutdown.close.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, caller) = match accepted {
-            Ok(accepted) => accepted,
-            // The caller disconnected before the connection was accepted.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-            Err(error) => {
-                // Most likely, there are no file descriptors left. Nothing tells when one becomes free.
-                tracing::warn!(%error, "failed to accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
+    let began = AtomicBool::new(false);
+    let answer = service_fn(|mut request: Request<Incoming>| -> Oneshot<S, _> {
+        began.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(peer.clone());
+        service.clone().oneshot(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .half_close(true)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), answer);
+    let Shutdown { drain, abort, .. } = shutdown;
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = drain.cancelled() => {
+            if !began.load(Ordering::Relaxed) {
+                // There is no request to finish.
+                return;
             }
-        };
-        // Fails only if the connection is closed already.
-        let _ = stream.set_nodelay(true);
-        let admitted = match limits.admit(caller.ip()) {
-            Ok(admitted) => admitted,
-            Err(why) => {
-                tracing::debug!(%caller, why, "refused a connection");
-                let limits = Arc::clone(&limits);
-                connections.spawn(async move { limits.refuse(stream, why).await });
-                continue;
-            }
-        };
-        let (stream, peer) = Connection::new(stream);
-        let began = Arc::new(AtomicBool::new(false));
-        let (service, begins) = (service.clone(), Arc::clone(&began));
-        let answer = service_fn(move |mut request: Request<Incoming>| -> Oneshot<S, _> {
-            begins.store(true, Ordering::Relaxed);
-            request.extensions_mut().insert(peer.clone());
-            service.clone().oneshot(request)
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIME)
-            .half_close(true)
-            .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(stream), answer);
-        let Shutdown { drain, abort, .. } = shutdown.clone();
-        connections.spawn(async move {
-            let _admitted = admitted;
-            let mut connection = std::pin::pin!(connection);
-            let result = tokio::select! {
-                result = connection.as_mut() => result,
-                () = drain.cancelled() => {
-                    if !began.load(Ordering::Relaxed) {
-                        // There is no request to finish.
-                        return;
-                    }
-                    connection.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        result = connection => result,
-                        () = abort.cancelled() => return,
-                    }
-                }
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                result = connection => result,
                 () = abort.cancelled() => return,
-            };
-            if let Err(error) = result {
-                // Mostly callers that disconnect.
-                tracing::debug!(%error, "a connection ended");
             }
-        });
+        }
+        () = abort.cancelled() => return,
+    };
+    if let Err(error) = result {
+        // Mostly callers that disconnect.
+        tracing::debug!(%error, "a connection ended");
     }
 }

@@ -13,10 +13,12 @@
 
 mod ended;
 mod newest;
+mod spending;
 
 pub use self::{
     ended::EndedJob,
     newest::{JobFilter, NewestFirst},
+    spending::Spending,
 };
 
 use std::{

@@ -45,7 +45,7 @@ pub use doomed::remove_tree;
 pub use error::{Error, Result};
 pub use file_lock::FileLock;
 pub use follow::{JournalEntry, Position, follow, follow_parts};
-pub use index::{EndedJob, JobFilter, NewestFirst};
+pub use index::{EndedJob, JobFilter, NewestFirst, Spending};
 pub use job::{Claim, ClaimedJob, CreateError, DeletedJob, Job, NewJob};
 pub use layout::Workspace;
 pub use liveness::LivenessWatch;

@@ -16,14 +16,15 @@ use std::{
 };
 
 use contract::{
-    BearerToken, CallerLimits, CallerName, Scope, Timestamp, TokenId, TokenRequest, TokenView,
+    BearerToken, CallerLimits, CallerName, Scope, Timestamp, TokenId, TokenList, TokenRequest,
+    TokenView, Usd,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use crate::{
-    Error, Result, Workspace,
+    Error, Result, Spending, Workspace,
     watch::Watch,
     write::{Once, read_at_most, sync_directory},
 };
@@ -91,7 +92,17 @@ impl TokenRecord {
     #[must_use]
     pub fn view(&self, last_used: Option<Timestamp>) -> TokenView {
         let Self { id, name, scopes, limits, expires, created, .. } = self.clone();
-        TokenView { id, name, scopes, limits, expires, created, last_used, token: None }
+        TokenView {
+            id,
+            name,
+            scopes,
+            limits,
+            expires,
+            created,
+            last_used,
+            spent_today_usd: None,
+            token: None,
+        }
     }
 }
 
@@ -200,6 +211,23 @@ impl Tokens {
 }
 
 impl Workspace {
+    /// All tokens as an administrator sees them, oldest first, with what `spending` says about their callers. Blocking.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn list_tokens(&self, spending: &Spending) -> Result<TokenList> {
+        let mut known = Tokens::default();
+        known.look(self)?;
+        let view = |record: &TokenRecord| {
+            let spent = Some(spending.of(&record.name)).filter(|spent| *spent > Usd::default());
+            let view = record.view(self.token_last_used(&record.id)?);
+            Ok(TokenView { spent_today_usd: spent, ..view })
+        };
+        let mut tokens = known.iter().map(view).collect::<Result<Vec<_>>>()?;
+        tokens.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        Ok(TokenList { count: tokens.len(), tokens })
+    }
+
     fn tokens_directory(&self) -> PathBuf {
         self.stack().join("tokens")
     }

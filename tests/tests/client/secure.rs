@@ -1,8 +1,11 @@
 //! https, tokens, and URLs that would give a secret away.
 
-use std::fs;
+use std::{fs, path::Path, process::Stdio};
 
-use testkit::{AgentScript, CommandOutput, RunningCommand, TlsFront, skip};
+use contract::Service;
+use nix::sys::signal::Signal;
+use testkit::{AgentScript, CommandOutput, GitServer, RunningCommand, Stack, TlsFront, skip};
+use tokio::process::Command;
 
 use crate::support::{Scene, id_of, ran, stackctl};
 
@@ -47,6 +50,51 @@ async fn over_https_with_a_token_in_each_request() {
     let id = id_of(&scene.workflow().await);
     assert_eq!(ran_with(&front, &["show", &id], None).await.code, 0);
     assert!(front.heads().iter().all(|head| !head.contains("authorization")));
+}
+
+/// Without a proxy: `stackctl` and curl by https, and the stack's own parts as before.
+#[tokio::test]
+async fn a_stack_with_a_certificate_of_its_own() {
+    let fixture = |name: &str| {
+        let certificates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/web/tests/tls");
+        certificates.join(name).into_os_string()
+    };
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("README.md", "hello\n")]);
+    let certificate = fixture("first.pem");
+    let builder =
+        Stack::builder().env("TLS_CERT", &certificate).env("TLS_KEY", fixture("first.key.pem"));
+    let mut stack = builder.start().await;
+    let port = stack.ports()[Service::Workflow];
+    let url = format!("https://localhost:{port}");
+    let (repo, prompt) = (git.url("app"), AgentScript::new().say("hello").prompt());
+    let mut command = stackctl(&url, &["run", "--repo", &repo, "--prompt", &prompt]);
+    command.env("SSL_CERT_FILE", &certificate);
+    let said = RunningCommand::start(command).finish().await;
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{said:?}");
+    assert!(said.stdout.contains("  hello\n"), "{said:?}");
+
+    let body = serde_json::json!({"prompt": prompt, "repoUrl": repo}).to_string();
+    let curl = async |trusted: &std::ffi::OsStr| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sN", "--max-time", "60", "-H", "Content-Type: application/json", "-d", &body]);
+        curl.arg(format!("{url}/api/workflow")).arg("--cacert").arg(trusted).stdin(Stdio::null());
+        curl.output().await
+    };
+    match curl(&certificate).await {
+        Ok(output) => {
+            let events = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{output:?}");
+            assert!(events.contains(r#"data: {"type":"workflow_complete""#), "{events}");
+            // 60: the certificate is not trusted.
+            assert_eq!(curl(&fixture("second.pem")).await.unwrap().status.code(), Some(60));
+        }
+        Err(_) => skip("a_stack_with_a_certificate_of_its_own", "there is no curl"),
+    }
+    stack.signal(Signal::SIGINT);
+    assert_eq!(stack.ended().await, 0, "{}", stack.log());
+    let hint = format!("curl -N https://stack.example.org:{port}/api/workflow");
+    assert!(stack.log().contains(&hint), "{}", stack.log());
 }
 
 #[tokio::test]

@@ -89,6 +89,12 @@ const COMMANDS: &[(&str, Does)] = &[
     ("curl -X DELETE localhost:3000/api/sessions/$SESSION", Shows("Session deleted")),
     ("cargo stack doctor", Shows("stackctl up` will work.")),
     ("cargo stack completions bash", Shows("complete -F _stackctl")),
+    (
+        "export TLS_CERT=/etc/letsencrypt/live/stack.example.org/fullchain.pem \
+         TLS_KEY=/etc/letsencrypt/live/stack.example.org/privkey.pem",
+        Nothing("there is no such certificate"),
+    ),
+    ("cargo stack up --bind 0.0.0.0", Nothing("it needs a certificate; tests/client has one")),
     ("echo 'ANTHROPIC_API_KEY=sk-ant-…' > .env", Nothing("it would change this checkout")),
     ("./deploy-swarm.sh", Nothing("tests/swarm runs it on an engine of its own")),
     ("npm install -g @anthropic-ai/claude-code", Nothing("it installs a program")),

@@ -1,6 +1,6 @@
 //! What one caller may use.
 
-use contract::{CallerLimits, Scope};
+use contract::{CallerLimits, Ending, EventLine, ExecuteRequest, Scope, Service, Usd};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
@@ -127,4 +127,34 @@ fn outcome() -> Vec<u8> {
         contract::Ending::failure(contract::Service::Pull, job.id(), contract::Code::Internal, "x");
     job.end_unclaimed("test", ending).unwrap().unwrap();
     std::fs::read(job.directory().join("outcome")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_has_spent_its_budget_is_refused_until_tomorrow() {
+    let volume = Volume::new();
+    let limits =
+        CallerLimits { budget_usd_per_day: Usd::from_dollars(0.5), ..CallerLimits::default() };
+    let limited = bearer(&volume.limited_token("ci", &[Scope::Submit], limits));
+    let admin = bearer(&volume.token("boss", &[Scope::Admin]));
+    let gateway = volume.gateway(|_| {}).await;
+    let body = json!({"repoUrl": REPO}).to_string();
+    let submit = async |token: &str| ask(&gateway, "POST", "/api/pull", token, &body).await;
+    for cost in [0.3, 0.2] {
+        assert_eq!(submit(&limited).await.1, 200, "less than the budget");
+        let job = volume.job_of::<ExecuteRequest>(r#"{"prompt":"x"}"#, "ci");
+        let ending = Ending::failure(Service::Claude, job.id(), contract::Code::AgentFailed, "x");
+        let event = EventLine::encode(&json!({"type": "error", "costUsd": cost}));
+        job.end_unclaimed("test", Ending { event, ..ending }).unwrap().unwrap();
+        volume.workspace.index_ended().unwrap();
+    }
+    let (_, status, error) = submit(&limited).await;
+    assert_eq!((status, &error["code"]), (402, &json!("budget_exceeded")), "{error}");
+    assert!(error["error"].as_str().unwrap().contains("cost 0.5 USD"), "{error}");
+    assert_eq!(submit(&admin).await.1, 200, "another caller");
+    let (_, _, list) = ask(&gateway, "GET", "/api/tokens", &admin, "").await;
+    let spent = |name: &str| {
+        let tokens = list["tokens"].as_array().unwrap();
+        tokens.iter().find(|token| token["name"] == name).unwrap()["spentTodayUsd"].clone()
+    };
+    assert_eq!((spent("ci"), spent("boss")), (json!(0.5), json!(null)), "{list}");
 }

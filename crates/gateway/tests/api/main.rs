@@ -20,4 +20,5 @@ mod owners;
 mod queue_wait;
 mod requests;
 mod support;
+mod tls;
 mod workflow;

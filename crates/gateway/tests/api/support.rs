@@ -83,6 +83,11 @@ impl Volume {
         self.workspace.create_token(&request).unwrap().1
     }
 
+    /// A queued job of this caller.
+    pub(crate) fn job_of<R: JobRequest>(&self, body: &str, caller: &str) -> Job {
+        self.create_for::<R>(body, None, Duration::ZERO, caller.parse().unwrap())
+    }
+
     fn create<R: JobRequest>(&self, body: &str, parent: Option<JobId>, age: Duration) -> Job {
         self.create_for::<R>(body, parent, age, CallerName::anonymous())
     }

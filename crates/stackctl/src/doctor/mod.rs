@@ -13,6 +13,7 @@ mod limits;
 mod net;
 mod optional;
 mod processes;
+mod tls;
 mod volume;
 
 use std::{collections::HashMap, ffi::OsString, io, time::SystemTime};
@@ -113,6 +114,11 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
             Settings::new(&ProcessEnv).text("ADMIN_TOKEN_SECRET").is_some(),
             Settings::new(&ProcessEnv).flag("ALLOW_ANONYMOUS"),
             up.bind,
+        ),
+        tls::certificate(
+            gateway::read_tls(&mut Settings::new(&ProcessEnv)).as_ref(),
+            up.bind,
+            SystemTime::now(),
         ),
         volume::workspace(&volume),
         volume::disk(&volume),
@@ -248,7 +254,7 @@ mod tests {
         let command = crate::cli::Cli::parse_from(["stackctl", "doctor", "--claude", "1"]).command;
         let crate::cli::Command::Doctor(options) = command else { panic!("{command:?}") };
         let findings = look(&options).await;
-        assert_eq!(findings.len(), 20, "{findings:#?}");
+        assert_eq!(findings.len(), 21, "{findings:#?}");
     }
 
     #[test]

@@ -5,12 +5,11 @@ use std::{collections::BTreeSet, path::PathBuf};
 use anstyle::Style;
 use clap::{Args, Subcommand};
 use contract::{
-    CallerLimits, CallerName, Scope, Timestamp, TokenId, TokenList, TokenRequest, TokenRevoked,
-    TokenView,
+    CallerLimits, CallerName, Scope, Timestamp, TokenId, TokenRequest, TokenRevoked, TokenView, Usd,
 };
 use stack_client::Api;
 use transcript::between;
-use workspace::{Tokens, Workspace, blocking};
+use workspace::{Spending, Workspace, blocking};
 
 use super::OpsError;
 use crate::{
@@ -35,6 +34,7 @@ Examples:
   stackctl token create --name boss --admin > boss.token    the first token, which closes the stack
   stackctl token create --name ci > ci.token                may run jobs and read its own
   stackctl token create --name ci --running 2 --queued 20 --requests-per-minute 120 --expires 2027-01-01T00:00:00Z
+  stackctl token create --name intern --budget-usd-per-day 5
   STACK_URL=https://stack.example.org stackctl token list --token-file boss.token
   stackctl token revoke Ab3dE6gH
 
@@ -79,6 +79,9 @@ struct CreateOptions {
     /// How many requests it may send in a minute; more are refused
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     requests_per_minute: Option<u32>,
+    /// How much its jobs may cost in a day (UTC), in dollars; when those that have ended cost as much, more are refused
+    #[arg(long, value_name = "USD")]
+    budget_usd_per_day: Option<Usd>,
     /// When it stops being valid, such as 2027-01-01T00:00:00Z [default: never]
     #[arg(long, value_name = "TIME")]
     expires: Option<Timestamp>,
@@ -190,6 +193,7 @@ impl CreateOptions {
             running: self.running,
             queued: self.queued,
             requests_per_minute: self.requests_per_minute,
+            budget_usd_per_day: self.budget_usd_per_day,
         };
         Ok(TokenRequest { name, scopes, limits, expires: self.expires })
     }
@@ -197,7 +201,14 @@ impl CreateOptions {
 
 async fn list(options: PlaceOptions) -> anyhow::Result<u8> {
     let list = match options.find().await? {
-        Place::Here(workspace) => blocking(move || tokens_of(&workspace)).await?,
+        Place::Here(workspace) => {
+            let read = move || {
+                let mut spending = Spending::default();
+                spending.look(&workspace, Timestamp::now())?;
+                workspace.list_tokens(&spending)
+            };
+            blocking(read).await?
+        }
         Place::There(api) => api.tokens().await.map_err(ClientError::from)?,
     };
     print(&if options.json {
@@ -209,16 +220,6 @@ async fn list(options: PlaceOptions) -> anyhow::Result<u8> {
         table(&list.tokens, Timestamp::now(), terminal_width())
     })?;
     Ok(exit::COMPLETE)
-}
-
-fn tokens_of(workspace: &Workspace) -> workspace::Result<TokenList> {
-    let mut known = Tokens::default();
-    known.look(workspace)?;
-    let view =
-        |record: &workspace::TokenRecord| Ok(record.view(workspace.token_last_used(&record.id)?));
-    let mut tokens = known.iter().map(view).collect::<workspace::Result<Vec<_>>>()?;
-    tokens.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-    Ok(TokenList { count: tokens.len(), tokens })
 }
 
 async fn revoke(options: RevokeOptions) -> anyhow::Result<u8> {
@@ -250,6 +251,7 @@ fn table(tokens: &[TokenView], now: Timestamp, width: Option<u16>) -> String {
         ("NAME", Column::Text),
         ("SCOPES", Column::Text),
         ("LIMITS", Column::Elastic),
+        ("TODAY", Column::Number),
         ("AGE", Column::Number),
         ("USED", Column::Number),
         ("EXPIRES", Column::Text),
@@ -262,6 +264,7 @@ fn table(tokens: &[TokenView], now: Timestamp, width: Option<u16>) -> String {
             token.name.to_string(),
             scopes.join(","),
             limits(token.limits),
+            token.spent_today_usd.map_or_else(|| "-".to_owned(), |spent| spent.to_string()),
             ago(token.created),
             token.last_used.map_or_else(|| "never".to_owned(), ago),
             match token.expires {
@@ -281,8 +284,9 @@ fn limits(limits: CallerLimits) -> String {
         (limits.queued, "queued"),
         (limits.requests_per_minute, "requests/min"),
     ];
-    let all: Vec<_> =
+    let mut all: Vec<_> =
         named.iter().filter_map(|(limit, name)| Some(format!("{} {name}", (*limit)?))).collect();
+    all.extend(limits.budget_usd_per_day.map(|budget| format!("{budget}/day")));
     if all.is_empty() { "-".to_owned() } else { all.join(", ") }
 }
 
@@ -296,10 +300,15 @@ mod tests {
             id: "Ab3dE6gH".parse().unwrap(),
             name: "ci".parse().unwrap(),
             scopes: [Scope::Read, Scope::Submit].into(),
-            limits: CallerLimits { running: Some(2), ..CallerLimits::default() },
+            limits: CallerLimits {
+                running: Some(2),
+                budget_usd_per_day: Usd::from_dollars(2.5),
+                ..CallerLimits::default()
+            },
             expires: Some(Timestamp::from_millisecond(5)),
             created: Timestamp::from_millisecond(0),
             last_used: None,
+            spent_today_usd: Usd::from_dollars(0.75),
             token: None,
         };
         let text = table(&[token], Timestamp::from_millisecond(3_600_000), None);
@@ -308,8 +317,9 @@ mod tests {
             .lines()
             .map(|line| line.split("  ").filter(|it| !it.is_empty()).map(str::trim).collect())
             .collect();
-        assert_eq!(words[0], ["ID", "NAME", "SCOPES", "LIMITS", "AGE", "USED", "EXPIRES"]);
-        assert_eq!(words[1][..4], ["Ab3dE6gH", "ci", "submit,read", "2 running"]);
-        assert_eq!(words[1][5..], ["never", "expired"]);
+        assert_eq!(words[0], ["ID", "NAME", "SCOPES", "LIMITS", "TODAY", "AGE", "USED", "EXPIRES"]);
+        let limits = "2 running, 2.5 USD/day";
+        assert_eq!(words[1][..5], ["Ab3dE6gH", "ci", "submit,read", limits, "0.75 USD"]);
+        assert_eq!(words[1][6..], ["never", "expired"]);
     }
 }

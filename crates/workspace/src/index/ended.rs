@@ -11,10 +11,11 @@ use std::{
     str::FromStr,
 };
 
-use contract::{CallerName, JobId, JobState, Retain, Timestamp};
+use contract::{CallerName, JobId, JobState, Retain, Timestamp, Usd};
 use memchr::memmem;
+use serde::Deserialize;
 
-use crate::{Error, Job, Result, write::sync_directory};
+use crate::{Error, Job, Outcome, Result, write::sync_directory};
 
 /// The size of a read, in bytes. A file may be much larger than what a gateway may use.
 const BLOCK: usize = 64 * 1024;
@@ -36,6 +37,9 @@ pub struct EndedJob {
     pub parent: Option<JobId>,
     /// Whose it was. `None` if its record is damaged, or its line was cut short.
     pub caller: Option<CallerName>,
+    /// What it has cost, as its terminal event says. A job that was killed has none, and neither has a workflow: the jobs
+    /// that it started have their own.
+    pub cost: Usd,
     /// Whether its own directory is to be deleted. Only known as long as the job itself was read.
     pub(super) discards: bool,
 }
@@ -47,10 +51,14 @@ impl EndedJob {
     /// If the volume cannot be read, or the outcome is damaged.
     pub(super) fn of(job: &Job) -> Result<Option<Self>> {
         let Some(outcome) = job.outcome()? else { return Ok(None) };
-        let (parent, caller, discards) = match job.record() {
-            Ok(record) => (record.parent, Some(record.caller), record.retain == Retain::None),
+        let (parent, caller, discards, cost) = match job.record() {
+            Ok(record) => {
+                let asks = record.service.asks_for_jobs();
+                let cost = if asks { Usd::default() } else { cost_of(&outcome) };
+                (record.parent, Some(record.caller), record.retain == Retain::None, cost)
+            }
             // It cannot be shown, but it can be deleted when its time has come.
-            Err(error) if error.is_damage() => (None, None, false),
+            Err(error) if error.is_damage() => (None, None, false, Usd::default()),
             Err(error) => return Err(error),
         };
         Ok(Some(Self {
@@ -59,12 +67,13 @@ impl EndedJob {
             ended: outcome.ended,
             parent,
             caller,
+            cost,
             discards,
         }))
     }
 
     /// `None` for a line that a crash cut short.
-    fn parse(line: &[u8]) -> Option<Self> {
+    pub(super) fn parse(line: &[u8]) -> Option<Self> {
         // A later version may add fields.
         let mut fields = std::str::from_utf8(line).ok()?.split(' ');
         let id = fields.next()?.parse().ok()?;
@@ -80,7 +89,7 @@ impl EndedJob {
         }
         let caller =
             caller_in(line).and_then(|caller| std::str::from_utf8(caller).ok()?.parse().ok());
-        Some(Self { id, state, ended, parent, caller, discards: false })
+        Some(Self { id, state, ended, parent, caller, cost: cost_in(line), discards: false })
     }
 }
 
@@ -102,16 +111,41 @@ pub(super) fn caller_in(line: &[u8]) -> Option<&[u8]> {
     (fields.next()? == b".").then_some(caller)
 }
 
+/// The cost in a line. It has an end mark too; a line without it is of an earlier version, was cut short, or has no cost.
+fn cost_in(line: &[u8]) -> Usd {
+    let mut fields = line.split(|byte| *byte == b' ').skip(7);
+    let cost = match (fields.next(), fields.next()) {
+        (Some(cost), Some(b".")) => {
+            std::str::from_utf8(cost).ok().and_then(|cost| cost.parse().ok())
+        }
+        _ => None,
+    };
+    cost.map_or(Usd::default(), Usd::from_micros)
+}
+
+/// What a terminal event says about the cost of its job. Whatever is no amount counts as nothing.
+fn cost_of(outcome: &Outcome) -> Usd {
+    #[derive(Deserialize)]
+    struct Cost {
+        #[serde(rename = "costUsd", default)]
+        dollars: Option<f64>,
+    }
+    let cost: Option<Cost> = outcome.event.peek().ok();
+    cost.and_then(|cost| Usd::from_dollars(cost.dollars?)).unwrap_or_default()
+}
+
 /// The line, without its line break.
 impl fmt::Display for EndedJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, state, ended, parent, caller, .. } = self;
+        let Self { id, state, ended, parent, caller, cost, .. } = self;
         write!(f, "{id} {} {} ", state.as_str(), ended.as_millisecond())?;
         match parent {
             Some(parent) => write!(f, "{parent} ."),
             None => write!(f, "{NONE} ."),
         }?;
-        caller.as_ref().map_or(Ok(()), |caller| write!(f, " {caller} ."))
+        let Some(caller) = caller else { return Ok(()) };
+        write!(f, " {caller} .")?;
+        if *cost > Usd::default() { write!(f, " {} .", cost.micros()) } else { Ok(()) }
     }
 }
 
@@ -121,7 +155,18 @@ pub(super) struct Day(String);
 
 impl Day {
     pub(super) fn of(id: JobId) -> Self {
-        Self(id.created().to_string().chars().take(10).collect())
+        Self::at(id.created())
+    }
+
+    pub(super) fn at(time: Timestamp) -> Self {
+        Self(time.to_string().chars().take(10).collect())
+    }
+
+    /// The day at `now` and the one before.
+    pub(super) fn last_two(now: Timestamp) -> [Self; 2] {
+        const DAY: i64 = 24 * 3600 * 1000;
+        [now.as_millisecond().saturating_sub(DAY), now.as_millisecond()]
+            .map(|time| Self::at(Timestamp::from_millisecond(time)))
     }
 }
 
@@ -155,7 +200,7 @@ impl Days {
         &self.directory
     }
 
-    fn file(&self, day: &Day) -> PathBuf {
+    pub(super) fn file(&self, day: &Day) -> PathBuf {
         self.directory.join(&day.0)
     }
 
@@ -254,7 +299,8 @@ impl Days {
         Ok(found.into_values().collect())
     }
 
-    /// Removes the lines of these jobs, or the file if no job is left. Only for the holder of the index's lock.
+    /// Removes the lines of these jobs, or the file if no job is left. Of the last two days, lines with a cost stay:
+    /// otherwise, callers could delete what they have spent. Only for the holder of the index's lock.
     pub(super) fn remove(&self, day: Day, gone: &[JobId], scratch: &Path) -> Result<()> {
         let gone: BTreeSet<String> = gone.iter().map(ToString::to_string).collect();
         let path = self.file(&day);
@@ -264,11 +310,13 @@ impl Days {
             Err(error) => return Err(Error::io("read", path)(error)),
         };
         let mut kept = Rewrite::begin(scratch.to_owned());
+        let is_recent = Day::last_two(Timestamp::now()).contains(&day);
+        let counts = |line: &[u8]| is_recent && cost_in(line) > Usd::default();
         let mut is_empty = true;
         for line in BufReader::new(file).split(b'\n') {
             let line = line.map_err(Error::io("read", &path))?;
             let id = line.get(..ID).and_then(|id| std::str::from_utf8(id).ok());
-            if id.is_some_and(|id| !gone.contains(id)) {
+            if id.is_some_and(|id| !gone.contains(id) || counts(&line)) {
                 is_empty = false;
                 kept.add(&line);
             }

@@ -1,6 +1,6 @@
 use std::fs;
 
-use contract::{CallerName, Code, Ending, JobState, Service, Timestamp};
+use contract::{CallerName, Code, Ending, EventLine, JobState, Service, Timestamp, Usd};
 use serde_json::json;
 
 use super::*;
@@ -125,7 +125,15 @@ fn a_day_of_thousands_of_jobs() {
             let state = if *id == ids[7] { JobState::Cancelled } else { JobState::Succeeded };
             // Some lines are of an earlier version.
             let caller = parent.is_none().then(CallerName::anonymous);
-            EndedJob { id: *id, state, ended: Timestamp::now(), parent, caller, discards: false }
+            EndedJob {
+                id: *id,
+                state,
+                ended: Timestamp::now(),
+                parent,
+                caller,
+                cost: Usd::default(),
+                discards: false,
+            }
         })
         .collect();
     workspace.ended_index().append(Day::of(ids[0]), &jobs).unwrap();
@@ -295,4 +303,73 @@ fn only_one_process_moves_at_a_time() {
     assert_eq!(found(&workspace, state(JobState::Failed)), [job.id()], "it is found all the same");
     drop(other);
     assert_eq!(workspace.index_ended().unwrap(), 1);
+}
+
+/// Ends a job of `service` and of `caller`, which cost so much.
+fn spend(
+    workspace: &Workspace,
+    job_id: JobId,
+    service: Service,
+    caller: &str,
+    cost: serde_json::Value,
+) {
+    let record = fixtures::record(None, &json!({"prompt": "x"}));
+    let caller = caller.parse().unwrap();
+    let job = fixtures::create(workspace, &JobRecord { job_id, service, caller, ..record });
+    let ending = Ending::failure(service, job_id, Code::AgentFailed, "x");
+    let event = EventLine::encode(&json!({"type": "error", "costUsd": cost}));
+    job.end_unclaimed("test", Ending { event, ..ending }).unwrap().unwrap();
+}
+
+#[test]
+fn what_ended_today_is_added_up_once() {
+    let (_dir, workspace) = workspace();
+    let now = Timestamp::now();
+    let day = i64::try_from(DAY).unwrap();
+    let later = |days: i64| Timestamp::from_millisecond(now.as_millisecond() + days * day);
+    let today = u64::try_from(now.as_millisecond()).unwrap();
+    let spent =
+        |spending: &Spending| ["a", "b"].map(|name| spending.of(&name.parse().unwrap()).micros());
+    let mut spending = Spending::default();
+    spending.look(&workspace, now).unwrap();
+    assert_eq!(spent(&spending), [0, 0]);
+    // One was created yesterday. A workflow's cost is that of its jobs.
+    spend(&workspace, id(today, 1), Service::Claude, "a", json!(0.25));
+    spend(&workspace, id(today - DAY, 2), Service::Claude, "a", json!(0.5));
+    spend(&workspace, id(today, 3), Service::Claude, "b", json!(1e-7));
+    spend(&workspace, id(today, 4), Service::Workflow, "b", json!(9));
+    for (tail, nonsense) in
+        [json!(-1), json!("1"), json!(null), json!(1e300)].into_iter().enumerate()
+    {
+        spend(&workspace, id(today, 10 + tail as u64), Service::Claude, "b", nonsense);
+    }
+    assert_eq!(workspace.index_ended().unwrap(), 8);
+    for _ in 0..2 {
+        spending.look(&workspace, now).unwrap();
+        assert_eq!(spent(&spending), [750_000, 1]);
+    }
+    spend(&workspace, id(today, 20), Service::Claude, "a", json!(1));
+    workspace.index_ended().unwrap();
+    spending.look(&workspace, now).unwrap();
+    assert_eq!(spent(&spending), [1_750_000, 1]);
+    // Deleting a job does not give its cost back, whether it was looked at before or not.
+    workspace.forget_ended(&[id(today, 1), id(today, 4), id(today - DAY, 2)]).unwrap();
+    let left = workspace.ended_jobs(|_| true).unwrap();
+    assert!(left.iter().all(|job| job.id != id(today, 4)), "a line without a cost goes");
+    let mut another = Spending::default();
+    for spending in [&mut spending, &mut another] {
+        spending.look(&workspace, now).unwrap();
+        assert_eq!(spent(spending), [1_750_000, 1]);
+    }
+    // A file that has a job twice, and then a line that is still being written.
+    let file = workspace.ended_index().file(&Day::at(now));
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}{}", &text[..text.len() - 1])).unwrap();
+    for spending in [&mut spending, &mut Spending::default()] {
+        spending.look(&workspace, now).unwrap();
+        assert_eq!(spent(spending), [1_750_000, 1]);
+    }
+    // Tomorrow begins with nothing.
+    spending.look(&workspace, later(1)).unwrap();
+    assert_eq!(spent(&spending), [0, 0]);
 }
