@@ -15,6 +15,11 @@
 //!
 //! Hooks are never run, and of filters only that of git-lfs, if it is asked for.
 
+#[cfg_attr(
+    not(test),
+    expect(dead_code, unused_imports, reason = "the job that takes a tree comes next")
+)]
+mod changes;
 mod checkout;
 mod config;
 mod connector;
