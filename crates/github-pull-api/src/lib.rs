@@ -15,14 +15,11 @@
 //!
 //! Hooks are never run, and of filters only that of git-lfs, if it is asked for.
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "the job that takes a tree comes next")
-)]
 mod changes;
 mod checkout;
 mod config;
 mod connector;
+mod drive;
 mod failure;
 mod git;
 mod lock;
@@ -35,6 +32,7 @@ mod service;
 mod staging;
 mod work;
 
+pub use changes::changes;
 pub use config::Config;
 pub use connector::{
     AddressPolicy, AllowedHost, ConnectorSettings, UpstreamProxy, connect_for_git,

@@ -12,7 +12,7 @@ use nix::{
 };
 
 use super::{
-    Control, Reason, Skipped,
+    Control, Skipped,
     objects::Base,
     walk::{self, Walk},
 };
@@ -23,6 +23,7 @@ use crate::{
     remote::{ObjectId, store_in_lfs},
     staging::Staging,
 };
+use contract::SkipReason as Reason;
 
 /// The mode of a submodule.
 const SUBMODULE: &[u8] = b"160000";

@@ -1,22 +1,9 @@
 //! The files that differ between two trees.
 
-use serde::Serialize;
+use contract::FileStatus as Status;
 
 use super::Control;
 use crate::{failure::Result, remote::ObjectId};
-
-/// What has become of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Status {
-    Added,
-    Deleted,
-    /// Its content or its mode.
-    Modified,
-    Renamed,
-    /// A file has become a link, or the like.
-    TypeChanged,
-}
 
 /// A file that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@
 mod commits;
 mod control;
 mod index;
+mod job;
 mod list;
 mod objects;
 mod patch;
@@ -22,15 +23,12 @@ mod walk;
 
 use std::path::Path;
 
-use contract::{Code, RepoUrl};
+use contract::{Code, RepoUrl, SkipReason as Reason};
 use workspace::Workspace;
 
+pub use self::job::changes;
 pub(crate) use self::{
-    commits::Commit,
-    control::Control,
-    list::{FileChange, Files, Status},
-    patch::MOST_FILES,
-    walk::{Reason, Skipped},
+    commits::Commit, control::Control, list::Files, patch::MOST_FILES, walk::Skipped,
 };
 use self::{
     index::Taking,

@@ -13,11 +13,11 @@ use std::{
     time::Duration,
 };
 
-use contract::{FileRepositories, Policy};
+use contract::{FileRepositories, FileStatus as Status, Policy};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use oneshot::Stop;
 
-use super::*;
+use super::{list::FileChange, *};
 use crate::{Config, monitor::Monitor, remote::mirror_location, report::Reporter};
 
 /// A workspace with a mirror, and a checkout of it.

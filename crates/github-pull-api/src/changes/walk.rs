@@ -9,8 +9,7 @@ use std::{
 };
 
 use cap_std::fs::{Dir, FileType};
-use contract::Code;
-use serde::Serialize;
+use contract::{Code, SkipReason as Reason};
 
 use crate::{
     failure::{Failure, Result},
@@ -27,22 +26,6 @@ const READ_BY_GIT: [&[u8]; 3] = [b".gitattributes", b".gitignore", b".lfsconfig"
 pub(crate) struct Skipped {
     pub(crate) path: Vec<u8>,
     pub(crate) reason: Reason,
-}
-
-/// Why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Reason {
-    /// A repository of its own in the checkout.
-    Repository,
-    /// A submodule that is checked out: what was changed in it is not looked at.
-    Submodule,
-    /// A pipe, a socket or a device.
-    Special,
-    /// The stack's user cannot read it, or its path is too long.
-    Unreadable,
-    /// git refuses its name.
-    RefusedName,
 }
 
 /// What there is in a checkout.
