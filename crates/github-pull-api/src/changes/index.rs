@@ -6,6 +6,7 @@ use std::{
 };
 
 use cap_std::{ambient_authority, fs::Dir};
+use contract::SkipReason as Reason;
 use nix::{
     fcntl::AtFlags,
     unistd::{AccessFlags, faccessat},
@@ -23,7 +24,6 @@ use crate::{
     remote::{ObjectId, store_in_lfs},
     staging::Staging,
 };
-use contract::SkipReason as Reason;
 
 /// The mode of a submodule.
 const SUBMODULE: &[u8] = b"160000";
@@ -62,12 +62,12 @@ impl<'a> Taking<'a, '_> {
                 Some((entry.get(at + 1..)?, entry.get(..6)?))
             })
             .collect();
-        let mut known: BTreeSet<Vec<u8>> = tracked.keys().map(|path| path.to_vec()).collect();
+        let known: BTreeSet<Vec<u8>> = tracked.keys().map(|path| path.to_vec()).collect();
         // What the agent has added stays, also if it is ignored.
-        known.extend(self.added()?);
+        let added: BTreeSet<Vec<u8>> = self.added()?.into_iter().collect();
         let files = Dir::open_ambient_dir(checkout, ambient_authority())
             .map_err(Failure::io("open", checkout))?;
-        let walk = Walk::over(&git.monitor, &files, &known)?;
+        let walk = Walk::over(&git.monitor, &files, &known, &added)?;
 
         control.command(&["read-tree", id]).output()?;
         let others = untracked(&control, &walk)?;

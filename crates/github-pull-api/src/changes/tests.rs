@@ -26,6 +26,8 @@ struct Scene {
     workspace: Workspace,
     repo: RepoUrl,
     base: String,
+    /// Whether the pull asked for files in LFS.
+    lfs: bool,
 }
 
 /// What was taken of it.
@@ -46,10 +48,15 @@ impl Scene {
     }
 
     fn new_in(root: tempfile::TempDir, make: impl FnOnce(&Path)) -> Self {
+        Self::with(root, &[], make)
+    }
+
+    /// With more arguments of `git init`.
+    fn with(root: tempfile::TempDir, init: &[&str], make: impl FnOnce(&Path)) -> Self {
         let workspace = Workspace::open(&root.path().join("volume")).unwrap();
         let tree = root.path().join("upstream");
         fs::create_dir(&tree).unwrap();
-        git(&tree, &["init", "-q", "-b", "main"]);
+        git(&tree, &[&["init", "-q", "-b", "main"], init].concat());
         make(&tree);
         git(&tree, &["add", "-A"]);
         git(&tree, &["commit", "-q", "--allow-empty", "-m", "base"]);
@@ -58,7 +65,7 @@ impl Scene {
         let repo = RepoUrl::parse(tree.to_str().unwrap(), &policy).unwrap();
         let mirror = mirror_location(&workspace, &repo, Extent::default());
         fs::create_dir_all(mirror.parent().unwrap()).unwrap();
-        let scene = Self { root, workspace, repo, base };
+        let scene = Self { root, workspace, repo, base, lfs: false };
         for (options, to) in [(&["--mirror"][..], &mirror), (&[][..], &scene.checkout())] {
             let from = tree.to_str().unwrap();
             let clone =
@@ -83,13 +90,13 @@ impl Scene {
     /// With these bounds of the patch.
     async fn look_with(&self, bounds: Option<(u64, usize)>) -> Result<Look> {
         let (workspace, repo) = (self.workspace.clone(), self.repo.clone());
-        let (checkout, base) = (self.checkout(), self.base.clone());
+        let (checkout, base, lfs) = (self.checkout(), self.base.clone(), self.lfs);
         let looked = tokio::task::spawn_blocking(move || {
             let monitor = Monitor { reporter: Reporter::default(), stop: Stop::default() };
             let staging = Staging::create(&monitor, workspace.temporary().join("job"))?;
             let git = Git::new(&Config::default(), monitor, &staging, Duration::from_secs(60))?;
             let base = ObjectId::parse(base.as_bytes()).unwrap();
-            let (extent, checkout) = (Extent::default(), checkout.as_path());
+            let (extent, checkout) = (Extent { lfs, ..Extent::default() }, checkout.as_path());
             let source =
                 Source { workspace: &workspace, repo: &repo, extent, checkout, base: &base };
             let taken = take(&git, &staging, &source)?;
@@ -179,7 +186,7 @@ fn names(files: &[FileChange]) -> Vec<(String, Status)> {
 
 fn base(tree: &Path) {
     for (name, content) in
-        [("a", "1\n2\n3\n"), ("d/b", "b\n"), ("d/c", "c\n"), ("run", "#!/bin/sh\n")]
+        [("a", "1\n2\n3\n"), ("d/b", "b\n"), ("d/c", "c\n"), ("e/f", "f\n"), ("run", "#!/bin/sh\n")]
     {
         write(tree, name, content);
     }
@@ -249,6 +256,58 @@ async fn every_kind_of_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_repository_of_sha256() {
+    let scene = Scene::with(tempfile::tempdir().unwrap(), &["--object-format=sha256"], base);
+    scene.write("a", "changed\n");
+    let look = scene.look().await.unwrap();
+    assert_eq!(names(&look.files), [("a".to_owned(), Status::Modified)]);
+    assert_eq!(look.tree.len(), 64);
+}
+
+/// A checkout has the files themselves, its commits their pointers.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_in_lfs_are_their_pointers() {
+    let pointer = |id: &str, size: usize| {
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{id}\nsize {size}\n")
+    };
+    let content = "x\n";
+    let id = "73cb3858a687a8494ca3323053016282f3dad39d42cf62ca4e79dda2aac7d9ac";
+    let mut scene = Scene::new(|tree| {
+        base(tree);
+        write(tree, ".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+        write(tree, "kept.bin", pointer(id, content.len()));
+        write(tree, "changed.bin", pointer(id, content.len()));
+        write(tree, "pointer.bin", pointer(id, content.len()));
+    });
+    for name in ["kept.bin", "changed.bin"] {
+        scene.write(name, content);
+    }
+    scene.write("changed.bin", "y\n");
+    // The control: without git-lfs, every file in it is another one.
+    assert_eq!(scene.look().await.unwrap().files.len(), 2);
+    scene.lfs = true;
+    if lfs_is_missing().await {
+        testkit::skip("files in LFS", "git-lfs is not installed, or the kernel is too old for it");
+        return;
+    }
+    let look = scene.look().await.unwrap();
+    assert_eq!(names(&look.files), [("changed.bin".to_owned(), Status::Modified)]);
+    let patch = String::from_utf8(look.patch).unwrap();
+    assert!(patch.contains("+oid sha256:"), "{patch}");
+}
+
+async fn lfs_is_missing() -> bool {
+    let look = || {
+        let root = tempfile::tempdir().unwrap();
+        let monitor = Monitor { reporter: Reporter::default(), stop: Stop::default() };
+        let staging = Staging::create(&monitor, root.path().join("job"))?;
+        let git = Git::new(&Config::default(), monitor, &staging, Duration::from_secs(60))?;
+        lfs_obstacle(&git)
+    };
+    tokio::task::spawn_blocking(look).await.unwrap().unwrap().is_some()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_and_directories_become_each_other() {
     let scene = Scene::new(base);
     let at = scene.checkout();
@@ -266,8 +325,8 @@ async fn files_and_directories_become_each_other() {
 async fn a_directory_that_became_a_link_hides_nothing() {
     let scene = Scene::new(base);
     let at = scene.checkout();
-    fs::rename(at.join("d"), at.join("e")).unwrap();
-    symlink("e", at.join("d")).unwrap();
+    fs::rename(at.join("d"), at.join("moved")).unwrap();
+    symlink("moved", at.join("d")).unwrap();
     scene.same().await;
 }
 
@@ -400,6 +459,17 @@ async fn traps_are_not_sprung() {
     fs::create_dir_all(at.join("n/.git/refs")).unwrap();
     fs::create_dir_all(at.join("n/.git/objects")).unwrap();
     fifo(&at.join("n/.git/HEAD"));
+    // The agent claims to have added a file there.
+    let mut claim = Command::new("git");
+    let entry = format!("100644,{},n/x", git(&at, &["rev-parse", "HEAD:a"]));
+    claim.args(["update-index", "--add", "--cacheinfo", &entry]).current_dir(&at);
+    run(&mut claim);
+    fs::write(at.join("n/x"), "1\n").unwrap();
+    // In a directory with files of the base, git does not look for one.
+    for directory in [".git/refs", ".git/objects"] {
+        fs::create_dir_all(at.join("e").join(directory)).unwrap();
+    }
+    fifo(&at.join("e/.git/HEAD"));
     fs::create_dir_all(at.join("m/x/refs")).unwrap();
     fs::create_dir_all(at.join("m/x/objects")).unwrap();
     fifo(&at.join("m/x/HEAD"));
@@ -407,8 +477,9 @@ async fn traps_are_not_sprung() {
     fs::remove_dir_all(at.join("d")).unwrap();
     symlink("/", at.join("d")).unwrap();
     zero(&at.join(".gitmodules"));
+    scene.write("e/f", "changed\n");
     let look = scene.look().await.unwrap();
-    let seen = ["d", "d/b", "d/c", "new"];
+    let seen = ["d", "d/b", "d/c", "e/f", "new"];
     assert_eq!(
         look.files.iter().map(|it| it.path.clone()).collect::<Vec<_>>(),
         seen.map(|it| it.as_bytes().to_vec())

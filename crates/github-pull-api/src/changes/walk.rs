@@ -18,6 +18,8 @@ use crate::{
 
 /// The most nested repositories. Each is an argument of git's.
 const MOST_REPOSITORIES: usize = 1000;
+/// The most files and directories that are looked at, ignored ones included.
+const MOST_ENTRIES: usize = 4_000_000;
 /// The files that git reads in every directory.
 const READ_BY_GIT: [&[u8]; 3] = [b".gitattributes", b".gitignore", b".lfsconfig"];
 
@@ -38,20 +40,28 @@ pub(super) struct Walk {
     /// Repositories of their own, without a path that was asked for in them.
     pub(super) repositories: Vec<Vec<u8>>,
     pub(super) skipped: Vec<Skipped>,
+    entries: usize,
 }
 
 impl Walk {
-    /// Walks over `root`. No link is followed, nor what is beneath a `.git`. `known` are the paths that are asked for.
+    /// Walks over `root`. No link is followed, nor what is beneath a `.git`. `base` and `added` are the paths that are asked
+    /// for. Those of the base are in the index, so git lists the directories above them without a look at a `.git` there. What
+    /// an agent claims to have added has no such effect.
     ///
     /// # Errors
     /// If git would wait for something, there are too many repositories, or a directory cannot be listed for another
     /// reason than its permissions.
-    pub(super) fn over(monitor: &Monitor, root: &Dir, known: &BTreeSet<Vec<u8>>) -> Result<Self> {
+    pub(super) fn over(
+        monitor: &Monitor,
+        root: &Dir,
+        base: &BTreeSet<Vec<u8>>,
+        added: &BTreeSet<Vec<u8>>,
+    ) -> Result<Self> {
         let mut walk = Self::default();
         let mut open = vec![Vec::new()];
         while let Some(directory) = open.pop() {
             monitor.check_stop()?;
-            walk.list(root, known, &directory, &mut open)?;
+            walk.list(root, (base, added), &directory, &mut open)?;
         }
         Ok(walk)
     }
@@ -59,7 +69,7 @@ impl Walk {
     fn list(
         &mut self,
         root: &Dir,
-        known: &BTreeSet<Vec<u8>>,
+        (base, added): (&BTreeSet<Vec<u8>>, &BTreeSet<Vec<u8>>),
         directory: &[u8],
         open: &mut Vec<Vec<u8>>,
     ) -> Result<()> {
@@ -77,10 +87,17 @@ impl Walk {
             let entry = entry.map_err(Failure::io("list", shown))?;
             let kind = entry.file_type().map_err(Failure::io("look at", shown))?;
             found.push((entry.file_name().into_vec(), kind));
+            self.entries += 1;
+            if self.entries > MOST_ENTRIES {
+                let sentence = format!(
+                    "there are more than {MOST_ENTRIES} files in the checkout, ignored ones included: look at it on the volume"
+                );
+                return Err(Failure::told(Code::TooLarge, sentence));
+            }
         }
         let is_repository = found.iter().any(|(name, _)| name.eq_ignore_ascii_case(b".git"));
-        if is_repository && !directory.is_empty() && !has_beneath(known, directory) {
-            if known.contains(directory) {
+        if is_repository && !directory.is_empty() && !has_beneath(base, directory) {
+            if base.contains(directory) {
                 self.directories.insert(directory.to_vec());
             }
             self.repositories.push(directory.to_vec());
@@ -102,12 +119,12 @@ impl Walk {
                 [directory, b"/", name.as_slice()].concat()
             };
             if kind.is_dir() {
-                if known.contains(&path) {
+                if base.contains(&path) {
                     self.directories.insert(path.clone());
                 }
                 open.push(path);
             } else if kind.is_file() || kind.is_symlink() {
-                if known.contains(&path) {
+                if base.contains(&path) || added.contains(&path) {
                     self.present.insert(path);
                 }
             } else if READ_BY_GIT.contains(&name.as_slice()) {

@@ -85,17 +85,16 @@ impl Job {
     pub fn checkout(&self) -> Result<Option<WorkspacePath>> {
         let root = self.workspace.root_text();
         let record = self.record()?;
-        let place = match record.service {
-            Service::Workflow => return Ok(self.work()?.map(|work| work.checkout)),
-            Service::Pull => {
-                let end = self.outcome()?.and_then(|outcome| outcome.event.peek::<End>().ok());
-                end.and_then(|end| end.target_path)
-            }
-            Service::Claude => {
-                let asked = serde_json::from_str::<Execute>(record.request.body.get());
-                let asked = asked.map_err(Error::malformed(self.record_path()))?.workspace;
-                Some(asked.unwrap_or_else(|| format!("jobs/{}/work", self.id)))
-            }
+        if record.service.asks_for_jobs() {
+            return Ok(self.work()?.map(|work| work.checkout));
+        }
+        let place = if record.service == Service::Claude {
+            let asked = serde_json::from_str::<Execute>(record.request.body.get());
+            let asked = asked.map_err(Error::malformed(self.record_path()))?.workspace;
+            Some(asked.unwrap_or_else(|| format!("jobs/{}/work", self.id)))
+        } else {
+            let end = self.outcome()?.and_then(|outcome| outcome.event.peek::<End>().ok());
+            end.and_then(|end| end.target_path)
         };
         let path = place.and_then(|text| WorkspacePath::parse(&text, root).ok());
         Ok(path.map(|path| path.checkout(root)))
@@ -151,18 +150,14 @@ impl Job {
                 }
                 None => None,
             };
-            match service {
-                Service::Pull => {
-                    let end = end.filter(|end| end.target_path.is_some() && end.commit.is_some());
-                    let request = Some(request.body.get().to_owned());
-                    pulled = end.map(|end| End { request, ..end }).or(pulled);
-                }
-                Service::Claude => {
-                    let asked = serde_json::from_str::<Execute>(request.body.get());
-                    let place = asked.map_err(Error::malformed(child.record_path()))?.workspace;
-                    agent = Some((place, end.unwrap_or_default()));
-                }
-                Service::Workflow => {}
+            if service == Service::Pull {
+                let end = end.filter(|end| end.target_path.is_some() && end.commit.is_some());
+                let request = Some(request.body.get().to_owned());
+                pulled = end.map(|end| End { request, ..end }).or(pulled);
+            } else if service == Service::Claude {
+                let asked = serde_json::from_str::<Execute>(request.body.get());
+                let place = asked.map_err(Error::malformed(child.record_path()))?.workspace;
+                agent = Some((place, end.unwrap_or_default()));
             }
         }
         Ok((pulled, agent))
