@@ -86,6 +86,10 @@ codes! {
     RepositoryInvalid = "repository_invalid",
     /// The repository needs more space than a pull may use.
     TooLarge = "too_large",
+    /// A later job has worked where this one did, so its result is no longer there on its own.
+    Superseded = "superseded",
+    /// The job has pulled nothing that its result could be compared with.
+    NoBase = "no_base",
     /// git failed for a reason that has no code of its own.
     GitFailed = "git_failed",
     /// Repository URLs of this scheme are not allowed.

@@ -34,6 +34,23 @@ pub enum PullEvent<'a> {
     Error { error: &'a str, timestamp: Timestamp, code: Code },
 }
 
+/// The end of a look at what a job has left. What is printed before are the messages of a [`PullEvent`].
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
+#[expect(missing_docs, reason = "the fields are those of the contract, by name")]
+pub enum ChangesEvent {
+    /// The answer is there.
+    Completed {
+        job_id: JobId,
+        changes_of: JobId,
+        files: usize,
+        additions: u64,
+        deletions: u64,
+        truncated: bool,
+        timestamp: Timestamp,
+    },
+}
+
 /// What is known about an agent's run after its end.
 #[derive(Debug, Default, Clone)]
 pub struct AgentSummary {

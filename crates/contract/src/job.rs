@@ -81,6 +81,9 @@ pub struct JobView {
     /// Why it failed, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The job whose change it has looked at, because somebody asked for the diff of that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes_of: Option<JobId>,
 }
 
 /// `GET /api/jobs`.

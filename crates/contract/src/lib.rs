@@ -7,6 +7,7 @@
 //! *Architecture invariant:* this crate knows nothing about tokio, hyper or files.
 
 mod caller;
+mod changes;
 mod code;
 mod event;
 mod fields;
@@ -27,10 +28,11 @@ pub use caller::{
     BearerToken, CallerLimits, CallerName, NotA, Scope, TokenId, TokenList, TokenRequest,
     TokenRevoked, TokenView,
 };
+pub use changes::{AgentCommit, Changes, FileChange, FileStatus, SkipReason, SkippedFile};
 pub use code::Code;
 pub use event::{
-    AgentSummary, ApiUsage, Ending, ExecuteEvent, Isolation, ModelUsage, PullEvent, QueuedEvent,
-    WorkflowEvent,
+    AgentSummary, ApiUsage, ChangesEvent, Ending, ExecuteEvent, Isolation, ModelUsage, PullEvent,
+    QueuedEvent, WorkflowEvent,
 };
 pub use fields::unknown_field;
 pub use id::{GatewayId, JobId, ReplicaId, SessionId};
@@ -40,8 +42,9 @@ pub use part::EventPart;
 pub use policy::{FileRepositories, Limits, Policy, UnknownFields};
 pub use repo_url::{RepoUrl, Scheme};
 pub use request::{
-    CloneFilter, ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Place, PullOptions,
-    PullRequest, RawRequest, RequestError, Requester, Retain, Secrets, WorkflowRequest,
+    ChangesRequest, CloneFilter, ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Place,
+    PullJob, PullOptions, PullRequest, RawRequest, RequestError, Requester, Retain, Secrets,
+    WorkflowRequest,
 };
 pub use service::{PerService, Service, ServiceSpec};
 pub use session::{SessionDeleted, SessionList, SessionRequest, SessionView};

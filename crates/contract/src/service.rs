@@ -9,8 +9,8 @@ use std::ops::{Index, IndexMut};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Code, Ending, ExecuteRequest, JobId, JobRequest, PullRequest, RawRequest, RequestError,
-    WorkflowRequest,
+    ChangesRequest, Code, Ending, ExecuteRequest, JobId, JobRequest, PullRequest, RawRequest,
+    RequestError, WorkflowRequest,
 };
 
 /// A service. Each of its replicas runs one job.
@@ -44,8 +44,10 @@ pub struct ServiceSpec {
     pub asks: &'static [Service],
     /// How many replicas a stack has by default.
     pub default_replicas: usize,
-    /// The paths whose `POST` starts a job. Help texts and examples use the first one.
+    /// The paths whose `POST` starts a job, each with a request of its own. Help texts and examples use the first one.
     pub job_paths: &'static [&'static str],
+    /// Further paths of jobs, which a replica serves but callers cannot send: the gateway starts these jobs itself.
+    pub internal_paths: &'static [&'static str],
     /// Parses the request of a job.
     pub parse: fn(&RawRequest<'_>) -> Result<Box<dyn JobRequest>, RequestError>,
     /// The type of the event that ends a successful job.
@@ -79,6 +81,7 @@ impl Service {
                 asks: &[Self::Pull, Self::Claude],
                 default_replicas: 5,
                 job_paths: &["/api/workflow"],
+                internal_paths: &[],
                 parse: |raw| raw.parse::<WorkflowRequest>(),
                 success_event: "workflow_complete",
                 failure_event: "workflow_error",
@@ -95,7 +98,11 @@ impl Service {
                 asks: &[],
                 default_replicas: 3,
                 job_paths: &["/api/pull"],
-                parse: |raw| raw.parse::<PullRequest>(),
+                internal_paths: &[ChangesRequest::PATH],
+                parse: |raw| match raw.path {
+                    ChangesRequest::PATH => raw.parse::<ChangesRequest>(),
+                    _ => raw.parse::<PullRequest>(),
+                },
                 success_event: "completed",
                 failure_event: "error",
                 failure: |_, code, error| Ending::pull_failure(code, error),
@@ -111,6 +118,7 @@ impl Service {
                 asks: &[],
                 default_replicas: 3,
                 job_paths: &["/api/execute"],
+                internal_paths: &[],
                 parse: |raw| raw.parse::<ExecuteRequest>(),
                 success_event: "completed",
                 failure_event: "error",
@@ -151,6 +159,12 @@ impl Service {
     #[must_use]
     pub fn has_job_path(self, path: &str) -> bool {
         self.spec().job_paths.contains(&path)
+    }
+
+    /// Whether its replicas run a job for a `POST` to `path`.
+    #[must_use]
+    pub fn runs_job_of(self, path: &str) -> bool {
+        self.has_job_path(path) || self.spec().internal_paths.contains(&path)
     }
 
     /// Whether its jobs start jobs on other services, and so hold turns for them.

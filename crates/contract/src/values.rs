@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::JobId;
+
 macro_rules! text {
     ($(#[doc = $doc:literal])+ $name:ident) => {
         $(#[doc = $doc])+
@@ -177,6 +179,23 @@ impl WorkspacePath {
     #[must_use]
     pub fn directory(&self) -> Option<DirectoryName> {
         DirectoryName::parse(self.0.split('/').next()?).ok()
+    }
+}
+
+impl WorkspacePath {
+    /// The checkout that it is in: `app` of `app/src`, `jobs/<id>/app` of `jobs/<id>/app/src`. `root` is the absolute path of
+    /// the workspace.
+    #[must_use]
+    pub fn checkout(&self, root: &str) -> Self {
+        let depth = if self.directory().is_some() { 1 } else { 3 };
+        let parts: Vec<&str> = self.0.split('/').take(depth).collect();
+        Self::parse(&parts.join("/"), root).unwrap_or_else(|_| self.clone())
+    }
+
+    /// The job whose own directory it is in.
+    #[must_use]
+    pub fn own_job(&self) -> Option<JobId> {
+        self.0.strip_prefix("jobs/")?.split('/').next()?.parse().ok()
     }
 }
 

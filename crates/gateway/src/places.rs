@@ -35,6 +35,8 @@ pub(crate) fn check(
             owner.map_or(Ok(()), |owner| grant_directory(caller, &owner))?;
         }
         Place::At(path) => check_path(workspace, caller, &path)?,
+        // Only a gateway starts such a job, after it has looked.
+        Place::OfJob(_) => {}
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use axum::{
     routing::{get, post},
 };
 use contract::{RequestError, Scope, Service};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use serde::Serialize;
 use web::{Body, Peer};
 use workspace::Position;
@@ -17,9 +17,10 @@ use workspace::Position;
 use crate::{
     audit::{Action, Entry},
     caller::{Act, Caller},
-    health, layers, reads, sessions,
+    changes, files, health, layers, reads, sessions,
     shared::Shared,
-    submit, tokens,
+    submit::{self, Target},
+    tokens,
 };
 
 /// The table at the top of this file, from which the answers to unknown paths and methods are made.
@@ -54,6 +55,8 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
         .route("/api/jobs", get(jobs))
         .route("/api/jobs/{id}", get(job).delete(delete))
         .route("/api/jobs/{id}/events", get(events))
+        .route("/api/jobs/{id}/diff", get(diff))
+        .route("/api/jobs/{id}/files/{*path}", get(file))
         .route("/api/jobs/{id}/cancel", post(cancel))
         .route(IN_SESSION, in_session)
         .route("/api/sessions", get(sessions::list).post(sessions::create))
@@ -62,7 +65,8 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
         .route("/api/tokens/{id}", axum::routing::delete(tokens::revoke));
     for service in Service::ALL {
         for path in service.spec().job_paths {
-            router = router.route(path, post(submit_job).with_state(state(service)));
+            let submit = move |state, caller, request| submit_job(state, caller, path, request);
+            router = router.route(path, post(submit).with_state(state(service)));
         }
     }
     let router = router.fallback(no_such_path).method_not_allowed_fallback(method_not_allowed);
@@ -206,6 +210,29 @@ async fn events(
     events.await.unwrap_or_else(|error| web::error(&error))
 }
 
+async fn diff(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+    id: Id,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let answer = changes::diff(&port.shared, &caller, &text(id), &headers).await;
+    answer.unwrap_or_else(|error| changes::refuse(&error))
+}
+
+async fn file(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response<Body> {
+    // As it was sent: names of files need not be UTF-8.
+    let path = uri.path();
+    let id = path.split('/').nth(3).unwrap_or_default();
+    let answer = files::file(&port.shared, &caller, id, path, &headers).await;
+    answer.unwrap_or_else(|error| changes::refuse(&error))
+}
+
 async fn cancel(
     State(port): State<PortState>,
     Extension(caller): Extension<Caller>,
@@ -246,9 +273,11 @@ fn audit<T>(
 async fn submit_job(
     State(port): State<PortState>,
     Extension(caller): Extension<Caller>,
+    path: &'static str,
     request: Request,
 ) -> Response<Body> {
-    submit::submit(&port, &caller, None, request).await.unwrap_or_else(|refusal| *refusal)
+    let target = Target::path(path);
+    submit::submit(&port, &caller, target, request).await.unwrap_or_else(|refusal| *refusal)
 }
 
 async fn submit_job_in_session(
@@ -259,9 +288,11 @@ async fn submit_job_in_session(
 ) -> Response<Body> {
     let id = text(id).parse().ok();
     match sessions::known(&port.shared.workspace, &caller, Act::Change, id).await {
-        Ok(session) => submit::submit(&port, &caller, Some(session), request)
-            .await
-            .unwrap_or_else(|refusal| *refusal),
+        Ok(session) => {
+            let target = Target::path(Service::Claude.job_path());
+            let target = Target { session: Some(session), ..target };
+            submit::submit(&port, &caller, target, request).await.unwrap_or_else(|refusal| *refusal)
+        }
         Err(error) => web::error(&error),
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     /// Gateways that are gone and whose queues this one has taken over.
     pub(crate) adopted: tokio::sync::Mutex<HashMap<GatewayId, FileLock>>,
     pub(crate) readers: Arc<Readers>,
+    /// For each job whose change is being looked at, the job that does.
+    pub(crate) looks: tokio::sync::Mutex<HashMap<JobId, Job>>,
     /// Wakes the dispatchers.
     pub(crate) work: Arc<Notify>,
     /// Dispatches and watches of running jobs. They end with the process.
@@ -85,6 +87,7 @@ impl Shared {
             volume_probe: VolumeProbe::default(),
             adopted: tokio::sync::Mutex::default(),
             readers: Arc::default(),
+            looks: tokio::sync::Mutex::default(),
             work,
             tasks: TaskTracker::new(),
         })
@@ -204,7 +207,7 @@ impl Shared {
 }
 
 /// Waits until a claimed job has ended, and ends it if its process is gone. `None` if the job is no longer there.
-async fn end_of(job: &Job) -> Option<Outcome> {
+pub(crate) async fn end_of(job: &Job) -> Option<Outcome> {
     let (mut watch, mut liveness) = (job.watch_outcome(), job.watch_liveness());
     loop {
         let look = job.clone();

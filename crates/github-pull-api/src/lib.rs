@@ -15,9 +15,11 @@
 //!
 //! Hooks are never run, and of filters only that of git-lfs, if it is asked for.
 
+mod changes;
 mod checkout;
 mod config;
 mod connector;
+mod drive;
 mod failure;
 mod git;
 mod lock;
@@ -30,6 +32,7 @@ mod service;
 mod staging;
 mod work;
 
+pub use changes::changes;
 pub use config::Config;
 pub use connector::{
     AddressPolicy, AllowedHost, ConnectorSettings, UpstreamProxy, connect_for_git,

@@ -53,7 +53,7 @@ pub struct Listing {
     pub children: Children,
 }
 
-/// Whether a listing includes the jobs that workflows started.
+/// Whether a listing includes the jobs that workflows started, and those that looked at what others have changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Children {
     /// Yes.
@@ -95,6 +95,11 @@ pub struct Cancelled {
     pub state: JobState,
     /// Whether the job had already ended.
     pub too_late: bool,
+}
+
+/// Whether a caller has asked for this job itself.
+fn is_started_by_caller(job: &JobView) -> bool {
+    job.parent.is_none() && job.changes_of.is_none()
 }
 
 impl Api {
@@ -198,9 +203,9 @@ impl Api {
             }
             let page: JobList = self.get(&path).await?.0;
             jobs.extend(
-                page.jobs
-                    .into_iter()
-                    .filter(|job| listing.children == Children::Listed || job.parent.is_none()),
+                page.jobs.into_iter().filter(|job| {
+                    listing.children == Children::Listed || is_started_by_caller(job)
+                }),
             );
             // Data from outside is only used in a path if it is a valid ID.
             cursor = page.next.and_then(|next| next.parse::<JobId>().ok());

@@ -5,6 +5,7 @@
 //! the connection breaks. [`load`] lets many callers do this at once and records the result of each job.
 
 mod api;
+mod diff;
 mod error;
 mod follow;
 pub mod load;

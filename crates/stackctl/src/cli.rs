@@ -10,8 +10,8 @@ use supervisor::Part;
 use crate::{
     bench::BenchOptions,
     client::{
-        AttachOptions, CancelOptions, DeleteOptions, JobsOptions, LoadOptions, RunOptions,
-        ShowOptions,
+        ApplyOptions, AttachOptions, CancelOptions, CheckoutCommand, DeleteOptions, DiffOptions,
+        JobsOptions, LoadOptions, RunOptions, ShowOptions,
     },
     command::exit,
     completions::CompletionsOptions,
@@ -27,6 +27,7 @@ Examples:
   stackctl up                        run the whole stack on this machine
   stackctl run --repo https://github.com/user/repo.git --prompt 'Add a README'
   stackctl jobs                      list past and running jobs
+  stackctl diff 7c3e91d2             show what a job has changed
   stackctl ps                        show what the stack is doing";
 
 /// Coding-agent jobs over HTTP, on your own machines.
@@ -44,6 +45,9 @@ pub(crate) enum Command {
     Jobs(JobsOptions),
     Show(ShowOptions),
     Attach(AttachOptions),
+    Diff(DiffOptions),
+    Apply(ApplyOptions),
+    Checkout(CheckoutCommand),
     Cancel(CancelOptions),
     Delete(DeleteOptions),
     Ps(PsOptions),

@@ -21,7 +21,7 @@ pub use limits::ConnectionLimits;
 pub use peer::{Encryption, Peer};
 pub use reply::{
     Body, PING, Refusal, SILENCE, empty, error, event_stream, full, json, method_not_allowed,
-    no_such_path,
+    no_such_path, streamed,
 };
 pub use serve::{Listener, ReservedPort, Serve, Server, bind, handler};
 pub use sse::{Decoder, Frame, FrameError, frame, frames};

@@ -44,6 +44,8 @@ fn status(code: Code) -> StatusCode {
         Code::Claimed
         | Code::Running
         | Code::WorkspaceGone
+        | Code::Superseded
+        | Code::NoBase
         | Code::SessionDamaged
         | Code::DifferentRepository => StatusCode::CONFLICT,
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -98,6 +100,11 @@ pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
 #[must_use]
 pub fn full(body: Bytes) -> Body {
     Full::from(body).map_err(never).boxed_unsync()
+}
+
+/// A response whose body is sent as it comes. Its length, if it is known, is for the caller to set.
+pub fn streamed(bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response<Body> {
+    Response::new(StreamBody::new(bytes.map(|bytes| bytes.map(Frame::data))).boxed_unsync())
 }
 
 /// A response without a body.

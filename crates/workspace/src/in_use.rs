@@ -14,11 +14,15 @@ pub(crate) struct InUse {
     pub(crate) directories: HashSet<String>,
 }
 
-/// The field of a request that names a place. Whatever else is in it does not matter here.
+/// The fields of a request that name a place. Whatever else is in it does not matter here.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Body {
     #[serde(default)]
     workspace: Option<String>,
+    /// The job whose checkout it reads.
+    #[serde(default)]
+    job_id: Option<String>,
 }
 
 /// The directory in `jobs/` that contains this path, if it is in one.
@@ -54,11 +58,16 @@ impl InUse {
             record => record?,
         };
         self.directories.extend(record.parent.map(|parent| parent.to_string()));
-        let body = serde_json::from_str::<Body>(record.request.body.get());
-        if let Some(place) = body.ok().and_then(|body| body.workspace)
-            && let Ok(place) = WorkspacePath::parse(&place, workspace.root_text())
+        if let Ok(Body { workspace: place, job_id }) =
+            serde_json::from_str(record.request.body.get())
         {
-            self.add_place(workspace, &place)?;
+            if let Some(place) = place
+                && let Ok(place) = WorkspacePath::parse(&place, workspace.root_text())
+            {
+                self.add_place(workspace, &place)?;
+            }
+            let read: Option<JobId> = job_id.and_then(|id| id.parse().ok());
+            self.directories.extend(read.map(|id| id.to_string()));
         }
         if let Some(id) = record.session {
             self.sessions.insert(id);

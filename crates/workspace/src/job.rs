@@ -4,11 +4,13 @@ mod child;
 mod claim;
 mod create;
 mod delete;
+mod work;
 
 pub use self::{
     claim::{Claim, ClaimedJob},
     create::{CreateError, NewJob},
     delete::DeletedJob,
+    work::Work,
 };
 
 use std::{fs, io, path::PathBuf};
@@ -90,6 +92,13 @@ impl Job {
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.directory().join("control")
+    }
+
+    /// What it has left, compared with what it was given: `patch` and `summary.json`, put in place together when somebody asks
+    /// for the first time.
+    #[must_use]
+    pub fn changes(&self) -> PathBuf {
+        self.directory().join("changes")
     }
 
     pub(crate) fn journal_path(&self) -> PathBuf {
@@ -212,6 +221,7 @@ impl Job {
             (None, Some(_)) => JobState::Running,
             (None, None) => JobState::Queued,
         };
+        let changes_of = record.changes_of();
         let (ended, code, error) = match outcome {
             Some(outcome) => (Some(outcome.ended), outcome.code, outcome.error),
             None => (None, None, None),
@@ -228,6 +238,7 @@ impl Job {
             ended,
             code,
             error,
+            changes_of,
         })
     }
 

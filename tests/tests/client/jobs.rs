@@ -16,14 +16,19 @@ async fn listings_and_shortened_ids() {
         assert_eq!(RunningCommand::start(run).finish().await.code, 0);
     }
     let all = scene.jobs().await;
-    let workflows: Vec<_> = all.iter().filter(|job| job["parent"].is_null()).cloned().collect();
-    assert_eq!((all.len(), workflows.len()), (6, 2));
+    let workflows: Vec<_> = all
+        .iter()
+        .filter(|job| job["parent"].is_null() && job["changesOf"].is_null())
+        .cloned()
+        .collect();
+    // Each has a pull and an agent, and a job that has looked at what it changed.
+    assert_eq!((all.len(), workflows.len()), (8, 2));
 
     // For programs: as the stack says it.
     let listed = ran(&url, &["jobs", "--json"]).await.json();
     assert_eq!(listed, json!({"jobs": workflows, "count": 2}));
     let listed = ran(&url, &["jobs", "--json", "--all"]).await.json();
-    assert_eq!(listed, json!({"jobs": all, "count": 6}));
+    assert_eq!(listed, json!({"jobs": all, "count": 8}));
     let listed = ran(&url, &["jobs", "--json", "--limit", "1"]).await.json();
     assert_eq!(listed["jobs"], json!([workflows[0]]));
     let listed = ran(&url, &["jobs", "--json", "--state", "failed"]).await.json();
@@ -35,7 +40,7 @@ async fn listings_and_shortened_ids() {
     assert!(!listed.stdout.contains('\u{1b}'), "{listed:?}");
     let ids: Vec<_> =
         listed.stdout.lines().skip(1).map(|line| line.split(' ').next().unwrap()).collect();
-    assert_eq!(ids.len(), 6, "{listed:?}");
+    assert_eq!(ids.len(), 8, "{listed:?}");
     for (short, job) in ids.iter().zip(&all) {
         assert!(short.len() < 20, "{short}");
         assert_eq!(ran(&url, &["show", short, "--json"]).await.json(), *job);

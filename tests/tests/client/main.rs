@@ -1,6 +1,7 @@
 //! `stackctl run`, `attach`, `jobs`, `show` and `cancel`, as programs and people use them: real processes
 //! against a real stack, with connections that break.
 
+mod changes;
 mod interrupts;
 mod jobs;
 mod load;

@@ -18,7 +18,9 @@ async fn piped_it_prints_plain_lines_and_attach_prints_them_again() {
 
     let id = id_of(&scene.workflow().await);
     let lines: Vec<_> = said.stdout.lines().collect();
-    let [job, pulling, between @ .., running, one, two, done, end, next, resume] = &*lines else {
+    let [job, pulling, between @ .., running, one, two, done, end, file, sums, next, apply, resume] =
+        &*lines
+    else {
         panic!("{lines:#?}")
     };
     assert_eq!(*job, format!("Job {id}"));
@@ -33,9 +35,12 @@ async fn piped_it_prints_plain_lines_and_attach_prints_them_again() {
     assert!(end.starts_with("Done after ") && end.ends_with(" s (1 turn, $0.0076)"), "{end}");
 
     // The next steps work when they are copied.
-    assert_eq!(*next, format!("Next: git -C {} status", checkout.display()));
+    assert_eq!(*file, " new (new) |     1 +");
+    assert_eq!(*sums, " 1 file changed, 1 insertion(+), 0 deletions(-)");
     let short = &id[id.len() - 8..];
     let url = scene.url();
+    assert_eq!(*next, format!("Next: stackctl diff {short} --url {url}"));
+    assert_eq!(*apply, format!("      stackctl apply {short} --url {url}"));
     assert_eq!(*resume, format!("      stackctl run --resume {short} --prompt '…' --url {url}"));
 
     let again = ran(&scene.url(), &["attach", &id]).await;

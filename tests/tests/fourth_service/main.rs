@@ -33,6 +33,7 @@ const ROW: &str = r#"
                 asks: &[],
                 default_replicas: 1,
                 job_paths: &["/api/echo"],
+                internal_paths: &[],
                 parse: |raw| raw.parse::<crate::EchoRequest>(),
                 success_event: "echoed",
                 failure_event: "echo_error",

@@ -9,6 +9,7 @@
 
 mod bounds;
 mod callers;
+mod changes;
 mod damage;
 mod delete;
 mod disconnect;

@@ -149,7 +149,7 @@ fn write_git_dir(
 }
 
 /// The beginning of a configuration, within the section `core`.
-pub(super) fn git_format(format: ObjectFormat, filter: Option<&str>) -> String {
+pub(crate) fn git_format(format: ObjectFormat, filter: Option<&str>) -> String {
     let mut extensions = String::new();
     if format == ObjectFormat::Sha256 {
         extensions.push_str("\tobjectformat = sha256\n");

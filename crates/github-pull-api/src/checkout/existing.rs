@@ -112,7 +112,7 @@ pub(crate) fn look(git_program: &Git, target: &Path, repo: &RepoUrl) -> Result<F
 }
 
 /// The kind of what is at `path`, which is not followed if it is a link.
-fn kind(path: &Path) -> Result<Option<FileType>> {
+pub(super) fn kind(path: &Path) -> Result<Option<FileType>> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some(metadata.file_type())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -125,7 +125,7 @@ fn is_empty(path: &Path) -> Result<bool> {
 }
 
 /// Every entry of `.git` that an update reads or writes is what it should be.
-fn check_entries(refusal: &Refusal<'_>, git: &Path) -> Result<()> {
+pub(super) fn check_entries(refusal: &Refusal<'_>, git: &Path) -> Result<()> {
     const DIRECTORIES: [&str; 9] = [
         "objects",
         "objects/info",
@@ -168,7 +168,7 @@ fn check_entries(refusal: &Refusal<'_>, git: &Path) -> Result<()> {
 }
 
 /// Everything beneath `.git/objects` is a file or a directory.
-fn check_objects(refusal: &Refusal<'_>, directory: &Path) -> Result<()> {
+pub(super) fn check_objects(refusal: &Refusal<'_>, directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory).map_err(Failure::io("list", directory))? {
         let entry = entry.map_err(Failure::io("list", directory))?;
         let path = entry.path();

@@ -5,7 +5,7 @@ use std::path::Path;
 use cap_std::fs::Dir;
 use contract::Code;
 
-use super::{Existing, Refusal, files, safe_git_dir::SafeGitDir};
+use super::{Refusal, files, safe_git_dir::SafeGitDir};
 use crate::{
     failure::{Failure, Result},
     remote::{ObjectId, Refs},
@@ -38,8 +38,8 @@ impl Head {
 ///
 /// # Errors
 /// If it is damaged.
-pub(super) fn read(existing: &Existing, refusal: &Refusal<'_>, current: &Refs) -> Result<Head> {
-    let text = files::read(&existing.git, Path::new("HEAD"), 8192, refusal)?.unwrap_or_default();
+pub(super) fn read(git: &Dir, refusal: &Refusal<'_>, current: &Refs) -> Result<Head> {
+    let text = files::read(git, Path::new("HEAD"), 8192, refusal)?.unwrap_or_default();
     let text = text.trim_ascii();
     if let Some(name) = text.strip_prefix(b"ref: refs/heads/").filter(|name| is_plain(name)) {
         let commit = current.get([b"refs/heads/", name].concat().as_slice()).cloned();

@@ -8,6 +8,7 @@ mod create;
 mod existing;
 mod files;
 mod head;
+mod left;
 mod objects;
 mod refs;
 mod rollback;
@@ -22,8 +23,9 @@ use std::{borrow::Cow, path::Path};
 use contract::{BranchName, Code};
 
 pub(crate) use self::{
-    create::{make, place},
+    create::{git_format, make, place},
     existing::{Existing, Found, look},
+    left::LeftGit,
     submodules::{Submodule, submodules},
     update::{Update, update},
 };

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cap_std::fs::Dir;
+
 use super::{
     Refusal,
     create::git_format,
@@ -50,13 +52,13 @@ impl<'a> SafeGitDir<'a> {
         }
         for name in ["index", "shallow", "info/sparse-checkout", "info/attributes", "info/exclude"]
         {
-            copy(existing, refusal, Path::new(name), &path)?;
+            copy(&existing.git, refusal, Path::new(name), &path)?;
         }
         for entry in existing.git.entries().map_err(Failure::io("list", refusal.target))?.flatten()
         {
             let name = PathBuf::from(entry.file_name());
             if name.to_string_lossy().starts_with("sharedindex.") {
-                copy(existing, refusal, &name, &path)?;
+                copy(&existing.git, refusal, &name, &path)?;
             }
         }
         let write = |name: &str, text: String| {
@@ -106,9 +108,9 @@ impl<'a> SafeGitDir<'a> {
 
 /// Copies a regular file if it is there. Its time comes along: by it git knows which of the files in an
 /// index it must look into.
-fn copy(existing: &Existing, refusal: &Refusal<'_>, name: &Path, to: &Path) -> Result<()> {
+pub(super) fn copy(git: &Dir, refusal: &Refusal<'_>, name: &Path, to: &Path) -> Result<()> {
     let failed = |error| Failure::io("copy from .git", name)(error);
-    let Some(mut source) = files::open(&existing.git, name, refusal)? else { return Ok(()) };
+    let Some(mut source) = files::open(git, name, refusal)? else { return Ok(()) };
     let modified = source.metadata().and_then(|metadata| metadata.modified()).map_err(failed)?;
     let to = to.join(name);
     let mut copy = fs::File::create(&to).map_err(Failure::io("create", &to))?;

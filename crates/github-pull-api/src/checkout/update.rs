@@ -45,7 +45,7 @@ pub(crate) fn update(update: &Update<'_>, mirror: Mirror<'_>) -> Result<Done> {
     let Update { git, staging, target, existing, .. } = *update;
     let refusal = Refusal { target };
     let current = refs::read(&existing.git, &refusal)?;
-    let head = head::read(existing, &refusal, &current)?;
+    let head = head::read(&existing.git, &refusal, &current)?;
     let wanted = match (update.branch, &head) {
         (None, Head::Branch(name, Some(commit))) => match mirror.tip(name) {
             Some(tip) => Some(Wanted::Branch(name.clone(), tip.clone())),

@@ -73,6 +73,8 @@ pub(crate) struct Command<'a> {
     confinement: Confinement,
     input: Vec<u8>,
     secret: Option<String>,
+    /// Where its standard output goes, and how many bytes of it at most.
+    sink: Option<(fs::File, u64)>,
     host: Option<(&'a Connector, Duration)>,
     hosts: Hosts,
 }
@@ -130,6 +132,7 @@ impl Git {
             confinement: Confinement::system().read(&self.configuration),
             input: Vec::new(),
             secret: None,
+            sink: None,
             host: None,
             hosts: Hosts::Asked,
         }
@@ -145,6 +148,12 @@ impl<'a> Command<'a> {
     /// Works on this tree of files, and may write to it.
     pub(crate) fn work_tree(self, path: &Path) -> Self {
         self.env("GIT_WORK_TREE", path).writes(path)
+    }
+
+    /// One more argument.
+    pub(crate) fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
     }
 
     /// May read this too.

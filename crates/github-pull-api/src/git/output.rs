@@ -17,6 +17,8 @@ pub(crate) struct Output {
     pub(crate) stderr: String,
     /// Whether the volume has no room left.
     pub(crate) is_disk_full: bool,
+    /// Whether it printed more than was wanted, and was ended for that.
+    pub(crate) is_cut: bool,
 }
 
 impl Output {

@@ -1,7 +1,9 @@
 //! Running a command to its end, or ending it.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Write as _},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
@@ -40,6 +42,22 @@ impl Command<'_> {
         if output.status.success() { Ok(output.stdout) } else { Err(output.failure()) }
     }
 
+    /// Runs a command that is to succeed, and writes what it prints into `file`, but no more than `most` bytes.
+    /// Whether that was all.
+    ///
+    /// # Errors
+    /// As [`output`](Self::output), or if `file` cannot be written.
+    pub(crate) fn output_to(mut self, file: File, most: u64) -> Result<bool> {
+        self.git.monitor.check_stop()?;
+        self.sink = Some((file, most));
+        let output = self.git.runtime.clone().block_on(self.drive())?;
+        if output.is_cut || output.status.success() {
+            Ok(!output.is_cut)
+        } else {
+            Err(output.failure())
+        }
+    }
+
     async fn drive(self) -> Result<Output> {
         let (git, host) = (self.git, self.host);
         let guest = self.guest().map_err(cannot_start)?;
@@ -50,7 +68,8 @@ impl Command<'_> {
         };
         let mut lines = Lines::new(&git.monitor.reporter);
         let mut patience = Patience::new(host, git.local_patience);
-        let input = self.input;
+        let (input, sink) = (self.input, self.sink);
+        let has_sink = sink.is_some();
         let (signs, mut signs_seen) = tokio::sync::mpsc::unbounded_channel();
         let talk = async {
             let write = async {
@@ -58,7 +77,12 @@ impl Command<'_> {
                 let _ = stdin.write_all(&input).await;
                 drop(stdin);
             };
-            let read = read_all(stdout, MOST_OUTPUT);
+            let read = async {
+                match sink {
+                    None => read_all(stdout, MOST_OUTPUT).await,
+                    Some((file, most)) => write_all(stdout, file, most).await,
+                }
+            };
             let watch = async {
                 let mut stderr = stderr;
                 let mut buffer = vec![0; 8192];
@@ -94,6 +118,11 @@ impl Command<'_> {
         };
         let Some(stdout) = stdout.map_err(cannot_read)? else {
             end(&mut child).await;
+            if has_sink {
+                let (stdout, stderr) = (Vec::new(), String::new());
+                let status = ExitStatus::default();
+                return Ok(Output { status, stdout, stderr, is_disk_full: false, is_cut: true });
+            }
             let most = MOST_OUTPUT >> 20;
             let sentence = format!("git was stopped: its answer is longer than {most} MiB");
             return Err(Failure::told(Code::RepositoryInvalid, sentence));
@@ -103,7 +132,7 @@ impl Command<'_> {
         let stderr = stderr.map_err(cannot_read)?;
         let is_disk_full =
             !status.success() && (says_disk_full(&stderr) || is_volume_full(&git.configuration));
-        let output = Output { status, stdout, stderr, is_disk_full };
+        let output = Output { status, stdout, stderr, is_disk_full, is_cut: false };
         tracing::debug!(?status, stderr = output.stderr, "git ended");
         match output.exceeded(git) {
             Some(failure) => Err(failure),
@@ -178,6 +207,27 @@ async fn read_all(from: impl AsyncRead + Unpin, most: usize) -> io::Result<Optio
     let mut bytes = Vec::new();
     from.take(most as u64 + 1).read_to_end(&mut bytes).await?;
     Ok((bytes.len() <= most).then_some(bytes))
+}
+
+/// Writes everything `from` holds into `file`; `None` if that is more than `most` bytes.
+async fn write_all(
+    mut from: impl AsyncRead + Unpin,
+    mut file: File,
+    most: u64,
+) -> io::Result<Option<Vec<u8>>> {
+    let (mut left, mut buffer) = (most, vec![0; 1 << 16]);
+    loop {
+        let read = from.read(&mut buffer).await?;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        let fits = usize::try_from(left).map_or(bytes, |left| bytes.get(..left).unwrap_or(bytes));
+        // This thread may block.
+        file.write_all(fits)?;
+        match read {
+            0 => return Ok(Some(Vec::new())),
+            _ if fits.len() < read => return Ok(None),
+            _ => left -= read as u64,
+        }
+    }
 }
 
 fn cannot_start(error: io::Error) -> Failure {

@@ -41,15 +41,20 @@ impl Lfs {
     pub(crate) fn configure<'a>(&self, command: Command<'a>) -> Command<'a> {
         let Self { mirror, storage } = self;
         // git-lfs looks for a file beside the alternates of the objects, too.
-        everything(command)
+        store(command, storage)
             .reads(mirror)
             .env("GIT_ALTERNATE_OBJECT_DIRECTORIES", mirror.join("objects"))
-            .writes(storage)
-            .config("lfs.storage", storage)
-            .config("lfs.url", "http://offline.invalid")
-            .config("filter.lfs.process", "git-lfs filter-process")
-            .config("filter.lfs.required", "true")
     }
+}
+
+/// Has `command` make pointers of files in LFS, whose contents it keeps in `storage`.
+pub(crate) fn store<'a>(command: Command<'a>, storage: &Path) -> Command<'a> {
+    everything(command)
+        .writes(storage)
+        .config("lfs.storage", storage)
+        .config("lfs.url", "http://offline.invalid")
+        .config("filter.lfs.process", "git-lfs filter-process")
+        .config("filter.lfs.required", "true")
 }
 
 /// Why git-lfs cannot be used here, if so.

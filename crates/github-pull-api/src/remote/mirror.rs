@@ -9,7 +9,7 @@ use std::{
 };
 
 use cap_std::{ambient_authority, fs::Dir};
-use contract::{CloneFilter, Code};
+use contract::{CloneFilter, Code, RepoUrl};
 use sha2::{Digest as _, Sha256};
 use workspace::Workspace;
 
@@ -70,13 +70,8 @@ impl<'a> Mirror<'a> {
         extent: Extent,
         freshness: Freshness,
     ) -> Result<Self> {
-        let name: String = Sha256::digest(transport.repo.mirror_key() + &extent.key())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let directory = workspace.mirrors();
-        let path = directory.join(format!("{name}.git"));
-        let lock = directory.join(format!("{name}.lock"));
+        let path = location(workspace, transport.repo, extent);
+        let lock = path.with_extension("lock");
         let monitor = &git.monitor;
         let lock = Lock::take(monitor, &lock, "Waiting for another pull of this repository")?;
         lock.mark_used();
@@ -349,6 +344,15 @@ impl<'a> Mirror<'a> {
         self.head = fs::read(&file).map_err(Failure::io("read", &file))?;
         Ok(())
     }
+}
+
+/// Where the mirror of so much of `repo` is, or would be.
+pub(crate) fn location(workspace: &Workspace, repo: &RepoUrl, extent: Extent) -> PathBuf {
+    let name: String = Sha256::digest(repo.mirror_key() + &extent.key())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    workspace.mirrors().join(name + ".git")
 }
 
 /// What to fetch to make `wanted` of `before`: all references if some are gone or many have changed.

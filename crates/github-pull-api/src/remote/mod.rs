@@ -12,8 +12,10 @@ mod wanted;
 pub(crate) use self::{
     access::{Logins, is_same_origin},
     diagnosis::{stalled, unusable},
-    lfs::{CONFIGURATION as LFS_CONFIGURATION, Lfs, obstacle as lfs_obstacle},
-    mirror::{Freshness, Mirror},
+    lfs::{
+        CONFIGURATION as LFS_CONFIGURATION, Lfs, obstacle as lfs_obstacle, store as store_in_lfs,
+    },
+    mirror::{Freshness, Mirror, location as mirror_location},
     refs::{LARGEST_REFS, ObjectFormat, ObjectId, Refs, parse as parse_refs, read as read_refs},
     transport::Transport,
     wanted::{Extent, Wanted},

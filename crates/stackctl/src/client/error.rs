@@ -34,6 +34,10 @@ pub(crate) enum ClientError {
     PromptFile(PathBuf, std::io::Error),
     #[error("failed to read the token from {file}: {1}; name a file that contains nothing but the token", file = .0.display())]
     TokenFile(PathBuf, std::io::Error),
+    #[error("{0}")]
+    Git(String),
+    #[error("failed to write to the directory for temporary files")]
+    Temporary(#[source] std::io::Error),
     #[error("failed to print")]
     Output(#[source] std::io::Error),
     #[error("failed to write {file}: {error}; choose another file")]
@@ -70,7 +74,7 @@ impl ClientError {
             | Self::TokenFile(..)
             | Self::Usage(_)
             | Self::File { .. } => exit::USAGE,
-            Self::Output(_) | Self::Signals(_) => exit::FAILED,
+            Self::Git(_) | Self::Temporary(_) | Self::Output(_) | Self::Signals(_) => exit::FAILED,
         }
     }
 }

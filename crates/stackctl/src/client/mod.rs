@@ -1,11 +1,15 @@
-//! The commands that submit jobs and look at them: `run`, `attach`, `jobs`, `show`, `cancel`, `delete`, `load`.
+//! The commands that submit jobs and look at them: `run`, `attach`, `jobs`, `show`, `diff`,
+//! `apply`, `checkout`, `cancel`, `delete`, `load`.
 
+mod diff;
+mod diffstat;
 mod error;
 mod facts;
 pub(crate) mod ids;
 mod interrupt;
 mod jobs;
 mod load;
+mod local_git;
 mod options;
 mod render;
 mod run;
@@ -16,13 +20,14 @@ use contract::JobId;
 use stack_client::StackUrl;
 
 use crate::program;
+pub(crate) use diff::{apply, checkout, diff};
 pub(crate) use error::ClientError;
 pub(crate) use interrupt::Interrupts;
 pub(crate) use jobs::{cancel, delete, jobs, show};
 pub(crate) use load::{LoadOptions, load};
 pub(crate) use options::{
-    AgentOptions, AttachOptions, CancelOptions, DeleteOptions, GivenUrl, JobsOptions, RetryOptions,
-    RunOptions, ShowOptions, TokenOptions,
+    AgentOptions, ApplyOptions, AttachOptions, CancelOptions, CheckoutCommand, DeleteOptions,
+    DiffOptions, GivenUrl, JobsOptions, RetryOptions, RunOptions, ShowOptions, TokenOptions,
 };
 pub(crate) use render::{note, print};
 pub(crate) use run::{Work, attach, run, run_workflow};

@@ -108,6 +108,7 @@ Examples:
   stackctl run --repo https://github.com/user/repo.git --prompt 'Add a README'
   stackctl run --repo https://github.com/user/repo.git --prompt @task.md --max-turns 20
   stackctl run --repo . --prompt 'Fix the build'          needs a stack on this machine with ALLOW_FILE_REPOSITORIES=1
+  stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --apply   in your clone of it
   stackctl run --resume 7c3e91d2 --prompt 'Now add tests'  continues the session of that job
   stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --json | jq -c .type
 
@@ -129,6 +130,9 @@ pub(crate) struct RunOptions {
     /// Work in the shared checkout of that name, which is kept; jobs on it take turns [default: a fresh one]
     #[arg(long, value_name = "NAME")]
     pub(crate) directory: Option<String>,
+    /// When the job is complete, apply what it has changed to the repository you are in
+    #[arg(long)]
+    pub(crate) apply: bool,
     #[command(flatten)]
     pub(crate) retry: RetryOptions,
     #[command(flatten)]
@@ -232,7 +236,7 @@ pub(crate) struct JobsOptions {
     /// How many jobs at most
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(crate) limit: usize,
-    /// Include the pulls and agent runs of workflows
+    /// Include the pulls and agent runs of workflows, and the jobs that looked at what others have changed
     #[arg(long)]
     pub(crate) all: bool,
     #[command(flatten)]
@@ -247,6 +251,63 @@ Example:
 pub(crate) struct ShowOptions {
     #[command(flatten)]
     pub(crate) job: JobArgument,
+    #[command(flatten)]
+    pub(crate) stack: StackOptions,
+}
+
+/// Show what a job has changed
+///
+/// Compares the files that the agent left with the commit that it was given: what it committed, what it did not, and new files.
+/// Ignored files are left out. On a terminal, the diff is coloured and shown in $PAGER or less; elsewhere, it is printed as it
+/// is, so that `git apply` can read it.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  stackctl diff 7c3e91d2
+  stackctl diff 7c3e91d2 --stat            only the files
+  stackctl diff 7c3e91d2 > change.patch    for `git apply change.patch`
+  stackctl diff 7c3e91d2 --json | jq -r '.files[].path'")]
+pub(crate) struct DiffOptions {
+    #[command(flatten)]
+    pub(crate) job: JobArgument,
+    /// Show only which files were changed, and by how many lines
+    #[arg(long)]
+    pub(crate) stat: bool,
+    #[command(flatten)]
+    pub(crate) stack: StackOptions,
+}
+
+/// Apply what a job has changed to the repository you are in
+///
+/// Changes the files and the index, as `git apply --3way` does. If the change does not apply cleanly, nothing is touched.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Example:
+  cd my-clone && stackctl apply 7c3e91d2 && git commit
+
+Exit codes: 0 applied, 1 it does not apply, 2 wrong usage or a refused request, 3 the stack cannot be reached.")]
+pub(crate) struct ApplyOptions {
+    #[command(flatten)]
+    pub(crate) job: JobArgument,
+    #[command(flatten)]
+    pub(crate) stack: StackOptions,
+}
+
+/// Check out what a job has changed, as a branch with one commit
+///
+/// Makes a branch at the commit that the job was given, commits the change there in your name, and switches to it. Your clone
+/// must have that commit: run `git fetch` first.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  stackctl checkout 7c3e91d2               the branch agent/7c3e91d2
+  stackctl checkout 7c3e91d2 fix-build")]
+pub(crate) struct CheckoutCommand {
+    #[command(flatten)]
+    pub(crate) job: JobArgument,
+    /// The new branch [default: agent/ and the short ID of the job]
+    #[arg(value_name = "BRANCH")]
+    pub(crate) branch: Option<String>,
     #[command(flatten)]
     pub(crate) stack: StackOptions,
 }

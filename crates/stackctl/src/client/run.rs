@@ -11,20 +11,27 @@ use contract::{JobId, JobState, JobView, Service};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use stack_client::{Api, JobSource, StackUrl};
+use transcript::chain;
 
 use super::{
     command_on,
+    diff::apply_to,
+    diffstat::diffstat,
     error::{ClientError, url_argument},
     facts, ids,
     interrupt::Interrupts,
+    local_git::LocalGit,
     options::{AgentOptions, AttachOptions, CheckoutOptions, RunOptions},
-    render::print,
+    render::{note, print},
     watch::{End, Watch, WatchResult, watch},
 };
-use crate::program::{self, quoted};
+use crate::program;
 
 /// How long to look for the session of a job.
 const SESSION_TIME: Duration = Duration::from_secs(60);
+
+/// For how many files the end of a run has a line.
+const MOST_FILES: usize = 20;
 
 /// A workflow to run, once its parts have been read and found.
 #[derive(Default)]
@@ -56,11 +63,35 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<u8> {
     let work = Work { repo, prompt, branch, directory, resume, checkout, agent };
     let patience = Duration::from_secs(options.retry.retry_seconds);
     let json = options.stack.json;
-    let outcome = run_workflow(api, &work, patience, json, Interrupts::listen()?).await?;
+    // Before the job costs anything.
+    let here = if options.apply { Some(LocalGit::here()?) } else { None };
+    let outcome = run_workflow(api.clone(), &work, patience, json, Interrupts::listen()?).await?;
     if !json {
-        next_step(&url, &outcome)?;
+        show_changes(&api, &outcome).await?;
+        next_step(&url, &outcome, here.is_some())?;
+    }
+    if let Some(here) = here
+        && outcome.end == End::Complete
+    {
+        apply_to(&here, &api, outcome.job).await?;
+        note("Applied to the repository you are in.");
     }
     Ok(outcome.exit_code())
+}
+
+/// Shows which files a job has changed, if it has succeeded.
+async fn show_changes(api: &Api, outcome: &WatchResult) -> Result<(), ClientError> {
+    if outcome.end != End::Complete {
+        return Ok(());
+    }
+    match api.changes(outcome.job).await {
+        Ok(changes) => print(&diffstat(&changes, MOST_FILES)).map(drop),
+        // The job is done all the same.
+        Err(error) => {
+            note(&format!("What was changed is not known: {}", chain(&error)));
+            Ok(())
+        }
+    }
 }
 
 /// Posts a workflow and shows it to its end.
@@ -85,7 +116,7 @@ pub(crate) async fn attach(options: AttachOptions) -> anyhow::Result<u8> {
     let url = api.url.clone();
     let job = ids::resolve(&api, &options.job.id).await?;
     let outcome = watch(Watch {
-        api,
+        api: api.clone(),
         service: job.service,
         start: JobSource::Known(job.job_id),
         patience: Duration::from_secs(options.retry.retry_seconds),
@@ -94,22 +125,22 @@ pub(crate) async fn attach(options: AttachOptions) -> anyhow::Result<u8> {
     })
     .await?;
     if !options.stack.json {
-        next_step(&url, &outcome)?;
+        if job.service == Service::Workflow {
+            show_changes(&api, &outcome).await?;
+        }
+        next_step(&url, &outcome, false)?;
     }
     Ok(outcome.exit_code())
 }
 
 /// Says what to do after a job that has succeeded.
-fn next_step(url: &StackUrl, outcome: &WatchResult) -> Result<(), ClientError> {
+fn next_step(url: &StackUrl, outcome: &WatchResult, applies: bool) -> Result<(), ClientError> {
     if outcome.end != End::Complete {
         return Ok(());
     }
-    let mut steps = Vec::new();
-    // The checkout is on this machine, or the stack is on another one.
-    let checkout = outcome.target.as_ref().filter(|target| Path::new(target).is_dir());
-    match checkout {
-        Some(checkout) => steps.push(format!("git -C {} status", quoted(checkout))),
-        None => steps.push(command_on(url, "show", outcome.job)),
+    let mut steps = vec![command_on(url, "diff", outcome.job)];
+    if !applies {
+        steps.push(command_on(url, "apply", outcome.job));
     }
     if outcome.has_session {
         steps.push(format!(

@@ -1,0 +1,68 @@
+//! The commits that an agent has made itself.
+
+use super::Control;
+use crate::{checkout::LeftGit, failure::Result, git::Git, remote::ObjectId, staging::Staging};
+
+/// The most commits that are listed.
+pub(crate) const MOST: usize = 1000;
+/// The longest message that is kept, in bytes.
+const LONGEST_MESSAGE: usize = 64 << 10;
+
+/// A commit of the agent's. Nothing in it is more than a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Commit {
+    pub(crate) id: ObjectId,
+    pub(crate) author: String,
+    pub(crate) email: String,
+    /// The whole message, lossily; cut if it is very long.
+    pub(crate) message: String,
+}
+
+/// The commits that `HEAD` has and `base` has not, newest first.
+///
+/// # Errors
+/// If git cannot be run; not if it cannot read them.
+pub(super) fn since(
+    git: &Git,
+    staging: &Staging,
+    left: &LeftGit,
+    base: &ObjectId,
+) -> Result<Vec<Commit>> {
+    let Some(head) = left.head.as_ref().filter(|head| *head != base) else {
+        return Ok(Vec::new());
+    };
+    let objects = left.objects();
+    let places = (objects.as_path(), objects.as_path());
+    let theirs = Control::make(git, staging, "theirs", base.format(), None, places, &[])?;
+    left.copy_to(theirs.path())?;
+    let most = format!("--max-count={MOST}");
+    let range = format!("{base}..{head}");
+    let format = "--format=%H%n%an%n%ae%n%B";
+    let log = [
+        "log",
+        "-z",
+        "--encoding=UTF-8",
+        "--no-show-signature",
+        "--no-mailmap",
+        format,
+        &most,
+        &range,
+    ];
+    let listed = theirs.command(&log).run()?;
+    if !listed.status.success() {
+        tracing::info!(stderr = listed.stderr, "the commits of an agent cannot be read");
+        return Ok(Vec::new());
+    }
+    Ok(listed.stdout.split(|byte| *byte == 0).filter_map(parse).collect())
+}
+
+fn parse(entry: &[u8]) -> Option<Commit> {
+    let mut lines = entry.splitn(4, |byte| *byte == b'\n');
+    let id = ObjectId::parse(lines.next()?)?;
+    let mut text = || {
+        let text = lines.next().unwrap_or_default();
+        let text = text.get(..LONGEST_MESSAGE).unwrap_or(text);
+        String::from_utf8_lossy(text).trim_end().to_owned()
+    };
+    Some(Commit { id, author: text(), email: text(), message: text() })
+}

@@ -1,0 +1,153 @@
+//! What a job has changed, as text for a person.
+
+use anstyle::{AnsiColor, Style};
+use contract::{Changes, FileChange, FileStatus, SkipReason};
+use transcript::{clean, one_line};
+
+/// The longest bar, in characters.
+const BAR: u64 = 40;
+/// The longest path that is shown, in characters.
+const LONGEST_PATH: usize = 60;
+
+/// A line for each file, at most `most` of them, and the sums. With colours, which the output stream removes where they are
+/// not wanted. Ends with a line feed.
+pub(super) fn diffstat(changes: &Changes, most: usize) -> String {
+    let shown: Vec<(String, &FileChange)> =
+        changes.files.iter().take(most).map(|file| (name(file), file)).collect();
+    let width = shown.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let largest = shown.iter().map(|(_, file)| file.additions + file.deletions).max().unwrap_or(0);
+    let (green, red) = (AnsiColor::Green.on_default(), AnsiColor::Red.on_default());
+    let mut text = String::new();
+    for (name, file) in &shown {
+        let lines = file.additions + file.deletions;
+        let count = if file.binary { "Bin".to_owned() } else { lines.to_string() };
+        let scale = |lines: u64| match largest {
+            0..=BAR => lines,
+            // Nothing that changed is shown as nothing.
+            _ => (lines * BAR / largest).max(u64::from(lines > 0)),
+        };
+        let bar = |sign: &str, lines: u64| sign.repeat(usize::try_from(scale(lines)).unwrap_or(0));
+        let (added, removed) = (bar("+", file.additions), bar("-", file.deletions));
+        let fill = " ".repeat(width - name.chars().count());
+        let line =
+            format!(" {name}{fill} | {count:>5} {green}{added}{green:#}{red}{removed}{red:#}");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    if changes.files.len() > shown.len() {
+        text.push_str(&format!(" … and {} more\n", changes.files.len() - shown.len()));
+    }
+    text.push_str(&sums(changes));
+    for it in changes.skipped.iter().take(most) {
+        text.push_str(&format!(" not in it: {} ({})\n", one_line(&it.path, 200), why(it.reason)));
+    }
+    if changes.skipped.len() > most {
+        text.push_str(&format!(" not in it: {} more\n", changes.skipped.len() - most));
+    }
+    if changes.truncated {
+        text.push_str(" It is too large to be shown as a whole: look at the checkout itself.\n");
+    }
+    text
+}
+
+fn sums(changes: &Changes) -> String {
+    let count =
+        |number: u64, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
+    match changes.files.len() {
+        0 => " No file was changed.\n".to_owned(),
+        files => format!(
+            " {} changed, {}(+), {}(-)\n",
+            count(files as u64, "file"),
+            count(changes.additions, "insertion"),
+            count(changes.deletions, "deletion")
+        ),
+    }
+}
+
+fn name(file: &FileChange) -> String {
+    let path = one_line(&file.path, LONGEST_PATH);
+    match (&file.from, file.status) {
+        (Some(from), _) => format!("{} => {path}", one_line(from, LONGEST_PATH)),
+        (None, FileStatus::Added) => format!("{path} (new)"),
+        (None, FileStatus::Deleted) => format!("{path} (gone)"),
+        (None, _) => path,
+    }
+}
+
+fn why(reason: SkipReason) -> &'static str {
+    match reason {
+        SkipReason::Repository => "a repository of its own",
+        SkipReason::Submodule => "a submodule: what is in it is not looked at",
+        SkipReason::Special => "a pipe, a socket or a device",
+        SkipReason::Unreadable => "cannot be read",
+        SkipReason::RefusedName => "git refuses the name",
+    }
+}
+
+/// A patch for a terminal: coloured, and without what a terminal would act on.
+pub(super) fn coloured(patch: &[u8]) -> String {
+    let text = String::from_utf8_lossy(patch);
+    let mut out = String::with_capacity(text.len() + text.len() / 8);
+    for line in text.split_inclusive('\n') {
+        let style = match line.as_bytes() {
+            [b'+', b'+', b'+', b' ', ..] | [b'-', b'-', b'-', b' ', ..] => Style::new().bold(),
+            [b'+', ..] => AnsiColor::Green.on_default(),
+            [b'-', ..] => AnsiColor::Red.on_default(),
+            [b'@', b'@', ..] => AnsiColor::Cyan.on_default(),
+            _ if line.starts_with("diff --git ") => Style::new().bold(),
+            _ => Style::new(),
+        };
+        // What would begin a line of its own stays within this one.
+        let line = clean(line.trim_end_matches('\n')).replace('\n', " ");
+        out.push_str(&format!("{style}{line}{style:#}\n"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::SkippedFile;
+
+    use super::*;
+
+    fn file(path: &str, status: FileStatus, additions: u64, deletions: u64) -> FileChange {
+        let (path, binary) = (path.to_owned(), false);
+        FileChange { path, encoded_path: None, from: None, status, additions, deletions, binary }
+    }
+
+    #[test]
+    fn a_line_for_each_file_and_the_sums() {
+        let renamed = FileChange {
+            from: Some("old".into()),
+            ..file("new\x1b[31m", FileStatus::Renamed, 1, 0)
+        };
+        let binary = FileChange { binary: true, ..file("b", FileStatus::Modified, 0, 0) };
+        let skipped = vec![SkippedFile { path: "pipe".into(), reason: SkipReason::Special }];
+        let files = vec![
+            file("a/long/name", FileStatus::Modified, 100, 1),
+            binary,
+            renamed,
+            file("z", FileStatus::Added, 1, 0),
+        ];
+        let changes =
+            Changes { files, additions: 102, deletions: 1, skipped, ..Changes::default() };
+        let plain = |most| anstream::adapter::strip_str(&diffstat(&changes, most)).to_string();
+        insta::assert_snapshot!(plain(10), @r"
+         a/long/name |   101 +++++++++++++++++++++++++++++++++++++++-
+         b           |   Bin
+         old => new  |     1 +
+         z (new)     |     1 +
+         4 files changed, 102 insertions(+), 1 deletion(-)
+         not in it: pipe (a pipe, a socket or a device)
+        ");
+        assert!(plain(1).contains("\n … and 3 more\n"));
+        assert_eq!(diffstat(&Changes::default(), 1), " No file was changed.\n");
+    }
+
+    #[test]
+    fn a_patch_cannot_command_the_terminal() {
+        let shown = coloured(b"diff --git a/x b/x\n+\x1b[2Jred\xff\r\n-a\xe2\x80\xa8+b\n");
+        let plain = anstream::adapter::strip_str(&shown).to_string();
+        assert_eq!(plain, "diff --git a/x b/x\n+red\u{fffd}\n-a +b\n");
+    }
+}
