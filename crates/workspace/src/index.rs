@@ -4,6 +4,8 @@
 //! - `.stack/open/<id>`, an empty file, from before the job exists until after it has ended;
 //! - `.stack/ended/<day>`, a file with one line for each job that was created on that day and has ended.
 //!
+//! What jobs have cost is in `.stack/spent/<day>`, before their entries are removed or they are deleted.
+//!
 //! Whoever creates a job writes the first, and nobody else has to do anything: a gateway moves what has ended from the
 //! first to the second, every few seconds, so the second has one writer at a time and the end of a job costs nothing
 //! more. Both may say too much (an entry whose job was never created, a line whose job was deleted), never too little.
@@ -31,7 +33,10 @@ use std::{
 
 use contract::JobId;
 
-use self::ended::{Day, Days};
+use self::{
+    ended::{Day, Days},
+    spending::Ledger,
+};
 use crate::{Error, FileLock, Job, Result, Workspace, layout::parsed_names, write::sync_directory};
 
 /// In each of the two directories once all jobs are in one of them. No ID is spelled like this.
@@ -50,6 +55,10 @@ impl Workspace {
 
     fn ended_index(&self) -> Days {
         Days::at(self.stack().join("ended"))
+    }
+
+    fn ledger(&self) -> Ledger {
+        Ledger::at(self.stack().join("spent"))
     }
 
     fn index_lock(&self) -> PathBuf {
@@ -116,6 +125,7 @@ impl Workspace {
             // Before its entry is removed, so that a crash does not leave its directory there.
             jobs.retain(|job| self.discard_own(job));
             // Flushed before the entries are removed: after a power failure, each job is in one of the two.
+            self.ledger().add(&jobs)?;
             self.ended_index().append(day, &jobs)?;
             for job in &jobs {
                 self.remove_entry(job.id)?;
@@ -168,6 +178,21 @@ impl Workspace {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Notes what a job has cost that is about to be deleted, if it ended so recently that this may not have been done yet.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// If the volume cannot be read or written, or another process writes the index for too long.
+    pub(crate) fn note_cost(&self, job: &Job) -> Result<()> {
+        let entry = self.open_index().join(job.id().to_string());
+        if !entry.try_exists().map_err(Error::io("check", entry))? {
+            return Ok(());
+        }
+        let Some(ended) = EndedJob::of(job)?.filter(Ledger::wants) else { return Ok(()) };
+        let _lock = self.lock_index()?;
+        self.ledger().add(&[ended])
     }
 
     /// The ended jobs that are `wanted`, in no order. The text is the ID. Blocking.
@@ -245,6 +270,8 @@ impl Workspace {
             fs::create_dir_all(directory).map_err(Error::io("create", directory))?;
         }
         let mut builder = days.builder(self.scratch());
+        // Those that may have cost something today.
+        let mut recent = Vec::new();
         // Jobs that are created from now on are noted by their creators.
         for id in Job::list(self)? {
             let ended = match Job::open(self, id) {
@@ -253,7 +280,10 @@ impl Workspace {
                 Err(error) => Err(error),
             };
             match ended {
-                Ok(Some(ended)) => builder.add(&ended)?,
+                Ok(Some(ended)) => {
+                    builder.add(&ended)?;
+                    recent.extend(Some(ended).filter(Ledger::wants));
+                }
                 Ok(None) => self.write_open(id)?,
                 // Whoever looks at open jobs deals with it.
                 Err(error) => {
@@ -263,6 +293,7 @@ impl Workspace {
             }
         }
         builder.finish()?;
+        self.ledger().add(&recent)?;
         for marker in self.markers() {
             fs::write(&marker, "").map_err(Error::io("write", &marker))?;
         }

@@ -177,9 +177,11 @@ impl Workspace {
     fn collect_one(&self, found: &Candidate, pass: &mut Pass) -> bool {
         // Measured only for people who want to know: it takes longer than the deletion.
         let bytes = (pass.collect == Collect::Find).then(|| self.size_of(&found.thing));
-        let removed = match pass.collect {
-            Collect::Find => Ok(true),
-            Collect::Delete => self.remove(&found.thing, pass),
+        let removed = match (pass.collect, &found.thing) {
+            // Its line may have outlived it.
+            (Collect::Find, Thing::Job(id)) => Job::open(self, *id).map(|job| job.is_some()),
+            (Collect::Find, _) => Ok(true),
+            (Collect::Delete, _) => self.remove(&found.thing, pass),
         };
         match removed {
             Ok(false) => return false,

@@ -159,6 +159,10 @@ def read_a_named_checkout():
     read(A["workspace"] + "/shared/README.md")
 
 
+def read_the_key_of_the_gateway():
+    read(A["key"])
+
+
 def link_to_the_checkout_of_another_job():
     os.link(f"{A['workspace']}/jobs/{A['victim']}/work/secret", "mine")
 

@@ -12,7 +12,7 @@ use std::{
             net::{SocketAddr, UnixListener},
         },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -71,10 +71,22 @@ impl Scene {
             fs::create_dir(directory).unwrap();
         }
         fs::write(home.join("private"), "the user's own").unwrap();
+        let keys = place.path().join("keys");
+        fs::create_dir(&keys).unwrap();
+        let [certificate, key] = ["first.pem", "first.key.pem"].map(|name| {
+            let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/web/tests/tls");
+            let copy = keys.join(name);
+            fs::copy(fixtures.join(name), &copy).unwrap();
+            copy
+        });
         let mut builder = Stack::builder()
             .replicas(1, 1, 2)
             .workspace(&workspace)
             .env("HOME", &home)
+            .env("TLS_CERT", &certificate)
+            .env("TLS_KEY", &key)
+            // As `/etc` is, where certificates often are.
+            .env("AGENT_READ_PATHS", &keys)
             .env("AGENT_ISOLATION", isolation);
         if user == User::Nobody {
             let (stackctl, agent) = (place.path().join("stackctl"), place.path().join("agent"));
@@ -89,7 +101,8 @@ impl Scene {
             );
             fs::write(&program, line).unwrap();
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-            for path in [place.path(), &workspace, &home, &home.join("private"), marks.path()] {
+            let private = home.join("private");
+            for path in [place.path(), &workspace, &home, &private, &key, marks.path()] {
                 chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
             }
             builder = builder.binary(program).env("CLAUDE_BIN", agent.join("agent"));
@@ -104,6 +117,7 @@ impl Scene {
         let arguments = json!({
             "workspace": stack.workspace(),
             "home": home,
+            "key": key,
             "outsider": outsider.id(),
             "address": address_in(outsider.id()),
             "abstract": name,

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     fs::{self, File, OpenOptions},
-    io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, BufRead as _, BufReader, BufWriter, Write as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     str::FromStr,
@@ -15,6 +15,7 @@ use contract::{CallerName, JobId, JobState, Retain, Timestamp, Usd};
 use memchr::memmem;
 use serde::Deserialize;
 
+use super::spending::append;
 use crate::{Error, Job, Outcome, Result, write::sync_directory};
 
 /// The size of a read, in bytes. A file may be much larger than what a gateway may use.
@@ -38,8 +39,8 @@ pub struct EndedJob {
     /// Whose it was. `None` if its record is damaged, or its line was cut short.
     pub caller: Option<CallerName>,
     /// What it has cost, as its terminal event says. A job that was killed has none, and neither has a workflow: the jobs
-    /// that it started have their own.
-    pub cost: Usd,
+    /// that it started have their own. Only known as long as the job itself was read.
+    pub(super) cost: Usd,
     /// Whether its own directory is to be deleted. Only known as long as the job itself was read.
     pub(super) discards: bool,
 }
@@ -89,7 +90,7 @@ impl EndedJob {
         }
         let caller =
             caller_in(line).and_then(|caller| std::str::from_utf8(caller).ok()?.parse().ok());
-        Some(Self { id, state, ended, parent, caller, cost: cost_in(line), discards: false })
+        Some(Self { id, state, ended, parent, caller, cost: Usd::default(), discards: false })
     }
 }
 
@@ -111,18 +112,6 @@ pub(super) fn caller_in(line: &[u8]) -> Option<&[u8]> {
     (fields.next()? == b".").then_some(caller)
 }
 
-/// The cost in a line. It has an end mark too; a line without it is of an earlier version, was cut short, or has no cost.
-fn cost_in(line: &[u8]) -> Usd {
-    let mut fields = line.split(|byte| *byte == b' ').skip(7);
-    let cost = match (fields.next(), fields.next()) {
-        (Some(cost), Some(b".")) => {
-            std::str::from_utf8(cost).ok().and_then(|cost| cost.parse().ok())
-        }
-        _ => None,
-    };
-    cost.map_or(Usd::default(), Usd::from_micros)
-}
-
 /// What a terminal event says about the cost of its job. Whatever is no amount counts as nothing.
 fn cost_of(outcome: &Outcome) -> Usd {
     #[derive(Deserialize)]
@@ -137,19 +126,21 @@ fn cost_of(outcome: &Outcome) -> Usd {
 /// The line, without its line break.
 impl fmt::Display for EndedJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, state, ended, parent, caller, cost, .. } = self;
+        let Self { id, state, ended, parent, caller, .. } = self;
         write!(f, "{id} {} {} ", state.as_str(), ended.as_millisecond())?;
         match parent {
             Some(parent) => write!(f, "{parent} ."),
             None => write!(f, "{NONE} ."),
         }?;
-        let Some(caller) = caller else { return Ok(()) };
-        write!(f, " {caller} .")?;
-        if *cost > Usd::default() { write!(f, " {} .", cost.micros()) } else { Ok(()) }
+        match caller {
+            Some(caller) => write!(f, " {caller} ."),
+            None => Ok(()),
+        }
     }
 }
 
-/// The day on which a job was created, according to its ID: `2026-01-31`. So the days have the order of the IDs.
+/// A day (UTC), such as `2026-01-31`. A job's is that on which it was created, according to its ID, so the days have the
+/// order of the IDs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Day(String);
 
@@ -162,11 +153,14 @@ impl Day {
         Self(time.to_string().chars().take(10).collect())
     }
 
-    /// The day at `now` and the one before.
-    pub(super) fn last_two(now: Timestamp) -> [Self; 2] {
+    /// The day before that of `time`.
+    pub(super) fn before(time: Timestamp) -> Self {
         const DAY: i64 = 24 * 3600 * 1000;
-        [now.as_millisecond().saturating_sub(DAY), now.as_millisecond()]
-            .map(|time| Self::at(Timestamp::from_millisecond(time)))
+        Self::at(Timestamp::from_millisecond(time.as_millisecond().saturating_sub(DAY)))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -213,26 +207,8 @@ impl Days {
 
     /// Adds jobs that were created on `day`, durably. Only for the holder of the index's lock.
     pub(super) fn append(&self, day: Day, jobs: &[EndedJob]) -> Result<()> {
-        let path = self.file(&day);
-        let append = || {
-            let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
-            let mut text = String::new();
-            if file.seek(SeekFrom::End(0))? > 0 {
-                file.seek(SeekFrom::End(-1))?;
-                let mut last = [0];
-                file.read_exact(&mut last)?;
-                if last != *b"\n" {
-                    // A crash cut the last line short.
-                    text.push('\n');
-                }
-            }
-            for job in jobs {
-                text.push_str(&format!("{job}\n"));
-            }
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        };
-        append().map_err(Error::io("write", &path))?;
+        let lines: String = jobs.iter().map(|job| format!("{job}\n")).collect();
+        append(&self.file(&day), &lines)?;
         sync_directory(&self.directory)
     }
 
@@ -299,8 +275,7 @@ impl Days {
         Ok(found.into_values().collect())
     }
 
-    /// Removes the lines of these jobs, or the file if no job is left. Of the last two days, lines with a cost stay:
-    /// otherwise, callers could delete what they have spent. Only for the holder of the index's lock.
+    /// Removes the lines of these jobs, or the file if no job is left. Only for the holder of the index's lock.
     pub(super) fn remove(&self, day: Day, gone: &[JobId], scratch: &Path) -> Result<()> {
         let gone: BTreeSet<String> = gone.iter().map(ToString::to_string).collect();
         let path = self.file(&day);
@@ -310,13 +285,11 @@ impl Days {
             Err(error) => return Err(Error::io("read", path)(error)),
         };
         let mut kept = Rewrite::begin(scratch.to_owned());
-        let is_recent = Day::last_two(Timestamp::now()).contains(&day);
-        let counts = |line: &[u8]| is_recent && cost_in(line) > Usd::default();
         let mut is_empty = true;
         for line in BufReader::new(file).split(b'\n') {
             let line = line.map_err(Error::io("read", &path))?;
             let id = line.get(..ID).and_then(|id| std::str::from_utf8(id).ok());
-            if id.is_some_and(|id| !gone.contains(id) || counts(&line)) {
+            if id.is_some_and(|id| !gone.contains(id)) {
                 is_empty = false;
                 kept.add(&line);
             }

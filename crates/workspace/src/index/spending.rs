@@ -1,33 +1,101 @@
 //! What callers have spent today.
+//!
+//! `.stack/spent/<day>` has a line for each job that ended on that day (UTC) and has cost something. It is written with the
+//! index, and outlives its job: otherwise, callers could delete what they have spent. The day is that of the end, whatever
+//! ID a caller has chosen for its job.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fs::File,
-    io::{self, BufRead as _, BufReader, Seek as _, SeekFrom},
+    collections::{BTreeSet, HashMap, HashSet},
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::MetadataExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use contract::{CallerName, JobId, Timestamp, Usd};
 
 use super::ended::{Day, EndedJob};
-use crate::{Error, Result, Workspace};
+use crate::{Error, Result, Workspace, layout::parsed_names, write::sync_directory};
 
-/// What each caller has spent today (UTC): the costs of its jobs that ended today and were created today or yesterday.
+/// The lines of the days that may still be asked for.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    directory: PathBuf,
+}
+
+impl Ledger {
+    pub(super) fn at(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    pub(super) fn file(&self, day: &Day) -> PathBuf {
+        self.directory.join(day.as_str())
+    }
+
+    /// Whether this job belongs here: it has cost something, and not before yesterday.
+    pub(super) fn wants(job: &EndedJob) -> bool {
+        job.cost > Usd::default() && Day::at(job.ended) >= Day::before(Timestamp::now())
+    }
+
+    /// Adds the costs of the jobs that it wants, durably. It may have some of them already. Only for the holder of the index's
+    /// lock.
+    pub(super) fn add(&self, jobs: &[EndedJob]) -> Result<()> {
+        let jobs: Vec<_> = jobs.iter().filter(|job| Self::wants(job)).collect();
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.directory).map_err(Error::io("create", &self.directory))?;
+        for day in jobs.iter().map(|job| Day::at(job.ended)).collect::<BTreeSet<_>>() {
+            let of_day = jobs.iter().filter(|job| Day::at(job.ended) == day);
+            let lines = of_day.filter_map(|job| {
+                let caller = job.caller.as_ref()?;
+                Some(format!("{} {caller} {} .\n", job.id, job.cost.micros()))
+            });
+            append(&self.file(&day), &lines.collect::<String>())?;
+        }
+        let yesterday = Day::before(Timestamp::now());
+        let days: Vec<Day> = parsed_names(&self.directory)?;
+        for old in days.into_iter().filter(|day| *day < yesterday) {
+            let path = self.file(&old);
+            fs::remove_file(&path).map_err(Error::io("remove", path))?;
+        }
+        sync_directory(&self.directory)
+    }
+}
+
+/// Appends lines to a file, and writes them to disk.
+pub(super) fn append(path: &Path, lines: &str) -> Result<()> {
+    let append = || {
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        if file.seek(SeekFrom::End(0))? > 0 {
+            file.seek(SeekFrom::End(-1))?;
+            let mut last = [0];
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                // A crash cut the last line short.
+                file.write_all(b"\n")?;
+            }
+        }
+        file.write_all(lines.as_bytes())?;
+        file.sync_all()
+    };
+    append().map_err(Error::io("write", path))
+}
+
+/// What each caller has spent today (UTC): the costs of its jobs that ended today.
 ///
-/// It is read from the index of ended jobs. A look reads only what was added since the last one, so it costs what has ended
-/// meanwhile, however many jobs there are.
+/// A look reads only what was added since the last one, so it costs what has ended meanwhile, however many jobs there are.
 #[derive(Debug, Default)]
 pub struct Spending {
     day: Option<Day>,
-    /// How far the file of each day was read.
-    read: BTreeMap<Day, Read>,
-    /// The jobs that are in the sums. A job may be in a file twice, and a file may be written anew.
+    read: Option<Read>,
+    /// The jobs that are in the sums. A job may be in the file twice.
     counted: HashSet<JobId>,
     sums: HashMap<CallerName, Usd>,
 }
 
+/// How far the file of the day was read.
 #[derive(Debug, PartialEq, Eq)]
 struct Read {
     /// What tells a file from the one that has replaced it.
@@ -45,31 +113,25 @@ impl Spending {
     /// Looks what was added. Blocking.
     ///
     /// # Errors
-    /// If the volume cannot be read, or the index is missing and cannot be built.
+    /// If the volume cannot be read.
     pub fn look(&mut self, workspace: &Workspace, now: Timestamp) -> Result<()> {
-        workspace.complete_index()?;
-        let days = Day::last_two(now);
-        let [_, today] = &days;
-        if self.day.as_ref() != Some(today) {
-            *self = Self { day: Some(today.clone()), ..Self::default() };
+        let today = Day::at(now);
+        let path = workspace.ledger().file(&today);
+        if self.day.as_ref() != Some(&today) {
+            *self = Self { day: Some(today), ..Self::default() };
         }
-        for day in &days {
-            let path = workspace.ended_index().file(day);
-            match self.look_at(&path, day, today) {
-                // No job of that day has ended, or the last one was deleted.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                looked => looked.map_err(Error::io("read", path))?,
-            }
+        match self.read_on(&path) {
+            // No job with a cost has ended yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            read => read.map_err(Error::io("read", path)),
         }
-        Ok(())
     }
 
-    fn look_at(&mut self, path: &Path, day: &Day, today: &Day) -> io::Result<()> {
+    fn read_on(&mut self, path: &Path) -> io::Result<()> {
         let mut file = File::open(path)?;
         let found = file.metadata()?;
         let version = (found.dev(), found.ino(), found.created().ok());
-        let read =
-            self.read.get(day).filter(|read| read.file == version && read.length <= found.len());
+        let read = self.read.as_ref().filter(|it| it.file == version && it.length <= found.len());
         let mut length = read.map_or(0, |read| read.length);
         file.seek(SeekFrom::Start(length))?;
         let mut file = BufReader::new(file);
@@ -80,20 +142,27 @@ impl Spending {
             // What has no end yet is being written, and is read the next time.
             let Some(whole) = line.strip_suffix(b"\n") else { break };
             length += bytes as u64;
-            self.count(whole, today);
+            self.count(whole);
         }
-        self.read.insert(day.clone(), Read { file: version, length });
+        self.read = Some(Read { file: version, length });
         Ok(())
     }
 
-    fn count(&mut self, line: &[u8], today: &Day) {
-        let Some(job) = EndedJob::parse(line).filter(|job| job.cost > Usd::default()) else {
-            return;
-        };
-        let Some(caller) = job.caller.filter(|_| Day::at(job.ended) == *today) else { return };
-        if self.counted.insert(job.id) {
+    fn count(&mut self, line: &[u8]) {
+        // A crash cut it short.
+        let Some((job, caller, cost)) = parse(line) else { return };
+        if self.counted.insert(job) {
             let sum = self.sums.entry(caller).or_default();
-            *sum = sum.plus(job.cost);
+            *sum = sum.plus(cost);
         }
     }
+}
+
+fn parse(line: &[u8]) -> Option<(JobId, CallerName, Usd)> {
+    // A later version may add fields.
+    let mut fields = std::str::from_utf8(line).ok()?.split(' ');
+    let job = fields.next()?.parse().ok()?;
+    let caller = fields.next()?.parse().ok()?;
+    let cost = Usd::from_micros(fields.next()?.parse().ok()?);
+    (fields.next()? == ".").then_some((job, caller, cost))
 }

@@ -305,71 +305,118 @@ fn only_one_process_moves_at_a_time() {
     assert_eq!(workspace.index_ended().unwrap(), 1);
 }
 
-/// Ends a job of `service` and of `caller`, which cost so much.
+/// Ends a job of `service` and of `a`, which cost so much.
 fn spend(
     workspace: &Workspace,
     job_id: JobId,
     service: Service,
-    caller: &str,
+    parent: Option<JobId>,
     cost: serde_json::Value,
-) {
-    let record = fixtures::record(None, &json!({"prompt": "x"}));
-    let caller = caller.parse().unwrap();
+) -> Job {
+    let record = fixtures::record(parent, &json!({"prompt": "x"}));
+    let caller = "a".parse().unwrap();
     let job = fixtures::create(workspace, &JobRecord { job_id, service, caller, ..record });
     let ending = Ending::failure(service, job_id, Code::AgentFailed, "x");
     let event = EventLine::encode(&json!({"type": "error", "costUsd": cost}));
     job.end_unclaimed("test", Ending { event, ..ending }).unwrap().unwrap();
+    job
+}
+
+/// What a caller had spent on the day of that time, in micros.
+fn spent(spending: &mut Spending, workspace: &Workspace, caller: &str, at: Timestamp) -> u64 {
+    spending.look(workspace, at).unwrap();
+    spending.of(&caller.parse().unwrap()).micros()
+}
+
+#[test]
+fn a_cost_is_what_the_terminal_event_says() {
+    let (_dir, workspace) = workspace();
+    let amounts = [json!(0.25), json!(1e-7), json!(-1), json!("1"), json!(null), json!(1e300)];
+    let costs = amounts.into_iter().zip(0..).map(|(cost, tail)| {
+        let job = spend(&workspace, id(DAY, tail), Service::Claude, None, cost);
+        EndedJob::of(&job).unwrap().unwrap().cost.micros()
+    });
+    assert_eq!(costs.collect::<Vec<_>>(), [250_000, 1, 0, 0, 0, 0]);
+    let workflow = spend(&workspace, id(DAY, 10), Service::Workflow, None, json!(9));
+    let cost = EndedJob::of(&workflow).unwrap().unwrap().cost;
+    assert_eq!(cost, Usd::default(), "its jobs have their own");
 }
 
 #[test]
 fn what_ended_today_is_added_up_once() {
     let (_dir, workspace) = workspace();
     let now = Timestamp::now();
-    let day = i64::try_from(DAY).unwrap();
-    let later = |days: i64| Timestamp::from_millisecond(now.as_millisecond() + days * day);
+    let later = |days: i64| {
+        let day = i64::try_from(DAY).unwrap();
+        Timestamp::from_millisecond(now.as_millisecond() + days * day)
+    };
     let today = u64::try_from(now.as_millisecond()).unwrap();
-    let spent =
-        |spending: &Spending| ["a", "b"].map(|name| spending.of(&name.parse().unwrap()).micros());
+    let costs = |id, caller: &str, ended, micros| EndedJob {
+        id,
+        state: JobState::Failed,
+        ended,
+        parent: None,
+        caller: Some(caller.parse().unwrap()),
+        cost: Usd::from_micros(micros),
+        discards: false,
+    };
     let mut spending = Spending::default();
-    spending.look(&workspace, now).unwrap();
-    assert_eq!(spent(&spending), [0, 0]);
-    // One was created yesterday. A workflow's cost is that of its jobs.
-    spend(&workspace, id(today, 1), Service::Claude, "a", json!(0.25));
-    spend(&workspace, id(today - DAY, 2), Service::Claude, "a", json!(0.5));
-    spend(&workspace, id(today, 3), Service::Claude, "b", json!(1e-7));
-    spend(&workspace, id(today, 4), Service::Workflow, "b", json!(9));
-    for (tail, nonsense) in
-        [json!(-1), json!("1"), json!(null), json!(1e300)].into_iter().enumerate()
-    {
-        spend(&workspace, id(today, 10 + tail as u64), Service::Claude, "b", nonsense);
-    }
-    assert_eq!(workspace.index_ended().unwrap(), 8);
-    for _ in 0..2 {
-        spending.look(&workspace, now).unwrap();
-        assert_eq!(spent(&spending), [750_000, 1]);
-    }
-    spend(&workspace, id(today, 20), Service::Claude, "a", json!(1));
-    workspace.index_ended().unwrap();
-    spending.look(&workspace, now).unwrap();
-    assert_eq!(spent(&spending), [1_750_000, 1]);
-    // Deleting a job does not give its cost back, whether it was looked at before or not.
-    workspace.forget_ended(&[id(today, 1), id(today, 4), id(today - DAY, 2)]).unwrap();
-    let left = workspace.ended_jobs(|_| true).unwrap();
-    assert!(left.iter().all(|job| job.id != id(today, 4)), "a line without a cost goes");
-    let mut another = Spending::default();
-    for spending in [&mut spending, &mut another] {
-        spending.look(&workspace, now).unwrap();
-        assert_eq!(spent(spending), [1_750_000, 1]);
-    }
-    // A file that has a job twice, and then a line that is still being written.
-    let file = workspace.ended_index().file(&Day::at(now));
+    let mut both = |workspace: &Workspace, at| {
+        ["a", "b"].map(|caller| {
+            let sum = spent(&mut spending, workspace, caller, at);
+            assert_eq!(spent(&mut Spending::default(), workspace, caller, at), sum);
+            sum
+        })
+    };
+    assert_eq!(both(&workspace, now), [0, 0]);
+    let ledger = workspace.ledger();
+    let old = ledger.file(&"2001-01-31".parse().unwrap());
+    fs::create_dir(old.parent().unwrap()).unwrap();
+    fs::write(&old, "").unwrap();
+    // Whenever they were created: callers choose the IDs of their jobs.
+    let first = costs(id(today + DAY, 1), "a", now, 1);
+    let jobs = [
+        first.clone(),
+        costs(id(today - 9 * DAY, 2), "a", now, 20),
+        costs(id(today, 3), "b", now, 5),
+        costs(id(today, 4), "a", later(-1), 300),
+        costs(id(today, 5), "a", later(-3), 4000),
+        costs(id(today, 6), "b", now, 0),
+    ];
+    ledger.add(&jobs).unwrap();
+    assert_eq!(both(&workspace, now), [21, 5]);
+    assert!(!old.exists(), "nobody asks for it any more");
+    ledger.add(&[costs(id(today, 7), "b", now, 7), first]).unwrap();
+    assert_eq!(both(&workspace, now), [21, 12]);
+    // A line that is still being written.
+    let file = ledger.file(&Day::at(now));
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, format!("{text}{}", &text[..text.len() - 1])).unwrap();
-    for spending in [&mut spending, &mut Spending::default()] {
-        spending.look(&workspace, now).unwrap();
-        assert_eq!(spent(spending), [1_750_000, 1]);
+    fs::write(&file, format!("{text}{} b 10", id(today, 8))).unwrap();
+    assert_eq!(both(&workspace, now), [21, 12]);
+    // It was cut short.
+    ledger.add(&[costs(id(today, 9), "b", now, 30)]).unwrap();
+    assert_eq!(both(&workspace, now), [21, 42]);
+    assert_eq!(both(&workspace, later(1)), [0, 0], "tomorrow begins with nothing");
+}
+
+#[test]
+fn a_job_that_is_deleted_has_cost_what_it_cost() {
+    let (_dir, workspace) = workspace();
+    let today = u64::try_from(Timestamp::now().as_millisecond()).unwrap();
+    for (number, is_indexed) in [(1, false), (2, true)] {
+        let parent = create(&workspace, id(today, number * 10), None);
+        let child = id(today + DAY / 2, number * 10 + 1);
+        let child = spend(&workspace, child, Service::Claude, Some(parent.id()), json!(0.5));
+        end(&parent, Code::Internal);
+        let ended = child.outcome().unwrap().unwrap().ended;
+        let before = spent(&mut Spending::default(), &workspace, "a", ended);
+        if is_indexed {
+            workspace.index_ended().unwrap();
+        }
+        assert_eq!(parent.delete().unwrap(), crate::DeletedJob::Done);
+        assert!(Job::open(&workspace, child.id()).unwrap().is_none());
+        assert_eq!(workspace.ended_jobs(|_| true).unwrap(), [], "its line goes");
+        let after = spent(&mut Spending::default(), &workspace, "a", ended);
+        assert_eq!(after, before + 500_000, "indexed: {is_indexed}");
     }
-    // Tomorrow begins with nothing.
-    spending.look(&workspace, later(1)).unwrap();
-    assert_eq!(spent(&spending), [0, 0]);
 }

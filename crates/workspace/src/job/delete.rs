@@ -70,6 +70,10 @@ impl Job {
             };
             leases.push(lease);
         }
+        for job in &jobs {
+            // Otherwise, callers could delete what they have spent.
+            workspace.note_cost(job)?;
+        }
         let mut taken = Vec::new();
         for job in &jobs {
             let name = job.id.to_string();
