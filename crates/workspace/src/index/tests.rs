@@ -336,7 +336,7 @@ fn what_ended_today_is_added_up_once() {
     // One was created yesterday. A workflow's cost is that of its jobs.
     spend(&workspace, id(today, 1), Service::Claude, "a", json!(0.25));
     spend(&workspace, id(today - DAY, 2), Service::Claude, "a", json!(0.5));
-    spend(&workspace, id(today, 3), Service::Claude, "b", json!(1e-7));
+    spend(&workspace, id(today, 3), Service::Claude, "b", json!(1e-6));
     spend(&workspace, id(today, 4), Service::Workflow, "b", json!(9));
     for (tail, nonsense) in
         [json!(-1), json!("1"), json!(null), json!(1e300)].into_iter().enumerate()
