@@ -642,7 +642,7 @@ print_open() { # BASE
     if [[ ${ALLOW_ANONYMOUS:-0} != 0 ]]; then
         say "To let in only callers with a token, remove ALLOW_ANONYMOUS and run this script again."
     else
-        say "To let in only callers with a token, run: ./deploy-swarm.sh --no-build --with-tokens"
+        say "To let in only callers with a token, run: ./deploy-swarm.sh --no-build --with-tokens$([[ $STACK == workflow-stack ]] || echo " --stack $STACK")"
     fi
 }
 

@@ -175,7 +175,21 @@ mod tests {
         assert_eq!(EventLine::agent_message(&content, &timestamp.to_string()), expected);
     }
 
-    proptest! {
+    properties::fuzz! {
+        #[test]
+        fn what_is_accepted_is_one_object_on_one_line(
+            json in proptest::collection::vec(
+                prop_oneof![any::<u8>(), proptest::sample::select(&b"{}[]:,\"\\\r\n 1e"[..])],
+                0..40,
+            ),
+        ) {
+            let Ok(line) = EventLine::from_json(&json) else { return Ok(()) };
+            prop_assert!(!line.as_bytes().contains(&b'\n') && !line.as_bytes().contains(&b'\r'));
+            let object: serde_json::Map<String, Value> = line.peek().unwrap();
+            prop_assert_eq!(serde_json::from_slice::<Value>(&json).unwrap(), Value::Object(object));
+            prop_assert_eq!(EventLine::from_json(line.as_bytes()).unwrap(), line);
+        }
+
         #[test]
         fn any_string_round_trips(text in any::<String>()) {
             let line = EventLine::encode(&json!({"t": text}));

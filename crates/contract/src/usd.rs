@@ -26,10 +26,10 @@ impl Usd {
         self.0
     }
 
-    /// So many dollars, rounded up to a millionth. `None` for what is negative, not a number, or more than a billion.
+    /// So many dollars, rounded to a millionth. `None` for what is negative, not a number, or more than a billion.
     #[must_use]
     pub fn from_dollars(dollars: f64) -> Option<Self> {
-        (0.0..=MOST).contains(&dollars).then(|| Self((dollars * MICROS).ceil() as u64))
+        (0.0..=MOST).contains(&dollars).then(|| Self((dollars * MICROS).round() as u64))
     }
 
     /// The sum, or the largest amount there is.
@@ -78,12 +78,22 @@ impl<'de> Deserialize<'de> for Usd {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    properties::fuzz! {
+        #[test]
+        fn any_amount_is_the_same_after_json(micros in 0..=1_000_000_000_000_000_u64) {
+            let json = serde_json::to_string(&Usd::from_micros(micros)).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Usd>(&json).unwrap().micros(), micros);
+        }
+    }
 
     #[test]
     fn amounts_are_exact_to_a_millionth() {
         for (dollars, micros) in
-            [(0.0, 0), (0.25, 250_000), (1e-9, 1), (1e9, 1_000_000_000_000_000)]
+            [(0.0, 0), (0.25, 250_000), (1e-9, 0), (1e9, 1_000_000_000_000_000)]
         {
             let amount = Usd::from_dollars(dollars).unwrap();
             assert_eq!(amount.micros(), micros);

@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(directory("jobs/x/app"), None);
     }
 
-    proptest! {
+    properties::fuzz! {
         #[test]
         fn a_path_stays_in_the_workspace(
             text in prop_oneof![any::<String>(), "(/w|/)?([a-zA-Z.]{0,6}/){0,5}(\\.\\.|\\.git|\\.STACK|a)?"],

@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(of(Version::HTTP_11, "/", &[""]), invalid);
     }
 
-    proptest! {
+    properties::fuzz! {
         /// A page can have any name but these.
         #[test]
         fn a_stack_on_loopback_answers_to_no_name_of_a_page(

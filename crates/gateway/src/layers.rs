@@ -167,6 +167,7 @@ async fn check_query(State(port): State<PortState>, request: Request, next: Next
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
+    use proptest::prelude::*;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -184,6 +185,35 @@ mod tests {
         let error: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(error["code"], "internal");
         assert!(error["error"].as_str().unwrap().contains("60 s"), "{error}");
+    }
+
+    properties::fuzz! {
+        /// A page of another name is recognized, however the two names resemble each other.
+        #[test]
+        fn pages_of_other_names_are_cross_site(
+            own in "[a-z]{1,3}(\\.[a-z]{1,3}){0,2}",
+            other in prop_oneof![any::<String>(), "(https?://)?([a-z]{1,3}@)?[a-z]{1,3}(\\.[a-z]{1,3}){0,2}(:[0-9]{1,5})?/?"],
+            prefix in prop::sample::select(vec!["", "x.", "x", "http://", "https://"]),
+            suffix in prop::sample::select(vec!["", ".x", "x", ".", ":80", ":8080", "/", "@x", "#"]),
+        ) {
+            let cross = |origin: &str| {
+                let mut headers = HeaderMap::new();
+                headers.insert(header::HOST, own.parse().unwrap());
+                headers.insert(header::ORIGIN, http::HeaderValue::from_str(origin).ok()?);
+                Some(is_cross_site(&headers))
+            };
+            let same = ["http", "https"].map(|scheme| cross(&format!("{scheme}://{own}")));
+            prop_assert_eq!(same, [Some(false); 2]);
+            for origin in [other.clone(), format!("https://{own}{suffix}"), format!("https://{prefix}{own}")] {
+                let host = origin.split_once("://").and_then(|(_, host)| Host::parse(host));
+                let is_same = host.is_some_and(|host| Host::parse(&own).unwrap().is_same_origin(&host));
+                if let Some(cross) = cross(&origin) {
+                    prop_assert_eq!(cross, !is_same, "{} at {}", origin, own);
+                }
+            }
+            let resembling = [format!("https://x.{own}"), format!("https://{own}.x")];
+            prop_assert_eq!(resembling.map(|origin| cross(&origin)), [Some(true); 2]);
+        }
     }
 
     #[test]

@@ -112,6 +112,8 @@ impl From<BaseUrl> for StackUrl {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(text: &str) -> Result<StackUrl, String> {
@@ -131,6 +133,24 @@ mod tests {
             assert_eq!(parse(shown).unwrap(), url);
         }
         assert_eq!(parse("https://[::1]:8443").unwrap().server_name(), "::1");
+    }
+
+    properties::fuzz! {
+        /// It is shown to people and put on command lines, and must mean the same there.
+        #[test]
+        fn what_is_accepted_round_trips_without_credentials(
+            text in prop_oneof![
+                any::<String>(),
+                "(https?|ftp)://([a-z0-9:]{0,5}@)?(\\[[0-9a-f:]{0,9}\\]|[a-zA-Z0-9.%-]{0,12})(:[0-9]{0,6})?(/[ -~]{0,12})?",
+            ],
+        ) {
+            let Ok(url) = parse(&text) else { return Ok(()) };
+            let shown = url.to_string();
+            prop_assert!(!shown.contains(|c: char| c.is_control() || c.is_whitespace()), "{shown:?}");
+            let authority = url.authority();
+            prop_assert!(!authority.contains(['@', '/', '?', '#']) && !authority.is_empty(), "{shown}");
+            prop_assert_eq!(parse(&shown), Ok(url), "{} from {}", shown, text);
+        }
     }
 
     #[test]

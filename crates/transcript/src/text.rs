@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(one_line(&"é".repeat(500), 10).chars().count(), 10);
     }
 
-    proptest::proptest! {
+    properties::fuzz! {
         #[test]
         fn line_feeds_are_the_only_controls_left(text in proptest::prelude::any::<String>()) {
             let cleaned = clean(&text);

@@ -250,7 +250,48 @@ mod tests {
         assert_eq!(error, Some(FrameError::TooLong(100)));
     }
 
-    proptest! {
+    /// What is read from these chunks before an error, if there is one, and whether the memory stays within the limit.
+    fn decode_within(limit: usize, chunks: &[&[u8]]) -> (Vec<Frame>, bool, bool) {
+        let mut decoder = Decoder::new(limit);
+        let (mut frames, mut is_bounded) = (Vec::new(), true);
+        for chunk in chunks {
+            let pushed = decoder.push(chunk, &mut frames);
+            is_bounded &= decoder.line.len() + decoder.data.len() <= limit;
+            if pushed.is_err() {
+                return (frames, true, is_bounded);
+            }
+        }
+        (frames, false, is_bounded)
+    }
+
+    /// The chunks of some bytes that are cut at these places.
+    fn cut(bytes: &[u8], cuts: Vec<usize>) -> Vec<&[u8]> {
+        let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+    }
+
+    properties::fuzz! {
+        #[test]
+        fn any_bytes_give_the_same_events_wherever_they_are_cut(
+            pieces in proptest::collection::vec(
+                prop_oneof![
+                    proptest::sample::select(vec![&b"data"[..], b"id", b":", b" ", b"\n", b"\r", b"\r\n", b"\0", b"\xff"])
+                        .prop_map(<[u8]>::to_vec),
+                    proptest::collection::vec(any::<u8>(), 0..20),
+                ],
+                0..40,
+            ),
+            cuts in proptest::collection::vec(0_usize..400, 0..12),
+            limit in 1_usize..60,
+        ) {
+            let bytes = pieces.concat();
+            let whole = decode_within(limit, &[&bytes]);
+            prop_assert!(whole.2, "more than {limit} bytes are kept");
+            prop_assert_eq!(decode_within(limit, &cut(&bytes, cuts)), whole);
+        }
+
         #[test]
         fn any_chunking_gives_the_same_events(
             texts in proptest::collection::vec("[^\r\n]{0,40}", 0..6),
@@ -262,10 +303,7 @@ mod tests {
                 .enumerate()
                 .flat_map(|(n, text)| frame(ids.then_some(n as u64), text.as_bytes()).to_vec())
                 .collect();
-            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(whole.len())).collect();
-            cuts.extend([0, whole.len()]);
-            cuts.sort_unstable();
-            let chunks: Vec<_> = cuts.windows(2).map(|pair| &whole[pair[0]..pair[1]]).collect();
+            let chunks = cut(&whole, cuts);
             let expected: Vec<_> = texts
                 .iter()
                 .enumerate()

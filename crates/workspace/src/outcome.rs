@@ -74,3 +74,36 @@ impl Outcome {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    properties::fuzz! {
+        #[test]
+        fn an_outcome_round_trips_and_a_damaged_one_is_no_panic(
+            text in any::<String>(),
+            length in any::<u64>(),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let event = EventLine::encode(&json!({"type": "error", "error": text}));
+            let ending = Ending { event, state: JobState::Failed, code: Some(Code::Internal), error: Some(text) };
+            let outcome = Outcome::new(ending, length);
+            let mut bytes = outcome.encode();
+            let again = Outcome::decode(&bytes).unwrap();
+            prop_assert_eq!(&again.event, &outcome.event);
+            prop_assert_eq!((again.journal_length, again.error), (length, outcome.error));
+            for (index, byte) in damage {
+                let at = index.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok(read) = Outcome::decode(&bytes) {
+                prop_assert!(Outcome::decode(&read.encode()).is_ok());
+                let _ = read.event_id();
+            }
+        }
+    }
+}

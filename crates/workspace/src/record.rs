@@ -212,3 +212,41 @@ fn as_text<S: serde::Serializer>(
 ) -> Result<S::Ok, S::Error> {
     name.as_ref().map(DirectoryName::as_str).serialize(serializer)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    properties::fuzz! {
+        /// Whatever a damaged record says is refused, or is a record like any other.
+        #[test]
+        fn a_damaged_record_is_refused_or_round_trips(
+            field in prop::sample::select(vec![
+                "jobId", "service", "caller", "parent", "directory", "session", "repoUrl", "worksAnywhere", "retain",
+                "created", "gateway", "request", "unknown",
+            ]),
+            value in prop_oneof![
+                any::<String>().prop_map(Value::from),
+                prop::sample::select(vec!["..", ".stack", "a/b", "-x", "jobs", "none", "/"]).prop_map(Value::from),
+                any::<i64>().prop_map(Value::from),
+                Just(json!({"body": {}, "digest": "x"})),
+                Just(Value::Null),
+            ],
+        ) {
+            let record = crate::fixtures::record(None, &json!({"prompt": "x"}));
+            let mut json = serde_json::to_value(&record).unwrap();
+            json[field] = value;
+            let text = json.to_string();
+            let Ok(read) = serde_json::from_str::<JobRecord>(&text) else { return Ok(()) };
+            if let Some(directory) = &read.directory {
+                prop_assert!(DirectoryName::parse(directory.as_str()).is_ok());
+            }
+            let again = serde_json::to_string(&read).unwrap();
+            let again: JobRecord = serde_json::from_str(&again).unwrap();
+            prop_assert_eq!(serde_json::to_value(&again).unwrap(), serde_json::to_value(&read).unwrap());
+        }
+    }
+}

@@ -389,6 +389,9 @@ impl<'de> Deserialize<'de> for SecretDigest {
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::fixtures::workspace;
 
@@ -398,6 +401,31 @@ mod tests {
             scopes: BTreeSet::from([Scope::Submit]),
             limits: CallerLimits::default(),
             expires: None,
+        }
+    }
+
+    properties::fuzz! {
+        /// Whatever a damaged record says, it gives nobody more than a whole one can.
+        #[test]
+        fn a_damaged_record_is_refused_or_round_trips(
+            field in prop::sample::select(vec!["id", "name", "scopes", "limits", "expires", "created", "sha256", "unknown"]),
+            value in prop_oneof![
+                any::<String>().prop_map(Value::from),
+                any::<f64>().prop_map(Value::from),
+                Just(json!(["admin", "root"])),
+                Just(json!(["admin", "admin"])),
+                (any::<f64>(), any::<i64>()).prop_map(|(usd, running)| json!({"budgetUsdPerDay": usd, "running": running})),
+                Just(Value::Null),
+            ],
+        ) {
+            let token: BearerToken = format!("wfs_abcDEF12_{}", "s".repeat(43)).parse().unwrap();
+            let mut json = serde_json::to_value(TokenRecord::of(&token, request("ci"))).unwrap();
+            json[field] = value;
+            let Ok(read) = serde_json::from_value::<TokenRecord>(json) else { return Ok(()) };
+            prop_assert!(field != "unknown" && read.name.to_string().parse::<CallerName>().is_ok());
+            prop_assert_eq!(read.is_of(&token), field != "sha256" && read.id == *token.id());
+            let again = serde_json::to_string(&read).unwrap();
+            prop_assert_eq!(serde_json::from_str::<TokenRecord>(&again).unwrap(), read);
         }
     }
 

@@ -215,7 +215,7 @@ mod tests {
         assert!(matches!(read(br#"{"type":"system","subtype":"init"}"#).kind, Kind::Begun));
     }
 
-    proptest! {
+    properties::fuzz! {
         /// Half of the characters are JSON syntax, so that some lines parse.
         #[test]
         fn any_line_becomes_an_object_on_one_line(

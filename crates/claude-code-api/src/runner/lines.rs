@@ -159,7 +159,7 @@ mod tests {
         }
     }
 
-    proptest! {
+    properties::fuzz! {
         #[test]
         fn chunking_does_not_change_the_lines(
             lines in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..20),

@@ -122,7 +122,7 @@ fn nearly_a_url() -> impl Strategy<Value = String> {
     ]
 }
 
-proptest! {
+properties::fuzz! {
     #[test]
     fn what_is_accepted_is_safe_for_a_command_line_a_log_and_a_path(text in nearly_a_url()) {
         let Ok(url) = parse(&text) else { return Ok(()) };

@@ -227,12 +227,55 @@ fn a_pull_keeps_its_credentials_only_in_its_body() {
     assert!(!error.message.contains("secret"), "{}", error.message);
 }
 
-proptest! {
+properties::fuzz! {
     #[test]
     fn no_body_crashes_the_parser(body in proptest::collection::vec(any::<u8>(), 0..300)) {
         let policy = Policy::default();
         let _ = WorkflowRequest::parse(&body, "/w", &policy);
         let _ = ExecuteRequest::parse(&body, "/w", &policy);
+        let _ = crate::TokenRequest::parse(&body, policy.unknown_fields);
+    }
+
+    /// Whatever a request says, it says the same to the replica that gets its body.
+    #[test]
+    fn what_is_accepted_round_trips(
+        fields in proptest::collection::btree_map(
+            prop::sample::select(vec![
+                "prompt", "repoUrl", "branch", "directory", "workspace", "model", "maxTurns", "maxBudgetUsd",
+                "appendSystemPrompt", "allowedTools", "timeoutSeconds", "resumeSessionId", "dangerouslySkipPermissions",
+                "reset", "submodules", "lfs", "depth", "filter", "retain", "update", "brnach",
+            ]),
+            prop_oneof![
+                4 => hostile().prop_map(Value::from),
+                2 => prop::sample::select(vec!["x", "https://h/r", "main", "app", "none", "blob:none"]).prop_map(Value::from),
+                1 => any::<u32>().prop_map(Value::from),
+                1 => any::<f64>().prop_map(Value::from),
+                1 => any::<bool>().prop_map(Value::from),
+                1 => proptest::collection::vec(hostile(), 0..3).prop_map(Value::from),
+            ],
+            0..6,
+        ),
+    ) {
+        let mut fields = fields;
+        fields.entry("prompt").or_insert_with(|| "x".into());
+        let policy = Policy::default();
+        let body = serde_json::to_vec(&fields).unwrap();
+        if let Ok(request) = ExecuteRequest::parse(&body, "/w", &policy) {
+            let again = ExecuteRequest::parse(&request.to_body(Secrets::Exposed), "/w", &policy);
+            prop_assert_eq!(again.unwrap(), request);
+        }
+        fields.entry("repoUrl").or_insert_with(|| "https://h/r".into());
+        let body = serde_json::to_vec(&fields).unwrap();
+        if let Ok(request) = WorkflowRequest::parse(&body, "/w", &policy) {
+            let again = WorkflowRequest::parse(&request.to_body(Secrets::Exposed), "/w", &policy);
+            prop_assert_eq!(again.unwrap(), request);
+        }
+        fields.remove("prompt");
+        let body = serde_json::to_vec(&fields).unwrap();
+        if let Ok(request) = PullRequest::parse(&body, "/w", &policy) {
+            let again = PullRequest::parse(&request.to_body(Secrets::Exposed), "/w", &policy);
+            prop_assert_eq!(again.unwrap(), request);
+        }
     }
 
     #[test]

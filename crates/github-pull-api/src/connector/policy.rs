@@ -336,7 +336,7 @@ mod tests {
         assert!(problems[5].contains("'localhost'"), "{problems:?}");
     }
 
-    proptest! {
+    properties::fuzz! {
         #[test]
         fn an_address_is_as_public_as_the_one_that_it_contains(bits in any::<u32>()) {
             let v4 = Ipv4Addr::from(bits);

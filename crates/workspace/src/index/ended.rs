@@ -439,3 +439,66 @@ impl Builder<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ended_job() -> impl Strategy<Value = EndedJob> {
+        let id = || {
+            any::<u128>().prop_map(|bits| {
+                let digits = format!("{:024x}", bits & ((1 << 96) - 1));
+                format!(
+                    "{}-{}-7{}-8{}-{}",
+                    &digits[..8],
+                    &digits[8..12],
+                    &digits[12..15],
+                    "000",
+                    &digits[12..]
+                )
+                .parse::<JobId>()
+                .unwrap()
+            })
+        };
+        let state =
+            prop::sample::select(vec![JobState::Succeeded, JobState::Failed, JobState::Cancelled]);
+        let caller = prop::option::of("[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}");
+        (id(), state, 0..253_402_300_799_000_i64, prop::option::of(id()), caller, any::<u64>())
+            .prop_map(|(id, state, ended, parent, caller, cost)| EndedJob {
+                id,
+                state,
+                ended: Timestamp::from_millisecond(ended),
+                parent,
+                cost: if caller.is_some() { Usd::from_micros(cost) } else { Usd::default() },
+                caller: caller.map(|caller| caller.parse().unwrap()),
+                discards: false,
+            })
+    }
+
+    properties::fuzz! {
+        /// A crash may cut a line anywhere. What is left says nothing wrong.
+        #[test]
+        fn a_line_round_trips_and_a_part_of_it_says_nothing_else(job in ended_job(), cut in 0_usize..300) {
+            let line = job.to_string();
+            let whole = EndedJob::parse(line.as_bytes()).unwrap();
+            let anonymous = CallerName::anonymous();
+            prop_assert_eq!(&whole, &EndedJob { caller: Some(job.caller.clone().unwrap_or(anonymous.clone())), ..job });
+            let Some(part) = line.get(..cut.min(line.len())).and_then(|part| EndedJob::parse(part.as_bytes())) else {
+                return Ok(());
+            };
+            prop_assert!(part.caller.is_none() || part.caller == whole.caller || part.caller == Some(anonymous));
+            prop_assert!(part.cost == whole.cost || part.cost == Usd::default());
+            prop_assert_eq!(EndedJob { caller: whole.caller.clone(), cost: whole.cost, ..part }, whole);
+        }
+
+        #[test]
+        fn no_line_is_a_panic(line in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..120),
+            "[0-9a-f-]{36} (succeeded|failed|x)? [0-9-]{0,21} -? ?\\.? [a-z]{0,4} ?\\.? [0-9]{0,22} ?\\.?".prop_map(String::into_bytes),
+        ]) {
+            let _ = (EndedJob::parse(&line), caller_in(&line), state_in(&line), cost_in(&line));
+        }
+    }
+}
