@@ -28,8 +28,8 @@ pub use caller::{
 };
 pub use code::Code;
 pub use event::{
-    AgentSummary, ApiUsage, Ending, ExecuteEvent, Isolation, ModelUsage, PullEvent, QueuedEvent,
-    WorkflowEvent,
+    AgentSummary, ApiUsage, DeliverEvent, DeliveryStatus, DeliveryView, Ending, ExecuteEvent,
+    Isolation, ModelUsage, PullEvent, QueuedEvent, WorkflowEvent,
 };
 pub use fields::unknown_field;
 pub use id::{GatewayId, JobId, ReplicaId, SessionId};
@@ -39,10 +39,11 @@ pub use part::EventPart;
 pub use policy::{FileRepositories, Limits, Policy, UnknownFields};
 pub use repo_url::{RepoUrl, Scheme};
 pub use request::{
-    CloneFilter, ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Place, PullOptions,
-    PullRequest, RawRequest, RequestError, Requester, Retain, Secrets, WorkflowRequest,
+    CloneFilter, Commits, Deliver, DeliverMode, DeliverRequest, ErrorBody, ExecuteOptions,
+    ExecuteRequest, JobRequest, Place, PullJob, PullOptions, PullRequest, RawRequest, RequestError,
+    Requester, Retain, Secrets, WorkflowRequest,
 };
 pub use service::{PerService, Service, ServiceSpec};
 pub use session::{SessionDeleted, SessionList, SessionRequest, SessionView};
 pub use timestamp::Timestamp;
-pub use values::{BranchName, DirectoryName, Prompt, WorkspacePath};
+pub use values::{BranchName, DeliveryBranch, DirectoryName, Prompt, WorkspacePath};

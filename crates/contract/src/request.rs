@@ -1,11 +1,13 @@
 //! The requests of callers.
 
+mod deliver;
 mod execute;
 mod options;
 mod pull;
 mod workflow;
 
 pub use self::{
+    deliver::{Commits, Deliver, DeliverMode, DeliverRequest, PullJob},
     execute::ExecuteRequest,
     options::{CloneFilter, ExecuteOptions, PullOptions},
     pull::PullRequest,
@@ -18,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    Code, DirectoryName, Policy, RepoUrl, Service, SessionId, WorkspacePath, fields::Fields,
+    Code, DirectoryName, JobId, Policy, RepoUrl, Service, SessionId, WorkspacePath, fields::Fields,
 };
 
 /// Why a request is refused.
@@ -61,6 +63,15 @@ impl RequestError {
         Self::new(Code::QueueTimeout, message)
     }
 
+    /// The same error for a field of the object `name`.
+    #[must_use]
+    pub(crate) fn within(self, name: &str) -> Self {
+        let Some(field) = self.field else { return self };
+        let inner = format!("{name}.{field}");
+        let message = self.message.replacen(&format!("'{field}'"), &format!("'{inner}'"), 1);
+        Self { message, field: Some(inner.into()), ..self }
+    }
+
     /// The body of the response.
     #[must_use]
     pub fn body(&self) -> ErrorBody<'_> {
@@ -101,6 +112,26 @@ pub trait JobRequest: Send + 'static {
     fn parse(body: &[u8], root: &str, policy: &Policy) -> Result<Self, RequestError>
     where
         Self: Sized;
+
+    /// Parses a body with what its path says about it.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    fn parse_raw(raw: &RawRequest<'_>) -> Result<Self, RequestError>
+    where
+        Self: Sized,
+    {
+        let request = Self::parse(raw.body, raw.root, raw.policy)?;
+        match raw.session {
+            Some(session) => request.in_session(session),
+            None => Ok(request),
+        }
+    }
+
+    /// The job path of its service to which it is sent.
+    fn path(&self) -> &'static str {
+        self.service().job_path()
+    }
 
     /// Encodes the request as a body that [`parse`](Self::parse) accepts.
     fn to_body(&self, secrets: Secrets) -> Vec<u8>;
@@ -146,18 +177,18 @@ pub struct RawRequest<'a> {
     pub root: &'a str,
     /// The operator's limits.
     pub policy: &'a Policy,
+    /// The job path that it was sent to, or that of its kind.
+    pub path: &'a str,
     /// The session it was sent to: `POST /api/stream/:id`.
     pub session: Option<SessionId>,
+    /// The job it was sent to: `POST /api/jobs/:id/deliver`.
+    pub job: Option<JobId>,
 }
 
 impl RawRequest<'_> {
     /// Parses it as a request of one service.
     pub(crate) fn parse<R: JobRequest>(&self) -> Result<Box<dyn JobRequest>, RequestError> {
-        let request = R::parse(self.body, self.root, self.policy)?;
-        Ok(Box::new(match self.session {
-            Some(session) => request.in_session(session)?,
-            None => request,
-        }))
+        Ok(Box::new(R::parse_raw(self)?))
     }
 }
 
@@ -172,6 +203,8 @@ pub enum Place {
     At(WorkspacePath),
     /// Where its session last worked.
     OfSession,
+    /// In the checkout where the jobs of this workflow worked.
+    OfJob(JobId),
 }
 
 impl From<Option<DirectoryName>> for Place {

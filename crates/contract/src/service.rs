@@ -9,8 +9,8 @@ use std::ops::{Index, IndexMut};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Code, Ending, ExecuteRequest, JobId, JobRequest, PullRequest, RawRequest, RequestError,
-    WorkflowRequest,
+    Code, DeliverRequest, Ending, ExecuteRequest, JobId, JobRequest, PullRequest, RawRequest,
+    RequestError, WorkflowRequest,
 };
 
 /// A service. Each of its replicas runs one job.
@@ -44,7 +44,7 @@ pub struct ServiceSpec {
     pub asks: &'static [Service],
     /// How many replicas a stack has by default.
     pub default_replicas: usize,
-    /// The paths whose `POST` starts a job. Help texts and examples use the first one.
+    /// The paths whose `POST` starts a job, each with a request of its own. Help texts and examples use the first one.
     pub job_paths: &'static [&'static str],
     /// Parses the request of a job.
     pub parse: fn(&RawRequest<'_>) -> Result<Box<dyn JobRequest>, RequestError>,
@@ -88,14 +88,17 @@ impl Service {
             Self::Pull => &ServiceSpec {
                 name: "github-pull-api",
                 short_name: "pull",
-                summary: "clones or updates a repository",
+                summary: "clones or updates a repository, or delivers a result",
                 default_port: 4000,
                 port_variable: "PORT_PULL",
                 url_variable: "GITHUB_PULL_API",
                 asks: &[],
                 default_replicas: 3,
-                job_paths: &["/api/pull"],
-                parse: |raw| raw.parse::<PullRequest>(),
+                job_paths: &["/api/pull", DeliverRequest::PATH],
+                parse: |raw| match raw.path {
+                    DeliverRequest::PATH => raw.parse::<DeliverRequest>(),
+                    _ => raw.parse::<PullRequest>(),
+                },
                 success_event: "completed",
                 failure_event: "error",
                 failure: |_, code, error| Ending::pull_failure(code, error),

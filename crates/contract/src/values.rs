@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::JobId;
+
 macro_rules! text {
     ($(#[doc = $doc:literal])+ $name:ident) => {
         $(#[doc = $doc])+
@@ -45,6 +47,11 @@ text!(
     /// The name of a branch or a tag by git's own rules (`git check-ref-format`), not starting with `-`, or a commit
     /// ID.
     BranchName
+);
+text!(
+    /// The name of a branch that a result is delivered to or based on: a [`BranchName`] that is neither a full reference
+    /// (`refs/…`) nor the ID of a commit.
+    DeliveryBranch
 );
 text!(
     /// A path relative to the workspace and beneath it: without `..`, `.git`, `.stack` and empty components.
@@ -131,6 +138,25 @@ impl BranchName {
     }
 }
 
+impl DeliveryBranch {
+    /// # Errors
+    /// A sentence for the caller.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let name =
+            BranchName::parse(text).map_err(|_| "is not a valid name of a branch".to_owned())?;
+        // In either case, because a host may be case-insensitive.
+        if text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("refs/")) {
+            return Err("name the branch without 'refs/heads/'".into());
+        }
+        // git takes these for something else: `@` is HEAD, and hexadecimal digits are a commit.
+        let is_id = matches!(text.len(), 40 | 64) && text.chars().all(|c| c.is_ascii_hexdigit());
+        if text == "@" || is_id {
+            return Err("is not the name of a branch".into());
+        }
+        Ok(Self(name.0))
+    }
+}
+
 impl WorkspacePath {
     /// Parses a path from a caller: relative to the workspace, or absolute beneath `root`.
     ///
@@ -177,6 +203,23 @@ impl WorkspacePath {
     #[must_use]
     pub fn directory(&self) -> Option<DirectoryName> {
         DirectoryName::parse(self.0.split('/').next()?).ok()
+    }
+}
+
+impl WorkspacePath {
+    /// The checkout that it is in: `app` of `app/src`, `jobs/<id>/app` of `jobs/<id>/app/src`. `root` is the absolute path of
+    /// the workspace.
+    #[must_use]
+    pub fn checkout(&self, root: &str) -> Self {
+        let depth = if self.directory().is_some() { 1 } else { 3 };
+        let parts: Vec<&str> = self.0.split('/').take(depth).collect();
+        Self::parse(&parts.join("/"), root).unwrap_or_else(|_| self.clone())
+    }
+
+    /// The job whose own directory it is in.
+    #[must_use]
+    pub fn own_job(&self) -> Option<JobId> {
+        self.0.strip_prefix("jobs/")?.split('/').next()?.parse().ok()
     }
 }
 
@@ -271,6 +314,17 @@ mod tests {
             "refs?*",
         ] {
             assert!(BranchName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn delivery_branches() {
+        for good in ["main", "agent/7c3e91d2", "feature/#1", "refsx", "ü", "a@b"] {
+            assert_eq!(DeliveryBranch::parse(good).unwrap().as_str(), good);
+        }
+        let id = "0b1f8a0e5a3e4bd58ba55e8be7c7a1d60b1f8a0e";
+        for bad in ["", "-d", "refs/heads/x", "Refs/x", "@", "HEAD", "a..b", "a b", "a:b", id] {
+            assert!(DeliveryBranch::parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -229,9 +229,7 @@ async fn hand_over(
     headers.extend(ticket.parent.map(|parent| (web::header::PARENT_JOB_ID, parent.to_string())));
     let base = replica.address.into();
     let asked = async {
-        let answer =
-            ask(&base, Method::POST, ticket.service.job_path(), &headers, body, CONNECT_TIME)
-                .await?;
+        let answer = ask(&base, Method::POST, &ticket.path, &headers, body, CONNECT_TIME).await?;
         let status = answer.status;
         Ok::<_, AskError>((status, answer.bytes(ANSWER_LIMIT).await.unwrap_or_default()))
     };

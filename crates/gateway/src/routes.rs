@@ -8,7 +8,7 @@ use axum::{
     extract::{MatchedPath, Path, RawQuery, Request, State, rejection::PathRejection},
     routing::{get, post},
 };
-use contract::{RequestError, Scope, Service};
+use contract::{DeliverRequest, RequestError, Scope, Service};
 use http::{HeaderMap, Method, Response, StatusCode};
 use serde::Serialize;
 use web::{Body, Peer};
@@ -19,7 +19,8 @@ use crate::{
     caller::{Act, Caller},
     health, layers, reads, sessions,
     shared::Shared,
-    submit, tokens,
+    submit::{self, Target},
+    tokens,
 };
 
 /// The table at the top of this file, from which the answers to unknown paths and methods are made.
@@ -47,6 +48,7 @@ fn text(id: Id) -> String {
 pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
     let state = |service| PortState { shared: Arc::clone(shared), service };
     let in_session = post(submit_job_in_session).with_state(state(Service::Claude));
+    let deliver = post(deliver).with_state(state(Service::Pull));
     let mut router = Router::new()
         .route("/health", get(health_view))
         .route("/status", get(status))
@@ -55,6 +57,7 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
         .route("/api/jobs/{id}", get(job).delete(delete))
         .route("/api/jobs/{id}/events", get(events))
         .route("/api/jobs/{id}/cancel", post(cancel))
+        .route("/api/jobs/{id}/deliver", deliver)
         .route(IN_SESSION, in_session)
         .route("/api/sessions", get(sessions::list).post(sessions::create))
         .route("/api/sessions/{id}", get(sessions::view).delete(sessions::delete))
@@ -62,7 +65,8 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
         .route("/api/tokens/{id}", axum::routing::delete(tokens::revoke));
     for service in Service::ALL {
         for path in service.spec().job_paths {
-            router = router.route(path, post(submit_job).with_state(state(service)));
+            let submit = move |state, caller, request| submit_job(state, caller, path, request);
+            router = router.route(path, post(submit).with_state(state(service)));
         }
     }
     let router = router.fallback(no_such_path).method_not_allowed_fallback(method_not_allowed);
@@ -246,9 +250,26 @@ fn audit<T>(
 async fn submit_job(
     State(port): State<PortState>,
     Extension(caller): Extension<Caller>,
+    path: &'static str,
     request: Request,
 ) -> Response<Body> {
-    submit::submit(&port, &caller, None, request).await.unwrap_or_else(|refusal| *refusal)
+    let target = Target::path(path);
+    submit::submit(&port, &caller, target, request).await.unwrap_or_else(|refusal| *refusal)
+}
+
+/// A delivery of the job's result, which is a job too.
+async fn deliver(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+    id: Id,
+    request: Request,
+) -> Response<Body> {
+    let job = match reads::find(&port.shared, &caller, Act::Change, &text(id)).await {
+        Ok(job) => job.id(),
+        Err(error) => return web::error(&error),
+    };
+    let target = Target { job: Some(job), ..Target::path(DeliverRequest::PATH) };
+    submit::submit(&port, &caller, target, request).await.unwrap_or_else(|refusal| *refusal)
 }
 
 async fn submit_job_in_session(
@@ -259,9 +280,11 @@ async fn submit_job_in_session(
 ) -> Response<Body> {
     let id = text(id).parse().ok();
     match sessions::known(&port.shared.workspace, &caller, Act::Change, id).await {
-        Ok(session) => submit::submit(&port, &caller, Some(session), request)
-            .await
-            .unwrap_or_else(|refusal| *refusal),
+        Ok(session) => {
+            let target = Target::path(Service::Claude.job_path());
+            let target = Target { session: Some(session), ..target };
+            submit::submit(&port, &caller, target, request).await.unwrap_or_else(|refusal| *refusal)
+        }
         Err(error) => web::error(&error),
     }
 }

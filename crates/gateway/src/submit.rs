@@ -27,11 +27,27 @@ use crate::{
     ticket::{CallerState, QueueStatus, Ticket},
 };
 
+/// What the path of a request says about the job that it starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    /// The job path of the service.
+    pub(crate) path: &'static str,
+    pub(crate) session: Option<SessionId>,
+    /// The job that the request is about.
+    pub(crate) job: Option<JobId>,
+}
+
+impl Target {
+    pub(crate) const fn path(path: &'static str) -> Self {
+        Self { path, session: None, job: None }
+    }
+}
+
 /// `POST` of a job.
 pub(crate) async fn submit(
     PortState { shared, service }: &PortState,
     caller: &Caller,
-    session: Option<SessionId>,
+    target: Target,
     request: Request,
 ) -> Result<Response<Body>, web::Refusal> {
     let service = *service;
@@ -52,7 +68,9 @@ pub(crate) async fn submit(
     let asks = caller.clone();
     let described = blocking(move || {
         let root = workspace.root_text();
-        let request = RawRequest { body: &body, root, policy: &policy, session };
+        let (session, job) = (target.session, target.job);
+        let request =
+            RawRequest { body: &body, root, policy: &policy, path: target.path, session, job };
         describe(&workspace, service, request, id, &asks)
     });
     let queued = async {
@@ -95,7 +113,7 @@ fn describe(
     let requester = if caller.workflow.is_some() { Requester::Workflow } else { Requester::Caller };
     let checkout = match request.place(requester) {
         Place::Checkout(name) => Some(name),
-        Place::Own | Place::OfSession | Place::At(_) => None,
+        Place::Own | Place::OfSession | Place::At(_) | Place::OfJob(_) => None,
     };
     Ok(Described { record, checkout, secret_body })
 }
@@ -206,13 +224,15 @@ fn check_workflow(workspace: &Workspace, record: &JobRecord) -> Result<(), Reque
     let job = Job::open(workspace, workflow).map_err(|error| error.refusal())?;
     let job = job.ok_or_else(|| CreateError::ParentEnded.refusal())?;
     let asks = job.record().map_err(|error| error.refusal())?.service.spec().asks;
-    let admitted = job.admits_child(asks, record.service, record.job_id);
+    let kind = (record.service, record.path.as_deref());
+    let admitted = job.admits_child(asks, kind, record.job_id);
     if admitted.map_err(|error| error.refusal())? {
         return Ok(());
     }
     let sentence = format!(
-        "this workflow may not start another job of {}: each may start one, and another if its replica died",
-        record.service
+        "this workflow may not start another job of {} at {}: each may start one, and another if its replica died",
+        record.service,
+        record.path()
     );
     Err(RequestError::new(Code::Forbidden, sentence))
 }
@@ -307,7 +327,8 @@ mod tests {
         let dispatcher = dispatch::run(Arc::clone(&shared), Service::Pull);
         let _dispatcher = AbortOnDropHandle::new(tokio::spawn(dispatcher));
         let (body, policy) = (br#"{"repoUrl":"https://h/r.git"}"#, &shared.config.policy);
-        let raw = RawRequest { body, root: "/w", policy, session: None };
+        let raw =
+            RawRequest { body, root: "/w", policy, path: "/api/pull", session: None, job: None };
         let id = JobId::new();
         let caller = Caller::anonymous();
         let described = describe(&shared.workspace, Service::Pull, raw, id, &caller).unwrap();
@@ -329,7 +350,14 @@ mod tests {
             (br#"{"repoUrl":"https://h/r.git","directory":"app"}"#, &shared.config.policy);
         let caller = |name: &str| Caller::new(name.parse().unwrap(), None, [Scope::Submit].into());
         let describe = |name: &str, id| {
-            let raw = RawRequest { body, root: "/w", policy, session: None };
+            let raw = RawRequest {
+                body,
+                root: "/w",
+                policy,
+                path: "/api/pull",
+                session: None,
+                job: None,
+            };
             describe(&shared.workspace, Service::Pull, raw, id, &caller(name))
         };
         // Both are looked at before one of them has a job.

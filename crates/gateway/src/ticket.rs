@@ -80,6 +80,8 @@ struct Viewers {
 pub(crate) struct Ticket {
     pub(crate) job: Job,
     pub(crate) service: Service,
+    /// The job path of the service to which its request is sent.
+    pub(crate) path: String,
     /// Whose it is.
     pub(crate) owner: CallerName,
     pub(crate) parent: Option<JobId>,
@@ -113,6 +115,7 @@ impl Ticket {
         Self {
             job,
             service: record.service,
+            path: record.path().to_owned(),
             owner: record.caller.clone(),
             parent: record.parent,
             turns,

@@ -1,24 +1,18 @@
-//! The job: a pull on a thread of its own, as a stream of steps.
+//! The job: a pull, as a stream of steps.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
-use contract::{Code, Ending, EventLine, JobId, PullEvent, PullRequest, Service, Timestamp};
+use contract::{Code, Ending, EventLine, PullEvent, PullRequest, Timestamp};
 use futures_util::Stream;
-use oneshot::{JobContext, Step, StopReason};
-use tokio::task::JoinHandle;
+use oneshot::{JobContext, Step};
 
 use crate::{
     Config,
     checkout::Done,
-    connector::Connector,
-    failure::{Failure, Result, quote},
-    monitor::Monitor,
-    report::Reporter,
+    drive::{self, Site},
+    failure::Failure,
     work::{self, Work},
 };
-
-/// What is kept of the stop budget for the end of the stream itself.
-const RESERVE: Duration = Duration::from_millis(500);
 
 /// Clones or updates the repository of `request`, as a stream that ends with [`Step::End`].
 ///
@@ -39,7 +33,7 @@ pub fn pull(
             Ok(target) => target,
             Err(why) => {
                 let sentence = format!("'workspace': {why}");
-                yield Step::End(failure(id, Code::WorkspaceGone, &sentence));
+                yield Step::End(drive::failed(id, Failure::told(Code::WorkspaceGone, sentence)));
                 return;
             }
         };
@@ -49,50 +43,26 @@ pub fn pull(
             repo_url: &request.repo_url,
             target_path: &target_path,
         }));
-        let connector = match Connector::start(id, config.connector.clone()).await {
-            Ok(connector) => connector,
-            Err(error) => {
-                let sentence = format!("there is no port for git's connections: {error}; check the machine");
-                yield Step::End(failure(id, Code::Internal, &sentence));
-                return;
-            }
+        let (workspace, deadline) = (context.workspace.clone(), context.deadline.limit());
+        let work = move |site: &Site<'_>| {
+            let (config, monitor) = (Arc::clone(&site.config), site.monitor.clone());
+            work::run(&Work { config, id, workspace, request, target, monitor, deadline }, site.connector)
         };
-
-        let reporter = Reporter::default();
-        let _abandon = AbandonOnDrop(reporter.clone());
-        let work = Work {
-            config,
-            id,
-            workspace: context.workspace.clone(),
-            request,
-            target,
-            monitor: Monitor { reporter: reporter.clone(), stop: context.stop.clone() },
-            deadline: context.deadline.limit(),
-        };
-        let mut work = tokio::task::spawn_blocking(move || work::run(&work, &connector));
-        let ending = loop {
-            tokio::select! {
-                biased;
-                reason = context.stop.requested() => {
-                    let time = context.stop_budget.saturating_sub(RESERVE);
-                    let ending = stopped(id, reason, work, time, &target_path).await;
-                    // Whatever is still running may not begin to put anything in place.
-                    let _ = context.stop.abandon();
-                    break ending;
-                }
-                note = reporter.next() => yield Step::Event(note.event()),
-                result = &mut work => break ending(id, &target_path, result.ok(), None),
-            }
-        };
-        while let Some(note) = reporter.take() {
-            yield Step::Event(note.event());
+        let ending = move |done: Done| Ending::success(&PullEvent::Completed {
+            job_id: id,
+            target_path: &target_path,
+            timestamp: Timestamp::now(),
+            branch: done.branch.as_ref(),
+            commit: Some(&done.commit),
+        });
+        for await step in drive::drive(config, context, work, ending) {
+            yield step;
         }
-        yield Step::End(ending);
     }
 }
 
 /// Where the checkout goes. Blocking.
-fn target(context: &JobContext, request: &PullRequest) -> std::result::Result<PathBuf, String> {
+fn target(context: &JobContext, request: &PullRequest) -> Result<PathBuf, String> {
     let workspace = &context.workspace;
     if let Some(path) = &request.workspace {
         // A link in it must not lead out of the workspace.
@@ -111,72 +81,4 @@ fn target(context: &JobContext, request: &PullRequest) -> std::result::Result<Pa
         }
         (None, None) => workspace.checkout(&request.repo_url.directory_name()),
     })
-}
-
-/// The end of a job that was asked to end.
-async fn stopped(
-    id: JobId,
-    reason: StopReason,
-    mut work: JoinHandle<Result<Done>>,
-    time: Duration,
-    target_path: &str,
-) -> Ending {
-    match tokio::time::timeout(time, &mut work).await {
-        // It was too late to stop: the checkout is there, and saying otherwise would be wrong.
-        Ok(result) => ending(id, target_path, result.ok(), Some(reason)),
-        Err(_) => {
-            tracing::error!(job = %id, "a pull did not stop in time; a later one removes what it leaves");
-            failure(id, reason.code(), reason.sentence())
-        }
-    }
-}
-
-fn ending(
-    id: JobId,
-    target_path: &str,
-    result: Option<Result<Done>>,
-    reason: Option<StopReason>,
-) -> Ending {
-    match (result, reason) {
-        (Some(Ok(done)), _) => Ending::success(&PullEvent::Completed {
-            job_id: id,
-            target_path,
-            timestamp: Timestamp::now(),
-            branch: done.branch.as_ref(),
-            commit: Some(&done.commit),
-        }),
-        (_, Some(reason)) => failure(id, reason.code(), reason.sentence()),
-        (Some(Err(Failure::Told { code, sentence })), None) => failure(id, code, &sentence),
-        (Some(Err(Failure::Stopped)), None) => {
-            failure(id, Code::Cancelled, StopReason::Cancelled.sentence())
-        }
-        (Some(Err(Failure::Git(said))), None) => {
-            failure(id, Code::GitFailed, &format!("git failed: {}", quote(&said, &[])))
-        }
-        (Some(Err(Failure::Stalled(time))), None) => {
-            let seconds = time.as_secs();
-            failure(id, Code::RemoteStalled, &format!("the git host sent nothing for {seconds} s"))
-        }
-        (None, None) => {
-            tracing::error!(job = %id, "the thread of a pull panicked");
-            failure(
-                id,
-                Code::Internal,
-                "the pull failed unexpectedly: see the log of the pull service",
-            )
-        }
-    }
-}
-
-/// A stream that is dropped before its end stops its pull.
-struct AbandonOnDrop(Reporter);
-
-impl Drop for AbandonOnDrop {
-    fn drop(&mut self) {
-        self.0.abandon();
-    }
-}
-
-fn failure(id: JobId, code: Code, sentence: &str) -> Ending {
-    Ending::failure(Service::Pull, id, code, sentence)
 }

@@ -1,15 +1,15 @@
-//! The pull as a service.
+//! The pull and the delivery as a service.
 
 use std::sync::Arc;
 
 use boot::{Exit, Settings};
-use contract::{Policy, PullRequest, Service};
-use futures_util::Stream;
+use contract::{Policy, PullJob, Service};
+use futures_util::{Stream, StreamExt as _};
 use oneshot::{JobContext, JobService, Step};
 use serde_json::{Map, Value};
 use workspace::Workspace;
 
-use crate::{Config, pull};
+use crate::{Config, deliver, pull};
 
 /// The service.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl GithubPullApi {
 
 impl JobService for GithubPullApi {
     const SERVICE: Service = Service::Pull;
-    type Request = PullRequest;
+    type Request = PullJob;
 
     fn policy(&self) -> &Policy {
         &self.config.policy
@@ -35,9 +35,13 @@ impl JobService for GithubPullApi {
     fn run(
         &self,
         context: JobContext,
-        request: PullRequest,
+        request: PullJob,
     ) -> impl Stream<Item = Step> + Send + 'static {
-        pull(Arc::clone(&self.config), context, request)
+        let config = Arc::clone(&self.config);
+        match request {
+            PullJob::Pull(request) => pull(config, context, *request).left_stream(),
+            PullJob::Deliver(request) => deliver(config, context, *request).right_stream(),
+        }
     }
 
     fn health(&self, workspace: &Workspace) -> Map<String, Value> {

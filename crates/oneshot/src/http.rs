@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use contract::{Code, JobRequest, RequestError, Timestamp};
+use contract::{Code, JobRequest, RawRequest, RequestError, Timestamp};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -47,7 +47,7 @@ impl<S: JobService> Replica<S> {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, web::Refusal> {
-        let headers = request.headers().clone();
+        let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
         let peer = request.extensions().get::<Peer>().cloned();
         if let Some(meant_for) = headers.get(web::header::REPLICA_ID)
             && meant_for.as_bytes() != self.config.id.to_string().as_bytes()
@@ -78,8 +78,10 @@ impl<S: JobService> Replica<S> {
         }
         let body = web::read_json_body(request, BODY_LIMIT).await.map_err(refuse)?;
         let on_disconnect = OnDisconnect::read(&headers).map_err(refuse)?;
-        let parsed = S::Request::parse(&body, self.workspace.root_text(), self.service.policy())
-            .map_err(refuse)?;
+        let root = self.workspace.root_text();
+        let policy = self.service.policy();
+        let raw = RawRequest { body: &body, root, policy, path: &path, session: None, job: None };
+        let parsed = S::Request::parse_raw(&raw).map_err(refuse)?;
         // A gateway encodes the body again, so it passes the digest of what its caller sent.
         let passed = headers.get(web::header::REQUEST_DIGEST);
         let digest = passed

@@ -16,5 +16,6 @@ pub(crate) fn workflow(id: &str, state: JobState) -> JobView {
         ended: None,
         code: None,
         error: None,
+        delivery: None,
     }
 }

@@ -42,6 +42,8 @@ fn status(code: Code) -> StatusCode {
         Code::Claimed
         | Code::Running
         | Code::WorkspaceGone
+        | Code::NothingToDeliver
+        | Code::Superseded
         | Code::SessionDamaged
         | Code::DifferentRepository => StatusCode::CONFLICT,
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -62,6 +64,11 @@ fn status(code: Code) -> StatusCode {
         | Code::RepositoryInvalid
         | Code::TooLarge
         | Code::GitFailed
+        | Code::PushRejected
+        | Code::PullRequestFailed
+        | Code::BranchExists
+        | Code::ProtectedPaths
+        | Code::SecretInResult
         | Code::AgentNotFound
         | Code::AgentRefusesRoot
         | Code::IsolationUnavailable

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use contract::{JobRequest, SessionId};
+use contract::{JobRequest, Place, Requester, SessionId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -25,6 +25,13 @@ impl RequestDigest {
         let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
         let mut hash = Sha256::new();
         hash.update(request.service().name());
+        if request.path() != request.service().job_path() {
+            hash.update(request.path());
+        }
+        // The job in the path of a request need not be in its body.
+        if let Place::OfJob(id) = request.place(Requester::Caller) {
+            hash.update(id.to_string());
+        }
         if let Some(session) = session {
             hash.update(session.to_string());
         }

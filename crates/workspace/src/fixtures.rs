@@ -17,6 +17,7 @@ pub(crate) fn record(parent: Option<JobId>, body: &Value) -> JobRecord {
     JobRecord {
         job_id: JobId::new(),
         service: if parent.is_some() { Service::Claude } else { Service::Workflow },
+        path: None,
         caller: CallerName::anonymous(),
         parent,
         directory: None,

@@ -4,11 +4,14 @@ mod child;
 mod claim;
 mod create;
 mod delete;
+mod work;
 
+pub(crate) use self::work::keeps_undelivered;
 pub use self::{
     claim::{Claim, ClaimedJob},
     create::{CreateError, NewJob},
     delete::DeletedJob,
+    work::Work,
 };
 
 use std::{fs, io, path::PathBuf};
@@ -212,6 +215,7 @@ impl Job {
             (None, Some(_)) => JobState::Running,
             (None, None) => JobState::Queued,
         };
+        let delivery = outcome.as_ref().and_then(work::delivery);
         let (ended, code, error) = match outcome {
             Some(outcome) => (Some(outcome.ended), outcome.code, outcome.error),
             None => (None, None, None),
@@ -228,6 +232,7 @@ impl Job {
             ended,
             code,
             error,
+            delivery,
         })
     }
 

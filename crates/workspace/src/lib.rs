@@ -46,7 +46,7 @@ pub use error::{Error, Result};
 pub use file_lock::FileLock;
 pub use follow::{JournalEntry, Position, follow, follow_parts};
 pub use index::{EndedJob, JobFilter, NewestFirst};
-pub use job::{Claim, ClaimedJob, CreateError, DeletedJob, Job, NewJob};
+pub use job::{Claim, ClaimedJob, CreateError, DeletedJob, Job, NewJob, Work};
 pub use layout::Workspace;
 pub use liveness::LivenessWatch;
 pub use off_thread::blocking;

@@ -32,6 +32,9 @@ pub struct JobRecord {
     pub job_id: JobId,
     /// Its service.
     pub service: Service,
+    /// The job path of its service to which the request belongs, if that is not the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Whose it is. Jobs that were made before there were callers belong to `anonymous`.
     #[serde(default)]
     pub caller: CallerName,
@@ -92,7 +95,13 @@ impl JobRecord {
         let body = String::from_utf8(request.to_body(Secrets::Withheld)).ok();
         // A request is always encoded as a JSON object.
         let body = body.and_then(|body| RawValue::from_string(body).ok()).unwrap_or_default();
-        let session = request.session();
+        let place = request.place(requester);
+        let work = match &place {
+            Place::OfJob(id) => Job::open(workspace, *id)?.map_or(Ok(None), |job| job.work())?,
+            _ => None,
+        };
+        // Nothing else may work where a delivery reads.
+        let session = request.session().or(work.as_ref().and_then(|work| work.session));
         // The real path, because the agent may work behind a link.
         let directory_of = |path: &WorkspacePath| match workspace.resolve(path) {
             Ok(real) => Ok(real.directory()),
@@ -100,7 +109,7 @@ impl JobRecord {
             Err(ResolveError::Refused(_)) => Ok(path.directory()),
             Err(ResolveError::Volume(error)) => Err(error),
         };
-        let directory = match request.place(requester) {
+        let directory = match place {
             Place::Own => None,
             Place::Checkout(name) => Some(name),
             Place::At(path) => directory_of(&path)?,
@@ -111,10 +120,13 @@ impl JobRecord {
                 },
                 _ => None,
             },
+            Place::OfJob(_) => work.and_then(|work| work.checkout.directory()),
         };
+        let path = request.path();
         Ok(Self {
             job_id,
             service: request.service(),
+            path: (path != request.service().job_path()).then(|| path.to_owned()),
             // Whoever knows the caller sets it.
             caller: CallerName::anonymous(),
             parent,
@@ -150,6 +162,12 @@ impl JobRecord {
             .unwrap_or_default();
         let (parents, own) = self.wanted().partition(|turn| held.contains(turn));
         Ok(Turns { own, parents })
+    }
+
+    /// The job path of its service to which its request is sent.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or(self.service.job_path())
     }
 
     /// Whether `other` records the same request.

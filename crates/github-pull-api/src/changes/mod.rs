@@ -29,7 +29,7 @@ pub(crate) use self::{
     commits::Commit,
     control::Control,
     list::{FileChange, Files, Status},
-    patch::MOST_FILES,
+    patch::{MOST_FILES, write_diff},
     walk::{Reason, Skipped},
 };
 use self::{

@@ -14,7 +14,7 @@ use std::{
 use contract::{CallerName, JobId, JobState, Retain, Timestamp};
 use memchr::memmem;
 
-use crate::{Error, Job, Result, write::sync_directory};
+use crate::{Error, Job, Result, job::keeps_undelivered, write::sync_directory};
 
 /// The size of a read, in bytes. A file may be much larger than what a gateway may use.
 const BLOCK: usize = 64 * 1024;
@@ -48,7 +48,10 @@ impl EndedJob {
     pub(super) fn of(job: &Job) -> Result<Option<Self>> {
         let Some(outcome) = job.outcome()? else { return Ok(None) };
         let (parent, caller, discards) = match job.record() {
-            Ok(record) => (record.parent, Some(record.caller), record.retain == Retain::None),
+            Ok(record) => {
+                let discards = record.retain == Retain::None && !keeps_undelivered(&outcome);
+                (record.parent, Some(record.caller), discards)
+            }
             // It cannot be shown, but it can be deleted when its time has come.
             Err(error) if error.is_damage() => (None, None, false),
             Err(error) => return Err(error),

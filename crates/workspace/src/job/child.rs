@@ -16,14 +16,23 @@ const ATTEMPTS: usize = 2;
 const MAX_FILE: u64 = 1024;
 
 impl Job {
-    /// Whether this workflow may start the job `child` of `service`: one of each service that its own service asks, and
-    /// another if that one ended as `replica_lost`. Asking again for the same job changes nothing. Of two that are asked for
-    /// at the same time, through whatever gateways, one is admitted. Blocking.
+    /// Whether this workflow may start the job `child` of `service`, whose request belongs to `path` if that is not the first
+    /// job path of the service: one for each path of each service that its own service asks, and another if that one ended
+    /// as `replica_lost`. Asking again for the same job changes nothing. Of two that are asked for at the same time, through
+    /// whatever gateways, one is admitted. Blocking.
     ///
     /// # Errors
     /// If the volume cannot be read or written.
-    pub fn admits_child(&self, asks: &[Service], service: Service, child: JobId) -> Result<bool> {
-        if !asks.contains(&service) {
+    pub fn admits_child(
+        &self,
+        asks: &[Service],
+        (service, path): (Service, Option<&str>),
+        child: JobId,
+    ) -> Result<bool> {
+        // Anything else would be part of a file's name.
+        let path = path.map(|path| path.trim_start_matches("/api/"));
+        let is_name = |path: &str| path.chars().all(|c| c.is_ascii_lowercase());
+        if !asks.contains(&service) || !path.is_none_or(is_name) {
             return Ok(false);
         }
         let admitted = self.directory().join("admitted");
@@ -34,7 +43,8 @@ impl Job {
             _ => {}
         }
         for attempt in 0..ATTEMPTS {
-            let path = admitted.join(format!("{service}.{attempt}"));
+            let kind = path.map(|path| format!(".{path}")).unwrap_or_default();
+            let path = admitted.join(format!("{service}{kind}.{attempt}"));
             if self.workspace.put_once(&path, child.to_string().as_bytes())? == Once::Ours {
                 return Ok(true);
             }
@@ -70,7 +80,7 @@ mod tests {
     fn one_job_of_each_service_and_another_if_the_first_was_lost() {
         let (_dir, workspace) = fixtures::workspace();
         let workflow = fixtures::create(&workspace, &fixtures::record(None, &json!({})));
-        let admits = |service, child| workflow.admits_child(ASKS, service, child).unwrap();
+        let admits = |service, child| workflow.admits_child(ASKS, (service, None), child).unwrap();
         let lose = |service, code| {
             let record = JobRecord { service, ..fixtures::record(Some(workflow.id()), &json!({})) };
             assert!(admits(service, record.job_id));
@@ -87,6 +97,12 @@ mod tests {
         lose(Service::Claude, Code::AgentFailed);
         assert!(!admits(Service::Claude, JobId::new()), "it was not lost");
         assert!(!admits(Service::Workflow, JobId::new()), "a workflow does not start workflows");
+        let delivers =
+            |path, child| workflow.admits_child(ASKS, (Service::Pull, Some(path)), child).unwrap();
+        let one = JobId::new();
+        assert!(delivers("/api/deliver", one) && delivers("/api/deliver", one));
+        assert!(!delivers("/api/deliver", JobId::new()), "one delivery");
+        assert!(!delivers("/api/../x", JobId::new()));
     }
 
     #[test]
@@ -94,7 +110,8 @@ mod tests {
         let (_dir, workspace) = fixtures::workspace();
         let workflow = fixtures::create(&workspace, &fixtures::record(None, &json!({})));
         let admitted = std::thread::scope(|scope| {
-            let ask = || workflow.admits_child(ASKS, Service::Claude, JobId::new()).unwrap();
+            let ask =
+                || workflow.admits_child(ASKS, (Service::Claude, None), JobId::new()).unwrap();
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
             threads.into_iter().map(|it| it.join().unwrap()).filter(|it| *it).count()
         });
