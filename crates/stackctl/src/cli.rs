@@ -10,8 +10,8 @@ use supervisor::Part;
 use crate::{
     bench::BenchOptions,
     client::{
-        AttachOptions, CancelOptions, DeleteOptions, JobsOptions, LoadOptions, RunOptions,
-        ShowOptions,
+        AttachOptions, CancelOptions, DeleteOptions, DeliverOptions, JobsOptions, LoadOptions,
+        RunOptions, ShowOptions,
     },
     command::exit,
     completions::CompletionsOptions,
@@ -46,6 +46,7 @@ pub(crate) enum Command {
     Attach(AttachOptions),
     Cancel(CancelOptions),
     Delete(DeleteOptions),
+    Deliver(DeliverOptions),
     Ps(PsOptions),
     Scale(ScaleOptions),
     Logs(LogsOptions),

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         Command::Attach(options) => complete(client::attach(options)),
         Command::Cancel(options) => complete(client::cancel(options)),
         Command::Delete(options) => complete(client::delete(options)),
+        Command::Deliver(options) => complete(client::deliver(options)),
         Command::Ps(options) => complete(ops::ps(options)),
         Command::Scale(options) => complete(ops::scale(options)),
         Command::Logs(options) => complete(ops::logs(options)),

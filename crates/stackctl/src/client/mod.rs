@@ -1,5 +1,7 @@
-//! The commands that submit jobs and look at them: `run`, `attach`, `jobs`, `show`, `cancel`, `delete`, `load`.
+//! The commands that submit jobs and look at them: `run`, `attach`, `jobs`, `show`, `cancel`, `delete`,
+//! `deliver`, `load`.
 
+mod deliver;
 mod error;
 mod facts;
 pub(crate) mod ids;
@@ -16,13 +18,14 @@ use contract::JobId;
 use stack_client::StackUrl;
 
 use crate::program;
+pub(crate) use deliver::deliver;
 pub(crate) use error::ClientError;
 pub(crate) use interrupt::Interrupts;
 pub(crate) use jobs::{cancel, delete, jobs, show};
 pub(crate) use load::{LoadOptions, load};
 pub(crate) use options::{
-    AgentOptions, AttachOptions, CancelOptions, DeleteOptions, GivenUrl, JobsOptions, RetryOptions,
-    RunOptions, ShowOptions, TokenOptions,
+    AgentOptions, AttachOptions, CancelOptions, DeleteOptions, DeliverOptions, GivenUrl,
+    JobsOptions, RetryOptions, RunOptions, ShowOptions, TokenOptions,
 };
 pub(crate) use render::{note, print};
 pub(crate) use run::{Work, attach, run, run_workflow};
