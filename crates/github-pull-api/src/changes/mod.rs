@@ -26,7 +26,7 @@ use contract::{Code, RepoUrl};
 use workspace::Workspace;
 
 pub(crate) use self::{
-    commits::Commit,
+    commits::{Commit, adopt},
     control::Control,
     list::{FileChange, Files, Status},
     patch::{MOST_FILES, write_diff},

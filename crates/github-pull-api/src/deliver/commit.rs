@@ -40,6 +40,14 @@ impl Words {
     }
 }
 
+impl Words {
+    /// Those of a commit that the agent has made.
+    pub(super) fn of_commit(message: &str) -> Self {
+        let body = message.trim().split_once('\n').map_or("", |(_, body)| body);
+        Self { title: subject(message), body: cut(body, LONGEST_TEXT) }
+    }
+}
+
 /// The first line of a prompt.
 fn subject(prompt: &str) -> String {
     let line = prompt.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("Changes");
@@ -141,6 +149,13 @@ impl Committer<'_> {
             Some(1) => Ok(None),
             _ => Err(merged.failure()),
         }
+    }
+
+    /// Whether the control directory has this commit.
+    pub(super) fn has(&self, commit: &ObjectId) -> bool {
+        let commit = format!("{commit}^{{commit}}");
+        let looked = self.control.command(&["cat-file", "-e", &commit]).run();
+        looked.is_ok_and(|output| output.status.success())
     }
 
     /// The tree of a commit.

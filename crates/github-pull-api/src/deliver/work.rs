@@ -1,6 +1,6 @@
 //! The steps of a delivery.
 
-use contract::{Code, Deliver, DeliverMode, DeliveryBranch};
+use contract::{Code, Commits, Deliver, DeliverMode, DeliveryBranch};
 
 use super::{
     Delivered,
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     changes::{self, Reason, Skipped, Taken},
     drive::Site,
-    failure::Result,
+    failure::{Failure, Result},
     git::Git,
     remote::{Freshness, Logins, Mirror, ObjectId, Transport},
     staging::Staging,
@@ -93,9 +93,14 @@ impl Delivery<'_> {
         self.say_skipped(&taken.skipped);
         let (author, time) = (&settings.author, source.created.as_millisecond() / 1000);
         let committer = Committer { control: &taken.control, author, time };
+        // What was taken away upstream is compared with a checkout of then, which does not have what came since.
         let base_tip = upstream.base.as_ref().map(|(_, tip)| tip);
+        let base_tip = base_tip.filter(|tip| committer.has(tip));
         let owner = match &upstream.tip {
-            Some(tip) => Some(commit::owner(&taken.control, tip, base_tip, source, author)?),
+            Some(tip) if committer.has(tip) => {
+                Some(commit::owner(&taken.control, tip, base_tip, source, author)?)
+            }
+            Some(_) => Some(Owner::Other),
             None => None,
         };
         let words = Words::of(source, deliver);
@@ -121,8 +126,23 @@ impl Delivery<'_> {
                 "there is nothing to deliver: the agent changed no file that git does not ignore";
             return refuse(Code::NothingToDeliver, sentence);
         }
-        let message = commit::message(source, &words, author);
-        let made = committer.make(&tree, Some(&parent), &message)?;
+        let kept = match (deliver.commits, &upstream.tip) {
+            (Commits::Squash, _) => None,
+            (Commits::Keep, None) => self.keep(&committer, &taken, &parent, &tree, &words)?,
+            (Commits::Keep, Some(_)) => {
+                let why =
+                    "The branch has an earlier result of this session: adding one commit to it";
+                site.monitor.message(why);
+                None
+            }
+        };
+        let made = match kept {
+            Some(made) => made,
+            None => {
+                let message = commit::message(source, &words, author);
+                committer.make(&tree, Some(&parent), &message)?
+            }
+        };
         self.check(&taken, &parent, &made)?;
         site.monitor.message(format!("Pushing {} to {branch}", made.short()));
         let options = match (forge, &upstream.base) {
@@ -150,7 +170,7 @@ impl Delivery<'_> {
         let id = self.source.first.to_string();
         let end = id.get(id.len().saturating_sub(8)..).unwrap_or(&id);
         DeliveryBranch::parse(&format!("agent/{end}"))
-            .map_err(|why| crate::failure::Failure::told(Code::Internal, why))
+            .map_err(|why| Failure::told(Code::Internal, why))
     }
 
     fn upstream(&self, mirror: &Mirror<'_>, branch: &DeliveryBranch) -> Result<Upstream> {
@@ -166,8 +186,8 @@ impl Delivery<'_> {
         };
         let base = name.and_then(|name| Some((DeliveryBranch::parse(&name).ok()?, tip_of(&name)?)));
         if base.is_none() && (deliver.base.is_some() || deliver.mode == DeliverMode::PullRequest) {
-            let named = deliver.base.as_ref().or(None);
-            let what = named.map_or("its own".to_owned(), |base| format!("'{base}'"));
+            let what =
+                deliver.base.as_ref().map_or("its own".to_owned(), |base| format!("'{base}'"));
             let sentence = format!(
                 "{} has no branch {what} that the result could be based on: name one in \"base\"",
                 source.repo
@@ -202,10 +222,16 @@ impl Delivery<'_> {
             return Ok(as_it_is());
         }
         let merged = match committer.tree_of(tip) {
-            Ok(now) => committer.merge(&given, &taken.tree, &now)?,
-            // The mirror that has the base may be another one.
-            Err(crate::failure::Failure::Git(_)) => None,
-            Err(other) => return Err(other),
+            Ok(now) => committer.merge(&given, &taken.tree, &now),
+            Err(other) => Err(other),
+        };
+        let merged = match merged {
+            // Something of it is missing here, as in a partial clone.
+            Err(Failure::Git(said)) => {
+                tracing::info!(said, "a result cannot be moved to its base as it is now");
+                None
+            }
+            merged => merged?,
         };
         Ok(match merged {
             Some(tree) => {
@@ -223,6 +249,48 @@ impl Delivery<'_> {
                 as_it_is()
             }
         })
+    }
+
+    /// The agent's own commits on top of `parent`, and one with what it did not commit, so that the last one has `tree`. `None`
+    /// if they cannot be kept.
+    fn keep(
+        &self,
+        committer: &Committer<'_>,
+        taken: &Taken<'_>,
+        parent: &ObjectId,
+        tree: &ObjectId,
+        words: &Words,
+    ) -> Result<Option<ObjectId>> {
+        let Self { site, source, git, staging, .. } = self;
+        let squash = |why: &str| {
+            site.monitor.message(format!("Making one commit, because {why}"));
+            Ok(None)
+        };
+        if taken.commits.is_empty() {
+            return Ok(None);
+        }
+        let Some(line) = changes::adopt(git, staging, &source.checkout, taken)? else {
+            return squash("the agent's commits are no line that begins at the base");
+        };
+        let mut old = committer.tree_of(&taken.base)?;
+        let (mut last, mut new) = (parent.clone(), committer.tree_of(parent)?);
+        for (id, theirs) in line.iter().zip(taken.commits.iter().rev()) {
+            let next = committer.tree_of(id)?;
+            let Some(merged) = committer.merge(&old, &next, &new)? else {
+                return squash("one of the agent's commits conflicts with the base as it is now");
+            };
+            if merged != new {
+                let message =
+                    commit::message(source, &Words::of_commit(&theirs.message), committer.author);
+                last = committer.make(&merged, Some(&last), &message)?;
+            }
+            (old, new) = (next, merged);
+        }
+        if new != *tree {
+            let message = commit::message(source, words, committer.author);
+            last = committer.make(tree, Some(&last), &message)?;
+        }
+        Ok(Some(last))
     }
 
     /// Refuses what must not leave the stack.

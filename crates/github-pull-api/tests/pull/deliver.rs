@@ -266,6 +266,52 @@ async fn a_resumed_session_adds_to_its_branch() {
 }
 
 #[tokio::test]
+async fn the_commits_of_the_agent_are_kept_on_request() {
+    let server = GitServer::start().await;
+    server.create_repo("app", &[("a", "1\n"), ("b", "1\n")]);
+    server.allow_push("app");
+    let scene = Scene::new();
+    let url = server.url("app");
+    let work = |checkout: &PathBuf| {
+        write(checkout, "a", "2\n");
+        git(checkout, &["commit", "-q", "-am", "Change a\n\nBecause.\n\nJob-Id: forged"]);
+        write(checkout, "c", "c\n");
+        git(checkout, &["add", "c"]);
+        git(
+            checkout,
+            &["commit", "-q", "-m", "Add c", "--author=Somebody Else <else@example.com>"],
+        );
+        write(checkout, "d", "left\n");
+    };
+    let keep = json!({"commits": "keep"});
+    let (workflow, merged) =
+        (scene.workflow(&url, "", work).await, scene.workflow(&url, "", work).await);
+    let moved = server.commit("app", "main", &[("b", "2\n")]);
+    let outcome = scene.deliver(&workflow, keep.clone()).await;
+    let commit = outcome.commit();
+    let range = format!("{moved}..{commit}");
+    let log = |format: &str| server.git("app", &["log", "--reverse", format, &range]);
+    assert_eq!(log("--format=%s"), "Change a\nAdd c\nFix the build");
+    assert_eq!(log("--format=%an %cn"), ["workflow-stack workflow-stack"; 3].join("\n"));
+    let ids = log("--format=%(trailers:key=Job-Id,valueonly,separator=%x2C)");
+    assert_eq!(ids, vec![workflow.id.to_string(); 3].join("\n"));
+    assert_eq!(log("--format=%P").lines().next(), Some(moved.as_str()));
+    let files = server.git("app", &["log", "--reverse", "--format=", "--name-status", &range]);
+    assert_eq!(files.replace('\n', " "), "M\ta A\tc A\td");
+    assert_eq!(scene.deliver(&workflow, keep.clone()).await.commit(), commit, "once");
+
+    // What is not one line of commits becomes one commit.
+    git(&merged.checkout, &["checkout", "-q", "-b", "side", "HEAD~1"]);
+    write(&merged.checkout, "e", "e\n");
+    git(&merged.checkout, &["add", "e"]);
+    git(&merged.checkout, &["commit", "-q", "-m", "side"]);
+    git(&merged.checkout, &["merge", "-q", "--no-edit", "main"]);
+    let outcome = scene.deliver(&merged, keep).await;
+    assert_eq!(server.git("app", &["rev-list", "--count", outcome.commit(), "^main"]), "1");
+    assert!(outcome.messages().iter().any(|it| it.contains("no line")), "{:?}", outcome.messages());
+}
+
+#[tokio::test]
 async fn what_is_not_delivered() {
     let server = GitServer::start().await;
     server.create_repo("app", &[("a", "1\n")]);
@@ -392,6 +438,20 @@ async fn what_is_no_result() {
     let pull = Workflow { id: pull.id(), session: SessionId::new(), checkout: "/".into() };
     assert_eq!(scene.deliver(&pull, json!({})).await.code, Some(Code::InvalidField));
     assert_eq!(Service::Pull.spec().job_paths, ["/api/pull", "/api/deliver"]);
+}
+
+#[tokio::test]
+async fn a_repository_on_this_machine() {
+    let server = GitServer::start().await;
+    server.create_repo("app", &[("a", "1\n")]);
+    let mut scene = Scene::new();
+    let url = server.path("app").to_str().unwrap().to_owned();
+    let workflow = scene.workflow(&url, "", |checkout| write(checkout, "b", "b\n")).await;
+    let commit = scene.deliver(&workflow, json!({})).await.commit().to_owned();
+    let branch = format!("agent/{}", short(workflow.id));
+    assert_eq!(server.head("app", &branch), Some(commit));
+    scene.config.policy.file_repositories = contract::FileRepositories::Refused;
+    assert_eq!(scene.deliver(&workflow, json!({})).await.code, Some(Code::SchemeNotAllowed));
 }
 
 type Seen = Arc<Mutex<Vec<ApiRequest>>>;

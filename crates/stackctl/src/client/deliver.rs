@@ -40,15 +40,16 @@ pub(crate) async fn deliver(options: DeliverOptions) -> anyhow::Result<u8> {
 pub(super) fn field(options: &ResultOptions) -> Result<Option<Value>, ClientError> {
     let ResultOptions { deliver, delivery } = options;
     if deliver.is_none() && !delivery.pull_request {
-        let DeliveryOptions { base, title, body, allow_protected, .. } = delivery;
-        if base.is_some() || title.is_some() || body.is_some() || *allow_protected {
-            let why = "--base, --title, --body and --allow-protected say how the result is delivered: add --deliver or \
+        let DeliveryOptions { base, title, body, allow_protected, keep_commits, .. } = delivery;
+        let is_some = [base, title, body].into_iter().any(Option::is_some);
+        if is_some || *allow_protected || *keep_commits {
+            let why = "--base, --title, --body, --allow-protected and --keep-commits say how the result is delivered: add --deliver or \
                        --pull-request";
             return Err(ClientError::Usage(why.to_owned()));
         }
         return Ok(None);
     }
-    let branch = deliver.as_ref().and_then(Option::as_deref);
+    let branch = deliver.as_deref().filter(|branch| !branch.is_empty());
     Ok(Some(fields(delivery, branch)?.into()))
 }
 
@@ -78,6 +79,9 @@ fn fields(
     }
     if options.allow_protected {
         add("allowProtected", true.into());
+    }
+    if options.keep_commits {
+        add("commits", "keep".into());
     }
     Ok(fields)
 }
@@ -111,12 +115,13 @@ mod tests {
             "--body=why",
             "--ready",
             "--allow-protected",
+            "--keep-commits",
         ];
         assert_eq!(
             of_run(&all).unwrap(),
             Some(
                 json!({"mode": "pull_request", "base": "dev", "title": "- fix", "body": "why", "draft": false,
-                "allowProtected": true})
+                "allowProtected": true, "commits": "keep"})
             )
         );
         let error = of_run(&["--title=x"]).unwrap_err();

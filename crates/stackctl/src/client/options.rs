@@ -148,8 +148,8 @@ pub(crate) struct RunOptions {
 #[command(next_help_heading = "Result")]
 pub(crate) struct ResultOptions {
     /// Push the result as a branch [default BRANCH: agent/ and the end of the job's ID]
-    #[arg(long, value_name = "BRANCH", num_args = 0..=1, require_equals = true)]
-    pub(crate) deliver: Option<Option<String>>,
+    #[arg(long, value_name = "BRANCH", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) deliver: Option<String>,
     #[command(flatten)]
     pub(crate) delivery: DeliveryOptions,
 }
@@ -175,6 +175,9 @@ pub(crate) struct DeliveryOptions {
     /// Also deliver changes to protected paths, such as .github/ and CLAUDE.md; review them first
     #[arg(long)]
     pub(crate) allow_protected: bool,
+    /// Keep the commits that the agent made, instead of one commit with everything
+    #[arg(long)]
+    pub(crate) keep_commits: bool,
 }
 
 /// Deliver the result of a workflow that has ended, as a branch or a pull request

@@ -120,7 +120,8 @@ impl Job {
         for id in children {
             let Some(child) = Self::open(&self.workspace, id)? else { continue };
             let JobRecord { service, path, request, .. } = child.record()?;
-            if service == Service::Workflow || path.is_some() {
+            // A delivery leaves nothing.
+            if path.is_some() {
                 continue;
             }
             let outcome = child.outcome()?;
@@ -131,18 +132,14 @@ impl Job {
                 }
                 None => None,
             };
-            match service {
-                Service::Pull => {
-                    let end = end.filter(|end| end.target_path.is_some() && end.commit.is_some());
-                    let request = Some(request.body.get().to_owned());
-                    pulled = end.map(|end| End { request, ..end }).or(pulled);
-                }
-                Service::Claude => {
-                    let asked = serde_json::from_str::<Execute>(request.body.get());
-                    let place = asked.map_err(Error::malformed(child.record_path()))?.workspace;
-                    agent = Some(AgentRun { place, end: end.unwrap_or_default() });
-                }
-                Service::Workflow => {}
+            if service == Service::Pull {
+                let end = end.filter(|end| end.target_path.is_some() && end.commit.is_some());
+                let request = Some(request.body.get().to_owned());
+                pulled = end.map(|end| End { request, ..end }).or(pulled);
+            } else if service == Service::Claude {
+                let asked = serde_json::from_str::<Execute>(request.body.get());
+                let place = asked.map_err(Error::malformed(child.record_path()))?.workspace;
+                agent = Some(AgentRun { place, end: end.unwrap_or_default() });
             }
         }
         Ok((pulled, agent))
