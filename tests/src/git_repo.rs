@@ -103,6 +103,20 @@ impl BareRepos {
         git(&self.directory(name), &["update-ref", "-d", &format!("refs/heads/{branch}")]);
     }
 
+    /// Sets a value in the repository's own configuration.
+    pub(crate) fn configure(&self, name: &str, key: &str, value: &str) {
+        git(&self.directory(name), &["config", key, value]);
+    }
+
+    /// Runs git in the repository, and returns what it prints.
+    pub(crate) fn run(&self, name: &str, arguments: &[&str]) -> String {
+        let output =
+            command(&self.directory(name)).args(arguments).output().expect("failed to run git");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "git {arguments:?} failed: {said}");
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
     fn import(
         &self,
         name: &str,

@@ -48,6 +48,21 @@ pub enum Fault {
     RedirectTo(String),
 }
 
+/// A request for the API of the host.
+#[derive(Clone, Debug)]
+pub struct ApiRequest {
+    /// The method.
+    pub method: String,
+    /// The path, with the query.
+    pub path: String,
+    /// The headers.
+    pub headers: http::HeaderMap,
+    /// The body; `null` if there is none.
+    pub body: serde_json::Value,
+}
+
+type Api = dyn Fn(&ApiRequest) -> (u16, serde_json::Value) + Send + Sync;
+
 /// A git server on a free loopback port. When dropped, it stops and deletes its repositories.
 #[derive(Debug)]
 pub struct GitServer {
@@ -55,11 +70,17 @@ pub struct GitServer {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     root: TempDir,
     repos: BareRepos,
     records: Mutex<HashMap<String, Record>>,
+    api: Mutex<Option<Arc<Api>>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("root", &self.root).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -77,7 +98,8 @@ impl GitServer {
     pub async fn start() -> Self {
         let root = TempDir::new().expect("failed to create a temporary directory");
         let repos = BareRepos::new(root.path().to_owned());
-        let shared = Arc::new(Shared { root, repos, records: Mutex::default() });
+        let shared =
+            Arc::new(Shared { root, repos, records: Mutex::default(), api: Mutex::default() });
         let of_host = Arc::clone(&shared);
         let host = Host::start(move |request| Arc::clone(&of_host).serve(request));
         Self { host, shared }
@@ -163,6 +185,41 @@ impl GitServer {
         self.shared.with_record(name, |record| record.credentials = Some(expected));
     }
 
+    /// From now on, accepts pushes to the repository; before, they are answered with 403.
+    pub fn allow_push(&self, name: &str) {
+        self.shared.repos.configure(name, "http.receivepack", "true");
+        self.shared.repos.configure(name, "receive.advertisePushOptions", "true");
+    }
+
+    /// Sets a value in the repository's own configuration.
+    pub fn configure(&self, name: &str, key: &str, value: &str) {
+        self.shared.repos.configure(name, key, value);
+    }
+
+    /// Installs a hook of the repository, a shell script.
+    pub fn set_hook(&self, name: &str, hook: &str, script: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let hooks = self.path(name).join("hooks");
+        std::fs::create_dir_all(&hooks).expect("failed to create the directory of hooks");
+        let path = hooks.join(hook);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("failed to write a hook");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).expect("failed to make a hook executable");
+    }
+
+    /// Runs git in the repository, and returns what it prints.
+    pub fn git(&self, name: &str, arguments: &[&str]) -> String {
+        self.shared.repos.run(name, arguments)
+    }
+
+    /// From now on, answers requests for paths below `/api/` with a status and JSON.
+    pub fn serve_api(
+        &self,
+        answer: impl Fn(&ApiRequest) -> (u16, serde_json::Value) + Send + Sync + 'static,
+    ) {
+        *self.shared.api.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(answer));
+    }
+
     /// From now on, applies this fault to requests for the repository, which does not have to
     /// exist.
     pub fn set_fault(&self, name: &str, fault: Fault) {
@@ -216,6 +273,9 @@ impl Shared {
     }
 
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        if request.uri().path().starts_with("/api/") {
+            return self.serve_api(request).await;
+        }
         let Some((name, suffix)) = split_path(request.uri().path()) else {
             return respond(StatusCode::NOT_FOUND, "text/plain", "not a git request\n");
         };
@@ -261,6 +321,24 @@ impl Shared {
                 respond(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", text)
             },
         )
+    }
+
+    async fn serve_api(&self, request: Request<Incoming>) -> Response<Body> {
+        let api = self.api.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(api) = api else {
+            return respond(StatusCode::NOT_FOUND, "application/json", "{}");
+        };
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let asked = ApiRequest {
+            method: head.method.to_string(),
+            path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+            headers: head.headers,
+            body: serde_json::from_slice(&body).unwrap_or_default(),
+        };
+        let (status, answer) = api(&asked);
+        let status = StatusCode::from_u16(status).expect("a status is valid");
+        respond(status, "application/json", answer.to_string())
     }
 
     async fn run_backend(

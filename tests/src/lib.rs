@@ -32,7 +32,7 @@ mod wait;
 pub use agent_script::{AgentScript, Flood, Spawn, Step};
 pub use binaries::{real_claude, scripted_agent, skip, target_binary};
 pub use command::{CommandOutput, RunningCommand};
-pub use git_server::{Fault, GitServer};
+pub use git_server::{ApiRequest, Fault, GitServer};
 pub use http_client::{http_json, raw_request};
 pub use mock_api::{MockApi, Recorded, Turn};
 pub use procfs::{ProcInfo, descendants, is_alive, memory, processes_of_directory};

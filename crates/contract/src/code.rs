@@ -84,12 +84,24 @@ codes! {
     CheckoutConflict = "checkout_conflict",
     /// The repository is damaged, or contains something that git refuses to check out.
     RepositoryInvalid = "repository_invalid",
-    /// The repository needs more space than a pull may use.
+    /// The repository needs more space than a pull may use, or a result is larger than a delivery may be.
     TooLarge = "too_large",
+    /// The agent changed nothing, so there is nothing to deliver.
+    NothingToDeliver = "nothing_to_deliver",
     /// A later job has worked where this one did, so its result is no longer there on its own.
     Superseded = "superseded",
     /// The job has pulled nothing that its result could be compared with.
     NoBase = "no_base",
+    /// The git host refused the push.
+    PushRejected = "push_rejected",
+    /// The branch exists and was not made by a delivery of this job or of its session.
+    BranchExists = "branch_exists",
+    /// The result changes paths that are delivered only on request.
+    ProtectedPaths = "protected_paths",
+    /// The branch was pushed, but the git host refused the pull request.
+    PullRequestFailed = "pull_request_failed",
+    /// The result contains a secret of the stack.
+    SecretInResult = "secret_in_result",
     /// git failed for a reason that has no code of its own.
     GitFailed = "git_failed",
     /// Repository URLs of this scheme are not allowed.

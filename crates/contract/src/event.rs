@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    BranchName, Code, EventLine, JobId, JobState, Prompt, RepoUrl, Service, SessionId, Timestamp,
+    BranchName, Code, DeliverMode, DeliveryBranch, EventLine, JobId, JobState, Prompt, RepoUrl,
+    Service, SessionId, Timestamp,
 };
 
 /// An event of a pull.
@@ -34,6 +35,26 @@ pub enum PullEvent<'a> {
     Error { error: &'a str, timestamp: Timestamp, code: Code },
 }
 
+/// An event of a delivery.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
+#[expect(missing_docs, reason = "the fields are those of the contract, by name")]
+pub enum DeliverEvent<'a> {
+    /// The first event. `result_of` is the job whose result is delivered.
+    Connected { job_id: JobId, result_of: JobId, repo_url: &'a str },
+    /// A message for people.
+    Message { message: &'a str, timestamp: Timestamp },
+    /// The result is at the git host. `url` is that of the pull request.
+    Completed {
+        job_id: JobId,
+        branch: &'a DeliveryBranch,
+        commit: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        url: Option<&'a str>,
+        timestamp: Timestamp,
+    },
+}
+
 /// The end of a look at what a job has left. What is printed before are the messages of a [`PullEvent`].
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
@@ -49,6 +70,34 @@ pub enum ChangesEvent {
         truncated: bool,
         timestamp: Timestamp,
     },
+}
+
+/// What became of a workflow's result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryView {
+    /// How it was to be delivered.
+    pub mode: DeliverMode,
+    /// Whether it was.
+    pub status: DeliveryStatus,
+    /// The branch it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// The branch's commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// The pull request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// Whether a result was delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryStatus {
+    /// It is at the git host.
+    Delivered,
+    /// The agent changed nothing.
+    Empty,
 }
 
 /// What is known about an agent's run after its end.
@@ -197,9 +246,37 @@ pub enum WorkflowEvent<'a> {
         workspace: &'a str,
         timestamp: Timestamp,
     },
-    /// Both steps succeeded.
+    /// Step 3 starts.
+    #[serde(rename = "workflow_started", rename_all = "camelCase")]
+    DeliverStarted {
+        workflow_id: JobId,
+        step: u8,
+        step_name: &'a str,
+        prompt: &'a Prompt,
+        mode: DeliverMode,
+        timestamp: Timestamp,
+    },
+    /// An event of the delivery, complete and unchanged.
+    DeliveryProgress { data: &'a RawValue, timestamp: Timestamp },
+    /// The delivery has completed.
+    #[serde(rename = "workflow_step_complete", rename_all = "camelCase")]
+    DeliverComplete {
+        step: u8,
+        step_name: &'a str,
+        branch: &'a str,
+        commit: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        url: Option<&'a str>,
+        timestamp: Timestamp,
+    },
+    /// All steps succeeded.
     #[serde(rename_all = "camelCase")]
-    WorkflowComplete { workflow_id: JobId, timestamp: Timestamp },
+    WorkflowComplete {
+        workflow_id: JobId,
+        timestamp: Timestamp,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        delivery: Option<&'a DeliveryView>,
+    },
     /// A step failed.
     #[serde(rename_all = "camelCase")]
     WorkflowError {
@@ -264,7 +341,7 @@ impl Ending {
         Self::failed(EventLine::encode(&event), code, error)
     }
 
-    /// A workflow that failed in `step` (1: pull, 2: execute), or outside a step.
+    /// A workflow that failed in `step` (1: pull, 2: execute, 3: deliver), or outside a step.
     #[must_use]
     pub fn workflow_failure(workflow_id: JobId, step: Option<u8>, code: Code, error: &str) -> Self {
         let event = WorkflowEvent::WorkflowError {

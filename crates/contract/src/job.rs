@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CallerName, Code, JobId, Service, Timestamp};
+use crate::{CallerName, Code, DeliveryView, JobId, Service, Timestamp};
 
 /// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -81,6 +81,9 @@ pub struct JobView {
     /// Why it failed, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What became of a workflow's result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<DeliveryView>,
     /// The job whose change it has looked at, because somebody asked for the diff of that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes_of: Option<JobId>,

@@ -31,8 +31,8 @@ pub use caller::{
 pub use changes::{AgentCommit, Changes, FileChange, FileStatus, SkipReason, SkippedFile};
 pub use code::Code;
 pub use event::{
-    AgentSummary, ApiUsage, ChangesEvent, Ending, ExecuteEvent, Isolation, ModelUsage, PullEvent,
-    QueuedEvent, WorkflowEvent,
+    AgentSummary, ApiUsage, ChangesEvent, DeliverEvent, DeliveryStatus, DeliveryView, Ending,
+    ExecuteEvent, Isolation, ModelUsage, PullEvent, QueuedEvent, WorkflowEvent,
 };
 pub use fields::unknown_field;
 pub use id::{GatewayId, JobId, ReplicaId, SessionId};
@@ -42,12 +42,12 @@ pub use part::EventPart;
 pub use policy::{FileRepositories, Limits, Policy, UnknownFields};
 pub use repo_url::{RepoUrl, Scheme};
 pub use request::{
-    ChangesRequest, CloneFilter, ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Place,
-    PullJob, PullOptions, PullRequest, RawRequest, RequestError, Requester, Retain, Secrets,
-    WorkflowRequest,
+    ChangesRequest, CloneFilter, Commits, Deliver, DeliverMode, DeliverRequest, ErrorBody,
+    ExecuteOptions, ExecuteRequest, JobRequest, Place, PullJob, PullOptions, PullRequest,
+    RawRequest, RequestError, Requester, Retain, Secrets, WorkflowRequest,
 };
 pub use service::{PerService, Service, ServiceSpec};
 pub use session::{SessionDeleted, SessionList, SessionRequest, SessionView};
 pub use timestamp::Timestamp;
 pub use usd::Usd;
-pub use values::{BranchName, DirectoryName, Prompt, WorkspacePath};
+pub use values::{BranchName, DeliveryBranch, DirectoryName, Prompt, WorkspacePath};

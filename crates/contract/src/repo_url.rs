@@ -195,6 +195,12 @@ impl RepoUrl {
         })
     }
 
+    /// The path, without slashes at its ends and without `.git`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The protocol.
     #[must_use]
     pub fn scheme(&self) -> Scheme {

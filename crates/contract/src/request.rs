@@ -1,6 +1,7 @@
 //! The requests of callers.
 
 mod changes;
+mod deliver;
 mod execute;
 mod options;
 mod pull;
@@ -8,6 +9,7 @@ mod workflow;
 
 pub use self::{
     changes::{ChangesRequest, PullJob},
+    deliver::{Commits, Deliver, DeliverMode, DeliverRequest},
     execute::ExecuteRequest,
     options::{CloneFilter, ExecuteOptions, PullOptions},
     pull::PullRequest,
@@ -61,6 +63,15 @@ impl RequestError {
              the job again later"
         );
         Self::new(Code::QueueTimeout, message)
+    }
+
+    /// The same error for a field of the object `name`.
+    #[must_use]
+    pub(crate) fn within(self, name: &str) -> Self {
+        let Some(field) = self.field else { return self };
+        let inner = format!("{name}.{field}");
+        let message = self.message.replacen(&format!("'{field}'"), &format!("'{inner}'"), 1);
+        Self { message, field: Some(inner.into()), ..self }
     }
 
     /// The body of the response.

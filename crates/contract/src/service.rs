@@ -9,8 +9,8 @@ use std::ops::{Index, IndexMut};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ChangesRequest, Code, Ending, ExecuteRequest, JobId, JobRequest, PullRequest, RawRequest,
-    RequestError, WorkflowRequest,
+    ChangesRequest, Code, DeliverRequest, Ending, ExecuteRequest, JobId, JobRequest, PullRequest,
+    RawRequest, RequestError, WorkflowRequest,
 };
 
 /// A service. Each of its replicas runs one job.
@@ -91,16 +91,17 @@ impl Service {
             Self::Pull => &ServiceSpec {
                 name: "github-pull-api",
                 short_name: "pull",
-                summary: "clones or updates a repository",
+                summary: "clones or updates a repository, or delivers a result",
                 default_port: 4000,
                 port_variable: "PORT_PULL",
                 url_variable: "GITHUB_PULL_API",
                 asks: &[],
                 default_replicas: 3,
-                job_paths: &["/api/pull"],
+                job_paths: &["/api/pull", DeliverRequest::PATH],
                 internal_paths: &[ChangesRequest::PATH],
                 parse: |raw| match raw.path {
                     ChangesRequest::PATH => raw.parse::<ChangesRequest>(),
+                    DeliverRequest::PATH => raw.parse::<DeliverRequest>(),
                     _ => raw.parse::<PullRequest>(),
                 },
                 success_event: "completed",

@@ -49,6 +49,11 @@ text!(
     BranchName
 );
 text!(
+    /// The name of a branch that a result is delivered to or based on: a [`BranchName`] that is neither a full reference
+    /// (`refs/…`) nor the ID of a commit.
+    DeliveryBranch
+);
+text!(
     /// A path relative to the workspace and beneath it: without `..`, `.git`, `.stack` and empty components.
     WorkspacePath
 );
@@ -130,6 +135,25 @@ impl BranchName {
             return error();
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl DeliveryBranch {
+    /// # Errors
+    /// A sentence for the caller.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let name =
+            BranchName::parse(text).map_err(|_| "is not a valid name of a branch".to_owned())?;
+        // In either case, because a host may be case-insensitive.
+        if text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("refs/")) {
+            return Err("name the branch without 'refs/heads/'".into());
+        }
+        // git takes these for something else: `@` is HEAD, and hexadecimal digits are a commit.
+        let is_id = matches!(text.len(), 40 | 64) && text.chars().all(|c| c.is_ascii_hexdigit());
+        if text == "@" || is_id {
+            return Err("is not the name of a branch".into());
+        }
+        Ok(Self(name.0))
     }
 }
 
@@ -290,6 +314,17 @@ mod tests {
             "refs?*",
         ] {
             assert!(BranchName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn delivery_branches() {
+        for good in ["main", "agent/7c3e91d2", "feature/#1", "refsx", "ü", "a@b"] {
+            assert_eq!(DeliveryBranch::parse(good).unwrap().as_str(), good);
+        }
+        let id = "0b1f8a0e5a3e4bd58ba55e8be7c7a1d60b1f8a0e";
+        for bad in ["", "-d", "refs/heads/x", "Refs/x", "@", "HEAD", "a..b", "a b", "a:b", id] {
+            assert!(DeliveryBranch::parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,10 +1,10 @@
 //! Whether a caller may work where its request asks for.
 
 use contract::{
-    CallerName, Code, DirectoryName, JobRequest, Place, RequestError, Requester, SessionId,
-    WorkspacePath,
+    CallerName, Code, DirectoryName, JobId, JobRequest, Place, RequestError, Requester, Service,
+    SessionId, WorkspacePath,
 };
-use workspace::{JobRecord, ResolveError, Session, Workspace};
+use workspace::{Job, JobRecord, ResolveError, Session, Workspace};
 
 use crate::caller::{Access, Act, Caller, not_yours};
 
@@ -35,8 +35,7 @@ pub(crate) fn check(
             owner.map_or(Ok(()), |owner| grant_directory(caller, &owner))?;
         }
         Place::At(path) => check_path(workspace, caller, &path)?,
-        // Only a gateway starts such a job, after it has looked.
-        Place::OfJob(_) => {}
+        Place::OfJob(id) => check_job(workspace, caller, id)?,
     }
     Ok(())
 }
@@ -88,6 +87,38 @@ pub(crate) fn check_path(
         let why = format!("'{path}' does not exist in the workspace");
         RequestError::field_code(Code::NotFound, "workspace", why)
     })
+}
+
+/// Checks the workflow whose result is to be delivered, and its checkout. Blocking.
+fn check_job(workspace: &Workspace, caller: &Caller, id: JobId) -> Result<(), RequestError> {
+    let refuse = |code, why: &str| Err(RequestError::new(code, why));
+    let unknown = || RequestError::new(Code::NotFound, "no such job: GET /api/jobs lists them");
+    if caller.workflow.is_some_and(|workflow| workflow != id) {
+        return refuse(Code::Forbidden, "a workflow delivers only its own result");
+    }
+    let job = Job::open(workspace, id).map_err(|error| error.refusal())?.ok_or_else(unknown)?;
+    let view = job.view().map_err(|error| error.refusal())?;
+    grant(caller, &view.caller, "this job", unknown)?;
+    if view.service != Service::Workflow {
+        let why = "only the result of a workflow can be delivered: this is another kind of job";
+        return refuse(Code::InvalidField, why);
+    }
+    if caller.workflow.is_none() && !view.state.has_ended() {
+        return refuse(Code::Running, "the job has not ended: wait for its end, or cancel it");
+    }
+    let work = job.work().map_err(|error| error.refusal())?;
+    let Some(work) = work else {
+        let why = "there is nothing to deliver: the agent of this job did not start";
+        return refuse(Code::NothingToDeliver, why);
+    };
+    match workspace.resolve(&work.checkout) {
+        Ok(real) => check_path(workspace, caller, &real),
+        Err(ResolveError::Refused(why)) => {
+            let why = format!("the checkout of this job is gone ({why}): run the job again");
+            refuse(Code::WorkspaceGone, &why)
+        }
+        Err(ResolveError::Volume(error)) => Err(error.refusal()),
+    }
 }
 
 /// Checks where a session worked last: an agent may have put a link there since. Blocking.

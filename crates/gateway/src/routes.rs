@@ -8,7 +8,7 @@ use axum::{
     extract::{MatchedPath, Path, RawQuery, Request, State, rejection::PathRejection},
     routing::{get, post},
 };
-use contract::{RequestError, Scope, Service};
+use contract::{DeliverRequest, RequestError, Scope, Service};
 use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use serde::Serialize;
 use web::{Body, Peer};
@@ -48,6 +48,7 @@ fn text(id: Id) -> String {
 pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
     let state = |service| PortState { shared: Arc::clone(shared), service };
     let in_session = post(submit_job_in_session).with_state(state(Service::Claude));
+    let deliver = post(deliver).with_state(state(Service::Pull));
     let mut router = Router::new()
         .route("/health", get(health_view))
         .route("/status", get(status))
@@ -58,6 +59,7 @@ pub(crate) fn router(shared: &Arc<Shared>, service: Service) -> Router {
         .route("/api/jobs/{id}/diff", get(diff))
         .route("/api/jobs/{id}/files/{*path}", get(file))
         .route("/api/jobs/{id}/cancel", post(cancel))
+        .route("/api/jobs/{id}/deliver", deliver)
         .route(IN_SESSION, in_session)
         .route("/api/sessions", get(sessions::list).post(sessions::create))
         .route("/api/sessions/{id}", get(sessions::view).delete(sessions::delete))
@@ -277,6 +279,21 @@ async fn submit_job(
     request: Request,
 ) -> Response<Body> {
     let target = Target::path(path);
+    submit::submit(&port, &caller, target, request).await.unwrap_or_else(|refusal| *refusal)
+}
+
+/// A delivery of the job's result, which is a job too.
+async fn deliver(
+    State(port): State<PortState>,
+    Extension(caller): Extension<Caller>,
+    id: Id,
+    request: Request,
+) -> Response<Body> {
+    let job = match reads::find(&port.shared, &caller, Act::Change, &text(id)).await {
+        Ok(job) => job.id(),
+        Err(error) => return web::error(&error),
+    };
+    let target = Target { job: Some(job), ..Target::path(DeliverRequest::PATH) };
     submit::submit(&port, &caller, target, request).await.unwrap_or_else(|refusal| *refusal)
 }
 

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use boot::{Secret, Settings};
 use contract::Policy;
 
-use crate::connector::ConnectorSettings;
+use crate::{connector::ConnectorSettings, deliver::DeliverSettings};
 
 /// The settings of a pull.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Config {
     pub checkout_limit: u64,
     /// How git reaches the network.
     pub connector: ConnectorSettings,
+    /// What is delivered, and how.
+    pub deliver: DeliverSettings,
 }
 
 impl Default for Config {
@@ -45,6 +47,7 @@ impl Default for Config {
             memory: 2048 << 20,
             checkout_limit: 10_240 << 20,
             connector: ConnectorSettings::default(),
+            deliver: DeliverSettings::default(),
         }
     }
 }
@@ -72,6 +75,7 @@ impl Config {
         config.memory = mib("GIT_MEMORY_MIB", config.memory);
         config.checkout_limit = mib("GIT_CHECKOUT_LIMIT_MIB", config.checkout_limit);
         config.connector = ConnectorSettings::read(settings);
+        config.deliver = DeliverSettings::read(settings);
         config
     }
 }

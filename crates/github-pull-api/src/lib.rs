@@ -1,6 +1,6 @@
-//! Clones or updates one repository, and reports as it goes.
+//! Clones or updates one repository, or delivers a result to it, and reports as it goes.
 //!
-//! [`pull()`] is the job: a stream of steps that ends once. `work` has the steps of a pull, which run on a
+//! [`pull()`] is a job, and [`deliver()`] another: each is a stream of steps that ends once. `work` has the steps of a pull, which run on a
 //! thread of the blocking pool; `remote` is the git host's side of it, `checkout` the caller's; `git` is
 //! the one place that starts git, and `connector` its one way to the network. What a caller reads is made
 //! in `report` and `failure`.
@@ -19,6 +19,7 @@ mod changes;
 mod checkout;
 mod config;
 mod connector;
+mod deliver;
 mod drive;
 mod failure;
 mod git;
@@ -37,5 +38,6 @@ pub use config::Config;
 pub use connector::{
     AddressPolicy, AllowedHost, ConnectorSettings, UpstreamProxy, connect_for_git,
 };
+pub use deliver::{DeliverSettings, deliver};
 pub use pull::pull;
 pub use service::{GithubPullApi, main};

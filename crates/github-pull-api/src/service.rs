@@ -9,7 +9,7 @@ use oneshot::{JobContext, JobService, Step};
 use serde_json::{Map, Value};
 use workspace::Workspace;
 
-use crate::{Config, changes, pull};
+use crate::{Config, changes, deliver, pull};
 
 /// The service.
 #[derive(Debug)]
@@ -39,8 +39,11 @@ impl JobService for GithubPullApi {
     ) -> impl Stream<Item = Step> + Send + 'static {
         let config = Arc::clone(&self.config);
         match request {
-            PullJob::Pull(request) => pull(config, context, *request).left_stream(),
-            PullJob::Changes(request) => changes(config, context, request).right_stream(),
+            PullJob::Pull(request) => pull(config, context, *request).left_stream().left_stream(),
+            PullJob::Changes(request) => {
+                changes(config, context, request).right_stream().left_stream()
+            }
+            PullJob::Deliver(request) => deliver(config, context, *request).right_stream(),
         }
     }
 

@@ -50,8 +50,10 @@ pub enum AfterEnd {
 /// The origin of the job.
 #[derive(Clone, Debug)]
 pub enum JobSource {
-    /// Start it by posting this body.
+    /// Start it by posting this body to the job path of the service.
     Post(Bytes),
+    /// Start it by posting this body to another path.
+    PostTo(String, Bytes),
     /// It already exists.
     Known(JobId),
 }
@@ -106,7 +108,7 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
     async_stream::stream! {
         let mut job = match follow.start {
             JobSource::Known(id) => id,
-            JobSource::Post(_) => JobId::new(),
+            JobSource::Post(_) | JobSource::PostTo(..) => JobId::new(),
         };
         yield Ok(FollowEvent::Named(job));
         let mut contact = Contact::new(follow.patience);
@@ -116,7 +118,12 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
         let mut known = matches!(follow.start, JobSource::Known(_));
         loop {
             let answer = match &follow.start {
-                JobSource::Post(body) if !known => post(&follow, job, body.clone()).await,
+                JobSource::Post(body) if !known => {
+                    post(&follow, follow.service.job_path(), job, body.clone()).await
+                }
+                JobSource::PostTo(path, body) if !known => {
+                    post(&follow, path, job, body.clone()).await
+                }
                 _ => events(&follow, job, last.as_deref()).await,
             };
             let trouble = match answer {
@@ -203,14 +210,14 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
     }
 }
 
-async fn post(follow: &Follow, job: JobId, body: Bytes) -> Result<Answer, AskError> {
+async fn post(follow: &Follow, path: &str, job: JobId, body: Bytes) -> Result<Answer, AskError> {
     let headers = [
         ("content-type", "application/json".to_owned()),
         // Requests event IDs, which are needed to resume.
         ("accept", "text/event-stream".to_owned()),
         (web::header::JOB_ID, job.to_string()),
     ];
-    follow.api.send(Method::POST, follow.service.job_path(), &headers, body).await
+    follow.api.send(Method::POST, path, &headers, body).await
 }
 
 async fn events(follow: &Follow, job: JobId, last: Option<&str>) -> Result<Answer, AskError> {
@@ -244,7 +251,7 @@ fn is_stream(answer: &Answer) -> bool {
 
 /// Whether the gateway treated the broken connection as a disconnect and cancelled the waiting job.
 fn lost_its_place(follow: &Follow, event: &Event) -> bool {
-    matches!(follow.start, JobSource::Post(_))
+    !matches!(follow.start, JobSource::Known(_))
         && event.terminal
         && event.code.as_deref() == Some(Code::CallerLeft.as_str())
 }

@@ -10,8 +10,8 @@ use supervisor::Part;
 use crate::{
     bench::BenchOptions,
     client::{
-        ApplyOptions, AttachOptions, CancelOptions, CheckoutCommand, DeleteOptions, DiffOptions,
-        JobsOptions, LoadOptions, RunOptions, ShowOptions,
+        ApplyOptions, AttachOptions, CancelOptions, CheckoutCommand, DeleteOptions, DeliverOptions,
+        DiffOptions, JobsOptions, LoadOptions, RunOptions, ShowOptions,
     },
     command::exit,
     completions::CompletionsOptions,
@@ -50,6 +50,7 @@ pub(crate) enum Command {
     Checkout(CheckoutCommand),
     Cancel(CancelOptions),
     Delete(DeleteOptions),
+    Deliver(DeliverOptions),
     Ps(PsOptions),
     Scale(ScaleOptions),
     Logs(LogsOptions),

@@ -17,5 +17,6 @@ pub(crate) fn workflow(id: &str, state: JobState) -> JobView {
         code: None,
         error: None,
         changes_of: None,
+        delivery: None,
     }
 }

@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         Command::Checkout(options) => complete(client::checkout(options)),
         Command::Cancel(options) => complete(client::cancel(options)),
         Command::Delete(options) => complete(client::delete(options)),
+        Command::Deliver(options) => complete(client::deliver(options)),
         Command::Ps(options) => complete(ops::ps(options)),
         Command::Scale(options) => complete(ops::scale(options)),
         Command::Logs(options) => complete(ops::logs(options)),

@@ -19,6 +19,8 @@ pub struct Facts {
     pub branch: Option<String>,
     /// The commit that was checked out.
     pub commit: Option<String>,
+    /// Where the result was delivered: the URL of a pull request, or a branch.
+    pub delivered: Option<String>,
     /// The agent's model.
     pub model: Option<String>,
     /// The session's ID.
@@ -59,6 +61,10 @@ impl Facts {
                 if text_of(content, "subtype") == "init" {
                     put(&mut self.model, content, "model");
                 }
+            }
+            "workflow_step_complete" if text_of(event, "targetPath").is_empty() => {
+                put(&mut self.delivered, event, "branch");
+                put(&mut self.delivered, event, "url");
             }
             _ => self.add_fields(event),
         }
@@ -125,6 +131,7 @@ mod tests {
             checkout: text("/w/a"),
             branch: text("main"),
             commit: text("abc"),
+            delivered: None,
             model: text("opus"),
             session: text("s"),
             result: text("Done."),

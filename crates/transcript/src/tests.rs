@@ -96,6 +96,62 @@ fn a_workflow_that_goes_well() {
 }
 
 #[test]
+fn a_result_that_is_delivered() {
+    let progress = |data| json!({"type": "delivery_progress", "data": data, "timestamp": at(41)});
+    let (branch, commit) = ("agent/456789ab", "0123456789abcdef0123456789abcdef01234567");
+    let url = "https://github.com/user/app/pull/7";
+    let delivered = json!({"type": "completed", "jobId": ID, "branch": branch, "commit": commit, "url": url, "timestamp": at(42)});
+    let connected = json!({"type": "connected", "jobId": ID, "resultOf": ID, "repoUrl": "https://github.com/user/app"});
+    let message = json!({"type": "message", "message": "Pushing 0123456789 to agent/456789ab", "timestamp": at(41)});
+    let step = json!({"type": "workflow_step_complete", "step": 3, "stepName": "deliver_result", "branch": branch, "commit": commit, "url": url, "timestamp": at(42)});
+    let mut events = pulled();
+    events.extend([
+        completed("Done."),
+        json!({"type": "workflow_started", "workflowId": ID, "step": 3, "stepName": "deliver_result", "mode": "pull_request", "timestamp": at(41)}),
+        json!({"type": "message", "message": "Delivering the result", "timestamp": at(41)}),
+        progress(connected.clone()),
+        progress(message.clone()),
+        progress(delivered.clone()),
+        step,
+        workflow_complete(),
+    ]);
+    let text = read(Service::Workflow, &events);
+    let text: String = text
+        .lines()
+        .skip_while(|line| !line.contains("Delivering"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    insta::assert_snapshot!(text, @r#"
+    Heading |Delivering the result
+    ~       |Working("git is working")
+    Detail  |  Pushing 0123456789 to agent/456789ab
+    ~       |Working("git is working")
+    ~       |None
+    ~       |None
+    Detail  |  on the branch agent/456789ab at 0123456789
+    Detail  |  https://github.com/user/app/pull/7
+    ~       |None
+    Success |Done after 43.0 s (2 turns, $0.0153)
+    "#);
+    let mut facts = Facts::default();
+    events.iter().for_each(|event| facts.add(Service::Workflow, event));
+    assert_eq!(facts.delivered.as_deref(), Some(url));
+    assert_eq!((facts.branch.as_deref(), facts.commit), (Some("main"), None), "what was pulled");
+    // A job of its own.
+    let text = read(Service::Pull, &[connected, message, delivered]);
+    insta::assert_snapshot!(text, @r#"
+    Heading |Delivering to https://github.com/user/app
+    Detail  |  Pushing 0123456789 to agent/456789ab
+    ~       |Working("git is working")
+    ~       |None
+    Detail  |  on the branch agent/456789ab at 0123456789
+    Detail  |  https://github.com/user/app/pull/7
+    ~       |None
+    Success |Done after 1.0 s
+    "#);
+}
+
+#[test]
 fn a_tool_that_fails_tools_in_parallel_and_a_result_that_was_not_said() {
     let mut events = said(recorded!("bash-fail"));
     events.extend(said(recorded!("parallel")));

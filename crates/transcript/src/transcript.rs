@@ -80,7 +80,7 @@ impl Transcript {
             }
             "message" if event.get("content").is_none() => {
                 self.line(Role::Heading, 0, text_of(event, "message"));
-                if self.step == Some(1) {
+                if matches!(self.step, Some(1 | 3)) {
                     self.activity(Activity::Working(PULLING.to_owned()));
                 }
             }
@@ -93,9 +93,19 @@ impl Transcript {
                     kind => self.pull(kind, data),
                 }
             }
+            "delivery_progress" => {
+                let data = event.get("data").unwrap_or(&Value::Null);
+                match text_of(data, "type") {
+                    "queued" => self.queued(data),
+                    // The end of the workflow and that of the step repeat them.
+                    "error" | "completed" => self.activity(Activity::None),
+                    kind => self.pull(kind, data),
+                }
+            }
             "workflow_step_complete" => {
                 self.activity(Activity::None);
                 self.set_target(event);
+                self.delivered(event);
             }
             "workflow_complete" => self.done(event),
             "workflow_error" => self.failed(event),
@@ -111,7 +121,9 @@ impl Transcript {
     fn pull(&mut self, kind: &str, event: &Value) {
         match kind {
             "connected" if self.service == Service::Pull => {
-                let heading = format!("Pulling {}", text_of(event, "repoUrl"));
+                let what =
+                    if text_of(event, "resultOf").is_empty() { "Pulling" } else { "Delivering to" };
+                let heading = format!("{what} {}", text_of(event, "repoUrl"));
                 self.line(Role::Heading, 0, &heading);
             }
             "message" => {
@@ -128,6 +140,9 @@ impl Transcript {
             "completed" => {
                 self.activity(Activity::None);
                 self.set_target(event);
+                if text_of(event, "targetPath").is_empty() {
+                    self.delivered(event);
+                }
                 if self.service == Service::Pull {
                     self.done(event);
                 }
@@ -183,6 +198,20 @@ impl Transcript {
         }
     }
 
+    /// Where the result is, if the event says that.
+    fn delivered(&mut self, event: &Value) {
+        let (branch, commit) = (text_of(event, "branch"), text_of(event, "commit"));
+        if branch.is_empty() {
+            return;
+        }
+        let short = commit.get(..10).unwrap_or(commit);
+        self.line(Role::Detail, 1, &format!("on the branch {branch} at {short}"));
+        let url = text_of(event, "url");
+        if !url.is_empty() {
+            self.line(Role::Detail, 1, url);
+        }
+    }
+
     fn done(&mut self, event: &Value) {
         self.activity(Activity::None);
         let text = format!("Done{}", self.account(event));
@@ -196,6 +225,7 @@ impl Transcript {
         let what = match (code, self.service, step) {
             ("cancelled" | "caller_left", ..) => "Cancelled",
             (_, Service::Workflow, Some(1)) => "The pull failed",
+            (_, Service::Workflow, Some(3)) => "The delivery failed",
             _ => "Failed",
         };
         let text = format!("{what}{}: {} ({code})", self.account(event), text_of(event, "error"));

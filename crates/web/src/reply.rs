@@ -44,6 +44,7 @@ fn status(code: Code) -> StatusCode {
         Code::Claimed
         | Code::Running
         | Code::WorkspaceGone
+        | Code::NothingToDeliver
         | Code::Superseded
         | Code::NoBase
         | Code::SessionDamaged
@@ -66,6 +67,11 @@ fn status(code: Code) -> StatusCode {
         | Code::RepositoryInvalid
         | Code::TooLarge
         | Code::GitFailed
+        | Code::PushRejected
+        | Code::PullRequestFailed
+        | Code::BranchExists
+        | Code::ProtectedPaths
+        | Code::SecretInResult
         | Code::AgentNotFound
         | Code::AgentRefusesRoot
         | Code::IsolationUnavailable

@@ -38,6 +38,8 @@ pub(crate) struct Child {
     /// What proves that the parent asks for it. A replica that was called directly has none.
     pub(crate) capability: Option<Secret>,
     pub(crate) service: Service,
+    /// The job path of the service.
+    pub(crate) path: &'static str,
     pub(crate) base: BaseUrl,
     pub(crate) body: Bytes,
     pub(crate) workspace: Workspace,
@@ -64,6 +66,12 @@ pub(crate) struct Head {
     pub(crate) kind: String,
     #[serde(default)]
     pub(crate) target_path: Option<String>,
+    #[serde(default)]
+    pub(crate) branch: Option<String>,
+    #[serde(default)]
+    pub(crate) commit: Option<String>,
+    #[serde(default)]
+    pub(crate) url: Option<String>,
     #[serde(default)]
     pub(crate) error: Option<String>,
     #[serde(default)]
@@ -287,14 +295,8 @@ impl Child {
         ];
         let capability = self.capability.as_ref().map(|secret| secret.expose().to_owned());
         headers.extend(capability.map(|text| (web::header::CAPABILITY, text)));
-        let asked = ask(
-            &self.base,
-            Method::POST,
-            self.service.job_path(),
-            &headers,
-            self.body.clone(),
-            CONNECT_TIME,
-        );
+        let asked =
+            ask(&self.base, Method::POST, self.path, &headers, self.body.clone(), CONNECT_TIME);
         tokio::time::timeout(HEAD_TIME, asked).await.unwrap_or(Err(AskError::Silent(HEAD_TIME)))
     }
 }

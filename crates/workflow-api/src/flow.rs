@@ -1,10 +1,11 @@
-//! The two steps.
+//! The steps: pull, execute, and deliver if the request asks for it.
 
 use std::{sync::Arc, time::Duration};
 
 use contract::{
-    Code, Ending, EventLine, ExecuteRequest, JobId, JobRequest, PullRequest, Secrets, Service,
-    Timestamp, WorkflowEvent, WorkflowRequest, WorkspacePath,
+    Code, Deliver, DeliverRequest, DeliveryStatus, DeliveryView, Ending, EventLine, ExecuteRequest,
+    JobId, JobRequest, PullRequest, RepoUrl, Secrets, Service, Timestamp, WorkflowEvent,
+    WorkflowRequest, WorkspacePath,
 };
 use futures_util::{Stream, StreamExt};
 use oneshot::{JobContext, Step};
@@ -13,12 +14,13 @@ use workspace::blocking;
 use crate::{
     Config,
     cancel::cancel,
-    child::{Child, ChildEvent, ChildFailure, internal},
+    child::{Child, ChildEvent, ChildFailure, Head, internal},
     resume::{self, SessionCheckout},
 };
 
 const PULL: (u8, &str) = (1, "pull_repository");
 const EXECUTE: (u8, &str) = (2, "execute_claude_code");
+const DELIVER: (u8, &str) = (3, "deliver_result");
 /// The part of the stop budget that the workflow keeps for its own end, after that of the job it cancels.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -63,11 +65,11 @@ pub(crate) fn run(
             yield message(&format!("Pulling {}", request.pull.repo_url));
             let workspace = earlier.as_ref().map(|earlier| earlier.root.clone());
             let pull = PullRequest { workspace, ..request.pull.clone() };
-            let body = pull.to_body(Secrets::Exposed);
+            let pull = Asked::new(&pull);
             // A pull can be repeated, so the workflow survives the death of one replica, but not of a second.
             for attempt in 0..2 {
                 let mut pulled = Err(internal("the pull ended without an event that says where the checkout is"));
-                let mut events = Box::pin(child(&config, &context, Service::Pull, body.clone()));
+                let mut events = Box::pin(child(&config, &context, pull.clone()));
                 while let Some(next) = events.next().await {
                     let batch = match next {
                         Ok(batch) => batch,
@@ -120,10 +122,10 @@ pub(crate) fn run(
             timestamp: Timestamp::now(),
         });
         yield message("Running Claude Code");
-        let execute = ExecuteRequest { prompt: request.prompt, workspace: Some(workspace), options: request.execute_options, retain: contract::Retain::Default };
+        let execute = ExecuteRequest { prompt: request.prompt.clone(), workspace: Some(workspace), options: request.execute_options, retain: contract::Retain::Default };
         let mut result = Err(internal("the agent ended without a terminal event"));
         let mut events =
-            Box::pin(child(&config, &context, Service::Claude, execute.to_body(Secrets::Exposed)));
+            Box::pin(child(&config, &context, Asked::new(&execute)));
         while let Some(next) = events.next().await {
             let batch = match next {
                 Ok(batch) => batch,
@@ -139,22 +141,122 @@ pub(crate) fn run(
                 yield Step::Event(told.line);
             }
         }
-        match result {
-            Ok(()) => {
-                let complete = WorkflowEvent::WorkflowComplete { workflow_id: id, timestamp: Timestamp::now() };
-                yield Step::End(Ending::success(&complete));
-            }
-            Err(failure) => yield failed(&context, step, failure),
+        if let Err(failure) = result {
+            yield failed(&context, step, failure);
+            return;
         }
+        let mut delivery = None;
+        if let Some(deliver) = request.deliver {
+            let (step, step_name) = DELIVER;
+            yield event(&WorkflowEvent::DeliverStarted {
+                workflow_id: id,
+                step,
+                step_name,
+                prompt: &request.prompt,
+                mode: deliver.mode,
+                timestamp: Timestamp::now(),
+            });
+            yield message("Delivering the result");
+            let mode = deliver.mode;
+            let asked = delivery_of(id, deliver, &request.pull.repo_url);
+            let mut delivered = Err(internal("the delivery ended without a terminal event"));
+            // A delivery that is repeated finds what the first one has pushed.
+            for attempt in 0..2 {
+                let mut events = Box::pin(child(&config, &context, asked.clone()));
+                while let Some(next) = events.next().await {
+                    let batch = match next {
+                        Ok(batch) => batch,
+                        Err(failure) => {
+                            delivered = Err(failure);
+                            break;
+                        }
+                    };
+                    for told in batch {
+                        if let Ok(data) = told.line.to_raw() {
+                            yield event(&WorkflowEvent::DeliveryProgress { data, timestamp: Timestamp::now() });
+                        }
+                        if Service::Pull.is_terminal(&told.head.kind) {
+                            delivered = ended_well(&told).map(|()| told.head);
+                        }
+                    }
+                }
+                let is_lost = matches!(&delivered, Err(ChildFailure { code: Code::ReplicaLost, .. }));
+                if !is_lost || attempt > 0 || context.stop.reason().is_some() {
+                    break;
+                }
+                yield message("The replica that was delivering died: delivering again");
+            }
+            let view = DeliveryView { mode, status: DeliveryStatus::Empty, branch: None, commit: None, url: None };
+            delivery = Some(match delivered {
+                Ok(Head { branch: Some(branch), commit: Some(commit), url, .. }) => {
+                    yield event(&WorkflowEvent::DeliverComplete {
+                        step,
+                        step_name,
+                        branch: &branch,
+                        commit: &commit,
+                        url: url.as_deref(),
+                        timestamp: Timestamp::now(),
+                    });
+                    let (branch, commit) = (Some(branch), Some(commit));
+                    DeliveryView { status: DeliveryStatus::Delivered, branch, commit, url, ..view }
+                }
+                // What the agent did is worth its answer even if it changed no file.
+                Err(ChildFailure { code: Code::NothingToDeliver, sentence }) => {
+                    yield message(&sentence);
+                    view
+                }
+                Ok(_) => {
+                    yield failed(&context, step, internal("the delivery did not say what it has pushed"));
+                    return;
+                }
+                Err(failure) => {
+                    yield failed(&context, step, undelivered(id, failure));
+                    return;
+                }
+            });
+        }
+        let complete = WorkflowEvent::WorkflowComplete {
+            workflow_id: id,
+            timestamp: Timestamp::now(),
+            delivery: delivery.as_ref(),
+        };
+        yield Step::End(Ending::success(&complete));
     }
+}
+
+/// What another service is asked for.
+#[derive(Clone)]
+struct Asked {
+    service: Service,
+    path: &'static str,
+    body: Vec<u8>,
+}
+
+impl Asked {
+    fn new(request: &impl JobRequest) -> Self {
+        let body = request.to_body(Secrets::Exposed);
+        Self { service: request.service(), path: request.path(), body }
+    }
+}
+
+/// The request for the delivery of this workflow's own result. The URL has the credentials.
+fn delivery_of(id: JobId, deliver: Deliver, repo_url: &RepoUrl) -> Asked {
+    Asked::new(&DeliverRequest { job: id, repo_url: Some(repo_url.clone()), deliver })
+}
+
+/// A failed delivery loses nothing, and can be repeated.
+fn undelivered(id: JobId, failure: ChildFailure) -> ChildFailure {
+    let ChildFailure { code, sentence } = failure;
+    let sentence =
+        format!("{sentence}; the result is kept: POST /api/jobs/{id}/deliver tries again");
+    ChildFailure { code, sentence }
 }
 
 /// The events of a child. If the workflow is to stop, this cancels the child and waits for its end.
 fn child(
     config: &Config,
     context: &JobContext,
-    service: Service,
-    body: Vec<u8>,
+    Asked { service, path, body }: Asked,
 ) -> impl Stream<Item = Result<Vec<ChildEvent>, ChildFailure>> + Send + 'static {
     let base =
         if service == Service::Pull { &config.github_pull_api } else { &config.claude_code_api };
@@ -163,6 +265,7 @@ fn child(
         parent: context.id,
         capability: context.capability.clone(),
         service,
+        path,
         base: base.clone(),
         body: body.into(),
         workspace: context.workspace.clone(),

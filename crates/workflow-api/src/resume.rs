@@ -1,7 +1,7 @@
 //! Where a workflow that resumes a session works.
 
 use contract::{
-    Code, FileRepositories, JobId, JobRequest as _, Policy, RepoUrl, RequestError, SessionId,
+    Code, FileRepositories, JobRequest as _, Policy, RepoUrl, RequestError, SessionId,
     WorkflowRequest, WorkspacePath,
 };
 use workspace::{Job, ResolveError, Session, Workspace};
@@ -43,7 +43,7 @@ pub(crate) fn checkout(
         ResolveError::Volume(error) => error.refusal(),
     })?;
     check_repository(workspace, request, id, &place)?;
-    let root = root_of(workspace, &place);
+    let root = place.checkout(workspace.root_text());
     Ok(Some(SessionCheckout { session: id, place, root }))
 }
 
@@ -60,7 +60,7 @@ fn check_repository(
     id: SessionId,
     place: &WorkspacePath,
 ) -> Result<(), RequestError> {
-    let Some(owner) = owner(place) else { return Ok(()) };
+    let Some(owner) = place.own_job() else { return Ok(()) };
     let job = Job::open(workspace, owner).map_err(|error| error.refusal())?;
     let record = job.map(|job| job.record()).transpose().map_err(|error| error.refusal())?;
     let Some(known) = record.and_then(|record| record.repo_url) else { return Ok(()) };
@@ -77,20 +77,9 @@ fn check_repository(
     Err(RequestError::field_code(Code::DifferentRepository, "repoUrl", why))
 }
 
-/// The job whose own directory this is.
-fn owner(place: &WorkspacePath) -> Option<JobId> {
-    place.as_str().strip_prefix("jobs/")?.split('/').next()?.parse().ok()
-}
-
-/// The checkout that a place is in: `app` of `app/src`, `jobs/<id>/app` of `jobs/<id>/app/src`.
-fn root_of(workspace: &Workspace, place: &WorkspacePath) -> WorkspacePath {
-    let depth = if place.directory().is_some() { 1 } else { 3 };
-    let root: Vec<&str> = place.as_str().split('/').take(depth).collect();
-    WorkspacePath::parse(&root.join("/"), workspace.root_text()).unwrap_or_else(|_| place.clone())
-}
-
 #[cfg(test)]
 mod tests {
+    use contract::JobId;
     use serde_json::json;
 
     use super::*;

@@ -6,6 +6,7 @@ mod create;
 mod delete;
 mod work;
 
+pub(crate) use self::work::keeps_undelivered;
 pub use self::{
     claim::{Claim, ClaimedJob},
     create::{CreateError, NewJob},
@@ -222,6 +223,7 @@ impl Job {
             (None, None) => JobState::Queued,
         };
         let changes_of = record.changes_of();
+        let delivery = outcome.as_ref().and_then(work::delivery);
         let (ended, code, error) = match outcome {
             Some(outcome) => (Some(outcome.ended), outcome.code, outcome.error),
             None => (None, None, None),
@@ -239,6 +241,7 @@ impl Job {
             code,
             error,
             changes_of,
+            delivery,
         })
     }
 

@@ -5,6 +5,7 @@ mod callers;
 mod cancel;
 mod chaos;
 mod clients;
+mod deliver;
 mod direct;
 mod failures;
 mod full;

@@ -42,6 +42,15 @@ const COMMANDS: &[(&str, Does)] = &[
     ("cargo stack attach 7c3e91d2", Shows("Done after ")),
     ("cargo stack cancel 7c3e91d2", Cancels),
     ("cargo stack delete 7c3e91d2", Deletes),
+    (
+        "cargo stack run --repo https://github.com/user/repo.git --prompt 'Add a README file' --deliver",
+        Shows("on the branch agent/"),
+    ),
+    (
+        "cargo stack run --repo https://github.com/user/repo.git --prompt 'Add a README file' --pull-request",
+        Nothing("it needs a forge; the tests of the pull service open pull requests"),
+    ),
+    ("cargo stack deliver 7c3e91d2", Shows("on the branch agent/")),
     ("cargo stack gc --dry-run", Shows("are free")),
     ("cargo stack gc", Shows("nothing is too old")),
     ("cargo stack ps", Shows("RESTARTS/H")),
@@ -212,8 +221,8 @@ async fn every_flag_exists() {
     let scene = Scene::new().await;
     let mut help = String::new();
     for command in [
-        "up", "run", "jobs", "show", "attach", "cancel", "delete", "ps", "scale", "logs", "gc",
-        "load", "bench", "demo", "doctor",
+        "up", "run", "jobs", "show", "attach", "cancel", "delete", "deliver", "ps", "scale",
+        "logs", "gc", "load", "bench", "demo", "doctor",
     ] {
         let shell = scene.program("stackctl", &[command, "--help"]);
         help.push_str(&RunningCommand::start(shell).finish().await.stdout);

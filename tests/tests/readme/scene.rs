@@ -45,6 +45,7 @@ impl Scene {
     pub(crate) async fn new() -> Self {
         let git = GitServer::start().await;
         git.create_repo("repo", &[("README.md", "hello\n")]);
+        git.allow_push("repo");
         // A pull of this repository does not end until somebody ends it.
         git.create_repo("slow", &[("README.md", "hello\n")]);
         git.set_fault("slow", Fault::Stall);

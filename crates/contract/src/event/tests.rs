@@ -56,6 +56,34 @@ fn pull_events() {
 }
 
 #[test]
+fn deliver_events() {
+    let branch = DeliveryBranch::parse("agent/x").unwrap();
+    let completed = |url| DeliverEvent::Completed {
+        job_id: job(),
+        branch: &branch,
+        commit: "abc",
+        url,
+        timestamp: now(),
+    };
+    let events = [
+        json(&DeliverEvent::Connected {
+            job_id: job(),
+            result_of: job(),
+            repo_url: "https://h/r.git",
+        }),
+        json(&DeliverEvent::Message { message: "Pushing", timestamp: now() }),
+        json(&completed(None)),
+        json(&completed(Some("https://h/r/pull/1"))),
+    ];
+    insta::assert_snapshot!(events.join("\n"), @r#"
+    {"type":"connected","jobId":"019b0000-0000-7000-8000-000000000001","resultOf":"019b0000-0000-7000-8000-000000000001","repoUrl":"https://h/r.git"}
+    {"type":"message","message":"Pushing","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"completed","jobId":"019b0000-0000-7000-8000-000000000001","branch":"agent/x","commit":"abc","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"completed","jobId":"019b0000-0000-7000-8000-000000000001","branch":"agent/x","commit":"abc","url":"https://h/r/pull/1","timestamp":"2026-01-31T12:00:00.120Z"}
+    "#);
+}
+
+#[test]
 fn execute_events() {
     let content: Box<RawValue> =
         serde_json::from_str(r#"{"type":"assistant",  "kept": 1.0}"#).unwrap();
@@ -140,7 +168,39 @@ fn workflow_events() {
             workspace: "/workspace/r",
             timestamp: now(),
         }),
-        json(&WorkflowEvent::WorkflowComplete { workflow_id: job(), timestamp: now() }),
+        json(&WorkflowEvent::DeliverStarted {
+            workflow_id: job(),
+            step: 3,
+            step_name: "deliver_result",
+            prompt: &prompt,
+            mode: DeliverMode::PullRequest,
+            timestamp: now(),
+        }),
+        json(&WorkflowEvent::DeliveryProgress { data: &data, timestamp: now() }),
+        json(&WorkflowEvent::DeliverComplete {
+            step: 3,
+            step_name: "deliver_result",
+            branch: "agent/x",
+            commit: "abc",
+            url: Some("https://h/r/pull/1"),
+            timestamp: now(),
+        }),
+        json(&WorkflowEvent::WorkflowComplete {
+            workflow_id: job(),
+            timestamp: now(),
+            delivery: None,
+        }),
+        json(&WorkflowEvent::WorkflowComplete {
+            workflow_id: job(),
+            timestamp: now(),
+            delivery: Some(&DeliveryView {
+                mode: DeliverMode::Branch,
+                status: DeliveryStatus::Empty,
+                branch: None,
+                commit: None,
+                url: None,
+            }),
+        }),
         json(&WorkflowEvent::WorkflowError {
             workflow_id: job(),
             error: "no",
@@ -167,7 +227,11 @@ fn workflow_events() {
     {"type":"pull_progress","data":{"type":"completed"},"timestamp":"2026-01-31T12:00:00.120Z"}
     {"type":"workflow_step_complete","step":1,"stepName":"pull_repository","targetPath":"/workspace/r","timestamp":"2026-01-31T12:00:00.120Z"}
     {"type":"workflow_started","workflowId":"019b0000-0000-7000-8000-000000000001","step":2,"stepName":"execute_claude_code","prompt":"Add a README","workspace":"/workspace/r","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"workflow_started","workflowId":"019b0000-0000-7000-8000-000000000001","step":3,"stepName":"deliver_result","prompt":"Add a README","mode":"pull_request","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"delivery_progress","data":{"type":"completed"},"timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"workflow_step_complete","step":3,"stepName":"deliver_result","branch":"agent/x","commit":"abc","url":"https://h/r/pull/1","timestamp":"2026-01-31T12:00:00.120Z"}
     {"type":"workflow_complete","workflowId":"019b0000-0000-7000-8000-000000000001","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"workflow_complete","workflowId":"019b0000-0000-7000-8000-000000000001","timestamp":"2026-01-31T12:00:00.120Z","delivery":{"mode":"branch","status":"empty"}}
     {"type":"workflow_error","workflowId":"019b0000-0000-7000-8000-000000000001","error":"no","timestamp":"2026-01-31T12:00:00.120Z","code":"cancelled","step":2}
     {"type":"queued","service":"workflow-api","position":1,"timestamp":"2026-01-31T12:00:00.120Z"}
     {"type":"queued","service":"github-pull-api","position":2,"waitingFor":"x","timestamp":"2026-01-31T12:00:00.120Z"}

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    JobRequest, Place, PullRequest, RawRequest, RequestError, Requester, Retain, Secrets, encode,
+    DeliverRequest, JobRequest, Place, PullRequest, RawRequest, RequestError, Requester, Retain,
+    Secrets, encode,
 };
 use crate::{JobId, Policy, RepoUrl, Service, SessionId, fields::Fields};
 
@@ -61,6 +62,8 @@ pub enum PullJob {
     Pull(Box<PullRequest>),
     /// `POST /api/changes`.
     Changes(ChangesRequest),
+    /// `POST /api/deliver`.
+    Deliver(Box<DeliverRequest>),
 }
 
 impl PullJob {
@@ -68,6 +71,7 @@ impl PullJob {
         match self {
             Self::Pull(request) => request.as_ref(),
             Self::Changes(request) => request,
+            Self::Deliver(request) => request.as_ref(),
         }
     }
 }
@@ -88,6 +92,9 @@ impl JobRequest for PullJob {
     fn parse_raw(raw: &RawRequest<'_>) -> Result<Self, RequestError> {
         match raw.path {
             ChangesRequest::PATH => ChangesRequest::parse_raw(raw).map(Self::Changes),
+            DeliverRequest::PATH => {
+                DeliverRequest::parse_raw(raw).map(|request| Self::Deliver(Box::new(request)))
+            }
             _ => PullRequest::parse_raw(raw).map(|request| Self::Pull(Box::new(request))),
         }
     }

@@ -21,6 +21,8 @@ fn the_minimal_and_the_maximal_request() {
         "model": "sonnet", "maxTurns": 5, "maxBudgetUsd": 1.5, "appendSystemPrompt": "be kind",
         "allowedTools": ["Bash", "Read"], "timeoutSeconds": 60, "workspace": null,
         "update": true, "reset": true, "submodules": true, "lfs": true, "depth": 7, "filter": "blob:none", "retain": "none",
+        "deliver": {"mode": "pull_request", "branch": "a/b", "base": "main", "title": " Fix it ", "body": "Why", "draft": false,
+            "allowProtected": true, "commits": "keep"},
     }))
     .unwrap();
     let policy = Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() };
@@ -47,6 +49,77 @@ fn the_minimal_and_the_maximal_request() {
     let again = ExecuteRequest::parse(&execute.to_body(Secrets::Exposed), "/w", &Policy::default())
         .unwrap();
     assert_eq!(again, execute);
+}
+
+#[test]
+fn where_a_result_goes() {
+    let deliver = |deliver: serde_json::Value| {
+        let body = json!({"prompt": "x", "repoUrl": "https://h/r", "deliver": deliver});
+        let policy = Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() };
+        WorkflowRequest::parse(body.to_string().as_bytes(), "/w", &policy).map(|it| it.deliver)
+    };
+    assert_eq!(deliver(json!(null)).unwrap(), None);
+    assert_eq!(deliver(json!({"mode": "none"})).unwrap(), None);
+    let branch = deliver(json!({"mode": "branch"})).unwrap();
+    assert_eq!(branch, Some(Deliver::new(DeliverMode::Branch)));
+    for (bad, field, word) in [
+        (json!({}), "deliver.mode", "missing"),
+        (json!({"mode": "push"}), "deliver.mode", "pull_request"),
+        (json!({"mode": "branch", "branch": "refs/heads/x"}), "deliver.branch", "without"),
+        (json!({"mode": "branch", "branch": "-f"}), "deliver.branch", "valid name"),
+        (json!({"mode": "branch", "branch": "a", "base": "a"}), "deliver.branch", "based on"),
+        (json!({"mode": "branch", "title": "a\nb"}), "deliver.title", "one line"),
+        (json!({"mode": "branch", "title": "x".repeat(256)}), "deliver.title", "at most"),
+        (json!({"mode": "branch", "body": "x".repeat(60_001)}), "deliver.body", "at most"),
+        (json!({"mode": "branch", "commits": "all"}), "deliver.commits", "squash"),
+        (json!({"mode": "branch", "draft": "no"}), "deliver.draft", "true or false"),
+        (json!({"mode": "branch", "brnach": "x"}), "deliver.brnach", "did you mean 'branch'"),
+        (json!("branch"), "deliver", "an object"),
+    ] {
+        let error = deliver(bad.clone()).unwrap_err();
+        assert_eq!(error.field.as_deref(), Some(field), "{bad}: {error}");
+        assert!(error.message.contains(word) && error.message.contains(field), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn the_request_of_a_delivery() {
+    let id = "019b0000-0000-7000-8000-000000000001";
+    let policy = Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() };
+    let parse = |body: &serde_json::Value, job: Option<&str>| {
+        let body = body.to_string();
+        let job = job.map(|id| id.parse().unwrap());
+        let path = DeliverRequest::PATH;
+        let raw = RawRequest {
+            body: body.as_bytes(),
+            root: "/w",
+            policy: &policy,
+            path,
+            session: None,
+            job,
+        };
+        PullJob::parse_raw(&raw)
+    };
+    let full =
+        json!({"jobId": id, "mode": "branch", "repoUrl": "https://me:pw@h/r", "branch": "x"});
+    let request = parse(&full, None).unwrap();
+    assert_eq!(parse(&full, Some(id)).unwrap(), request);
+    assert_eq!(request.place(Requester::Caller), Place::OfJob(id.parse().unwrap()));
+    assert_eq!(request.path(), DeliverRequest::PATH);
+    let body = request.to_body(Secrets::Exposed);
+    let again: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(parse(&again, None).unwrap(), request);
+    let withheld = String::from_utf8(request.to_body(Secrets::Withheld)).unwrap();
+    assert!(!withheld.contains("pw@"), "{withheld}");
+    let elsewhere = "019b0000-0000-7000-8000-000000000002";
+    for (body, job, field) in [
+        (json!({"mode": "branch"}), None, "jobId"),
+        (json!({"mode": "branch", "jobId": "x"}), None, "jobId"),
+        (full, Some(elsewhere), "jobId"),
+        (json!({"mode": "none"}), Some(id), "mode"),
+    ] {
+        assert_eq!(parse(&body, job).unwrap_err().field.as_deref(), Some(field), "{body}");
+    }
 }
 
 #[test]

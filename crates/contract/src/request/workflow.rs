@@ -1,8 +1,8 @@
 //! `POST /api/workflow`.
 
 use super::{
-    ExecuteOptions, JobRequest, Place, PullRequest, RequestError, Requester, Retain, Secrets,
-    encode, options_map,
+    Deliver, ExecuteOptions, JobRequest, Place, PullRequest, RequestError, Requester, Retain,
+    Secrets, encode, options_map,
 };
 use crate::{Policy, Prompt, RepoUrl, Service, SessionId, fields::Fields};
 
@@ -21,6 +21,8 @@ pub struct WorkflowRequest {
     pub execute_options: ExecuteOptions,
     /// Whether its own checkout outlives it.
     pub retain: Retain,
+    /// Where its result goes. `None`: it stays in the checkout.
+    pub deliver: Option<Deliver>,
 }
 
 impl JobRequest for WorkflowRequest {
@@ -36,6 +38,7 @@ impl JobRequest for WorkflowRequest {
             update: fields.bool("update")?.unwrap_or_default(),
             execute_options: ExecuteOptions::parse(&fields, &policy.limits)?,
             retain: Retain::read(&fields)?,
+            deliver: Deliver::read_object(&fields, policy)?,
         };
         fields.finish(policy.unknown_fields)?;
         Ok(request)
@@ -46,6 +49,9 @@ impl JobRequest for WorkflowRequest {
         body.append(&mut self.pull.to_map(secrets));
         body.insert("prompt".into(), self.prompt.as_str().into());
         self.retain.write(&mut body);
+        if let Some(deliver) = &self.deliver {
+            body.insert("deliver".into(), options_map(deliver).into());
+        }
         if self.update {
             body.insert("update".into(), true.into());
         }

@@ -12,8 +12,11 @@ use crate::support::{Volume, ask, bearer, until};
 fn done(volume: &Volume, caller: &str) -> Job {
     let running = volume.running_workflow_of("app", caller);
     let job = running.job().clone();
-    let event =
-        WorkflowEvent::WorkflowComplete { workflow_id: job.id(), timestamp: Timestamp::now() };
+    let event = WorkflowEvent::WorkflowComplete {
+        workflow_id: job.id(),
+        delivery: None,
+        timestamp: Timestamp::now(),
+    };
     running.finish(Ending::success(&event)).unwrap();
     job
 }

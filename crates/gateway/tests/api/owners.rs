@@ -87,6 +87,14 @@ async fn the_things_of_another_caller_are_not_there() {
         looked_at += 1;
     }
     assert!(looked_at > 6, "{looked_at}");
+    // The job may also be in the body.
+    let deliver = |id: &str| json!({"jobId": id, "mode": "branch"});
+    let hidden = bench.ask(&bench.bob, "POST", "/api/deliver", &deliver(&job)).await;
+    let absent =
+        bench.ask(&bench.bob, "POST", "/api/deliver", &deliver(&JobId::new().to_string())).await;
+    assert_eq!((hidden.0, &hidden), (404, &absent));
+    let own = bench.ask(&bench.ann, "POST", "/api/deliver", &deliver(&job)).await;
+    assert_eq!((own.0, &own.1["code"]), (400, &json!("invalid_field")), "it is no workflow");
     for (path, list, id) in
         [("/api/jobs", "jobs", "jobId"), ("/api/sessions", "sessions", "sessionId")]
     {

@@ -140,3 +140,33 @@ async fn a_workflow_works_only_where_its_caller_may() {
     let (_, status, error) = bench.child("/api/pull", &body).await;
     assert_eq!((status, &error["code"]), (404, &json!("not_found")), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workflow_delivers_its_own_result_and_once() {
+    let bench = Bench::start().await;
+    let volume = &bench.volume;
+    let name = contract::DirectoryName::parse("app").unwrap();
+    volume.workspace.claim_directory(&name, &"ann".parse().unwrap()).unwrap();
+    std::fs::create_dir(volume.workspace.checkout(&name)).unwrap();
+    let deliver = |job: JobId| json!({"jobId": job, "mode": "branch"});
+    let (_, status, error) = bench.child("/api/deliver", &deliver(bench.id())).await;
+    assert_eq!((status, &error["code"]), (409, &json!("nothing_to_deliver")), "no agent: {error}");
+    let execute = json!({"prompt": "x", "workspace": "app"});
+    let (agent, status, told) = bench.child("/api/execute", &execute).await;
+    assert_eq!(status, 200, "{told}");
+    bench.end(agent, Service::Claude, Code::AgentFailed);
+    let other = volume.running_workflow_of("other", "ann").job().id();
+    for job in [other, JobId::new()] {
+        let (_, status, error) = bench.child("/api/deliver", &deliver(job)).await;
+        assert_eq!((status, &error["code"]), (403, &json!("forbidden")), "{error}");
+    }
+    let (first, status, told) = bench.child("/api/deliver", &deliver(bench.id())).await;
+    assert_eq!((status, &told["type"]), (200, &json!("queued")), "{told}");
+    let record = Job::open(&volume.workspace, first).unwrap().unwrap().record().unwrap();
+    assert_eq!((record.path(), record.caller.as_str()), ("/api/deliver", "ann"));
+    let (_, status, error) = bench.child("/api/deliver", &deliver(bench.id())).await;
+    assert_eq!((status, &error["code"]), (403, &json!("forbidden")), "{error}");
+    bench.end(first, Service::Pull, Code::ReplicaLost);
+    let (_, status, told) = bench.child("/api/deliver", &deliver(bench.id())).await;
+    assert_eq!((status, &told["type"]), (200, &json!("queued")), "its replica died: {told}");
+}

@@ -1,6 +1,8 @@
 //! The commits that an agent has made itself.
 
-use super::Control;
+use std::path::Path;
+
+use super::{Control, Taken};
 use crate::{checkout::LeftGit, failure::Result, git::Git, remote::ObjectId, staging::Staging};
 
 /// The most commits that are listed.
@@ -54,6 +56,52 @@ pub(super) fn since(
         return Ok(Vec::new());
     }
     Ok(listed.stdout.split(|byte| *byte == 0).filter_map(parse).collect())
+}
+
+/// Brings the agent's commits into the control directory of `taken`, under the names that their contents have. Returns their
+/// IDs, oldest first; `None` if they are not one line of commits that begins at the base.
+///
+/// # Errors
+/// If git cannot be run.
+pub(crate) fn adopt(
+    git: &Git,
+    staging: &Staging,
+    checkout: &Path,
+    taken: &Taken<'_>,
+) -> Result<Option<Vec<ObjectId>>> {
+    let Some(head) = taken.commits.first().filter(|_| taken.commits.len() < MOST) else {
+        return Ok(None);
+    };
+    let (base, head) = (&taken.base, &head.id);
+    let left = LeftGit::look(checkout)?;
+    let objects = left.objects();
+    let places = (objects.as_path(), objects.as_path());
+    let theirs = Control::make(git, staging, "theirs", base.format(), None, places, &[])?;
+    left.copy_to(theirs.path())?;
+    let wanted = format!("{head}\n^{base}\n").into_bytes();
+    let pack = ["pack-objects", "--revs", "--stdout", "-q", "--delta-base-offset"];
+    let packed = theirs.command(&pack).input(wanted).run()?;
+    if !packed.status.success() {
+        return Ok(None);
+    }
+    let index = taken.control.command(&["index-pack", "--stdin", "--strict"]);
+    if !index.input(packed.stdout).run()?.status.success() {
+        return Ok(None);
+    }
+    let list = ["rev-list", "--reverse", "--parents", head.as_str(), &format!("^{base}")];
+    let listed = taken.control.command(&list).output()?;
+    let mut before = base.clone();
+    let mut line = Vec::new();
+    for entry in listed.split(|byte| *byte == b'\n').filter(|entry| !entry.is_empty()) {
+        let ids: Vec<_> = entry.split(|byte| *byte == b' ').map(ObjectId::parse).collect();
+        let [Some(id), Some(parent)] = ids.as_slice() else { return Ok(None) };
+        if *parent != before {
+            return Ok(None);
+        }
+        before = id.clone();
+        line.push(id.clone());
+    }
+    Ok(Some(line))
 }
 
 fn parse(entry: &[u8]) -> Option<Commit> {

@@ -70,12 +70,12 @@ impl<'a> Control<'a> {
 
     /// A command on it, which may read the files but not write them.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command<'a> {
-        self.git
-            .command(arguments)
-            .git_dir(&self.path)
-            .reads(&self.objects)
-            .reads(&self.files)
-            .env("GIT_WORK_TREE", &self.files)
+        self.place(self.git.command(arguments)).reads(&self.files).env("GIT_WORK_TREE", &self.files)
+    }
+
+    /// Has `command` work on it, without the files.
+    pub(crate) fn place<'c>(&self, command: Command<'c>) -> Command<'c> {
+        command.git_dir(&self.path).reads(&self.objects)
     }
 
     /// Where it is.

@@ -31,7 +31,7 @@ impl Files {
     ///
     /// # Errors
     /// If git cannot.
-    pub(super) fn between(control: &Control<'_>, base: &ObjectId, tree: &ObjectId) -> Result<Self> {
+    pub(crate) fn between(control: &Control<'_>, base: &ObjectId, tree: &ObjectId) -> Result<Self> {
         let what = ["-z", "--raw", "--numstat", base.as_str(), tree.as_str()];
         let printed = control.command(&[&DIFF[..], &what].concat()).output()?;
         Ok(Self::parse(&printed))

@@ -28,7 +28,11 @@ use workspace::Workspace;
 
 pub use self::job::changes;
 pub(crate) use self::{
-    commits::Commit, control::Control, list::Files, patch::MOST_FILES, walk::Skipped,
+    commits::{Commit, adopt},
+    control::Control,
+    list::Files,
+    patch::{MOST_FILES, write_diff},
+    walk::Skipped,
 };
 use self::{
     index::Taking,

@@ -6,8 +6,11 @@ use std::{
     path::Path,
 };
 
-use super::{Taken, list::DIFF};
-use crate::failure::{Failure, Result};
+use super::{Control, Taken, list::DIFF};
+use crate::{
+    failure::{Failure, Result},
+    remote::ObjectId,
+};
 
 /// The largest patch, in bytes. What comes after is left out.
 const MOST_PATCH: u64 = 100_000_000;
@@ -16,6 +19,24 @@ pub(crate) const MOST_FILES: usize = 50_000;
 
 /// What a file's part of a patch begins with. No line within such a part does.
 const HEADER: &[u8] = b"diff --git ";
+
+/// Writes the patch between two trees into a new file. Returns its size in bytes, and whether it is whole: what comes after
+/// [`MOST_PATCH`] is left out.
+///
+/// # Errors
+/// If git cannot make it, or it cannot be written.
+pub(crate) fn write_diff(
+    control: &Control<'_>,
+    from: &ObjectId,
+    to: &ObjectId,
+    path: &Path,
+) -> Result<(u64, bool)> {
+    let file = File::create(path).map_err(Failure::io("write", path))?;
+    let what = ["-p", "--binary", from.as_str(), to.as_str()];
+    let is_whole = control.command(&[&DIFF[..], &what].concat()).output_to(file, MOST_PATCH)?;
+    let size = std::fs::metadata(path).map_err(Failure::io("look at", path))?.len();
+    Ok((size, is_whole))
+}
 
 impl Taken<'_> {
     /// Writes the patch from base to tree into a new file. Whether it is whole: one that is too large ends with the last file

@@ -171,6 +171,25 @@ impl Connector {
         }
     }
 
+    /// Connects to a host that this service has chosen itself, under the rules for the addresses of git hosts.
+    ///
+    /// # Errors
+    /// If it is not allowed or cannot be reached; the log says which.
+    pub(crate) async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        is_https: bool,
+    ) -> io::Result<TcpStream> {
+        let target = Target::new(host, port).ok_or(io::ErrorKind::InvalidInput)?;
+        let settings = &self.shared.settings;
+        let proxy = is_https.then_some(&settings.proxy);
+        upstream::connect(&settings.policy, proxy, &target).await.map_err(|why| {
+            tracing::warn!(job = %self.shared.job, %target, %why, "there is no connection to a forge");
+            io::Error::other("it cannot be reached")
+        })
+    }
+
     /// The variables that make git, git-lfs and (by [`ssh_option`](Self::ssh_option)) ssh come here.
     pub(crate) fn environment(&self, hosts: Hosts) -> Vec<(&'static str, String)> {
         let Self { address, shared, .. } = self;

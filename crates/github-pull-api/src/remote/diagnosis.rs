@@ -237,7 +237,7 @@ pub(crate) fn unusable(repo: &RepoUrl, said: &str) -> Failure {
 }
 
 /// The status in git's words for an answer of a host that is no success.
-fn http_status(text: &str) -> Option<u16> {
+pub(crate) fn http_status(text: &str) -> Option<u16> {
     let (_, after) = text
         .split_once("The requested URL returned error: ")
         .or_else(|| text.split_once("RPC failed; HTTP "))?;

@@ -11,7 +11,7 @@ mod wanted;
 
 pub(crate) use self::{
     access::{Logins, is_same_origin},
-    diagnosis::{stalled, unusable},
+    diagnosis::{http_status, stalled, unusable},
     lfs::{
         CONFIGURATION as LFS_CONFIGURATION, Lfs, obstacle as lfs_obstacle, store as store_in_lfs,
     },

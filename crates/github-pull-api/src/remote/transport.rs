@@ -21,7 +21,7 @@ const HELPER: &str = r#"!f() { test "$1" = get && cat "/proc/self/fd/$PULL_SECRE
 
 /// How a pull reaches the host of its repository.
 pub(crate) struct Transport<'a> {
-    pub(super) config: &'a Config,
+    pub(crate) config: &'a Config,
     pub(crate) repo: &'a RepoUrl,
     connector: &'a Connector,
 }
@@ -60,6 +60,32 @@ impl<'a> Transport<'a> {
         address: Option<&str>,
         place: impl Fn(Command<'_>) -> Command<'_>,
     ) -> Result<Output> {
+        let output = self.attempt_at(git, first, last, address, place)?;
+        if output.status.success() { Ok(output) } else { Err(self.explain(&output)) }
+    }
+
+    /// As [`run`](Self::run), but a command that fails at the host is no error.
+    ///
+    /// # Errors
+    /// If git cannot be run to its end.
+    pub(crate) fn attempt(
+        &self,
+        git: &Git,
+        first: &[&str],
+        last: &[&OsStr],
+        place: impl Fn(Command<'_>) -> Command<'_>,
+    ) -> Result<Output> {
+        self.attempt_at(git, first, last, Some(self.repo.address()), place)
+    }
+
+    fn attempt_at(
+        &self,
+        git: &Git,
+        first: &[&str],
+        last: &[&OsStr],
+        address: Option<&str>,
+        place: impl Fn(Command<'_>) -> Command<'_>,
+    ) -> Result<Output> {
         let logins = Logins::new(self.config, self.repo);
         let mut left = logins.list.iter();
         let mut login = left.next();
@@ -74,19 +100,23 @@ impl<'a> Transport<'a> {
             if output.status.success() {
                 return Ok(output);
             }
-            let diagnosis = Diagnosis {
-                config: self.config,
-                repo: self.repo,
-                refusal: self.connector.refusal(),
-                withheld: logins.withheld,
-            };
-            let failure = diagnosis.explain(&output);
-            tracing::info!(repo = %self.repo, said = output.stderr, %failure, "git could not fetch");
+            tracing::info!(repo = %self.repo, said = output.stderr, "git failed at its host");
             login = left.next();
             if login.is_none() || !is_login_refused(&output) {
-                return Err(failure);
+                return Ok(output);
             }
         }
+    }
+
+    /// The failure that the output of a command that failed tells of; [`Failure::Git`] if it may be this machine's.
+    pub(crate) fn explain(&self, output: &Output) -> Failure {
+        let diagnosis = Diagnosis {
+            config: self.config,
+            repo: self.repo,
+            refusal: self.connector.refusal(),
+            withheld: Logins::new(self.config, self.repo).withheld,
+        };
+        diagnosis.explain(output)
     }
 
     fn prepare<'g>(&'g self, command: Command<'g>, login: Option<&Login>) -> Command<'g> {

@@ -8,6 +8,7 @@
 )]
 
 mod clone;
+mod deliver;
 mod full;
 mod hostile;
 mod mirror;

@@ -1,6 +1,7 @@
 //! The commands that submit jobs and look at them: `run`, `attach`, `jobs`, `show`, `diff`,
-//! `apply`, `checkout`, `cancel`, `delete`, `load`.
+//! `apply`, `checkout`, `deliver`, `cancel`, `delete`, `load`.
 
+mod deliver;
 mod diff;
 mod diffstat;
 mod error;
@@ -20,6 +21,7 @@ use contract::JobId;
 use stack_client::StackUrl;
 
 use crate::program;
+pub(crate) use deliver::deliver;
 pub(crate) use diff::{apply, checkout, diff};
 pub(crate) use error::ClientError;
 pub(crate) use interrupt::Interrupts;
@@ -27,7 +29,8 @@ pub(crate) use jobs::{cancel, delete, jobs, show};
 pub(crate) use load::{LoadOptions, load};
 pub(crate) use options::{
     AgentOptions, ApplyOptions, AttachOptions, CancelOptions, CheckoutCommand, DeleteOptions,
-    DiffOptions, GivenUrl, JobsOptions, RetryOptions, RunOptions, ShowOptions, TokenOptions,
+    DeliverOptions, DiffOptions, GivenUrl, JobsOptions, RetryOptions, RunOptions, ShowOptions,
+    TokenOptions,
 };
 pub(crate) use render::{note, print};
 pub(crate) use run::{Work, attach, run, run_workflow};

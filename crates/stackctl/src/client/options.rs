@@ -109,6 +109,7 @@ Examples:
   stackctl run --repo https://github.com/user/repo.git --prompt @task.md --max-turns 20
   stackctl run --repo . --prompt 'Fix the build'          needs a stack on this machine with ALLOW_FILE_REPOSITORIES=1
   stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --apply   in your clone of it
+  stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --pull-request
   stackctl run --resume 7c3e91d2 --prompt 'Now add tests'  continues the session of that job
   stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --json | jq -c .type
 
@@ -142,6 +143,72 @@ pub(crate) struct RunOptions {
     pub(crate) checkout: CheckoutOptions,
     #[command(flatten)]
     pub(crate) agent: AgentOptions,
+    #[command(flatten)]
+    pub(crate) result: ResultOptions,
+}
+
+/// Where the result goes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Result")]
+pub(crate) struct ResultOptions {
+    /// Push the result as a branch [default BRANCH: agent/ and the end of the job's ID]
+    #[arg(long, value_name = "BRANCH", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) deliver: Option<String>,
+    #[command(flatten)]
+    pub(crate) delivery: DeliveryOptions,
+}
+
+/// How a result is delivered.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct DeliveryOptions {
+    /// Open a pull request for the branch, as a draft; one that is open already is updated
+    #[arg(long)]
+    pub(crate) pull_request: bool,
+    /// The branch that the result is based on and that a pull request is for [default: the one that was pulled]
+    #[arg(long, value_name = "BRANCH")]
+    pub(crate) base: Option<String>,
+    /// The title of the pull request and the subject of the commit [default: the beginning of the prompt]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) title: Option<String>,
+    /// The text of the pull request and of the commit; `@FILE` reads it from a file [default: the agent's last words]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) body: Option<String>,
+    /// Open a pull request that is ready for review instead of a draft
+    #[arg(long, requires = "pull_request")]
+    pub(crate) ready: bool,
+    /// Also deliver changes to protected paths, such as .github/ and CLAUDE.md; review them first
+    #[arg(long)]
+    pub(crate) allow_protected: bool,
+    /// Keep the commits that the agent made, instead of one commit with everything
+    #[arg(long)]
+    pub(crate) keep_commits: bool,
+}
+
+/// Deliver the result of a workflow that has ended, as a branch or a pull request
+///
+/// Pushes what the agent left in its checkout: one commit on the commit that it was given, or on its branch as it is now if
+/// that merges cleanly. Delivering again pushes nothing twice. The checkout must still be there, and no later job may have
+/// worked in it.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  stackctl deliver 7c3e91d2                              pushes agent/7c3e91d2
+  stackctl deliver 7c3e91d2 --branch fix/build
+  stackctl deliver 7c3e91d2 --pull-request --title 'Fix the build' --ready
+
+Exit codes: those of run.")]
+pub(crate) struct DeliverOptions {
+    #[command(flatten)]
+    pub(crate) job: JobArgument,
+    /// The branch to push [default: agent/ and the end of the job's ID]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) branch: Option<String>,
+    #[command(flatten)]
+    pub(crate) delivery: DeliveryOptions,
+    #[command(flatten)]
+    pub(crate) retry: RetryOptions,
+    #[command(flatten)]
+    pub(crate) stack: StackOptions,
 }
 
 /// How the repository is pulled. Each field has its name on the wire.

@@ -14,7 +14,7 @@ use stack_client::{Api, JobSource, StackUrl};
 use transcript::chain;
 
 use super::{
-    command_on,
+    command_on, deliver,
     diff::apply_to,
     diffstat::diffstat,
     error::{ClientError, url_argument},
@@ -43,6 +43,8 @@ pub(crate) struct Work {
     pub(crate) resume: Option<String>,
     pub(crate) checkout: CheckoutOptions,
     pub(crate) agent: AgentOptions,
+    /// The field `deliver`.
+    pub(crate) deliver: Option<Value>,
 }
 
 /// `stackctl run`.
@@ -60,7 +62,8 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<u8> {
     })?;
     let (branch, directory) = (options.branch.clone(), options.directory.clone());
     let (checkout, agent) = (options.checkout.clone(), options.agent.clone());
-    let work = Work { repo, prompt, branch, directory, resume, checkout, agent };
+    let deliver = deliver::field(&options.result)?;
+    let work = Work { repo, prompt, branch, directory, resume, checkout, agent, deliver };
     let patience = Duration::from_secs(options.retry.retry_seconds);
     let json = options.stack.json;
     // Before the job costs anything.
@@ -154,7 +157,7 @@ fn next_step(url: &StackUrl, outcome: &WatchResult, applies: bool) -> Result<(),
 }
 
 /// The prompt itself, from a file or from standard input. It is read before anything else runs.
-fn prompt(given: &str) -> Result<String, ClientError> {
+pub(super) fn prompt(given: &str) -> Result<String, ClientError> {
     if let Some(file) = given.strip_prefix('@') {
         return fs::read_to_string(file)
             .map_err(|error| ClientError::PromptFile(file.into(), error));
@@ -223,6 +226,9 @@ fn body(work: &Work) -> serde_json::Result<Value> {
             body.insert(name.to_owned(), value.clone().into());
         }
     }
+    if let Some(deliver) = &work.deliver {
+        body.insert("deliver".to_owned(), deliver.clone());
+    }
     Ok(body.into())
 }
 
@@ -247,9 +253,9 @@ mod tests {
     }
 
     fn work(options: RunOptions, prompt: &str) -> Work {
-        let RunOptions { repo, branch, directory, checkout, agent, resume, .. } = options;
-        let repo = repo.unwrap_or_default();
-        Work { repo, prompt: prompt.into(), branch, directory, resume, checkout, agent }
+        let RunOptions { repo, branch, directory, checkout, agent, resume, result, .. } = options;
+        let (repo, deliver) = (repo.unwrap_or_default(), deliver::field(&result).unwrap());
+        Work { repo, prompt: prompt.into(), branch, directory, resume, checkout, agent, deliver }
     }
 
     #[test]
@@ -274,6 +280,8 @@ mod tests {
             "--filter=blob:none",
             "--reset",
             "--update",
+            "--deliver=fix/it",
+            "--title=Fix it",
         ])
         .unwrap();
         assert_eq!(
@@ -282,7 +290,8 @@ mod tests {
                 "resumeSessionId": "s", "model": "m", "maxTurns": 3, "maxBudgetUsd": 0.5,
                 "timeoutSeconds": 60, "allowedTools": ["Bash", "Read"],
                 "appendSystemPrompt": "- be brief", "submodules": true, "lfs": true, "depth": 1,
-                "filter": "blob:none", "reset": true, "update": true})
+                "filter": "blob:none", "reset": true, "update": true,
+                "deliver": {"mode": "branch", "branch": "fix/it", "title": "Fix it"}})
         );
     }
 

@@ -70,7 +70,7 @@ pub(crate) struct Watch {
 /// If the stack refuses the job, or is away for too long.
 pub(crate) async fn watch(watch: Watch) -> Result<WatchResult, ClientError> {
     let mut interrupts = watch.interrupts;
-    let ours = matches!(watch.start, JobSource::Post(_));
+    let ours = !matches!(watch.start, JobSource::Known(_));
     let mut watcher = Watcher {
         api: watch.api.clone(),
         transcript: Transcript::new(watch.service),

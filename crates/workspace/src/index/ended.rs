@@ -16,7 +16,7 @@ use memchr::memmem;
 use serde::Deserialize;
 
 use super::spending::append;
-use crate::{Error, Job, Outcome, Result, write::sync_directory};
+use crate::{Error, Job, Outcome, Result, job::keeps_undelivered, write::sync_directory};
 
 /// The size of a read, in bytes. A file may be much larger than what a gateway may use.
 const BLOCK: usize = 64 * 1024;
@@ -56,7 +56,8 @@ impl EndedJob {
             Ok(record) => {
                 let asks = record.service.asks_for_jobs();
                 let cost = if asks { Usd::default() } else { cost_of(&outcome) };
-                (record.parent, Some(record.caller), record.retain == Retain::None, cost)
+                let discards = record.retain == Retain::None && !keeps_undelivered(&outcome);
+                (record.parent, Some(record.caller), discards, cost)
             }
             // It cannot be shown, but it can be deleted when its time has come.
             Err(error) if error.is_damage() => (None, None, false, Usd::default()),

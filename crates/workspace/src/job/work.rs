@@ -1,10 +1,10 @@
 //! What a workflow has left: where its agent worked, and from which commit.
 
-use contract::{BranchName, Service, SessionId, WorkspacePath};
+use contract::{BranchName, DeliveryView, Service, SessionId, WorkspacePath};
 use serde::Deserialize;
 
 use super::Job;
-use crate::{Error, JobFilter, JobRecord, NewestFirst, Result, Session};
+use crate::{Error, JobFilter, JobRecord, NewestFirst, Outcome, Result, Session};
 
 /// What the jobs of a workflow have left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,10 @@ struct End {
 }
 
 /// Where an agent worked, and its end.
-type PlacedEnd = (Option<String>, End);
+struct AgentRun {
+    place: Option<String>,
+    end: End,
+}
 
 /// The field of an agent's request that says where it worked.
 #[derive(Debug, Deserialize)]
@@ -55,8 +58,8 @@ impl Job {
         let (pulled, agent) = self.ends_of_children()?;
         let root = self.workspace.root_text();
         let path = |text: &str| WorkspacePath::parse(text, root).ok();
-        let place = agent.as_ref().and_then(|(place, _)| path(place.as_deref()?));
-        let end = agent.map(|(_, end)| end).unwrap_or_default();
+        let place = agent.as_ref().and_then(|agent| path(agent.place.as_deref()?));
+        let end = agent.map(|agent| agent.end).unwrap_or_default();
         let (session, result) = (end.session_id, end.result);
         let of = |pulled: &End, checkout| Work {
             checkout,
@@ -132,13 +135,14 @@ impl Job {
     }
 
     /// The end of the last pull that succeeded, and where the last agent worked with its end, if it has one.
-    fn ends_of_children(&self) -> Result<(Option<End>, Option<PlacedEnd>)> {
+    fn ends_of_children(&self) -> Result<(Option<End>, Option<AgentRun>)> {
         let mut children = self.children()?;
         children.sort_unstable();
         let (mut pulled, mut agent) = (None, None);
         for id in children {
             let Some(child) = Self::open(&self.workspace, id)? else { continue };
             let JobRecord { service, path, request, .. } = child.record()?;
+            // A delivery, or a look at a result, leaves nothing.
             if service == Service::Workflow || path.is_some() {
                 continue;
             }
@@ -157,16 +161,38 @@ impl Job {
             } else if service == Service::Claude {
                 let asked = serde_json::from_str::<Execute>(request.body.get());
                 let place = asked.map_err(Error::malformed(child.record_path()))?.workspace;
-                agent = Some((place, end.unwrap_or_default()));
+                agent = Some(AgentRun { place, end: end.unwrap_or_default() });
             }
         }
         Ok((pulled, agent))
     }
 }
 
+/// What the terminal event of a workflow says about the delivery of its result.
+pub(super) fn delivery(outcome: &Outcome) -> Option<DeliveryView> {
+    #[derive(Deserialize)]
+    struct Delivered {
+        delivery: Option<DeliveryView>,
+    }
+    // A version that says it differently is not damage.
+    outcome.event.peek::<Delivered>().ok()?.delivery
+}
+
+/// The job that failed in its third step has a result that is only in its checkout.
+pub(crate) fn keeps_undelivered(outcome: &Outcome) -> bool {
+    #[derive(Deserialize)]
+    struct Failed {
+        #[serde(rename = "type")]
+        kind: String,
+        step: Option<u8>,
+    }
+    let failed = outcome.event.peek::<Failed>();
+    failed.is_ok_and(|it| it.kind == Service::Workflow.spec().failure_event && it.step == Some(3))
+}
+
 #[cfg(test)]
 mod tests {
-    use contract::{Ending, JobId};
+    use contract::{Code, Ending, JobId};
     use serde_json::{Value, json};
 
     use super::*;
@@ -225,5 +251,14 @@ mod tests {
         child(&workspace, third.id(), Service::Claude, &asked, &ended("three"));
         let found = third.work().unwrap().unwrap();
         assert_eq!((found.base.as_deref(), found.branch), (Some("c2"), None));
+    }
+
+    #[test]
+    fn what_was_not_delivered_is_kept() {
+        let failed = |step| {
+            let ending = Ending::workflow_failure(JobId::new(), step, Code::PushRejected, "no");
+            keeps_undelivered(&Outcome::new(ending, 0))
+        };
+        assert_eq!([Some(1), Some(2), Some(3), None].map(failed), [false, false, true, false]);
     }
 }

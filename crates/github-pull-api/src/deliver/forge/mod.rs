@@ -1,0 +1,309 @@
+//! Pull requests: which software runs on a git host, and how it is asked.
+//!
+//! GitHub, Gitea and Forgejo are asked over their REST APIs, with the credentials of the repository. GitLab takes its orders
+//! as options of the push, so that it needs no token for its API.
+
+mod gitea;
+mod github;
+mod gitlab;
+mod http;
+
+use std::collections::BTreeMap;
+
+use contract::{Code, Deliver, DeliveryBranch, RepoUrl, Scheme};
+use tokio::runtime::Handle;
+
+use self::http::Api;
+use super::{commit::Words, refuse, settings::DeliverSettings, source::Source};
+use crate::{
+    drive::Site,
+    failure::{Failure, Result},
+    remote::Logins,
+};
+
+/// The software of a git host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    GitHub,
+    GitLab,
+    /// Forgejo has the same API.
+    Gitea,
+}
+
+/// Which software runs on which host.
+#[derive(Clone, Debug)]
+pub(crate) struct Forges(BTreeMap<String, Kind>);
+
+impl Default for Forges {
+    fn default() -> Self {
+        let known = [
+            ("github.com", Kind::GitHub),
+            ("gitlab.com", Kind::GitLab),
+            ("codeberg.org", Kind::Gitea),
+            ("gitea.com", Kind::Gitea),
+        ];
+        Self(known.map(|(host, kind)| (host.to_owned(), kind)).into())
+    }
+}
+
+impl Forges {
+    /// The well-known hosts and those in `entries`: `host=github`, with the port that its URLs have.
+    ///
+    /// # Errors
+    /// What is wrong with an entry.
+    pub(super) fn parse(entries: &[String]) -> std::result::Result<Self, String> {
+        let mut forges = Self::default();
+        for entry in entries {
+            let wrong =
+                || format!("'{entry}': write host=github, host=gitlab, host=gitea or host=forgejo");
+            let (host, kind) = entry.split_once('=').ok_or_else(wrong)?;
+            let kind = match kind.trim() {
+                "github" => Kind::GitHub,
+                "gitlab" => Kind::GitLab,
+                "gitea" | "forgejo" => Kind::Gitea,
+                _ => return Err(wrong()),
+            };
+            let host = host.trim().to_ascii_lowercase();
+            if host.is_empty() || host.contains(['/', '@', ' ']) {
+                return Err(wrong());
+            }
+            forges.0.insert(host, kind);
+        }
+        Ok(forges)
+    }
+
+    /// The forge of `repo`.
+    ///
+    /// # Errors
+    /// If it is not known what runs there, or the URL has no owner and name.
+    pub(super) fn of(&self, repo: &RepoUrl) -> Result<Forge> {
+        let host = repo.host();
+        let name = without_port(host);
+        let kind =
+            self.0.get(host).or_else(|| self.0.get(name).filter(|_| repo.scheme() == Scheme::Ssh));
+        let Some(&kind) = kind else {
+            let host = if host.is_empty() { "this machine" } else { host };
+            return refuse(
+                Code::InvalidField,
+                format!(
+                    "'mode': no pull request can be opened, because it is not known which software runs on {host}: set \
+                     GIT_FORGES={host}=github, or gitlab, gitea or forgejo, or deliver a branch"
+                ),
+            );
+        };
+        let path = repo.path();
+        let (above, repository) = path.rsplit_once('/').unwrap_or(("", path));
+        let (prefix, owner) = above.rsplit_once('/').unwrap_or(("", above));
+        if owner.is_empty() || repository.is_empty() {
+            let sentence =
+                format!("'mode': {repo} has no owner and name that a pull request could be for");
+            return refuse(Code::InvalidField, sentence);
+        }
+        let own = |text: &str| text.to_owned();
+        let (prefix, owner, repository) = (own(prefix), own(owner), own(repository));
+        Ok(Forge { kind, prefix, owner, repository })
+    }
+}
+
+/// The host without its port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, _)) if !name.contains(':') || name.ends_with(']') => name,
+        _ => host,
+    }
+}
+
+/// A repository at a forge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Forge {
+    kind: Kind,
+    /// What stands before the owner in paths.
+    prefix: String,
+    owner: String,
+    repository: String,
+}
+
+/// A pull request to be.
+struct Wanted<'a> {
+    head: &'a str,
+    base: &'a str,
+    title: &'a str,
+    body: &'a str,
+    draft: bool,
+}
+
+impl Forge {
+    /// What the push says about the pull request, if this forge is asked that way.
+    pub(super) fn push_options(
+        &self,
+        base: &DeliveryBranch,
+        deliver: &Deliver,
+        words: &Words,
+        source: &Source,
+        settings: &DeliverSettings,
+    ) -> Vec<String> {
+        if self.kind != Kind::GitLab {
+            return Vec::new();
+        }
+        let body = body(words, source, settings);
+        gitlab::push_options(base.as_str(), &words.title, &body, deliver.draft)
+    }
+
+    /// Opens the pull request from `head` to `base`, or updates the one that is open. Returns its URL. `said` is what the host
+    /// answered to the push, if there was one. Blocks; call it within a runtime.
+    ///
+    /// # Errors
+    /// If the forge refuses it; the branch is there all the same.
+    pub(super) fn open(
+        &self,
+        site: &Site<'_>,
+        source: &Source,
+        deliver: &Deliver,
+        (head, base): (&DeliveryBranch, &DeliveryBranch),
+        words: &Words,
+        said: Option<&str>,
+    ) -> Result<String> {
+        if self.kind == Kind::GitLab {
+            return gitlab::url_in(said.unwrap_or_default()).ok_or_else(|| {
+                Failure::told(
+                    Code::PullRequestFailed,
+                    "the branch is pushed, but the host has not said where its merge request is: look for it there",
+                )
+            });
+        }
+        site.monitor.message("Opening the pull request");
+        let body = body(words, source, &site.config.deliver);
+        let wanted = Wanted {
+            head: head.as_str(),
+            base: base.as_str(),
+            title: &words.title,
+            body: &body,
+            draft: deliver.draft,
+        };
+        let api = self.api(site, source)?;
+        let asked = async {
+            match self.kind {
+                Kind::GitHub => github::open(&api, &self.owner, &self.repository, &wanted).await,
+                Kind::GitLab | Kind::Gitea => {
+                    gitea::open(&api, &self.owner, &self.repository, &wanted).await
+                }
+            }
+        };
+        let stop = &site.monitor.stop;
+        Handle::current().block_on(async {
+            tokio::select! {
+                biased;
+                _ = stop.requested() => Err(Failure::Stopped),
+                opened = asked => opened,
+            }
+        })
+    }
+
+    /// The API, with the credentials that git would use.
+    fn api<'a>(&self, site: &'a Site<'_>, source: &Source) -> Result<Api<'a>> {
+        let repo = &source.repo;
+        let token = match repo.scheme() {
+            Scheme::Http | Scheme::Https => {
+                Logins::new(&site.config, repo).list.into_iter().next().map(|login| {
+                    if login.password.is_empty() { login.user } else { login.password }
+                })
+            }
+            // The key is for ssh; the API takes the token, if it is for this host.
+            _ => {
+                let host = without_port(repo.host());
+                let is_for_host = site.config.credential_hosts.iter().any(|it| it == host);
+                site.config.token.as_ref().filter(|_| is_for_host).map(|it| it.expose().to_owned())
+            }
+        };
+        let Some(token) = token else {
+            let sentence = format!(
+                "the branch is pushed, but there is no token for the API of {}: set GITHUB_TOKEN and GIT_CREDENTIAL_HOSTS, or \
+                 give it in the URL, then deliver again",
+                without_port(repo.host())
+            );
+            return refuse(Code::AuthenticationFailed, sentence);
+        };
+        // Plain http is for loopback only; `Logins` gives no token to others.
+        let is_https = repo.scheme() != Scheme::Http;
+        let authority = match repo.scheme() {
+            Scheme::Http | Scheme::Https => repo.host(),
+            _ => without_port(repo.host()),
+        };
+        let prefix =
+            if self.prefix.is_empty() { String::new() } else { format!("/{}", self.prefix) };
+        let (authority, path, scheme) = match self.kind {
+            Kind::GitHub if authority == "github.com" => {
+                ("api.github.com", String::new(), "Bearer")
+            }
+            Kind::GitHub => (authority, format!("{prefix}/api/v3"), "Bearer"),
+            Kind::GitLab | Kind::Gitea => (authority, format!("{prefix}/api/v1"), "token"),
+        };
+        Ok(Api {
+            connector: site.connector,
+            authority: authority.to_owned(),
+            is_https,
+            prefix: path,
+            authorization: format!("{scheme} {token}"),
+            secrets: Logins::secrets(&site.config, repo),
+        })
+    }
+}
+
+/// The text of a pull request: what the request or the agent says, and a link back.
+fn body(words: &Words, source: &Source, settings: &DeliverSettings) -> String {
+    let job = source.job;
+    let link = match &settings.public_url {
+        Some(url) => format!("[{job}]({url}/api/jobs/{job})"),
+        None => job.to_string(),
+    };
+    let text = &words.body;
+    if text.is_empty() { format!("Job {link}") } else { format!("{text}\n\n---\nJob {link}") }
+}
+
+/// A part of a path, with everything that means something there escaped.
+fn escaped(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::Policy;
+
+    use super::*;
+
+    fn repo(url: &str) -> RepoUrl {
+        RepoUrl::parse(url, &Policy::default()).unwrap()
+    }
+
+    #[test]
+    fn hosts_are_known_or_named() {
+        let named =
+            ["git.corp:8443=gitlab", " GHE.corp = github", "code.corp=forgejo"].map(str::to_owned);
+        let forges = Forges::parse(&named).unwrap();
+        for (url, kind, prefix, owner) in [
+            ("https://github.com/o/r.git", Kind::GitHub, "", "o"),
+            ("git@github.com:o/r", Kind::GitHub, "", "o"),
+            ("https://gitlab.com/a/b/r", Kind::GitLab, "a", "b"),
+            ("https://codeberg.org/o/r", Kind::Gitea, "", "o"),
+            ("https://git.corp:8443/o/r", Kind::GitLab, "", "o"),
+            ("https://ghe.corp/o/r", Kind::GitHub, "", "o"),
+            ("ssh://git@code.corp:2222/o/r", Kind::Gitea, "", "o"),
+            ("https://code.corp/sub/o/r", Kind::Gitea, "sub", "o"),
+        ] {
+            let forge = forges.of(&repo(url)).unwrap();
+            let found = (forge.kind, forge.prefix.as_str(), forge.owner.as_str());
+            assert_eq!((found, forge.repository.as_str()), ((kind, prefix, owner), "r"), "{url}");
+        }
+        for url in ["https://example.org/o/r", "https://github.com:444/o/r", "https://github.com/r"]
+        {
+            let Failure::Told { code, sentence } = forges.of(&repo(url)).unwrap_err() else {
+                panic!()
+            };
+            assert_eq!(code, Code::InvalidField);
+            assert!(sentence.contains("GIT_FORGES") || sentence.contains("owner"), "{sentence}");
+        }
+        for bad in ["git.corp", "git.corp=cvs", "=github", "https://x=github"] {
+            assert!(Forges::parse(&[bad.to_owned()]).is_err(), "{bad}");
+        }
+    }
+}
