@@ -11,14 +11,13 @@ use std::{
 
 use super::{
     Refusal,
-    create::git_format,
     existing::{Existing, Sparse},
     files,
 };
 use crate::{
     failure::{Failure, Result},
     git::{Command, Git},
-    remote::{Lfs, ObjectFormat, ObjectId},
+    remote::{Lfs, ObjectFormat, ObjectId, git_format},
     staging::Staging,
 };
 
