@@ -47,17 +47,17 @@ impl Outcome {
         self.journal_length.saturating_add(1)
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// What is written.
+    pub(crate) fn record(&self) -> impl Serialize + '_ {
         let event = self.event.to_raw().unwrap_or(RawValue::NULL);
-        let file = File {
+        File {
             journal_length: self.journal_length,
             state: self.state,
             code: self.code,
             error: self.error.clone(),
             ended: self.ended,
             event,
-        };
-        serde_json::to_vec(&file).unwrap_or_default()
+        }
     }
 
     pub(crate) fn decode(content: &[u8]) -> Result<Self, serde_json::Error> {

@@ -97,8 +97,13 @@ async fn on_a_full_volume_jobs_end_reads_work_and_it_recovers() {
     marks.wait("run").await;
     let mut waiting = post_execute(&stack, &execute(&AgentScript::new().say("x"))).send().await;
     waiting.next_of_kind("queued").await;
+    let mut unwanted = post_execute(&stack, &execute(&AgentScript::new().say("x"))).send().await;
+    unwanted.next_of_kind("queued").await;
 
     volume.fill();
+    let cancel = format!("{}/api/jobs/{}/cancel", stack.claude_url(), unwanted.job_id());
+    assert_eq!(http_json("POST", &cancel, None, &[]).await.0.as_u16(), 202);
+    assert_eq!(terminal(&unwanted.collect_all().await)["code"], "cancelled");
     let (status, error) = refusal(&stack, &execute(&AgentScript::new().say("x"))).await;
     assert_eq!((status, &error["code"]), (507, &json!("disk_full")), "{error}");
     let events = events_of(&stack, &flow.job_id(), contract::Service::Workflow);
