@@ -103,6 +103,8 @@ impl TokenRecord {
 pub struct Tokens {
     /// By file name without its ending, with what tells whether the file is still the same.
     known: BTreeMap<TokenId, (FileVersion, TokenRecord)>,
+    /// Tokens whose files were removed, on a stack that signs. A file that somebody puts back is still signed.
+    revoked: BTreeSet<TokenId>,
     is_closed: bool,
 }
 
@@ -141,7 +143,8 @@ impl Tokens {
             // Nobody has created a token.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let changed = self.is_closed != stays_closed || !self.known.is_empty();
-                *self = Self { is_closed: stays_closed, ..Self::default() };
+                let revoked = self.revoked_now(workspace, &BTreeSet::new());
+                *self = Self { is_closed: stays_closed, revoked, ..Self::default() };
                 return Ok(changed);
             }
             Err(error) => return Err(Error::io("list", &directory)(error)),
@@ -153,16 +156,17 @@ impl Tokens {
         });
         is_closed |= stays_closed;
         let (mut found, mut has_changed) = (BTreeMap::new(), false);
+        let mut listed = BTreeSet::new();
         for entry in entries {
             let path = entry.map_err(Error::io("list", &directory))?.path();
             let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
             let Some(name) = name else { continue };
             // Whatever is in it: a stack with a token is closed.
             is_closed = true;
-            let looked = name
-                .parse()
-                .map_err(Error::malformed(&path))
-                .and_then(|id| self.look_at(workspace, &path, id));
+            let looked = name.parse().map_err(Error::malformed(&path)).and_then(|id: TokenId| {
+                listed.insert(id.clone());
+                self.look_at(workspace, &path, id)
+            });
             match looked {
                 Ok(Some((version, record, is_new))) => {
                     has_changed |= is_new;
@@ -173,8 +177,15 @@ impl Tokens {
             }
         }
         has_changed |= is_closed != self.is_closed || found.len() != self.known.len();
-        *self = Self { known: found, is_closed };
+        let revoked = self.revoked_now(workspace, &listed);
+        *self = Self { known: found, revoked, is_closed };
         Ok(has_changed)
+    }
+
+    /// The tokens that are revoked, if these have a file.
+    fn revoked_now(&self, workspace: &Workspace, listed: &BTreeSet<TokenId>) -> BTreeSet<TokenId> {
+        let gone = self.known.keys().filter(|id| workspace.signs() && !listed.contains(id));
+        self.revoked.iter().chain(gone).cloned().collect()
     }
 
     /// The token in a file, and whether the file is new; `None` if it has been removed.
@@ -184,6 +195,9 @@ impl Tokens {
         path: &Path,
         id: TokenId,
     ) -> Result<Option<(FileVersion, TokenRecord, bool)>> {
+        if self.revoked.contains(&id) {
+            return Err(Error::forged(path, "the token was revoked, and its file put back"));
+        }
         let metadata = match fs::symlink_metadata(path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

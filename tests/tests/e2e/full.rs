@@ -119,10 +119,13 @@ async fn on_a_full_volume_jobs_end_reads_work_and_it_recovers() {
     let health = wait_for_health(&stack, "degraded").await;
     assert!(health["problems"].to_string().contains("the workspace is full"), "{health}");
     assert_eq!(get(&format!("{}/status", stack.claude_url())).await.0, 200);
-    let jobs = all_jobs(&stack).await;
-    // The job that waited has a free replica now, and may be running at this moment.
-    let others = jobs.iter().filter(|job| job["jobId"] != waiting.job_id());
-    assert!(others.into_iter().all(|job| job["state"] != "running"), "{jobs:?}");
+    // The job that waited has a free replica now, and may be running at this moment. The agent of the workflow is being ended.
+    wait_for("the others to end", PATIENCE, || async {
+        let jobs = all_jobs(&stack).await;
+        let mut others = jobs.iter().filter(|job| job["jobId"] != waiting.job_id());
+        others.all(|job| job["state"] != "running").then_some(())
+    })
+    .await;
 
     volume.make_room();
     // The job that waited has either run or ended with `disk_full`; it is not forgotten.

@@ -303,6 +303,26 @@ fn a_gateway_that_was_closed_stays_closed_without_its_tokens() {
 }
 
 #[test]
+fn a_revoked_token_that_is_put_back_is_not_valid() {
+    let (dir, workspace) = signing();
+    let (revoked, _) = workspace.create_token(&token_of("a")).unwrap();
+    let (kept, _) = workspace.create_token(&token_of("b")).unwrap();
+    let mut tokens = Tokens::default();
+    tokens.look(&workspace).unwrap();
+    let path = dir.path().join(format!(".stack/tokens/{}.json", revoked.id));
+    let content = fs::read(&path).unwrap();
+    workspace.revoke_token(&revoked.id).unwrap();
+    tokens.look(&workspace).unwrap();
+    for _ in 0..2 {
+        fs::write(&path, &content).unwrap();
+        tokens.look(&workspace).unwrap();
+        assert_eq!(tokens.iter().collect::<Vec<_>>(), [&kept]);
+        fs::remove_file(&path).unwrap();
+        tokens.look(&workspace).unwrap();
+    }
+}
+
+#[test]
 fn what_an_earlier_version_wrote_can_be_read_and_is_never_run() {
     let (dir, workspace) = signing();
     let foreign = ignorant(&dir);
@@ -361,6 +381,64 @@ fn the_beginning_of_signing_is_kept_and_cannot_be_moved() {
 fn id(bits: u128) -> JobId {
     let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x7 << 76) | (0x2 << 62);
     uuid::Uuid::from_u128(bits).to_string().parse().unwrap()
+}
+
+/// Any bytes, or what begins like a record with a proof.
+fn hostile() -> impl Strategy<Value = Vec<u8>> {
+    let fields = prop_oneof![
+        Just(r#""job":"x"}"#.to_owned()),
+        Just(r#""by":"r","at":"2026-01-31T12:00:00.000Z","run":true}"#.to_owned()),
+        ".{0,60}",
+    ];
+    let sealed = ("[0-9a-f]{64}", fields)
+        .prop_map(|(proof, fields)| format!(r#"{{"proof":"{proof}",{fields}"#).into_bytes());
+    prop_oneof![any::<Vec<u8>>(), sealed]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is in a file, it is damage of that file, and neither believed nor an error of the volume.
+    #[test]
+    fn hostile_files_are_damaged_and_cost_nothing_else(content in hostile()) {
+        static VOLUME: std::sync::OnceLock<(TempDir, Workspace, Job)> = std::sync::OnceLock::new();
+        let (dir, workspace, job) = VOLUME.get_or_init(|| {
+            let (dir, workspace) = signing();
+            let job = workflow(&workspace);
+            fs::create_dir(job.directory().join("admitted")).unwrap();
+            (dir, workspace, job)
+        });
+        let put = |path: PathBuf| {
+            fs::write(&path, &content).unwrap();
+            path
+        };
+        let path = put(job.directory().join("claim"));
+        prop_assert_eq!(job.claimed().unwrap().unwrap().by, "unknown");
+        fs::remove_file(path).unwrap();
+        let path = put(job.directory().join("outcome"));
+        prop_assert!(job.outcome().unwrap_err().is_forged());
+        fs::remove_file(path).unwrap();
+        put(job.control().join("cancel"));
+        prop_assert!(!job.is_cancel_requested().unwrap());
+        let name = DirectoryName::parse("app").unwrap();
+        put(workspace.owners().join("app"));
+        prop_assert!(workspace.owner_of_directory(&name).unwrap_err().is_forged());
+        let id = SessionId::new();
+        fs::create_dir(workspace.session(id)).unwrap();
+        put(workspace.session(id).join("meta.json"));
+        prop_assert!(Session::open(workspace, id).unwrap_err().is_damage());
+        fs::create_dir_all(dir.path().join(".stack/tokens")).unwrap();
+        put(dir.path().join(".stack/tokens/AAAAAAAA.json"));
+        let mut tokens = Tokens::default();
+        tokens.look(workspace).unwrap();
+        prop_assert!(tokens.iter().next().is_none());
+        let record = job.directory().join("job.json");
+        let good = fs::read(&record).unwrap();
+        put(record.clone());
+        prop_assert!(job.record().unwrap_err().is_forged());
+        fs::write(record, good).unwrap();
+        prop_assert_eq!(job.view().unwrap().state, JobState::Queued);
+    }
 }
 
 proptest! {
