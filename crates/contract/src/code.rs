@@ -147,6 +147,8 @@ codes! {
     JournalFull = "journal_full",
     /// The job's journal is shorter than it was when the job ended: its last events are lost.
     JournalDamaged = "journal_damaged",
+    /// A record of the job on the volume was not written by this stack, or was changed.
+    RecordForged = "record_forged",
     /// An error in this software or its environment.
     Internal = "internal",
 }

@@ -54,8 +54,8 @@ pub struct Config {
     pub admin_token: Option<BearerToken>,
     /// `ALLOW_ANONYMOUS`: callers without a token are let in although there are tokens.
     pub allow_anonymous: bool,
-    /// `STACK_SECRET_FILE`: the secret that all parts of a stack share. Without it, the gateways share one that is on the
-    /// volume, and believe in replicas that do not know it.
+    /// `STACK_SECRET_FILE`: the secret that all parts of a stack share, and sign their records on the volume with. Without it,
+    /// the gateways share one that is on the volume, sign nothing, and believe in replicas that do not know it.
     pub secret_file: Option<PathBuf>,
     /// `TLS_CERT` and `TLS_KEY`: with them, callers on other machines must use https.
     pub tls: Option<Tls>,

@@ -206,11 +206,12 @@ async fn hand_over(
     let body = match ticket.secret_body() {
         Some(body) => body,
         None => match blocking(move || job.record()).await {
-            Ok(record) => Bytes::from(String::from(Box::<str>::from(record.request.body))),
-            Err(error) => {
-                tracing::error!(job = %ticket.job.id(), error = &error as &dyn std::error::Error, "cannot read a job");
-                return internal("the job's record cannot be read: see the gateway's log");
+            // It is known when the job was queued, and a record of an earlier life of its ID may have been put back.
+            Ok(record) if record.created == ticket.created => {
+                Bytes::from(String::from(Box::<str>::from(record.request.body)))
             }
+            Ok(_) => return refused(ticket.job.record_of_another_life().refusal()),
+            Err(error) => return refused(error.refusal()),
         },
     };
     let mut headers = vec![
@@ -296,7 +297,11 @@ async fn taken_or_try_another(ticket: &Ticket) -> DispatchResult {
 }
 
 fn internal(sentence: &str) -> DispatchResult {
-    let error = RequestError::new(Code::Internal, sentence);
+    refused(RequestError::new(Code::Internal, sentence))
+}
+
+/// The job ends with this error.
+fn refused(error: RequestError) -> DispatchResult {
     let answer = Rejection::new(&error);
     DispatchResult::Refused(error.code, error.message, answer)
 }

@@ -131,12 +131,14 @@ async fn take_over(
     shared: &Arc<Shared>,
     wanted: impl Fn(&JobRecord) -> bool + Send + 'static,
 ) -> workspace::Result<Scan> {
-    let workspace = shared.workspace.clone();
+    let (workspace, by) = (shared.workspace.clone(), shared.claimant());
     let (unfinished, mut scan) = blocking(move || {
         let (mut unfinished, mut scan) = (Vec::new(), Scan::Complete);
         for id in workspace.open_jobs()? {
             // One unreadable job must not hold up all others.
-            match Job::open(&workspace, id).and_then(|job| job.map_or(Ok(None), look)) {
+            match Job::open(&workspace, id)
+                .and_then(|job| job.map_or(Ok(None), |job| look(job, &by)))
+            {
                 Ok(Some(found)) if wanted(&found.record) => unfinished.push(found),
                 Ok(_) => {}
                 Err(error) => {
@@ -202,16 +204,23 @@ async fn is_ours(shared: &Arc<Shared>, gateway: Option<GatewayId>) -> workspace:
     Ok(lease.map(|lease| adopted.insert(id, lease)).is_some())
 }
 
-fn look(job: Job) -> workspace::Result<Option<UnfinishedJob>> {
+fn look(job: Job, by: &str) -> workspace::Result<Option<UnfinishedJob>> {
     match job.outcome() {
         Ok(None) => {}
         // A job whose outcome is damaged is ended once more.
-        Err(error) if error.is_damage() => return job.settle().map(|_| None),
+        Err(error) if error.is_damage() => {
+            // Unless it is forged and was taken away.
+            if job.settle()?.is_some() {
+                return Ok(None);
+            }
+        }
         outcome => return outcome.map(|_| None),
     }
     let record = match job.record() {
         Err(error) if error.is_damage() => {
-            if let Some(aside) = job.set_aside()? {
+            if job.end_forged(by, &error)?.is_some() {
+                tracing::error!(job = %job.id(), "a job whose record this stack did not write is ended");
+            } else if let Some(aside) = job.set_aside()? {
                 tracing::error!(job = %job.id(), aside = %aside.display(), "a job whose record is damaged is set aside");
             }
             return Err(error);
@@ -219,6 +228,13 @@ fn look(job: Job) -> workspace::Result<Option<UnfinishedJob>> {
         record => record?,
     };
     let is_taken = job.claimed()?.is_some();
-    let turns = record.turns(job.workspace())?.own;
+    let turns = match record.turns(job.workspace()) {
+        // Its workflow ends, and nobody else would end this job.
+        Err(error) if error.is_forged() => {
+            job.end_forged(by, &error)?;
+            return Err(error);
+        }
+        turns => turns?.own,
+    };
     Ok(Some(UnfinishedJob { job, record, is_taken, turns }))
 }

@@ -63,6 +63,10 @@ impl Shared {
             Some(file) => workspace.stack_secret_at(file)?,
             None => workspace.stack_secret()?,
         };
+        // Otherwise, there are replicas that do not know the secret, and sign nothing.
+        if config.secret_file.is_some() {
+            workspace.sign_with(&secret)?;
+        }
         let callers =
             Callers::read(&workspace, config.admin_token.as_ref(), config.allow_anonymous)?;
         let id = GatewayId::new();

@@ -33,8 +33,8 @@ pub struct ReplicaConfig {
     pub stop_budget: Duration,
     /// `JOURNAL_LIMIT_MIB`: the maximum size of a job's journal, in bytes.
     pub journal_limit: u64,
-    /// `STACK_SECRET_FILE`: the secret that all parts of a stack share. Without it, the replica takes a job from anyone who
-    /// can reach it.
+    /// `STACK_SECRET_FILE`: the secret that all parts of a stack share, and sign their records on the volume with. Without it,
+    /// the replica takes a job from anyone who can reach it, and signs nothing.
     pub secret_file: Option<PathBuf>,
     /// `CORS_ALLOW_ORIGIN`
     pub cors: Cors,

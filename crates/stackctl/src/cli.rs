@@ -16,7 +16,7 @@ use crate::{
     command::exit,
     completions::CompletionsOptions,
     doctor::DoctorOptions,
-    ops::{GcOptions, LogsOptions, PsOptions, ScaleOptions, TokenCommand},
+    ops::{AdoptOptions, GcOptions, LogsOptions, PsOptions, ScaleOptions, TokenCommand},
     up::UpOptions,
 };
 
@@ -55,6 +55,7 @@ pub(crate) enum Command {
     Scale(ScaleOptions),
     Logs(LogsOptions),
     Gc(GcOptions),
+    Adopt(AdoptOptions),
     Token(TokenCommand),
     Load(LoadOptions),
     Bench(BenchOptions),

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         Command::Ps(options) => complete(ops::ps(options)),
         Command::Scale(options) => complete(ops::scale(options)),
         Command::Logs(options) => complete(ops::logs(options)),
+        Command::Adopt(options) => complete(ops::adopt(options)),
         Command::Gc(options) => complete(ops::gc(options)),
         Command::Token(command) => complete(ops::token(command)),
         Command::Load(options) => complete(client::load(options)),

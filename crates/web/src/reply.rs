@@ -85,6 +85,7 @@ fn status(code: Code) -> StatusCode {
         | Code::ReplicaLost
         | Code::JournalFull
         | Code::JournalDamaged
+        | Code::RecordForged
         | Code::EmptyRepository
         | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

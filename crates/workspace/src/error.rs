@@ -1,11 +1,18 @@
 //! Errors of the volume.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use contract::{Code, RequestError, SessionId};
 
 /// Shorthand.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a job or a request fails whose record was forged.
+pub(crate) const FORGED: &str = "a record of it in the workspace was not written by this stack, or was changed: send it again, and \
+                                 ask an operator who else can write there; the service's log names the file";
 
 /// An operation on the volume that failed.
 ///
@@ -29,6 +36,14 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// One of our files does not prove that this stack wrote it.
+    #[error("believe {path}: {why}", path = path.display())]
+    Forged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its proof.
+        why: &'static str,
     },
     /// The record of a session has invalid content.
     #[error("read session {id}")]
@@ -74,10 +89,24 @@ impl Error {
         move |source| Self::Malformed { path, source: source.into() }
     }
 
-    /// Whether one of our files is damaged. Retrying does not help.
+    pub(crate) fn forged(path: &Path, why: &'static str) -> Self {
+        Self::Forged { path: path.to_owned(), why }
+    }
+
+    pub(crate) fn unproven(path: &Path) -> Self {
+        Self::forged(path, "it has no proof: an earlier version, or something else, wrote it")
+    }
+
+    /// Whether one of our files is damaged, or was not written by this stack. Retrying does not help.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Malformed { .. } | Self::SessionDamaged { .. })
+        matches!(self, Self::Malformed { .. } | Self::SessionDamaged { .. }) || self.is_forged()
+    }
+
+    /// Whether one of our files does not prove that this stack wrote it.
+    #[must_use]
+    pub fn is_forged(&self) -> bool {
+        matches!(self, Self::Forged { .. })
     }
 
     /// Whether a file that should be there is not.
@@ -103,6 +132,7 @@ impl Error {
                     "the record of session {id} cannot be read: delete the session and start a new one"
                 ),
             ),
+            Self::Forged { .. } => RequestError::new(Code::RecordForged, FORGED),
             Self::Malformed { .. } => RequestError::new(
                 Code::Internal,
                 "a file of this request is damaged in the workspace: the service's log names it",

@@ -264,7 +264,7 @@ impl Follower {
             let error = io::ErrorKind::UnexpectedEof.into();
             return Err(Error::io("read the journal", self.job.journal_path())(error));
         }
-        let service = self.job.record()?.service;
+        let service = self.job.service()?;
         let (state, length, id) = match &self.outcome {
             Some(outcome) => (outcome.state.as_str(), outcome.journal_length, outcome.event_id()),
             None => ("unknown", self.offset, self.offset.saturating_add(1)),

@@ -39,10 +39,13 @@ impl InUse {
     pub(crate) fn look(workspace: &Workspace, but: &[JobId]) -> Result<Self> {
         let mut found = Self::default();
         for id in workspace.open_jobs()?.into_iter().filter(|id| !but.contains(id)) {
-            if let Some(job) = Job::open(workspace, id)?
-                && !job.has_outcome()?
-            {
-                found.add(workspace, &job)?;
+            let Some(job) = Job::open(workspace, id)? else { continue };
+            match job.outcome() {
+                Ok(Some(_)) => {}
+                Ok(None) => found.add(workspace, &job)?,
+                // What is not to be believed does not say that it has ended.
+                Err(error) if error.is_damage() => found.add(workspace, &job)?,
+                Err(error) => return Err(error),
             }
         }
         Ok(found)

@@ -4,6 +4,7 @@ mod child;
 mod claim;
 mod create;
 mod delete;
+mod proven;
 mod work;
 
 pub(crate) use self::work::keeps_undelivered;
@@ -14,17 +15,26 @@ pub use self::{
     work::Work,
 };
 
-use std::{fs, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
 use contract::{JobId, JobState, JobView};
+use serde::Serialize;
 
 use crate::{
-    Error, FileLock, JobRecord, LivenessWatch, Outcome, Position, Result, Workspace, journal,
-    layout::parsed_names, watch::Watch, write::read_at_most,
+    Error, FileLock, LivenessWatch, Outcome, Position, Result, Workspace, journal,
+    layout::parsed_names,
+    proof::{About, Life},
+    watch::Watch,
 };
 
 /// The longest record, claim or outcome that is read, in bytes: several times the longest that is written.
 const MAX_RECORD: u64 = 64 << 20;
+
+/// `control/cancel`. It is always the same, so that several processes may write it into the same reserved space.
+#[derive(Serialize)]
+struct CancelRequest {
+    cancel: bool,
+}
 
 /// The name of the file with a job's terminal event.
 const OUTCOME: &str = "outcome";
@@ -110,11 +120,20 @@ impl Job {
         self.directory().join("job.json")
     }
 
+    fn claim_path(&self) -> PathBuf {
+        self.directory().join("claim")
+    }
+
+    fn cancel_path(&self) -> PathBuf {
+        self.control().join("cancel")
+    }
+
     fn outcome_path(&self) -> PathBuf {
         self.directory().join(OUTCOME)
     }
 
-    /// Space reserved for what must be written even if the volume is full. Only for the holder of the lease.
+    /// Space reserved for what must be written even if the volume is full. Except for the request to cancel, only for the holder
+    /// of the lease.
     fn reserve(&self) -> PathBuf {
         self.directory().join("reserve")
     }
@@ -123,45 +142,46 @@ impl Job {
         self.directory().join("lease")
     }
 
-    /// The job's request.
-    ///
-    /// # Errors
-    /// If `job.json` cannot be read, is damaged or is missing. Every job has one from the start.
-    pub fn record(&self) -> Result<JobRecord> {
-        let path = self.record_path();
-        let content = read_at_most(&path, MAX_RECORD)?
-            .ok_or_else(|| Error::io("read", &path)(io::ErrorKind::NotFound.into()))?;
-        serde_json::from_slice(&content).map_err(Error::malformed(path))
-    }
-
     /// Who claimed it; `None` if it is unclaimed.
     ///
-    /// A claim that cannot be parsed still counts: a process has run the job, or still does.
+    /// A claim that is damaged or forged still counts: a process may have run the job, or may still do so.
     ///
     /// # Errors
     /// If the volume cannot be read.
     pub fn claimed(&self) -> Result<Option<Claim>> {
-        let path = self.directory().join("claim");
-        let claim = read_at_most(&path, MAX_RECORD).and_then(|content| {
-            let read = content.map(|content| serde_json::from_slice::<Claim>(&content));
-            read.transpose().map_err(Error::malformed(&path))
-        });
-        match claim {
+        self.claimed_in(None)
+    }
+
+    fn claimed_in(&self, life: Option<&Life>) -> Result<Option<Claim>> {
+        match self.read_claim(life) {
             Err(error) if error.is_damage() => {
+                let path = self.claim_path();
                 self.workspace.report_once(&path, &error);
-                Ok(Some(Claim::unreadable(&path)))
+                Ok(Some(Claim::unreadable(&path, &error)))
             }
             claim => claim,
         }
     }
 
+    fn read_claim(&self, life: Option<&Life>) -> Result<Option<Claim>> {
+        let path = self.claim_path();
+        let content = self.read_own(life, |life| About::Claim(self.id, life), &path)?;
+        let claim = content.map(|content| serde_json::from_slice(&content)).transpose();
+        claim.map_err(Error::malformed(&path))
+    }
+
     /// How it ended; `None` if it has not.
     ///
     /// # Errors
-    /// If the volume cannot be read, or the outcome is damaged.
+    /// If the volume cannot be read, or the outcome is damaged or forged.
     pub fn outcome(&self) -> Result<Option<Outcome>> {
+        self.outcome_in(None)
+    }
+
+    fn outcome_in(&self, life: Option<&Life>) -> Result<Option<Outcome>> {
         let path = self.outcome_path();
-        let Some(content) = read_at_most(&path, MAX_RECORD)? else { return Ok(None) };
+        let content = self.read_own(life, |life| About::Outcome(self.id, life), &path)?;
+        let Some(content) = content else { return Ok(None) };
         Outcome::decode(&content).map(Some).map_err(Error::malformed(path))
     }
 
@@ -171,18 +191,30 @@ impl Job {
         path.try_exists().map_err(Error::io("check", path))
     }
 
-    /// The jobs that it started.
+    /// The jobs that it started: those of the named ones whose records say so. Otherwise, whoever could write a name here
+    /// could have another job cancelled or deleted with this one. One whose record cannot be read is logged once and omitted.
     ///
     /// # Errors
     /// If the volume cannot be read.
     pub fn children(&self) -> Result<Vec<JobId>> {
         let children = self.directory().join("children");
-        match parsed_names(&children) {
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Ok(Vec::new())
+        let mut named: Vec<JobId> = match parsed_names(&children) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
+            named => named?,
+        };
+        named.retain(|id| {
+            let child = Self { workspace: self.workspace.clone(), id: *id };
+            match child.record() {
+                Ok(record) => record.parent == Some(self.id),
+                // It was never created, or was deleted.
+                Err(error) if error.is_missing() => false,
+                Err(error) => {
+                    self.workspace.report_once(&child.record_path(), &error);
+                    false
+                }
             }
-            children => children,
-        }
+        });
+        Ok(named)
     }
 
     /// Asks the process that runs the job, now or later, to cancel it. Asking again changes nothing.
@@ -190,23 +222,37 @@ impl Job {
     /// # Errors
     /// If the volume cannot be written.
     pub fn request_cancel(&self) -> Result<()> {
-        let path = self.control().join("cancel");
-        match fs::OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            Err(error) => return Err(Error::io("write", path)(error)),
+        if self.is_cancel_requested()? {
+            return Ok(());
         }
+        let path = self.cancel_path();
+        let life = self.life()?.unwrap_or(Life::Unknown);
+        let request = CancelRequest { cancel: true };
+        let content = self.workspace.seal(About::Cancel(self.id, &life), &request);
+        let (content, reserve) =
+            (content.map_err(Error::malformed(&path))?, self.reserve().join("cancel"));
+        self.workspace.put_once_or_reserve(&path, &content, &reserve)?;
         self.workspace.watcher().wake(&self.control());
         Ok(())
     }
 
-    /// Whether cancellation was requested.
+    /// Whether cancellation was requested. A request that is damaged or forged is set aside.
     ///
     /// # Errors
     /// If the volume cannot be read.
     pub fn is_cancel_requested(&self) -> Result<bool> {
-        let path = self.control().join("cancel");
-        path.try_exists().map_err(Error::io("check", path))
+        let path = self.cancel_path();
+        match self.read_own(None, |life| About::Cancel(self.id, life), &path) {
+            Err(error) if error.is_damage() => {
+                self.workspace.report_once(&path, &error);
+                // Another process may have done so meanwhile.
+                match self.workspace.set_aside(&path) {
+                    Err(error) if !error.is_missing() => Err(error),
+                    _ => Ok(false),
+                }
+            }
+            read => read.map(|request| request.is_some()),
+        }
     }
 
     /// Its entry in a listing. A job whose process is gone is ended first.
@@ -214,9 +260,12 @@ impl Job {
     /// # Errors
     /// If the volume cannot be read or written.
     pub fn view(&self) -> Result<JobView> {
-        let record = self.record()?;
-        let outcome = self.settle()?;
-        let claim = self.claimed()?;
+        let (record, life) = self.record_and_life()?;
+        let outcome = match self.outcome_in(Some(&life)) {
+            Ok(Some(outcome)) => Some(outcome),
+            _ => self.settle()?,
+        };
+        let claim = self.claimed_in(Some(&life))?;
         let state = match (&outcome, &claim) {
             (Some(outcome), _) => outcome.state,
             (None, Some(_)) => JobState::Running,

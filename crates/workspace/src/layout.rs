@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use cap_std::{ambient_authority, fs::Dir};
@@ -15,7 +15,7 @@ use contract::{
     DirectoryName, JobId, Repo, RepoList, Service, SessionId, Timestamp, WorkspacePath,
 };
 
-use crate::{Error, ResolveError, Result, Watcher, liveness::LivenessChecker};
+use crate::{Error, ResolveError, Result, Watcher, liveness::LivenessChecker, proof::Signing};
 
 /// The maximum number of damaged files to remember, so that each is logged once. Further ones are not logged.
 const MOST_REPORTED: usize = 10_000;
@@ -34,6 +34,7 @@ struct Inner {
     watcher: Watcher,
     liveness: LivenessChecker,
     reported: Mutex<HashSet<PathBuf>>,
+    signing: OnceLock<Signing>,
 }
 
 impl Workspace {
@@ -65,6 +66,7 @@ impl Workspace {
                 watcher,
                 liveness: LivenessChecker::default(),
                 reported: Mutex::default(),
+                signing: OnceLock::new(),
             }),
         };
         let mut directories = vec![
@@ -115,6 +117,16 @@ impl Workspace {
 
     pub(crate) fn liveness(&self) -> &LivenessChecker {
         &self.inner.liveness
+    }
+
+    /// How this process signs, if it knows the secret of the stack.
+    pub(crate) fn signing(&self) -> Option<&Signing> {
+        self.inner.signing.get()
+    }
+
+    /// The first one counts.
+    pub(crate) fn set_signing(&self, signing: Signing) {
+        let _ = self.inner.signing.set(signing);
     }
 
     pub(crate) fn stack(&self) -> PathBuf {

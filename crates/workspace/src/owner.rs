@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use contract::{CallerName, DirectoryName, JobId, SessionId, Timestamp, WorkspacePath};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Job, Result, Session, Workspace, write::read_at_most};
+use crate::{
+    Error, Job, Result, Session, UnprovenRecord, Workspace, layout::parsed_names, proof::About,
+};
 
 /// The longest file that is read, in bytes: many times the longest that is written.
 const MAX_FILE: u64 = 64 * 1024;
@@ -25,13 +27,28 @@ impl Workspace {
         self.stack().join("owners")
     }
 
+    /// The owners that have no proof.
+    pub(crate) fn unproven_owners(&self) -> Result<Vec<UnprovenRecord>> {
+        let mut found = Vec::new();
+        for name in parsed_names::<String>(&self.owners())? {
+            let Ok(name) = DirectoryName::parse(&name) else { continue };
+            let path = self.owners().join(name.as_str());
+            let describe = |content: &[u8]| {
+                let owner: Owner = serde_json::from_slice(content).ok()?;
+                Some(format!("checkout {} of '{}'", name.as_str(), owner.caller))
+            };
+            found.extend(self.unproven(About::Owner(&name), &path, MAX_FILE, describe)?);
+        }
+        Ok(found)
+    }
+
     /// The owner of a shared checkout; `None` if there is no such checkout, and nobody has asked for one. Blocking.
     ///
     /// # Errors
     /// If the volume cannot be read, or its owner is damaged.
     pub fn owner_of_directory(&self, name: &DirectoryName) -> Result<Option<CallerName>> {
         let path = self.owners().join(name.as_str());
-        if let Some(content) = read_at_most(&path, MAX_FILE)? {
+        if let Some(content) = self.read_record(About::Owner(name), &path, MAX_FILE)? {
             let owner: Owner = serde_json::from_slice(&content).map_err(Error::malformed(&path))?;
             return Ok(Some(owner.caller));
         }
@@ -51,7 +68,7 @@ impl Workspace {
             // A checkout that was made before there were owners keeps the owner that it has now.
             let caller = self.owner_of_directory(name)?.unwrap_or_else(|| caller.clone());
             let owner = Owner { caller, since: Timestamp::now() };
-            let content = serde_json::to_vec(&owner).map_err(Error::malformed(&path))?;
+            let content = self.seal(About::Owner(name), &owner).map_err(Error::malformed(&path))?;
             self.put_once(&path, &content)?;
         }
         let owner = self.owner_of_directory(name)?;

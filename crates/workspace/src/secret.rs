@@ -45,19 +45,28 @@ impl StackSecret {
     /// Proves `statement`. Nobody without the secret can make this.
     #[must_use]
     pub fn prove(&self, statement: Statement) -> String {
-        hex::encode(&self.mac(statement).finalize().into_bytes())
+        hex::encode(&self.mac_of(statement.to_string().as_bytes()))
     }
 
     /// Whether `proof` proves `statement`. Takes the same time wherever it differs.
     #[must_use]
     pub fn is_proof(&self, proof: &str, statement: Statement) -> bool {
-        hex::decode(proof).is_some_and(|tag| self.mac(statement).verify_slice(&tag).is_ok())
+        self.is_mac_of(proof, statement.to_string().as_bytes())
     }
 
-    fn mac(&self, statement: Statement) -> Hmac<Sha256> {
+    pub(crate) fn mac_of(&self, message: &[u8]) -> [u8; 32] {
+        self.mac(message).finalize().into_bytes().into()
+    }
+
+    /// Takes the same time wherever it differs.
+    pub(crate) fn is_mac_of(&self, digits: &str, message: &[u8]) -> bool {
+        hex::decode(digits).is_some_and(|tag| self.mac(message).verify_slice(&tag).is_ok())
+    }
+
+    fn mac(&self, message: &[u8]) -> Hmac<Sha256> {
         #[expect(clippy::expect_used, reason = "a key of any length is valid")]
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of 32 bytes");
-        mac.update(statement.to_string().as_bytes());
+        mac.update(message);
         mac
     }
 }

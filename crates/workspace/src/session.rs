@@ -12,9 +12,8 @@ use contract::{CallerName, SessionId, SessionView, Timestamp, WorkspacePath};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, FileLock, HeldTurn, Result, Turn, TurnUse, Workspace,
-    layout::parsed_names,
-    write::{read_at_most, write_synced},
+    Error, FileLock, HeldTurn, Result, Turn, TurnUse, UnprovenRecord, Workspace,
+    layout::parsed_names, proof::About, write::write_synced,
 };
 
 /// The longest `meta.json` that is read, in bytes: many times the longest path.
@@ -90,7 +89,8 @@ impl Session {
         let (workspace, caller) = (place.to_string(), caller.clone());
         let meta = Meta { workspace, created: now, updated: now, caller };
         let path = scratch.join("meta.json");
-        let content = serde_json::to_vec(&meta).unwrap_or_default();
+        let content = self.workspace.seal(About::Session(self.id), &meta);
+        let content = content.map_err(Error::malformed(&path))?;
         write_synced(&path, &content).map_err(Error::io("write", &path))?;
         // Locked before it is renamed into place, so that no other job can enter before its creator.
         let lock = scratch.join("lock");
@@ -206,14 +206,16 @@ impl Session {
     fn meta(&self) -> Result<Option<(Meta, WorkspacePath)>> {
         let path = self.directory().join("meta.json");
         let read = || {
-            let Some(content) = read_at_most(&path, MAX_META)? else { return Ok(None) };
+            let about = About::Session(self.id);
+            let content = self.workspace.read_record(about, &path, MAX_META)?;
+            let Some(content) = content else { return Ok(None) };
             let meta: Meta = serde_json::from_slice(&content).map_err(Error::malformed(&path))?;
             let place = WorkspacePath::parse(&meta.workspace, self.workspace.root_text())
                 .map_err(Error::malformed(&path))?;
             Ok(Some((meta, place)))
         };
         read().map_err(|error: Error| match error {
-            error @ Error::Malformed { .. } => {
+            error @ (Error::Malformed { .. } | Error::Forged { .. }) => {
                 Error::SessionDamaged { id: self.id, source: Box::new(error) }
             }
             error => error,
@@ -252,8 +254,9 @@ impl Session {
             Err(error) => return Err(error),
         };
         let meta = Meta { workspace: place.to_string(), created, updated: now, caller };
-        let content = serde_json::to_vec(&meta).unwrap_or_default();
         let (scratch, path) = (self.workspace.scratch(), self.directory().join("meta.json"));
+        let content = self.workspace.seal(About::Session(self.id), &meta);
+        let content = content.map_err(Error::malformed(&path))?;
         let written = write_synced(&scratch, &content).and_then(|()| fs::rename(&scratch, &path));
         if written.is_err() {
             let _ = fs::remove_file(&scratch);
@@ -288,6 +291,20 @@ impl Session {
 }
 
 impl Workspace {
+    /// The sessions whose records have no proof.
+    pub(crate) fn unproven_sessions(&self) -> Result<Vec<UnprovenRecord>> {
+        let mut found = Vec::new();
+        for id in parsed_names(&self.sessions())? {
+            let path = self.session(id).join("meta.json");
+            let describe = |content: &[u8]| {
+                let meta: Meta = serde_json::from_slice(content).ok()?;
+                Some(format!("session {id} of '{}' in {}", meta.caller, meta.workspace))
+            };
+            found.extend(self.unproven(About::Session(id), &path, MAX_META, describe)?);
+        }
+        Ok(found)
+    }
+
     /// Creates the workspace of a session that was created without one.
     ///
     /// # Errors

@@ -24,9 +24,11 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use crate::{
-    Error, Result, Spending, Workspace,
+    Error, Result, Spending, UnprovenRecord, Workspace,
+    layout::parsed_names,
+    proof::About,
     watch::Watch,
-    write::{Once, read_at_most, sync_directory},
+    write::{Once, sync_directory},
 };
 
 /// The longest token file that is read, in bytes: many times the longest that is written.
@@ -112,6 +114,8 @@ impl TokenRecord {
 pub struct Tokens {
     /// By file name without its ending, with what tells whether the file is still the same.
     known: BTreeMap<TokenId, (FileVersion, TokenRecord)>,
+    /// Tokens whose files were removed, on a stack that signs. A file that somebody puts back is still signed.
+    revoked: BTreeSet<TokenId>,
     is_closed: bool,
 }
 
@@ -143,12 +147,15 @@ impl Tokens {
     /// If the tokens cannot be listed. Then what is known stays as it is.
     pub fn look(&mut self, workspace: &Workspace) -> Result<bool> {
         let directory = workspace.tokens_directory();
+        // Whoever can delete the files of a stack that signs does not open a gateway that runs.
+        let stays_closed = self.is_closed && workspace.signs();
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
             // Nobody has created a token.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let changed = self.is_closed || !self.known.is_empty();
-                *self = Self::default();
+                let changed = self.is_closed != stays_closed || !self.known.is_empty();
+                let revoked = self.revoked_now(workspace, &BTreeSet::new());
+                *self = Self { is_closed: stays_closed, revoked, ..Self::default() };
                 return Ok(changed);
             }
             Err(error) => return Err(Error::io("list", &directory)(error)),
@@ -158,17 +165,19 @@ impl Tokens {
             workspace.report_once(&closed, &Error::io("check", &closed)(error));
             true
         });
+        is_closed |= stays_closed;
         let (mut found, mut has_changed) = (BTreeMap::new(), false);
+        let mut listed = BTreeSet::new();
         for entry in entries {
             let path = entry.map_err(Error::io("list", &directory))?.path();
             let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
             let Some(name) = name else { continue };
             // Whatever is in it: a stack with a token is closed.
             is_closed = true;
-            let looked = name
-                .parse()
-                .map_err(Error::malformed(&path))
-                .and_then(|id| self.look_at(&path, id));
+            let looked = name.parse().map_err(Error::malformed(&path)).and_then(|id: TokenId| {
+                listed.insert(id.clone());
+                self.look_at(workspace, &path, id)
+            });
             match looked {
                 Ok(Some((version, record, is_new))) => {
                     has_changed |= is_new;
@@ -179,16 +188,27 @@ impl Tokens {
             }
         }
         has_changed |= is_closed != self.is_closed || found.len() != self.known.len();
-        *self = Self { known: found, is_closed };
+        let revoked = self.revoked_now(workspace, &listed);
+        *self = Self { known: found, revoked, is_closed };
         Ok(has_changed)
+    }
+
+    /// The tokens that are revoked, if these have a file.
+    fn revoked_now(&self, workspace: &Workspace, listed: &BTreeSet<TokenId>) -> BTreeSet<TokenId> {
+        let gone = self.known.keys().filter(|id| workspace.signs() && !listed.contains(id));
+        self.revoked.iter().chain(gone).cloned().collect()
     }
 
     /// The token in a file, and whether the file is new; `None` if it has been removed.
     fn look_at(
         &self,
+        workspace: &Workspace,
         path: &Path,
         id: TokenId,
     ) -> Result<Option<(FileVersion, TokenRecord, bool)>> {
+        if self.revoked.contains(&id) {
+            return Err(Error::forged(path, "the token was revoked, and its file put back"));
+        }
         let metadata = match fs::symlink_metadata(path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -200,7 +220,8 @@ impl Tokens {
         {
             return Ok(Some((version, record.clone(), false)));
         }
-        let Some(content) = read_at_most(path, MAX_FILE)? else { return Ok(None) };
+        let content = workspace.read_record(About::Token(&id), path, MAX_FILE)?;
+        let Some(content) = content else { return Ok(None) };
         let record: TokenRecord =
             serde_json::from_slice(&content).map_err(Error::malformed(path))?;
         if record.id != id {
@@ -230,6 +251,29 @@ impl Workspace {
 
     fn tokens_directory(&self) -> PathBuf {
         self.stack().join("tokens")
+    }
+
+    /// The tokens that have no proof.
+    pub(crate) fn unproven_tokens(&self) -> Result<Vec<UnprovenRecord>> {
+        let directory = self.tokens_directory();
+        let mut found = Vec::new();
+        if !directory.try_exists().map_err(Error::io("check", &directory))? {
+            return Ok(found);
+        }
+        for name in parsed_names::<String>(&directory)? {
+            let id = name.strip_suffix(".json").and_then(|id| id.parse::<TokenId>().ok());
+            let Some(id) = id else { continue };
+            let describe = |content: &[u8]| {
+                let record: TokenRecord = serde_json::from_slice(content).ok()?;
+                let scopes: Vec<_> = record.scopes.iter().map(|scope| scope.as_str()).collect();
+                let is_its_own = record.id == id;
+                is_its_own
+                    .then(|| format!("token {id} of '{}' ({})", record.name, scopes.join(",")))
+            };
+            let path = directory.join(&name);
+            found.extend(self.unproven(About::Token(&id), &path, MAX_FILE, describe)?);
+        }
+        Ok(found)
     }
 
     fn used_path(&self, id: &TokenId) -> PathBuf {
@@ -287,7 +331,8 @@ impl Workspace {
             let token = random_token().map_err(Error::io("make a token in", &directory))?;
             let record = TokenRecord::of(&token, request.clone());
             let path = directory.join(format!("{}.json", record.id));
-            let content = serde_json::to_vec(&record).map_err(Error::malformed(&path))?;
+            let content = self.seal(About::Token(&record.id), &record);
+            let content = content.map_err(Error::malformed(&path))?;
             // Another token may have the same ID, if rarely.
             if self.put_once_private(&path, &content)? == Once::Ours {
                 self.watcher().wake(&directory);

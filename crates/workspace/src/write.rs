@@ -50,8 +50,8 @@ impl Workspace {
         result
     }
 
-    /// Like [`put_once`](Self::put_once), for the one process that may use the space reserved at `reserve` if the
-    /// volume is full.
+    /// Like [`put_once`](Self::put_once), if the volume is full in the space reserved at `reserve`. That is for one process at a
+    /// time, unless all of them write the same.
     pub(crate) fn put_once_or_reserve(
         &self,
         path: &Path,
@@ -60,6 +60,10 @@ impl Workspace {
     ) -> Result<Once> {
         match self.put_once(path, content) {
             Err(error) if error.is_disk_full() => {
+                // The reserve may be gone with the end of what it was for.
+                if path.try_exists().map_err(Error::io("check", path))? {
+                    return Ok(Once::Theirs);
+                }
                 link_once(reserve, overwrite(reserve, content), path)
             }
             result => result,

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use contract::{CallerLimits, Scope, TokenRequest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
@@ -12,6 +13,7 @@ use testkit::{
     target_binary, wait_for,
 };
 use tokio::process::Command;
+use workspace::Workspace;
 
 /// A stack, and the files with the tokens of its callers.
 struct Scene {
@@ -138,4 +140,32 @@ async fn a_closed_stack_runs_the_workflows_of_its_callers_and_shows_them_to_nobo
     let again = scene.client(&boss, &["token", "create", "--name", "ann"]).await;
     fs::write(&ann, &again.stdout).unwrap();
     assert_eq!(scene.get(Some(&ann), "/api/jobs").await.1["count"], 5);
+    // A token that the stack did not sign counts once an operator has signed it.
+    let (workspace, old) = (scene.stack.workspace().to_owned(), scene.file("old"));
+    let request = TokenRequest {
+        name: "old".parse().unwrap(),
+        scopes: [Scope::Read].into(),
+        limits: CallerLimits::default(),
+        expires: None,
+    };
+    let (record, token) = Workspace::open(&workspace).unwrap().create_token(&request).unwrap();
+    fs::write(&old, token.expose()).unwrap();
+    assert_eq!(scene.get(Some(&old), "/api/jobs").await.0, 401);
+    let adopt = ["adopt", "--workspace", workspace.to_str().unwrap()];
+    let listed = scene.run(&adopt, &[]).await;
+    assert_eq!(listed.code, 0, "{listed:?}");
+    let first = format!("token {} of 'old' (read)", record.id);
+    assert_eq!(listed.stdout.lines().next(), Some(&*first), "{listed:?}");
+    assert!(
+        listed.stdout.contains("1 without a proof") && listed.stdout.contains("--yes"),
+        "{listed:?}"
+    );
+    assert_eq!(scene.get(Some(&old), "/api/jobs").await.0, 401);
+    let signed = scene.run(&[&adopt[..], &["--yes"]].concat(), &[]).await;
+    assert!(signed.code == 0 && signed.stdout.ends_with("1 signed\n"), "{signed:?}");
+    wait_for("the token to be known", PATIENCE, || async {
+        (scene.get(Some(&old), "/api/jobs").await.0 == 200).then_some(())
+    })
+    .await;
+    assert_eq!(scene.run(&adopt, &[]).await.stdout, "everything has a proof\n");
 }

@@ -97,8 +97,13 @@ async fn on_a_full_volume_jobs_end_reads_work_and_it_recovers() {
     marks.wait("run").await;
     let mut waiting = post_execute(&stack, &execute(&AgentScript::new().say("x"))).send().await;
     waiting.next_of_kind("queued").await;
+    let mut unwanted = post_execute(&stack, &execute(&AgentScript::new().say("x"))).send().await;
+    unwanted.next_of_kind("queued").await;
 
     volume.fill();
+    let cancel = format!("{}/api/jobs/{}/cancel", stack.claude_url(), unwanted.job_id());
+    assert_eq!(http_json("POST", &cancel, None, &[]).await.0.as_u16(), 202);
+    assert_eq!(terminal(&unwanted.collect_all().await)["code"], "cancelled");
     let (status, error) = refusal(&stack, &execute(&AgentScript::new().say("x"))).await;
     assert_eq!((status, &error["code"]), (507, &json!("disk_full")), "{error}");
     let events = events_of(&stack, &flow.job_id(), contract::Service::Workflow);
@@ -114,10 +119,13 @@ async fn on_a_full_volume_jobs_end_reads_work_and_it_recovers() {
     let health = wait_for_health(&stack, "degraded").await;
     assert!(health["problems"].to_string().contains("the workspace is full"), "{health}");
     assert_eq!(get(&format!("{}/status", stack.claude_url())).await.0, 200);
-    let jobs = all_jobs(&stack).await;
-    // The job that waited has a free replica now, and may be running at this moment.
-    let others = jobs.iter().filter(|job| job["jobId"] != waiting.job_id());
-    assert!(others.into_iter().all(|job| job["state"] != "running"), "{jobs:?}");
+    // The job that waited has a free replica now, and may be running at this moment. The agent of the workflow is being ended.
+    wait_for("the others to end", PATIENCE, || async {
+        let jobs = all_jobs(&stack).await;
+        let mut others = jobs.iter().filter(|job| job["jobId"] != waiting.job_id());
+        others.all(|job| job["state"] != "running").then_some(())
+    })
+    .await;
 
     volume.make_room();
     // The job that waited has either run or ended with `disk_full`; it is not forgotten.

@@ -24,6 +24,8 @@ async fn second(stack: &Stack) -> Second {
     for (service, port) in ports {
         command.env(service.spec().port_variable, port.to_string());
     }
+    // All parts of a stack sign with the same secret.
+    command.env("STACK_SECRET_FILE", stack.workspace().join(".stack/secret"));
     command.env("WORKSPACE_DIR", stack.workspace()).stderr(Stdio::null()).kill_on_drop(true);
     let child = command.spawn().unwrap();
     let port = ports[Service::Claude];

@@ -9,6 +9,7 @@ use testkit::{
     wait_for,
 };
 use tokio::process::Command;
+use workspace::StackSecret;
 
 use crate::support::{
     Marks, PATIENCE, all_jobs, execute, job, post_execute, post_workflow, terminal, workflow,
@@ -30,14 +31,15 @@ fn items(output: &CommandOutput) -> Vec<(String, String)> {
     items.map(|item| (text(&item["kind"]), text(&item["name"]))).collect()
 }
 
-/// Sets a time in a file of JSON that many days back.
-fn set_back(path: &Path, field: &str, days: i64) {
+/// Sets a time in a record that many days back, and signs it as the stack does. `about` says what it is about.
+fn set_back(secret: &StackSecret, about: &str, path: &Path, field: &str, days: i64) {
     let mut file: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let then = Timestamp::now().as_millisecond() - days * 86_400_000;
     assert!(file[field].is_string(), "{file}");
     file[field] = json!(Timestamp::from_millisecond(then));
+    file.as_object_mut().unwrap().remove("proof");
     fs::remove_file(path).unwrap();
-    fs::write(path, file.to_string()).unwrap();
+    fs::write(path, secret.seal(about, file.to_string().as_bytes())).unwrap();
 }
 
 /// Runs a workflow, and returns its ID and its session.
@@ -68,9 +70,15 @@ async fn old_checkouts_go_and_one_in_which_a_job_works_stays() {
     })
     .await;
 
+    let secret = StackSecret::read(&workspace.join(".stack/secret")).unwrap();
     for (id, session) in [(&old, &old_session), (&used, &session)] {
-        set_back(&workspace.join(".stack/jobs").join(id).join("outcome"), "ended", 8);
-        set_back(&workspace.join(".stack/sessions").join(session).join("meta.json"), "updated", 8);
+        let job = workspace.join(".stack/jobs").join(id);
+        let record: Value =
+            serde_json::from_slice(&fs::read(job.join("job.json")).unwrap()).unwrap();
+        let about = format!("record outcome {id} {}", record["proof"].as_str().unwrap());
+        set_back(&secret, &about, &job.join("outcome"), "ended", 8);
+        let meta = workspace.join(".stack/sessions").join(session).join("meta.json");
+        set_back(&secret, &format!("record session {session}"), &meta, "updated", 8);
     }
     // The index has the old times. Without it, it is built again. The gateway may be building it at any time, so it goes
     // with one rename.

@@ -4,4 +4,5 @@
 mod attacks;
 mod old_kernel;
 mod scene;
+mod second_line;
 mod work;

@@ -14,6 +14,7 @@ mod damage;
 mod delete;
 mod disconnect;
 mod dispatch;
+mod forged;
 mod health;
 mod limits;
 mod many;

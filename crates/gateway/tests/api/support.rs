@@ -23,7 +23,7 @@ pub(crate) const REPO: &str = "https://host.example/r.git";
 
 /// A volume that no gateway has used.
 pub(crate) struct Volume {
-    _dir: TempDir,
+    pub(crate) _dir: TempDir,
     pub(crate) workspace: Workspace,
 }
 

@@ -8,10 +8,9 @@ use std::{
 use contract::CloneFilter;
 
 use crate::{
-    checkout::git_format,
     failure::{Failure, Result},
     git::{Command, Git},
-    remote::{ObjectFormat, ObjectId},
+    remote::{ObjectFormat, ObjectId, git_format},
     staging::Staging,
 };
 

@@ -9,7 +9,7 @@ use crate::{
     failure::{Failure, Result},
     git::{Command, Git},
     monitor::Monitor,
-    remote::{LFS_CONFIGURATION, Mirror, ObjectFormat, Refs, Wanted},
+    remote::{LFS_CONFIGURATION, Mirror, Refs, Wanted, git_format, origin},
 };
 
 /// Makes a checkout in the empty directory `making`.
@@ -124,13 +124,8 @@ fn write_git_dir(
     let filter = mirror.filter().map(CloneFilter::as_str);
     let mut config = git_format(wanted.id().format(), filter);
     config.push_str("\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n");
-    let address = address.replace('\\', "\\\\").replace('"', "\\\"");
-    config.push_str(&format!(
-        "[remote \"origin\"]\n\turl = \"{address}\"\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n"
-    ));
-    if let Some(filter) = filter {
-        config.push_str(&format!("\tpromisor = true\n\tpartialclonefilter = {filter}\n"));
-    }
+    config.push_str(&origin(address, filter));
+    config.push_str("\tfetch = +refs/heads/*:refs/remotes/origin/*\n");
     if mirror.lfs().is_some() {
         config.push_str(LFS_CONFIGURATION);
     }
@@ -146,19 +141,4 @@ fn write_git_dir(
     write(Path::new("config"), &config)?;
     let shallow: String = mirror.shallow()?.iter().map(|id| format!("{id}\n")).collect();
     if shallow.is_empty() { Ok(()) } else { write(Path::new("shallow"), shallow.as_bytes()) }
-}
-
-/// The beginning of a configuration, within the section `core`.
-pub(crate) fn git_format(format: ObjectFormat, filter: Option<&str>) -> String {
-    let mut extensions = String::new();
-    if format == ObjectFormat::Sha256 {
-        extensions.push_str("\tobjectformat = sha256\n");
-    }
-    if filter.is_some() {
-        extensions.push_str("\tpartialclone = origin\n");
-    }
-    if extensions.is_empty() {
-        return "[core]\n\trepositoryformatversion = 0\n".to_owned();
-    }
-    format!("[extensions]\n{extensions}[core]\n\trepositoryformatversion = 1\n")
 }

@@ -23,7 +23,7 @@ use std::{borrow::Cow, path::Path};
 use contract::{BranchName, Code};
 
 pub(crate) use self::{
-    create::{git_format, make, place},
+    create::{make, place},
     existing::{Existing, Found, look},
     left::LeftGit,
     submodules::{Submodule, submodules},

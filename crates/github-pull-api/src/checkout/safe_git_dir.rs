@@ -13,14 +13,13 @@ use cap_std::fs::Dir;
 
 use super::{
     Refusal,
-    create::git_format,
     existing::{Existing, Sparse},
     files,
 };
 use crate::{
     failure::{Failure, Result},
     git::{Command, Git},
-    remote::{Lfs, ObjectFormat, ObjectId},
+    remote::{Lfs, ObjectFormat, ObjectId, git_format},
     staging::Staging,
 };
 

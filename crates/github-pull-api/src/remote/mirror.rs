@@ -14,8 +14,9 @@ use sha2::{Digest as _, Sha256};
 use workspace::Workspace;
 
 use super::{
-    Extent, Lfs, ObjectId, Refs, Transport,
+    Extent, Lfs, ObjectFormat, ObjectId, Refs, Transport,
     damage::{check_packs, remove_leftovers},
+    foreign::{configuration, remove_foreign},
     refs,
 };
 use crate::{
@@ -32,7 +33,7 @@ const FEW: usize = 100;
 /// `HEAD` of a mirror whose repository names no branch that is there.
 const NO_HEAD: &[u8] = b"ref: refs/heads/.invalid\n";
 /// Is there if the mirror may hold objects that no reference leads to any more.
-const UNREACHABLE: &str = "unreachable";
+pub(super) const UNREACHABLE: &str = "unreachable";
 /// With more packs than this, looking objects up costs more than making one pack of them.
 const MOST_PACKS: usize = 30;
 
@@ -79,10 +80,12 @@ impl<'a> Mirror<'a> {
         let (refs, head) = (Refs::new(), Vec::new());
         let mut mirror = Self { git, path, refs, head, extent, lfs, _lock: lock };
         let mut is_fresh = false;
-        if freshness == Freshness::Update && mirror.path.exists() {
+        let is_there = fs::symlink_metadata(&mirror.path).is_ok_and(|found| found.is_dir());
+        if freshness == Freshness::Update && is_there {
+            remove_foreign(&mirror.path, extent)?;
             remove_leftovers(&mirror.path);
             monitor.message("Updating the mirror");
-            match mirror.update(transport) {
+            match mirror.update(transport, staging) {
                 Err(Failure::Git(what)) => {
                     tracing::warn!(%what, mirror = %mirror.path.display(), "a mirror is damaged");
                     monitor.message("The mirror is damaged: building it anew");
@@ -149,7 +152,8 @@ impl<'a> Mirror<'a> {
         if packs <= MOST_PACKS && !marker.exists() {
             return Ok(());
         }
-        self.command(["repack", "-a", "-d", "-q"]).output()?;
+        self.command(["-c", "repack.writeBitmaps=false", "repack", "-a", "-d", "-n", "-q"])
+            .output()?;
         self.command(["prune", "--expire=now"]).output()?;
         match fs::remove_file(&marker) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -232,7 +236,7 @@ impl<'a> Mirror<'a> {
             .map(drop)
     }
 
-    fn update(&mut self, transport: &Transport<'_>) -> Result<()> {
+    fn update(&mut self, transport: &Transport<'_>, staging: &Staging) -> Result<()> {
         let git = self.git;
         let path = self.path.clone();
         check_packs(&path.join("objects/pack"))?;
@@ -241,6 +245,8 @@ impl<'a> Mirror<'a> {
         let detached = wanted.remove(b"HEAD".as_slice());
         wanted
             .retain(|name, _| name.starts_with(b"refs/heads/") || name.starts_with(b"refs/tags/"));
+        let format = wanted.values().next().map_or(ObjectFormat::Sha1, ObjectId::format);
+        self.configure(transport, staging, format)?;
         let before = self.read_refs()?;
         if wanted != before {
             let first = [
@@ -280,6 +286,20 @@ impl<'a> Mirror<'a> {
         Ok(())
     }
 
+    /// Puts our configuration in the place of whatever is there.
+    fn configure(
+        &self,
+        transport: &Transport<'_>,
+        staging: &Staging,
+        format: ObjectFormat,
+    ) -> Result<()> {
+        let new = staging.join("mirror-config");
+        let text = configuration(transport.repo, format, self.extent);
+        fs::write(&new, text).map_err(Failure::io("write", &new))?;
+        let file = self.path.join("config");
+        fs::rename(&new, &file).map_err(Failure::io("put in place", &file))
+    }
+
     /// Leaves a mark if something that the references led to before is reachable no more.
     fn note_unreachable(&self, before: &Refs) -> Result<()> {
         let changed = || before.iter().filter(|(name, id)| self.refs.get(*name) != Some(*id));
@@ -316,7 +336,17 @@ impl<'a> Mirror<'a> {
             Err(error) => Err(failed(error)),
         };
         // Whatever is wrong with them, a new mirror has better ones.
-        refs::read(&directory, &read).map_err(|failure| Failure::Git(failure.to_string()))
+        let refs = refs::read(&directory, &read);
+        let refs = refs.map_err(|failure| Failure::Git(failure.to_string()))?;
+        let is_ours =
+            |name: &Vec<u8>| name.starts_with(b"refs/heads/") || name.starts_with(b"refs/tags/");
+        match refs.keys().find(|name| !is_ours(name)) {
+            // What it leads to would be taken for the remote's.
+            Some(name) => {
+                Err(Failure::Git(format!("{} is not of a mirror", String::from_utf8_lossy(name))))
+            }
+            None => Ok(refs),
+        }
     }
 
     /// Makes a mirror in `staging` and renames it into place, so that half a mirror is never there.
@@ -340,6 +370,8 @@ impl<'a> Mirror<'a> {
         }
         fs::rename(&making, &self.path).map_err(Failure::io("put in place", &self.path))?;
         self.refs = self.read_refs()?;
+        let format = self.refs.values().next().map_or(ObjectFormat::Sha1, ObjectId::format);
+        self.configure(transport, staging, format)?;
         let file = self.path.join("HEAD");
         self.head = fs::read(&file).map_err(Failure::io("read", &file))?;
         Ok(())

@@ -3,6 +3,7 @@
 mod access;
 mod damage;
 mod diagnosis;
+mod foreign;
 mod lfs;
 mod mirror;
 mod refs;
@@ -12,6 +13,7 @@ mod wanted;
 pub(crate) use self::{
     access::{Logins, is_same_origin},
     diagnosis::{http_status, stalled, unusable},
+    foreign::{git_format, origin},
     lfs::{
         CONFIGURATION as LFS_CONFIGURATION, Lfs, obstacle as lfs_obstacle, store as store_in_lfs,
     },

@@ -7,6 +7,7 @@ use std::{
 };
 
 use contract::Code;
+use serde_json::json;
 use testkit::GitServer;
 
 use crate::support::{Scene, files, git, snapshot};
@@ -192,4 +193,101 @@ async fn a_broken_checkout_is_told_from_a_broken_mirror() {
         fs::write(&path, good).unwrap();
     }
     scene.pull(&server.url("app")).await.commit();
+}
+
+#[tokio::test]
+async fn nothing_that_somebody_put_into_a_mirror_is_obeyed() {
+    let (server, scene) = cloned().await;
+    server.create_repo("evil", &[("a", "evil\n")]);
+    let mirror = scene.mirror();
+    let outside = tempfile::tempdir().unwrap();
+    let outside_path = outside.path().to_str().unwrap();
+    let script = outside.path().join("run");
+    fs::write(&script, format!("#!/bin/sh\ntouch {outside_path}/executed\n")).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = script.to_str().unwrap();
+    for (key, value) in [
+        (&*format!("url.{}.insteadOf", server.url("evil")), &*server.url("app")),
+        ("remote.origin.url", &server.url("evil")),
+        ("remote.origin.uploadpack", script),
+        ("core.fsmonitor", script),
+        ("core.hooksPath", "hooks"),
+        ("core.sshCommand", script),
+        ("core.alternateRefsCommand", script),
+        ("credential.helper", script),
+        ("uploadpack.packObjectsHook", script),
+        ("fetch.fsckObjects", "true"),
+        ("transfer.hideRefs", "refs/heads"),
+        ("extensions.worktreeConfig", "true"),
+    ] {
+        git(&mirror, &["config", "--file", "config", key, value]);
+    }
+    // A control: git itself obeys it.
+    let listed = git(&mirror, &["ls-remote", &server.url("app"), "refs/heads/main"]);
+    let real = git(&server.path("app"), &["rev-parse", "main"]);
+    assert!(!listed.is_empty() && !listed.starts_with(&real), "{listed}");
+    let seen = server.requests("evil");
+    git(&mirror, &["config", "--file", "config", "http.proxy", "http://127.0.0.1:1"]);
+
+    let put = |name: &str, content: &str| {
+        let path = mirror.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    let evil = git(&server.path("evil"), &["rev-parse", "main"]);
+    put("config.worktree", &format!("[core]\n\tworktree = {outside_path}\n"));
+    put("info/attributes", "* -text filter=evil\n");
+    put("info/grafts", &format!("{real}\n"));
+    put("objects/info/alternates", &format!("{}/objects\n", server.path("evil").display()));
+    put("objects/info/commit-graph", "CGPH nonsense");
+    put("objects/pack/multi-pack-index", "MIDX nonsense");
+    put("shallow", &format!("{real}\n"));
+    put("commondir", outside_path);
+    put("remotes/origin", &format!("URL: {}\n", server.url("evil")));
+    put("refs/evil/main", &format!("{evil}\n"));
+    put("refs/replace/x", &format!("{evil}\n"));
+    fs::create_dir_all(mirror.join("hooks")).unwrap();
+    for hook in ["reference-transaction", "post-index-change"] {
+        symlink(script, mirror.join("hooks").join(hook)).unwrap();
+    }
+    symlink("/etc", mirror.join("objects/ab")).unwrap();
+    make_pipe(&mirror.join("objects/pack/pack-1.idx"));
+
+    let commit = server.commit("app", "main", &[("a", "2\n")]);
+    let body = json!({"repoUrl": server.url("app"), "directory": "fresh"});
+    let outcome = scene.pull_with(body).await;
+    assert_eq!(outcome.commit(), commit);
+    let is_kept = !outcome.messages().iter().any(|message| message.contains("building it anew"));
+    assert!(is_kept, "what does not belong there is removed: {:?}", outcome.messages());
+    assert_eq!(scene.pull(&server.url("app")).await.commit(), commit);
+    for directory in ["repo", "fresh"] {
+        assert_eq!(fs::read_to_string(scene.path(directory).join("a")).unwrap(), "2\n");
+        assert_eq!(git(&scene.path(directory), &["rev-list", "--count", "HEAD"]), "2");
+        git(&scene.path(directory), &["fsck", "--full"]);
+    }
+    assert_eq!(server.requests("evil"), seen, "insteadOf was obeyed");
+    assert_eq!(files(outside.path()), [outside.path().join("run")], "something was executed");
+    let config = fs::read_to_string(mirror.join("config")).unwrap();
+    assert!(!config.contains("evil") && !config.contains("run"), "{config}");
+    let mut left: Vec<_> =
+        fs::read_dir(&mirror).unwrap().map(|it| it.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["HEAD", "config", "objects", "packed-refs", "refs"]);
+
+    // References that the remote does not have, where they cannot be told by their files.
+    let packed = fs::read_to_string(mirror.join("packed-refs")).unwrap();
+    fs::write(mirror.join("packed-refs"), format!("{packed}{commit} refs/evil/main\n")).unwrap();
+    let outcome = scene.pull(&server.url("app")).await;
+    assert!(outcome.messages().contains(&"The mirror is damaged: building it anew"));
+    // A mirror that is somewhere else.
+    fs::rename(&mirror, outside.path().join("moved")).unwrap();
+    symlink(outside.path().join("moved"), &mirror).unwrap();
+    assert_eq!(scene.pull(&server.url("app")).await.commit(), commit);
+    assert!(fs::symlink_metadata(&mirror).unwrap().is_dir());
+    scene.assert_clean();
+}
+
+fn make_pipe(path: &Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success());
 }

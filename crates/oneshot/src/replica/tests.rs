@@ -126,6 +126,39 @@ async fn a_replica_of_a_stack_takes_jobs_only_from_its_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_record_was_changed_is_refused_and_the_next_is_signed() {
+    let bench = Bench::with_secret().await;
+    let secret = bench.workspace.stack_secret().unwrap();
+    bench.workspace.sign_with(&secret).unwrap();
+    let with = |job: &Job| {
+        let proof = secret.prove(Statement::Dispatch { replica: bench.id, job: job.id() });
+        let id = (web::header::JOB_ID, job.id().to_string());
+        [id, (web::header::DISPATCH_PROOF, proof), ("prefer", "respond-async".to_owned())]
+    };
+    let create = || {
+        let record = record(&bench.workspace, r#"{"prompt":"x"}"#);
+        let (NewJob::Created(job) | NewJob::Exists(job)) =
+            Job::create(&bench.workspace, &record).unwrap();
+        job
+    };
+    let (changed, whole) = (create(), create());
+    let path = changed.directory().join("job.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(r#""caller":"anonymous""#, r#""caller":"boss""#)).unwrap();
+    let answer = bench.execute("x", &with(&changed)).await;
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    let body = answer.bytes(10_000).await.unwrap();
+    assert!(String::from_utf8_lossy(&body).contains("record_forged"), "{body:?}");
+    assert!(changed.claimed().unwrap().is_none());
+    bench.gate.send(true).unwrap();
+    assert_eq!(bench.execute("x", &with(&whole)).await.status, StatusCode::ACCEPTED);
+    assert_eq!(bench.exit.await.unwrap(), Exit::Ok);
+    // What it wrote is believed by others that sign.
+    assert_eq!(whole.view().unwrap().state, contract::JobState::Succeeded);
+    assert_ne!(whole.claimed().unwrap().unwrap().by, "unknown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_claimed_job_is_refused_and_the_replica_stays_idle() {
     let bench = Bench::idle().await;
     let record = record(&bench.workspace, r#"{"prompt":"x"}"#);

@@ -1,6 +1,6 @@
 //! `stackctl gc`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use anstyle::Style;
 use boot::{ProcessEnv, Settings};
@@ -9,9 +9,9 @@ use contract::Timestamp;
 use indicatif::BinaryBytes;
 use serde_json::json;
 use transcript::between;
-use workspace::{Collect, Collected, Kind, Workspace, blocking};
+use workspace::{Collect, Collected, Kind, blocking};
 
-use super::OpsError;
+use super::{OpsError, volume::VolumeOptions};
 use crate::{
     client::{
         print,
@@ -40,9 +40,8 @@ pub(crate) struct GcOptions {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
-    /// The workspace
-    #[arg(long, env = "WORKSPACE_DIR", value_name = "DIR", default_value = "./workspace")]
-    workspace: PathBuf,
+    #[command(flatten)]
+    volume: VolumeOptions,
 }
 
 /// Deletes what is too old, or shows it.
@@ -51,15 +50,10 @@ pub(crate) async fn gc(options: GcOptions) -> anyhow::Result<u8> {
     let mut settings = Settings::new(&env);
     let retention = gateway::read_retention(&mut settings);
     settings.finish().map_err(|invalid| OpsError::Usage(invalid.to_string()))?;
-    let root = options.workspace.clone();
-    // Opening it would create one.
-    if !root.join(".stack").is_dir() {
-        return Err(OpsError::NoWorkspace { workspace: root }.into());
-    }
+    let workspace = options.volume.open().await?;
     let collect = if options.dry_run { Collect::Find } else { Collect::Delete };
     let now = Timestamp::now();
     let (found, free) = blocking(move || {
-        let workspace = Workspace::open(&root)?;
         let measured = match collect {
             // What is deleted is measured before.
             Collect::Delete => workspace.collect(&retention, now, Collect::Find)?,

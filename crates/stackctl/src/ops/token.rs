@@ -1,6 +1,6 @@
 //! `stackctl token`.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::collections::BTreeSet;
 
 use anstyle::Style;
 use clap::{Args, Subcommand};
@@ -11,7 +11,7 @@ use stack_client::Api;
 use transcript::between;
 use workspace::{Spending, Workspace, blocking};
 
-use super::OpsError;
+use super::{OpsError, volume::VolumeOptions};
 use crate::{
     client::{
         ClientError, GivenUrl, TokenOptions, note, print,
@@ -101,9 +101,8 @@ struct RevokeOptions {
 /// Where the tokens are.
 #[derive(Clone, Debug, Args)]
 struct PlaceOptions {
-    /// The workspace, if it is on this machine
-    #[arg(long, env = "WORKSPACE_DIR", value_name = "DIR", default_value = "./workspace")]
-    workspace: PathBuf,
+    #[command(flatten)]
+    volume: VolumeOptions,
     /// The stack, if it is elsewhere
     #[arg(long, env = "STACK_URL", hide_env_values = true, value_name = "URL")]
     url: Option<GivenUrl>,
@@ -125,12 +124,7 @@ impl PlaceOptions {
         if let Some(url) = &self.url {
             return Ok(Place::There(self.token.api(url.parse()?)?));
         }
-        let root = self.workspace.clone();
-        // Opening it would create one, and no stack would use it.
-        if !root.join(".stack").is_dir() {
-            return Err(OpsError::NoWorkspace { workspace: root }.into());
-        }
-        Ok(Place::Here(blocking(move || Workspace::open(&root)).await?))
+        Ok(Place::Here(self.volume.open().await?))
     }
 }
 

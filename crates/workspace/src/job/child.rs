@@ -3,17 +3,25 @@
 use std::{fs, io};
 
 use contract::{Code, JobId, Service};
+use serde::{Deserialize, Serialize};
 
 use super::Job;
 use crate::{
     Error, Result,
-    write::{Once, read_at_most},
+    proof::{About, Life},
+    write::Once,
 };
 
 /// How many jobs of each service a workflow may start: a second one only if the replica of the first died.
 const ATTEMPTS: usize = 2;
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 1024;
+
+/// A file in `admitted/`: `<service>.<attempt>`, or `<service>.<path>.<attempt>` for another job path than the first.
+#[derive(Serialize, Deserialize)]
+struct Admitted {
+    job: JobId,
+}
 
 impl Job {
     /// Whether this workflow may start the job `child` of `service`, whose request belongs to `path` if that is not the first
@@ -35,6 +43,7 @@ impl Job {
         if !asks.contains(&service) || !path.is_none_or(is_name) {
             return Ok(false);
         }
+        let life = self.life()?.unwrap_or(Life::Unknown);
         let admitted = self.directory().join("admitted");
         match fs::create_dir(&admitted) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -44,15 +53,29 @@ impl Job {
         }
         for attempt in 0..ATTEMPTS {
             let kind = path.map(|path| format!(".{path}")).unwrap_or_default();
-            let path = admitted.join(format!("{service}{kind}.{attempt}"));
-            if self.workspace.put_once(&path, child.to_string().as_bytes())? == Once::Ours {
+            let name = format!("{service}{kind}.{attempt}");
+            let path = admitted.join(&name);
+            let about = About::Admitted(self.id, &life, &name);
+            let content = self.workspace.seal(about, &Admitted { job: child });
+            let content = content.map_err(Error::malformed(&path))?;
+            let read = || {
+                let content = self.workspace.read_record(about, &path, MAX_FILE)?;
+                let content = content.unwrap_or_default();
+                serde_json::from_slice::<Admitted>(&content).map_err(Error::malformed(&path))
+            };
+            let mut once = self.workspace.put_once(&path, &content)?;
+            if once == Once::Theirs
+                && let Some(damage) = read().err().filter(Error::is_damage)
+            {
+                // It must not keep out the job that the workflow has asked for.
+                self.workspace.report_once(&path, &damage);
+                self.workspace.set_aside(&path)?;
+                once = self.workspace.put_once(&path, &content)?;
+            }
+            if once == Once::Ours {
                 return Ok(true);
             }
-            let content = read_at_most(&path, MAX_FILE)?.unwrap_or_default();
-            let first: JobId = std::str::from_utf8(&content)
-                .map_err(Error::malformed(&path))?
-                .parse()
-                .map_err(Error::malformed(&path))?;
+            let first = read()?.job;
             if first == child {
                 return Ok(true);
             }

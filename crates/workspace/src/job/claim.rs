@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::Job;
 use crate::{
     Error, FileLock, Outcome, Result,
+    error::FORGED,
     journal::{self, Journal},
+    proof::{About, Life},
     write::Once,
 };
 
@@ -21,14 +23,17 @@ pub struct Claim {
     pub at: Timestamp,
     /// Whether the job was claimed to be run, or only to be ended.
     pub run: bool,
+    /// Whether it does not say who claimed the job, because it is forged.
+    #[serde(skip)]
+    pub(super) is_forged: bool,
 }
 
 impl Claim {
     /// What is known about a damaged claim.
-    pub(super) fn unreadable(path: &Path) -> Self {
+    pub(super) fn unreadable(path: &Path, damage: &Error) -> Self {
         let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
         let at = modified.map_or(Timestamp::from_millisecond(0), Timestamp::from);
-        Self { by: "unknown".to_owned(), at, run: true }
+        Self { by: "unknown".to_owned(), at, run: true, is_forged: damage.is_forged() }
     }
 }
 
@@ -53,9 +58,11 @@ impl Job {
     fn take(&self, by: &str, run: bool) -> Result<Option<ClaimedJob>> {
         // Take the lease first: if a claim's lease is free, its process is dead.
         let Some(lease) = FileLock::try_acquire(&self.lease_path())? else { return Ok(None) };
-        let claim = Claim { by: by.to_owned(), at: Timestamp::now(), run };
-        let content = serde_json::to_vec(&claim).unwrap_or_default();
-        let (path, reserve) = (self.directory().join("claim"), self.reserve().join("claim"));
+        let claim = Claim { by: by.to_owned(), at: Timestamp::now(), run, is_forged: false };
+        let (path, reserve) = (self.claim_path(), self.reserve().join("claim"));
+        let life = self.life()?.unwrap_or(Life::Unknown);
+        let content = self.workspace.seal(About::Claim(self.id, &life), &claim);
+        let content = content.map_err(Error::malformed(&path))?;
         match self.workspace.put_once_or_reserve(&path, &content, &reserve)? {
             Once::Theirs => Ok(None),
             Once::Ours => {
@@ -68,7 +75,7 @@ impl Job {
 
     /// Ends the job as lost if the process that claimed it is dead. Otherwise returns its outcome, if it has one.
     ///
-    /// A damaged outcome is replaced with a failure.
+    /// A damaged or forged outcome is replaced with a failure, or taken away if nobody has claimed the job.
     ///
     /// # Errors
     /// If the volume cannot be read or written. The job is then not ended, because its process may be alive.
@@ -79,23 +86,27 @@ impl Job {
             known => return known,
         }
         // Check only claimed jobs: checking an unclaimed one could prevent a replica from claiming it.
-        if self.claimed()?.is_none() || FileLock::is_held(&self.lease_path())? {
+        let Some(claim) = self.claimed()? else { return Ok(None) };
+        if FileLock::is_held(&self.lease_path())? {
             return Ok(None);
         }
         // Its process may have written the outcome meanwhile.
         if let Some(outcome) = self.outcome()? {
             return Ok(Some(outcome));
         }
-        let record = match self.record() {
+        let service = match self.service() {
             Err(error) if error.is_damage() => {
                 self.workspace.report_once(&self.record_path(), &error);
                 self.set_aside()?;
                 return Err(error);
             }
-            record => record?,
+            service => service?,
         };
-        let sentence = record.service.spec().lost;
-        let ending = Ending::failure(record.service, self.id, Code::ReplicaLost, sentence);
+        let ending = if claim.is_forged || self.record().is_err_and(|error| error.is_forged()) {
+            Ending::failure(service, self.id, Code::RecordForged, FORGED)
+        } else {
+            Ending::failure(service, self.id, Code::ReplicaLost, service.spec().lost)
+        };
         let length = journal::whole_length(&self.journal_path())?;
         // If several processes get here at once, one of them ends the job.
         let Some(_lease) = FileLock::try_acquire(&self.lease_path())? else {
@@ -109,7 +120,7 @@ impl Job {
     fn replace_outcome(&self, damage: &Error) -> Result<Option<Outcome>> {
         let path = self.outcome_path();
         self.workspace.report_once(&path, damage);
-        let record = self.record()?;
+        let service = self.service()?;
         let Some(_lease) = FileLock::try_acquire(&self.lease_path())? else { return Ok(None) };
         // Another process may have replaced it meanwhile.
         if !self.outcome().is_err_and(|error| error.is_damage()) {
@@ -118,9 +129,18 @@ impl Job {
         // It has no outcome for a moment, and this process may die then.
         self.workspace.note_open(self.id)?;
         self.workspace.set_aside(&path)?;
-        let sentence = "the outcome of this job is damaged, so how it ended is unknown: its events are \
-                        still available";
-        let ending = Ending::failure(record.service, self.id, Code::Internal, sentence);
+        if damage.is_forged() && self.claimed()?.is_none() {
+            // It has never run, so it has not ended either.
+            return Ok(None);
+        }
+        let (code, sentence) = if damage.is_forged() {
+            (Code::RecordForged, FORGED)
+        } else {
+            let sentence = "the outcome of this job is damaged, so how it ended is unknown: its events are \
+                            still available";
+            (Code::Internal, sentence)
+        };
+        let ending = Ending::failure(service, self.id, code, sentence);
         let length = journal::whole_length(&self.journal_path())?;
         self.close(ending, length).map(Some)
     }
@@ -130,14 +150,24 @@ impl Job {
         let mut outcome = Outcome::new(ending, journal_length);
         let path = self.outcome_path();
         let reserve = self.reserve().join("outcome");
+        let life = self.life()?.unwrap_or(Life::Unknown);
         let put = |outcome: &Outcome| {
-            self.workspace.put_once_or_reserve(&path, &outcome.encode(), &reserve)
+            let content = self.workspace.seal(About::Outcome(self.id, &life), &outcome.record());
+            let content = content.map_err(Error::malformed(&path))?;
+            self.workspace.put_once_or_reserve(&path, &content, &reserve)
         };
         let mut once = put(&outcome);
+        if matches!(once, Ok(Once::Theirs))
+            && let Some(forged) = self.outcome().err().filter(Error::is_forged)
+        {
+            self.workspace.report_once(&path, &forged);
+            self.workspace.set_aside(&path)?;
+            once = put(&outcome);
+        }
         if once.as_ref().is_err_and(Error::is_disk_full) {
             // The outcome does not fit into the reserved space.
             let sentence = "the workspace is full: free some space, then send the job again";
-            let ending = Ending::failure(self.record()?.service, self.id, Code::DiskFull, sentence);
+            let ending = Ending::failure(self.service()?, self.id, Code::DiskFull, sentence);
             outcome = Outcome::new(ending, journal_length);
             once = put(&outcome);
         }

@@ -7,11 +7,14 @@ use contract::{Code, JobId, JobState, RequestError};
 use super::Job;
 use crate::{
     Error, JobRecord, Result, Workspace,
+    proof::About,
     write::{Once, reserve, sync_directory, write_synced},
 };
 
 /// The bytes reserved for a job's claim, so that the job can be claimed and ended on a full volume.
 const CLAIM_RESERVE: usize = 512;
+/// The bytes reserved for a request to cancel it.
+const CANCEL_RESERVE: usize = 256;
 /// The bytes reserved for its outcome. On a full volume, a longer outcome is replaced.
 const OUTCOME_RESERVE: usize = 8 * 1024;
 
@@ -140,7 +143,8 @@ impl Job {
         let control = scratch.join("control");
         fs::create_dir_all(&control).map_err(Error::io("create", &control))?;
         let path = scratch.join("job.json");
-        let content = serde_json::to_vec(record).map_err(Error::malformed(&path))?;
+        let content = self.workspace.seal(About::Job(self.id), record);
+        let content = content.map_err(Error::malformed(&path))?;
         write_synced(&path, &content).map_err(Error::io("write", &path))?;
         // Every file that the job's end needs is created now, because the volume may run out of inodes later.
         for name in ["lease", "events.ndjson"] {
@@ -150,6 +154,7 @@ impl Job {
         let kept = scratch.join("reserve");
         fs::create_dir(&kept)
             .and_then(|()| reserve(&kept.join("claim"), CLAIM_RESERVE))
+            .and_then(|()| reserve(&kept.join("cancel"), CANCEL_RESERVE))
             .and_then(|()| reserve(&kept.join("outcome"), OUTCOME_RESERVE))
             .map_err(Error::io("write", kept))?;
         // Claims and outcomes are flushed, so the record must be flushed too: after a power failure, a claimed job

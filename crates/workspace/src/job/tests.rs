@@ -1,9 +1,11 @@
+use std::fs;
+
 use contract::{Code, Ending, EventLine, ExecuteEvent, Service, Timestamp};
 use serde_json::{json, value::to_raw_value};
 
 use super::*;
 use crate::{
-    RecordedRequest, RequestDigest, Turn,
+    JobRecord, RecordedRequest, RequestDigest, Turn,
     fixtures::{self, workspace},
     write::take_synced,
 };
