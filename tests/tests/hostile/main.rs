@@ -3,5 +3,6 @@
 
 mod attacks;
 mod old_kernel;
+mod own_user;
 mod scene;
 mod work;
