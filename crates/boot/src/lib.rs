@@ -20,4 +20,6 @@ pub use log_writer::LogGuard;
 pub use logging::{LogFormat, Logging};
 pub use policy::read_policy;
 pub use secret::Secret;
-pub use user::{AgentUser, Capability, SystemUser, leave_root, read_agent_user};
+pub use user::{
+    AgentUser, Capability, SystemUser, leave_root, read_agent_user, read_owner_of_leftovers,
+};

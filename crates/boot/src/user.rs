@@ -29,13 +29,6 @@ impl fmt::Display for SystemUser {
 }
 
 impl SystemUser {
-    /// Whom this process runs as.
-    #[must_use]
-    pub fn current() -> Self {
-        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-        Self { name: "this user".to_owned(), uid, gid }
-    }
-
     /// Parses a name, or `uid[:gid]`. Without a group, it is that of the user, or the one with the same number.
     fn parse(text: &str) -> Result<Self, String> {
         let (user, group) = match text.split_once(':') {
@@ -119,35 +112,45 @@ impl AgentUser {
     }
 }
 
-/// Reads `AGENT_USER`. The pull service reads it too, because it works in what agents have left.
+/// Reads `AGENT_USER`: who agents run as, as far as this process may change users.
 pub fn read_agent_user(settings: &mut Settings<'_>) -> AgentUser {
-    match settings.text(AGENT_USER).as_deref().map(str::trim) {
-        Some("none") => AgentUser::Own,
-        None if !may_change_users() => AgentUser::Own,
+    match wanted(settings) {
+        AgentUser::Default(_) if !may_change_users() => AgentUser::Own,
+        AgentUser::Named(_) if !may_change_users() => AgentUser::Unavailable {
+            why: "the stack may not change users".to_owned(),
+            fix: "start it as root (in a container, with the capabilities CHOWN, DAC_OVERRIDE, FOWNER, SETUID, SETGID and \
+                  KILL), or unset AGENT_USER"
+                .to_owned(),
+        },
+        wanted => wanted,
+    }
+}
+
+/// Reads `AGENT_USER` for a service that starts no agents, but works with what they have left: whom its owner may be.
+pub fn read_owner_of_leftovers(settings: &mut Settings<'_>) -> Option<SystemUser> {
+    wanted(settings).user().cloned()
+}
+
+fn wanted(settings: &mut Settings<'_>) -> AgentUser {
+    let text = match settings.text(AGENT_USER).as_deref().map(str::trim) {
+        Some("none") => return AgentUser::Own,
+        Some(text) => text.to_owned(),
         None => {
             let usable = |user: &SystemUser| user.refusal_for_agents().is_none();
             let mut found = DEFAULT_AGENTS.into_iter().filter_map(SystemUser::named).filter(usable);
-            found.next().map_or(AgentUser::Own, AgentUser::Default)
+            return found.next().map_or(AgentUser::Own, AgentUser::Default);
         }
-        Some(text) => match SystemUser::parse(text) {
-            Err(why) => {
-                settings.problem(AGENT_USER, &why);
-                AgentUser::Own
-            }
-            Ok(user) => match user.refusal_for_agents() {
-                Some(why) => {
-                    settings.problem(AGENT_USER, why);
-                    AgentUser::Own
-                }
-                None if may_change_users() => AgentUser::Named(user),
-                None => AgentUser::Unavailable {
-                    why: "the stack may not change users".to_owned(),
-                    fix: "start it as root (in a container, with the capabilities CHOWN, DAC_OVERRIDE, FOWNER, SETUID, \
-                          SETGID and KILL), or unset AGENT_USER"
-                        .to_owned(),
-                },
-            },
-        },
+    };
+    let user = SystemUser::parse(&text).and_then(|user| match user.refusal_for_agents() {
+        Some(why) => Err(why.to_owned()),
+        None => Ok(user),
+    });
+    match user {
+        Ok(user) => AgentUser::Named(user),
+        Err(why) => {
+            settings.problem(AGENT_USER, &why);
+            AgentUser::Own
+        }
     }
 }
 
@@ -329,6 +332,10 @@ mod tests {
         let (default, problems) = read(None);
         let (named, more) = read(Some("4294960000:4294960000"));
         assert_eq!((problems.len(), more.len()), (0, 0));
+        // Who works with what agents have left need not be able to start them.
+        let env = HashMap::from([(AGENT_USER.to_owned(), "4294960000".to_owned())]);
+        let left = read_owner_of_leftovers(&mut Settings::new(&env));
+        assert_eq!(left.map(|user| user.uid), Some(4_294_960_000));
         if may_change_users() {
             let is_default = matches!(&default, AgentUser::Default(user) if DEFAULT_AGENTS.contains(&&*user.name));
             assert!(is_default, "{default:?}");

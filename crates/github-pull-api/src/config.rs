@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use boot::{AgentUser, Secret, Settings};
+use boot::{Secret, Settings, SystemUser};
 use contract::Policy;
 
 use crate::connector::ConnectorSettings;
@@ -31,7 +31,7 @@ pub struct Config {
     /// How git reaches the network.
     pub connector: ConnectorSettings,
     /// Who agents run as. What a killed replica has left in their hands is taken back.
-    pub agent_user: AgentUser,
+    pub agent_user: Option<SystemUser>,
 }
 
 impl Default for Config {
@@ -47,7 +47,7 @@ impl Default for Config {
             memory: 2048 << 20,
             checkout_limit: 10_240 << 20,
             connector: ConnectorSettings::default(),
-            agent_user: AgentUser::default(),
+            agent_user: None,
         }
     }
 }
@@ -75,7 +75,7 @@ impl Config {
         config.memory = mib("GIT_MEMORY_MIB", config.memory);
         config.checkout_limit = mib("GIT_CHECKOUT_LIMIT_MIB", config.checkout_limit);
         config.connector = ConnectorSettings::read(settings);
-        config.agent_user = boot::read_agent_user(settings);
+        config.agent_user = boot::read_owner_of_leftovers(settings);
         config
     }
 }

@@ -186,7 +186,7 @@ impl Site<'_> {
 impl Work {
     /// Takes the target back from an agent whose replica was killed: git runs without the rights to work in it.
     fn take_back_target(&self) -> Result<()> {
-        let Some(agent) = self.config.agent_user.user() else { return Ok(()) };
+        let Some(agent) = &self.config.agent_user else { return Ok(()) };
         let agent = UserIds { uid: agent.uid, gid: agent.gid };
         take_back_if_left(&self.target, agent).map_err(Failure::io("take back", &self.target))
     }
