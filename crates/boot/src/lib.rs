@@ -9,6 +9,7 @@ mod log_writer;
 mod logging;
 mod policy;
 mod secret;
+mod user;
 
 pub use arguments::answer_arguments;
 pub use env::{Env, InvalidSettings, ProcessEnv, SentSettings, Settings, receive_settings};
@@ -19,3 +20,6 @@ pub use log_writer::LogGuard;
 pub use logging::{LogFormat, Logging};
 pub use policy::read_policy;
 pub use secret::Secret;
+pub use user::{
+    AgentUser, Capability, SystemUser, leave_root, read_agent_user, read_owner_of_leftovers,
+};

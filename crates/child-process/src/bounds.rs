@@ -2,7 +2,10 @@
 
 use std::{fs, io, io::Write as _, process};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::{
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd::{Uid, getuid},
+};
 use tokio::process::Command;
 
 use crate::{
@@ -44,6 +47,12 @@ impl JobBounds {
     /// `/sys`.
     #[must_use]
     pub fn new(processes: u32) -> Self {
+        Self::of_user(processes, getuid())
+    }
+
+    /// The same for a job that [runs as](crate::Guest::user) another user.
+    #[must_use]
+    pub fn of_user(processes: u32, user: Uid) -> Self {
         let mut cgroups = Vec::new();
         let mut is_limited = false;
         // An error means that no cgroup is delegated to this process.
@@ -58,9 +67,9 @@ impl JobBounds {
         if !cgroups.iter().any(Cgroup::shares_processor_time) {
             cgroups.extend(Cgroup::create(Hierarchy::CPU));
         }
-        let limited_by = if is_limited { LimitedBy::Cgroup } else { fallback_limit() };
+        let limited_by = if is_limited { LimitedBy::Cgroup } else { fallback_limit(user) };
         let user_limit =
-            (limited_by == LimitedBy::UserLimit).then(|| threads_of_user() + u64::from(processes));
+            (limited_by == LimitedBy::UserLimit).then(|| threads_of(user) + u64::from(processes));
         Self { cgroups, user_limit, limited_by }
     }
 
@@ -109,19 +118,19 @@ impl JobBounds {
 }
 
 /// What limits a job without a cgroup.
-fn fallback_limit() -> LimitedBy {
+fn fallback_limit(user: Uid) -> LimitedBy {
     if pid_namespace().ok() != Some(INITIAL_PID_NAMESPACE) {
         LimitedBy::Container
-    } else if nix::unistd::getuid().is_root() {
+    } else if user.is_root() {
         LimitedBy::NothingForRoot
     } else {
         LimitedBy::UserLimit
     }
 }
 
-/// What would limit a job that starts now.
-pub(crate) fn limited_by() -> LimitedBy {
-    JobBounds::new(u32::from(u16::MAX)).limited_by
+/// What would limit a job of `user` that starts now.
+pub(crate) fn limited_by(user: Uid) -> LimitedBy {
+    JobBounds::of_user(u32::from(u16::MAX), user).limited_by
 }
 
 fn enter(command: &mut Command, cgroup: &Cgroup) {
@@ -140,9 +149,8 @@ fn limit_user(command: &mut Command, limit: u64) {
     before_exec(command, move || Ok(setrlimit(Resource::RLIMIT_NPROC, soft, hard)?));
 }
 
-/// The number of processes and threads of this process's user, counted as for `RLIMIT_NPROC`.
-fn threads_of_user() -> u64 {
-    let user = nix::unistd::getuid().as_raw();
+/// The number of processes and threads of a user, counted as for `RLIMIT_NPROC`.
+fn threads_of(user: Uid) -> u64 {
     let threads = |pid: u32| {
         let status = fs::read(format!("/proc/{pid}/status")).ok()?;
         let status = String::from_utf8_lossy(&status);
@@ -150,12 +158,12 @@ fn threads_of_user() -> u64 {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             line.split_ascii_whitespace().next()?.parse::<u64>().ok()
         };
-        (field("Uid:")? == u64::from(user)).then(|| field("Threads:"))?
+        (field("Uid:")? == u64::from(user.as_raw())).then(|| field("Threads:"))?
     };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     // At least this process's own, in case no other is visible.
-    pids.filter_map(threads).sum::<u64>().max(threads(process::id()).unwrap_or(1))
+    pids.filter_map(threads).sum::<u64>().max(threads(process::id()).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -170,7 +178,7 @@ mod tests {
             for _ in 0..500 {
                 scope.spawn(|| drop(wait.lock().map(|wait| wait.recv())));
             }
-            assert!(threads_of_user() > 500);
+            assert!(threads_of(getuid()) > 500);
             drop(stop);
         });
     }

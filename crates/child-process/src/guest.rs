@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fmt,
     io::{self, Write as _},
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
     path::Path,
     process::Stdio,
 };
@@ -15,8 +15,9 @@ use nix::{
     sys::{
         resource::{Resource, getrlimit, setrlimit},
         signal::Signal,
-        stat::{Mode, umask},
+        stat::{Mode, SFlag, fstat, umask},
     },
+    unistd::{Gid, Uid, fchown, setgroups, setresgid, setresuid},
 };
 use tokio::process::Command;
 
@@ -27,6 +28,8 @@ use crate::{Child, Confinement, JobBounds, confinement, spawner};
 pub struct Guest {
     command: Command,
     fds: Vec<OwnedFd>,
+    user: Option<(Uid, Gid)>,
+    dies_with_parent: Option<Signal>,
 }
 
 impl fmt::Debug for Guest {
@@ -51,7 +54,7 @@ impl Guest {
         lead_a_session(&mut command);
         // Must come before the steps of `spawn`, which make some descriptors inheritable again.
         close_others_on_exec(&mut command);
-        Self { command, fds: Vec::new() }
+        Self { command, fds: Vec::new(), user: None, dies_with_parent: None }
     }
 
     /// Adds arguments.
@@ -126,7 +129,17 @@ impl Guest {
     /// The child can disable this, and its own children do not inherit it.
     #[must_use]
     pub fn die_with_parent(mut self, signal: Signal) -> Self {
-        arm_parent_death(&mut self.command, signal);
+        self.dies_with_parent = Some(signal);
+        self
+    }
+
+    /// Runs the child as another user, in no group but `gid`, and without any capability of this process. Nothing it
+    /// starts gains rights. It owns the pipes that it gets, so that it can also open them by their names in `/proc`.
+    ///
+    /// It enters its working directory and the bounds of its job before, with the rights of this process.
+    #[must_use]
+    pub fn user(mut self, uid: Uid, gid: Gid) -> Self {
+        self.user = Some((uid, gid));
         self
     }
 
@@ -179,10 +192,46 @@ impl Guest {
     ///
     /// # Errors
     /// As for `fork(2)`, `chdir(2)` and `execve(2)`: the program is missing or not executable, the working directory
-    /// is missing, or there are too many processes.
+    /// is missing, or there are too many processes. `EPERM` if this process may not change users.
     pub async fn spawn(mut self) -> io::Result<Child> {
+        // The last steps: those before need the rights of this process, and the kernel forgets the signal when the user
+        // changes.
+        if let Some((uid, gid)) = self.user {
+            become_user(&mut self.command, uid, gid, &self.fds);
+        }
+        if let Some(signal) = self.dies_with_parent {
+            arm_parent_death(&mut self.command, signal);
+        }
         self.command.preserved_fds(self.fds);
         spawner::spawn(self.command).await
+    }
+}
+
+/// Adds the steps that change the user. An ordinary user has no capabilities after `exec`, because this process passes
+/// none on, and `no_new_privs` keeps files from giving it any.
+fn become_user(command: &mut Command, uid: Uid, gid: Gid, fds: &[OwnedFd]) {
+    let fds: Vec<RawFd> = (0..3).chain(fds.iter().map(|fd| fd.as_raw_fd())).collect();
+    before_exec(command, move || {
+        fds.iter().for_each(|fd| own_pipe(*fd, uid, gid));
+        setgroups(&[])?;
+        setresgid(gid, gid, gid)?;
+        Ok(setresuid(uid, uid, uid)?)
+    });
+    #[cfg(target_os = "linux")]
+    before_exec(command, || Ok(nix::sys::prctl::set_no_new_privs()?));
+}
+
+/// Gives a pipe to the child's user. Anything else, such as `/dev/null`, is not the child's.
+#[expect(unsafe_code, reason = "the descriptors of the child are numbers here")]
+fn own_pipe(fd: RawFd, uid: Uid, gid: Gid) {
+    // SAFETY: the descriptor is one that this child is about to pass to its program, so it is open, and nothing closes it
+    // meanwhile.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let is_pipe =
+        fstat(fd).is_ok_and(|it| it.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFIFO.bits());
+    if is_pipe {
+        // Without it, the child can still use the descriptor.
+        let _ = fchown(fd, Some(uid), Some(gid));
     }
 }
 

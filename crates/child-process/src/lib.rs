@@ -60,7 +60,7 @@ pub use confinement::{
 pub use guest::Guest;
 pub use nix::{
     sys::{resource::Resource, signal::Signal, stat::Mode},
-    unistd::Pid,
+    unistd::{Gid, Pid, Uid},
 };
 pub use processes::descendants;
 pub use survivors::Survivors;

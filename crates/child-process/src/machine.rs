@@ -2,7 +2,10 @@
 
 use std::{fs, io, path::PathBuf};
 
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::{Uid, getuid},
+};
 
 use crate::{Guest, LimitedBy, bounds, cgroup::Hierarchy};
 
@@ -39,7 +42,13 @@ pub fn cgroup_delegation() -> Result<Delegation, String> {
 /// What would limit the processes of a job that starts now. Creates and removes a cgroup to find out.
 #[must_use]
 pub fn process_limit() -> LimitedBy {
-    bounds::limited_by()
+    process_limit_of(getuid())
+}
+
+/// The same for a job of another user.
+#[must_use]
+pub fn process_limit_of(user: Uid) -> LimitedBy {
+    bounds::limited_by(user)
 }
 
 /// Whether a child can have its own pid namespace: directly as root, otherwise in a user namespace.

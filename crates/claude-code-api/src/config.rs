@@ -131,10 +131,16 @@ impl Config {
             ),
             Some(_) => {}
         }
-        if nix::unistd::geteuid().is_root() && !self.is_sandbox {
+        if self.runs_agents_as_root() && !self.is_sandbox {
             said.push(REFUSES_ROOT.to_owned());
         }
         said
+    }
+
+    /// Whether agents run as root, because they have no user of their own.
+    #[must_use]
+    pub fn runs_agents_as_root(&self) -> bool {
+        nix::unistd::geteuid().is_root() && self.isolation.user.user().is_none()
     }
 }
 
@@ -164,7 +170,7 @@ impl Config {
 
 /// Why running as root is refused, for the log and for callers.
 pub(crate) const REFUSES_ROOT: &str = "the Claude Code CLI refuses to skip permissions as root: run this service \
-    as another user, or set IS_SANDBOX=1 if this machine is a sandbox";
+    as another user, give agents one of their own (AGENT_USER), or set IS_SANDBOX=1 if this machine is a sandbox";
 
 /// The error for a missing CLI.
 pub(crate) fn no_agent(why: &str) -> String {
@@ -198,6 +204,8 @@ fn is_executable(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+
+    use boot::AgentUser;
 
     use super::*;
 
@@ -237,8 +245,11 @@ mod tests {
         let said = preflight(&config);
         assert!(said[0].contains("npm install -g @anthropic-ai/claude-code"), "{said:?}");
         assert!(said[1].contains("CLAUDE_CODE_CREDENTIALS_SECRET"), "{said:?}");
-        let about_root = said.iter().any(|line| line.contains("IS_SANDBOX=1"));
-        assert_eq!(about_root, nix::unistd::geteuid().is_root());
+        let about_root = |said: &[String]| said.iter().any(|line| line.contains("IS_SANDBOX=1"));
+        assert_eq!(about_root(&said), config.runs_agents_as_root());
+        let mut config = config;
+        config.isolation.user = AgentUser::Own;
+        assert_eq!(about_root(&preflight(&config)), nix::unistd::geteuid().is_root());
 
         let (config, _) =
             read(&[("CLAUDE_BIN", "/bin/sh"), ("ANTHROPIC_API_KEY", "k"), ("IS_SANDBOX", "1")]);

@@ -10,7 +10,7 @@ use std::{
 
 use async_stream::stream;
 use child_process::{
-    Guest, JobBounds, Mode, Resource, Signal, become_subreaper, kill_descendants_now,
+    Guest, JobBounds, Mode, Resource, Signal, Uid, become_subreaper, kill_descendants_now,
 };
 use contract::{Code, EventLine, ExecuteEvent, ExecuteRequest, SessionId, WorkspacePath};
 use futures_util::Stream;
@@ -23,7 +23,7 @@ use crate::{
     Config, Isolation, TimeLimits,
     claude::Claude,
     dialect::{Call, Dialect, Kind, Stopped},
-    isolation::Places,
+    isolation::{HandedOver, Places, as_user},
     refusal::Refusal,
     runner::{Cause, Conversation, Private, Run, record_answer},
 };
@@ -150,6 +150,8 @@ struct Opening<D: Dialect> {
 
 /// Everything an agent needs while it runs.
 struct Ready<D: Dialect> {
+    /// The first to be dropped: the rest is removed or kept by this process's user.
+    _handed_over: Option<HandedOver>,
     conversation: Conversation<D>,
     cwd: String,
     _private: Private,
@@ -241,7 +243,11 @@ impl<D: Dialect> Ready<D> {
         let private = Private::create(&settings.temporary)
             .map_err(|error| Refusal::io("make the agent's private directory", &error))?;
         conversation.open(&private, place, &cwd)?;
-        let bounds = Arc::new(JobBounds::new(settings.processes));
+        let user = settings.isolation.user.user();
+        let bounds = Arc::new(match user {
+            Some(user) => JobBounds::of_user(settings.processes, Uid::from_raw(user.uid)),
+            None => JobBounds::new(settings.processes),
+        });
         debug!(
             limited_by = ?bounds.limited_by(),
             has_cgroup = bounds.has_cgroup(),
@@ -261,7 +267,12 @@ impl<D: Dialect> Ready<D> {
         };
         let guest = confined(guest, &cwd, &settings.isolation, &places)
             .map_err(|error| Refusal::io("confine the agent", &error))?;
-        Ok((guest, aid, Self { conversation, cwd, _private: private, bounds }))
+        let handed_over = user.map(|user| HandedOver::new(user, &places)).transpose();
+        let handed_over = handed_over
+            .map_err(|error| Refusal::io("hand the checkout over to the agent's user", &error))?;
+        let ready =
+            Self { _handed_over: handed_over, conversation, cwd, _private: private, bounds };
+        Ok((guest, aid, ready))
     }
 }
 
@@ -305,6 +316,10 @@ fn confined(
         .stderr(Stdio::piped())
         // SIGTERM would leave its shell commands running. So does SIGKILL, but the agent cannot ignore it.
         .die_with_parent(Signal::SIGKILL);
+    let guest = match isolation.user.user() {
+        Some(user) => as_user(guest, user),
+        None => guest,
+    };
     match isolation.confinement(places)? {
         Some(confinement) => guest.confine(&confinement),
         None => Ok(guest),

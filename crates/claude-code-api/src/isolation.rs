@@ -2,18 +2,21 @@
 
 mod closed;
 mod sockets;
+mod user;
 
 use std::{
     io,
     path::{Component, Path, PathBuf},
 };
 
-use boot::Settings;
+use boot::{AgentUser, Settings};
 use child_process::{Confinement, Enforcement, UnixSockets};
 use contract::Code;
 
 use crate::refusal::Refusal;
 use closed::{homes_below, resolved, without};
+pub use user::Obstacle;
+pub(crate) use user::{HandedOver, as_user};
 
 const ISOLATION: &str = "AGENT_ISOLATION";
 const READ: &str = "AGENT_READ_PATHS";
@@ -76,6 +79,8 @@ pub struct Isolation {
     pub home: Option<PathBuf>,
     /// `DOCKER_HOST`: where the user's Docker Engine listens.
     pub docker_host: Option<String>,
+    /// `AGENT_USER`: who agents run as.
+    pub user: AgentUser,
 }
 
 /// The places of one agent.
@@ -112,12 +117,15 @@ impl Isolation {
             &["require", "best-effort", "none"],
         );
         let unix_sockets = choice(SOCKETS, "must be allow or refuse", &["allow", "refuse"]);
+        let mode = match mode {
+            Some(0) => IsolationMode::Require,
+            Some(2) => IsolationMode::None,
+            _ => IsolationMode::BestEffort,
+        };
+        let user = boot::read_agent_user(settings);
         Self {
-            mode: match mode {
-                Some(0) => IsolationMode::Require,
-                Some(2) => IsolationMode::None,
-                _ => IsolationMode::BestEffort,
-            },
+            mode,
+            user: if mode == IsolationMode::None { AgentUser::Own } else { user },
             unix_sockets: unix_sockets.map(|found| match found {
                 0 => UnixSockets::Allowed,
                 _ => UnixSockets::Refused,
@@ -167,6 +175,11 @@ impl Isolation {
             )),
             None => {}
         }
+        if let AgentUser::Unavailable { why, fix } = &self.user {
+            said.push(format!(
+                "agents run as the user of the stack, and not as one of their own: {why}; {fix}"
+            ));
+        }
         let is_risky = self.mode != IsolationMode::None
             && self.unix_sockets == Some(UnixSockets::Allowed)
             && !Enforcement::of_this_kernel().mediates_unix_sockets();
@@ -215,7 +228,7 @@ impl Isolation {
             return contract::Isolation::default();
         }
         let Enforcement { landlock, scopes, seccomp } = Enforcement::of_this_kernel();
-        contract::Isolation { landlock, scopes, seccomp, uid: false }
+        contract::Isolation { landlock, scopes, seccomp, uid: self.user.user().is_some() }
     }
 
     /// Refuses a job if its agent must be confined and cannot be.

@@ -45,6 +45,10 @@ impl JobService for ClaudeCodeApi {
         execute(Arc::clone(&self.config), context, request)
     }
 
+    async fn prepare(&mut self, workspace: &Workspace) {
+        Arc::make_mut(&mut self.config).settle_user(workspace).await;
+    }
+
     fn health(&self, workspace: &Workspace) -> Map<String, Value> {
         let isolation = serde_json::to_value(self.config.isolation.enforced()).unwrap_or_default();
         Map::from_iter([

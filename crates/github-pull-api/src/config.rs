@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use boot::{Secret, Settings};
+use boot::{Secret, Settings, SystemUser};
 use contract::Policy;
 
 use crate::{connector::ConnectorSettings, deliver::DeliverSettings};
@@ -32,6 +32,8 @@ pub struct Config {
     pub connector: ConnectorSettings,
     /// What is delivered, and how.
     pub deliver: DeliverSettings,
+    /// Who agents run as. What a killed replica has left in their hands is taken back.
+    pub agent_user: Option<SystemUser>,
 }
 
 impl Default for Config {
@@ -48,6 +50,7 @@ impl Default for Config {
             checkout_limit: 10_240 << 20,
             connector: ConnectorSettings::default(),
             deliver: DeliverSettings::default(),
+            agent_user: None,
         }
     }
 }
@@ -76,6 +79,7 @@ impl Config {
         config.checkout_limit = mib("GIT_CHECKOUT_LIMIT_MIB", config.checkout_limit);
         config.connector = ConnectorSettings::read(settings);
         config.deliver = DeliverSettings::read(settings);
+        config.agent_user = boot::read_owner_of_leftovers(settings);
         config
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use boot::Probe;
+use boot::{Capability, Probe};
 use contract::Service;
 
 fn main() -> ExitCode {
@@ -10,6 +10,9 @@ fn main() -> ExitCode {
         return exit;
     }
     let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    if let Err(exit) = boot::leave_root(name, Capability::TAKE_BACK) {
+        return exit.into();
+    }
     let about = env!("CARGO_PKG_DESCRIPTION");
     let probe = Probe::of_replica(Service::Pull.default_port());
     boot::answer_arguments(name, about, version, probe).unwrap_or_else(github_pull_api::main).into()

@@ -10,7 +10,7 @@ use std::{
 };
 
 use contract::{BranchName, Code, FileRepositories, JobId, PullRequest, RepoUrl, Scheme};
-use workspace::Workspace;
+use workspace::{UserIds, Workspace, take_back_if_left};
 
 use crate::{
     Config,
@@ -56,6 +56,7 @@ pub(crate) fn run(work: &Work, connector: &Connector) -> Result<Done> {
     let staging = Staging::create(monitor, workspace.temporary().join(work.id.to_string()))?;
     let git = Git::new(config, monitor.clone(), &staging, work.deadline)?;
     let _turn = work.lock_target()?;
+    work.take_back_target()?;
     let mut lfs = request.options.lfs;
     if lfs && let Some(obstacle) = remote::lfs_obstacle(&git)? {
         monitor.message(format!("Files in Git LFS stay pointers: {obstacle}"));
@@ -183,6 +184,13 @@ impl Site<'_> {
 }
 
 impl Work {
+    /// Takes the target back from an agent whose replica was killed: git runs without the rights to work in it.
+    fn take_back_target(&self) -> Result<()> {
+        let Some(agent) = &self.config.agent_user else { return Ok(()) };
+        let agent = UserIds { uid: agent.uid, gid: agent.gid };
+        take_back_if_left(&self.target, agent).map_err(Failure::io("take back", &self.target))
+    }
+
     /// The lock of the target, if others can name it too: two pulls into one directory take turns.
     fn lock_target(&self) -> Result<Option<Lock>> {
         if self.target.parent() != Some(self.workspace.root()) {

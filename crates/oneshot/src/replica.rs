@@ -62,9 +62,6 @@ pub(crate) struct Replica<S: JobService> {
 /// Runs one job of `service`, or exits when told to.
 pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, mut orders: Orders) -> Exit {
     let name = S::SERVICE;
-    for missing in service.preflight() {
-        tracing::warn!("{missing}");
-    }
     // Resolving may take long, and must not delay an order to exit.
     let host = tokio::select! {
         host = config.advertise.find(config.bind.ip()) => host,
@@ -87,11 +84,15 @@ type Started<S> =
     (Arc<Replica<S>>, Server, mpsc::UnboundedReceiver<Accepted<<S as JobService>::Request>>);
 
 async fn start<S: JobService>(
-    service: S,
+    mut service: S,
     config: ReplicaConfig,
     host: IpAddr,
 ) -> Result<Started<S>, String> {
     let workspace = Workspace::open(&config.workspace).map_err(|error| describe(&error))?;
+    service.prepare(&workspace).await;
+    for missing in service.preflight() {
+        tracing::warn!("{missing}");
+    }
     let listener = web::bind(config.bind).map_err(|error| {
         format!("failed to listen on {}: {error}; set PORT or BIND_ADDRESS", config.bind)
     })?;

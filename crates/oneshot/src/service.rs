@@ -34,6 +34,11 @@ pub trait JobService: Send + Sync + 'static {
         request: Self::Request,
     ) -> impl Stream<Item = Step> + Send + 'static;
 
+    /// Prepares the service for this volume, when its replica starts.
+    fn prepare(&mut self, _workspace: &Workspace) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
     /// Additional fields of `GET /health`.
     fn health(&self, _workspace: &Workspace) -> Map<String, Value> {
         Map::new()

@@ -299,10 +299,11 @@ fn create_private(directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
-/// Closes a directory of this user that was created with another mode, by an earlier version or by hand.
+/// Closes a directory of this user that was created with another mode, by an earlier version or by hand. A group may pass
+/// through it, as that of agents must.
 fn close_to_others(directory: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(directory)?;
-    let is_open = found.permissions().mode() & 0o077 != 0;
+    let is_open = found.permissions().mode() & 0o067 != 0;
     if is_open && found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
     }

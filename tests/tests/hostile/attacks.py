@@ -218,6 +218,27 @@ def use_the_keys_of_the_user():
     call("syscall", number, get_persistent, session, 0)
 
 
+# What Landlock does not decide about.
+def change_the_mode_of_the_stacks_files():
+    os.chmod(STACK + "/mirrors", 0o700)
+
+
+def change_the_times_of_the_stacks_files():
+    os.utime(STACK + "/mirrors", (1000000000, 1000000000))
+
+
+def set_an_attribute_of_the_stacks_files():
+    os.setxattr(STACK + "/mirrors", "user.hostile", b"x")
+
+
+def change_the_priority_of_another_process():
+    os.setpriority(os.PRIO_PROCESS, A["outsider"], 1)
+
+
+def use_the_memory_of_the_user():
+    call("shmat", A["memory"], None, 0o10000)
+
+
 # What only root can do anyway.
 def mount():
     os.makedirs("mounted", exist_ok=True)

@@ -3,6 +3,7 @@
 
 mod attacks;
 mod old_kernel;
+mod own_user;
 mod scene;
 mod second_line;
 mod work;

@@ -1,26 +1,18 @@
 //! A machine that cannot confine agents.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::path::Path;
 
 use child_process::Enforcement;
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::{AgentScript, Stack, skip, target_binary};
+use testkit::{AgentScript, Stack, skip};
 
-use crate::scene::{PYTHON, post};
+use crate::scene::{PYTHON, post, without_landlock};
 
 /// The terminal event of a job on a stack whose kernel seems to have no Landlock, the first event, and the log.
 async fn job(isolation: &str) -> (Value, Value, String) {
     let directory = TempDir::new().unwrap();
-    let (script, program) = (directory.path().join("script"), directory.path().join("program"));
-    fs::write(&script, include_str!("old_kernel.py")).unwrap();
-    let (script, stackctl) = (script.display(), target_binary("stackctl"));
-    fs::write(
-        &program,
-        format!("#!/bin/sh\nexec {PYTHON} {script} {} \"$@\"\n", stackctl.display()),
-    )
-    .unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = without_landlock(directory.path());
     let stack = Stack::builder().binary(program).env("AGENT_ISOLATION", isolation).start().await;
     let mut response = post(&stack, &AgentScript::new().say("hello")).send().await;
     let connected = response.next_of_kind("connected").await.json;

@@ -20,8 +20,8 @@ use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    AgentScript, GitServer, PATIENCE, SseClient, SseResponse, Stack, http_json, scratch,
-    scripted_agent, target_binary, wait_for,
+    AgentScript, GitServer, PATIENCE, SseClient, SseResponse, Stack, StackBuilder, http_json,
+    scratch, scripted_agent, target_binary, wait_for,
 };
 
 /// Who runs the stack.
@@ -31,6 +31,17 @@ pub(crate) enum User {
     Own,
     /// `nobody`. Only root can start a stack as another user.
     Nobody,
+    /// Who runs the test, which is root, while agents run as a user of their own.
+    Separate,
+}
+
+/// The kernel that a stack seems to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// This one.
+    This,
+    /// One without Landlock.
+    Old,
 }
 
 /// The ID of `nobody` on most systems.
@@ -52,6 +63,8 @@ pub(crate) struct Scene {
     git: GitServer,
     _listener: UnixListener,
     streams: Vec<SseResponse>,
+    /// Whether the agents said that they have a user of their own.
+    pub(crate) has_own_user: bool,
     arguments: Value,
 }
 
@@ -64,6 +77,10 @@ impl Drop for Scene {
 
 impl Scene {
     pub(crate) async fn start(user: User, isolation: &str) -> Self {
+        Self::start_on(Kernel::This, user, isolation).await
+    }
+
+    pub(crate) async fn start_on(kernel: Kernel, user: User, isolation: &str) -> Self {
         let place = TempDir::new().unwrap();
         let marks = scratch();
         let (workspace, home) = (place.path().join("workspace"), place.path().join("home"));
@@ -88,11 +105,24 @@ impl Scene {
             // As `/etc` is, where certificates often are.
             .env("AGENT_READ_PATHS", &keys)
             .env("AGENT_ISOLATION", isolation);
-        if user == User::Nobody {
-            let (stackctl, agent) = (place.path().join("stackctl"), place.path().join("agent"));
-            fs::copy(target_binary("stackctl"), &stackctl).unwrap();
+        if kernel == Kernel::Old {
+            builder = builder.binary(without_landlock(place.path()));
+        }
+        let agent = place.path().join("agent");
+        if user != User::Own {
             fs::create_dir(&agent).unwrap();
             fs::copy(scripted_agent(), agent.join("agent")).unwrap();
+            builder = builder.env("CLAUDE_BIN", agent.join("agent"));
+        }
+        if user == User::Separate {
+            builder = separate(builder, place.path(), marks.path());
+            fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+        } else {
+            builder = builder.env("AGENT_USER", "none");
+        }
+        if user == User::Nobody {
+            let stackctl = place.path().join("stackctl");
+            fs::copy(target_binary("stackctl"), &stackctl).unwrap();
             let program = place.path().join("program");
             let line = format!(
                 "#!/bin/sh\nexec {} {} \"$@\"\n",
@@ -105,10 +135,10 @@ impl Scene {
             for path in [place.path(), &workspace, &home, &private, &key, marks.path()] {
                 chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
             }
-            builder = builder.binary(program).env("CLAUDE_BIN", agent.join("agent"));
+            builder = builder.binary(program);
         }
         let stack = builder.start().await;
-        let outsider = outsider(user);
+        let (outsider, memory) = outsider(user);
         let name = format!("outside-{}-{}", std::process::id(), outsider.id());
         let listener =
             UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
@@ -120,6 +150,7 @@ impl Scene {
             "key": key,
             "outsider": outsider.id(),
             "address": address_in(outsider.id()),
+            "memory": memory,
             "abstract": name,
             "results": marks.path().join("results"),
         });
@@ -132,6 +163,7 @@ impl Scene {
             git,
             _listener: listener,
             streams: Vec::new(),
+            has_own_user: false,
             arguments,
         };
         scene.fill().await;
@@ -195,6 +227,7 @@ impl Scene {
         let mut response = post(&self.stack, script).send().await;
         let connected = response.next_of_kind("connected").await.json;
         self.streams.push(response);
+        self.has_own_user = connected["isolation"]["uid"] == true;
         let text = |name: &str| connected[name].as_str().unwrap().to_owned();
         (text("jobId"), text("sessionId"))
     }
@@ -234,7 +267,7 @@ impl Scene {
     }
 
     pub(crate) fn is_root(&self) -> bool {
-        self.user == User::Own && geteuid().is_root()
+        self.user != User::Nobody && geteuid().is_root()
     }
 
     fn mark(&self, name: &str) -> PathBuf {
@@ -254,17 +287,39 @@ pub(crate) fn post(stack: &Stack, script: &AgentScript) -> testkit::SseRequest {
     )
 }
 
+/// A stack of root whose agents run as `nobody`, in places that this user can reach.
+pub(crate) fn separate(builder: StackBuilder, place: &Path, marks: &Path) -> StackBuilder {
+    for (directory, mode) in [(place, 0o755), (marks, 0o777)] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    builder.env("AGENT_USER", NOBODY.to_string()).env("AGENT_WRITE_PATHS", marks)
+}
+
+/// `stackctl` as on a kernel without Landlock.
+pub(crate) fn without_landlock(directory: &Path) -> PathBuf {
+    let (script, program) = (directory.join("old_kernel.py"), directory.join("program"));
+    fs::write(&script, include_str!("old_kernel.py")).unwrap();
+    let (script, stackctl) = (script.display(), target_binary("stackctl"));
+    let line = format!("#!/bin/sh\nexec {PYTHON} {script} {} \"$@\"\n", stackctl.display());
+    fs::write(&program, line).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
 fn become_nobody() -> Vec<String> {
     let id = |option: &str| format!("--{option}={NOBODY}");
     vec!["setpriv".to_owned(), id("reuid"), id("regid"), "--clear-groups".to_owned()]
 }
 
-/// A process of the same user that hides nothing, in an environment with a secret. It prints a line once it runs.
-fn outsider(user: User) -> Child {
-    let shell = ["/bin/sh", "-c", "echo; exec sleep 1000"].map(str::to_owned);
+/// A process of the stack's user that hides nothing, in an environment with a secret. It has System V memory, whose ID it
+/// prints once it runs. The kernel removes that at its end.
+fn outsider(user: User) -> (Child, u32) {
+    const SCRIPT: &str = "import ctypes, time; libc = ctypes.CDLL(None); id = libc.shmget(0, 4096, 0o1600); \
+        libc.shmat(id, None, 0); libc.shmctl(id, 0, None); print(id, flush=True); time.sleep(1000)";
+    let script = [PYTHON, "-c", SCRIPT].map(str::to_owned);
     let line: Vec<String> = match user {
-        User::Own => shell.into(),
-        User::Nobody => become_nobody().into_iter().chain(shell).collect(),
+        User::Own | User::Separate => script.into(),
+        User::Nobody => become_nobody().into_iter().chain(script).collect(),
     };
     let mut child = Command::new(&line[0])
         .args(&line[1..])
@@ -275,7 +330,7 @@ fn outsider(user: User) -> Child {
         .unwrap();
     let mut begun = String::new();
     std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut begun).unwrap();
-    child
+    (child, begun.trim().parse().unwrap())
 }
 
 /// A mapped address of a process, in hexadecimal.

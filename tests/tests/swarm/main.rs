@@ -58,6 +58,8 @@ async fn the_stack_on_a_real_engine() {
         ten_at_once
         sixty_unequal_ones
         secrets_are_where_they_belong
+        an_agent_does_not_reach_the_stack
+        what_a_killed_container_has_left_is_used_again
         health_checks_stay_green_through_a_busy_minute
         operators_commands
         scaled_up_and_down_under_load

@@ -2,9 +2,12 @@
 
 use std::{
     fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
     time::{Duration, Instant},
 };
 
+use boot::{AgentUser, SystemUser};
 use claude_code_api::{Isolation, IsolationMode};
 use serde_json::json;
 
@@ -105,6 +108,116 @@ async fn the_first_event_says_what_is_enforced() {
     bench.config.isolation.mode = IsolationMode::None;
     let nothing = json!({"landlock": 0, "scopes": false, "seccomp": false, "uid": false});
     assert_eq!(bench.run().await.connected["isolation"], nothing);
+}
+
+/// Gives agents of a bench a user of their own, as a replica does.
+pub(crate) fn give_user(bench: &mut Bench) {
+    let user = SystemUser { name: "tester".into(), uid: 65534, gid: 65534 };
+    bench.volume().open_ways(user.gid).unwrap();
+    bench.config.isolation.user = AgentUser::Named(user);
+}
+
+/// The same, if this process may.
+fn may_give_user(bench: &mut Bench, test: &str) -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        testkit::skip(test, "only root may change users");
+        return false;
+    }
+    give_user(bench);
+    true
+}
+
+#[tokio::test]
+async fn an_agent_with_a_user_of_its_own_has_its_places_for_the_time_of_its_job() {
+    let mut bench = Bench::new("").await;
+    if !may_give_user(
+        &mut bench,
+        "an_agent_with_a_user_of_its_own_has_its_places_for_the_time_of_its_job",
+    ) {
+        return;
+    }
+    let root = bench.root.path().canonicalize().unwrap();
+    fs::write(root.join("app/.git/config"), "[core]\n").unwrap();
+    fs::set_permissions(root.join("app"), fs::Permissions::from_mode(0o700)).unwrap();
+    let stack = root.join(".stack").display().to_string();
+    let commands = [
+        ("user", "test \"$(id -u) $(id -G)\" = '65534 65534'".to_owned()),
+        ("own", "echo > new; chmod 700 .git/config; git init deep".to_owned()),
+        (
+            "session",
+            "for it in \"$CLAUDE_CONFIG_DIR\"/projects/*; do echo > \"$it/new\"; done".to_owned(),
+        ),
+        (
+            "private",
+            "echo > ~/new; echo > \"$TMPDIR/new\"; echo > \"$CLAUDE_CONFIG_DIR/new\"".to_owned(),
+        ),
+        // Landlock does not decide about modes and times.
+        ("mode", format!("chmod 711 {stack}/mirrors")),
+        ("times", format!("touch -c -d 2000-01-01 {stack}/mirrors")),
+    ];
+    let own = ["user", "own", "session", "private"];
+    assert_eq!(what_works(&bench, &commands).await, own);
+    // A second job of the same session, in what the first one has made.
+    bench.options.resume_session_id = None;
+    assert_eq!(what_works(&bench, &commands).await, own);
+    fn owners(directory: &Path, found: &mut Vec<u32>) {
+        for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            found.push(entry.metadata().unwrap().uid());
+            if entry.file_type().unwrap().is_dir() {
+                owners(&entry.path(), found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    owners(&root, &mut found);
+    assert!(found.len() > 30 && found.iter().all(|uid| *uid == 0), "{found:?}");
+
+    bench.config.isolation.user = AgentUser::Own;
+    assert_eq!(what_works(&bench, &commands).await, ["own", "session", "private", "mode", "times"]);
+}
+
+#[tokio::test]
+async fn a_user_of_its_own_is_in_the_first_event_and_lets_an_agent_of_root_run() {
+    let mut bench = Bench::new("prompt; init; result; idle; closed").await;
+    if !may_give_user(
+        &mut bench,
+        "a_user_of_its_own_is_in_the_first_event_and_lets_an_agent_of_root_run",
+    ) {
+        return;
+    }
+    bench.config.is_sandbox = false;
+    let outcome = bench.run().await;
+    assert_eq!((outcome.code(), &outcome.connected["isolation"]["uid"]), (None, &json!(true)));
+    bench.config.isolation.user = AgentUser::Own;
+    assert_eq!(bench.run().await.code(), Some("agent_refuses_root"));
+}
+
+#[tokio::test]
+#[ignore = "measures"]
+async fn what_a_user_of_its_own_costs() {
+    let mut bench = Bench::new("prompt; init; result; idle; closed").await;
+    if !may_give_user(&mut bench, "what_a_user_of_its_own_costs") {
+        return;
+    }
+    let users = [AgentUser::Own, bench.config.isolation.user.clone()];
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    for _ in 0..200 {
+        for (user, times) in users.iter().zip(&mut times) {
+            bench.config.isolation.user = user.clone();
+            let start = Instant::now();
+            bench.run().await;
+            times.push(start.elapsed());
+        }
+    }
+    let median = times.map(|mut times| {
+        times.sort();
+        times[times.len() / 2]
+    });
+    println!(
+        "a job of the stack's user takes {:?}, one of another {:?} (medians)",
+        median[0], median[1]
+    );
+    assert!(median[1] < median[0] + Duration::from_millis(5), "{median:?}");
 }
 
 #[tokio::test]

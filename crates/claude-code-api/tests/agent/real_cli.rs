@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use testkit::{MockApi, Turn, real_claude, skip};
 use workspace::Session;
 
-use crate::bench::{Bench, SECRET};
+use crate::{
+    bench::{Bench, SECRET},
+    isolation::give_user,
+};
 
 /// A bench with the real CLI and `api`.
 async fn bench(api: &MockApi) -> Option<Bench> {
@@ -28,6 +31,9 @@ async fn bench(api: &MockApi) -> Option<Bench> {
     // It works within the strictest confinement.
     bench.config.isolation.mode = claude_code_api::IsolationMode::Require;
     bench.config.isolation.unix_sockets = Some(child_process::UnixSockets::Refused);
+    if nix::unistd::geteuid().is_root() {
+        give_user(&mut bench);
+    }
     Some(bench)
 }
 

@@ -110,8 +110,10 @@ impl Setup {
         };
         if agent == AgentKind::Real {
             let mut settings = Settings::new(&ProcessEnv);
-            let config = claude_code_api::Config::read(&mut settings);
+            let mut config = claude_code_api::Config::read(&mut settings);
             settings.finish()?;
+            // Whether agents get a user of their own is only known when the stack runs.
+            config.isolation.user = boot::AgentUser::Own;
             let problems = config.preflight();
             anyhow::ensure!(
                 problems.is_empty(),

@@ -175,13 +175,14 @@ pub(super) fn credential(
 }
 
 /// As root, the CLI refuses to skip permission prompts.
-pub(super) fn user(uid: u32, is_sandbox: bool) -> Finding {
+pub(super) fn user(uid: u32, is_sandbox: bool, are_agents_root: bool) -> Finding {
     const NAME: &str = "user";
     match (uid, is_sandbox) {
+        (0, false) if !are_agents_root => Finding::ok(NAME, "root, and agents run as another user"),
         (0, false) => Finding::missing(
             NAME,
             "root, and the CLI refuses to skip permission prompts as root",
-            "run as another user, or, if this machine is for agents only: export IS_SANDBOX=1",
+            "run as another user, give agents one (AGENT_USER), or, if this machine is for agents only: export IS_SANDBOX=1",
         ),
         (0, true) => Finding::ok(NAME, "root, in a sandbox (IS_SANDBOX)"),
         _ => Finding::ok(NAME, format!("uid {uid}")),
@@ -275,8 +276,9 @@ mod tests {
 
     #[test]
     fn root_needs_to_say_so() {
-        assert_eq!([user(0, false).state, user(0, true).state], [Missing, Fine]);
-        assert_eq!(user(1000, false), Finding::ok("user", "uid 1000"));
+        assert_eq!([user(0, false, true).state, user(0, true, true).state], [Missing, Fine]);
+        assert_eq!(user(0, false, false).state, Fine);
+        assert_eq!(user(1000, false, false), Finding::ok("user", "uid 1000"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use boot::AgentUser;
 use child_process::{Enforcement, UnixSockets};
 use claude_code_api::{Isolation, IsolationMode};
 
@@ -47,6 +48,25 @@ pub(super) fn isolation(mode: IsolationMode, kernel: Enforcement) -> Finding {
     }
 }
 
+/// Who agents run as.
+pub(super) fn user(user: &AgentUser) -> Finding {
+    const NAME: &str = "agents' user";
+    match user {
+        AgentUser::Own => Finding::ok(NAME, "that of the stack"),
+        AgentUser::Unavailable { why, fix } => {
+            Finding::advice(NAME, format!("that of the stack, because {why}"), fix)
+        }
+        AgentUser::Default(user) if user.name == "nobody" => Finding::advice(
+            NAME,
+            format!("{user}, who may also run other services of this machine"),
+            "useradd --system --no-create-home --shell /usr/sbin/nologin workflow-agent",
+        ),
+        AgentUser::Default(user) | AgentUser::Named(user) => {
+            Finding::ok(NAME, format!("{user}, one of their own"))
+        }
+    }
+}
+
 /// Whether an agent could use the sockets of other programs. `control` are those that would give it the machine.
 pub(super) fn sockets(isolation: &Isolation, control: &[PathBuf]) -> Finding {
     const NAME: &str = "Unix sockets";
@@ -84,6 +104,8 @@ pub(super) fn sockets(isolation: &Isolation, control: &[PathBuf]) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use boot::SystemUser;
+
     use super::{
         super::finding::State::{Advice, Missing, Ok as Fine},
         *,
@@ -99,6 +121,21 @@ mod tests {
         assert_eq!(of(IsolationMode::BestEffort), [Fine, Advice, Advice, Advice]);
         assert_eq!(of(IsolationMode::Require), [Fine, Advice, Missing, Missing]);
         assert_eq!(of(IsolationMode::None), [Advice; 4]);
+    }
+
+    #[test]
+    fn agents_have_a_user_of_their_own_or_not() {
+        let of = |name: &str| SystemUser { name: name.into(), uid: 7, gid: 7 };
+        let (why, fix) = ("it may not".to_owned(), "let it".to_owned());
+        let all = [
+            AgentUser::Own,
+            AgentUser::Unavailable { why, fix },
+            AgentUser::Default(of("nobody")),
+            AgentUser::Default(of("workflow-agent")),
+            AgentUser::Named(of("nobody")),
+        ];
+        let states = all.map(|it| user(&it).state);
+        assert_eq!(states, [Fine, Advice, Advice, Fine, Fine]);
     }
 
     #[test]

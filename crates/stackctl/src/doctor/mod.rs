@@ -18,14 +18,18 @@ mod volume;
 
 use std::{collections::HashMap, ffi::OsString, io, time::SystemTime};
 
-use boot::{ProcessEnv, Settings};
+use boot::{AgentUser, ProcessEnv, Settings};
 use child_process::{
     Enforcement,
     machine::{self, Capacity},
 };
 use clap::Args;
+use claude_code_api::Obstacle;
 use contract::Service;
-use nix::sys::resource::{Resource, getrlimit};
+use nix::{
+    sys::resource::{Resource, getrlimit},
+    unistd::{Uid, geteuid},
+};
 use procfs::process::{FDTarget, Process};
 use serde::Serialize;
 
@@ -79,7 +83,7 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
     let passed: HashMap<String, OsString> =
         supervisor::settings_of_parts(serve::read_settings, &ProcessEnv).into_iter().collect();
     let mut settings = Settings::new(&passed);
-    let config = claude_code_api::Config::read(&mut settings);
+    let mut config = claude_code_api::Config::read(&mut settings);
     let pull = github_pull_api::Config::read(&mut settings);
     let problems = supervisor::check_settings(serve::read_settings, &ProcessEnv)
         .map_or_else(|error| error.problems, |()| Vec::new());
@@ -91,6 +95,12 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         CREDENTIALS.into_iter().find(|name| Settings::new(&ProcessEnv).text(name).is_some());
     let counts = Counts(up.services.replicas);
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
+    if let Some(user) = config.isolation.user.user()
+        && let Some(Obstacle { why, fix }) = config.obstacle_to_user(user, &up.workspace).await
+    {
+        config.isolation.user = AgentUser::Unavailable { why, fix };
+    }
+    let agent = config.isolation.user.user().map_or_else(geteuid, |user| Uid::from_raw(user.uid));
     let control_sockets = config.isolation.control_sockets();
     let volume = Volume::look(&up.workspace);
     let docker_host = Settings::new(&ProcessEnv).text("DOCKER_HOST");
@@ -106,7 +116,8 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
             credential_problems.first().map(|problem| problem.as_str()),
             SystemTime::now(),
         ),
-        agent::user(nix::unistd::geteuid().as_raw(), config.is_sandbox),
+        agent::user(geteuid().as_raw(), config.is_sandbox, config.runs_agents_as_root()),
+        isolation::user(&config.isolation.user),
         agent::settings(&problems),
         net::ports(&Port::look(up.bind, &ports(up))),
         volume::callers(
@@ -127,7 +138,7 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         limits::open_files(files, counts),
         limits::inotify(&RealFiles, inotify_instances(), counts),
         processes::end_of_jobs(&machine::cgroup_delegation(), &machine::pid_namespace().await),
-        processes::process_limit(machine::process_limit(), config.processes),
+        processes::process_limit(machine::process_limit_of(agent), config.processes),
         room("process ids", "kernel.pid_max", &machine::pids()),
         room("threads", "kernel.threads-max", &machine::threads()),
         isolation::isolation(config.isolation.mode, Enforcement::of_this_kernel()),

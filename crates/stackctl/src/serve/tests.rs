@@ -37,6 +37,8 @@ fn the_readme_names_the_variables_that_are_read() {
     read.extend(["SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR"].map(str::to_owned));
     // No option shows it, since a token on a command line could be seen by others.
     read.insert("STACK_TOKEN".to_owned());
+    // Read before the settings, by the programs in the images.
+    read.insert("STACK_USER".to_owned());
     read.extend(variables_of(&crate::cli::Cli::command()));
     assert_eq!(named_in_tables(README), read);
 }

@@ -3,6 +3,7 @@
 mod changes;
 mod deployment;
 mod faults;
+mod isolation;
 mod others;
 mod serving;
 
@@ -15,6 +16,9 @@ pub(crate) use deployment::{
 };
 pub(crate) use faults::{
     containers_and_the_gateway_killed_at_random, health_checks_stay_green_through_a_busy_minute,
+};
+pub(crate) use isolation::{
+    an_agent_does_not_reach_the_stack, what_a_killed_container_has_left_is_used_again,
 };
 pub(crate) use others::{one_engine_without_swarm, the_agent_service_alone};
 pub(crate) use serving::{sixty_unequal_ones, ten_at_once};
