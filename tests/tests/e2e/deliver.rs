@@ -50,7 +50,7 @@ async fn a_result_becomes_a_branch() {
 
     let script = AgentScript::new().write("b", "new\n").write("a", "2\n");
     let mut response = post_workflow(&stack, &delivering(&url, &script)).send().await;
-    let id = response.job_id().to_owned();
+    let id = response.job_id().clone();
     let events = without_waits(response.collect_all().await);
     let complete = step(&events, "workflow_step_complete", 3);
     let (branch, commit) = (branch_of(&id), complete["commit"].as_str().unwrap());
@@ -108,13 +108,13 @@ async fn a_result_becomes_a_branch() {
     // A workflow that asked for no delivery, later.
     let script = AgentScript::new().write("d", "later\n");
     let mut response = post_workflow(&stack, &workflow(&url, &script)).send().await;
-    let id = response.job_id().to_owned();
+    let id = response.job_id().clone();
     let events = response.collect_all().await;
     assert_eq!(terminal(&events)["delivery"], Value::Null);
     assert!(!events.iter().any(|it| it.json["step"] == 3));
     let asked = json!({"mode": "branch", "branch": "later", "title": "Later"});
     let mut response = post_deliver(&stack, &id, &asked).send().await;
-    let delivery = response.job_id().to_owned();
+    let delivery = response.job_id().clone();
     let events = response.collect_all().await;
     assert_eq!(terminal(&events)["branch"], "later", "{}", terminal(&events));
     assert_eq!(git.git("app", &["log", "-1", "--format=%s", "later"]), "Later");
@@ -167,7 +167,7 @@ async fn a_delivery_whose_replica_dies_after_the_push_is_found_again() {
     git.set_hook("app", "pre-receive", "echo 'no tickets, no commits' >&2; exit 1");
     let script = AgentScript::new().write("c", "c\n");
     let mut response = post_workflow(&stack, &delivering(&git.url("app"), &script)).send().await;
-    let id = response.job_id().to_owned();
+    let id = response.job_id().clone();
     let events = response.collect_all().await;
     let end = terminal(&events);
     assert_eq!((&end["code"], &end["step"]), (&json!("push_rejected"), &json!(3)), "{end}");
