@@ -59,9 +59,11 @@ impl Plan {
         format!("http://{}:{}", self.gateway_host(), self.ports[service])
     }
 
-    /// The gateway's URL for callers: with TLS, by a name that its certificate is for.
+    /// The gateway's URL for callers: with TLS, by a name that its certificate is for. On loopback there is no such name, but
+    /// plain HTTP is answered.
     pub(crate) fn public_url(&self, service: Service) -> String {
-        let Some(tls) = &self.tls else { return self.url(service) };
+        let tls = self.tls.as_ref().filter(|_| !self.bind.is_loopback());
+        let Some(tls) = tls else { return self.url(service) };
         let name = tls.names().into_iter().find(|name| !name.starts_with("*."));
         let host = name.unwrap_or_else(|| self.gateway_host());
         format!("https://{host}:{}", self.ports[service])

@@ -173,7 +173,7 @@ async fn tokens_are_created_listed_and_never_shown_again() {
         (json!({"name": "anonymous", "scopes": ["read"]}), "invalid_field"),
         (json!({"name": "x", "scopes": ["root"]}), "invalid_field"),
         (
-            json!({"name": "x", "scopes": ["read"], "limits": {"budgetUsdPerDay": 1}}),
+            json!({"name": "x", "scopes": ["read"], "limits": {"budgetUsdPerHour": 1}}),
             "unknown_field",
         ),
     ] {
