@@ -74,3 +74,33 @@ impl Plan {
         self.url(service).parse().unwrap_or_else(|_| self.address(service).into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn callers_are_shown_an_address_that_the_certificate_is_for() {
+        let fixture =
+            |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/tests/tls").join(name);
+        let tls = || Tls::load(fixture("first.pem"), fixture("first.key.pem")).unwrap();
+        let url = |bind: &str, tls| {
+            let plan = Plan {
+                program: "/bin/true".into(),
+                workspace: "/w".into(),
+                bind: bind.parse().unwrap(),
+                ports: PerService::from_fn(|_| 5000),
+                replicas: PerService::from_fn(|_| 1),
+                read_settings: |_, _| {},
+                tls,
+            };
+            plan.public_url(Service::Workflow)
+        };
+        assert_eq!(url("0.0.0.0", Some(tls())), "https://stack.example.org:5000");
+        // Others cannot reach it there, and that name leads elsewhere.
+        assert_eq!(url("127.0.0.1", Some(tls())), "http://127.0.0.1:5000");
+        assert_eq!(url("0.0.0.0", None), "http://127.0.0.1:5000");
+    }
+}
