@@ -7,8 +7,8 @@ use contract::{CallerName, Code, RequestError, Service};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
-use web::{AskError, ask};
-use workspace::{IdleReplicas, ReplicaEntry, StackSecret, Statement, Turn, blocking};
+use web::Connection;
+use workspace::{Challenge, IdleReplicas, ReplicaEntry, StackSecret, Statement, Turn, blocking};
 
 use crate::{
     shared::Shared,
@@ -234,22 +234,41 @@ async fn hand_over(
         headers.push((web::header::CAPABILITY, secret.prove(Statement::JobsOf(id))));
     }
     headers.extend(ticket.parent.map(|parent| (web::header::PARENT_JOB_ID, parent.to_string())));
-    let base = replica.address.into();
     let asked = async {
-        let answer = ask(&base, Method::POST, &ticket.path, &headers, body, CONNECT_TIME).await?;
+        let connection = connect(replica, secret).await?;
+        let answer = connection.ask(Method::POST, &ticket.path, &headers, body).await.ok()?;
         let status = answer.status;
-        Ok::<_, AskError>((status, answer.bytes(ANSWER_LIMIT).await.unwrap_or_default()))
+        Some((status, answer.bytes(ANSWER_LIMIT).await.unwrap_or_default()))
     };
     match tokio::time::timeout(limit, asked).await {
-        Ok(Ok((status, body))) => interpret(ticket, status, body).await,
-        Ok(Err(AskError::Connect(..))) => DispatchResult::TryAnother,
+        Ok(Some((status, body))) => interpret(ticket, status, body).await,
         // It may have taken the job before it went silent. The volume knows.
-        Ok(Err(_)) => taken_or_try_another(ticket).await,
+        Ok(None) => taken_or_try_another(ticket).await,
         Err(_) => {
             tracing::warn!(job = %ticket.job.id(), replica = %replica.id, address = %replica.address, "a replica did not answer in time");
             taken_or_try_another(ticket).await
         }
     }
+}
+
+/// Connects to a replica, and makes sure that it is the one that has signed its entry: a program that has found its port free
+/// must not be sent a prompt or a credential. `None` if that fails.
+async fn connect(replica: &ReplicaEntry, secret: &StackSecret) -> Option<Connection> {
+    let connection = Connection::open(&replica.address.into(), CONNECT_TIME).await.ok()?;
+    // Entries without a proof are only believed on a stack that has replicas without the secret.
+    if replica.proof.is_none() {
+        return Some(connection);
+    }
+    let challenge = Challenge::random().ok()?;
+    let headers = [(web::header::CHALLENGE, challenge.to_string())];
+    let answer = connection.ask(Method::GET, "/status", &headers, Bytes::new()).await.ok()?;
+    let statement = Statement::Challenged { replica: replica.id, challenge };
+    let proof = answer.header(web::header::CHALLENGE_PROOF);
+    if !proof.is_some_and(|proof| secret.is_proof(proof, statement)) {
+        tracing::warn!(replica = %replica.id, address = %replica.address, "something else answers at the address of a replica");
+        return None;
+    }
+    Some(answer.into_parts(ANSWER_LIMIT).await.ok()?.1)
 }
 
 async fn interpret(ticket: &Ticket, status: StatusCode, body: Vec<u8>) -> DispatchResult {

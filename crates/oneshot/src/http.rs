@@ -32,7 +32,12 @@ impl<S: JobService> Replica<S> {
             }
             "/status" => {
                 let status = if self.is_idle().await { "idle" } else { "busy" };
-                web::json(StatusCode::OK, &json!({"status": status, "timestamp": Timestamp::now()}))
+                let body = json!({"status": status, "timestamp": Timestamp::now()});
+                let mut response = web::json(StatusCode::OK, &body);
+                if let Some(proof) = self.meet_challenge(request.headers()) {
+                    response.headers_mut().insert(web::header::CHALLENGE_PROOF, proof);
+                }
+                response
             }
             _ => {
                 let paths = S::SERVICE.spec().job_paths.join(", POST ");

@@ -8,14 +8,14 @@ use std::{
 
 use boot::{Exit, Secret};
 use contract::{Code, Ending, JobId, JobRequest, RequestError};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tower::{Layer, util::option_layer};
 use web::Server;
 use workspace::{
-    ClaimedJob, HeldTurn, Job, JobRecord, NewJob, Registration, RequestDigest, StackSecret,
-    Statement, Turn, TurnUse, Workspace, blocking,
+    Challenge, ClaimedJob, HeldTurn, Job, JobRecord, NewJob, Registration, RequestDigest,
+    StackSecret, Statement, Turn, TurnUse, Workspace, blocking,
 };
 
 use crate::{
@@ -254,6 +254,15 @@ impl<S: JobService> Replica<S> {
             return false;
         };
         secret.is_proof(proof, Statement::Dispatch { replica: self.config.id, job })
+    }
+
+    /// What proves to a gateway which replica this is, if it asks and this one knows the stack's secret. It says so to anyone: the proof
+    /// is good for this one challenge.
+    pub(crate) fn meet_challenge(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let challenge = headers.get(web::header::CHALLENGE)?.to_str().ok()?;
+        let challenge = Challenge::parse(challenge)?;
+        let statement = Statement::Challenged { replica: self.config.id, challenge };
+        HeaderValue::from_str(&self.secret.as_ref()?.prove(statement)).ok()
     }
 
     pub(crate) async fn is_idle(&self) -> bool {

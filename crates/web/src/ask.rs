@@ -122,7 +122,16 @@ pub struct Answer {
     /// The headers.
     pub headers: HeaderMap,
     body: Incoming,
-    connection: ConnectionTask,
+    connection: Connection,
+}
+
+/// A connection to a service, for one request after the other.
+#[derive(Debug)]
+pub struct Connection {
+    target: String,
+    prefix: String,
+    sender: http1::SendRequest<Full<Bytes>>,
+    _task: ConnectionTask,
 }
 
 /// The task that drives a connection. It ends when this is dropped.
@@ -148,23 +157,7 @@ pub async fn ask(
     body: Bytes,
     connect_within: Duration,
 ) -> Result<Answer, AskError> {
-    let target = format!("{}:{}", base.host, base.port);
-    let connect = TcpStream::connect(&target);
-    let stream = tokio::time::timeout(connect_within, connect)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        .map_err(|error| AskError::Connect(target.clone(), error))?;
-    let _ = stream.set_nodelay(true);
-    let mut request = Request::builder()
-        .method(method)
-        .uri(format!("{}{path}", base.prefix))
-        .header(header::HOST, &target)
-        .body(Full::new(body))?;
-    for (name, value) in headers {
-        let value = HeaderValue::from_str(value).map_err(http::Error::from)?;
-        request.headers_mut().insert(HeaderName::from_static(name), value);
-    }
-    ask_on(stream, &target, request).await
+    Connection::open(base, connect_within).await?.ask(method, path, headers, body).await
 }
 
 /// Sends a request on a new connection to `target`, which may be encrypted, and waits for the head of the response.
@@ -179,15 +172,67 @@ pub async fn ask_on<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let broken = |error| AskError::Broken(target.to_owned(), error);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let connection = ConnectionTask(tokio::spawn(async move {
-        // The reader gets its error through the body.
-        let _ = connection.await;
-    }));
-    let response = sender.send_request(request).await.map_err(broken)?;
-    let (head, body) = response.into_parts();
-    Ok(Answer { status: head.status, headers: head.headers, body, connection })
+    Connection::over(stream, target.to_owned(), String::new()).await?.send(request).await
+}
+
+impl Connection {
+    /// Connects to a service.
+    ///
+    /// # Errors
+    /// If it cannot be reached within this time.
+    pub async fn open(base: &BaseUrl, within: Duration) -> Result<Self, AskError> {
+        let target = format!("{}:{}", base.host, base.port);
+        let stream = tokio::time::timeout(within, TcpStream::connect(&target))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|error| AskError::Connect(target.clone(), error))?;
+        let _ = stream.set_nodelay(true);
+        Self::over(stream, target, base.prefix.clone()).await
+    }
+
+    async fn over<S>(stream: S, target: String, prefix: String) -> Result<Self, AskError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| AskError::Broken(target.clone(), error))?;
+        let task = ConnectionTask(tokio::spawn(async move {
+            // The reader gets its error through the body.
+            let _ = connection.await;
+        }));
+        Ok(Self { target, prefix, sender, _task: task })
+    }
+
+    /// Sends a request and waits for the head of the response.
+    ///
+    /// # Errors
+    /// If there is no response.
+    pub async fn ask(
+        self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: Bytes,
+    ) -> Result<Answer, AskError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.prefix))
+            .header(header::HOST, &self.target)
+            .body(Full::new(body))?;
+        for (name, value) in headers {
+            let value = HeaderValue::from_str(value).map_err(http::Error::from)?;
+            request.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+        self.send(request).await
+    }
+
+    async fn send(mut self, request: Request<Full<Bytes>>) -> Result<Answer, AskError> {
+        let response = self.sender.send_request(request).await;
+        let response = response.map_err(|error| AskError::Broken(self.target.clone(), error))?;
+        let (head, body) = response.into_parts();
+        Ok(Answer { status: head.status, headers: head.headers, body, connection: self })
+    }
 }
 
 impl Answer {
@@ -201,7 +246,15 @@ impl Answer {
     ///
     /// # Errors
     /// If it is incomplete or longer.
-    pub async fn bytes(mut self, limit: usize) -> Result<Vec<u8>, AskError> {
+    pub async fn bytes(self, limit: usize) -> Result<Vec<u8>, AskError> {
+        Ok(self.into_parts(limit).await?.0)
+    }
+
+    /// The complete body, of at most `limit` bytes, and the connection for another request.
+    ///
+    /// # Errors
+    /// If the body is incomplete or longer.
+    pub async fn into_parts(mut self, limit: usize) -> Result<(Vec<u8>, Connection), AskError> {
         let mut content = Vec::new();
         while let Some(frame) = self.body.frame().await {
             if let Ok(data) = frame.map_err(AskError::Body)?.into_data() {
@@ -211,7 +264,7 @@ impl Answer {
                 content.extend_from_slice(&data);
             }
         }
-        Ok(content)
+        Ok((content, self.connection))
     }
 
     /// The body as a stream of events. It ends with the body, even if that is incomplete.

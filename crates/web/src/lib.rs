@@ -11,7 +11,7 @@ mod serve;
 mod sse;
 mod tls;
 
-pub use ask::{Answer, AskError, BaseUrl, ask, ask_on};
+pub use ask::{Answer, AskError, BaseUrl, Connection, ask, ask_on};
 pub use cors::Cors;
 pub use intake::{
     BODY_LIMIT, Ids, OnDisconnect, ids_wanted, job_id, last_event_id, read_json_body,
@@ -37,6 +37,10 @@ pub mod header {
     pub const CAPABILITY: &str = "x-job-capability";
     /// In a dispatch, what proves that it comes from a gateway of the stack.
     pub const DISPATCH_PROOF: &str = "x-dispatch-proof";
+    /// In a request for the status of a replica, what its answer must prove: 64 hexadecimal digits that were never used before.
+    pub const CHALLENGE: &str = "x-challenge";
+    /// In the answer to a challenge, what proves that it comes from a replica of the stack.
+    pub const CHALLENGE_PROOF: &str = "x-challenge-proof";
     /// What happens to a job whose caller disconnects: `continue`, or `cancel`.
     pub const ON_DISCONNECT: &str = "x-on-disconnect";
     /// In a dispatch, the digest of the body that the job's caller sent.

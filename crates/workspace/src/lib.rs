@@ -62,7 +62,7 @@ pub use registry::{IdleReplicas, Registration, Registry, ReplicaEntry};
 pub use resolve::ResolveError;
 pub use result_file::CheckoutFile;
 pub use retention::{Collect, Collected, Kind, Retention};
-pub use secret::{StackSecret, Statement};
+pub use secret::{Challenge, StackSecret, Statement};
 pub use session::{Deleted, Session};
 pub use token::{TokenRecord, Tokens};
 pub use turn::{HeldTurn, Turn, TurnUse};

@@ -85,6 +85,13 @@ pub enum Statement {
         /// Its address.
         address: SocketAddr,
     },
+    /// Who answers this challenge is the replica.
+    Challenged {
+        /// The replica.
+        replica: ReplicaId,
+        /// The challenge.
+        challenge: Challenge,
+    },
     /// A gateway of the stack gives this job to this replica.
     Dispatch {
         /// The replica.
@@ -94,12 +101,43 @@ pub enum Statement {
     },
 }
 
+/// 32 random bytes, as 64 hexadecimal digits. A proof that contains them was made after they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Challenge([u8; 32]);
+
+impl Challenge {
+    /// A new one.
+    ///
+    /// # Errors
+    /// If the machine has no random bytes.
+    pub fn random() -> io::Result<Self> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        Ok(Self(bytes))
+    }
+
+    /// Reads one; `None` if the text is none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        hex::decode(text).map(Self)
+    }
+}
+
+impl fmt::Display for Challenge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(&self.0))
+    }
+}
+
 impl fmt::Display for Statement {
     /// The kind comes first, so that no statement can be taken for one of another kind.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::JobsOf(job) => write!(f, "jobs-of-workflow {job}"),
             Self::Replica { service, id, address } => write!(f, "replica {service} {id} {address}"),
+            Self::Challenged { replica, challenge } => {
+                write!(f, "challenged {replica} {challenge}")
+            }
             Self::Dispatch { replica, job } => write!(f, "dispatch {replica} {job}"),
         }
     }
@@ -174,6 +212,9 @@ mod tests {
             Statement::Dispatch { replica, job },
             Statement::Dispatch { replica: ReplicaId::new(), job },
             Statement::Dispatch { replica, job: JobId::new() },
+            Statement::Challenged { replica, challenge: Challenge([1; 32]) },
+            Statement::Challenged { replica, challenge: Challenge([2; 32]) },
+            Statement::Challenged { replica: ReplicaId::new(), challenge: Challenge([1; 32]) },
             at(Service::Pull, replica, address),
             at(Service::Claude, replica, address),
             at(Service::Pull, ReplicaId::new(), address),

@@ -150,7 +150,9 @@ async fn credentials_in_a_url_are_refused_and_not_repeated() {
     for command in &commands {
         let needed: &[&str] = match command.as_str() {
             "run" | "load" => &["--repo=r", "--prompt=p"],
-            "show" | "attach" | "cancel" | "delete" => &["019aa001"],
+            "show" | "attach" | "cancel" | "delete" | "deliver" | "diff" | "apply" | "checkout" => {
+                &["019aa001"]
+            }
             "token create" => &["--name=ci"],
             "token revoke" => &["Ab3dE6gH"],
             _ => &[],

@@ -94,8 +94,11 @@ async fn a_closed_stack_runs_the_workflows_of_its_callers_and_shows_them_to_nobo
     let done = scene.client(&ann, &run).await;
     assert_eq!(done.code, 0, "{done:?}");
     let (_, jobs) = scene.get(Some(&ann), "/api/jobs").await;
-    assert_eq!(jobs["count"], 3, "{jobs}");
-    for job in jobs["jobs"].as_array().unwrap() {
+    let jobs = jobs["jobs"].as_array().unwrap();
+    // Besides, `run` may have looked at what has changed.
+    let is_look = |job: &&Value| job.get("changesOf").is_some();
+    assert_eq!(jobs.iter().filter(|job| !is_look(job)).count(), 3, "{jobs:?}");
+    for job in jobs {
         assert_eq!((&job["caller"], &job["state"]), (&json!("ann"), &json!("succeeded")), "{job}");
     }
     // The session that the agent has started is hers as well.
@@ -108,7 +111,7 @@ async fn a_closed_stack_runs_the_workflows_of_its_callers_and_shows_them_to_nobo
         assert_eq!(scene.get(Some(&bob), path).await.1["count"], 0, "{path}");
         assert_eq!(scene.get(Some(&boss), path).await.0, 200, "{path}");
     }
-    let id = jobs["jobs"][0]["jobId"].as_str().unwrap();
+    let id = jobs[0]["jobId"].as_str().unwrap();
     for path in [format!("/api/jobs/{id}"), format!("/api/sessions/{session}")] {
         assert_eq!(scene.get(Some(&bob), &path).await.0, 404, "{path}");
         assert_eq!(scene.get(Some(&boss), &path).await.0, 200, "{path}");

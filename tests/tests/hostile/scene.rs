@@ -94,6 +94,7 @@ impl Scene {
             let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/web/tests/tls");
             let copy = keys.join(name);
             fs::copy(fixtures.join(name), &copy).unwrap();
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).unwrap();
             copy
         });
         let mut builder = Stack::builder()

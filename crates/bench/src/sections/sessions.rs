@@ -1,7 +1,9 @@
 //! Many agents at once that do nothing: what the stack costs while it only waits.
 
 use std::{
-    fs::File,
+    fs::{self, File, Permissions},
+    io,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     time::{Duration, Instant},
 };
@@ -39,8 +41,11 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Row>> {
     let sessions = bench.size().sessions;
     let stack = Stack::start(bench, [1, 1, sessions]).await?;
     let pipe = bench.path("pipe");
-    let made = mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR);
-    made.map_err(|error| Error::Io { what: "create a named pipe", source: error.into() })?;
+    let made = mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)
+        .map_err(io::Error::from)
+        // The umask must not keep out agents that have a user of their own.
+        .and_then(|()| fs::set_permissions(&pipe, Permissions::from_mode(0o644)));
+    made.map_err(Error::io("create a named pipe"))?;
     let (mut callers, held) = call(&stack, sessions, &pipe);
     let seen = watch(bench, &stack, sessions, held).await?;
     // For reading and writing, so that it does not wait for an agent. It stays open for agents that come late.

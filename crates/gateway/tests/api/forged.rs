@@ -8,7 +8,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
-use workspace::{Job, Registration, Workspace};
+use workspace::{Challenge, Job, Registration, StackSecret, Statement, Workspace};
 
 use crate::support::{PATIENCE, REPO, Volume, answer, ask, bearer, ended, get, parse, until};
 
@@ -77,32 +77,89 @@ async fn queue(gateway: &gateway::Gateway) -> (JobId, TcpStream) {
     (id, stream)
 }
 
+/// A replica of the pull service, or something else that listens at its address.
+struct Replica {
+    id: ReplicaId,
+    listener: TcpListener,
+    _registration: Registration,
+}
+
+impl Replica {
+    async fn announce(volume: &Volume, secret: Option<&StackSecret>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (id, address) = (ReplicaId::new(), listener.local_addr().unwrap());
+        let registration =
+            Registration::announce(&volume.workspace, Service::Pull, id, address, secret).unwrap();
+        Self { id, listener, _registration: registration }
+    }
+
+    /// What it receives from the gateway until the end of a body, or until the gateway gives up. With a secret, it meets the
+    /// gateway's challenge; without, it claims to have met it.
+    async fn receive(&self, secret: Option<&StackSecret>) -> String {
+        let received = async {
+            let (mut stream, _) = self.listener.accept().await.unwrap();
+            let (mut received, mut is_challenged) = (Vec::new(), false);
+            while !received.ends_with(b"}") && stream.read_buf(&mut received).await.unwrap_or(0) > 0
+            {
+                let text = String::from_utf8_lossy(&received).into_owned();
+                let challenge = text.lines().find_map(|line| line.strip_prefix("x-challenge: "));
+                if let Some(challenge) =
+                    challenge.filter(|_| text.ends_with("\r\n\r\n") && !is_challenged)
+                {
+                    is_challenged = true;
+                    let challenge = Challenge::parse(challenge).unwrap();
+                    let statement = Statement::Challenged { replica: self.id, challenge };
+                    let proof =
+                        secret.map_or_else(|| "0".repeat(64), |secret| secret.prove(statement));
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\nx-challenge-proof: {proof}\r\ncontent-length: 0\r\n\r\n"
+                    );
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+            String::from_utf8(received).unwrap()
+        };
+        tokio::time::timeout(PATIENCE, received).await.unwrap()
+    }
+}
+
+/// A program that has found the port of a replica free, while its entry still counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_know_the_secret_is_sent_no_job() {
+    let volume = volume();
+    let secret = volume.workspace.stack_secret().unwrap();
+    let gateway = volume.gateway(signs(&volume)).await;
+    let (_, stream) = queue(&gateway).await;
+    let received = Replica::announce(&volume, Some(&secret)).await.receive(None).await;
+    assert!(received.starts_with("GET /status ") && !received.contains("POST"), "{received}");
+    let received = Replica::announce(&volume, Some(&secret)).await.receive(Some(&secret)).await;
+    assert!(received.contains(REPO), "{received}");
+    // A gateway that is stopped waits for its callers.
+    drop(stream);
+    gateway.stop().await;
+    // The control: a stack whose replicas do not know the secret asks nobody who they are.
+    let volume = Volume::new();
+    let gateway = volume.gateway(|_| {}).await;
+    let (_, stream) = queue(&gateway).await;
+    assert!(Replica::announce(&volume, None).await.receive(None).await.contains(REPO));
+    drop(stream);
+    gateway.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_changed_in_the_queue_is_given_to_no_replica() {
     let volume = volume();
     let gateway = volume.gateway(signs(&volume)).await;
     let (changed, mut stream) = queue(&gateway).await;
-    let (whole, _other) = queue(&gateway).await;
+    let (whole, other) = queue(&gateway).await;
     tamper(&Job::open(&volume.workspace, changed).unwrap().unwrap());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (id, secret) = (ReplicaId::new(), volume.workspace.stack_secret().unwrap());
-    let address = listener.local_addr().unwrap();
-    let _replica =
-        Registration::announce(&volume.workspace, Service::Pull, id, address, Some(&secret))
-            .unwrap();
-    let first = async {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut request = Vec::new();
-        while !request.ends_with(b"}") {
-            assert!(stream.read_buf(&mut request).await.unwrap() > 0);
-        }
-        String::from_utf8(request).unwrap()
-    };
-    let first = tokio::time::timeout(PATIENCE, first).await.unwrap();
+    let secret = volume.workspace.stack_secret().unwrap();
+    let first = Replica::announce(&volume, Some(&secret)).await.receive(Some(&secret)).await;
     assert!(first.contains(&whole.to_string()) && first.contains(REPO), "{first}");
     let mut rest = String::new();
     tokio::time::timeout(PATIENCE, stream.read_to_string(&mut rest)).await.unwrap().unwrap();
     assert!(rest.contains(r#""type":"error""#) && rest.contains("record_forged"), "{rest}");
+    drop(other);
     gateway.stop().await;
 }
 

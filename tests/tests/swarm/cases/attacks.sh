@@ -6,7 +6,8 @@ try() { if eval "$2" > /dev/null 2>&1; then echo "$1 worked"; else echo "$1 fail
 try signal_its_replica 'kill -CONT 1'
 try read_the_secret_of_the_stack "cat $S/secret"
 try list_the_registry "ls $S/replicas/claude-code-api"
-try put_something_into_the_registry "mkdir $S/replicas/claude-code-api/x && rmdir $S/replicas/claude-code-api/x"
+# A gateway may remove it first.
+try put_something_into_the_registry "mkdir $S/replicas/claude-code-api/x && { rmdir $S/replicas/claude-code-api/x || true; }"
 try read_the_journal_of_another_job "cat $S/jobs/$V/events.ndjson"
 try write_into_the_journal_of_another_job ": >> $S/jobs/$V/events.ndjson"
 try change_the_mode_of_the_stacks_files "chmod 700 $S/mirrors"
