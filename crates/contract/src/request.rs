@@ -157,6 +157,11 @@ pub trait JobRequest: Send + 'static {
         Err(RequestError::new(Code::NotFound, "this service has no sessions"))
     }
 
+    /// What it pushes, if it pushes anything. Its caller needs the scopes for that.
+    fn delivery(&self) -> Option<&Deliver> {
+        None
+    }
+
     /// The repository it uses.
     fn repo_url(&self) -> Option<&RepoUrl>;
 

@@ -70,6 +70,10 @@ impl JobRequest for WorkflowRequest {
         self.execute_options.resume_session_id
     }
 
+    fn delivery(&self) -> Option<&Deliver> {
+        self.deliver.as_ref()
+    }
+
     fn repo_url(&self) -> Option<&RepoUrl> {
         Some(&self.pull.repo_url)
     }
