@@ -5,6 +5,7 @@ mod deliver;
 mod execute;
 mod options;
 mod pull;
+mod verify;
 mod workflow;
 
 pub use self::{
@@ -13,6 +14,7 @@ pub use self::{
     execute::ExecuteRequest,
     options::{CloneFilter, ExecuteOptions, PullOptions},
     pull::PullRequest,
+    verify::Verify,
     workflow::WorkflowRequest,
 };
 

@@ -80,8 +80,11 @@ async fn a_session_that_goes_on_adds_to_its_pull_request() {
     // As the first run's last lines say.
     assert!(said.contains(&format!("run --resume {short} --prompt")), "{said}");
     let prompt = AgentScript::new().write("two", "2\n").say("Second.").prompt();
-    let said = run(&["--resume", short, "--prompt", &prompt]).await;
+    let check = ["--verify", "grep -H 2 two", "--verify-attempts", "0"];
+    let arguments = [&["--resume", short, "--prompt", &prompt], &check[..]].concat();
+    let said = run(&arguments).await;
     assert!(said.lines().any(|line| line == link), "{said}");
+    assert!(said.contains("Checking: grep -H 2 two\n  passed\n"), "{said}");
     let second = id_of(&newest().await);
     assert_ne!(first, second);
     let two = git.head("o/app", &branch).unwrap();
@@ -94,5 +97,7 @@ async fn a_session_that_goes_on_adds_to_its_pull_request() {
     let after = forge.pull.as_ref().unwrap();
     assert!(before["body"].as_str().unwrap().contains(&first), "{before}");
     assert!(after["body"].as_str().unwrap().contains(&second), "{after}");
+    let verified = "Verified: the checks pass.\n\n```text\ntwo:2\n```\n\n---\nJob";
+    assert!(after["body"].as_str().unwrap().contains(verified), "{after}");
     assert_eq!(after["title"], before["title"]);
 }

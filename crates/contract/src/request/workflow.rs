@@ -36,7 +36,7 @@ impl JobRequest for WorkflowRequest {
             prompt: fields.required("prompt", Prompt::parse)?,
             pull: PullRequest::read(&fields, policy)?,
             update: fields.bool("update")?.unwrap_or_default(),
-            execute_options: ExecuteOptions::parse(&fields, &policy.limits)?,
+            execute_options: ExecuteOptions::parse(&fields, policy)?,
             retain: Retain::read(&fields)?,
             deliver: Deliver::read_object(&fields, policy)?,
         };

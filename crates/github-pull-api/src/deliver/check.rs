@@ -84,7 +84,8 @@ pub(super) fn check(
 /// # Errors
 /// If they do.
 pub(super) fn check_words(site: &Site<'_>, source: &Source, words: &Words) -> Result<()> {
-    let text = format!("{}\n{}", words.title, words.body);
+    let output = source.verification.as_ref().map_or("", |(_, output)| output);
+    let text = format!("{}\n{}\n{output}", words.title, words.body);
     if rules::holds_secret(text.as_bytes(), &secrets(site, source)?) {
         return rules::secret_found();
     }

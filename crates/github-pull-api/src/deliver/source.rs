@@ -29,6 +29,8 @@ pub(super) struct Source {
     /// The agent's last words.
     pub(super) words: Option<String>,
     pub(super) session: Option<SessionId>,
+    /// Whether the commands that check it succeeded, and what the last one printed, if there were any.
+    pub(super) verification: Option<(bool, String)>,
     /// The repository, with credentials if the request has them.
     pub(super) repo: RepoUrl,
     /// The checkout, or why there is nothing in it to deliver any more.
@@ -141,6 +143,7 @@ pub(super) fn find(
         prompt: asked.prompt,
         words: work.result,
         session: work.session,
+        verification: work.verification,
         repo: repository(config, request, record.repo_url.as_deref())?,
         checkout,
         extent: Extent { depth, filter, lfs: pulled.lfs },

@@ -22,6 +22,8 @@ pub struct Work {
     pub session: Option<SessionId>,
     /// The agent's last words.
     pub result: Option<String>,
+    /// Whether the commands that check it succeeded, and what the last one printed, if there were any.
+    pub verification: Option<(bool, String)>,
     /// The request of its pull, as recorded.
     pub pull: Option<String>,
 }
@@ -35,6 +37,8 @@ struct End {
     branch: Option<String>,
     session_id: Option<SessionId>,
     result: Option<String>,
+    verified: Option<bool>,
+    verify_output: Option<String>,
     #[serde(skip)]
     request: Option<String>,
 }
@@ -63,6 +67,7 @@ impl Job {
         let path = |text: &str| WorkspacePath::parse(text, root).ok();
         let place = agent.as_ref().and_then(|agent| path(agent.place.as_deref()?));
         let end = agent.map(|agent| agent.end).unwrap_or_default();
+        let verification = end.verified.map(|it| (it, end.verify_output.unwrap_or_default()));
         let (session, result) = (end.session_id, end.result);
         let of = |pulled: &End, checkout| Work {
             checkout,
@@ -70,6 +75,7 @@ impl Job {
             branch: pulled.branch.as_deref().and_then(|name| BranchName::parse(name).ok()),
             session,
             result: result.clone(),
+            verification: verification.clone(),
             pull: pulled.request.clone(),
         };
         if let Some(pulled) = &pulled {
@@ -177,14 +183,18 @@ impl Job {
     }
 }
 
-/// What the terminal event of a workflow says about the delivery of its result.
-pub(super) fn delivery(outcome: &Outcome) -> Option<DeliveryView> {
-    #[derive(Deserialize)]
-    struct Delivered {
-        delivery: Option<DeliveryView>,
-    }
+/// What the terminal event of a job says about its result.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Said {
+    pub(super) delivery: Option<DeliveryView>,
+    pub(super) verified: Option<bool>,
+    pub(super) verify_output: Option<String>,
+}
+
+pub(super) fn said(outcome: &Outcome) -> Said {
     // A version that says it differently is not damage.
-    outcome.event.peek::<Delivered>().ok()?.delivery
+    outcome.event.peek().unwrap_or_default()
 }
 
 /// Whether the result of this workflow was to be delivered, and may be only in its checkout: it failed in its third step, or
@@ -252,6 +262,7 @@ mod tests {
             branch: BranchName::parse("main").ok(),
             session: Some(session),
             result: Some("one".into()),
+            verification: None,
             pull: Some("{}".into()),
         };
         assert_eq!(found, expected);
@@ -286,6 +297,7 @@ mod tests {
             branch: None,
             session: None,
             result: None,
+            verification: None,
             pull: None,
         };
         assert!(!job.is_superseded(&work).unwrap(), "the control");

@@ -327,9 +327,32 @@ fn body(words: &Words, source: &Source, settings: &DeliverSettings) -> (String, 
         Some(url) => format!("[{job}]({url}/api/jobs/{job})"),
         None => job.to_string(),
     };
-    let text = words.body.clone();
+    let mut text = words.body.clone();
+    if let Some((verified, output)) = &source.verification {
+        let gap = if text.is_empty() { "" } else { "\n\n" };
+        text.push_str(&format!("{gap}{}", verification(*verified, output)));
+    }
     let line = if text.is_empty() { "" } else { "\n\n---\n" };
     (text, format!("{line}Job {link}"))
+}
+
+/// The outcome of the commands that checked the result, with the end of what they printed.
+fn verification(verified: bool, output: &str) -> String {
+    const LONGEST: usize = 3000;
+    let what =
+        if verified { "Verified: the checks pass." } else { "**Not verified: a check fails.**" };
+    let output: String =
+        output.chars().filter(|c| !c.is_control() || "\n\t".contains(*c)).collect();
+    let output = output.trim_end();
+    let from = output.char_indices().map(|(at, _)| at).find(|at| output.len() - at <= LONGEST);
+    let output = output.get(from.unwrap_or(0)..).unwrap_or_default();
+    if output.is_empty() {
+        return what.to_owned();
+    }
+    // Longer than any in it, so that nothing in it ends the block.
+    let longest = output.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    format!("{what}\n\n{fence}text\n{output}\n{fence}")
 }
 
 /// What stands before the digest of a text of ours.
@@ -420,6 +443,17 @@ mod tests {
         ] {
             assert_eq!(link(bad, &https, &secrets), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_outcome_of_checks_stays_in_its_block() {
+        assert_eq!(verification(true, " \n"), "Verified: the checks pass.");
+        assert_eq!(
+            verification(false, "```\n# no\u{1b}[0m"),
+            "**Not verified: a check fails.**\n\n````text\n```\n# no[0m\n````"
+        );
+        let long = verification(true, &"é".repeat(4000));
+        assert!(long.len() < 3100, "{}", long.len());
     }
 
     #[test]
