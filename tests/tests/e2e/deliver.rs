@@ -130,6 +130,36 @@ async fn a_result_becomes_a_branch() {
     assert_eq!((status.as_u16(), &error["code"]), (400, &json!("invalid_field")), "{error}");
 }
 
+/// A repository of the size of linkerd2-proxy: 250 files of 20 KiB, and a history.
+#[tokio::test]
+async fn a_result_is_at_the_host_soon_after_the_agent_has_ended() {
+    const GOAL: i64 = 2000;
+    let git = GitServer::start().await;
+    git.create_big_repo("app", 250, 20 << 10);
+    for n in 0..100 {
+        git.commit("app", "main", &[(&format!("src/{}", n % 10), &format!("{n}\n"))]);
+    }
+    git.allow_push("app");
+    let stack = Stack::builder().start().await;
+    let url = git.url("app");
+    let mut session = None;
+    for n in 0..3 {
+        let script =
+            AgentScript::new().write(format!("new-{n}"), "new\n").write("src/1", "changed\n");
+        let mut body = delivering(&url, &script);
+        if let Some(session) = &session {
+            body["resumeSessionId"] = json!(session);
+        }
+        let events = post_workflow(&stack, &body).send().await.collect_all().await;
+        assert_eq!(terminal(&events)["delivery"]["status"], "delivered", "{}", terminal(&events));
+        let ended = events.iter().find(|it| it.kind() == "completed").unwrap();
+        let took = between(&ended.json, &step(&events, "workflow_step_complete", 3));
+        println!("from the end of the agent to the pushed branch: {took} ms");
+        assert!(took <= GOAL, "{took} ms");
+        session = ended.json["sessionId"].as_str().map(str::to_owned);
+    }
+}
+
 #[tokio::test]
 async fn a_delivery_whose_replica_dies_after_the_push_is_found_again() {
     let git = GitServer::start().await;
