@@ -177,7 +177,8 @@ pub(crate) struct DeliveryOptions {
     /// Open a pull request that is ready for review instead of a draft
     #[arg(long, requires = "pull_request")]
     pub(crate) ready: bool,
-    /// Also deliver changes to protected paths, such as .github/ and CLAUDE.md; review them first
+    /// Also deliver changes to protected paths, such as .github/ and CLAUDE.md; review them first. Needs a token with the scope
+    /// deliver:protected
     #[arg(long)]
     pub(crate) allow_protected: bool,
     /// Keep the commits that the agent made, instead of one commit with everything
