@@ -209,3 +209,37 @@ async fn a_delivery_whose_replica_dies_after_the_push_is_found_again() {
         post_deliver(&stack, &id, &json!({"mode": "branch"})).send().await.collect_all().await;
     assert_eq!(terminal(&events)["branch"], branch_of(&id), "{}", terminal(&events));
 }
+
+/// The host goes on taking the push of the replica that was killed, while the next one pushes the same again.
+#[tokio::test]
+async fn a_delivery_whose_replica_dies_during_the_push_is_made_once() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "1\n")]);
+    git.allow_push("app");
+    let stack = Stack::builder().start().await;
+    let marks = Marks::new();
+    git.set_hook(
+        "app",
+        "pre-receive",
+        &format!(
+            "if mkdir {first}; then touch {one}; else touch {two}; fi; while [ ! -e {gate} ]; do sleep 0.05; done",
+            first = marks.path("first").display(),
+            one = marks.path("one").display(),
+            two = marks.path("two").display(),
+            gate = marks.path("gate").display()
+        ),
+    );
+    let script = AgentScript::new().write("b", "new\n");
+    let mut response = post_workflow(&stack, &delivering(&git.url("app"), &script)).send().await;
+    let branch = branch_of(&response.job_id());
+    marks.wait("one").await;
+    send_signal(process_of(&stack, "github-pull-api"), Signal::SIGKILL);
+    marks.wait("two").await;
+    marks.open("gate");
+    let events = response.collect_all().await;
+    let end = terminal(&events);
+    assert_eq!(end["type"], "workflow_complete", "{end}");
+    assert_eq!(end["delivery"]["commit"], json!(git.head("app", &branch)));
+    assert_eq!(git.git("app", &["branch", "--format=%(refname:short)"]), format!("{branch}\nmain"));
+    assert_eq!(git.git("app", &["rev-list", "--count", &branch, "^main"]), "1");
+}
