@@ -243,6 +243,14 @@ async fn attributes_of_the_agent_decide_nothing() {
     server.commit("app", "main", &[("b", "human\n")]);
     let outcome = scene.deliver(&workflow, json!({})).await;
     assert!(outcome.messages().iter().any(|it| it.contains("conflicts")), "{:?}", outcome.events);
+    // The control: those that it was given do.
+    server.commit("app", "main", &[(".gitattributes", "b merge=union\n")]);
+    let workflow = scene.workflow(&url, "", edits("b", "human\nagent\n")).await;
+    let moved = server.commit("app", "main", &[("b", "human\nhuman too\n")]);
+    let outcome = scene.deliver(&workflow, json!({})).await;
+    let commit = outcome.commit();
+    assert_eq!(server.git("app", &["rev-parse", &format!("{commit}^")]), moved);
+    assert!(server.git("app", &["show", &format!("{commit}:b")]).contains("agent"));
 }
 
 #[tokio::test]
