@@ -28,6 +28,7 @@ mod isolation;
 mod refusal;
 mod runner;
 mod service;
+mod verify;
 
 pub use claude::{Credential, MessagesUrl};
 pub use config::{AgentKey, Config};

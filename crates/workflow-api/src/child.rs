@@ -73,6 +73,10 @@ pub(crate) struct Head {
     #[serde(default)]
     pub(crate) url: Option<String>,
     #[serde(default)]
+    pub(crate) verified: Option<bool>,
+    #[serde(default)]
+    pub(crate) verify_output: Option<String>,
+    #[serde(default)]
     pub(crate) error: Option<String>,
     #[serde(default)]
     pub(crate) code: Option<String>,

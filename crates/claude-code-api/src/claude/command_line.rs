@@ -179,6 +179,7 @@ mod tests {
             append_system_prompt: None,
             allowed_tools: Some(vec!["Bash".into(), "Read".into()]),
             timeout_seconds: Some(60),
+            verify: None,
         };
         let config = Config { trust_repository_settings: true, ..config() };
         let args = arguments(&config, &options, session, Some("# Instructions\n".into()));

@@ -38,6 +38,8 @@ fn done() -> Ending {
         duration_ms: None,
         usage: None,
         api_usage: &contract::ApiUsage::new(),
+        verified: None,
+        verify_output: None,
     })
 }
 
