@@ -24,6 +24,8 @@ ALLOW_LOCAL_VOLUME=no
 ADVERTISE=
 TIMEOUT=300
 WITH_TOKENS=no
+# The arguments of this run, to repeat in hints.
+GIVEN=
 declare -A FROM_FILE=()
 
 usage() {
@@ -254,6 +256,8 @@ tls_file() { # NAME WHAT
     [[ -n ${FROM_FILE[$1]} ]] || die "$USAGE" "$1 is not set: set both TLS_CERT and TLS_KEY, or neither"
     text=$(secret_file "$1") || exit
     [[ $text == *"$2-----"* ]] || die "$USAGE" "$1: the file does not contain a $2 in PEM"
+    [[ $text != *ENCRYPTED* ]] || die "$USAGE" "$1: the key is encrypted, and nobody could type its passphrase" \
+        "decrypt it: openssl pkey -in encrypted.pem -out key.pem"
     printf '%s' "$text"
 }
 
@@ -285,7 +289,9 @@ check_swarm() {
 
 # Succeeds if the engine runs on this machine, so that the script can look at its kernel.
 engine_is_here() {
-    [[ $(uname -s) == Linux && ${DOCKER_HOST:-unix://} == unix://* ]]
+    local host=${DOCKER_HOST-}
+    [[ -n $host ]] || host=$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) || host=
+    [[ $(uname -s) == Linux && ${host:-unix://} == unix://* ]]
 }
 
 has_ipvs() {
@@ -419,17 +425,24 @@ ensure_secret() { # KIND CONTENT
     printf '%s' "$name"
 }
 
+# Prints the name of the secret with the token of an administrator that an earlier run has made, if there is one.
+made_admin_token() {
+    local made
+    made=$(docker secret ls --filter "label=workflow-stack.stack=$STACK" --filter "name=${STACK}_made_admin_token_" \
+        --format '{{.Name}}') || die "$FAILED" "docker secret ls failed"
+    printf '%s' "${made%%$'\n'*}"
+}
+
 # Sets ADMIN_TOKEN_NAME to the secret with the token of an administrator, if there is one. A token that an earlier run has
 # made stays, because nothing can print it again.
 admin_token_secret() { # TOKEN
     local made token=$1
     unset ADMIN_TOKEN_NAME
-    made=$(docker secret ls --filter "label=workflow-stack.stack=$STACK" --filter "name=${STACK}_made_admin_token_" \
-        --format '{{.Name}}') || die "$FAILED" "docker secret ls failed"
+    made=$(made_admin_token) || exit
     if [[ -n $token ]]; then
         ADMIN_TOKEN_NAME=$(ensure_secret admin_token "$token") || exit
     elif [[ -n $made ]]; then
-        ADMIN_TOKEN_NAME=${made%%$'\n'*}
+        ADMIN_TOKEN_NAME=$made
         note "the token of the administrator is the one that an earlier run has printed; to replace it, set ADMIN_TOKEN_SECRET"
     elif [[ $WITH_TOKENS == yes ]]; then
         token=$(new_token)
@@ -596,11 +609,11 @@ report_failures() {
 }
 
 # Prints the answer of the gateway to a health check, which it also answers unencrypted.
-health() (
-    exec 3<>"/dev/tcp/127.0.0.1/${WORKFLOW_PORT:-5000}"
-    printf 'GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3
-    timeout 5 cat <&3
-)
+health() {
+    # shellcheck disable=SC2016 # the inner bash expands it
+    timeout 5 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$1" &&
+        printf "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" >&3 && cat <&3' bash "${WORKFLOW_PORT:-5000}"
+}
 
 # Succeeds if callers need no token, or if that is likely and the gateway cannot be asked.
 is_open() {
@@ -614,9 +627,13 @@ is_open() {
 }
 
 print_next() {
-    local base=http://localhost open=no
+    local base=http://localhost open=no own='' at=''
     # A certificate is for a name that only the operator knows.
-    [[ -z ${TLS_CERT_NAME-} ]] || base=https://YOUR-HOST
+    if [[ -n ${TLS_CERT_NAME-} ]]; then
+        base=https://YOUR-HOST
+        at=" --url $base:${WORKFLOW_PORT:-5000}"
+    fi
+    [[ $STACK == workflow-stack ]] || own=" --stack $STACK"
     ! is_open || open=yes
     say
     say "workflows:  $base:${WORKFLOW_PORT:-5000}/api/workflow"
@@ -624,15 +641,23 @@ print_next() {
     say "agents:     $base:${CLAUDE_PORT:-3000}/api/execute"
     say
     [[ $open == yes ]] || say "Callers:    stackctl token create --url $base:${WORKFLOW_PORT:-5000} --token-file admin.token --name ci > ci.token"
+    [[ $open == yes || -n ${ADMIN_TOKEN_NAME-} ]] || say "            (if nobody has the token of an administrator: $(with_tokens))"
     say "Try it:     curl -N $base:${WORKFLOW_PORT:-5000}/api/workflow -H 'Content-Type: application/json' \\"
     [[ $open == yes ]] || say "              -H \"Authorization: Bearer \$(cat ci.token)\" \\"
     say "              -d '{\"prompt\": \"Add a README file\", \"repoUrl\": \"https://github.com/user/repo.git\"}'"
-    say "Watch it:   stackctl ps --watch      or: docker stack services $STACK"
-    say "Logs:       stackctl logs --follow   or: docker service logs -f ${STACK}_workflow-api"
-    say "Scale it:   stackctl scale workflow=10"
+    say "Watch it:   stackctl ps --watch$own$at      or: docker stack services $STACK"
+    say "Logs:       stackctl logs --follow$own   or: docker service logs -f ${STACK}_workflow-api"
+    say "Scale it:   stackctl scale workflow=10$own"
     say "            (permanently: set WORKFLOW_REPLICAS=10 in .env and run this script again)"
-    say "Remove it:  ./deploy-swarm.sh --down$([[ $STACK == workflow-stack ]] || echo " --stack $STACK")"
+    say "Remove it:  ./deploy-swarm.sh --down$own"
     [[ $open == no ]] || print_open "$base"
+}
+
+# Prints the command that deploys the same again with a token of an administrator.
+with_tokens() {
+    local own=
+    [[ $STACK == workflow-stack || " $GIVEN " == *' --stack '* ]] || own=" --stack $STACK"
+    printf './deploy-swarm.sh%s%s --no-build --with-tokens' "$GIVEN" "$own"
 }
 
 print_open() { # BASE
@@ -642,7 +667,7 @@ print_open() { # BASE
     if [[ ${ALLOW_ANONYMOUS:-0} != 0 ]]; then
         say "To let in only callers with a token, remove ALLOW_ANONYMOUS and run this script again."
     else
-        say "To let in only callers with a token, run: ./deploy-swarm.sh --no-build --with-tokens$([[ $STACK == workflow-stack ]] || echo " --stack $STACK")"
+        say "To let in only callers with a token, run: $(with_tokens)"
     fi
 }
 
@@ -712,7 +737,7 @@ drain() { # SERVICE...
 }
 
 down() {
-    local left
+    local left token=''
     check_docker
     [[ $(docker info --format '{{.Swarm.ControlAvailable}}') == true ]] \
         || die "$NOT_READY" "this node is not a manager of a swarm, so it has no stack to remove" "run this script on a manager"
@@ -734,11 +759,21 @@ down() {
         sleep 1
         docker network rm "${STACK}_stack" >/dev/null 2>&1 || true
     done
+    # Without it, a later deployment would lock its operator out: the volume remembers that the stack was closed.
+    ADMIN_TOKEN_NAME=$(made_admin_token) || exit
     remove_old_secrets
-    say "Removed. The volume ${STACK}_workspace still exists; to delete all jobs and checkouts, run: docker volume rm ${STACK}_workspace"
+    if [[ -n $ADMIN_TOKEN_NAME ]]; then
+        say "The secret $ADMIN_TOKEN_NAME still exists: the token of the administrator is valid again after the next deployment."
+        token=" && docker secret rm $ADMIN_TOKEN_NAME"
+    fi
+    say "Removed. The volume ${STACK}_workspace still exists; to delete all jobs and checkouts, run: docker volume rm ${STACK}_workspace$token"
 }
 
 main() {
+    local argument
+    for argument in "$@"; do
+        [[ $argument == --no-build || $argument == --with-tokens ]] || GIVEN+=" $(printf '%q' "$argument")"
+    done
     parse_options "$@"
     "$ACTION"
 }

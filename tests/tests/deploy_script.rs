@@ -216,6 +216,26 @@ fn invalid_settings_are_reported_with_their_line() {
 }
 
 #[test]
+fn a_key_with_a_passphrase_is_refused() {
+    let machine = Machine::with_docker(&manager(1));
+    let pem = |name: &str, kind: &str| {
+        let path = machine.path(name);
+        fs::write(&path, format!("-----BEGIN {kind}-----\nAA==\n-----END {kind}-----\n")).unwrap();
+        path.display().to_string()
+    };
+    let certificate = pem("cert.pem", "CERTIFICATE");
+    let run = |key: String| {
+        let settings = format!("TLS_CERT={certificate}\nTLS_KEY={key}\n");
+        let file = machine.path("stack/.env");
+        fs::write(&file, with_key(&settings)).unwrap();
+        machine.run(&["--no-build"])
+    };
+    run(pem("locked.pem", "ENCRYPTED PRIVATE KEY")).is(2, &["TLS_KEY: the key is encrypted"]);
+    run(certificate.clone()).is(2, &["TLS_KEY: the file does not contain a PRIVATE KEY"]);
+    run(pem("key.pem", "PRIVATE KEY")).is(1, &["the image"]);
+}
+
+#[test]
 fn the_settings_file_is_never_executed() {
     let machine = Machine::bare();
     let mark = machine.path("mark");
@@ -360,6 +380,15 @@ fn a_token_for_an_administrator_is_made_once() {
 
 /// What the script prints at its end about a stack whose gateway answers like this.
 fn printed_at_the_end(health: Option<&'static str>, environment: &[(&str, &str)]) -> String {
+    printed_by(&[], health, environment)
+}
+
+/// The same for a run with these arguments.
+fn printed_by(
+    arguments: &[&str],
+    health: Option<&'static str>,
+    environment: &[(&str, &str)],
+) -> String {
     let machine = Machine::bare();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -374,7 +403,8 @@ fn printed_at_the_end(health: Option<&'static str>, environment: &[(&str, &str)]
     });
     let script = machine.path("stack/deploy-swarm.sh");
     let mut command = Command::new("bash");
-    command.args(["-c", "source \"$1\"; print_next", "bash"]).arg(script).env_clear();
+    let deployed = "source \"$1\"; deploy() { print_next; }; shift; main \"$@\"";
+    command.args(["-c", deployed, "bash"]).arg(script).args(arguments).env_clear();
     command.env("PATH", machine.tools()).env("WORKFLOW_PORT", port.to_string());
     let output = command.envs(environment.iter().copied()).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
@@ -413,6 +443,44 @@ fn an_open_stack_is_announced_loudly() {
     assert!(warns(None, &[elsewhere, token, ("ALLOW_ANONYMOUS", "1")]));
     let said = printed_at_the_end(None, &[elsewhere, token, ("TLS_CERT_NAME", "c")]);
     assert!(said.contains("workflows:  https://"), "{said}");
+    assert!(said.contains("stackctl ps --watch --url https://YOUR-HOST:"), "{said}");
+}
+
+#[test]
+fn hints_repeat_what_was_given() {
+    const OPEN: &str = "HTTP/1.1 200 OK\r\n\r\n{\"timestamp\":\"x\",\"open\":true}";
+    const CLOSED: &str = "HTTP/1.1 200 OK\r\n\r\n{\"timestamp\":\"x\"}";
+    let elsewhere = ("DOCKER_HOST", "tcp://manager:2375");
+    let registry = ["--registry", "host/a", "--no-build", "--env-file", "a b", "--stack", "app"];
+    let again = "run: ./deploy-swarm.sh --registry host/a --env-file a\\ b --stack app --no-build --with-tokens\n";
+    let said = printed_by(&registry, None, &[elsewhere]);
+    assert!(said.contains(again), "{said}");
+    for shown in ["ps --watch --stack app ", "workflow=10 --stack app\n", "--down --stack app\n"] {
+        assert!(said.contains(shown), "{shown}: {said}");
+    }
+    let said = printed_by(&[], Some(OPEN), &[("STACK_NAME", "app")]);
+    assert!(
+        said.contains("run: ./deploy-swarm.sh --stack app --no-build --with-tokens\n"),
+        "{said}"
+    );
+    // A closed stack without a token of the script: perhaps nobody has one.
+    let lost =
+        "(if nobody has the token of an administrator: ./deploy-swarm.sh --no-build --with-tokens)";
+    assert!(printed_by(&["--with-tokens"], Some(CLOSED), &[]).contains(lost));
+    assert!(!printed_by(&[], Some(CLOSED), &[("ADMIN_TOKEN_NAME", "s")]).contains(lost));
+}
+
+/// The volume remembers that the stack is closed, and nothing can print the token again.
+#[test]
+fn the_token_that_was_made_outlives_the_stack() {
+    let cases = "version*) echo 1;;\n*ControlAvailable*) echo true;;\n'stack services'*) echo x_gateway 1/1;;\n\
+                 'stack rm'*) ;;\n'network ls'*) ;;\n'secret rm'*) ;;\n\
+                 'secret ls'*made_admin_token_*) echo workflow-stack_made_admin_token_0123;;\n\
+                 'secret ls'*) printf 'workflow-stack_made_admin_token_0123\\nworkflow-stack_git_token_4567\\n';;";
+    let end = Machine::with_docker(cases).run(&["--down", "--now"]);
+    end.is(0, &["docker secret rm workflow-stack_made_admin_token_0123", "removed the old secret"]);
+    let removed: Vec<_> = end.docker.lines().filter(|line| line.starts_with("secret rm")).collect();
+    assert_eq!(removed, ["secret rm workflow-stack_git_token_4567"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The layer that finds out who sends a request, and whether its route is open to that caller.
 
+use std::net::IpAddr;
+
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
@@ -135,7 +137,8 @@ async fn owner_of(shared: &Shared, workflow: JobId) -> Result<Caller, RequestErr
 }
 
 impl Entry {
-    fn refused(caller: Option<&Caller>, address: Option<std::net::IpAddr>, code: Code) -> Self {
+    /// A request that was refused, of this caller if it is known.
+    pub(crate) fn refused(caller: Option<&Caller>, address: Option<IpAddr>, code: Code) -> Self {
         let entry = match caller {
             Some(caller) => Self::of(caller, Action::Refused),
             None => Self::unknown(address, Action::Refused),

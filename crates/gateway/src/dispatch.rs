@@ -162,7 +162,13 @@ enum DispatchResult {
 
 async fn dispatch(shared: Arc<Shared>, ticket: Arc<Ticket>, replica: ReplicaEntry) {
     let limit = shared.config.dispatch_time;
-    let result = hand_over(&ticket, &replica, &shared.secret, limit).await;
+    // Others of the same caller may have ended since it was queued. A workflow's jobs are a part of it.
+    let allowed =
+        if ticket.parent.is_none() { shared.check_budget(&ticket.owner).await } else { Ok(()) };
+    let result = match allowed {
+        Ok(()) => hand_over(&ticket, &replica, &shared.secret, limit).await,
+        Err(error) => refused(error),
+    };
     {
         let mut state = shared.state();
         match result {

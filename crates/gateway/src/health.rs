@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
 use workspace::{FreeSpace, Workspace};
 
-use crate::{lifecycle::Lifecycle, routes::PortState, shared::Shared};
+use crate::{host::Host, lifecycle::Lifecycle, routes::PortState, shared::Shared};
 
 /// How long a write to the volume may take.
 const PROBE_TIME: Duration = Duration::from_secs(2);
@@ -67,8 +67,8 @@ impl VolumeProbe {
     }
 }
 
-/// The answer on one port, for a caller that reached the gateway at `local`.
-pub(crate) async fn view(port: &PortState, local: Option<IpAddr>) -> Value {
+/// The answer on one port, for a caller that reached the gateway at `local` and by the name `host`.
+pub(crate) async fn view(port: &PortState, local: Option<IpAddr>, host: Option<Host>) -> Value {
     let PortState { shared, service } = port;
     let problems = problems(shared).await;
     let mut body = Map::new();
@@ -81,8 +81,16 @@ pub(crate) async fn view(port: &PortState, local: Option<IpAddr>) -> Value {
         body.insert("problems".into(), problems.into());
     }
     if *service == Service::Workflow {
-        let scheme = shared.config.scheme();
-        let at = |service| format!("{scheme}://{}", shared.reached_at(service, local));
+        let at = |service| {
+            let address = shared.reached_at(service, local);
+            match &host {
+                // No certificate is for the address.
+                Some(host) if shared.config.tls.is_some() => {
+                    format!("https://{}:{}", host.in_url(), address.port())
+                }
+                _ => format!("{}://{address}", shared.config.scheme()),
+            }
+        };
         let services =
             json!({"githubPullApi": at(Service::Pull), "claudeCodeApi": at(Service::Claude)});
         body.insert("services".into(), services);
@@ -129,7 +137,7 @@ mod tests {
     #[tokio::test]
     async fn a_stack_that_can_serve_is_ok_and_names_real_addresses() {
         let (_dir, port) = port(Service::Workflow);
-        let health = view(&port, None).await;
+        let health = view(&port, None, None).await;
         assert_eq!(health["status"], "ok");
         assert!(health.get("problems").is_none(), "{health}");
         assert_eq!(health["services"]["githubPullApi"], "http://127.0.0.1:4000");
@@ -146,7 +154,7 @@ mod tests {
         let (_dir, port) = port(Service::Pull);
         tokio::time::advance(WITHOUT_REPLICAS).await;
         port.shared.state().replica_seen(Service::Claude);
-        let health = view(&port, None).await;
+        let health = view(&port, None, None).await;
         assert_eq!(health["status"], "degraded");
         let problems = health["problems"].to_string();
         assert!(
@@ -184,7 +192,7 @@ mod tests {
         let scratch = port.shared.workspace.temporary();
         std::fs::remove_dir_all(&scratch).unwrap();
         std::fs::write(&scratch, "").unwrap();
-        let health = view(&port, None).await;
+        let health = view(&port, None, None).await;
         assert_eq!(health["status"], "degraded");
         assert!(health["problems"][0].as_str().unwrap().contains("cannot be written"), "{health}");
         drop(dir);

@@ -140,6 +140,11 @@ impl Host {
         self.name == from.name && self.port == from.port
     }
 
+    /// The name as a part of a URL.
+    pub(crate) fn in_url(&self) -> String {
+        if self.name.contains(':') { format!("[{}]", self.name) } else { self.name.clone() }
+    }
+
     /// Whether only this machine can have this name.
     fn is_local(&self) -> bool {
         self.name == "localhost"

@@ -16,6 +16,7 @@ use tracing::Level;
 use web::{Encryption, Peer};
 
 use crate::{
+    audit::Entry,
     authenticate::{authenticate, workflow_of},
     host::{self, Host},
     routes::{self, PortState},
@@ -88,6 +89,14 @@ async fn require_tls(State(port): State<PortState>, request: Request, next: Next
         "this stack speaks TLS: send the request to the same host and port with https://"
             .to_owned();
     if headers.contains_key(header::AUTHORIZATION) {
+        // Whose token others may know now.
+        let address = peer.and_then(Peer::address);
+        let mut known = port.shared.callers.authenticate(headers).ok();
+        let caller = known.as_mut().map(|(caller, _)| {
+            caller.address = address;
+            &*caller
+        });
+        port.shared.audit.add(Entry::refused(caller, address, Code::HttpsRequired));
         sentence += ". The token of this request was sent unencrypted: replace it if others could have read it";
     }
     refuse(&RequestError::new(Code::HttpsRequired, sentence))

@@ -17,7 +17,9 @@ use workspace::Position;
 use crate::{
     audit::{Action, Entry},
     caller::{Act, Caller},
-    changes, files, health, layers, reads, sessions,
+    changes, files, health,
+    host::Host,
+    layers, reads, sessions,
     shared::Shared,
     submit::{self, Target},
     tokens,
@@ -154,9 +156,11 @@ pub(crate) fn reply<T: Serialize>(result: Result<T, RequestError>) -> Response<B
 async fn health_view(
     State(port): State<PortState>,
     peer: Option<Extension<Peer>>,
+    request: Request,
 ) -> Response<Body> {
     let local = peer.and_then(|Extension(peer)| peer.reached_at());
-    web::json(StatusCode::OK, &health::view(&port, local).await)
+    let host = Host::of(request.version(), request.uri(), request.headers()).ok().flatten();
+    web::json(StatusCode::OK, &health::view(&port, local, host).await)
 }
 
 async fn status(State(port): State<PortState>) -> Response<Body> {

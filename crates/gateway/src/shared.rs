@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use contract::{Code, Ending, GatewayId, JobId, PerService, RequestError, Service};
+use contract::{CallerName, Code, Ending, GatewayId, JobId, PerService, RequestError, Service};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use workspace::{FileLock, Job, Outcome, Registry, StackSecret, Workspace, blocking};
@@ -180,6 +180,31 @@ impl Shared {
         }
     }
 
+    /// Checks whether the jobs of a caller that ended today have cost less than its budget, if it has one.
+    ///
+    /// # Errors
+    /// If they have not, or the volume cannot be read.
+    pub(crate) async fn check_budget(
+        self: &Arc<Self>,
+        name: &CallerName,
+    ) -> Result<(), RequestError> {
+        let Some(budget) = self.callers.limits_of(name).budget_usd_per_day else { return Ok(()) };
+        let (shared, name) = (Arc::clone(self), name.clone());
+        blocking(move || shared.callers.check_budget(&shared.workspace, &name, budget)).await
+    }
+
+    /// Notes what a job has cost at once, if its caller has a budget: it may have other jobs that are about to begin.
+    async fn note_cost(&self, ticket: &Ticket) {
+        if self.callers.limits_of(&ticket.owner).budget_usd_per_day.is_none() {
+            return;
+        }
+        let (workspace, job) = (self.workspace.clone(), ticket.job.clone());
+        if let Err(error) = blocking(move || workspace.note_cost(&job)).await {
+            // It is noted when the job is indexed.
+            tracing::warn!(job = %ticket.job.id(), error = &error as &dyn std::error::Error, "cannot note what a job has cost");
+        }
+    }
+
     /// How this gateway claims the jobs that it ends.
     pub(crate) fn claimant(&self) -> String {
         format!("gateway {}", self.id)
@@ -204,6 +229,7 @@ impl Shared {
         let (shared, ticket) = (Arc::clone(self), Arc::clone(ticket));
         self.tasks.spawn(async move {
             let outcome = end_of(&ticket.job).await;
+            shared.note_cost(&ticket).await;
             let ended = Transition::Ended(outcome.map(|outcome| outcome.state));
             shared.state().transition(&ticket, ended);
         });

@@ -157,15 +157,11 @@ pub(crate) async fn queue(
             let sentence = format!("{limit} jobs are waiting already: try again later");
             return Err(RequestError::new(Code::QueueFull, sentence));
         }
-        let limits = shared.callers.limits_of(&record.caller);
-        if parent.is_none()
-            && let Some(budget) = limits.budget_usd_per_day
-        {
-            let (known, name) = (Arc::clone(shared), record.caller.clone());
-            blocking(move || known.callers.check_budget(&known.workspace, &name, budget)).await?;
+        if parent.is_none() {
+            shared.check_budget(&record.caller).await?;
         }
         if parent.is_none()
-            && let Some(limit) = limits.queued
+            && let Some(limit) = shared.callers.limits_of(&record.caller).queued
             && shared.state().is_full_for(record.service, &record.caller, limit)
         {
             let sentence = format!(

@@ -59,9 +59,11 @@ impl Plan {
         format!("http://{}:{}", self.gateway_host(), self.ports[service])
     }
 
-    /// The gateway's URL for callers: with TLS, by a name that its certificate is for.
+    /// The gateway's URL for callers: with TLS, by a name that its certificate is for. On loopback there is no such name, but
+    /// plain HTTP is answered.
     pub(crate) fn public_url(&self, service: Service) -> String {
-        let Some(tls) = &self.tls else { return self.url(service) };
+        let tls = self.tls.as_ref().filter(|_| !self.bind.is_loopback());
+        let Some(tls) = tls else { return self.url(service) };
         let name = tls.names().into_iter().find(|name| !name.starts_with("*."));
         let host = name.unwrap_or_else(|| self.gateway_host());
         format!("https://{host}:{}", self.ports[service])
@@ -70,5 +72,35 @@ impl Plan {
     /// Like [`url`](Self::url), for requests.
     pub(crate) fn base_url(&self, service: Service) -> BaseUrl {
         self.url(service).parse().unwrap_or_else(|_| self.address(service).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn callers_are_shown_an_address_that_the_certificate_is_for() {
+        let fixture =
+            |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/tests/tls").join(name);
+        let tls = || Tls::load(fixture("first.pem"), fixture("first.key.pem")).unwrap();
+        let url = |bind: &str, tls| {
+            let plan = Plan {
+                program: "/bin/true".into(),
+                workspace: "/w".into(),
+                bind: bind.parse().unwrap(),
+                ports: PerService::from_fn(|_| 5000),
+                replicas: PerService::from_fn(|_| 1),
+                read_settings: |_, _| {},
+                tls,
+            };
+            plan.public_url(Service::Workflow)
+        };
+        assert_eq!(url("0.0.0.0", Some(tls())), "https://stack.example.org:5000");
+        // Others cannot reach it there, and that name leads elsewhere.
+        assert_eq!(url("127.0.0.1", Some(tls())), "http://127.0.0.1:5000");
+        assert_eq!(url("0.0.0.0", None), "http://127.0.0.1:5000");
     }
 }

@@ -1,6 +1,6 @@
 //! A stack on a Swarm.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use bollard::{
     models::{self, ContainerStatsResponse, Node, Task},
@@ -58,6 +58,16 @@ impl Service {
         nanoseconds.map_or(DEFAULT_GRACE, Duration::from_nanos)
     }
 
+    /// Whether this variable is set in its containers, and not empty.
+    #[must_use]
+    pub fn sets(&self, variable: &str) -> bool {
+        let spec = self.raw.spec.as_ref().and_then(|spec| spec.task_template.as_ref());
+        let container = spec.and_then(|template| template.container_spec.as_ref());
+        let environment = container.and_then(|it| it.env.as_ref()).into_iter().flatten();
+        let mut pairs = environment.filter_map(|pair| pair.split_once('='));
+        pairs.any(|(name, value)| name == variable && !value.is_empty())
+    }
+
     /// The port that the Swarm publishes for this port of the container, if it does.
     #[must_use]
     pub fn published_port(&self, target: u16) -> Option<u16> {
@@ -108,6 +118,13 @@ impl Stack {
     pub fn host(&self) -> &str {
         let remote = self.engine.host.strip_prefix("tcp://").and_then(|it| it.rsplit_once(':'));
         remote.map_or("127.0.0.1", |(host, _)| host)
+    }
+
+    /// Whether the engine is on this machine, as far as its address tells.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        let host = self.host().trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// What runs at the moment.

@@ -91,11 +91,8 @@ impl Peer {
     }
 
     /// Waits until the caller has closed its sending side or the whole connection, also while it still sends its request. For
-    /// callers that keep both sides open as long as they wait for a response.
+    /// callers that keep both sides open as long as they wait for a response, and speak plain HTTP.
     pub async fn disconnects(&self) {
-        if self.encryption == Encryption::Tls {
-            return self.ends().await;
-        }
         loop {
             match self.stream.peek(&mut [0]).await {
                 Ok(0) | Err(_) => return,
@@ -106,11 +103,18 @@ impl Peer {
     }
 
     /// Waits for the end of file, whatever has not been read before it. TLS sends an alert before it closes the connection,
-    /// which nobody reads while a response is written. `PRIORITY` includes the end of file, and nothing else that callers
-    /// send makes a socket of tokio ready for it.
+    /// which nobody reads while a response is written.
     async fn ends(&self) {
+        // It includes the end of file, and nothing else that callers send makes a socket of tokio ready for it.
+        #[cfg(target_os = "linux")]
         // This fails only when the runtime ends.
         let _ = self.stream.ready(Interest::PRIORITY).await;
+        #[cfg(not(target_os = "linux"))]
+        while self.stream.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed())
+        {
+            // What has not been read yet makes it ready at once.
+            tokio::time::sleep(UNREAD).await;
+        }
     }
 
     /// Waits until the connection is reset.

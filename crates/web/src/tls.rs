@@ -154,19 +154,23 @@ impl Files {
     }
 
     fn parse(&self, pem: Pem) -> Result<Loaded, TlsError> {
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem.certificate).flatten().collect();
-        let expires = chain.first().map(expiry);
+        // One that cannot be read is not left out: clients need all of them.
+        let chain = CertificateDer::pem_slice_iter(&pem.certificate).collect::<Result<Vec<_>, _>>();
+        let found = chain.as_ref().map(|chain| chain.first().map(expiry));
         let key = PrivateKeyDer::from_pem_slice(&pem.key);
-        let (Some(Ok((names, expires))), Ok(key)) = (&expires, &key) else {
+        let (Ok(chain), Ok(Some(Ok((names, expires)))), Ok(key)) = (&chain, &found, &key) else {
             let path = self.certificate.display();
-            let certificate = match expires {
-                None => {
-                    Some(format!("{path} has no certificate in PEM (-----BEGIN CERTIFICATE-----)"))
-                }
-                Some(Err(error)) => {
+            let certificate = match found {
+                Ok(Some(Ok(_))) => None,
+                Ok(Some(Err(error))) => {
                     Some(format!("{path} has a certificate that cannot be used: {error}"))
                 }
-                Some(Ok(_)) => None,
+                Ok(None) => {
+                    Some(format!("{path} has no certificate in PEM (-----BEGIN CERTIFICATE-----)"))
+                }
+                Err(error) => {
+                    Some(format!("{path} has a certificate that cannot be read: {error}"))
+                }
             };
             let no_key = || format!("{} has no private key in PEM", self.key.display());
             return Err(TlsError { certificate, key: key.err().map(|_| no_key()) });
@@ -175,7 +179,7 @@ impl Files {
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .and_then(|config| {
-                config.with_no_client_auth().with_single_cert(chain, key.clone_key())
+                config.with_no_client_auth().with_single_cert(chain.clone(), key.clone_key())
             });
         let mut config = config.map_err(|error| {
             let (certificate, key) = (self.certificate.display(), self.key.display());
@@ -262,6 +266,16 @@ mod tests {
         );
         let (certificate, key) = problems("first.key.pem", "first.pem");
         assert!(certificate.contains("no certificate") && key.contains("no private key"));
+        // A copy that was cut short.
+        let cut = tempfile::NamedTempFile::new().unwrap();
+        let [first, second] =
+            ["first.pem", "second.pem"].map(|name| std::fs::read(fixture(name)).unwrap());
+        std::fs::write(cut.path(), [&first[..], &second[..second.len() / 2]].concat()).unwrap();
+        let error = Tls::load(cut.path().to_owned(), fixture("first.key.pem")).unwrap_err();
+        let why = error.certificate.unwrap();
+        assert!(why.contains("cannot be read") && error.key.is_none(), "{why}");
+        std::fs::write(cut.path(), [first, second].concat()).unwrap();
+        Tls::load(cut.path().to_owned(), fixture("first.key.pem")).unwrap();
         let (certificate, key) = problems("first.pem", "second.key.pem");
         assert_eq!(certificate, "");
         assert!(key.contains("second.key.pem is not the key of the certificate"), "{key}");

@@ -4,7 +4,8 @@
 //! - `.stack/open/<id>`, an empty file, from before the job exists until after it has ended;
 //! - `.stack/ended/<day>`, a file with one line for each job that was created on that day and has ended.
 //!
-//! What jobs have cost is in `.stack/spent/<day>`, before their entries are removed or they are deleted.
+//! What jobs have cost that ended on a day is in `.stack/spent/<day>`, for two days, before their entries are removed or they
+//! are deleted.
 //!
 //! Whoever creates a job writes the first, and nobody else has to do anything: a gateway moves what has ended from the
 //! first to the second, every few seconds, so the second has one writer at a time and the end of a job costs nothing
@@ -37,7 +38,10 @@ use self::{
     ended::{Day, Days},
     spending::Ledger,
 };
-use crate::{Error, FileLock, Job, Result, Workspace, layout::parsed_names, write::sync_directory};
+use crate::{
+    Error, FileLock, Job, Result, Workspace, doomed::Doomed, layout::parsed_names,
+    write::sync_directory,
+};
 
 /// In each of the two directories once all jobs are in one of them. No ID is spelled like this.
 const COMPLETE: &str = ".complete";
@@ -45,6 +49,8 @@ const COMPLETE: &str = ".complete";
 const LONGEST_CREATION: Duration = Duration::from_secs(3600);
 /// How long to wait for another process that builds the index.
 const LONGEST_BUILD: Duration = Duration::from_secs(120);
+/// How long to wait for another process that writes to the index. It takes moments.
+const LONGEST_WRITE: Duration = Duration::from_secs(5);
 /// Between two tries. `flock` has no way to wait for a limited time.
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -112,6 +118,7 @@ impl Workspace {
         self.complete_index()?;
         let Some(lock) = FileLock::try_acquire(&self.index_lock())? else { return Ok(0) };
         let mut days: BTreeMap<Day, Vec<EndedJob>> = BTreeMap::new();
+        let mut discarded = Vec::new();
         for id in parsed_names::<JobId>(&self.open_index())? {
             // A job that cannot be read now is looked at again. It must not hold up the others.
             match self.look_at_entry(id) {
@@ -120,10 +127,27 @@ impl Workspace {
                 Err(error) => self.report_once(id.to_string().as_ref(), &error),
             }
         }
-        let mut moved = 0;
-        for (day, mut jobs) in days {
+        for jobs in days.values_mut() {
             // Before its entry is removed, so that a crash does not leave its directory there.
-            jobs.retain(|job| self.discard_own(job));
+            jobs.retain(|job| self.discard_own(job, &mut discarded));
+        }
+        let moved = self.move_ended(days, &lock);
+        // Others need not wait until whole checkouts are removed. What is left of them is a leftover like any other.
+        drop(lock);
+        for tree in discarded {
+            if let Err(error) = tree.destroy() {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot remove a checkout"
+                );
+            }
+        }
+        moved
+    }
+
+    fn move_ended(&self, days: BTreeMap<Day, Vec<EndedJob>>, _lock: &FileLock) -> Result<usize> {
+        let mut moved = 0;
+        for (day, jobs) in days {
             // Flushed before the entries are removed: after a power failure, each job is in one of the two.
             self.ledger().add(&jobs)?;
             self.ended_index().append(day, &jobs)?;
@@ -132,20 +156,25 @@ impl Workspace {
             }
             moved += jobs.len();
         }
-        drop(lock);
         Ok(moved)
     }
 
-    /// Removes the directory of a job that asked for that. Returns whether nothing has to be tried again.
-    fn discard_own(&self, ended: &EndedJob) -> bool {
+    /// Takes the directory of a job away that asked for that. Returns whether nothing has to be tried again.
+    fn discard_own(&self, ended: &EndedJob, discarded: &mut Vec<Doomed>) -> bool {
         if !ended.discards {
             return true;
         }
-        let discarded = self.discard_directory(ended.id);
-        if let Err(error) = &discarded {
-            self.report_once(&self.job_directory(ended.id), error);
+        let taken = self.take_own_directory(ended.id);
+        match taken {
+            Ok(taken) => {
+                discarded.extend(taken);
+                true
+            }
+            Err(error) => {
+                self.report_once(&self.job_directory(ended.id), &error);
+                false
+            }
         }
-        discarded.is_ok()
     }
 
     /// How the job of an entry has ended, if it has.
@@ -180,18 +209,20 @@ impl Workspace {
         }
     }
 
-    /// Notes what a job has cost that is about to be deleted, if it ended so recently that this may not have been done yet.
-    /// Blocking.
+    /// Notes what a job has cost, if it ended so recently that this may not have been done yet. Otherwise, that is known a
+    /// few seconds after its end. Blocking.
     ///
     /// # Errors
-    /// If the volume cannot be read or written, or another process writes the index for too long.
-    pub(crate) fn note_cost(&self, job: &Job) -> Result<()> {
+    /// If the volume cannot be read or written, or another process writes to the index for too long.
+    pub fn note_cost(&self, job: &Job) -> Result<()> {
+        // A missing entry says something only then.
+        self.complete_index()?;
         let entry = self.open_index().join(job.id().to_string());
         if !entry.try_exists().map_err(Error::io("check", entry))? {
             return Ok(());
         }
         let Some(ended) = EndedJob::of(job)?.filter(Ledger::wants) else { return Ok(()) };
-        let _lock = self.lock_index()?;
+        let _lock = self.lock_index(LONGEST_WRITE)?;
         self.ledger().add(&[ended])
     }
 
@@ -204,10 +235,10 @@ impl Workspace {
         self.ended_index().all(wanted)
     }
 
-    /// Removes the lines of jobs that were deleted. If another process is writing the index, nothing happens: such a
-    /// line is harmless.
+    /// Removes the lines of jobs that were deleted. If another process writes to the index for too long, nothing happens:
+    /// such a line is harmless.
     pub(crate) fn forget_ended(&self, gone: &[JobId]) -> Result<()> {
-        let Some(_lock) = FileLock::try_acquire(&self.index_lock())? else { return Ok(()) };
+        let Some(_lock) = self.try_lock_index(LONGEST_WRITE)? else { return Ok(()) };
         let mut days: BTreeMap<Day, Vec<JobId>> = BTreeMap::new();
         for id in gone {
             days.entry(Day::of(*id)).or_default().push(*id);
@@ -236,7 +267,7 @@ impl Workspace {
         if self.is_index_complete()? {
             return Ok(());
         }
-        let lock = self.lock_index()?;
+        let lock = self.lock_index(LONGEST_BUILD)?;
         // Another process may have built it meanwhile.
         if self.is_index_complete()? { Ok(()) } else { self.build_index(&lock) }
     }
@@ -246,19 +277,24 @@ impl Workspace {
     /// # Errors
     /// If the volume cannot be read or written, or another process builds it for too long.
     pub(crate) fn rebuild_index(&self) -> Result<()> {
-        self.build_index(&self.lock_index()?)
+        self.build_index(&self.lock_index(LONGEST_BUILD)?)
     }
 
-    fn lock_index(&self) -> Result<FileLock> {
-        let path = self.index_lock();
+    fn lock_index(&self, patience: Duration) -> Result<FileLock> {
+        self.try_lock_index(patience)?.ok_or_else(|| {
+            let why = format!("another process has been holding it for {} s", patience.as_secs());
+            let held = io::Error::new(io::ErrorKind::TimedOut, why);
+            Error::io("lock", self.index_lock())(held)
+        })
+    }
+
+    /// `None` if another process holds it for so long.
+    fn try_lock_index(&self, patience: Duration) -> Result<Option<FileLock>> {
         let begun = Instant::now();
         loop {
-            if let Some(lock) = FileLock::try_acquire(&path)? {
+            let lock = FileLock::try_acquire(&self.index_lock())?;
+            if lock.is_some() || begun.elapsed() > patience {
                 return Ok(lock);
-            }
-            if begun.elapsed() > LONGEST_BUILD {
-                let why = "another process has been holding it for two minutes";
-                return Err(Error::io("lock", path)(io::Error::new(io::ErrorKind::TimedOut, why)));
             }
             thread::sleep(INTERVAL);
         }

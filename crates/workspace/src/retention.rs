@@ -13,7 +13,9 @@ use serde::Serialize;
 
 use self::candidates::{Candidate, Places, Thing};
 use crate::{
-    DeletedJob, Error, FileLock, Job, Result, Session, Workspace, doomed::size, in_use::InUse,
+    DeletedJob, Error, FileLock, Job, Result, Session, Workspace,
+    doomed::{Doomed, size},
+    in_use::InUse,
     session::Deleted,
 };
 
@@ -102,8 +104,13 @@ impl Workspace {
             let Some(lock) = FileLock::try_acquire(&self.stack().join("gc.lock"))? else {
                 return Ok(None);
             };
-            // A job that has just ended and is not to be kept is found there.
-            self.index_ended()?;
+            // A job that has just ended and is not to be kept is found there. If the volume is full, the others make room.
+            if let Err(error) = self.index_ended() {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot index the jobs that have ended"
+                );
+            }
             Some(lock)
         } else {
             None
@@ -237,14 +244,13 @@ impl Workspace {
         taken.destroy().map(|()| true)
     }
 
-    /// Removes the own directory of a job that has just ended and is not to keep it, unless another job uses it.
-    pub(crate) fn discard_directory(&self, job: JobId) -> Result<()> {
+    /// Takes the own directory of a job away that has just ended and is not to keep it, unless another job uses it.
+    pub(crate) fn take_own_directory(&self, job: JobId) -> Result<Option<Doomed>> {
         let name = job.to_string();
         if !self.root().join("jobs").join(&name).is_dir() {
-            return Ok(());
+            return Ok(None);
         }
-        let in_use = InUse::look(self, &[])?;
-        in_use.take_directory(self, &name)?.map_or(Ok(()), |taken| taken.destroy())
+        InUse::look(self, &[])?.take_directory(self, &name)
     }
 
     /// How much space is free for jobs on the file system of the volume, in bytes.

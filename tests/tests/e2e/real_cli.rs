@@ -187,6 +187,8 @@ async fn a_job_is_cancelled_during_a_shell_command() {
     assert_eq!(cancel(&stack, &response.job_id()).await.0, 202);
     let events = response.collect_all().await;
     assert_eq!(terminal(&events)["code"], "cancelled", "{}", terminal(&events));
+    // What it has cost so far counts towards its caller's budget.
+    assert!(terminal(&events)["costUsd"].as_f64().is_some_and(|cost| cost > 0.0));
     assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
     assert!(stack.agents().is_empty(), "agents left behind: {:#?}", stack.agents());
     stack.wait_until_idle().await;

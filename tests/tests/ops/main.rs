@@ -3,5 +3,6 @@
 
 mod engine;
 mod local;
+mod remote;
 mod support;
 mod swarm;

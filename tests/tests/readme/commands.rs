@@ -99,8 +99,7 @@ const COMMANDS: &[(&str, Does)] = &[
     ("cargo stack doctor", Shows("stackctl up` will work.")),
     ("cargo stack completions bash", Shows("complete -F _stackctl")),
     (
-        "export TLS_CERT=/etc/letsencrypt/live/stack.example.org/fullchain.pem \
-         TLS_KEY=/etc/letsencrypt/live/stack.example.org/privkey.pem",
+        "export TLS_CERT=$HOME/tls/fullchain.pem TLS_KEY=$HOME/tls/privkey.pem",
         Nothing("there is no such certificate"),
     ),
     ("cargo stack up --bind 0.0.0.0", Nothing("it needs a certificate; tests/client has one")),

@@ -39,7 +39,8 @@ async fn plain_http_from_elsewhere_is_only_for_health_checks_and_workflows() {
         return;
     };
     let volume = Volume::new();
-    let token = bearer(&volume.token("ci", &[Scope::Submit, Scope::Read]));
+    let token = volume.token("ci", &[Scope::Submit, Scope::Read]);
+    let (id, token) = (token.id().clone(), bearer(&token));
     let workflow = volume.running_workflow_of("app", "ci");
     let as_workflow = volume.as_workflow(workflow.job().id());
     let fixture = |name: &str| {
@@ -61,6 +62,7 @@ async fn plain_http_from_elsewhere_is_only_for_health_checks_and_workflows() {
         .gateway(|config| (config.bind, config.tls) = ("0.0.0.0".parse().unwrap(), tls()))
         .await;
     let at = SocketAddr::from(([127, 0, 0, 1], gateway.address(Service::Pull).port()));
+    let workflows = SocketAddr::new(at.ip(), gateway.address(Service::Workflow).port());
     for head in [&*jobs, "GET /status HTTP/1.1\r\n", &of_workflow(&forged), &of_workflow("")] {
         let (status, error) = ask(elsewhere, at, head, &pull).await;
         assert_eq!((status, &error["code"]), (400, &json!("https_required")), "{head}: {error}");
@@ -70,6 +72,9 @@ async fn plain_http_from_elsewhere_is_only_for_health_checks_and_workflows() {
     }
     let (status, health) = ask(elsewhere, at, "GET /health HTTP/1.1\r\n", "").await;
     assert_eq!(status, 200, "{health}");
+    let (_, health) = ask(elsewhere, workflows, "GET /health HTTP/1.1\r\n", "").await;
+    let pulls = format!("https://stack.example.org:{}", at.port());
+    assert_eq!(health["services"]["githubPullApi"], pulls, "the certificate is for the name");
     let (status, event) = ask(elsewhere, at, &of_workflow(&as_workflow), &pull).await;
     assert_eq!((status, &event["type"]), (200, &json!("queued")), "{event}");
     // On this machine nobody listens: neither on loopback, nor on an address of its own.
@@ -78,4 +83,16 @@ async fn plain_http_from_elsewhere_is_only_for_health_checks_and_workflows() {
     own.set_port(at.port());
     assert_eq!(ask(elsewhere, own, &jobs, "").await.0, 200);
     tokio::time::timeout(Duration::from_secs(5), gateway.stop()).await.unwrap();
+
+    let mut refusals = Vec::new();
+    for file in std::fs::read_dir(volume.workspace.audit()).unwrap() {
+        let lines = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let entries = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        refusals.extend(entries.filter(|entry| entry["result"] == "https_required"));
+    }
+    let [refusal] = &refusals[..] else { panic!("one request had a token: {refusals:?}") };
+    let known = json!({"caller": "ci", "token": id, "address": elsewhere.ip()});
+    for (field, value) in known.as_object().unwrap() {
+        assert_eq!(&refusal[field], value, "{refusal}");
+    }
 }

@@ -47,6 +47,11 @@ pub(crate) struct TokenOptions {
 }
 
 impl TokenOptions {
+    /// Whether there is a token.
+    pub(crate) fn is_given(&self) -> bool {
+        self.token_file.is_some() || token_of_environment().is_some()
+    }
+
     /// The stack at `url`, with the token of the file or else of the environment, if there is one.
     ///
     /// # Errors
@@ -58,7 +63,7 @@ impl TokenOptions {
                     .map_err(|error| ClientError::TokenFile(file.clone(), error))?;
                 (Some(token), file.display().to_string())
             }
-            None => (std::env::var(TOKEN).ok().filter(|token| !token.is_empty()), TOKEN.to_owned()),
+            None => (token_of_environment(), TOKEN.to_owned()),
         };
         let token = token.map(|token| token.trim().to_owned());
         let is_token =
@@ -71,6 +76,10 @@ impl TokenOptions {
         }
         Ok(Api::new(url)?.with_token(token.map(Secret::new)))
     }
+}
+
+fn token_of_environment() -> Option<String> {
+    std::env::var(TOKEN).ok().filter(|token| !token.is_empty())
 }
 
 /// Where the stack is, and how to print answers.

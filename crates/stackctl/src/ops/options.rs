@@ -8,7 +8,7 @@ use stack_client::{Api, StackUrl};
 use supervisor::Part;
 use swarm::Tail;
 
-use super::{logs::since, scale::Wanted, target::Target};
+use super::{OpsError, logs::since, scale::Wanted, target::Target};
 use crate::client::{ClientError, GivenUrl, TokenOptions};
 
 /// Which stack is meant.
@@ -62,11 +62,24 @@ impl Gateway {
     /// The gateway, for each service whose address is known. With `--url`, only that of workflows is.
     ///
     /// # Errors
-    /// If the stack does not answer, the token cannot be read, or https cannot be used.
+    /// If the stack does not answer, the token cannot be read or would be sent unencrypted over a network, or https cannot be
+    /// used.
     pub(crate) async fn apis(&self, target: &Target) -> anyhow::Result<Vec<(Service, Api)>> {
         let addresses = match &self.url {
             Some(url) => vec![(Service::Workflow, url.clone())],
-            None => target.addresses().await?,
+            None => {
+                let addresses = target.addresses().await?;
+                if target.is_elsewhere()
+                    && self.token.is_given()
+                    && let Some((_, url)) = addresses.first()
+                {
+                    return Err(OpsError::Usage(format!(
+                        "the token would be sent unencrypted to {url}: give the gateway's address with --url, best with https://"
+                    ))
+                    .into());
+                }
+                addresses
+            }
         };
         let api = |(service, url)| Ok((service, self.token.api(url)?));
         addresses.into_iter().map(api).collect()

@@ -39,6 +39,11 @@ impl Target {
         swarm.map(Self::Swarm).map_err(|swarm| OpsError::Nothing { workspace, swarm })
     }
 
+    /// Whether what is sent to the [`addresses`](Self::addresses) crosses a network.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Swarm(stack) if !stack.is_local())
+    }
+
     /// The stack in words.
     pub(crate) fn describe(&self) -> String {
         match self {
@@ -56,7 +61,8 @@ impl Target {
     /// Where its gateway serves each service. A Swarm may publish none of them.
     ///
     /// # Errors
-    /// If the stack does not answer.
+    /// If the stack does not answer, or its gateway speaks https: its certificate is for a name that only its operator
+    /// knows.
     pub(crate) async fn addresses(&self) -> Result<Vec<(Service, StackUrl)>, OpsError> {
         match self {
             Self::Local(local) => {
@@ -66,6 +72,15 @@ impl Target {
             Self::Swarm(stack) => {
                 let services = stack.services().await?;
                 let gateway = services.iter().find(|service| service.name == Part::GATEWAY);
+                if gateway.is_some_and(|gateway| gateway.sets("TLS_CERT")) {
+                    let port =
+                        gateway.and_then(|it| it.published_port(Service::Workflow.default_port()));
+                    let port = port.map_or_else(|| "PORT".to_owned(), |port| port.to_string());
+                    return Err(OpsError::Usage(format!(
+                        "the gateway of this stack speaks https: give its address, with a name that its certificate is for, as \
+                         --url https://NAME:{port}"
+                    )));
+                }
                 let address = |service: Service| {
                     let port = gateway?.published_port(service.default_port())?;
                     Some((service, format!("http://{}:{port}", stack.host()).parse().ok()?))

@@ -447,23 +447,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::index::tests::id;
 
     fn ended_job() -> impl Strategy<Value = EndedJob> {
-        let id = || {
-            any::<u128>().prop_map(|bits| {
-                let digits = format!("{:024x}", bits & ((1 << 96) - 1));
-                format!(
-                    "{}-{}-7{}-8{}-{}",
-                    &digits[..8],
-                    &digits[8..12],
-                    &digits[12..15],
-                    "000",
-                    &digits[12..]
-                )
-                .parse::<JobId>()
-                .unwrap()
-            })
-        };
+        let id = || (0..1_u64 << 48, 0..1_u64 << 48).prop_map(|(created, tail)| id(created, tail));
         let state =
             prop::sample::select(vec![JobState::Succeeded, JobState::Failed, JobState::Cancelled]);
         let caller = prop::option::of("[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}");

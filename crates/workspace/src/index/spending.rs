@@ -2,10 +2,12 @@
 //!
 //! `.stack/spent/<day>` has a line for each job that ended on that day (UTC) and has cost something. It is written with the
 //! index, and outlives its job: otherwise, callers could delete what they have spent. The day is that of the end, whatever
-//! ID a caller has chosen for its job.
+//! ID a caller has chosen for its job. A job may have two lines, so it is known by its ID and its end: when a job has been
+//! deleted, its caller may use its ID again.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::MetadataExt as _,
@@ -48,10 +50,7 @@ impl Ledger {
         fs::create_dir_all(&self.directory).map_err(Error::io("create", &self.directory))?;
         for day in jobs.iter().map(|job| Day::at(job.ended)).collect::<BTreeSet<_>>() {
             let of_day = jobs.iter().filter(|job| Day::at(job.ended) == day);
-            let lines = of_day.filter_map(|job| {
-                let caller = job.caller.as_ref()?;
-                Some(format!("{} {caller} {} .\n", job.id, job.cost.micros()))
-            });
+            let lines = of_day.filter_map(|job| Some(format!("{}\n", Line::of(job)?)));
             append(&self.file(&day), &lines.collect::<String>())?;
         }
         let yesterday = Day::before(Timestamp::now());
@@ -90,8 +89,8 @@ pub(super) fn append(path: &Path, lines: &str) -> Result<()> {
 pub struct Spending {
     day: Option<Day>,
     read: Option<Read>,
-    /// The jobs that are in the sums. A job may be in the file twice.
-    counted: HashSet<JobId>,
+    /// The jobs that are in the sums, and when they ended.
+    counted: HashSet<(JobId, Timestamp)>,
     sums: HashMap<CallerName, Usd>,
 }
 
@@ -150,19 +149,81 @@ impl Spending {
 
     fn count(&mut self, line: &[u8]) {
         // A crash cut it short.
-        let Some((job, caller, cost)) = parse(line) else { return };
-        if self.counted.insert(job) {
+        let Some(Line { job, ended, caller, cost }) = Line::parse(line) else { return };
+        if self.counted.insert((job, ended)) {
             let sum = self.sums.entry(caller).or_default();
             *sum = sum.plus(cost);
         }
     }
 }
 
-fn parse(line: &[u8]) -> Option<(JobId, CallerName, Usd)> {
-    // A later version may add fields.
-    let mut fields = std::str::from_utf8(line).ok()?.split(' ');
-    let job = fields.next()?.parse().ok()?;
-    let caller = fields.next()?.parse().ok()?;
-    let cost = Usd::from_micros(fields.next()?.parse().ok()?);
-    (fields.next()? == ".").then_some((job, caller, cost))
+/// What a job has cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    job: JobId,
+    ended: Timestamp,
+    caller: CallerName,
+    cost: Usd,
+}
+
+impl Line {
+    /// `None` if it is not known whose job it was.
+    fn of(job: &EndedJob) -> Option<Self> {
+        let caller = job.caller.clone()?;
+        Some(Self { job: job.id, ended: job.ended, caller, cost: job.cost })
+    }
+
+    /// `None` for a line that a crash cut short.
+    fn parse(line: &[u8]) -> Option<Self> {
+        // A later version may add fields.
+        let mut fields = std::str::from_utf8(line).ok()?.split(' ');
+        let job = fields.next()?.parse().ok()?;
+        let ended = Timestamp::from_millisecond(fields.next()?.parse().ok()?);
+        let caller = fields.next()?.parse().ok()?;
+        let cost = Usd::from_micros(fields.next()?.parse().ok()?);
+        (fields.next()? == ".").then_some(Self { job, ended, caller, cost })
+    }
+}
+
+/// The line, without its line break.
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { job, ended, caller, cost } = self;
+        write!(f, "{job} {} {caller} {} .", ended.as_millisecond(), cost.micros())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::index::tests::id;
+
+    properties::fuzz! {
+        /// A crash may cut a line anywhere. What is left says nothing.
+        #[test]
+        fn a_line_round_trips_and_a_part_of_it_says_nothing(
+            (created, tail) in (0..1_u64 << 48, 0..1_u64 << 48),
+            ended in any::<i64>(),
+            caller in "[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}",
+            micros in any::<u64>(),
+            cut in 0_usize..200,
+        ) {
+            let (job, ended) = (id(created, tail), Timestamp::from_millisecond(ended));
+            let caller = caller.parse().unwrap();
+            let whole = Line { job, ended, caller, cost: Usd::from_micros(micros) };
+            let line = whole.to_string();
+            prop_assert_eq!(Line::parse(line.as_bytes()), Some(whole));
+            prop_assert_eq!(Line::parse(&line.as_bytes()[..cut.min(line.len() - 1)]), None);
+        }
+
+        #[test]
+        fn no_line_is_a_panic(line in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..120),
+            "[0-9a-f-]{36} [0-9-]{0,21} [a-z]{0,4} [0-9-]{0,21} ?\\.?".prop_map(String::into_bytes),
+        ]) {
+            let _ = Line::parse(&line);
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// An ID of this time, in milliseconds.
-fn id(created: u64, tail: u64) -> JobId {
+pub(super) fn id(created: u64, tail: u64) -> JobId {
     let time = format!("{created:012x}");
     let (high, low) = time.split_at(8);
     format!("{high}-{low}-7000-8000-{tail:012x}").parse().unwrap()
@@ -298,7 +298,7 @@ fn only_one_process_moves_at_a_time() {
     let job = create(&workspace, id(DAY, 1), None);
     end(&job, Code::Internal);
     workspace.open_jobs().unwrap();
-    let other = workspace.lock_index().unwrap();
+    let other = workspace.lock_index(LONGEST_WRITE).unwrap();
     assert_eq!(workspace.index_ended().unwrap(), 0);
     assert_eq!(found(&workspace, state(JobState::Failed)), [job.id()], "it is found all the same");
     drop(other);
@@ -336,7 +336,7 @@ fn a_cost_is_what_the_terminal_event_says() {
         let job = spend(&workspace, id(DAY, tail), Service::Claude, None, cost);
         EndedJob::of(&job).unwrap().unwrap().cost.micros()
     });
-    assert_eq!(costs.collect::<Vec<_>>(), [250_000, 1, 0, 0, 0, 0]);
+    assert_eq!(costs.collect::<Vec<_>>(), [250_000, 0, 0, 0, 0, 0]);
     let workflow = spend(&workspace, id(DAY, 10), Service::Workflow, None, json!(9));
     let cost = EndedJob::of(&workflow).unwrap().unwrap().cost;
     assert_eq!(cost, Usd::default(), "its jobs have their own");
@@ -391,7 +391,7 @@ fn what_ended_today_is_added_up_once() {
     // A line that is still being written.
     let file = ledger.file(&Day::at(now));
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, format!("{text}{} b 10", id(today, 8))).unwrap();
+    fs::write(&file, format!("{text}{} {} b 10", id(today, 8), now.as_millisecond())).unwrap();
     assert_eq!(both(&workspace, now), [21, 12]);
     // It was cut short.
     ledger.add(&[costs(id(today, 9), "b", now, 30)]).unwrap();
@@ -405,7 +405,8 @@ fn a_job_that_is_deleted_has_cost_what_it_cost() {
     let today = u64::try_from(Timestamp::now().as_millisecond()).unwrap();
     for (number, is_indexed) in [(1, false), (2, true)] {
         let parent = create(&workspace, id(today, number * 10), None);
-        let child = id(today + DAY / 2, number * 10 + 1);
+        // The same in both: it may be used again when its job is deleted.
+        let child = id(today + DAY / 2, 1);
         let child = spend(&workspace, child, Service::Claude, Some(parent.id()), json!(0.5));
         end(&parent, Code::Internal);
         let ended = child.outcome().unwrap().unwrap().ended;
@@ -419,4 +420,60 @@ fn a_job_that_is_deleted_has_cost_what_it_cost() {
         let after = spent(&mut Spending::default(), &workspace, "a", ended);
         assert_eq!(after, before + 500_000, "indexed: {is_indexed}");
     }
+}
+
+#[test]
+fn a_job_is_not_deleted_before_its_cost_is_known() {
+    let (dir, workspace) = workspace();
+    workspace.open_jobs().unwrap();
+    let job = spend(&workspace, JobId::new(), Service::Claude, None, json!(0.5));
+    let ended = job.outcome().unwrap().unwrap().ended;
+    let checkout = workspace.job_directory(job.id());
+    fs::create_dir_all(checkout.join("app")).unwrap();
+    // As on a full volume.
+    let file = workspace.ledger().file(&Day::at(ended));
+    fs::create_dir(file.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &file).unwrap();
+    let error = job.delete().unwrap_err();
+    assert!(error.is_disk_full() && !checkout.exists(), "its checkout makes room: {error:?}");
+    assert!(Job::open(&workspace, job.id()).unwrap().is_some());
+    // The index cannot be written either, and yet what is old is deleted.
+    let other = create(&workspace, JobId::new(), None);
+    end(&other, Code::Internal);
+    fs::create_dir_all(workspace.job_directory(other.id())).unwrap();
+    let nothing = crate::Retention {
+        checkouts: Some(Duration::ZERO),
+        jobs: None,
+        sessions: None,
+        mirrors: None,
+        limit: None,
+    };
+    let collected = workspace.collect(&nothing, Timestamp::now(), crate::Collect::Delete);
+    assert_eq!(collected.unwrap().unwrap().len(), 1);
+    fs::remove_file(&file).unwrap();
+    // The entry is lost with its directory, which the next job has made again.
+    fs::remove_dir_all(dir.path().join(".stack/open")).unwrap();
+    create(&workspace, JobId::new(), None);
+    workspace.note_cost(&job).unwrap();
+    assert_eq!(spent(&mut Spending::default(), &workspace, "a", ended), 500_000);
+    assert_eq!(job.delete().unwrap(), crate::DeletedJob::Done);
+}
+
+#[test]
+fn a_deletion_waits_for_others_that_write_to_the_index() {
+    let (_dir, workspace) = workspace();
+    let job = create(&workspace, JobId::new(), None);
+    end(&job, Code::Internal);
+    workspace.index_ended().unwrap();
+    let lock = workspace.lock_index(LONGEST_WRITE).unwrap();
+    thread::scope(|threads| {
+        let deletion = threads.spawn(|| job.delete().unwrap());
+        while Job::open(&workspace, job.id()).unwrap().is_some() {
+            assert!(!deletion.is_finished());
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(lock);
+        assert_eq!(deletion.join().unwrap(), crate::DeletedJob::Done);
+    });
+    assert_eq!(workspace.ended_jobs(|_| true).unwrap(), [], "its line went");
 }

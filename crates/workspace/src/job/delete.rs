@@ -71,16 +71,19 @@ impl Job {
             leases.push(lease);
         }
         for job in &jobs {
+            let name = job.id.to_string();
+            if deletes(&name)
+                && let Some(checkout) = in_use.take_directory(workspace, &name)?
+            {
+                // At once, because it makes room for what is written next.
+                checkout.destroy()?;
+            }
+        }
+        for job in &jobs {
             // Otherwise, callers could delete what they have spent.
             workspace.note_cost(job)?;
         }
         let mut taken = Vec::new();
-        for job in &jobs {
-            let name = job.id.to_string();
-            if deletes(&name) {
-                taken.extend(in_use.take_directory(workspace, &name)?);
-            }
-        }
         for job in &jobs {
             taken.extend(workspace.take_away(&Path::new(".stack/jobs").join(job.id.to_string()))?);
             workspace.remove_entry(job.id)?;
