@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use boot::Settings;
+use boot::{AgentUser, Settings};
 use contract::Policy;
 
 use crate::{Credential, Isolation, MessagesUrl, TimeLimits};
@@ -137,10 +137,10 @@ impl Config {
         said
     }
 
-    /// Whether agents run as root, because they have no user of their own.
+    /// Whether agents run as root, because the operator wants it.
     #[must_use]
     pub fn runs_agents_as_root(&self) -> bool {
-        nix::unistd::geteuid().is_root() && self.isolation.user.user().is_none()
+        nix::unistd::geteuid().is_root() && self.isolation.user == AgentUser::Own
     }
 }
 
@@ -170,7 +170,7 @@ impl Config {
 
 /// Why running as root is refused, for the log and for callers.
 pub(crate) const REFUSES_ROOT: &str = "the Claude Code CLI refuses to skip permissions as root: run this service \
-    as another user, give agents one of their own (AGENT_USER), or set IS_SANDBOX=1 if this machine is a sandbox";
+    as another user, give agents one of their own (unset AGENT_USER), or set IS_SANDBOX=1 if this machine is a sandbox";
 
 /// The error for a missing CLI.
 pub(crate) fn no_agent(why: &str) -> String {
@@ -204,8 +204,6 @@ fn is_executable(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-
-    use boot::AgentUser;
 
     use super::*;
 

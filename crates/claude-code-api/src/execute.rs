@@ -93,15 +93,18 @@ fn run<D: Dialect>(
                 return;
             }
         };
-        let mut agent = match start(&dialect, &settings, &request, guest, &ready).await {
+        let started = start(&dialect, &settings, &request, guest, &ready).await;
+        let mut unanswered = Some(ready.conversation.answered());
+        let ready = OffThread(Some(ready));
+        let mut agent = match started {
             Ok(agent) => agent,
             Err(refusal) => {
+                ready.drop().await;
                 yield Step::End(refusal.ending(session));
                 return;
             }
         };
         info!(job = %context.id, %session, pid = %agent.id(), "the agent started");
-        let mut unanswered = Some(ready.conversation.answered());
         let mut received = agent.received();
         let mut timestamp = received.to_string();
         while let Some(message) = agent.next(&context.stop).await {
@@ -117,9 +120,8 @@ fn run<D: Dialect>(
         }
         let (record, cause) = agent.record();
         drop(agent);
-        // Removes the private directory and releases the session. If the stream is dropped here, this continues in
-        // the background.
-        let _ = spawn_blocking(move || drop(ready)).await;
+        // Takes back what the agent had, removes its private directory and releases the session.
+        ready.drop().await;
         let stopped = cause.and_then(|cause| stopped(cause, context.stop.reason(), &settings.time_limits));
         let ending = dialect.verdict(session, record, &aid, stopped.as_ref());
         info!(job = %context.id, %session, state = ending.state.as_str(), code = ?ending.code, "the agent ended");
@@ -146,6 +148,25 @@ struct Opening<D: Dialect> {
     /// The absolute path of its working directory, even if it could not be opened.
     workspace: String,
     ready: Result<(Guest, D::Aid, Ready<D>), Refusal>,
+}
+
+/// What takes long to drop, such as a checkout that is taken back. It is dropped where that blocks nobody, also with the stream.
+struct OffThread<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> OffThread<T> {
+    /// Drops it, and waits until that is done.
+    async fn drop(mut self) {
+        let it = self.0.take();
+        let _ = spawn_blocking(move || drop(it)).await;
+    }
+}
+
+impl<T: Send + 'static> Drop for OffThread<T> {
+    fn drop(&mut self) {
+        if let Some(it) = self.0.take() {
+            drop(spawn_blocking(move || drop(it)));
+        }
+    }
 }
 
 /// Everything an agent needs while it runs.
@@ -188,8 +209,8 @@ impl<D: Dialect> Opening<D> {
         let ready = found.and_then(|(found, _)| {
             let place = place(context, asked.as_ref(), &own)?;
             workspace = format!("{root}/{place}");
-            dialect.may_run(&request.options)?;
             settings.isolation.check()?;
+            dialect.may_run(&request.options)?;
             let conversation = match found {
                 Some(found) => found,
                 None => Conversation::begin(&context.workspace, id, &place)?,
@@ -267,9 +288,9 @@ impl<D: Dialect> Ready<D> {
         };
         let guest = confined(guest, &cwd, &settings.isolation, &places)
             .map_err(|error| Refusal::io("confine the agent", &error))?;
-        let handed_over = user.map(|user| HandedOver::new(user, &places)).transpose();
-        let handed_over = handed_over
-            .map_err(|error| Refusal::io("hand the checkout over to the agent's user", &error))?;
+        let handed_over = user
+            .map(|user| HandedOver::new(user, &places, workspace, &context.stop))
+            .transpose()?;
         let ready =
             Self { _handed_over: handed_over, conversation, cwd, _private: private, bounds };
         Ok((guest, aid, ready))

@@ -96,6 +96,8 @@ impl Scene {
             fs::copy(fixtures.join(name), &copy).unwrap();
             copy
         });
+        // Without Landlock, this keeps another user from it.
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         let mut builder = Stack::builder()
             .replicas(1, 1, 2)
             .workspace(&workspace)
