@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -122,6 +123,7 @@ fn run<D: Dialect>(
             }
             let started = match ready {
                 Ok((guest, aid, ready)) => {
+                    let ready = OffThread(Some(ready));
                     let agent = start(&dialect, &settings, &request, guest, &ready).await;
                     agent.map(|agent| (agent, aid, ready))
                 }
@@ -188,9 +190,8 @@ fn run<D: Dialect>(
                 }
             }
             turn = turn.or_else(|| ready.conversation.take_turn().filter(|_| next.is_some()));
-            // Removes the private directory and releases the session. If the stream is dropped here, this continues in
-            // the background.
-            let _ = spawn_blocking(move || drop(ready)).await;
+            // Takes back what the agent had, removes its private directory and releases the session.
+            ready.drop().await;
             let most = verify.as_ref().map_or(0, |verify| verify.attempts);
             let prompt = next.filter(|_| verdict.outcome.is_ok() && attempt < most);
             let Some((prompt, left)) = prompt.zip(verify::left(limits, &verdict.summary)) else {
@@ -229,6 +230,41 @@ struct Opening<D: Dialect> {
     /// The absolute path of its working directory, even if it could not be opened.
     workspace: String,
     ready: Result<(Guest, D::Aid, Ready<D>), Refusal>,
+}
+
+/// What takes long to drop, such as a checkout that is taken back. It is dropped where that blocks nobody, also with the stream.
+struct OffThread<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> OffThread<T> {
+    /// Drops it, and waits until that is done.
+    async fn drop(mut self) {
+        let it = self.0.take();
+        let _ = spawn_blocking(move || drop(it)).await;
+    }
+}
+
+impl<T: Send + 'static> Deref for OffThread<T> {
+    type Target = T;
+
+    #[expect(clippy::expect_used, reason = "it is there until it is dropped")]
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("it is dropped")
+    }
+}
+
+impl<T: Send + 'static> DerefMut for OffThread<T> {
+    #[expect(clippy::expect_used, reason = "it is there until it is dropped")]
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("it is dropped")
+    }
+}
+
+impl<T: Send + 'static> Drop for OffThread<T> {
+    fn drop(&mut self) {
+        if let Some(it) = self.0.take() {
+            drop(spawn_blocking(move || drop(it)));
+        }
+    }
 }
 
 /// Everything an agent needs while it runs.
@@ -275,8 +311,8 @@ impl<D: Dialect> Opening<D> {
         let ready = found.and_then(|(found, _)| {
             let place = place(context, asked.as_ref(), &own)?;
             workspace = format!("{root}/{place}");
-            dialect.may_run(&request.options)?;
             settings.isolation.check()?;
+            dialect.may_run(&request.options)?;
             let conversation = match found {
                 Some(found) => found,
                 None => Conversation::begin(&context.workspace, id, &place)?,
@@ -349,10 +385,10 @@ impl<D: Dialect> Ready<D> {
                 .map_err(|error| Refusal::io("confine the agent", &error))
         })?;
         if let Some(user) = settings.isolation.user.user() {
-            let handed_over = ready.in_places(settings, |places| HandedOver::new(user, places));
-            ready._handed_over = Some(handed_over.map_err(|error| {
-                Refusal::io("hand the checkout over to the agent's user", &error)
-            })?);
+            let handed_over = ready.in_places(settings, |places| {
+                HandedOver::new(user, places, workspace, &context.stop)
+            });
+            ready._handed_over = Some(handed_over?);
         }
         Ok((guest, aid, ready))
     }

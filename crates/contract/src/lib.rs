@@ -35,7 +35,7 @@ pub use event::{
     ExecuteEvent, Isolation, ModelUsage, PullEvent, QueuedEvent, Verification, WorkflowEvent,
 };
 pub use fields::unknown_field;
-pub use id::{GatewayId, JobId, ReplicaId, SessionId};
+pub use id::{GatewayId, JobId, OwnId, ReplicaId, SessionId};
 pub use job::{JobDeleted, JobList, JobState, JobView, Repo, RepoList};
 pub use line::{EventLine, LineError};
 pub use part::EventPart;

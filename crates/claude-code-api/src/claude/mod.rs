@@ -61,7 +61,7 @@ impl Dialect for Claude {
 
     fn may_run(&self, options: &ExecuteOptions) -> Result<(), Refusal> {
         let skips = options.dangerously_skip_permissions;
-        if skips && !self.config.is_sandbox && self.config.runs_agents_as_root() {
+        if skips && !self.config.isolation.is_sandbox && self.config.runs_agents_as_root() {
             return Err(Refusal::new(Code::AgentRefusesRoot, REFUSES_ROOT));
         }
         Ok(())
