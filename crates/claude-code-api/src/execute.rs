@@ -124,8 +124,13 @@ fn run<D: Dialect>(
             let started = match ready {
                 Ok((guest, aid, ready)) => {
                     let ready = OffThread(Some(ready));
-                    let agent = start(&dialect, &settings, &request, guest, &ready).await;
-                    agent.map(|agent| (agent, aid, ready))
+                    match start(&dialect, &settings, &request, guest, &ready).await {
+                        Ok(agent) => Ok((agent, aid, ready)),
+                        Err(refusal) => {
+                            ready.drop().await;
+                            Err(refusal)
+                        }
+                    }
                 }
                 Err(refusal) => Err(refusal),
             };

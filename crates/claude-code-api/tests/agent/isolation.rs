@@ -69,7 +69,7 @@ async fn an_agent_reaches_its_checkout_and_what_the_operator_adds() {
         read: vec![at("read")],
         write: vec![at("write")],
         environment: vec![("CARGO_HOME".into(), "/cargo".into())],
-        ..Isolation::default()
+        ..bench.config.isolation
     };
     let own = ["own", "session", "private"];
     let limits = ["variable", "core", "umask"];
