@@ -169,6 +169,8 @@ impl Stack {
         let defaults = [
             ("CLAUDE_CODE_CREDENTIALS_JSON", r#"{"apiKey":"sk-ant-test-0123456789abcdef"}"#),
             ("IS_SANDBOX", "1"),
+            // Whatever other user there is could not reach the directories of a test.
+            ("AGENT_USER", "none"),
             ("LOG_LEVEL", "info"),
             // The git servers of tests run on this machine.
             ("GIT_ALLOWED_NETWORKS", "127.0.0.0/8,::1"),

@@ -136,6 +136,7 @@ impl Bench {
             .env("PATH", path)
             .env("TMPDIR", self.root.join("tmp"))
             .env("IS_SANDBOX", "1")
+            .env("AGENT_USER", "none")
             .die_with_parent(child_process::Signal::SIGTERM)
     }
 }

@@ -1,15 +1,21 @@
-//! Users of the system: the one that agents run as, and the one that a program in an image becomes.
+//! Users of the system: the one that agents run as.
 
 use std::fmt;
 
-use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid};
+use nix::{
+    errno::Errno,
+    unistd::{Gid, Group, Uid, User, getegid, geteuid, getgroups},
+};
 
-use crate::{Exit, Settings};
+use crate::{Capability, Settings};
 
 const AGENT_USER: &str = "AGENT_USER";
 
 /// Who agents run as if the operator names nobody and this process may change users. The images have the first.
 const DEFAULT_AGENTS: [&str; 2] = ["workflow-agent", "nobody"];
+
+/// The group that those which a user namespace does not map appear as.
+const OVERFLOW_GROUP: Gid = Gid::from_raw(65534);
 
 /// A user of the system, by numbers: the name may mean another user, or none, in another container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,26 +36,27 @@ impl fmt::Display for SystemUser {
 
 impl SystemUser {
     /// Parses a name, or `uid[:gid]`. Without a group, it is that of the user, or the one with the same number.
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (user, group) = match text.split_once(':') {
             Some((user, group)) => (user, Some(group)),
             None => (text, None),
         };
         let found = match user.parse() {
-            Ok(uid) => User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or_else(
+            Ok(uid) => looked_up(User::from_uid(Uid::from_raw(uid)))?.map_or_else(
                 || Self { name: text.to_owned(), uid, gid: uid },
                 |user| Self { name: user.name, uid, gid: user.gid.as_raw() },
             ),
-            Err(_) => Self::named(user).ok_or_else(|| {
+            Err(_) => Self::named(user)?.ok_or_else(|| {
                 format!("must be a user of this system, or uid:gid: there is no user '{user}'")
             })?,
         };
         let found = match group {
             None => found,
             Some(group) => {
-                let by_name =
-                    || Group::from_name(group).ok().flatten().map(|group| group.gid.as_raw());
-                let gid = group.parse().ok().or_else(by_name);
+                let gid = match group.parse() {
+                    Ok(gid) => Some(gid),
+                    Err(_) => looked_up(Group::from_name(group))?.map(|group| group.gid.as_raw()),
+                };
                 let gid = gid.ok_or_else(|| {
                     format!("must be a user, or uid:gid: there is no group '{group}'")
                 })?;
@@ -63,18 +70,26 @@ impl SystemUser {
         Ok(found)
     }
 
-    fn named(name: &str) -> Option<Self> {
-        let user = User::from_name(name).ok().flatten()?;
-        Some(Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
+    fn named(name: &str) -> Result<Option<Self>, String> {
+        let found = looked_up(User::from_name(name))?;
+        Ok(found.map(|user| Self {
+            name: user.name,
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+        }))
     }
 
     /// Why agents may not run as this user.
     fn refusal_for_agents(&self) -> Option<&'static str> {
+        let is_of_stack = |gid: &Gid| gid.as_raw() == self.gid && *gid != OVERFLOW_GROUP;
         if self.uid == 0 || self.gid == 0 {
             Some(
                 "must be another user and group than root, because agents are not trusted; or none",
             )
-        } else if self.uid == geteuid().as_raw() || self.gid == getegid().as_raw() {
+        } else if self.uid == geteuid().as_raw()
+            || self.gid == getegid().as_raw()
+            || getgroups().is_ok_and(|groups| groups.iter().any(is_of_stack))
+        {
             Some("must be another user and group than those that the stack runs as; or none")
         } else {
             None
@@ -82,15 +97,36 @@ impl SystemUser {
     }
 }
 
+/// What the system says about a user or a group.
+fn looked_up<T>(found: nix::Result<Option<T>>) -> Result<Option<T>, String> {
+    match found {
+        Ok(found) => Ok(found),
+        // In some systems, this means that there is none, getpwnam(3).
+        Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => Ok(None),
+        Err(error) => Err(format!("cannot be looked up among the users of this system: {error}")),
+    }
+}
+
+/// Who has chosen the user that agents are to run as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChosenBy {
+    /// The operator has named it.
+    Operator,
+    /// It is the default.
+    Stack,
+}
+
 /// The user that agents are to run as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AgentUser {
-    /// That of the stack: the operator wants it, or this process may not change users.
+    /// That of the stack: the operator wants it, or has started the stack as an ordinary user.
     #[default]
     Own,
-    /// That of the stack, although they were to have another one.
+    /// They are to have one of their own, and cannot.
     Unavailable {
-        /// Why, as a clause.
+        /// Who wants it.
+        by: ChosenBy,
+        /// Why they cannot, as a clause.
         why: String,
         /// What to do about it, as a clause.
         fix: String,
@@ -110,171 +146,88 @@ impl AgentUser {
             Self::Own | Self::Unavailable { .. } => None,
         }
     }
+
+    /// Whether the operator has named it.
+    #[must_use]
+    pub fn chosen_by(&self) -> ChosenBy {
+        match self {
+            Self::Named(_) => ChosenBy::Operator,
+            Self::Unavailable { by, .. } => *by,
+            Self::Own | Self::Default(_) => ChosenBy::Stack,
+        }
+    }
+
+    /// The same, if agents cannot have the user that they are to have.
+    #[must_use]
+    pub fn unavailable(&self, why: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::Unavailable { by: self.chosen_by(), why: why.into(), fix: fix.into() }
+    }
 }
 
 /// Reads `AGENT_USER`: who agents run as, as far as this process may change users.
 pub fn read_agent_user(settings: &mut Settings<'_>) -> AgentUser {
-    match wanted(settings) {
-        AgentUser::Default(_) if !may_change_users() => AgentUser::Own,
-        AgentUser::Named(_) if !may_change_users() => AgentUser::Unavailable {
-            why: "the stack may not change users".to_owned(),
-            fix: "start it as root (in a container, with the capabilities CHOWN, DAC_OVERRIDE, FOWNER, SETUID, SETGID and \
-                  KILL), or unset AGENT_USER"
-                .to_owned(),
-        },
-        wanted => wanted,
+    let wanted = wanted(settings);
+    let lacks = Capability::missing(Capability::AGENTS);
+    // Whoever has only some of the rights was to have all.
+    let is_ordinary = lacks.len() == Capability::AGENTS.len() && !is_privileged();
+    match &wanted {
+        AgentUser::Default(_) | AgentUser::Unavailable { .. } if is_ordinary => AgentUser::Own,
+        AgentUser::Default(_) | AgentUser::Named(_) if !lacks.is_empty() => {
+            let lacks: Vec<_> = lacks.iter().map(ToString::to_string).collect();
+            let fix = "start it as root, or its container as root with these capabilities";
+            let or = if is_ordinary { ", or unset AGENT_USER" } else { "" };
+            wanted.unavailable(
+                format!("the stack lacks the capabilities {}", lacks.join(", ")),
+                format!("{fix}{or}"),
+            )
+        }
+        _ => wanted,
     }
 }
 
-/// Reads `AGENT_USER` for a service that starts no agents, but works with what they have left: whom its owner may be.
+/// Whether this process is root where root may change users.
+fn is_privileged() -> bool {
+    cfg!(target_os = "linux") && geteuid().is_root()
+}
+
+/// Reads `AGENT_USER` for a service that starts no agents, but works with what they have left: whom its owner may be, if this
+/// process may take it back.
 pub fn read_owner_of_leftovers(settings: &mut Settings<'_>) -> Option<SystemUser> {
-    wanted(settings).user().cloned()
+    let wanted = wanted(settings);
+    let may_take_back = Capability::missing(Capability::TAKE_BACK).is_empty();
+    wanted.user().filter(|_| may_take_back).cloned()
 }
 
 fn wanted(settings: &mut Settings<'_>) -> AgentUser {
-    let text = match settings.text(AGENT_USER).as_deref().map(str::trim) {
+    let found = match settings.text(AGENT_USER).as_deref().map(str::trim) {
         Some("none") => return AgentUser::Own,
-        Some(text) => text.to_owned(),
-        None => {
-            let usable = |user: &SystemUser| user.refusal_for_agents().is_none();
-            let mut found = DEFAULT_AGENTS.into_iter().filter_map(SystemUser::named).filter(usable);
-            return found.next().map_or(AgentUser::Own, AgentUser::Default);
-        }
+        Some(text) => SystemUser::parse(text).and_then(|user| match user.refusal_for_agents() {
+            Some(why) => Err(why.to_owned()),
+            None => Ok(AgentUser::Named(user)),
+        }),
+        None => default_user(),
     };
-    let user = SystemUser::parse(&text).and_then(|user| match user.refusal_for_agents() {
-        Some(why) => Err(why.to_owned()),
-        None => Ok(user),
-    });
-    match user {
-        Ok(user) => AgentUser::Named(user),
-        Err(why) => {
-            settings.problem(AGENT_USER, &why);
-            AgentUser::Own
-        }
-    }
-}
-
-/// What an agent's user needs of the process that starts and ends it, and that works with its files.
-#[cfg(target_os = "linux")]
-fn may_change_users() -> bool {
-    capabilities::has(Capability::AGENTS)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn may_change_users() -> bool {
-    false
-}
-
-/// A right of root that a program in an image keeps, capabilities(7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Capability {
-    /// To change the owner of files.
-    Chown,
-    /// To read and write files of others.
-    DacOverride,
-    /// To change the mode of files of others.
-    Fowner,
-    /// To become another user.
-    Setuid,
-    /// To become a member of other groups.
-    Setgid,
-    /// To send signals to processes of others.
-    Kill,
-}
-
-impl Capability {
-    /// To run agents as a user of their own.
-    pub const AGENTS: &[Self] =
-        &[Self::Chown, Self::DacOverride, Self::Fowner, Self::Setuid, Self::Setgid, Self::Kill];
-    /// To take back what an agent had.
-    pub const TAKE_BACK: &[Self] = &[Self::Chown, Self::DacOverride];
-    /// To remove what an agent has left.
-    pub const REMOVE: &[Self] = &[Self::DacOverride, Self::Fowner];
-}
-
-/// How a program in an image starts: if it runs as root and `STACK_USER` names another user, it becomes that user, and
-/// keeps those capabilities of `keep` that its container has. Nothing that it starts inherits them or gains others. Call it
-/// first: other threads would stay root.
-///
-/// # Errors
-/// The exit code, if there is no such user, or the container does not allow it. What to do is printed, after `program`.
-pub fn leave_root(program: &str, keep: &[Capability]) -> Result<(), Exit> {
-    const STACK_USER: &str = "STACK_USER";
-    let text = std::env::var(STACK_USER).unwrap_or_default();
-    if text.is_empty() || !geteuid().is_root() {
-        return Ok(());
-    }
-    let user = SystemUser::parse(&text).map_err(|why| {
-        eprintln!("{program}: {STACK_USER} {why}");
-        Exit::Usage.delayed_in_container()
-    })?;
-    become_user(&user, keep).map_err(|error| {
-        let SystemUser { uid, gid, .. } = user;
-        eprintln!(
-            "{program}: cannot become the user {user}: {error}; start the container as this user ({uid}:{gid}), or with \
-             the capabilities SETUID and SETGID"
-        );
-        Exit::Failed.delayed_in_container()
+    found.unwrap_or_else(|why| {
+        settings.problem(AGENT_USER, &why);
+        AgentUser::Own
     })
 }
 
-#[cfg(target_os = "linux")]
-fn become_user(user: &SystemUser, keep: &[Capability]) -> std::io::Result<()> {
-    use nix::unistd::{setgroups, setresgid, setresuid};
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    capabilities::keep_across_change_of_user()?;
-    setgroups(&[gid])?;
-    setresgid(gid, gid, gid)?;
-    setresuid(uid, uid, uid)?;
-    capabilities::keep_only(keep)?;
-    // The programs it starts have none of them: what a child of an ordinary user may do comes from its file alone, and this
-    // rules that out.
-    Ok(nix::sys::prctl::set_no_new_privs()?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn become_user(_: &SystemUser, _: &[Capability]) -> std::io::Result<()> {
-    Err(std::io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(target_os = "linux")]
-mod capabilities {
-    use std::io;
-
-    use rustix::thread::{
-        CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities,
-    };
-
-    use super::Capability;
-
-    fn set(of: &[Capability]) -> CapabilitySet {
-        let one = |capability: &Capability| match capability {
-            Capability::Chown => CapabilitySet::CHOWN,
-            Capability::DacOverride => CapabilitySet::DAC_OVERRIDE,
-            Capability::Fowner => CapabilitySet::FOWNER,
-            Capability::Setuid => CapabilitySet::SETUID,
-            Capability::Setgid => CapabilitySet::SETGID,
-            Capability::Kill => CapabilitySet::KILL,
-        };
-        of.iter().map(one).collect()
+fn default_user() -> Result<AgentUser, String> {
+    for name in DEFAULT_AGENTS {
+        let found = SystemUser::named(name)?;
+        if let Some(user) = found.filter(|user| user.refusal_for_agents().is_none()) {
+            return Ok(AgentUser::Default(user));
+        }
     }
-
-    /// Whether this thread has all of them.
-    pub(super) fn has(wanted: &[Capability]) -> bool {
-        capabilities(None).is_ok_and(|sets| sets.effective.contains(set(wanted)))
-    }
-
-    pub(super) fn keep_across_change_of_user() -> io::Result<()> {
-        Ok(set_keep_capabilities(true)?)
-    }
-
-    /// Gives up all but those of `keep` that it has.
-    pub(super) fn keep_only(keep: &[Capability]) -> io::Result<()> {
-        let kept = capabilities(None)?.permitted & set(keep);
-        let inheritable = CapabilitySet::empty();
-        set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })?;
-        Ok(set_keep_capabilities(false)?)
-    }
+    Ok(AgentUser::Unavailable {
+        by: ChosenBy::Stack,
+        why: format!(
+            "this system has no user '{}' or '{}' for them",
+            DEFAULT_AGENTS[0], DEFAULT_AGENTS[1]
+        ),
+        fix: "name one in AGENT_USER, such as 1002:1002".to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -335,8 +288,10 @@ mod tests {
         // Who works with what agents have left need not be able to start them.
         let env = HashMap::from([(AGENT_USER.to_owned(), "4294960000".to_owned())]);
         let left = read_owner_of_leftovers(&mut Settings::new(&env));
-        assert_eq!(left.map(|user| user.uid), Some(4_294_960_000));
-        if may_change_users() {
+        let may = |wanted| Capability::missing(wanted).is_empty();
+        let expected = may(Capability::TAKE_BACK).then_some(4_294_960_000);
+        assert_eq!(left.map(|user| user.uid), expected);
+        if may(Capability::AGENTS) {
             let is_default = matches!(&default, AgentUser::Default(user) if DEFAULT_AGENTS.contains(&&*user.name));
             assert!(is_default, "{default:?}");
             assert!(
@@ -344,8 +299,44 @@ mod tests {
                 "{named:?}"
             );
         } else {
-            assert_eq!(default, AgentUser::Own);
-            assert!(matches!(&named, AgentUser::Unavailable { .. }), "{named:?}");
+            let is_root = geteuid().is_root();
+            assert_eq!(matches!(default, AgentUser::Unavailable { .. }), is_root, "{default:?}");
+            let AgentUser::Unavailable { by: ChosenBy::Operator, why, .. } = &named else {
+                panic!("{named:?}");
+            };
+            assert!(why.contains("capabilities CHOWN"), "{why}");
         }
+    }
+
+    /// It once gave agents the user of the stack, root, without a word.
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this test again, in a process with fewer rights"
+    )]
+    fn one_missing_right_is_not_taken_for_an_ordinary_user() {
+        const TEST: &str = "user::tests::one_missing_right_is_not_taken_for_an_ordinary_user";
+        const AGAIN: &str = "WITHOUT_KILL";
+        if std::env::var_os(AGAIN).is_some() {
+            let AgentUser::Unavailable { by: ChosenBy::Stack, why, .. } = read(None).0 else {
+                panic!("{:?}", read(None).0);
+            };
+            assert_eq!(why, "the stack lacks the capabilities KILL");
+        } else if Capability::missing(Capability::AGENTS).is_empty() {
+            // This test again, in a process without the right.
+            let program = std::env::current_exe().unwrap();
+            let line =
+                format!("exec setpriv --bounding-set=-kill {} --exact {TEST}", program.display());
+            let output =
+                std::process::Command::new("sh").args(["-c", &line]).env(AGAIN, "1").output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+    }
+
+    #[test]
+    fn an_error_is_not_an_absence() {
+        assert_eq!(looked_up::<()>(Err(Errno::ESRCH)), Ok(None));
+        assert!(looked_up::<()>(Err(Errno::EMFILE)).unwrap_err().contains("EMFILE"));
     }
 }

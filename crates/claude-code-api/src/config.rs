@@ -31,8 +31,6 @@ pub struct Config {
     pub base_url: Option<MessagesUrl>,
     /// `AGENT_KEY`: how an agent reaches the Messages API.
     pub agent_key: AgentKey,
-    /// `IS_SANDBOX`: this machine is a sandbox, so an agent may run as root without permission prompts.
-    pub is_sandbox: bool,
     /// `TRUST_REPOSITORY_SETTINGS`: use the repository's own hooks, servers and settings. They run programs and can
     /// redirect the credential.
     pub trust_repository_settings: bool,
@@ -87,13 +85,13 @@ impl Config {
             Some(name) => find(&name, &path).or_else(|| Some(name.into())),
             None => find("claude", &path),
         };
+        let isolation = Isolation::read(settings);
         Self {
             claude_bin,
             credential: Credential::read(settings),
             base_url: settings.optional("ANTHROPIC_BASE_URL", MessagesUrl::EXPECTED),
             agent_key: settings.or("AGENT_KEY", AgentKey::Endpoint, AgentKey::EXPECTED),
 
-            is_sandbox: settings.flag("IS_SANDBOX"),
             trust_repository_settings: settings.flag("TRUST_REPOSITORY_SETTINGS"),
             policy: boot::read_policy(settings),
             processes: processes(settings),
@@ -101,7 +99,7 @@ impl Config {
                 silence: settings.seconds("SILENCE_TIMEOUT_SECONDS", 900),
                 ..TimeLimits::default()
             },
-            isolation: Isolation::read(settings),
+            isolation,
             path,
             temporary: settings.text("TMPDIR").map_or_else(|| "/tmp".into(), PathBuf::from),
         }
@@ -131,16 +129,18 @@ impl Config {
             ),
             Some(_) => {}
         }
-        if self.runs_agents_as_root() && !self.is_sandbox {
+        if self.runs_agents_as_root() && !self.isolation.is_sandbox {
             said.push(REFUSES_ROOT.to_owned());
         }
         said
     }
 
-    /// Whether agents run as root, because they have no user of their own.
+    /// Whether agents run as root, because the operator wants it or permits it.
     #[must_use]
     pub fn runs_agents_as_root(&self) -> bool {
-        nix::unistd::geteuid().is_root() && self.isolation.user.user().is_none()
+        let isolation = &self.isolation;
+        let has_none = isolation.user.user().is_none() && isolation.refusal_of_user().is_none();
+        nix::unistd::geteuid().is_root() && has_none
     }
 }
 
@@ -170,7 +170,7 @@ impl Config {
 
 /// Why running as root is refused, for the log and for callers.
 pub(crate) const REFUSES_ROOT: &str = "the Claude Code CLI refuses to skip permissions as root: run this service \
-    as another user, give agents one of their own (AGENT_USER), or set IS_SANDBOX=1 if this machine is a sandbox";
+    as another user, give agents one of their own (unset AGENT_USER), or set IS_SANDBOX=1 if this machine is a sandbox";
 
 /// The error for a missing CLI.
 pub(crate) fn no_agent(why: &str) -> String {
@@ -204,8 +204,6 @@ fn is_executable(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-
-    use boot::AgentUser;
 
     use super::*;
 
@@ -248,7 +246,7 @@ mod tests {
         let about_root = |said: &[String]| said.iter().any(|line| line.contains("IS_SANDBOX=1"));
         assert_eq!(about_root(&said), config.runs_agents_as_root());
         let mut config = config;
-        config.isolation.user = AgentUser::Own;
+        config.isolation.user = boot::AgentUser::Own;
         assert_eq!(about_root(&preflight(&config)), nix::unistd::geteuid().is_root());
 
         let (config, _) =

@@ -12,7 +12,8 @@ use std::{
 
 use child_process::Guest;
 use contract::{
-    Code, Ending, EventLine, ExecuteOptions, ExecuteRequest, Prompt, SessionId, WorkspacePath,
+    AgentSummary, Code, Ending, EventLine, ExecuteOptions, ExecuteRequest, Prompt, SessionId,
+    WorkspacePath,
 };
 use workspace::{Session, Workspace};
 
@@ -57,14 +58,33 @@ pub(crate) trait Dialect: Send + Sync + 'static {
     /// Links a session's files to where a program that works in `cwd` looks for them. Blocking.
     fn open_conversation(project: &Path, private: &Private, cwd: &str) -> io::Result<()>;
 
-    /// The terminal event of a run. `stopped` says why the runner ended it, if it did.
+    /// How a run ended. `stopped` says why the runner ended it, if it did.
     fn verdict(
         &self,
         session: SessionId,
         record: RunRecord<Self::Report>,
         aid: &Self::Aid,
         stopped: Option<&Stopped>,
-    ) -> Ending;
+    ) -> Verdict;
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    /// The code and the sentence for the caller, if it failed.
+    pub(crate) outcome: Result<(), (Code, String)>,
+    /// What is known about it.
+    pub(crate) summary: AgentSummary,
+}
+
+impl Verdict {
+    /// The terminal event.
+    pub(crate) fn ending(&self) -> Ending {
+        match &self.outcome {
+            Ok(()) => Ending::agent_success(&self.summary),
+            Err((code, sentence)) => Ending::agent_failure(*code, sentence, &self.summary),
+        }
+    }
 }
 
 /// The parameters of a command line.

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -12,9 +13,12 @@ use async_stream::stream;
 use child_process::{
     Guest, JobBounds, Mode, Resource, Signal, Uid, become_subreaper, kill_descendants_now,
 };
-use contract::{Code, EventLine, ExecuteEvent, ExecuteRequest, SessionId, WorkspacePath};
+use contract::{
+    AgentSummary, Code, EventLine, ExecuteEvent, ExecuteRequest, Limits, SessionId, Timestamp,
+    Verification, WorkspacePath,
+};
 use futures_util::Stream;
-use oneshot::{JobContext, Step, StopReason};
+use oneshot::{JobContext, Step, Stop, StopReason};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 use workspace::ResolveError;
@@ -22,10 +26,11 @@ use workspace::ResolveError;
 use crate::{
     Config, Isolation, TimeLimits,
     claude::Claude,
-    dialect::{Call, Dialect, Kind, Stopped},
+    dialect::{Call, Dialect, Kind, Stopped, Verdict},
     isolation::{HandedOver, Places, as_user},
     refusal::Refusal,
     runner::{Cause, Conversation, Private, Run, record_answer},
+    verify::{self, Checked},
 };
 
 /// Settings that do not depend on the dialect.
@@ -38,9 +43,23 @@ struct RunSettings {
     isolation: Isolation,
     /// The directories of the programs that an agent starts, and the agent's own program.
     programs: Vec<PathBuf>,
+    /// The `PATH` of the commands that check what it has done.
+    path: String,
+    limits: Limits,
 }
 
-/// Runs the CLI for one request: yields `connected`, the CLI's messages, and the terminal event.
+impl RunSettings {
+    /// New bounds for the processes of the job.
+    fn bounds(&self) -> Arc<JobBounds> {
+        Arc::new(match self.isolation.user.user() {
+            Some(user) => JobBounds::of_user(self.processes, Uid::from_raw(user.uid)),
+            None => JobBounds::new(self.processes),
+        })
+    }
+}
+
+/// Runs the CLI for one request: yields `connected`, the CLI's messages, the results of the commands in `verify`, and the
+/// terminal event.
 ///
 /// When `context.stop` is requested, the agent is interrupted and then forced to exit within 5 s, and its output is
 /// still passed on. Before the terminal event, and when the stream is dropped, every descendant of this process is
@@ -56,73 +75,143 @@ pub fn execute(
         temporary: config.temporary.clone(),
         isolation: config.isolation.clone(),
         programs: config.programs(),
+        path: config.path.clone(),
+        limits: config.policy.limits.clone(),
     };
     run(Arc::new(Claude { config }), settings, context, request)
 }
 
-/// [`execute`] for any dialect.
+/// [`execute`] for any dialect. An agent whose work fails a check continues in the same session, in the same job.
 fn run<D: Dialect>(
     dialect: Arc<D>,
     settings: RunSettings,
     context: JobContext,
-    request: ExecuteRequest,
+    mut request: ExecuteRequest,
 ) -> impl Stream<Item = Step> + Send + 'static {
     stream! {
-        let opening = {
-            let (dialect, settings) = (Arc::clone(&dialect), settings.clone());
-            let (context, request) = (context.clone(), request.clone());
-            // Blocking: the volume may be a network file system.
-            spawn_blocking(move || Opening::new(&*dialect, &settings, &context, &request)).await
-        };
-        let Ok(Opening { session, is_resumed, workspace, ready }) = opening else {
-            yield Step::End(Refusal::new(Code::Internal, "the job could not be prepared").ending(SessionId::new()));
-            return;
-        };
-        yield event(&ExecuteEvent::Connected {
-            session_id: session,
-            resuming: is_resumed,
-            resumed_from: is_resumed.then_some(session),
-            job_id: context.id,
-            workspace: &workspace,
-            isolation: Some(settings.isolation.enforced()),
-        });
-        let (guest, aid, ready) = match ready {
-            Ok(ready) => ready,
-            Err(refusal) => {
-                yield Step::End(refusal.ending(session));
+        let verify = request.options.verify.take();
+        let options = &request.options;
+        let limits = (
+            options.max_budget_usd.or(settings.limits.max_budget_usd),
+            options.max_turns.or(settings.limits.max_turns),
+        );
+        // Of the runs before this one.
+        let mut spent = AgentSummary::default();
+        // A session that this job has created is its own until its end.
+        let mut turn = None;
+        let mut attempt = 0;
+        let verdict = loop {
+            let opening = {
+                let (dialect, settings) = (Arc::clone(&dialect), settings.clone());
+                let (context, request) = (context.clone(), request.clone());
+                // Blocking: the volume may be a network file system.
+                spawn_blocking(move || Opening::new(&*dialect, &settings, &context, &request)).await
+            };
+            let Ok(Opening { session, is_resumed, workspace, ready }) = opening else {
+                yield Step::End(Refusal::new(Code::Internal, "the job could not be prepared").ending(SessionId::new()));
                 return;
+            };
+            if attempt == 0 {
+                yield event(&ExecuteEvent::Connected {
+                    session_id: session,
+                    resuming: is_resumed,
+                    resumed_from: is_resumed.then_some(session),
+                    job_id: context.id,
+                    workspace: &workspace,
+                    isolation: Some(settings.isolation.enforced()),
+                });
             }
+            let started = match ready {
+                Ok((guest, aid, ready)) => {
+                    let ready = OffThread(Some(ready));
+                    match start(&dialect, &settings, &request, guest, &ready).await {
+                        Ok(agent) => Ok((agent, aid, ready)),
+                        Err(refusal) => {
+                            ready.drop().await;
+                            Err(refusal)
+                        }
+                    }
+                }
+                Err(refusal) => Err(refusal),
+            };
+            let (mut agent, aid, mut ready) = match started {
+                Ok(started) => started,
+                Err(Refusal { code, sentence }) => {
+                    let summary = AgentSummary { session_id: Some(session), ..spent };
+                    break Verdict { outcome: Err((code, sentence)), summary };
+                }
+            };
+            info!(job = %context.id, %session, pid = %agent.id(), "the agent started");
+            let mut unanswered = Some(ready.conversation.answered());
+            let mut received = agent.received();
+            let mut timestamp = received.to_string();
+            while let Some(message) = agent.next(&context.stop).await {
+                if matches!(message.kind, Kind::Answer) && let Some(file) = unanswered.take() {
+                    let _ = spawn_blocking(move || record_answer(&file)).await;
+                }
+                // The same for all messages of a read, so it is formatted once.
+                if received != agent.received() {
+                    received = agent.received();
+                    timestamp = received.to_string();
+                }
+                yield Step::Event(EventLine::agent_message(&message.content, &timestamp));
+            }
+            let (record, cause) = agent.record();
+            drop(agent);
+            let why = cause.and_then(|cause| stopped(cause, context.stop.reason(), &settings.time_limits));
+            let mut verdict = dialect.verdict(session, record, &aid, why.as_ref());
+            drop(aid);
+            verdict.summary.add(&spent);
+            let mut next = None;
+            if let Some(verify) = verify.as_ref().filter(|_| verdict.outcome.is_ok()) {
+                for command in &verify.run {
+                    yield event(&ExecuteEvent::VerificationStarted { attempt, command, timestamp: Timestamp::now() });
+                    let checked = match ready.check(&settings, command, &context.stop).await {
+                        Ok(checked) => checked,
+                        Err(Refusal { code, sentence }) => {
+                            verdict.outcome = Err((code, sentence));
+                            break;
+                        }
+                    };
+                    let passed = checked.passed();
+                    yield event(&ExecuteEvent::VerificationResult {
+                        attempt,
+                        command,
+                        passed,
+                        exit_code: checked.exit_code(),
+                        output: &checked.output,
+                        timestamp: Timestamp::now(),
+                    });
+                    if !passed {
+                        next = verify::feedback(command, &checked);
+                    }
+                    verdict.summary.verification = Some(Verification { verified: passed, output: checked.output });
+                    if let Some(reason) = context.stop.reason() {
+                        verdict.outcome = Err((reason.code(), reason.sentence().to_owned()));
+                    }
+                    if !passed || verdict.outcome.is_err() {
+                        break;
+                    }
+                }
+            }
+            turn = turn.or_else(|| ready.conversation.take_turn().filter(|_| next.is_some()));
+            // Takes back what the agent had, removes its private directory and releases the session.
+            ready.drop().await;
+            let most = verify.as_ref().map_or(0, |verify| verify.attempts);
+            let prompt = next.filter(|_| verdict.outcome.is_ok() && attempt < most);
+            let Some((prompt, left)) = prompt.zip(verify::left(limits, &verdict.summary)) else {
+                break verdict;
+            };
+            attempt += 1;
+            spent = verdict.summary;
+            request.prompt = prompt;
+            request.workspace = WorkspacePath::parse(&workspace, context.workspace.root_text()).ok();
+            request.options.resume_session_id = Some(session);
+            (request.options.max_budget_usd, request.options.max_turns) = left;
         };
-        let mut agent = match start(&dialect, &settings, &request, guest, &ready).await {
-            Ok(agent) => agent,
-            Err(refusal) => {
-                yield Step::End(refusal.ending(session));
-                return;
-            }
-        };
-        info!(job = %context.id, %session, pid = %agent.id(), "the agent started");
-        let mut unanswered = Some(ready.conversation.answered());
-        let mut received = agent.received();
-        let mut timestamp = received.to_string();
-        while let Some(message) = agent.next(&context.stop).await {
-            if matches!(message.kind, Kind::Answer) && let Some(file) = unanswered.take() {
-                let _ = spawn_blocking(move || record_answer(&file)).await;
-            }
-            // The same for all messages of a read, so it is formatted once.
-            if received != agent.received() {
-                received = agent.received();
-                timestamp = received.to_string();
-            }
-            yield Step::Event(EventLine::agent_message(&message.content, &timestamp));
-        }
-        let (record, cause) = agent.record();
-        drop(agent);
-        // Removes the private directory and releases the session. If the stream is dropped here, this continues in
-        // the background.
-        let _ = spawn_blocking(move || drop(ready)).await;
-        let stopped = cause.and_then(|cause| stopped(cause, context.stop.reason(), &settings.time_limits));
-        let ending = dialect.verdict(session, record, &aid, stopped.as_ref());
-        info!(job = %context.id, %session, state = ending.state.as_str(), code = ?ending.code, "the agent ended");
+        let _ = spawn_blocking(move || drop(turn)).await;
+        let ending = verdict.ending();
+        info!(job = %context.id, state = ending.state.as_str(), code = ?ending.code, "the agent ended");
         yield Step::End(ending);
     }
 }
@@ -148,13 +237,52 @@ struct Opening<D: Dialect> {
     ready: Result<(Guest, D::Aid, Ready<D>), Refusal>,
 }
 
+/// What takes long to drop, such as a checkout that is taken back. It is dropped where that blocks nobody, also with the stream.
+struct OffThread<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> OffThread<T> {
+    /// Drops it, and waits until that is done.
+    async fn drop(mut self) {
+        let it = self.0.take();
+        let _ = spawn_blocking(move || drop(it)).await;
+    }
+}
+
+impl<T: Send + 'static> Deref for OffThread<T> {
+    type Target = T;
+
+    #[expect(clippy::expect_used, reason = "it is there until it is dropped")]
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("it is dropped")
+    }
+}
+
+impl<T: Send + 'static> DerefMut for OffThread<T> {
+    #[expect(clippy::expect_used, reason = "it is there until it is dropped")]
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("it is dropped")
+    }
+}
+
+impl<T: Send + 'static> Drop for OffThread<T> {
+    fn drop(&mut self) {
+        if let Some(it) = self.0.take() {
+            drop(spawn_blocking(move || drop(it)));
+        }
+    }
+}
+
 /// Everything an agent needs while it runs.
 struct Ready<D: Dialect> {
     /// The first to be dropped: the rest is removed or kept by this process's user.
     _handed_over: Option<HandedOver>,
     conversation: Conversation<D>,
     cwd: String,
-    _private: Private,
+    /// The volume.
+    root: PathBuf,
+    /// What contains the working directory.
+    checkout: PathBuf,
+    private: Private,
     bounds: Arc<JobBounds>,
 }
 
@@ -188,8 +316,8 @@ impl<D: Dialect> Opening<D> {
         let ready = found.and_then(|(found, _)| {
             let place = place(context, asked.as_ref(), &own)?;
             workspace = format!("{root}/{place}");
-            dialect.may_run(&request.options)?;
             settings.isolation.check()?;
+            dialect.may_run(&request.options)?;
             let conversation = match found {
                 Some(found) => found,
                 None => Conversation::begin(&context.workspace, id, &place)?,
@@ -243,11 +371,7 @@ impl<D: Dialect> Ready<D> {
         let private = Private::create(&settings.temporary)
             .map_err(|error| Refusal::io("make the agent's private directory", &error))?;
         conversation.open(&private, place, &cwd)?;
-        let user = settings.isolation.user.user();
-        let bounds = Arc::new(match user {
-            Some(user) => JobBounds::of_user(settings.processes, Uid::from_raw(user.uid)),
-            None => JobBounds::new(settings.processes),
-        });
+        let bounds = settings.bounds();
         debug!(
             limited_by = ?bounds.limited_by(),
             has_cgroup = bounds.has_cgroup(),
@@ -257,22 +381,53 @@ impl<D: Dialect> Ready<D> {
         let session = conversation.argument();
         let (guest, aid) =
             dialect.command(&Call { request, session, workspace, place, private: &private })?;
-        let places = Places {
-            workspace: workspace.root(),
+        let root = workspace.root().to_owned();
+        let checkout = root.join(checkout(place));
+        let mut ready =
+            Self { _handed_over: None, conversation, cwd, root, checkout, private, bounds };
+        let guest = ready.in_places(settings, |places| {
+            confined(guest, &ready.cwd, &settings.isolation, places)
+                .map_err(|error| Refusal::io("confine the agent", &error))
+        })?;
+        if let Some(user) = settings.isolation.user.user() {
+            let handed_over = ready.in_places(settings, |places| {
+                HandedOver::new(user, places, workspace, &context.stop)
+            });
+            ready._handed_over = Some(handed_over?);
+        }
+        Ok((guest, aid, ready))
+    }
+
+    /// What the agent and the commands that check its work can reach.
+    fn in_places<T>(&self, settings: &RunSettings, work: impl FnOnce(&Places<'_>) -> T) -> T {
+        work(&Places {
+            workspace: &self.root,
             temporary: &settings.temporary,
             programs: &settings.programs,
-            checkout: &workspace.root().join(checkout(place)),
-            private: &[private.home(), private.config(), private.temporary()],
-            session: &conversation.project(),
-        };
-        let guest = confined(guest, &cwd, &settings.isolation, &places)
-            .map_err(|error| Refusal::io("confine the agent", &error))?;
-        let handed_over = user.map(|user| HandedOver::new(user, &places)).transpose();
-        let handed_over = handed_over
-            .map_err(|error| Refusal::io("hand the checkout over to the agent's user", &error))?;
-        let ready =
-            Self { _handed_over: handed_over, conversation, cwd, _private: private, bounds };
-        Ok((guest, aid, ready))
+            checkout: &self.checkout,
+            private: &[self.private.home(), self.private.config(), self.private.temporary()],
+            session: &self.conversation.project(),
+        })
+    }
+
+    /// Runs a command that checks the agent's work, confined as the agent was, and without its credential.
+    async fn check(
+        &self,
+        settings: &RunSettings,
+        command: &str,
+        stop: &Stop,
+    ) -> Result<Checked, Refusal> {
+        let failed = |error| Refusal::io("run a command in 'verify'", &error);
+        let guest = Guest::new(verify::SHELL)
+            .args(["-c", &verify::script(command)])
+            .env("PATH", &settings.path)
+            .env("HOME", self.private.home())
+            .env("TMPDIR", self.private.temporary())
+            .env("LANG", "C.UTF-8");
+        let guest = self
+            .in_places(settings, |places| confined(guest, &self.cwd, &settings.isolation, places));
+        // The bounds of the agent ended with it.
+        verify::run(guest.map_err(failed)?, settings.bounds(), stop).await.map_err(failed)
     }
 }
 

@@ -9,14 +9,14 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use boot::{AgentUser, Settings};
+use boot::{AgentUser, ChosenBy, Settings};
 use child_process::{Confinement, Enforcement, UnixSockets};
 use contract::Code;
 
 use crate::refusal::Refusal;
 use closed::{homes_below, resolved, without};
-pub use user::Obstacle;
 pub(crate) use user::{HandedOver, as_user};
+pub use user::{Obstacle, Trial};
 
 const ISOLATION: &str = "AGENT_ISOLATION";
 const READ: &str = "AGENT_READ_PATHS";
@@ -81,6 +81,19 @@ pub struct Isolation {
     pub docker_host: Option<String>,
     /// `AGENT_USER`: who agents run as.
     pub user: AgentUser,
+    /// `IS_SANDBOX`: this machine is a sandbox, so an agent may run as root without permission prompts.
+    pub is_sandbox: bool,
+    /// What was found when a child of this user looked around.
+    pub seen: Seen,
+}
+
+/// What a child of the agents' user has found, if they have one of their own.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// What it may not use of [`read`](Isolation::read) and [`write`](Isolation::write), each as a sentence.
+    pub closed: Vec<String>,
+    /// The control sockets that it may connect to.
+    pub control_sockets: Option<Vec<PathBuf>>,
 }
 
 /// The places of one agent.
@@ -122,10 +135,21 @@ impl Isolation {
             Some(2) => IsolationMode::None,
             _ => IsolationMode::BestEffort,
         };
-        let user = boot::read_agent_user(settings);
+        let mut user = boot::read_agent_user(settings);
+        if mode == IsolationMode::None {
+            if user.chosen_by() == ChosenBy::Operator {
+                settings.problem(
+                    "AGENT_USER",
+                    "agents get no user of their own with AGENT_ISOLATION=none: unset one of the two",
+                );
+            }
+            user = AgentUser::Own;
+        }
         Self {
             mode,
-            user: if mode == IsolationMode::None { AgentUser::Own } else { user },
+            user,
+            is_sandbox: settings.flag("IS_SANDBOX"),
+            seen: Seen::default(),
             unix_sockets: unix_sockets.map(|found| match found {
                 0 => UnixSockets::Allowed,
                 _ => UnixSockets::Refused,
@@ -151,11 +175,11 @@ impl Isolation {
         homes
     }
 
-    /// Sockets that would give an agent the machine or its user's other programs, if this process may connect to them.
-    /// Blocking.
+    /// Sockets that would give an agent the machine or its user's other programs, if its user may connect to them. Blocking.
     #[must_use]
     pub fn control_sockets(&self) -> Vec<PathBuf> {
-        sockets::usable(&self.homes(), self.docker_host.as_deref())
+        let seen = self.seen.control_sockets.clone();
+        seen.unwrap_or_else(|| sockets::usable(&self.homes(), self.docker_host.as_deref()))
     }
 
     /// What an operator must know, for the log of a starting replica.
@@ -175,11 +199,18 @@ impl Isolation {
             )),
             None => {}
         }
-        if let AgentUser::Unavailable { why, fix } = &self.user {
-            said.push(format!(
-                "agents run as the user of the stack, and not as one of their own: {why}; {fix}"
-            ));
+        if let AgentUser::Unavailable { why, fix, .. } = &self.user {
+            said.push(match self.refusal_of_user() {
+                Some(refusal) => format!("every job will be refused: {refusal}"),
+                None if nix::unistd::geteuid().is_root() => format!(
+                    "agents run as ROOT (IS_SANDBOX), and not as a user of their own: {why}; {fix}"
+                ),
+                None => format!(
+                    "agents run as the user of the stack, and not as one of their own: {why}; {fix}"
+                ),
+            });
         }
+        said.extend(self.seen.closed.iter().cloned());
         let is_risky = self.mode != IsolationMode::None
             && self.unix_sockets == Some(UnixSockets::Allowed)
             && !Enforcement::of_this_kernel().mediates_unix_sockets();
@@ -231,9 +262,22 @@ impl Isolation {
         contract::Isolation { landlock, scopes, seccomp, uid: self.user.user().is_some() }
     }
 
-    /// Refuses a job if its agent must be confined and cannot be.
+    /// Refuses a job if its agent must be confined, or have a user of its own, and cannot.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
-        self.check_on(Enforcement::of_this_kernel())
+        self.check_on(Enforcement::of_this_kernel())?;
+        let refusal = self.refusal_of_user();
+        refusal.map_or(Ok(()), |why| Err(Refusal::new(Code::IsolationUnavailable, why)))
+    }
+
+    /// Why no agent may run, if it cannot have the user that it must have. The user of the stack stands in for the default one
+    /// only if isolation is not required, and as root only in a sandbox.
+    #[must_use]
+    pub fn refusal_of_user(&self) -> Option<String> {
+        let AgentUser::Unavailable { by, why, fix } = &self.user else { return None };
+        let must_have = *by == ChosenBy::Operator
+            || self.mode == IsolationMode::Require
+            || (nix::unistd::geteuid().is_root() && !self.is_sandbox);
+        must_have.then(|| format!("agents must have a user of their own and cannot: {why}; {fix}"))
     }
 
     fn check_on(&self, kernel: Enforcement) -> Result<(), Refusal> {

@@ -28,10 +28,11 @@ mod isolation;
 mod refusal;
 mod runner;
 mod service;
+mod verify;
 
 pub use claude::{Credential, MessagesUrl};
 pub use config::{AgentKey, Config};
 pub use execute::{execute, kill_now};
-pub use isolation::{Isolation, IsolationMode, Obstacle};
+pub use isolation::{Isolation, IsolationMode, Obstacle, Seen, Trial};
 pub use runner::TimeLimits;
 pub use service::{ClaudeCodeApi, main};

@@ -45,8 +45,8 @@ impl JobService for ClaudeCodeApi {
         execute(Arc::clone(&self.config), context, request)
     }
 
-    async fn prepare(&mut self, workspace: &Workspace) {
-        Arc::make_mut(&mut self.config).settle_user(workspace).await;
+    async fn prepare(&mut self, workspace: &Workspace) -> Result<(), String> {
+        Arc::make_mut(&mut self.config).settle_user(workspace).await
     }
 
     fn health(&self, workspace: &Workspace) -> Map<String, Value> {
@@ -69,8 +69,8 @@ impl JobService for ClaudeCodeApi {
 /// Runs one replica, from its environment to its exit code. This is all of its `main`.
 #[must_use]
 pub fn main() -> Exit {
-    // Orphans of the agent, even in sessions of their own, become children of this process. The agent runs as the
-    // same user, so it must not be able to read the credential from this process's environment.
+    // Orphans of the agent, even in sessions of their own, become children of this process. An agent that runs as the same
+    // user must not be able to read the credential from this process's environment.
     let guarded =
         child_process::become_subreaper().and_then(|()| child_process::hide_environment());
     if let Err(error) = guarded {

@@ -187,6 +187,12 @@ pub enum Scope {
     /// Read those of every caller.
     #[serde(rename = "read:all")]
     ReadAll,
+    /// Have results of its own jobs pushed to their repositories, with the stack's credentials.
+    #[serde(rename = "deliver")]
+    Deliver,
+    /// The same with changes of protected paths.
+    #[serde(rename = "deliver:protected")]
+    DeliverProtected,
     /// Everything, including tokens.
     #[serde(rename = "admin")]
     Admin,
@@ -194,7 +200,14 @@ pub enum Scope {
 
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 4] = [Self::Submit, Self::Read, Self::ReadAll, Self::Admin];
+    pub const ALL: [Self; 6] = [
+        Self::Submit,
+        Self::Read,
+        Self::ReadAll,
+        Self::Deliver,
+        Self::DeliverProtected,
+        Self::Admin,
+    ];
 
     /// The name on the wire.
     #[must_use]
@@ -203,6 +216,8 @@ impl Scope {
             Self::Submit => "submit",
             Self::Read => "read",
             Self::ReadAll => "read:all",
+            Self::Deliver => "deliver",
+            Self::DeliverProtected => "deliver:protected",
             Self::Admin => "admin",
         }
     }
@@ -219,7 +234,7 @@ impl FromStr for Scope {
 
     fn from_str(text: &str) -> Result<Self, NotA> {
         let found = Self::ALL.into_iter().find(|scope| scope.as_str() == text);
-        found.ok_or(NotA("a scope: submit, read, read:all or admin"))
+        found.ok_or(NotA("a scope: submit, read, read:all, deliver, deliver:protected or admin"))
     }
 }
 

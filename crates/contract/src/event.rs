@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     BranchName, Code, DeliverMode, DeliveryBranch, EventLine, JobId, JobState, Prompt, RepoUrl,
@@ -117,6 +117,58 @@ pub struct AgentSummary {
     pub usage: Option<Box<RawValue>>,
     /// What the stack has counted in the answers of the Messages API.
     pub api_usage: ApiUsage,
+    /// What the commands said that the request names, if they have run.
+    pub verification: Option<Verification>,
+}
+
+/// The outcome of the commands in `verify`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verification {
+    /// Whether all of them succeeded in the end.
+    pub verified: bool,
+    /// The end of what the last one of them printed.
+    pub output: String,
+}
+
+impl AgentSummary {
+    /// Adds what earlier runs of the same job have used.
+    pub fn add(&mut self, earlier: &Self) {
+        let Self { cost_usd, num_turns, duration_ms, usage, api_usage, .. } = earlier;
+        let sum = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.saturating_add(other)),
+            (one, other) => one.or(other),
+        };
+        self.num_turns = sum(self.num_turns, *num_turns);
+        self.duration_ms = sum(self.duration_ms, *duration_ms);
+        self.cost_usd = match (self.cost_usd, *cost_usd) {
+            (Some(one), Some(other)) => Some(one + other),
+            (one, other) => one.or(other),
+        };
+        self.usage = match (self.usage.take(), usage) {
+            (Some(one), Some(other)) => Some(added(one, other)),
+            (one, other) => one.or_else(|| other.clone()),
+        };
+        for (model, earlier) in api_usage {
+            let all = self.api_usage.entry(model.clone()).or_default();
+            all.requests += earlier.requests;
+            all.input_tokens += earlier.input_tokens;
+            all.output_tokens += earlier.output_tokens;
+            all.cache_read_tokens += earlier.cache_read_tokens;
+            all.cache_write_tokens += earlier.cache_write_tokens;
+        }
+    }
+}
+
+/// The CLI's token counts of two runs: the numbers are added, everything else is that of the last one.
+fn added(last: Box<RawValue>, earlier: &RawValue) -> Box<RawValue> {
+    let map = |raw: &RawValue| serde_json::from_str::<serde_json::Map<_, _>>(raw.get());
+    let (Ok(mut sum), Ok(earlier)) = (map(&last), map(earlier)) else { return last };
+    for (name, value) in earlier {
+        if let (Some(one), Some(other)) = (sum.get(&name).and_then(Value::as_u64), value.as_u64()) {
+            sum.insert(name, one.saturating_add(other).into());
+        }
+    }
+    serde_json::value::to_raw_value(&sum).unwrap_or(last)
 }
 
 /// The tokens that the Messages API has reported, for each model, sub-agents and retries included.
@@ -169,6 +221,19 @@ pub enum ExecuteEvent<'a> {
     },
     /// A message of the CLI, complete and unchanged.
     Message { content: &'a RawValue, timestamp: Timestamp },
+    /// A command in `verify` starts. `attempt` is how often a failure was given back to the agent before.
+    VerificationStarted { attempt: u32, command: &'a str, timestamp: Timestamp },
+    /// It has ended. `output` is the end of what it printed.
+    VerificationResult {
+        attempt: u32,
+        command: &'a str,
+        passed: bool,
+        /// None if a signal ended it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        exit_code: Option<i32>,
+        output: &'a str,
+        timestamp: Timestamp,
+    },
     /// The agent succeeded.
     Completed {
         timestamp: Timestamp,
@@ -186,6 +251,10 @@ pub enum ExecuteEvent<'a> {
         usage: Option<&'a RawValue>,
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         api_usage: &'a ApiUsage,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verified: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verify_output: Option<&'a str>,
     },
     /// The run failed.
     Error {
@@ -206,6 +275,10 @@ pub enum ExecuteEvent<'a> {
         usage: Option<&'a RawValue>,
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         api_usage: &'a ApiUsage,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verified: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verify_output: Option<&'a str>,
     },
 }
 
@@ -276,6 +349,10 @@ pub enum WorkflowEvent<'a> {
         timestamp: Timestamp,
         #[serde(skip_serializing_if = "Option::is_none")]
         delivery: Option<&'a DeliveryView>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verified: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verify_output: Option<&'a str>,
     },
     /// A step failed.
     #[serde(rename_all = "camelCase")]
@@ -368,6 +445,8 @@ impl Ending {
             duration_ms: summary.duration_ms,
             usage: summary.usage.as_deref(),
             api_usage: &summary.api_usage,
+            verified: summary.verification.as_ref().map(|it| it.verified),
+            verify_output: summary.verification.as_ref().map(|it| it.output.as_str()),
         };
         Self::failed(EventLine::encode(&event), code, error)
     }
@@ -384,6 +463,8 @@ impl Ending {
             duration_ms: summary.duration_ms,
             usage: summary.usage.as_deref(),
             api_usage: &summary.api_usage,
+            verified: summary.verification.as_ref().map(|it| it.verified),
+            verify_output: summary.verification.as_ref().map(|it| it.output.as_str()),
         })
     }
 

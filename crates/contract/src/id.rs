@@ -99,6 +99,16 @@ id!(
     GatewayId, Uuid::now_v7(), |_| true, "a gateway id (a UUID)"
 );
 id!(
+    /// What has a directory of its own in `jobs`: a job, or a session that was created without a workspace.
+    OwnId, Uuid::now_v7(), |_| true, "the id of a job or a session"
+);
+impl From<JobId> for OwnId {
+    fn from(id: JobId) -> Self {
+        Self(id.0)
+    }
+}
+
+id!(
     /// A Claude session. `UUIDv4`, like those of the CLI.
     SessionId, Uuid::new_v4(), |_| true, "a session id (a UUID)"
 );

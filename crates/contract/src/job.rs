@@ -84,6 +84,12 @@ pub struct JobView {
     /// What became of a workflow's result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<DeliveryView>,
+    /// Whether the commands in `verify` succeeded in the end, if they have run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<bool>,
+    /// The end of what the last one of them printed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_output: Option<String>,
     /// The job whose change it has looked at, because somebody asked for the diff of that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes_of: Option<JobId>,

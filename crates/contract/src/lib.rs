@@ -32,10 +32,10 @@ pub use changes::{AgentCommit, Changes, FileChange, FileStatus, SkipReason, Skip
 pub use code::Code;
 pub use event::{
     AgentSummary, ApiUsage, ChangesEvent, DeliverEvent, DeliveryStatus, DeliveryView, Ending,
-    ExecuteEvent, Isolation, ModelUsage, PullEvent, QueuedEvent, WorkflowEvent,
+    ExecuteEvent, Isolation, ModelUsage, PullEvent, QueuedEvent, Verification, WorkflowEvent,
 };
 pub use fields::unknown_field;
-pub use id::{GatewayId, JobId, ReplicaId, SessionId};
+pub use id::{GatewayId, JobId, OwnId, ReplicaId, SessionId};
 pub use job::{JobDeleted, JobList, JobState, JobView, Repo, RepoList};
 pub use line::{EventLine, LineError};
 pub use part::EventPart;
@@ -44,7 +44,7 @@ pub use repo_url::{RepoUrl, Scheme};
 pub use request::{
     ChangesRequest, CloneFilter, Commits, Deliver, DeliverMode, DeliverRequest, ErrorBody,
     ExecuteOptions, ExecuteRequest, JobRequest, Place, PullJob, PullOptions, PullRequest,
-    RawRequest, RequestError, Requester, Retain, Secrets, WorkflowRequest,
+    RawRequest, RequestError, Requester, Retain, Secrets, Verify, WorkflowRequest,
 };
 pub use service::{PerService, Service, ServiceSpec};
 pub use session::{SessionDeleted, SessionList, SessionRequest, SessionView};

@@ -5,6 +5,7 @@ mod deliver;
 mod execute;
 mod options;
 mod pull;
+mod verify;
 mod workflow;
 
 pub use self::{
@@ -13,6 +14,7 @@ pub use self::{
     execute::ExecuteRequest,
     options::{CloneFilter, ExecuteOptions, PullOptions},
     pull::PullRequest,
+    verify::Verify,
     workflow::WorkflowRequest,
 };
 
@@ -155,6 +157,11 @@ pub trait JobRequest: Send + 'static {
         Self: Sized,
     {
         Err(RequestError::new(Code::NotFound, "this service has no sessions"))
+    }
+
+    /// What it pushes, if it pushes anything. Its caller needs the scopes for that.
+    fn delivery(&self) -> Option<&Deliver> {
+        None
     }
 
     /// The repository it uses.

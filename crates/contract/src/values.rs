@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::JobId;
+use crate::{JobId, OwnId};
 
 macro_rules! text {
     ($(#[doc = $doc:literal])+ $name:ident) => {
@@ -214,6 +214,12 @@ impl WorkspacePath {
         let depth = if self.directory().is_some() { 1 } else { 3 };
         let parts: Vec<&str> = self.0.split('/').take(depth).collect();
         Self::parse(&parts.join("/"), root).unwrap_or_else(|_| self.clone())
+    }
+
+    /// The job or session whose own directory it is in.
+    #[must_use]
+    pub fn own_id(&self) -> Option<OwnId> {
+        self.0.strip_prefix("jobs/")?.split('/').next()?.parse().ok()
     }
 
     /// The job whose own directory it is in.

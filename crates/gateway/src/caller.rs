@@ -40,9 +40,10 @@ impl Caller {
         Self { name, token, scopes, workflow: None, address: None }
     }
 
-    /// A caller without a token, on a stack that has none.
+    /// A caller without a token, on a stack that has none. An agent can be such a caller too, so protected paths are not
+    /// delivered for it.
     pub(crate) fn anonymous() -> Self {
-        let scopes = BTreeSet::from([Scope::Submit, Scope::Read, Scope::ReadAll]);
+        let scopes = BTreeSet::from([Scope::Submit, Scope::Read, Scope::ReadAll, Scope::Deliver]);
         Self::new(CallerName::anonymous(), None, scopes)
     }
 
@@ -65,6 +66,7 @@ impl Caller {
         scopes.contains(&scope)
             || scopes.contains(&Scope::Admin)
             || (scope == Scope::Read && scopes.contains(&Scope::ReadAll))
+            || (scope == Scope::Deliver && scopes.contains(&Scope::DeliverProtected))
     }
 
     /// # Errors
@@ -79,6 +81,10 @@ impl Caller {
                  the machine of the workspace, without STACK_URL and --url"
                     .to_owned()
             }
+            (Scope::DeliverProtected, false) => format!(
+                "'allowProtected' needs a token with the scope '{scope}': create one with `stackctl token create`, which \
+                 closes the stack to callers without a token"
+            ),
             _ => format!("this needs a token with the scope '{scope}': ask an administrator for one"),
         };
         Err(RequestError::new(Code::Forbidden, sentence))
@@ -122,7 +128,7 @@ mod tests {
 
     #[test]
     fn what_scopes_include() {
-        use Scope::{Admin, Read, ReadAll, Submit};
+        use Scope::{Admin, Deliver, DeliverProtected, Read, ReadAll, Submit};
         let granted = |scopes: &[Scope]| {
             let caller = caller("a", scopes);
             Scope::ALL.into_iter().filter(|scope| caller.has(*scope)).collect::<Vec<_>>()
@@ -131,8 +137,10 @@ mod tests {
         assert_eq!(granted(&[Submit]), [Submit]);
         assert_eq!(granted(&[Read]), [Read]);
         assert_eq!(granted(&[ReadAll]), [Read, ReadAll]);
+        assert_eq!(granted(&[Deliver]), [Deliver]);
+        assert_eq!(granted(&[DeliverProtected]), [Deliver, DeliverProtected]);
         assert_eq!(granted(&[Admin]), Scope::ALL);
-        assert!(!Caller::anonymous().has(Admin));
+        assert!(![Admin, DeliverProtected].into_iter().any(|it| Caller::anonymous().has(it)));
     }
 
     #[test]

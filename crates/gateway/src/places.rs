@@ -1,23 +1,26 @@
-//! Whether a caller may work where its request asks for.
+//! Whether a caller may work where its request asks for, and deliver what it asks for.
 
 use contract::{
-    CallerName, Code, DirectoryName, JobId, JobRequest, Place, RequestError, Requester, Service,
-    SessionId, WorkspacePath,
+    CallerName, Code, Deliver, DirectoryName, JobId, JobRequest, Place, RequestError, Requester,
+    Scope, Service, SessionId, WorkspacePath,
 };
 use workspace::{Job, JobRecord, ResolveError, Session, Workspace};
 
 use crate::caller::{Access, Act, Caller, not_yours};
 
-/// Checks the session and the checkout of a request. Blocking.
+/// Checks the session, the checkout and the delivery of a request. Blocking.
 ///
 /// # Errors
-/// If one of them belongs to another caller. The error is the same as if it did not exist, unless the caller may see it.
+/// If the caller may not deliver, or if one of the others belongs to another caller. The error is the same as if it did not exist, unless the caller may see it.
 pub(crate) fn check(
     workspace: &Workspace,
     caller: &Caller,
     request: &dyn JobRequest,
     record: &JobRecord,
 ) -> Result<(), RequestError> {
+    if let Some(deliver) = request.delivery() {
+        check_delivery(caller, deliver)?;
+    }
     if let Some(id) = record.session {
         check_session(workspace, caller, id)?;
     }
@@ -38,6 +41,16 @@ pub(crate) fn check(
         Place::OfJob(id) => check_job(workspace, caller, id)?,
     }
     Ok(())
+}
+
+/// A delivery uses the stack's credentials, so it needs more than the right to start a job.
+fn check_delivery(caller: &Caller, deliver: &Deliver) -> Result<(), RequestError> {
+    // The workflow itself was admitted with its delivery.
+    if caller.workflow.is_some() {
+        return Ok(());
+    }
+    caller.check(Scope::Deliver)?;
+    if deliver.allow_protected { caller.check(Scope::DeliverProtected) } else { Ok(()) }
 }
 
 /// Makes the caller of a new job the owner of the shared checkout of the job, if it is new. Blocking.
@@ -113,10 +126,8 @@ fn check_job(workspace: &Workspace, caller: &Caller, id: JobId) -> Result<(), Re
     };
     match workspace.resolve(&work.checkout) {
         Ok(real) => check_path(workspace, caller, &real),
-        Err(ResolveError::Refused(why)) => {
-            let why = format!("the checkout of this job is gone ({why}): run the job again");
-            refuse(Code::WorkspaceGone, &why)
-        }
+        // The service itself says that it is gone, unless its result was delivered before.
+        Err(ResolveError::Refused(_)) => Ok(()),
         Err(ResolveError::Volume(error)) => Err(error.refusal()),
     }
 }

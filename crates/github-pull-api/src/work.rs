@@ -188,7 +188,13 @@ impl Work {
     fn take_back_target(&self) -> Result<()> {
         let Some(agent) = &self.config.agent_user else { return Ok(()) };
         let agent = UserIds { uid: agent.uid, gid: agent.gid };
-        take_back_if_left(&self.target, agent).map_err(Failure::io("take back", &self.target))
+        let check = || {
+            let stopped = self.monitor.should_stop();
+            if stopped { Err(std::io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        };
+        let taken = take_back_if_left(&self.target, agent, &check);
+        self.monitor.check_stop()?;
+        taken.map_err(Failure::io("take back", &self.target))
     }
 
     /// The lock of the target, if others can name it too: two pulls into one directory take turns.

@@ -67,7 +67,12 @@ pub async fn serve<S: JobService>(service: S, config: ReplicaConfig, mut orders:
         host = config.advertise.find(config.bind.ip()) => host,
         Some(_) = orders.recv() => return Exit::Ok,
     };
-    match start(service, config, host).await {
+    // The same holds for what a service tries before its start.
+    let started = tokio::select! {
+        started = start(service, config, host) => started,
+        Some(_) = orders.recv() => return Exit::Ok,
+    };
+    match started {
         Ok((replica, server, accepted)) => {
             tracing::info!(service = %name, replica = %replica.config.id, address = %server.address(), "ready");
             run_replica(replica, server, accepted, orders).await
@@ -89,7 +94,7 @@ async fn start<S: JobService>(
     host: IpAddr,
 ) -> Result<Started<S>, String> {
     let workspace = Workspace::open(&config.workspace).map_err(|error| describe(&error))?;
-    service.prepare(&workspace).await;
+    service.prepare(&workspace).await?;
     for missing in service.preflight() {
         tracing::warn!("{missing}");
     }
@@ -314,9 +319,14 @@ impl<S: JobService> Replica<S> {
             if claim.map_err(|error| error.refusal())?.flatten().is_some() {
                 return Err(claimed_already());
             }
-            let (record, turns) = take_turns(&workspace, &describe, &digest, id, parent)?;
+            let (record, mut turns) = take_turns(&workspace, &describe, &digest, id, parent)?;
             let (NewJob::Created(job) | NewJob::Exists(job)) =
                 Job::create_for(&workspace, &record).map_err(|error| error.refusal())?;
+            if record.own == Some(id.into()) {
+                // Only now is there a place for its lock. Nobody works there before it, so it needs no second one.
+                let own = Turn::Own(id.into());
+                turns.push(hold(workspace.take_turn(&own, TurnUse::Lend), &own)?);
+            }
             match job.claim(&by) {
                 Ok(Some(claimed)) => Ok((claimed, turns)),
                 Ok(None) => Err(claimed_already()),
@@ -365,7 +375,8 @@ fn take_turns(
         (turns, record) = describe()?;
     }
     for turn in &turns.own {
-        if matches!(turn, Turn::Directory(_)) {
+        let is_later = matches!(turn, Turn::Session(_)) || *turn == Turn::Own(id.into());
+        if !is_later {
             held.push(hold(workspace.take_turn(turn, turn_use), turn)?);
         }
     }

@@ -34,9 +34,15 @@ pub trait JobService: Send + Sync + 'static {
         request: Self::Request,
     ) -> impl Stream<Item = Step> + Send + 'static;
 
-    /// Prepares the service for this volume, when its replica starts.
-    fn prepare(&mut self, _workspace: &Workspace) -> impl Future<Output = ()> + Send {
-        async {}
+    /// Prepares the service for this volume, when its replica starts. May be dropped.
+    ///
+    /// # Errors
+    /// Why the replica cannot start now. It is started again later.
+    fn prepare(
+        &mut self,
+        _workspace: &Workspace,
+    ) -> impl Future<Output = Result<(), String>> + Send {
+        async { Ok(()) }
     }
 
     /// Additional fields of `GET /health`.

@@ -41,7 +41,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Up(UpOptions),
-    Run(RunOptions),
+    Run(Box<RunOptions>),
     Jobs(JobsOptions),
     Show(ShowOptions),
     Attach(AttachOptions),

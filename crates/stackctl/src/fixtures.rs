@@ -18,5 +18,7 @@ pub(crate) fn workflow(id: &str, state: JobState) -> JobView {
         error: None,
         changes_of: None,
         delivery: None,
+        verified: None,
+        verify_output: None,
     }
 }

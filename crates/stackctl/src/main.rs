@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Up(options) => complete_on_threads(up::up(options)),
-        Command::Run(options) => complete(client::run(options)),
+        Command::Run(options) => complete(client::run(*options)),
         Command::Jobs(options) => complete(client::jobs(options)),
         Command::Show(options) => complete(client::show(options)),
         Command::Attach(options) => complete(client::attach(options)),

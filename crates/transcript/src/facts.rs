@@ -31,6 +31,8 @@ pub struct Facts {
     pub cost_usd: Option<f64>,
     /// How many turns the agent took.
     pub turns: Option<u64>,
+    /// Whether the checks of the result passed in the end.
+    pub verified: Option<bool>,
     /// The time of the first event, without the wait in the queue.
     pub began: Option<Timestamp>,
     /// The time of the terminal event.
@@ -79,6 +81,7 @@ impl Facts {
         put(&mut self.session, event, "sessionId");
         put(&mut self.result, event, "result");
         self.cost_usd = event.get("costUsd").and_then(Value::as_f64).or(self.cost_usd);
+        self.verified = event.get("verified").and_then(Value::as_bool).or(self.verified);
         self.turns = event.get("numTurns").and_then(Value::as_u64).or(self.turns);
     }
 
@@ -139,6 +142,7 @@ mod tests {
             turns: Some(3),
             began: serde_json::from_value(json!(at(5))).ok(),
             ended: serde_json::from_value(json!(at(9))).ok(),
+            verified: None,
         };
         assert_eq!(facts, expected);
         assert_eq!(facts.account().as_deref(), Some("$0.2500 (3 turns)"));

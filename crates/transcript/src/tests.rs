@@ -96,6 +96,65 @@ fn a_workflow_that_goes_well() {
 }
 
 #[test]
+fn a_result_that_is_checked() {
+    let started = |attempt| json!({"type": "verification_started", "attempt": attempt, "command": "cargo test", "timestamp": at(3)});
+    let result = |attempt, passed, code, output| {
+        json!({"type": "verification_result", "attempt": attempt, "command": "cargo test", "passed": passed, "exitCode": code,
+            "output": output, "timestamp": at(4)})
+    };
+    let output: String = (0..20).map(|n| format!("line {n} \u{1b}[31m\n")).collect();
+    let end = |kind: &str, verified: bool| {
+        let mut end = if kind == "completed" { completed("Done.") } else { workflow_complete() };
+        end["verified"] = verified.into();
+        end
+    };
+    let failed = [started(0), result(0, false, Some(101), output.as_str())];
+    let passed = [started(1), result(1, true, Some(0), "ok")];
+    let mut events = pulled();
+    events.extend(failed.clone());
+    events.extend(passed);
+    events.extend([end("completed", true), end("workflow_complete", true)]);
+    let shown = |events: &[Value]| {
+        let text = read(Service::Workflow, events);
+        let lines = text.lines().skip_while(|line| !line.contains("Checking:"));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    insta::assert_snapshot!(shown(&events), @r#"
+    Heading |Checking: cargo test
+    ~       |Working("the check is running")
+    ~       |None
+    Failure |  failed (exit code 101)
+    Detail  |  line 10
+    Detail  |  line 11
+    Detail  |  line 12
+    Detail  |  line 13
+    Detail  |  line 14
+    Detail  |  line 15
+    Detail  |  line 16
+    Detail  |  line 17
+    Detail  |  line 18
+    Detail  |  line 19
+    Heading |Checking: cargo test
+    ~       |Working("the check is running")
+    ~       |None
+    Success |  passed
+    ~       |None
+    Words   |  Done.
+    ~       |None
+    Success |Done after 43.0 s (2 turns, $0.0153)
+    "#);
+    let mut facts = Facts::default();
+    events.iter().for_each(|event| facts.add(Service::Workflow, event));
+    assert_eq!(facts.verified, Some(true));
+    let mut events = pulled();
+    events.extend(failed);
+    events.extend([end("completed", false), end("workflow_complete", false)]);
+    let shown = shown(&events);
+    let last = shown.lines().last().unwrap();
+    assert_eq!(last, "Failure |Done, but not verified after 43.0 s (2 turns, $0.0153)");
+}
+
+#[test]
 fn a_result_that_is_delivered() {
     let progress = |data| json!({"type": "delivery_progress", "data": data, "timestamp": at(41)});
     let (branch, commit) = ("agent/456789ab", "0123456789abcdef0123456789abcdef01234567");

@@ -11,6 +11,9 @@ use crate::{
 /// The longest line, in characters. The agent's own words are not cut.
 pub(crate) const LINE: usize = 400;
 
+/// How many lines of a failed check are shown.
+const LAST_LINES: usize = 10;
+
 /// The activity before git reports its progress.
 const PULLING: &str = "git is working";
 
@@ -167,6 +170,25 @@ impl Transcript {
                 let content = event.get("content").unwrap_or(&Value::Null);
                 self.agent.message(content, &mut self.out);
             }
+            "verification_started" => {
+                self.line(Role::Heading, 0, &format!("Checking: {}", text_of(event, "command")));
+                self.activity(Activity::Working("the check is running".to_owned()));
+            }
+            "verification_result" => {
+                self.activity(Activity::None);
+                let passed = event.get("passed").and_then(Value::as_bool).unwrap_or_default();
+                if passed {
+                    return self.line(Role::Success, 1, "passed");
+                }
+                let code = event.get("exitCode").and_then(Value::as_i64);
+                let how =
+                    code.map_or("a signal ended it".to_owned(), |code| format!("exit code {code}"));
+                self.line(Role::Failure, 1, &format!("failed ({how})"));
+                let lines: Vec<_> = text_of(event, "output").trim_end().lines().collect();
+                for line in lines.iter().rev().take(LAST_LINES).rev() {
+                    self.line(Role::Detail, 1, line);
+                }
+            }
             "completed" => {
                 self.agent.end(event, &mut self.out);
                 self.done(event);
@@ -214,8 +236,14 @@ impl Transcript {
 
     fn done(&mut self, event: &Value) {
         self.activity(Activity::None);
-        let text = format!("Done{}", self.account(event));
-        self.line(Role::Success, 0, &text);
+        let is_unverified = event.get("verified") == Some(&Value::Bool(false));
+        let (role, what) = if is_unverified {
+            (Role::Failure, "Done, but not verified")
+        } else {
+            (Role::Success, "Done")
+        };
+        let text = format!("{what}{}", self.account(event));
+        self.line(role, 0, &text);
     }
 
     fn failed(&mut self, event: &Value) {

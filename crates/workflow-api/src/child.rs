@@ -73,6 +73,10 @@ pub(crate) struct Head {
     #[serde(default)]
     pub(crate) url: Option<String>,
     #[serde(default)]
+    pub(crate) verified: Option<bool>,
+    #[serde(default)]
+    pub(crate) verify_output: Option<String>,
+    #[serde(default)]
     pub(crate) error: Option<String>,
     #[serde(default)]
     pub(crate) code: Option<String>,
@@ -225,7 +229,9 @@ impl Child {
         loop {
             self.began.store(true, Ordering::SeqCst);
             let sentence = match self.ask().await {
-                Ok(answer) if answer.status == StatusCode::OK => return Ok(Opened::Stream(answer)),
+                Ok(answer) if answer.status == StatusCode::OK => {
+                    return Ok(Opened::Stream(Box::new(answer)));
+                }
                 Ok(answer) => {
                     let status = answer.status;
                     let error = answer.bytes(64 * 1024).await.ok();
@@ -327,7 +333,7 @@ enum OnVolume {
 }
 
 enum Opened {
-    Stream(Answer),
+    Stream(Box<Answer>),
     /// An earlier request arrived, but its answer did not.
     Taken,
 }

@@ -124,6 +124,7 @@ pub(crate) fn run(
         yield message("Running Claude Code");
         let execute = ExecuteRequest { prompt: request.prompt.clone(), workspace: Some(workspace), options: request.execute_options, retain: contract::Retain::Default };
         let mut result = Err(internal("the agent ended without a terminal event"));
+        let mut verification = (None, None);
         let mut events =
             Box::pin(child(&config, &context, Asked::new(&execute)));
         while let Some(next) = events.next().await {
@@ -137,6 +138,7 @@ pub(crate) fn run(
             for told in batch {
                 if Service::Claude.is_terminal(&told.head.kind) {
                     result = ended_well(&told);
+                    verification = (told.head.verified, told.head.verify_output);
                 }
                 yield Step::Event(told.line);
             }
@@ -219,6 +221,8 @@ pub(crate) fn run(
             workflow_id: id,
             timestamp: Timestamp::now(),
             delivery: delivery.as_ref(),
+            verified: verification.0,
+            verify_output: verification.1.as_deref(),
         };
         yield Step::End(Ending::success(&complete));
     }

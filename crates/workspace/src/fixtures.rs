@@ -21,6 +21,7 @@ pub(crate) fn record(parent: Option<JobId>, body: &Value) -> JobRecord {
         caller: CallerName::anonymous(),
         parent,
         directory: None,
+        own: None,
         session: None,
         repo_url: None,
         works_anywhere: false,

@@ -272,7 +272,7 @@ impl Job {
             (None, None) => JobState::Queued,
         };
         let changes_of = record.changes_of();
-        let delivery = outcome.as_ref().and_then(work::delivery);
+        let said = outcome.as_ref().map(work::said).unwrap_or_default();
         let (ended, code, error) = match outcome {
             Some(outcome) => (Some(outcome.ended), outcome.code, outcome.error),
             None => (None, None, None),
@@ -290,7 +290,9 @@ impl Job {
             code,
             error,
             changes_of,
-            delivery,
+            delivery: said.delivery,
+            verified: said.verified,
+            verify_output: said.verify_output,
         })
     }
 

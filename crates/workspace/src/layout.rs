@@ -142,7 +142,7 @@ impl Workspace {
     /// Moves a damaged file or job there.
     pub(crate) fn set_aside(&self, path: &Path) -> Result<PathBuf> {
         let damaged = self.damaged();
-        fs::create_dir_all(&damaged).map_err(Error::io("create", &damaged))?;
+        create_private(&damaged).map_err(Error::io("create", &damaged))?;
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}", uuid::Uuid::now_v7()));
         let to = damaged.join(name);

@@ -48,7 +48,9 @@ pub use doomed::remove_tree;
 pub use error::{Error, Result};
 pub use file_lock::FileLock;
 pub use follow::{JournalEntry, Position, follow, follow_parts};
-pub use handover::{UserIds, hand_over, let_through, take_back, take_back_if_left};
+pub use handover::{
+    Check, UserIds, close_way, hand_over, let_through, take_back, take_back_if_left, try_owner,
+};
 pub use index::{EndedJob, JobFilter, NewestFirst, Spending};
 pub use job::{Claim, ClaimedJob, CreateError, DeletedJob, Job, NewJob, Work};
 pub use layout::Workspace;

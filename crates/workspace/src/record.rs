@@ -1,7 +1,7 @@
 //! `job.json`: the request of a job.
 
 use contract::{
-    CallerName, ChangesRequest, DirectoryName, GatewayId, JobId, JobRequest, Place, Policy,
+    CallerName, ChangesRequest, DirectoryName, GatewayId, JobId, JobRequest, OwnId, Place, Policy,
     RepoUrl, Requester, Retain, Secrets, Service, SessionId, Timestamp, WorkspacePath,
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -49,6 +49,10 @@ pub struct JobRecord {
         serialize_with = "as_text"
     )]
     pub directory: Option<DirectoryName>,
+    /// The job or session whose own directory it uses and needs the turn of: itself, its workflow, or an earlier one. Earlier
+    /// versions wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<OwnId>,
     /// The session whose turn it needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
@@ -103,24 +107,29 @@ impl JobRecord {
         // Nothing else may work where a delivery reads.
         let session = request.session().or(work.as_ref().and_then(|work| work.session));
         // The real path, because the agent may work behind a link.
-        let directory_of = |path: &WorkspacePath| match workspace.resolve(path) {
-            Ok(real) => Ok(real.directory()),
+        let real = |path: WorkspacePath| match workspace.resolve(&path) {
+            Ok(real) => Ok(real),
             // The service itself rejects the path.
-            Err(ResolveError::Refused(_)) => Ok(path.directory()),
+            Err(ResolveError::Refused(_)) => Ok(path),
             Err(ResolveError::Volume(error)) => Err(error),
         };
-        let directory = match place {
-            Place::Own => None,
-            Place::Checkout(name) => Some(name),
-            Place::At(path) => directory_of(&path)?,
+        let at = |path: WorkspacePath| (path.directory(), path.own_id());
+        let (directory, own) = match place {
+            // A pull is into the directory of its workflow.
+            Place::Own if request.service() == Service::Pull => {
+                (None, Some(parent.unwrap_or(job_id).into()))
+            }
+            Place::Own => (None, Some(job_id.into())),
+            Place::Checkout(name) => (Some(name), None),
+            Place::At(path) => at(real(path)?),
             Place::OfSession => match session.map(|id| Session::open(workspace, id)).transpose()? {
                 Some(Some(session)) => match session.place()? {
-                    Some(place) => directory_of(&place)?,
-                    None => None,
+                    Some(place) => at(real(place)?),
+                    None => (None, None),
                 },
-                _ => None,
+                _ => (None, None),
             },
-            Place::OfJob(_) => work.and_then(|work| work.checkout.directory()),
+            Place::OfJob(_) => work.map_or((None, None), |work| at(work.checkout)),
         };
         let path = request.path();
         Ok(Self {
@@ -131,6 +140,7 @@ impl JobRecord {
             caller: CallerName::anonymous(),
             parent,
             directory,
+            own,
             session,
             repo_url: request.repo_url().map(ToString::to_string),
             works_anywhere: false,
@@ -193,7 +203,8 @@ impl JobRecord {
 
     fn wanted(&self) -> impl Iterator<Item = Turn> {
         let session = self.session.map(Turn::Session);
-        session.into_iter().chain(self.directory.clone().map(Turn::Directory))
+        let directory = self.directory.clone().map(Turn::Directory);
+        session.into_iter().chain(directory).chain(self.own.map(Turn::Own))
     }
 }
 
@@ -225,7 +236,7 @@ mod tests {
         #[test]
         fn a_damaged_record_is_refused_or_round_trips(
             field in prop::sample::select(vec![
-                "jobId", "service", "caller", "parent", "directory", "session", "repoUrl", "worksAnywhere", "retain",
+                "jobId", "service", "caller", "parent", "directory", "own", "session", "repoUrl", "worksAnywhere", "retain",
                 "created", "gateway", "request", "unknown",
             ]),
             value in prop_oneof![

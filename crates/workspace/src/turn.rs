@@ -1,11 +1,11 @@
-//! Turns: exclusive access to a shared checkout or a session.
+//! Turns: exclusive access to a checkout or a session.
 
 use std::{
     fmt, io,
     path::{Path, PathBuf},
 };
 
-use contract::{DirectoryName, SessionId};
+use contract::{DirectoryName, OwnId, SessionId};
 
 use crate::{Error, FileLock, Result, Workspace};
 
@@ -20,6 +20,8 @@ pub enum Turn {
     Session(SessionId),
     /// A shared checkout.
     Directory(DirectoryName),
+    /// The own directory of a job or a session, `jobs/<id>`, which later jobs may name.
+    Own(OwnId),
 }
 
 /// Names the resource, for people.
@@ -28,6 +30,7 @@ impl fmt::Display for Turn {
         match self {
             Self::Session(id) => write!(f, "session {id}"),
             Self::Directory(name) => write!(f, "directory '{name}'"),
+            Self::Own(id) => write!(f, "directory 'jobs/{id}'"),
         }
     }
 }
@@ -39,6 +42,7 @@ impl Turn {
         match self {
             Self::Session(_) => "resumeSessionId",
             Self::Directory(_) => "directory",
+            Self::Own(_) => "workspace",
         }
     }
 }
@@ -52,8 +56,8 @@ pub enum TurnUse {
     Lend,
 }
 
-/// A turn that is held until this is dropped or its process ends. For a session that does not exist, it holds no
-/// lock.
+/// A turn that is held until this is dropped or its process ends. For a session or a job that does not exist, it holds
+/// no lock.
 #[derive(Debug)]
 pub struct HeldTurn(Vec<FileLock>);
 
@@ -94,7 +98,14 @@ impl Workspace {
         match turn {
             Turn::Session(id) => self.session(*id).join("lock"),
             Turn::Directory(name) => self.turns().join(name.as_str()),
+            Turn::Own(id) => self.beside_own(*id).join("turn"),
         }
+    }
+
+    /// Where the locks of an own directory go away with its owner: in the record of the job, or in the session.
+    fn beside_own(&self, id: OwnId) -> PathBuf {
+        let job = self.jobs().join(id.to_string());
+        if job.is_dir() { job } else { self.sessions().join(id.to_string()) }
     }
 
     /// The lock of the job that works there. Its name on the volume stays "guest": during an update, replicas of two
@@ -104,6 +115,7 @@ impl Workspace {
             Turn::Session(id) => self.session(*id).join("guest"),
             // In a separate directory, because the names have no room for a suffix.
             Turn::Directory(name) => self.guests().join(name.as_str()),
+            Turn::Own(id) => self.beside_own(*id).join("turn.guest"),
         }
     }
 }
@@ -111,9 +123,9 @@ impl Workspace {
 fn lock(turn: &Turn, path: &Path) -> Result<Option<HeldTurn>> {
     match FileLock::try_acquire(path) {
         Ok(lock) => Ok(lock.map(HeldTurn::from)),
-        // Only for a session: if a directory's lock cannot be taken, the directory is not free.
+        // Not for a shared checkout: if its lock cannot be taken, it is not free.
         Err(Error::Io { source, .. })
-            if matches!(turn, Turn::Session(_)) && source.kind() == io::ErrorKind::NotFound =>
+            if !matches!(turn, Turn::Directory(_)) && source.kind() == io::ErrorKind::NotFound =>
         {
             Ok(Some(HeldTurn(Vec::new())))
         }
@@ -177,11 +189,32 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_session_has_no_turn() {
+    fn what_is_missing_has_no_turn() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(dir.path()).unwrap();
-        let turn = Turn::Session(SessionId::new());
-        let _first = workspace.take_turn(&turn, TurnUse::Lend).unwrap().unwrap();
-        assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_some());
+        for turn in [Turn::Session(SessionId::new()), Turn::Own(OwnId::new())] {
+            let _first = workspace.take_turn(&turn, TurnUse::Lend).unwrap().unwrap();
+            assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn the_own_directory_of_a_job_or_a_session_has_a_turn_that_is_deleted_with_it() {
+        let (_dir, workspace) = crate::fixtures::workspace();
+        let job = crate::fixtures::job(&workspace);
+        let session = SessionId::new();
+        let place = workspace.make_session_place(session).unwrap();
+        drop(crate::Session::create(&workspace, session, &place).unwrap());
+        for id in [job.id().into(), place.own_id().unwrap()] {
+            let turn = Turn::Own(id);
+            let held = workspace.take_turn(&turn, TurnUse::Work).unwrap().unwrap();
+            assert!(workspace.take_turn(&turn, TurnUse::Lend).unwrap().is_none(), "{turn}");
+            assert!(workspace.join_turn(&turn).unwrap().is_none(), "{turn}");
+            drop(held);
+            assert!(workspace.take_turn(&turn, TurnUse::Work).unwrap().is_some(), "{turn}");
+        }
+        assert!(
+            workspace.turns().read_dir().unwrap().all(|it| it.unwrap().file_name() == ".guests")
+        );
     }
 }

@@ -2,6 +2,7 @@
 //! against a real stack, with connections that break.
 
 mod changes;
+mod deliver;
 mod interrupts;
 mod jobs;
 mod load;

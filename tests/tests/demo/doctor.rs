@@ -23,7 +23,7 @@ async fn doctor(home: &Home, more: &[&str], environment: &[(&str, &str)]) -> Com
     }
     arguments.extend(more);
     let mut command = home.stackctl(&arguments);
-    command.env("CLAUDE_BIN", scripted_agent()).env("IS_SANDBOX", "1");
+    command.env("CLAUDE_BIN", scripted_agent()).env("IS_SANDBOX", "1").env("AGENT_USER", "none");
     command.env("ANTHROPIC_API_KEY", "sk-ant-s3cret").envs(environment.iter().copied());
     let said = RunningCommand::start(command).finish().await;
     assert!(!said.stdout.contains("s3cret") && !said.stderr.contains("s3cret"), "{said:?}");
@@ -140,7 +140,7 @@ async fn bounds_of_the_process() {
         let mut shell = tokio::process::Command::new("/bin/sh");
         shell.args(arguments).args(FREE_PORTS).env_clear();
         shell.current_dir(home.temporary()).env("TMPDIR", home.temporary());
-        shell.env("CLAUDE_BIN", scripted_agent()).env("IS_SANDBOX", "1");
+        shell.env("CLAUDE_BIN", scripted_agent()).env("IS_SANDBOX", "1").env("AGENT_USER", "none");
         shell.env("ANTHROPIC_API_KEY", "sk-ant-s3cret");
         let said = RunningCommand::start(shell).finish().await;
         assert_eq!(findings(&said, "missing"), expected, "{bound}: {said:?}");

@@ -142,7 +142,10 @@ async fn the_real_agent_plays_too() {
     let mut command = home.stackctl(&["demo", "--real"]);
     command.env("CLAUDE_BIN", claude).env("ANTHROPIC_BASE_URL", api.url());
     command.env("PATH", std::env::var_os("PATH").unwrap());
-    command.env("IS_SANDBOX", "1").env("ANTHROPIC_API_KEY", "sk-ant-s3cret");
+    command
+        .env("IS_SANDBOX", "1")
+        .env("AGENT_USER", "none")
+        .env("ANTHROPIC_API_KEY", "sk-ant-s3cret");
     let said = RunningCommand::start(command).finish().await;
     assert_eq!((said.code, &*said.stderr), (0, ""), "{said:?}");
     for part in [
@@ -167,7 +170,7 @@ async fn a_failure_shows_the_log_and_leaves_nothing() {
     let home = Home::new();
     let script = AgentScript::new().say("I try").exit(7);
     let mut command = home.stackctl(&["demo", "--real", "--prompt", &script.prompt()]);
-    command.env("CLAUDE_BIN", scripted_agent()).env("IS_SANDBOX", "1");
+    command.env("CLAUDE_BIN", scripted_agent()).env("IS_SANDBOX", "1").env("AGENT_USER", "none");
     command.env("ANTHROPIC_API_KEY", "sk-ant-s3cret");
     let said = RunningCommand::start(command).finish().await;
     assert_eq!(said.code, 1, "{said:?}");

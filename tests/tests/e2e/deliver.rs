@@ -130,6 +130,36 @@ async fn a_result_becomes_a_branch() {
     assert_eq!((status.as_u16(), &error["code"]), (400, &json!("invalid_field")), "{error}");
 }
 
+/// A repository of the size of linkerd2-proxy: 250 files of 20 KiB, and a history.
+#[tokio::test]
+async fn a_result_is_at_the_host_soon_after_the_agent_has_ended() {
+    const GOAL: i64 = 2000;
+    let git = GitServer::start().await;
+    git.create_big_repo("app", 250, 20 << 10);
+    for n in 0..100 {
+        git.commit("app", "main", &[(&format!("src/{}", n % 10), &format!("{n}\n"))]);
+    }
+    git.allow_push("app");
+    let stack = Stack::builder().start().await;
+    let url = git.url("app");
+    let mut session = None;
+    for n in 0..3 {
+        let script =
+            AgentScript::new().write(format!("new-{n}"), "new\n").write("src/1", "changed\n");
+        let mut body = delivering(&url, &script);
+        if let Some(session) = &session {
+            body["resumeSessionId"] = json!(session);
+        }
+        let events = post_workflow(&stack, &body).send().await.collect_all().await;
+        assert_eq!(terminal(&events)["delivery"]["status"], "delivered", "{}", terminal(&events));
+        let ended = events.iter().find(|it| it.kind() == "completed").unwrap();
+        let took = between(&ended.json, &step(&events, "workflow_step_complete", 3));
+        println!("from the end of the agent to the pushed branch: {took} ms");
+        assert!(took <= GOAL, "{took} ms");
+        session = ended.json["sessionId"].as_str().map(str::to_owned);
+    }
+}
+
 #[tokio::test]
 async fn a_delivery_whose_replica_dies_after_the_push_is_found_again() {
     let git = GitServer::start().await;
@@ -178,4 +208,38 @@ async fn a_delivery_whose_replica_dies_after_the_push_is_found_again() {
     let events =
         post_deliver(&stack, &id, &json!({"mode": "branch"})).send().await.collect_all().await;
     assert_eq!(terminal(&events)["branch"], branch_of(&id), "{}", terminal(&events));
+}
+
+/// The host goes on taking the push of the replica that was killed, while the next one pushes the same again.
+#[tokio::test]
+async fn a_delivery_whose_replica_dies_during_the_push_is_made_once() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "1\n")]);
+    git.allow_push("app");
+    let stack = Stack::builder().start().await;
+    let marks = Marks::new();
+    git.set_hook(
+        "app",
+        "pre-receive",
+        &format!(
+            "if mkdir {first}; then touch {one}; else touch {two}; fi; while [ ! -e {gate} ]; do sleep 0.05; done",
+            first = marks.path("first").display(),
+            one = marks.path("one").display(),
+            two = marks.path("two").display(),
+            gate = marks.path("gate").display()
+        ),
+    );
+    let script = AgentScript::new().write("b", "new\n");
+    let mut response = post_workflow(&stack, &delivering(&git.url("app"), &script)).send().await;
+    let branch = branch_of(&response.job_id());
+    marks.wait("one").await;
+    send_signal(process_of(&stack, "github-pull-api"), Signal::SIGKILL);
+    marks.wait("two").await;
+    marks.open("gate");
+    let events = response.collect_all().await;
+    let end = terminal(&events);
+    assert_eq!(end["type"], "workflow_complete", "{end}");
+    assert_eq!(end["delivery"]["commit"], json!(git.head("app", &branch)));
+    assert_eq!(git.git("app", &["branch", "--format=%(refname:short)"]), format!("{branch}\nmain"));
+    assert_eq!(git.git("app", &["rev-list", "--count", &branch, "^main"]), "1");
 }

@@ -34,7 +34,12 @@ impl Single {
         command.args(["serve", "claude-code-api"]).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap());
         command.env("WORKSPACE_DIR", workspace.path()).env("CLAUDE_BIN", scripted_agent());
-        command.envs([("PORT", "0"), ("BIND_ADDRESS", "127.0.0.1"), ("IS_SANDBOX", "1")]);
+        command.envs([
+            ("PORT", "0"),
+            ("BIND_ADDRESS", "127.0.0.1"),
+            ("IS_SANDBOX", "1"),
+            ("AGENT_USER", "none"),
+        ]);
         command.env("CLAUDE_CODE_CREDENTIALS_JSON", r#"{"apiKey":"sk-ant-test-0123456789abcdef"}"#);
         command.env("AGENT_WRITE_PATHS", scratch_root()).envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

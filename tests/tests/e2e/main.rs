@@ -25,3 +25,4 @@ mod sessions;
 mod support;
 mod turns;
 mod up;
+mod verify;

@@ -70,6 +70,46 @@ async fn the_cli_writes_a_file_in_its_checkout() {
     stack.wait_until_idle().await;
 }
 
+/// A check that fails is the next prompt in the same conversation, and the job has cost what both runs have cost.
+#[tokio::test]
+async fn a_check_that_fails_continues_the_conversation() {
+    let turns = vec![Turn::text("first"), Turn::bash("touch fixed"), Turn::text("second")];
+    let api = MockApi::start(turns).await;
+    let test = "a_check_that_fails_continues_the_conversation";
+    let Some(builder) = with_cli(test, &api) else { return };
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("README.md", "hello\n")]);
+    let stack = builder.start().await;
+    let check = json!({"run": ["test -e fixed || { echo 'no fixed'; false; }"], "attempts": 1});
+    let body =
+        json!({"repoUrl": git.url("app"), "prompt": "begin", "model": "sonnet", "verify": check});
+    let events = { post_workflow(&stack, &body).send().await }.collect_all().await;
+    let end = terminal(&events);
+    assert_eq!(
+        (&end["type"], &end["verified"]),
+        (&json!("workflow_complete"), &json!(true)),
+        "{end}"
+    );
+    let last = api.turns().last().unwrap().body["messages"].to_string();
+    for part in ["begin", "first", "test -e fixed", "no fixed"] {
+        assert!(last.contains(part), "{part}: {last}");
+    }
+    let costs: Vec<f64> = events
+        .iter()
+        .filter(|it| it.json["content"]["type"] == "result")
+        .map(|it| it.json["content"]["total_cost_usd"].as_f64().unwrap())
+        .collect();
+    let [one, two] = *costs else { panic!("{costs:?}") };
+    assert!(two > 1.5 * one && two < 2.5 * one, "each run reports its own cost: {costs:?}");
+    let completed = events.iter().find(|it| it.kind() == "completed").unwrap();
+    let cost = completed.json["costUsd"].as_f64().unwrap();
+    assert!((cost - one - two).abs() < 1e-9, "{}", completed.json);
+    assert_eq!(completed.json["numTurns"], 3);
+    let tokens: Vec<_> = completed.json["apiUsage"].as_object().unwrap().values().collect();
+    assert_eq!(tokens[0]["requests"], 3, "{tokens:?}");
+    stack.wait_until_idle().await;
+}
+
 /// How a job ends in a stack whose Messages API is `front`, and which trusts `certificate`.
 async fn end_with(builder: StackBuilder, front: &TlsFront, certificate: &Path) -> Value {
     let builder = builder.env("ANTHROPIC_BASE_URL", front.url()).env("SSL_CERT_FILE", certificate);

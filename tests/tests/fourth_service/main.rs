@@ -232,7 +232,7 @@ async fn serves(stackctl: &Path) {
     }
     up.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", directory.path());
     up.env("ANTHROPIC_API_KEY", "sk-ant-test").env("CLAUDE_BIN", testkit::scripted_agent());
-    up.env("IS_SANDBOX", "1").stdin(Stdio::null()).kill_on_drop(true);
+    up.env("IS_SANDBOX", "1").env("AGENT_USER", "none").stdin(Stdio::null()).kill_on_drop(true);
     let mut up = up.spawn().unwrap();
     let url = format!("http://127.0.0.1:{}", ports[3]);
     wait_for("an idle replica", PATIENCE, || async {

@@ -101,6 +101,54 @@ async fn checkouts_and_sessions_pass_between_agents_and_pulls() {
     assert_eq!(done["type"], "completed", "{done}");
 }
 
+/// The first of two jobs in one checkout once took the files away from the other one when it ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_jobs_in_the_own_directory_of_one_take_turns() {
+    const TEST: &str = "two_jobs_in_the_own_directory_of_one_take_turns";
+    if !geteuid().is_root() {
+        return skip(TEST, "only root can give agents a user of their own");
+    }
+    let (place, marks) = (TempDir::new().unwrap(), scratch());
+    let builder = Stack::builder().replicas(1, 1, 2).workspace(place.path().join("workspace"));
+    let stack = separate(builder, place.path(), marks.path()).start().await;
+    let url = format!("{}/api/execute", stack.claude_url());
+    let (began, goes_on) = (marks.path().join("began"), marks.path().join("goes-on"));
+    let script = AgentScript::new().write("one", "x").touch(&began).wait_file(&goes_on);
+    let body = json!({"prompt": script.write("two", "x").write("one", "y").prompt()});
+    let mut first = SseClient::post(&url, &body).send().await;
+    let id = first.next_of_kind("connected").await.json["jobId"].as_str().unwrap().to_owned();
+    wait_for("the first agent", PATIENCE, || async { began.exists().then_some(()) }).await;
+
+    let body = json!({"prompt": AgentScript::new().write("three", "x").prompt(),
+        "workspace": format!("jobs/{id}/work")});
+    let mut second = SseClient::post(&url, &body).send().await;
+    let queued = second.next_of_kind("queued").await;
+    assert!(queued.json["waitingFor"].as_str().unwrap().contains(&id), "{queued:?}");
+    // So does a pull there.
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("README.md", "first\n")]);
+    let body = json!({"repoUrl": git.url("app"), "workspace": format!("jobs/{id}/work")});
+    let mut pull = SseClient::post(&format!("{}/api/pull", stack.pull_url()), &body).send().await;
+    pull.next_of_kind("queued").await;
+    fs::write(&goes_on, "").unwrap();
+    for job in [&mut first, &mut second] {
+        let end = job.collect_all().await.last().unwrap().json.clone();
+        assert_eq!(end["type"], "completed", "{end}");
+    }
+    pull.collect_all().await;
+    let own = stack.workspace().join("jobs").join(&id);
+    for file in ["", "work", "work/one", "work/two", "work/three"] {
+        assert_eq!(owner(&own.join(file)), 0, "{file}");
+    }
+    // Nobody gets through any more to what was handed over.
+    let sessions = fs::read_dir(stack.workspace().join(".stack/sessions")).unwrap();
+    let sessions: Vec<_> = sessions.map(|it| it.unwrap().path()).collect();
+    assert_eq!(sessions.len(), 2);
+    for way in sessions.iter().chain([&own]) {
+        assert_eq!(fs::metadata(way).unwrap().mode() & 0o777, 0o700, "{}", way.display());
+    }
+}
+
 /// A replica that starts as in a container: as root, to become another user at once. It is killed when it is dropped.
 struct Replica {
     child: Child,

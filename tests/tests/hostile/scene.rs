@@ -97,6 +97,8 @@ impl Scene {
             fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).unwrap();
             copy
         });
+        // Without Landlock, this keeps another user from it.
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         let mut builder = Stack::builder()
             .replicas(1, 1, 2)
             .workspace(&workspace)

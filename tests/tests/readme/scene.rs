@@ -93,7 +93,10 @@ impl Scene {
         );
         command.env("STACK_URL", self.stack.workflow_url());
         command.env("CLAUDE_BIN", self.home.path().join("claude-rehearsal"));
-        command.env("IS_SANDBOX", "1").env("ANTHROPIC_API_KEY", "sk-ant-test-0123456789abcdef");
+        command
+            .env("IS_SANDBOX", "1")
+            .env("AGENT_USER", "none")
+            .env("ANTHROPIC_API_KEY", "sk-ant-test-0123456789abcdef");
         command.stdin(Stdio::null()).process_group(0);
         command
     }

@@ -96,7 +96,7 @@ pub(crate) fn environment(
         // These events say when standard input can be closed.
         ("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1".into()),
     ];
-    if config.is_sandbox {
+    if config.isolation.is_sandbox {
         env.push(("IS_SANDBOX", "1".into()));
     }
     if let Some(url) = base_url {
@@ -127,7 +127,6 @@ mod tests {
             credential: Some(Credential::ApiKey(boot::Secret::new("sk-ant-s3cret".into()))),
             base_url: None,
             agent_key: AgentKey::Endpoint,
-            is_sandbox: false,
             trust_repository_settings: false,
             policy: Policy::default(),
             processes: 1024,
@@ -179,6 +178,7 @@ mod tests {
             append_system_prompt: None,
             allowed_tools: Some(vec!["Bash".into(), "Read".into()]),
             timeout_seconds: Some(60),
+            verify: None,
         };
         let config = Config { trust_repository_settings: true, ..config() };
         let args = arguments(&config, &options, session, Some("# Instructions\n".into()));
@@ -235,7 +235,8 @@ mod tests {
     #[test]
     fn the_environment_is_an_explicit_list() {
         let private = Private::create(&std::env::temp_dir()).unwrap();
-        let config = Config { is_sandbox: true, ..config() };
+        let mut config = config();
+        config.isolation.is_sandbox = true;
         let root = private.home().parent().unwrap().to_str().unwrap().to_owned();
         let env: Vec<String> = environment(&config, &private, Some("http://h".into()))
             .into_iter()

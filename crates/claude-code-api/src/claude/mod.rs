@@ -18,13 +18,13 @@ use std::{
 };
 
 use child_process::Guest;
-use contract::{Code, Ending, ExecuteOptions, Prompt, SessionId};
+use contract::{Code, ExecuteOptions, Prompt, SessionId};
 use workspace::Session;
 
 use crate::{
     AgentKey, Config,
     config::{REFUSES_ROOT, no_agent},
-    dialect::{Call, Dialect, Message, RunRecord, Stopped, Transcript},
+    dialect::{Call, Dialect, Message, RunRecord, Stopped, Transcript, Verdict},
     refusal::Refusal,
     runner::{Line, Private},
 };
@@ -61,7 +61,7 @@ impl Dialect for Claude {
 
     fn may_run(&self, options: &ExecuteOptions) -> Result<(), Refusal> {
         let skips = options.dangerously_skip_permissions;
-        if skips && !self.config.is_sandbox && self.config.runs_agents_as_root() {
+        if skips && !self.config.isolation.is_sandbox && self.config.runs_agents_as_root() {
             return Err(Refusal::new(Code::AgentRefusesRoot, REFUSES_ROOT));
         }
         Ok(())
@@ -134,7 +134,7 @@ impl Dialect for Claude {
         record: RunRecord<RunResult>,
         endpoint: &Option<Endpoint>,
         stopped: Option<&Stopped>,
-    ) -> Ending {
+    ) -> Verdict {
         let credential = self.config.credential.as_ref().map(Credential::secret);
         let secret = endpoint.as_ref().map(Endpoint::token).or(credential);
         let evidence = Evidence {
@@ -145,9 +145,6 @@ impl Dialect for Claude {
             api_usage: endpoint.as_ref().map(Endpoint::usage).unwrap_or_default(),
             stderr: record.stderr.text(secret),
         };
-        match stopped {
-            Some(stopped) => evidence.ending_of(stopped),
-            None => evidence.ending(),
-        }
+        evidence.verdict(stopped)
     }
 }

@@ -2,12 +2,12 @@
 
 use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
-use contract::{AgentSummary, ApiUsage, Code, Ending, SessionId};
+use contract::{AgentSummary, ApiUsage, Code, SessionId};
 
 use super::{endpoint::UNREACHABLE, message::RunResult};
 use crate::{
     config::{REFUSES_ROOT, no_agent},
-    dialect::{AgentExit, Stopped},
+    dialect::{AgentExit, Stopped, Verdict},
     runner::{last_lines, sentence_part},
 };
 
@@ -32,21 +32,17 @@ pub(crate) struct Evidence {
 }
 
 impl Evidence {
-    /// The terminal event of a run that ended by itself.
+    /// The verdict on a run, which ended by itself unless `stopped` says why the runner ended it.
     ///
     /// It succeeded only if the exit code is 0 and the last `result` line has the subtype `success` and `is_error`
     /// false. Neither field is enough alone: API errors have the subtype `success`, and a truncated run may have no
     /// `is_error`.
-    pub(crate) fn ending(self) -> Ending {
-        match self.judge() {
-            Ok(()) => Ending::agent_success(&self.summary()),
-            Err((code, sentence)) => Ending::agent_failure(code, &sentence, &self.summary()),
-        }
-    }
-
-    /// The terminal event of a run that the runner ended, with what the CLI had reported by then.
-    pub(crate) fn ending_of(self, stopped: &Stopped) -> Ending {
-        Ending::agent_failure(stopped.code, &stopped.sentence, &self.summary())
+    pub(crate) fn verdict(self, stopped: Option<&Stopped>) -> Verdict {
+        let outcome = match stopped {
+            Some(stopped) => Err((stopped.code, stopped.sentence.clone())),
+            None => self.judge(),
+        };
+        Verdict { outcome, summary: self.summary() }
     }
 
     /// Contains the session even if the CLI reports none.

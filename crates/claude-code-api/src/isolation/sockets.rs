@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{AccessFlags, access, geteuid};
+use nix::unistd::{AccessFlags, Uid, access, geteuid};
 
 /// Those of container engines, virtual machines and the system's service manager.
 const OF_SYSTEM: [&str; 14] = [
@@ -37,9 +37,15 @@ const OF_USER: [&str; 7] = [
 /// In the home of the user: those of Docker Desktop.
 const OF_HOME: [&str; 2] = [".docker/desktop/docker.sock", ".docker/run/docker.sock"];
 
-/// Those that exist here and that this process may connect to.
+/// Those that this process may connect to.
 pub(super) fn usable(homes: &[PathBuf], docker_host: Option<&str>) -> Vec<PathBuf> {
-    let user = geteuid();
+    let mut found = candidates(geteuid(), homes, docker_host);
+    found.retain(|path| access(path, AccessFlags::W_OK).is_ok());
+    found
+}
+
+/// Where there may be some that a user can connect to.
+pub(super) fn candidates(user: Uid, homes: &[PathBuf], docker_host: Option<&str>) -> Vec<PathBuf> {
     let runtime = Path::new("/run/user").join(user.to_string());
     // A terminal multiplexer types whatever it is told to.
     let multiplexers = fs::read_dir(format!("/tmp/tmux-{user}")).into_iter().flatten().flatten();
@@ -50,6 +56,5 @@ pub(super) fn usable(homes: &[PathBuf], docker_host: Option<&str>) -> Vec<PathBu
         .chain(homes.iter().flat_map(|home| OF_HOME.map(|name| home.join(name))))
         .chain(docker_host.and_then(|host| host.strip_prefix("unix://")).map(PathBuf::from))
         .chain(multiplexers.map(|entry| entry.path()))
-        .filter(|path| access(path, AccessFlags::W_OK).is_ok())
         .collect()
 }

@@ -1,7 +1,9 @@
 //! The user that agents run as.
 //!
-//! Whether agents get a user of their own is decided once, when a replica starts: a child of that user tries to reach what
-//! every agent needs. If it cannot, agents run as the user of the stack, as they always do where users cannot be changed.
+//! Whether agents can have a user of their own is decided once, when a replica starts: a child of that user tries to reach
+//! what every agent needs. An answer decides; if there is none, because the machine is full or busy, the replica does not
+//! start, since an agent could bring that about. For the same reason, nothing that agents can change takes part in the
+//! decision.
 
 use std::{
     ffi::OsString,
@@ -14,26 +16,31 @@ use std::{
 
 use boot::{AgentUser, SystemUser};
 use child_process::{Gid, Guest, Signal, Uid};
+use nix::unistd::User;
 use tokio::io::AsyncReadExt as _;
 use tracing::warn;
-use workspace::{UserIds, Workspace, hand_over, let_through, take_back};
+use workspace::{UserIds, Workspace, try_owner};
 
-use super::{Isolation, Places, READ, WRITE};
+use super::{Isolation, IsolationMode, READ, Seen, WRITE, sockets};
 use crate::Config;
 
-/// How long the child may take. It is only this slow if a file system does not answer.
+mod handed_over;
+
+pub(crate) use handed_over::HandedOver;
+
+/// How long the child may take. It is only this slow if a file system does not answer, or the machine is overloaded.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Prints the number of the first argument that is not as it should be. Each is `test`'s letter for a right, and a path.
-const SCRIPT: &str = "n=0; for it; do path=${it#?}; test \"-${it%\"$path\"}\" \"$path\" || break; n=$((n + 1)); done; echo $n";
+/// Prints the number of each argument that is not as it should be, and then a word. Each is `test`'s letter for a right, and a
+/// path.
+const SCRIPT: &str = "n=0; for it; do path=${it#?}; test \"-${it%\"$path\"}\" \"$path\" || echo $n; n=$((n + 1)); done; echo end";
 
-/// What agents need of a path.
+/// What agents need of a path, or may do with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Need {
     right: Right,
     path: PathBuf,
-    /// Whose path it is, for people.
-    of: String,
+    of: Of,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +70,55 @@ impl Right {
     }
 }
 
+/// Whose path it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Program,
+    Temporary,
+    Workspace,
+    /// The setting that names it. Agents may be without it.
+    Setting(&'static str),
+    /// A socket that would give an agent the machine.
+    Socket,
+}
+
+impl Of {
+    /// How people call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Program => "the agent's program",
+            Self::Temporary => "its private directory (TMPDIR)",
+            Self::Workspace => "the workspace",
+            Self::Setting(name) => name,
+            Self::Socket => "a socket",
+        }
+    }
+
+    /// What to do if `path` is closed, as a clause. Nothing in a home is opened to all users.
+    fn fix(self, path: &Path, workspace: &Path) -> String {
+        match self {
+            Self::Program => {
+                "install it where every user can execute it, such as in /usr/local (npm install -g --prefix /usr/local \
+                 @anthropic-ai/claude-code), and set CLAUDE_BIN if it is not on the PATH"
+                    .to_owned()
+            }
+            Self::Temporary => {
+                "set TMPDIR to a directory that every user can write to, such as /var/tmp".to_owned()
+            }
+            // It may be a volume, which is where it is.
+            Self::Workspace if path == workspace => {
+                format!("let others pass through it, which shows them nothing: chmod o+x {}", path.display())
+            }
+            Self::Workspace => {
+                "use a workspace to which every user can get, such as /srv/workspace".to_owned()
+            }
+            Self::Setting(_) | Self::Socket => {
+                "give this user the right to it, or take it out of the setting".to_owned()
+            }
+        }
+    }
+}
+
 /// Why agents cannot have a user of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
@@ -74,81 +130,149 @@ pub struct Obstacle {
 
 impl Obstacle {
     fn new(why: String, fix: &str) -> Self {
-        Self { why, fix: format!("{fix}, or set AGENT_USER=none") }
+        Self { why, fix: fix.to_owned() }
     }
 }
 
+/// What was found when a user was tried.
+#[derive(Clone, Debug, Default)]
+pub struct Trial {
+    /// What keeps it from running agents.
+    pub obstacle: Option<Obstacle>,
+    /// What else was seen.
+    pub seen: Seen,
+}
+
 impl Config {
-    /// Decides which user agents run as, and opens the way to what will be theirs. If it cannot be one of their own, the
-    /// setting becomes [`AgentUser::Unavailable`].
-    pub(crate) async fn settle_user(&mut self, workspace: &Workspace) {
-        let Some(user) = self.isolation.user.user().cloned() else { return };
-        let obstacle = match self.obstacle_to_user(&user, workspace.root()).await {
-            None => {
-                let (workspace, ids) = (workspace.clone(), ids(&user));
-                workspace::blocking(move || open(&workspace, ids)).await.err()
+    /// Decides whether agents can have the user that they are to have, and opens the way to what will be theirs. If they
+    /// cannot, the setting becomes [`AgentUser::Unavailable`].
+    ///
+    /// # Errors
+    /// If that is not known. Trying again may help.
+    pub(crate) async fn settle_user(&mut self, workspace: &Workspace) -> Result<(), String> {
+        let Some(user) = self.isolation.user.user().cloned() else {
+            if self.isolation.mode == IsolationMode::Require
+                && self.isolation.user == AgentUser::Own
+            {
+                warn!(
+                    "agents are confined, but run as the user of the stack: start it, or its container, as root"
+                );
             }
-            obstacle => obstacle,
+            return Ok(());
         };
+        let mut trial = self.try_user(&user, workspace.root()).await?;
+        if trial.obstacle.is_none() {
+            let (workspace, gid) = (workspace.clone(), user.gid);
+            trial.obstacle = workspace::blocking(move || open(&workspace, gid)).await?;
+        }
+        self.settle(trial);
+        Ok(())
+    }
+
+    /// Notes what was found.
+    pub fn settle(&mut self, Trial { obstacle, seen }: Trial) {
         if let Some(Obstacle { why, fix }) = obstacle {
-            self.isolation.user = AgentUser::Unavailable { why, fix };
+            self.isolation.user = self.isolation.user.unavailable(why, fix);
+        } else {
+            self.isolation.seen = seen;
         }
     }
 
-    /// What keeps `user` from running agents here; `None` if nothing does. Changes nothing. For `doctor`, `workspace` need
-    /// not exist.
-    pub async fn obstacle_to_user(&self, user: &SystemUser, workspace: &Path) -> Option<Obstacle> {
-        let needs = self.needs(workspace);
-        let tried = tokio::time::timeout(PATIENCE, first_refused(user, &needs)).await;
-        let found = match tried {
-            Ok(Ok(found)) => found,
+    /// Tries whether `user` can run agents here. Leaves everything as it was. For `doctor`, `workspace` need not exist.
+    ///
+    /// # Errors
+    /// If that is not known.
+    pub async fn try_user(&self, user: &SystemUser, workspace: &Path) -> Result<Trial, String> {
+        let needs = self.needs(user, workspace);
+        let asked = tokio::time::timeout(PATIENCE, refused(user, &needs)).await;
+        let refused = match asked {
+            Ok(Ok(refused)) => refused,
             Ok(Err(error)) => {
-                let why = format!("a child of the user {user} cannot be started: {error}");
-                return Some(Obstacle::new(why, "name a user that this system permits"));
+                let why = format!("a child of the agents' user {user} cannot be started: {error}");
+                if !is_for_good(&error) {
+                    return Err(why);
+                }
+                let fix = "name a user in AGENT_USER that this system permits";
+                return Ok(Trial { obstacle: Some(Obstacle::new(why, fix)), ..Trial::default() });
             }
             Err(_) => {
                 let seconds = PATIENCE.as_secs();
-                let why = format!("a child of the user {user} did not answer within {seconds} s");
-                return Some(Obstacle::new(why, "look for a file system that does not answer"));
+                return Err(format!(
+                    "a child of the agents' user {user} did not answer within {seconds} s"
+                ));
             }
         };
-        let Need { right, path, of } = needs.get(found)?;
-        let (verb, letter, path) = (right.verb(), right.letter(), path.display());
-        let way = if *right == Right::Enter { ", on the way to " } else { ": it is " };
-        Some(Obstacle::new(
-            format!("the user {user} may not {verb} {path}{way}{of}"),
-            &format!("permit it (chmod o+{letter} {path}), use another place"),
-        ))
+        let root = workspace.canonicalize().unwrap_or_else(|_| workspace.to_owned());
+        let mut trial = Trial::default();
+        let mut usable = Vec::new();
+        for (number, need) in needs.into_iter().enumerate() {
+            let is_refused = refused.contains(&number);
+            let why = || {
+                let way = if need.right == Right::Enter { "on the way to " } else { "" };
+                let (verb, path, name) = (need.right.verb(), need.path.display(), need.of.name());
+                format!("the agents' user {user} may not {verb} {path} ({way}{name})")
+            };
+            let fix = || need.of.fix(&need.path, &root);
+            match need.of {
+                Of::Socket if is_refused => {}
+                Of::Socket => usable.push(need.path),
+                _ if !is_refused => {}
+                Of::Setting(_) => trial.seen.closed.push(format!("{}: {}", why(), fix())),
+                Of::Program | Of::Temporary | Of::Workspace => {
+                    trial.obstacle.get_or_insert_with(|| Obstacle { why: why(), fix: fix() });
+                }
+            }
+        }
+        trial.seen.control_sockets = Some(usable);
+        if trial.obstacle.is_none() {
+            let (workspace, user) = (workspace.to_owned(), user.clone());
+            trial.obstacle = workspace::blocking(move || keeps_owners(&workspace, &user)).await?;
+        }
+        Ok(trial)
     }
 
-    /// What every agent must reach.
-    fn needs(&self, workspace: &Path) -> Vec<Need> {
+    /// What every agent must reach, and what it should.
+    fn needs(&self, user: &SystemUser, workspace: &Path) -> Vec<Need> {
         let mut needs = Vec::new();
-        let mut add = |right, path: &Path, of: &str| {
+        let mut add = |right, path: &Path, of| {
             let mut way: Vec<_> = path.ancestors().skip(1).collect();
             way.reverse();
             let way = way.into_iter().map(|path| (Right::Enter, path));
             for (right, path) in way.chain([(right, path)]) {
-                let need = Need { right, path: path.to_owned(), of: of.to_owned() };
-                if !needs.iter().any(|it: &Need| it.right == right && it.path == need.path) {
-                    needs.push(need);
+                if !needs.iter().any(|it: &Need| it.right == right && it.path == path) {
+                    needs.push(Need { right, path: path.to_owned(), of });
                 }
             }
         };
         if let Some(program) = &self.claude_bin {
             for path in [Some(program.clone()), program.canonicalize().ok()].into_iter().flatten() {
-                add(Right::Execute, &path, "the agent's program");
+                // One that is missing is reported elsewhere.
+                if path.exists() {
+                    add(Right::Execute, &path, Of::Program);
+                }
             }
         }
-        add(Right::Enter, &self.temporary, "its private directory (TMPDIR)");
-        add(Right::Enter, &way_to(workspace), "the workspace");
+        if self.temporary.exists() {
+            add(Right::Enter, &self.temporary, Of::Temporary);
+        }
+        add(Right::Enter, &way_to(workspace), Of::Workspace);
         let Isolation { read, write, .. } = &self.isolation;
         for (right, paths, name) in [(Right::Read, read, READ), (Right::Write, write, WRITE)] {
-            // One that is missing is reported elsewhere.
             for path in paths.iter().filter(|path| path.exists()) {
-                add(right, path, name);
+                add(right, path, Of::Setting(name));
             }
         }
+        let home = User::from_uid(nix::unistd::Uid::from_raw(user.uid)).ok().flatten();
+        let homes: Vec<_> =
+            self.isolation.homes().into_iter().chain(home.map(|user| user.dir)).collect();
+        let docker_host = self.isolation.docker_host.as_deref();
+        let sockets =
+            sockets::candidates(nix::unistd::Uid::from_raw(user.uid), &homes, docker_host);
+        needs.extend(sockets.into_iter().map(|path| Need {
+            right: Right::Write,
+            path,
+            of: Of::Socket,
+        }));
         needs
     }
 }
@@ -159,14 +283,14 @@ fn way_to(workspace: &Path) -> PathBuf {
     let real = workspace.canonicalize();
     let root = real.as_deref().unwrap_or(workspace);
     let is_opened = root.metadata().map_or(true, |found| {
-        found.permissions().mode() & 0o077 == 0 && found.uid() == UserIds::current().uid
+        found.permissions().mode() & 0o067 == 0 && found.uid() == UserIds::current().uid
     });
     let mut way = root.ancestors().skip(usize::from(is_opened));
     way.find(|path| path.exists()).unwrap_or(root).to_owned()
 }
 
-/// The number of the first need that is not met for `user`; that of all if there is none.
-async fn first_refused(user: &SystemUser, needs: &[Need]) -> io::Result<usize> {
+/// The numbers of the needs that are not met for `user`.
+async fn refused(user: &SystemUser, needs: &[Need]) -> io::Result<Vec<usize>> {
     let arguments = needs.iter().map(|need| {
         let mut argument = OsString::from(need.right.letter());
         argument.push(&need.path);
@@ -179,22 +303,52 @@ async fn first_refused(user: &SystemUser, needs: &[Need]) -> io::Result<usize> {
         .await?;
     let mut said = String::new();
     if let Some(stdout) = child.take_stdout() {
-        stdout.take(100).read_to_string(&mut said).await?;
+        stdout.take(64 * 1024).read_to_string(&mut said).await?;
     }
     child.wait().await?;
-    said.trim().parse().map_err(|_| io::Error::other("/bin/sh does not work for it"))
+    let unclear = || io::Error::other("it did not answer as it should");
+    let numbers = said.strip_suffix("end\n").ok_or_else(unclear)?;
+    numbers.lines().map(|line| line.parse().map_err(|_| unclear())).collect()
 }
 
-fn open(workspace: &Workspace, agent: UserIds) -> Result<(), Obstacle> {
-    workspace.open_ways(agent.gid).map_err(|error| {
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-        let why = format!("failed to {error}{}", cause.unwrap_or_default());
-        Obstacle::new(why, "give the workspace to the user of the stack")
-    })?;
-    workspace.try_owner(agent).map_err(|error| {
-        let why = format!("files in the workspace cannot be given to another user: {error}");
-        Obstacle::new(why, "use a file system that keeps owners")
-    })
+/// Opens the ways to what will be the agents'.
+fn open(workspace: &Workspace, group: u32) -> Result<Option<Obstacle>, String> {
+    let opened = workspace.close_stack().and_then(|()| workspace.open_ways(group));
+    let Err(error) = opened else { return Ok(None) };
+    let cause = std::error::Error::source(&error);
+    let why = format!("failed to {error}{}", cause.map(|it| format!(": {it}")).unwrap_or_default());
+    match cause.and_then(|cause| cause.downcast_ref()) {
+        Some(cause) if is_for_good(cause) => {
+            Ok(Some(Obstacle::new(why, "give the workspace to the user of the stack")))
+        }
+        _ => Err(why),
+    }
+}
+
+/// Whether files on the volume can be given to the user.
+fn keeps_owners(workspace: &Path, user: &SystemUser) -> Result<Option<Obstacle>, String> {
+    let inside = workspace.join(".stack/tmp");
+    let Some(directory) = inside.ancestors().find(|it| it.is_dir()) else { return Ok(None) };
+    let Err(error) = try_owner(directory, ids(user)) else { return Ok(None) };
+    let why = format!("files in the workspace cannot be given to the agents' user {user}: {error}");
+    if is_for_good(&error) {
+        let fix = if nix::unistd::geteuid().is_root() {
+            "use a file system that keeps owners (with NFS, an export with no_root_squash)"
+        } else {
+            "use a local file system, or set AGENT_USER=none: an NFS server lets only root do this"
+        };
+        Ok(Some(Obstacle::new(why, fix)))
+    } else {
+        Err(why)
+    }
+}
+
+/// Whether an error means that something is not permitted or not possible here, and not that it failed this time.
+fn is_for_good(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    // An ID that the user namespace does not map is `EINVAL` or `EOVERFLOW`.
+    matches!(error.kind(), PermissionDenied | Unsupported | InvalidInput)
+        || error.raw_os_error() == Some(nix::libc::EOVERFLOW)
 }
 
 fn ids(user: &SystemUser) -> UserIds {
@@ -204,46 +358,6 @@ fn ids(user: &SystemUser) -> UserIds {
 /// Runs a guest as this user.
 pub(crate) fn as_user(guest: Guest, user: &SystemUser) -> Guest {
     guest.user(Uid::from_raw(user.uid), Gid::from_raw(user.gid))
-}
-
-/// What an agent with a user of its own has got for its job. Dropping it takes it back, so all processes of the agent must
-/// have ended.
-#[derive(Debug)]
-pub(crate) struct HandedOver {
-    trees: [PathBuf; 2],
-    agent: UserIds,
-}
-
-impl HandedOver {
-    /// Hands over the places that an agent writes to, and opens the ways to them. Blocking.
-    ///
-    /// # Errors
-    /// If an owner cannot be changed. Then everything is as it was.
-    pub(crate) fn new(user: &SystemUser, places: &Places<'_>) -> io::Result<Self> {
-        let agent = ids(user);
-        let trees = [places.checkout.to_owned(), places.session.to_owned()];
-        let private = places.private.iter().map(PathBuf::as_path);
-        // Its private directories are removed, and not taken back.
-        let handed = Self { trees, agent };
-        for tree in handed.trees.iter().map(PathBuf::as_path).chain(private) {
-            // The workspace itself was opened when this replica started.
-            if let Some(above) = tree.parent().filter(|above| *above != places.workspace) {
-                let_through(above, agent.gid)?;
-            }
-            hand_over(tree, agent)?;
-        }
-        Ok(handed)
-    }
-}
-
-impl Drop for HandedOver {
-    fn drop(&mut self) {
-        for tree in &self.trees {
-            if let Err(error) = take_back(tree, self.agent) {
-                warn!(directory = %tree.display(), %error, "failed to take back what the agent had");
-            }
-        }
-    }
 }
 
 #[cfg(test)]

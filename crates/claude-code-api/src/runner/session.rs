@@ -98,6 +98,11 @@ impl<D: Dialect> Conversation<D> {
 }
 
 impl<D: Dialect> Conversation<D> {
+    /// The turn of the session, if this run created it, for a job that continues it. Something was said in it, so it stays.
+    pub(crate) fn take_turn(&mut self) -> Option<HeldTurn> {
+        self.created_turn.take()
+    }
+
     /// The file that [`record_answer`] creates.
     pub(crate) fn answered(&self) -> PathBuf {
         answered(&self.session)

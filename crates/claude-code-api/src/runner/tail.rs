@@ -2,9 +2,6 @@
 
 use boot::Secret;
 
-/// How many bytes are kept.
-const KEPT: usize = 8 * 1024;
-
 /// The maximum length of an excerpt in an error sentence, in characters.
 const EXCERPT: usize = 500;
 
@@ -17,6 +14,9 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
+    /// How many bytes are kept, at least.
+    pub(crate) const KEPT: usize = 8 * 1024;
+
     /// The buffer to read into. Call [`trim`](Self::trim) after reading.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
@@ -25,8 +25,8 @@ impl Tail {
     /// Discards the oldest bytes.
     pub(crate) fn trim(&mut self) {
         // Only when twice as many have accumulated, so that not every read moves the buffer.
-        if self.bytes.len() > 2 * KEPT {
-            self.bytes.drain(..self.bytes.len() - KEPT);
+        if self.bytes.len() > 2 * Self::KEPT {
+            self.bytes.drain(..self.bytes.len() - Self::KEPT);
             self.is_cut = true;
         }
     }
@@ -71,10 +71,10 @@ mod tests {
         for number in 0..100_000 {
             tail.buffer().extend_from_slice(format!("line {number}\n").as_bytes());
             tail.trim();
-            assert!(tail.buffer().len() <= 3 * KEPT);
+            assert!(tail.buffer().len() <= 3 * Tail::KEPT);
         }
         let text = tail.text(None);
-        assert!(text.len() <= 2 * KEPT && text.ends_with("line 99999\n"));
+        assert!(text.len() <= 2 * Tail::KEPT && text.ends_with("line 99999\n"));
         assert_eq!(last_lines(&text).unwrap(), "line 99997 | line 99998 | line 99999");
     }
 

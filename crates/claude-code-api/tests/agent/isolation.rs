@@ -69,7 +69,7 @@ async fn an_agent_reaches_its_checkout_and_what_the_operator_adds() {
         read: vec![at("read")],
         write: vec![at("write")],
         environment: vec![("CARGO_HOME".into(), "/cargo".into())],
-        ..Isolation::default()
+        ..bench.config.isolation
     };
     let own = ["own", "session", "private"];
     let limits = ["variable", "core", "umask"];
@@ -157,7 +157,11 @@ async fn an_agent_with_a_user_of_its_own_has_its_places_for_the_time_of_its_job(
     ];
     let own = ["user", "own", "session", "private"];
     assert_eq!(what_works(&bench, &commands).await, own);
-    // A second job of the same session, in what the first one has made.
+    // A second job, in what the first one has made. Another version, or a replica with another user, has closed the ways.
+    for way in ["jobs", ".stack", ".stack/sessions"] {
+        std::os::unix::fs::chown(root.join(way), None, Some(7)).unwrap();
+        fs::set_permissions(root.join(way), fs::Permissions::from_mode(0o700)).unwrap();
+    }
     bench.options.resume_session_id = None;
     assert_eq!(what_works(&bench, &commands).await, own);
     fn owners(directory: &Path, found: &mut Vec<u32>) {
@@ -172,6 +176,13 @@ async fn an_agent_with_a_user_of_its_own_has_its_places_for_the_time_of_its_job(
     owners(&root, &mut found);
     assert!(found.len() > 30 && found.iter().all(|uid| *uid == 0), "{found:?}");
 
+    // Neither the stack's nor the agents': an agent that cannot write there would not know why.
+    std::os::unix::fs::chown(root.join("app"), Some(1234), None).unwrap();
+    let outcome = bench.run().await;
+    assert_eq!(outcome.code(), Some("isolation_unavailable"));
+    assert!(outcome.error().contains("'app'") && outcome.error().contains("chown -R 0:0"));
+    std::os::unix::fs::chown(root.join("app"), Some(0), None).unwrap();
+
     bench.config.isolation.user = AgentUser::Own;
     assert_eq!(what_works(&bench, &commands).await, ["own", "session", "private", "mode", "times"]);
 }
@@ -185,7 +196,7 @@ async fn a_user_of_its_own_is_in_the_first_event_and_lets_an_agent_of_root_run()
     ) {
         return;
     }
-    bench.config.is_sandbox = false;
+    bench.config.isolation.is_sandbox = false;
     let outcome = bench.run().await;
     assert_eq!((outcome.code(), &outcome.connected["isolation"]["uid"]), (None, &json!(true)));
     bench.config.isolation.user = AgentUser::Own;

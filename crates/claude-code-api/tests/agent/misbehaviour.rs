@@ -261,7 +261,7 @@ async fn an_agent_that_cannot_be_started_is_reported() {
 #[tokio::test]
 async fn root_needs_a_sandbox_to_skip_permissions() {
     let mut bench = Bench::new(&format!("echo > ran; {GOOD}")).await;
-    bench.config.is_sandbox = false;
+    bench.config.isolation.is_sandbox = false;
     let outcome = bench.run().await;
     if nix::unistd::geteuid().is_root() {
         assert_eq!(outcome.code(), Some("agent_refuses_root"));

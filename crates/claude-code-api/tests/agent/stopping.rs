@@ -121,7 +121,8 @@ async fn dropping_the_stream_kills_everything() {
     drop(steps);
     let living = || descendants(std::process::id()).iter().filter(|p| p.state != 'Z').count();
     assert_eq!(living(), 0, "the drop did not wait for them to die");
-    assert!(fs::metadata(&home).is_err());
+    let is_gone = || async { fs::metadata(&home).is_err().then_some(()) };
+    wait_for("the home to be removed", Duration::from_secs(5), is_gone).await;
     // Tokio reaps the agent itself.
     let none_left = || async { descendants(std::process::id()).is_empty().then_some(()) };
     wait_for("the zombie to be reaped", Duration::from_secs(5), none_left).await;

@@ -98,6 +98,15 @@ fn execute_events() {
             isolation: Some(Isolation { landlock: 7, scopes: true, seccomp: true, uid: false }),
         }),
         json(&ExecuteEvent::Message { content: &content, timestamp: now() }),
+        json(&ExecuteEvent::VerificationStarted { attempt: 0, command: "make", timestamp: now() }),
+        json(&ExecuteEvent::VerificationResult {
+            attempt: 0,
+            command: "make",
+            passed: false,
+            exit_code: Some(2),
+            output: "no rule\n",
+            timestamp: now(),
+        }),
         json(&ExecuteEvent::Completed {
             timestamp: now(),
             session_id: Some(session()),
@@ -115,6 +124,8 @@ fn execute_events() {
                     ..ModelUsage::default()
                 },
             )]),
+            verified: Some(true),
+            verify_output: Some("ok"),
         }),
         json(&ExecuteEvent::Error {
             error: "no",
@@ -127,12 +138,16 @@ fn execute_events() {
             duration_ms: None,
             usage: None,
             api_usage: &ApiUsage::new(),
+            verified: None,
+            verify_output: None,
         }),
     ];
     insta::assert_snapshot!(events.join("\n"), @r#"
     {"type":"connected","sessionId":"5ccfa640-c6db-4838-93a9-c1d8e2383074","resuming":true,"resumedFrom":"5ccfa640-c6db-4838-93a9-c1d8e2383074","jobId":"019b0000-0000-7000-8000-000000000001","workspace":"/workspace/r","isolation":{"landlock":7,"scopes":true,"seccomp":true,"uid":false}}
     {"type":"message","content":{"type":"assistant",  "kept": 1.0},"timestamp":"2026-01-31T12:00:00.120Z"}
-    {"type":"completed","timestamp":"2026-01-31T12:00:00.120Z","sessionId":"5ccfa640-c6db-4838-93a9-c1d8e2383074","result":"done","costUsd":0.5,"numTurns":2,"durationMs":3,"usage":{"input_tokens":1},"apiUsage":{"opus":{"requests":1,"inputTokens":2,"outputTokens":3,"cacheReadTokens":0,"cacheWriteTokens":0}}}
+    {"type":"verification_started","attempt":0,"command":"make","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"verification_result","attempt":0,"command":"make","passed":false,"exitCode":2,"output":"no rule\n","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"completed","timestamp":"2026-01-31T12:00:00.120Z","sessionId":"5ccfa640-c6db-4838-93a9-c1d8e2383074","result":"done","costUsd":0.5,"numTurns":2,"durationMs":3,"usage":{"input_tokens":1},"apiUsage":{"opus":{"requests":1,"inputTokens":2,"outputTokens":3,"cacheReadTokens":0,"cacheWriteTokens":0}},"verified":true,"verifyOutput":"ok"}
     {"type":"error","error":"no","timestamp":"2026-01-31T12:00:00.120Z","code":"agent_api_error"}
     "#);
 }
@@ -189,6 +204,8 @@ fn workflow_events() {
             workflow_id: job(),
             timestamp: now(),
             delivery: None,
+            verified: Some(false),
+            verify_output: Some("no"),
         }),
         json(&WorkflowEvent::WorkflowComplete {
             workflow_id: job(),
@@ -200,6 +217,8 @@ fn workflow_events() {
                 commit: None,
                 url: None,
             }),
+            verified: None,
+            verify_output: None,
         }),
         json(&WorkflowEvent::WorkflowError {
             workflow_id: job(),
@@ -230,7 +249,7 @@ fn workflow_events() {
     {"type":"workflow_started","workflowId":"019b0000-0000-7000-8000-000000000001","step":3,"stepName":"deliver_result","prompt":"Add a README","mode":"pull_request","timestamp":"2026-01-31T12:00:00.120Z"}
     {"type":"delivery_progress","data":{"type":"completed"},"timestamp":"2026-01-31T12:00:00.120Z"}
     {"type":"workflow_step_complete","step":3,"stepName":"deliver_result","branch":"agent/x","commit":"abc","url":"https://h/r/pull/1","timestamp":"2026-01-31T12:00:00.120Z"}
-    {"type":"workflow_complete","workflowId":"019b0000-0000-7000-8000-000000000001","timestamp":"2026-01-31T12:00:00.120Z"}
+    {"type":"workflow_complete","workflowId":"019b0000-0000-7000-8000-000000000001","timestamp":"2026-01-31T12:00:00.120Z","verified":false,"verifyOutput":"no"}
     {"type":"workflow_complete","workflowId":"019b0000-0000-7000-8000-000000000001","timestamp":"2026-01-31T12:00:00.120Z","delivery":{"mode":"branch","status":"empty"}}
     {"type":"workflow_error","workflowId":"019b0000-0000-7000-8000-000000000001","error":"no","timestamp":"2026-01-31T12:00:00.120Z","code":"cancelled","step":2}
     {"type":"queued","service":"workflow-api","position":1,"timestamp":"2026-01-31T12:00:00.120Z"}
@@ -251,4 +270,26 @@ fn a_failure_is_the_terminal_event_of_its_service() {
             JobState::Cancelled
         );
     }
+}
+
+#[test]
+fn the_runs_of_one_job_are_added_up() {
+    let usage = |text: &str| Some(RawValue::from_string(text.to_owned()).unwrap());
+    let run = |usage, tokens| AgentSummary {
+        cost_usd: Some(0.25),
+        num_turns: Some(2),
+        usage,
+        api_usage: ApiUsage::from([(
+            "opus".to_owned(),
+            ModelUsage { requests: 1, input_tokens: tokens, ..ModelUsage::default() },
+        )]),
+        ..AgentSummary::default()
+    };
+    let mut last = run(usage(r#"{"input_tokens":5,"tier":"a"}"#), 5);
+    last.add(&run(usage(r#"{"input_tokens":7,"tier":"b","more":1}"#), 7));
+    last.add(&AgentSummary::default());
+    assert_eq!((last.cost_usd, last.num_turns, last.duration_ms), (Some(0.5), Some(4), None));
+    assert_eq!(last.usage.unwrap().get(), r#"{"input_tokens":12,"tier":"a"}"#);
+    let tokens = last.api_usage["opus"];
+    assert_eq!((tokens.requests, tokens.input_tokens), (2, 12));
 }

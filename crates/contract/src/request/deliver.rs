@@ -226,6 +226,10 @@ impl JobRequest for DeliverRequest {
         Place::OfJob(self.job)
     }
 
+    fn delivery(&self) -> Option<&Deliver> {
+        Some(&self.deliver)
+    }
+
     fn repo_url(&self) -> Option<&RepoUrl> {
         self.repo_url.as_ref()
     }

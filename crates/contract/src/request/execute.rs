@@ -29,7 +29,7 @@ impl JobRequest for ExecuteRequest {
         let request = Self {
             prompt: fields.required("prompt", Prompt::parse)?,
             workspace: fields.optional("workspace", |text| WorkspacePath::parse(text, root))?,
-            options: ExecuteOptions::parse(&fields, &policy.limits)?,
+            options: ExecuteOptions::parse(&fields, policy)?,
             retain: Retain::read(&fields)?,
         };
         fields.finish(policy.unknown_fields)?;

@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 
 use serde::Serialize;
 
-use crate::{Limits, RequestError, SessionId, fields::Fields};
+use super::Verify;
+use crate::{Policy, RequestError, SessionId, fields::Fields};
 
 /// The optional fields of a pull request, which a workflow passes on to its pull.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -103,6 +104,9 @@ pub struct ExecuteOptions {
     /// The job's deadline, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
+    /// How the result is checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
 }
 
 impl Default for ExecuteOptions {
@@ -116,6 +120,7 @@ impl Default for ExecuteOptions {
             append_system_prompt: None,
             allowed_tools: None,
             timeout_seconds: None,
+            verify: None,
         }
     }
 }
@@ -125,7 +130,8 @@ impl ExecuteOptions {
     /// repository's CLAUDE.md goes into the same argument.
     pub const MAX_APPEND_BYTES: usize = 20_000;
 
-    pub(super) fn parse(fields: &Fields, limits: &Limits) -> Result<Self, RequestError> {
+    pub(super) fn parse(fields: &Fields, policy: &Policy) -> Result<Self, RequestError> {
+        let limits = &policy.limits;
         let options = Self {
             dangerously_skip_permissions: fields
                 .bool("dangerouslySkipPermissions")?
@@ -172,6 +178,7 @@ impl ExecuteOptions {
                 .transpose()
                 .map_err(|why| RequestError::field("allowedTools", why))?,
             timeout_seconds: fields.unsigned("timeoutSeconds")?,
+            verify: Verify::read_object(fields, policy)?,
         };
         if let Some(usd) = options.max_budget_usd {
             let most = limits.max_budget_usd.unwrap_or(1e6);

@@ -20,6 +20,7 @@ fn the_minimal_and_the_maximal_request() {
         "dangerouslySkipPermissions": false, "resumeSessionId": "0b1f8a0e-5a3e-4bd5-8ba5-5e8be7c7a1d6",
         "model": "sonnet", "maxTurns": 5, "maxBudgetUsd": 1.5, "appendSystemPrompt": "be kind",
         "allowedTools": ["Bash", "Read"], "timeoutSeconds": 60, "workspace": null,
+        "verify": {"run": ["cargo test", "cargo clippy"], "attempts": 0},
         "update": true, "reset": true, "submodules": true, "lfs": true, "depth": 7, "filter": "blob:none", "retain": "none",
         "deliver": {"mode": "pull_request", "branch": "a/b", "base": "main", "title": " Fix it ", "body": "Why", "draft": false,
             "allowProtected": true, "commits": "keep"},
@@ -49,6 +50,33 @@ fn the_minimal_and_the_maximal_request() {
     let again = ExecuteRequest::parse(&execute.to_body(Secrets::Exposed), "/w", &Policy::default())
         .unwrap();
     assert_eq!(again, execute);
+}
+
+#[test]
+fn commands_that_check() {
+    let verify = |verify: serde_json::Value| {
+        let body = json!({"prompt": "x", "repoUrl": "https://h/r", "verify": verify});
+        let policy = Policy { unknown_fields: UnknownFields::Refused, ..Policy::default() };
+        let request = WorkflowRequest::parse(body.to_string().as_bytes(), "/w", &policy);
+        request.map(|it| it.execute_options.verify)
+    };
+    assert_eq!(verify(json!(null)).unwrap(), None);
+    let expected = Verify { run: vec!["make check".into()], attempts: 3 };
+    assert_eq!(verify(json!({"run": ["make check"]})).unwrap(), Some(expected));
+    for (bad, field) in [
+        (json!({}), "verify.run"),
+        (json!({"run": []}), "verify.run"),
+        (json!({"run": [" "]}), "verify.run"),
+        (json!({"run": ["a\0"]}), "verify.run"),
+        (json!({"run": "make"}), "verify.run"),
+        (json!({"run": vec!["x"; 11]}), "verify.run"),
+        (json!({"run": ["x".repeat(4097)]}), "verify.run"),
+        (json!({"run": ["x"], "attempts": 11}), "verify.attempts"),
+        (json!({"run": ["x"], "tries": 1}), "verify.tries"),
+    ] {
+        let error = verify(bad.clone()).unwrap_err();
+        assert_eq!(error.field.as_deref(), Some(field), "{bad}: {error}");
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl JobRequest for WorkflowRequest {
             prompt: fields.required("prompt", Prompt::parse)?,
             pull: PullRequest::read(&fields, policy)?,
             update: fields.bool("update")?.unwrap_or_default(),
-            execute_options: ExecuteOptions::parse(&fields, &policy.limits)?,
+            execute_options: ExecuteOptions::parse(&fields, policy)?,
             retain: Retain::read(&fields)?,
             deliver: Deliver::read_object(&fields, policy)?,
         };
@@ -68,6 +68,10 @@ impl JobRequest for WorkflowRequest {
 
     fn session(&self) -> Option<SessionId> {
         self.execute_options.resume_session_id
+    }
+
+    fn delivery(&self) -> Option<&Deliver> {
+        self.deliver.as_ref()
     }
 
     fn repo_url(&self) -> Option<&RepoUrl> {

@@ -230,3 +230,46 @@ async fn the_operators_own_token_and_an_open_door() {
     let other = Volume::new();
     assert_eq!(ask(&other.gateway(|_| {}).await, "GET", "/api/jobs", "", "").await.1, 200);
 }
+
+/// A token that may only submit pushes nothing, and a caller without a token, as an agent is on an open stack, pushes no
+/// protected paths.
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_need_scopes_of_their_own() {
+    let volume = Volume::new();
+    let gateway = volume.gateway(|_| {}).await;
+    let (plain, protected) =
+        (json!({"mode": "branch"}), json!({"mode": "branch", "allowProtected": true}));
+    let workflow =
+        |deliver| json!({"prompt": "x", "repoUrl": REPO, "deliver": deliver}).to_string();
+    let statuses = async |gateway: &Gateway, who: &str| {
+        let of_job = |body: &serde_json::Value| {
+            let mut body = body.clone();
+            body["jobId"] = json!(JobId::new());
+            body.to_string()
+        };
+        let mut statuses = Vec::new();
+        for (path, plain, protected) in [
+            ("/api/workflow", workflow(&plain), workflow(&protected)),
+            ("/api/deliver", of_job(&plain), of_job(&protected)),
+        ] {
+            for body in [plain, protected] {
+                let (_, status, answer) = ask(gateway, "POST", path, who, &body).await;
+                assert!(status != 403 || answer["code"] == "forbidden", "{answer}");
+                statuses.push(status);
+            }
+        }
+        statuses
+    };
+    // The second request is about a job that does not exist.
+    assert_eq!(statuses(&gateway, "").await, [200, 403, 404, 403]);
+    let token = |scopes: &[Scope]| bearer(&volume.token("ci", scopes));
+    let submit = token(&[Scope::Submit, Scope::Read]);
+    let deliver = token(&[Scope::Submit, Scope::Deliver]);
+    let all = token(&[Scope::Submit, Scope::DeliverProtected]);
+    let gateway = volume.gateway(|_| {}).await;
+    assert_eq!(statuses(&gateway, &submit).await, [403, 403, 403, 403]);
+    assert_eq!(statuses(&gateway, &deliver).await, [200, 403, 404, 403]);
+    assert_eq!(statuses(&gateway, &all).await, [200, 200, 404, 404]);
+    let ajar = volume.gateway(|config| config.allow_anonymous = true).await;
+    assert_eq!(statuses(&ajar, "").await, [403, 403, 403, 403]);
+}

@@ -15,6 +15,8 @@ fn done(volume: &Volume, caller: &str) -> Job {
     let event = WorkflowEvent::WorkflowComplete {
         workflow_id: job.id(),
         delivery: None,
+        verified: None,
+        verify_output: None,
         timestamp: Timestamp::now(),
     };
     running.finish(Ending::success(&event)).unwrap();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{REPO, Volume, ask, bearer};
 
-const PLAIN: &[Scope] = &[Scope::Submit, Scope::Read];
+const PLAIN: &[Scope] = &[Scope::Submit, Scope::Read, Scope::Deliver];
 
 struct Bench {
     volume: Volume,
@@ -24,7 +24,7 @@ impl Bench {
     async fn start() -> Self {
         let volume = Volume::new();
         let [ann, bob] = ["ann", "bob"].map(|name| bearer(&volume.token(name, PLAIN)));
-        let eye = bearer(&volume.token("eye", &[Scope::Submit, Scope::ReadAll]));
+        let eye = bearer(&volume.token("eye", &[Scope::Submit, Scope::ReadAll, Scope::Deliver]));
         let admin = bearer(&volume.token("boss", &[Scope::Admin]));
         let gateway = volume.gateway(|_| {}).await;
         Self { volume, gateway, ann, bob, eye, admin }

@@ -33,7 +33,10 @@ pub(crate) fn write_diff(
 ) -> Result<(u64, bool)> {
     let file = File::create(path).map_err(Failure::io("write", path))?;
     let what = ["-p", "--binary", from.as_str(), to.as_str()];
-    let is_whole = control.command(&[&DIFF[..], &what].concat()).output_to(file, MOST_PATCH)?;
+    // What counts as text is up to the attributes of `from`: others could make any patch small.
+    let command =
+        control.command(&[&DIFF[..], &what].concat()).env("GIT_ATTR_SOURCE", from.as_str());
+    let is_whole = command.output_to(file, MOST_PATCH)?;
     let size = std::fs::metadata(path).map_err(Failure::io("look at", path))?.len();
     Ok((size, is_whole))
 }

@@ -1,6 +1,6 @@
-//! Commits of ours: how they are made, and how they are recognized again.
+//! Commits of ours: what they say, and how they are made.
 
-use contract::{Deliver, JobId, SessionId};
+use contract::Deliver;
 
 use super::{settings::Identity, source::Source};
 use crate::{
@@ -15,11 +15,10 @@ const AGENT: &str = "Claude Code <noreply@anthropic.com>";
 const LONGEST_SUBJECT: usize = 72;
 /// The longest text of the agent in a message, in bytes.
 const LONGEST_TEXT: usize = 16 << 10;
-/// How many commits of a branch are looked at.
-const MOST: &str = "--max-count=1000";
 
-const JOB: &str = "Job-Id: ";
-const SESSION: &str = "Session-Id: ";
+/// The trailers by which a commit is recognized again.
+pub(super) const JOB: &str = "Job-Id: ";
+pub(super) const SESSION: &str = "Session-Id: ";
 
 /// What the commits and the pull request of a delivery say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +81,9 @@ pub(super) fn message(source: &Source, words: &Words, author: &Identity) -> Stri
     }
     if !source.caller.is_anonymous() {
         let name = source.caller.as_str();
-        message.push_str(&format!("Co-authored-by: {name} <{name}@{}>\n", author.domain()));
+        // Not the address of a person: git hosts would show the commit as that person's.
+        let address = format!("caller+{name}@{}", author.domain());
+        message.push_str(&format!("Co-authored-by: {name} <{address}>\n"));
     }
     message.push_str(&format!("Co-authored-by: {AGENT}\n"));
     message
@@ -92,6 +93,8 @@ pub(super) fn message(source: &Source, words: &Words, author: &Identity) -> Stri
 pub(super) struct Committer<'a> {
     pub(super) control: &'a Control<'a>,
     pub(super) author: &'a Identity,
+    /// The commit that the agent was given.
+    pub(super) given: &'a ObjectId,
     /// Seconds since 1970.
     pub(super) time: i64,
 }
@@ -122,7 +125,8 @@ impl Committer<'_> {
         id_in(&command.output()?)
     }
 
-    /// The tree of `theirs` with what `ours` has changed since `base`, all of them trees; `None` if they conflict.
+    /// The tree of `theirs` with what `ours` has changed since `base`, all of them trees; `None` if they conflict. How files are
+    /// merged is up to the attributes that the agent was given, and not to those that it has left.
     ///
     /// # Errors
     /// If git cannot merge at all.
@@ -143,7 +147,8 @@ impl Committer<'_> {
         let side = |tree| self.make(tree, Some(&base), "side");
         let (ours, theirs) = (side(ours)?, side(theirs)?);
         let merge = ["merge-tree", "--write-tree", "--no-messages", theirs.as_str(), ours.as_str()];
-        let merged = self.control.command(&merge).run()?;
+        let command = self.control.command(&merge).env("GIT_ATTR_SOURCE", self.given.as_str());
+        let merged = command.run()?;
         match merged.status.code() {
             Some(0) => id_in(&merged.stdout).map(Some),
             Some(1) => Ok(None),
@@ -152,10 +157,13 @@ impl Committer<'_> {
     }
 
     /// Whether the control directory has this commit.
-    pub(super) fn has(&self, commit: &ObjectId) -> bool {
+    ///
+    /// # Errors
+    /// If git cannot be run.
+    pub(super) fn has(&self, commit: &ObjectId) -> Result<bool> {
         let commit = format!("{commit}^{{commit}}");
-        let looked = self.control.command(&["cat-file", "-e", &commit]).run();
-        looked.is_ok_and(|output| output.status.success())
+        let looked = self.control.command(&["cat-file", "-e", &commit]).run()?;
+        Ok(looked.status.success())
     }
 
     /// The tree of a commit.
@@ -172,76 +180,4 @@ impl Committer<'_> {
 pub(super) fn id_in(printed: &[u8]) -> Result<ObjectId> {
     let line = printed.split(|byte| *byte == b'\n').next().unwrap_or_default();
     ObjectId::parse(line).ok_or_else(|| Failure::Git("it printed no ID".into()))
-}
-
-/// Whose a branch is that is already there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
-    /// It has the result of this job already, as this commit.
-    Delivered(ObjectId),
-    /// A delivery of the same session made its last commit.
-    Session,
-    /// It is not ours.
-    Other,
-}
-
-/// Finds out whose the branch with the last commit `tip` is, which has the commits since `upstream` of its own.
-///
-/// # Errors
-/// If git cannot read it.
-pub(super) fn owner(
-    control: &Control<'_>,
-    tip: &ObjectId,
-    upstream: Option<&ObjectId>,
-    source: &Source,
-    author: &Identity,
-) -> Result<Owner> {
-    let not = upstream.map(|id| format!("^{id}"));
-    let mut log =
-        vec!["log", "-z", "--encoding=UTF-8", "--no-show-signature", "--no-mailmap", MOST];
-    // The ID, the committer, and the message.
-    log.extend(["--format=%H%n%cn <%ce>%n%B", tip.as_str()]);
-    log.extend(not.as_deref());
-    let listed = control.command(&log).output()?;
-    let commits = listed.split(|byte| *byte == 0).filter_map(Found::parse);
-    Ok(owner_among(commits.filter(|it| it.committer == author.to_string()), tip, source))
-}
-
-fn owner_among(ours: impl Iterator<Item = Found>, tip: &ObjectId, source: &Source) -> Owner {
-    let mut owner = Owner::Other;
-    for found in ours {
-        if found.job == Some(source.job) {
-            return Owner::Delivered(found.id);
-        }
-        if found.id == *tip && found.session.is_some() && found.session == source.session {
-            owner = Owner::Session;
-        }
-    }
-    owner
-}
-
-/// What a commit says about its origin. Anybody can write that, so it only decides what is added to.
-struct Found {
-    id: ObjectId,
-    committer: String,
-    job: Option<JobId>,
-    session: Option<SessionId>,
-}
-
-impl Found {
-    fn parse(entry: &[u8]) -> Option<Self> {
-        let text = String::from_utf8_lossy(entry);
-        let mut lines = text.splitn(3, '\n');
-        let id = ObjectId::parse(lines.next()?.as_bytes())?;
-        let committer = lines.next()?.to_owned();
-        let last = lines.next()?.trim_end().rsplit("\n\n").next()?.to_owned();
-        let value = |key: &str| last.lines().find_map(|line| line.strip_prefix(key));
-        let (job, session) = (value(JOB), value(SESSION));
-        Some(Self {
-            id,
-            committer,
-            job: job.and_then(|it| it.parse().ok()),
-            session: session.and_then(|it| it.parse().ok()),
-        })
-    }
 }

@@ -1,16 +1,19 @@
 //! The delivery of a result: from the tree that an agent left to a branch of the repository, and a pull request for it.
 //!
-//! [`deliver()`] is the job. `source` finds on the volume what is to be delivered, `work` has the steps, `commit` makes commits
-//! and recognizes them again, `rules` says what is not delivered, and `push` is the git host's side. `forge` asks for pull
-//! requests.
+//! [`deliver()`] is the job. `source` finds on the volume what is to be delivered, `work` has the steps, `branch` recognizes
+//! commits of ours at the host, `placement` decides what the result is put on, `commit` makes commits, `check` looks by the
+//! `rules` at what would be pushed, and `push` is the git host's side. `forge` asks for pull requests.
 //!
 //! *Architecture invariants:*
 //! * A commit is made in a control directory of ours, of a tree that was read and not obeyed.
-//! * A branch is only ever added to, and only if a delivery of the same job or session made it.
-//! * A delivery can be repeated: the commit depends on the job alone, and one that is already there is found.
+//! * A branch is only ever added to, and only if its last commit says that a delivery of the same session made it.
+//! * A delivery can be repeated: a commit with the ID of the job that is already there is found, whatever became of the checkout.
 
+mod branch;
+mod check;
 mod commit;
 mod forge;
+mod placement;
 mod push;
 mod rules;
 mod settings;

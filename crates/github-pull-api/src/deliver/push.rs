@@ -17,8 +17,8 @@ use crate::{
 pub(super) enum Pushed {
     /// The branch is at the commit. This is what the host has said.
     Done(String),
-    /// The branch is not where it was.
-    Moved,
+    /// The branch is not where it was. The failure is for a caller that does not look again.
+    Moved(Failure),
 }
 
 /// A branch and what becomes of it.
@@ -62,7 +62,9 @@ impl Push<'_> {
             return Ok(Pushed::Done(output.stderr));
         }
         match rejection(&output) {
-            Some(reason) if is_moved(&reason) => Ok(Pushed::Moved),
+            Some(reason) if is_moved(&reason) => {
+                Ok(Pushed::Moved(refused(transport, &reason, &output)))
+            }
             Some(reason) => Err(refused(transport, &reason, &output)),
             None => Err(explain(transport, &output)),
         }
@@ -77,12 +79,19 @@ fn rejection(output: &Output) -> Option<String> {
     line.rsplit('\t').next().map(str::to_owned)
 }
 
-/// Whether the branch was somewhere else than expected.
+/// Whether the branch was somewhere else than expected, or another push of it came in between while the host took this one:
+/// the replica that started that one may be dead.
 fn is_moved(reason: &str) -> bool {
-    !reason.starts_with("[remote rejected]")
-        && ["stale info", "non-fast-forward", "fetch first", "already exists"]
-            .iter()
-            .any(|word| reason.contains(word))
+    let words = [
+        "stale info",
+        "non-fast-forward",
+        "fetch first",
+        "already exists",
+        "failed to update ref",
+        "cannot lock ref",
+        "incorrect old value",
+    ];
+    words.iter().any(|word| reason.contains(word))
 }
 
 /// What the host's side printed: its hooks say there what they want.

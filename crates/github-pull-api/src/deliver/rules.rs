@@ -1,6 +1,11 @@
 //! What is not delivered: protected paths, more than the limits, and secrets of the stack.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+};
 
 use contract::Code;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -11,20 +16,33 @@ use crate::failure::Result;
 
 /// Names that protect everything at and beneath them, in any directory: what hosts run with rights of their own, and what
 /// agents and git read as instructions.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 21] = [
     ".github",
+    ".gitlab",
     ".gitlab-ci.yml",
     ".gitea",
     ".forgejo",
+    ".woodpecker",
+    ".woodpecker.yml",
+    ".woodpecker.yaml",
+    ".circleci",
+    "jenkinsfile",
+    "codeowners",
     ".claude",
     ".mcp.json",
     "claude.md",
+    "claude.local.md",
     "agents.md",
     ".husky",
+    ".devcontainer",
+    ".vscode",
     ".gitmodules",
+    ".lfsconfig",
 ];
-/// How many paths an error lists.
-const SHOWN: usize = 10;
+/// How many paths an error or a message lists.
+pub(super) const SHOWN: usize = 10;
+/// How many links are followed from one to the next, as in Linux.
+const MOST_LINKS: usize = 40;
 
 /// Paths that are delivered only on request.
 #[derive(Clone, Debug, Default)]
@@ -57,19 +75,41 @@ impl Protected {
         Ok(Self { own: set.build().map_err(|error| error.to_string())? })
     }
 
-    fn contains(&self, path: &[u8]) -> bool {
-        let is_named = |part: &[u8]| {
-            let part = String::from_utf8_lossy(part).to_lowercase();
-            NAMES.contains(&part.as_str())
-        };
-        path.split(|byte| *byte == b'/').any(is_named)
+    /// Whether this path is protected.
+    pub(super) fn contains(&self, path: &[u8]) -> bool {
+        path.split(|byte| *byte == b'/').any(|part| NAMES.contains(&folded(part).as_str()))
             || self.own.is_match(Path::new(OsStr::from_bytes(path)))
     }
 
+    /// The paths in a tree with these links that are read instead of the protected ones: what a protected link leads to, and
+    /// the links on the way there.
+    fn read_instead(&self, links: &Links) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for path in links.paths.iter().filter(|path| self.contains(path)) {
+            links.follow(path, &mut found);
+        }
+        found
+    }
+
     /// # Errors
-    /// If one of `paths` is protected.
-    pub(super) fn check<'p>(&self, paths: impl IntoIterator<Item = &'p [u8]>) -> Result<()> {
-        let found: Vec<_> = paths.into_iter().filter(|path| self.contains(path)).collect();
+    /// If one of `paths` is protected, in a tree with these links.
+    pub(super) fn check<'p>(
+        &self,
+        paths: impl IntoIterator<Item = &'p [u8]>,
+        links: &Links,
+    ) -> Result<()> {
+        let read_instead = self.read_instead(links);
+        let is_read_instead = |path: &[u8]| {
+            let mut above = String::new();
+            !read_instead.is_empty()
+                && path.split(|byte| *byte == b'/').any(|part| {
+                    above.extend(Some('/').filter(|_| !above.is_empty()));
+                    above.push_str(&folded(part));
+                    read_instead.contains(&above)
+                })
+        };
+        let is_protected = |path: &&[u8]| self.contains(path) || is_read_instead(path);
+        let found: Vec<_> = paths.into_iter().filter(is_protected).collect();
         if found.is_empty() {
             return Ok(());
         }
@@ -87,6 +127,68 @@ impl Protected {
             ),
         )
     }
+}
+
+/// The links of a tree.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Links {
+    paths: Vec<Vec<u8>>,
+    /// By folded path.
+    targets: BTreeMap<String, Vec<u8>>,
+}
+
+impl<'a> FromIterator<(&'a [u8], &'a [u8])> for Links {
+    fn from_iter<I: IntoIterator<Item = (&'a [u8], &'a [u8])>>(links: I) -> Self {
+        let mut all = Self::default();
+        for (path, target) in links {
+            let parts: Vec<_> = path.split(|byte| *byte == b'/').map(folded).collect();
+            all.targets.insert(parts.join("/"), target.to_vec());
+            all.paths.push(path.to_vec());
+        }
+        all
+    }
+}
+
+impl Links {
+    /// Adds the folded paths of all links on the way from `path`, and where that ends. A way out of the tree ends nowhere.
+    fn follow(&self, path: &[u8], found: &mut BTreeSet<String>) {
+        let parts = |path: &[u8]| path.split(|byte| *byte == b'/').map(folded).collect::<Vec<_>>();
+        let mut left: Vec<String> = parts(path);
+        left.reverse();
+        let mut at: Vec<String> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = left.pop() {
+            match part.as_str() {
+                "" | "." => {}
+                ".." if at.pop().is_none() => return,
+                ".." => {}
+                _ => at.push(part),
+            }
+            let here = at.join("/");
+            let Some(target) = self.targets.get(&here) else { continue };
+            found.insert(here);
+            links += 1;
+            if links > MOST_LINKS || target.starts_with(b"/") {
+                return;
+            }
+            at.pop();
+            left.extend(parts(target).into_iter().rev());
+        }
+        found.insert(at.join("/"));
+    }
+}
+
+/// A name as file systems may read it: some ignore case, zero-width characters, what comes after a colon, or dots and spaces
+/// at the end.
+fn folded(name: &[u8]) -> String {
+    let is_ignored = |c: char| matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
+    let name = String::from_utf8_lossy(name);
+    let name: String = name.chars().filter(|c| !is_ignored(*c)).collect();
+    let name = name.split(':').next().unwrap_or_default();
+    let plain = name.trim_end_matches(['.', ' ']);
+    // `.` and `..` are names of their own.
+    let name = if plain.is_empty() { name } else { plain };
+    name.to_uppercase().to_lowercase()
 }
 
 /// A path for people.
@@ -148,7 +250,7 @@ mod tests {
     use crate::failure::Failure;
 
     fn refused(protected: &Protected, path: &str) -> bool {
-        protected.check([path.as_bytes()]).is_err()
+        protected.check([path.as_bytes()], &Links::default()).is_err()
     }
 
     #[test]
@@ -168,6 +270,15 @@ mod tests {
             "AGENTS.md",
             "web/.husky/pre-commit",
             ".gitmodules",
+            "CODEOWNERS",
+            ".woodpecker/x.yml",
+            ".vscode/tasks.json",
+            // As NTFS, HFS+ and others read them.
+            "CLAUDE.md ",
+            ".github./x",
+            "AGENTS.md::$DATA",
+            ".git\u{200c}hub/x",
+            ".hu\u{17f}ky/x",
         ] {
             assert!(refused(&protected, path), "{path}");
         }
@@ -180,6 +291,31 @@ mod tests {
             "a.claude",
         ] {
             assert!(!refused(&protected, path), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_a_protected_link_leads_to() {
+        let protected = Protected::default();
+        let links: Links = [
+            ("CLAUDE.md", "docs/guide.md"),
+            (".claude", "./tools/../Claude/"),
+            ("docs", "real/docs"),
+            ("other", "src"),
+            ("sub/AGENTS.md", "../../outside"),
+            (".mcp.json", "/etc/mcp.json"),
+            (".husky", ".husky"),
+        ]
+        .into_iter()
+        .map(|(path, target)| (path.as_bytes(), target.as_bytes()))
+        .collect();
+        let is_refused = |path: &str| protected.check([path.as_bytes()], &links).is_err();
+        for path in ["real/docs/guide.md", "docs", "Claude/settings.json", "claude"] {
+            assert!(is_refused(path), "{path}");
+            assert!(!refused(&protected, path), "the control: {path}");
+        }
+        for path in ["src/main.rs", "real/docs/other.md", "claude2/x", "outside", "etc/mcp.json"] {
+            assert!(!is_refused(path), "{path}");
         }
     }
 
@@ -209,7 +345,9 @@ mod tests {
     #[test]
     fn the_error_names_them() {
         let paths: Vec<String> = (0..12).map(|n| format!(".github/{n}\n")).collect();
-        let error = Protected::default().check(paths.iter().map(String::as_bytes)).unwrap_err();
+        let error = Protected::default()
+            .check(paths.iter().map(String::as_bytes), &Links::default())
+            .unwrap_err();
         let Failure::Told { code, sentence } = error else { panic!("{error}") };
         assert_eq!(code, Code::ProtectedPaths);
         assert!(sentence.contains(".github/0, ") && sentence.contains("2 more"), "{sentence}");

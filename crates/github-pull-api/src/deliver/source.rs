@@ -1,6 +1,6 @@
 //! What is to be delivered, as the volume knows it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use contract::{
     BranchName, CallerName, CloneFilter, Code, DeliverRequest, FileRepositories, JobId, JobState,
@@ -29,14 +29,30 @@ pub(super) struct Source {
     /// The agent's last words.
     pub(super) words: Option<String>,
     pub(super) session: Option<SessionId>,
+    /// Whether the commands that check it succeeded, and what the last one printed, if there were any.
+    pub(super) verification: Option<(bool, String)>,
     /// The repository, with credentials if the request has them.
     pub(super) repo: RepoUrl,
-    pub(super) checkout: PathBuf,
+    /// The checkout, or why there is nothing in it to deliver any more.
+    checkout: std::result::Result<PathBuf, (Code, String)>,
     pub(super) extent: Extent,
     /// The commit that the agent was given.
     pub(super) base: ObjectId,
     /// The branch that was pulled.
     pub(super) branch: Option<BranchName>,
+}
+
+impl Source {
+    /// The checkout.
+    ///
+    /// # Errors
+    /// If it is gone, or a later job has worked in it.
+    pub(super) fn checkout(&self) -> Result<&Path> {
+        match &self.checkout {
+            Ok(path) => Ok(path),
+            Err((code, sentence)) => refuse(*code, sentence.clone()),
+        }
+    }
 }
 
 /// The fields of a workflow's recorded request that matter here.
@@ -92,19 +108,23 @@ pub(super) fn find(
         let sentence = "there is nothing to deliver: the agent of this job did not start";
         return refuse(Code::NothingToDeliver, sentence);
     };
-    if job.is_superseded(&work).map_err(volume)? {
+    let checkout = if job.is_superseded(&work).map_err(volume)? {
         let sentence =
             "a later job has worked in the checkout of this one since: deliver that job instead";
-        return refuse(Code::Superseded, sentence);
-    }
-    let place = match workspace.resolve(&work.checkout) {
-        Ok(place) if workspace.may_work_in(context.id, &place).map_err(volume)? => place,
-        Ok(_) => return Err(unknown()),
-        Err(ResolveError::Refused(why)) => {
-            let sentence = format!("the checkout of this job is gone ({why}): run the job again");
-            return refuse(Code::WorkspaceGone, sentence);
+        Err((Code::Superseded, sentence.to_owned()))
+    } else {
+        match workspace.resolve(&work.checkout) {
+            Ok(place) if workspace.may_work_in(context.id, &place).map_err(volume)? => {
+                Ok(workspace.root().join(place.as_str()))
+            }
+            Ok(_) => return Err(unknown()),
+            Err(ResolveError::Refused(why)) => {
+                let sentence =
+                    format!("the checkout of this job is gone ({why}): run the job again");
+                Err((Code::WorkspaceGone, sentence))
+            }
+            Err(ResolveError::Volume(error)) => return Err(volume(error)),
         }
-        Err(ResolveError::Volume(error)) => return Err(volume(error)),
     };
     let Some(base) = work.base.as_deref().and_then(|id| ObjectId::parse(id.as_bytes())) else {
         let sentence = "nothing says at which commit the agent began: run the job with \"update\": true, or without a session";
@@ -123,8 +143,9 @@ pub(super) fn find(
         prompt: asked.prompt,
         words: work.result,
         session: work.session,
+        verification: work.verification,
         repo: repository(config, request, record.repo_url.as_deref())?,
-        checkout: workspace.root().join(place.as_str()),
+        checkout,
         extent: Extent { depth, filter, lfs: pulled.lfs },
         base,
         branch: work.branch,

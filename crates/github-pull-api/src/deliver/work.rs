@@ -4,25 +4,27 @@ use contract::{Code, Commits, Deliver, DeliverMode, DeliveryBranch, SkipReason};
 
 use super::{
     Delivered,
-    commit::{self, Committer, Owner, Words},
-    forge::Forge,
+    branch::{self, Owner},
+    check,
+    commit::{Committer, Words},
+    forge::Asked,
+    placement::Placement,
     push::{self, Push, Pushed},
-    refuse, rules,
+    refuse,
+    rules::{self, SHOWN},
     source::Source,
 };
 use crate::{
-    changes::{self, Skipped, Taken},
+    changes::{self, Skipped},
     drive::Site,
     failure::{Failure, Result},
     git::Git,
-    remote::{Freshness, Logins, Mirror, ObjectId, Transport},
+    remote::{Freshness, Mirror, ObjectId, Transport},
     staging::Staging,
 };
 
 /// How often a branch that moves while it is pushed is looked at again.
 const TRIES: usize = 3;
-/// How many paths a message names.
-const SHOWN: usize = 5;
 
 /// Delivers. Blocks; call it within a runtime.
 ///
@@ -31,32 +33,56 @@ const SHOWN: usize = 5;
 pub(super) fn run(site: &Site<'_>, source: &Source, deliver: &Deliver) -> Result<Delivered> {
     push::check_scheme(source)?;
     let settings = &site.config.deliver;
+    // Before anything is pushed: a host that cannot be asked is no surprise afterwards.
     let forge = match deliver.mode {
         DeliverMode::Branch => None,
-        // Before anything is pushed: a host that cannot be asked is no surprise afterwards.
-        DeliverMode::PullRequest => Some(settings.forges.of(&source.repo)?),
+        DeliverMode::PullRequest => Some(settings.forges.of(&source.repo)?.connect(site, source)?),
     };
+    let words = Words::of(source, deliver);
+    check::check_words(site, source, &words)?;
     let staging = site.staging()?;
     let git = site.git(&staging)?;
     let transport = Transport::new(&site.config, &source.repo, site.connector);
-    let delivery =
-        Delivery { site, source, deliver, git: &git, staging: &staging, transport: &transport };
-    for _ in 0..TRIES {
-        if let Some(delivered) = delivery.attempt(forge.as_ref())? {
-            return Ok(delivered);
+    let delivery = Delivery {
+        site,
+        source,
+        deliver,
+        words,
+        git: &git,
+        staging: &staging,
+        transport: &transport,
+        forge,
+    };
+    let mut tries = 0;
+    loop {
+        match delivery.attempt()? {
+            Attempt::Delivered(delivered) => return Ok(delivered),
+            Attempt::Moved(failure) => {
+                tries += 1;
+                if tries == TRIES {
+                    return Err(failure);
+                }
+            }
         }
         site.monitor.message("The branch has just been changed by somebody else: looking again");
     }
-    refuse(Code::PushRejected, "the branch changes all the time: deliver to another branch")
 }
 
 struct Delivery<'a> {
     site: &'a Site<'a>,
     source: &'a Source,
     deliver: &'a Deliver,
+    words: Words,
     git: &'a Git,
     staging: &'a Staging,
     transport: &'a Transport<'a>,
+    forge: Option<Asked<'a>>,
+}
+
+enum Attempt {
+    Delivered(Delivered),
+    /// The branch was moved meanwhile. This is what the host said.
+    Moved(Failure),
 }
 
 /// The repository as it is now.
@@ -68,15 +94,47 @@ struct Upstream {
 }
 
 impl Delivery<'_> {
-    /// Delivers, or returns `None` if the branch has moved meanwhile.
-    fn attempt(&self, forge: Option<&Forge>) -> Result<Option<Delivered>> {
-        let Self { site, source, deliver, git, staging, transport } = self;
+    fn attempt(&self) -> Result<Attempt> {
+        let Self { site, source, deliver, words, git, staging, transport, .. } = self;
         let settings = &site.config.deliver;
         let workspace = site.workspace();
         let mirror =
             Mirror::fetch(git, transport, workspace, staging, source.extent, Freshness::Update)?;
         let branch = self.branch()?;
         let upstream = self.upstream(&mirror, &branch)?;
+        let author = &settings.author;
+        let base_tip = upstream.base.as_ref().map(|(_, tip)| tip);
+        let owner = match &upstream.tip {
+            Some(tip) => Some(branch::owner(&mirror, tip, base_tip, source, author)?),
+            None => None,
+        };
+        let fork = match owner {
+            Some(Owner::Delivered { commit, is_merged }) => {
+                return self.found(branch, &commit, is_merged, &upstream);
+            }
+            Some(Owner::Merged) => {
+                let sentence = format!(
+                    "the branch '{branch}' of {} was merged since: deliver to another branch",
+                    source.repo
+                );
+                return refuse(Code::BranchExists, sentence);
+            }
+            Some(Owner::Other) => {
+                let sentence = format!(
+                    "the branch '{branch}' of {} exists, and its last commit is not that of a delivery of this job or its \
+                     session: deliver to another branch",
+                    source.repo
+                );
+                return refuse(Code::BranchExists, sentence);
+            }
+            Some(Owner::Session { fork }) => fork,
+            None => None,
+        };
+        let checkout = source.checkout()?;
+        // A mirror that leaves files out until they are needed has none of what came since the pull.
+        for commit in [base_tip, upstream.tip.as_ref(), fork.as_ref()].into_iter().flatten() {
+            mirror.complete_files(transport, commit)?;
+        }
         let taken = changes::take(
             git,
             staging,
@@ -84,82 +142,77 @@ impl Delivery<'_> {
                 workspace,
                 repo: &source.repo,
                 extent: source.extent,
-                checkout: &source.checkout,
+                checkout,
                 base: &source.base,
             },
         )?;
         // Its objects have second names now.
         drop(mirror);
         self.say_skipped(&taken.skipped);
-        let (author, time) = (&settings.author, source.created.as_millisecond() / 1000);
-        let committer = Committer { control: &taken.control, author, time };
-        // What was taken away upstream is compared with a checkout of then, which does not have what came since.
-        let base_tip = upstream.base.as_ref().map(|(_, tip)| tip);
-        let base_tip = base_tip.filter(|tip| committer.has(tip));
-        let owner = match &upstream.tip {
-            Some(tip) if committer.has(tip) => {
-                Some(commit::owner(&taken.control, tip, base_tip, source, author)?)
-            }
-            Some(_) => Some(Owner::Other),
-            None => None,
+        let time = source.created.as_millisecond() / 1000;
+        let committer = Committer { control: &taken.control, author, given: &taken.base, time };
+        let monitor = &site.monitor;
+        let placement = Placement { monitor, git, staging, source, taken: &taken, committer };
+        let (parent, tree) = match &upstream.tip {
+            Some(tip) => (tip.clone(), placement.on_top_of(tip, fork.as_ref())?),
+            None => placement.on_base(upstream.base.as_ref())?,
         };
-        let words = Words::of(source, deliver);
-        let (parent, tree) = match (&upstream.tip, owner) {
-            (_, Some(Owner::Delivered(commit))) => {
-                site.monitor.message(format!("The branch '{branch}' has the result already"));
-                let url = self.pull_request(forge, &branch, &upstream, &words, None)?;
-                return Ok(Some(Delivered { branch, commit: commit.to_string(), url }));
-            }
-            (_, Some(Owner::Other)) => {
-                let sentence = format!(
-                    "the branch '{branch}' of {} exists and was not made by a delivery of this job or its session: \
-                     deliver to another branch",
-                    source.repo
-                );
-                return refuse(Code::BranchExists, sentence);
-            }
-            (Some(tip), _) => (tip.clone(), on_top_of(&committer, &taken, tip, base_tip)?),
-            (None, _) => self.on_base(&committer, &taken, upstream.base.as_ref())?,
-        };
-        if tree == committer.tree_of(&parent)? {
+        if tree == placement.committer.tree_of(&parent)? {
             let sentence =
                 "there is nothing to deliver: the agent changed no file that git does not ignore";
             return refuse(Code::NothingToDeliver, sentence);
         }
         let kept = match (deliver.commits, &upstream.tip) {
             (Commits::Squash, _) => None,
-            (Commits::Keep, None) => self.keep(&committer, &taken, &parent, &tree, &words)?,
+            (Commits::Keep, None) => placement.keep(&parent, &tree, words)?,
             (Commits::Keep, Some(_)) => {
                 let why =
                     "The branch has an earlier result of this session: adding one commit to it";
-                site.monitor.message(why);
+                monitor.message(why);
                 None
             }
         };
-        let made = match kept {
-            Some(made) => made,
-            None => {
-                let message = commit::message(source, &words, author);
-                committer.make(&tree, Some(&parent), &message)?
-            }
+        let line = match kept {
+            Some(line) => line,
+            None => placement.squash(&parent, &tree, words)?,
         };
-        self.check(&taken, &parent, &made)?;
-        site.monitor.message(format!("Pushing {} to {branch}", made.short()));
-        let options = match (forge, &upstream.base) {
+        let what = (*source, &taken.control);
+        check::check(site, staging, what, &line, deliver.allow_protected)?;
+        monitor.message(format!("Pushing {} to {branch}", line.end.short()));
+        let is_new = upstream.tip.is_none();
+        let options = match (&self.forge, &upstream.base) {
             (Some(forge), Some((base, _))) => {
-                forge.push_options(base, deliver, &words, source, settings)
+                forge.push_options(base, deliver, words, source, settings, is_new)
             }
             _ => Vec::new(),
         };
         let from = upstream.tip.as_ref();
-        let push = Push { branch: &branch, from, to: &made, options: &options };
-        match push.run(git, &taken.control, transport)? {
-            Pushed::Moved => Ok(None),
+        let push = Push { branch: &branch, from, to: &line.end, options: &options };
+        Ok(match push.run(git, &taken.control, transport)? {
+            Pushed::Moved(failure) => Attempt::Moved(failure),
             Pushed::Done(said) => {
-                let url = self.pull_request(forge, &branch, &upstream, &words, Some(&said))?;
-                Ok(Some(Delivered { branch, commit: made.to_string(), url }))
+                let url = self.pull_request(&branch, &upstream, Some(&said))?;
+                let commit = line.end.to_string();
+                Attempt::Delivered(Delivered { branch, commit, url })
             }
-        }
+        })
+    }
+
+    /// The result is at the host already, as `commit`. Whatever became of the checkout since.
+    fn found(
+        &self,
+        branch: DeliveryBranch,
+        commit: &ObjectId,
+        is_merged: bool,
+        upstream: &Upstream,
+    ) -> Result<Attempt> {
+        let monitor = &self.site.monitor;
+        let merged = if is_merged { ", and was merged" } else { "" };
+        monitor.message(format!(
+            "The branch '{branch}' has the result already{merged}: its commits stay as they are"
+        ));
+        let url = if is_merged { None } else { self.pull_request(&branch, upstream, None)? };
+        Ok(Attempt::Delivered(Delivered { branch, commit: commit.to_string(), url }))
     }
 
     /// The branch that is pushed. All jobs that return to the checkout of a job have the same.
@@ -178,6 +231,13 @@ impl Delivery<'_> {
         let tip_of = |name: &str| mirror.tip(name.as_bytes()).cloned();
         let pulled = source.branch.as_ref().map(|name| name.as_str().to_owned());
         let default = mirror.default().map(|name| String::from_utf8_lossy(name).into_owned());
+        if default.as_deref() == Some(branch.as_str()) {
+            let sentence = format!(
+                "'branch': '{branch}' is the default branch of {}: deliver to another branch",
+                source.repo
+            );
+            return refuse(Code::BranchExists, sentence);
+        }
         let name = match &deliver.base {
             Some(base) => Some(base.to_string()),
             // A tag or a commit was pulled. Only a pull request needs a branch to go to.
@@ -203,126 +263,6 @@ impl Delivery<'_> {
         Ok(Upstream { base, tip: tip_of(branch.as_str()) })
     }
 
-    /// The parent and the tree of the first commit of a branch: on the base as it is now if that is clean, and otherwise on
-    /// the commit that the agent was given.
-    fn on_base(
-        &self,
-        committer: &Committer<'_>,
-        taken: &Taken<'_>,
-        base: Option<&(DeliveryBranch, ObjectId)>,
-    ) -> Result<(ObjectId, ObjectId)> {
-        let as_it_is = || (taken.base.clone(), taken.tree.clone());
-        let Some((name, tip)) = base.filter(|(_, tip)| *tip != taken.base) else {
-            return Ok(as_it_is());
-        };
-        let monitor = &self.site.monitor;
-        let given = committer.tree_of(&taken.base)?;
-        // Nothing to move, and nothing to say.
-        if given == taken.tree {
-            return Ok(as_it_is());
-        }
-        let merged = match committer.tree_of(tip) {
-            Ok(now) => committer.merge(&given, &taken.tree, &now),
-            Err(other) => Err(other),
-        };
-        let merged = match merged {
-            // Something of it is missing here, as in a partial clone.
-            Err(Failure::Git(said)) => {
-                tracing::info!(said, "a result cannot be moved to its base as it is now");
-                None
-            }
-            merged => merged?,
-        };
-        Ok(match merged {
-            Some(tree) => {
-                monitor.message(format!(
-                    "'{name}' has moved on since: the result is based on {} now",
-                    tip.short()
-                ));
-                (tip.clone(), tree)
-            }
-            None => {
-                monitor.message(format!(
-                    "'{name}' has moved on since and conflicts with the result, which stays based on {}: merge them",
-                    taken.base.short()
-                ));
-                as_it_is()
-            }
-        })
-    }
-
-    /// The agent's own commits on top of `parent`, and one with what it did not commit, so that the last one has `tree`. `None`
-    /// if they cannot be kept.
-    fn keep(
-        &self,
-        committer: &Committer<'_>,
-        taken: &Taken<'_>,
-        parent: &ObjectId,
-        tree: &ObjectId,
-        words: &Words,
-    ) -> Result<Option<ObjectId>> {
-        let Self { site, source, git, staging, .. } = self;
-        let squash = |why: &str| {
-            site.monitor.message(format!("Making one commit, because {why}"));
-            Ok(None)
-        };
-        if taken.commits.is_empty() {
-            return Ok(None);
-        }
-        let Some(line) = changes::adopt(git, staging, &source.checkout, taken)? else {
-            return squash("the agent's commits are no line that begins at the base");
-        };
-        let mut old = committer.tree_of(&taken.base)?;
-        let (mut last, mut new) = (parent.clone(), committer.tree_of(parent)?);
-        for (id, theirs) in line.iter().zip(taken.commits.iter().rev()) {
-            let next = committer.tree_of(id)?;
-            let Some(merged) = committer.merge(&old, &next, &new)? else {
-                return squash("one of the agent's commits conflicts with the base as it is now");
-            };
-            if merged != new {
-                let message =
-                    commit::message(source, &Words::of_commit(&theirs.message), committer.author);
-                last = committer.make(&merged, Some(&last), &message)?;
-            }
-            (old, new) = (next, merged);
-        }
-        if new != *tree {
-            let message = commit::message(source, words, committer.author);
-            last = committer.make(tree, Some(&last), &message)?;
-        }
-        Ok(Some(last))
-    }
-
-    /// Refuses what must not leave the stack.
-    fn check(&self, taken: &Taken<'_>, parent: &ObjectId, made: &ObjectId) -> Result<()> {
-        let (site, settings) = (self.site, &self.site.config.deliver);
-        let control = &taken.control;
-        let files = changes::Files::between(control, parent, made)?;
-        if !self.deliver.allow_protected {
-            let paths = files.0.iter().flat_map(|file| [Some(&file.path), file.from.as_ref()]);
-            settings.protected.check(paths.flatten().map(Vec::as_slice))?;
-        }
-        let patch = self.staging.join("delivery.patch");
-        let size = changes::write_diff(control, parent, made, &patch)?;
-        rules::check_size(settings, files.0.len(), size)?;
-        let secrets = Logins::secrets(&site.config, &self.source.repo);
-        let range = format!("^{parent}");
-        let listed = control.command(&["rev-list", "--objects", made.as_str(), &range]).output()?;
-        let ids: Vec<&[u8]> = listed
-            .split(|byte| *byte == b'\n')
-            .filter_map(|line| line.split(|byte| *byte == b' ').next())
-            .filter(|id| !id.is_empty())
-            .collect();
-        let contents = control
-            .command(&["cat-file", "--batch"])
-            .input([ids.join(&b'\n'), b"\n".to_vec()].concat());
-        let contents = contents.output()?;
-        if rules::holds_secret(&contents, &secrets) || rules::holds_secret(&listed, &secrets) {
-            return rules::secret_found();
-        }
-        Ok(())
-    }
-
     fn say_skipped(&self, skipped: &[Skipped]) {
         let what = |reason| match reason {
             SkipReason::Repository => "a repository of its own",
@@ -343,50 +283,11 @@ impl Delivery<'_> {
     /// The pull request for the branch, if one is asked for. `said` is what the host answered to the push.
     fn pull_request(
         &self,
-        forge: Option<&Forge>,
         branch: &DeliveryBranch,
         upstream: &Upstream,
-        words: &Words,
         said: Option<&str>,
     ) -> Result<Option<String>> {
-        let (Some(forge), Some((base, _))) = (forge, &upstream.base) else { return Ok(None) };
-        forge.open(self.site, self.source, self.deliver, (branch, base), words, said).map(Some)
-    }
-}
-
-/// The tree of a commit on top of `tip`, which a delivery of the same session made: what the agent has changed since.
-fn on_top_of(
-    committer: &Committer<'_>,
-    taken: &Taken<'_>,
-    tip: &ObjectId,
-    base_tip: Option<&ObjectId>,
-) -> Result<ObjectId> {
-    let given = committer.tree_of(&taken.base)?;
-    let before = committer.tree_of(tip)?;
-    // Where the branch left the base. If that is where the agent began, the trees can be compared as they are.
-    let fork = match base_tip {
-        Some(base) => {
-            let found =
-                taken.control.command(&["merge-base", base.as_str(), tip.as_str()]).run()?;
-            if found.status.success() { Some(commit::id_in(&found.stdout)?) } else { None }
-        }
-        None => None,
-    };
-    let Some(fork) = fork.filter(|fork| *fork != taken.base) else {
-        return Ok(taken.tree.clone());
-    };
-    // The earlier result as it was before it was moved, and then what came after it.
-    let fork = committer.tree_of(&fork)?;
-    let earlier = committer.merge(&fork, &before, &given)?;
-    let merged = match earlier {
-        Some(earlier) => committer.merge(&earlier, &taken.tree, &before)?,
-        None => None,
-    };
-    match merged {
-        Some(tree) => Ok(tree),
-        None => refuse(
-            Code::Diverged,
-            "the result conflicts with what its branch has become: deliver it to another branch, and merge them",
-        ),
+        let (Some(forge), Some((base, _))) = (&self.forge, &upstream.base) else { return Ok(None) };
+        forge.open(self.site, self.source, self.deliver, (branch, base), &self.words, said)
     }
 }

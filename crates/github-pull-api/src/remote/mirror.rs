@@ -191,10 +191,17 @@ impl<'a> Mirror<'a> {
     /// # Errors
     /// As [`fetch`](Self::fetch).
     pub(crate) fn complete(&self, transport: &Transport<'_>, id: &ObjectId) -> Result<()> {
-        if let Some(filter) = self.extent.filter {
-            self.fetch_missing(transport, id, filter)?;
-        }
+        self.complete_files(transport, id)?;
         if self.lfs.is_some() { self.fetch_lfs(transport, id) } else { Ok(()) }
+    }
+
+    /// Fetches the files of `id` that a filter has left out.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub(crate) fn complete_files(&self, transport: &Transport<'_>, id: &ObjectId) -> Result<()> {
+        let Some(filter) = self.extent.filter else { return Ok(()) };
+        self.fetch_missing(transport, id, filter)
     }
 
     fn fetch_missing(

@@ -1,12 +1,6 @@
 //! What an agent left becomes a branch on a real git server.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
-    pin::pin,
-    sync::{Arc, Mutex},
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, pin::pin, sync::Arc};
 
 use contract::{
     Code, DeliverRequest, Ending, ExecuteRequest, JobId, JobRequest, PullRequest, Service,
@@ -16,20 +10,20 @@ use futures_util::StreamExt as _;
 use github_pull_api::deliver;
 use oneshot::{JobContext, Step, Stop};
 use serde_json::{Value, json};
-use testkit::{ApiRequest, GitServer};
+use testkit::GitServer;
 use workspace::{Job, JobRecord, NewJob, RequestDigest};
 
 use crate::support::{Outcome, Scene, git};
 
 /// A workflow that has ended, and its checkout.
-struct Workflow {
-    id: JobId,
-    session: SessionId,
-    checkout: PathBuf,
+pub(crate) struct Workflow {
+    pub(crate) id: JobId,
+    pub(crate) session: SessionId,
+    pub(crate) checkout: PathBuf,
 }
 
 /// The settings of a delivery.
-fn settings(pairs: &[(&str, &str)]) -> github_pull_api::DeliverSettings {
+pub(crate) fn settings(pairs: &[(&str, &str)]) -> github_pull_api::DeliverSettings {
     let env: std::collections::HashMap<String, String> =
         pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
     let mut settings = boot::Settings::new(&env);
@@ -51,12 +45,27 @@ impl Scene {
     }
 
     /// A workflow whose agent worked by `work`, and said `words`.
-    async fn workflow(&self, url: &str, words: &str, work: impl FnOnce(&PathBuf)) -> Workflow {
+    pub(crate) async fn workflow(
+        &self,
+        url: &str,
+        words: &str,
+        work: impl FnOnce(&PathBuf),
+    ) -> Workflow {
+        self.workflow_of(json!({"repoUrl": url}), words, work).await
+    }
+
+    /// The same with this pull.
+    pub(crate) async fn workflow_of(
+        &self,
+        body: Value,
+        words: &str,
+        work: impl FnOnce(&PathBuf),
+    ) -> Workflow {
+        let url = &body["repoUrl"];
         let workflow = self.create::<WorkflowRequest>(
             &json!({"prompt": "Fix the\tbuild\nplease", "repoUrl": url}),
             None,
         );
-        let body = json!({"repoUrl": url});
         let pull = self.create::<PullRequest>(&body, Some(workflow.id()));
         let context = JobContext { parent: Some(workflow.id()), ..self.context(&Stop::default()) };
         let pulled = self.pull_in(context, body).await;
@@ -67,7 +76,12 @@ impl Scene {
     }
 
     /// A workflow that resumes the session of `earlier` in its checkout.
-    fn resume(&self, earlier: &Workflow, url: &str, work: impl FnOnce(&PathBuf)) -> Workflow {
+    pub(crate) fn resume(
+        &self,
+        earlier: &Workflow,
+        url: &str,
+        work: impl FnOnce(&PathBuf),
+    ) -> Workflow {
         let body = json!({"prompt": "Go on", "repoUrl": url});
         let workflow = self.create::<WorkflowRequest>(&body, None);
         self.agent(&workflow, earlier.checkout.clone(), earlier.session, "more", work)
@@ -89,7 +103,7 @@ impl Scene {
         Workflow { id: workflow.id(), session, checkout }
     }
 
-    async fn deliver(&self, workflow: &Workflow, extra: Value) -> Outcome {
+    pub(crate) async fn deliver(&self, workflow: &Workflow, extra: Value) -> Outcome {
         let mut body = json!({"jobId": workflow.id, "mode": "branch"});
         body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         let body = body.to_string();
@@ -118,14 +132,14 @@ fn end(job: &Job, event: &Value) {
     job.end_unclaimed("test", Ending::success(event)).unwrap().unwrap();
 }
 
-fn write(checkout: &std::path::Path, name: &str, content: &str) {
+pub(crate) fn write(checkout: &std::path::Path, name: &str, content: &str) {
     let path = checkout.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, content).unwrap();
 }
 
 /// The end of an ID, as in the default name of a branch.
-fn short(id: JobId) -> String {
+pub(crate) fn short(id: JobId) -> String {
     let id = id.to_string();
     id[id.len() - 8..].to_owned()
 }
@@ -452,181 +466,4 @@ async fn a_repository_on_this_machine() {
     assert_eq!(server.head("app", &branch), Some(commit));
     scene.config.policy.file_repositories = contract::FileRepositories::Refused;
     assert_eq!(scene.deliver(&workflow, json!({})).await.code, Some(Code::SchemeNotAllowed));
-}
-
-type Seen = Arc<Mutex<Vec<ApiRequest>>>;
-
-/// A server whose API answers in turn, and what it was asked.
-async fn forge(answers: Vec<(u16, Value)>) -> (GitServer, Seen) {
-    let server = GitServer::start().await;
-    server.create_repo("o/app", &[("a", "1\n")]);
-    server.allow_push("o/app");
-    server.set_auth("o/app", "x-access-token", "t0ken-of-ours");
-    let seen = Seen::default();
-    let (asked, answers) = (Arc::clone(&seen), Mutex::new(answers.into_iter()));
-    server.serve_api(move |request| {
-        asked.lock().unwrap().push(request.clone());
-        answers.lock().unwrap().next().unwrap()
-    });
-    (server, seen)
-}
-
-fn scene_of(server: &GitServer, kind: &str) -> Scene {
-    let host = server.address().to_string();
-    let mut scene = Scene::new().with_token("t0ken-of-ours", &host);
-    let forges = format!("{host}={kind}");
-    scene.config.deliver =
-        settings(&[("GIT_FORGES", &forges), ("PUBLIC_URL", "https://stack.example.org")]);
-    scene
-}
-
-/// What was asked, as `METHOD path`.
-fn lines(seen: &Seen) -> Vec<String> {
-    seen.lock().unwrap().iter().map(|it| format!("{} {}", it.method, it.path)).collect()
-}
-
-#[tokio::test]
-async fn a_pull_request_at_github() {
-    let pull = json!({"number": 7, "html_url": "https://github.example/o/app/pull/7", "state": "open", "draft": true});
-    let exists = json!({"message": "Validation Failed", "errors": [
-        {"resource": "PullRequest", "code": "custom", "message": "A pull request already exists for o:x."}]});
-    let no_drafts = json!({"message": "Validation Failed", "errors": [
-        {"resource": "PullRequest", "code": "invalid", "message": "Draft pull requests are not supported in this repository."}]});
-    let (server, seen) = forge(vec![
-        (200, json!([])),
-        (422, no_drafts),
-        (201, pull.clone()),
-        // Delivered again: there is one already.
-        (200, json!([pull])),
-        (200, pull.clone()),
-        // Somebody else was faster.
-        (200, json!([])),
-        (422, exists),
-        (200, json!([pull])),
-        (200, json!([])),
-        (403, json!({"message": "Resource not accessible by personal access token"})),
-    ])
-    .await;
-    let scene = scene_of(&server, "github");
-    let work = |checkout: &PathBuf| write(checkout, "b", "b\n");
-    let workflow = scene.workflow(&server.url("o/app"), "It works.", work).await;
-    let mode = json!({"mode": "pull_request"});
-    let outcome = scene.deliver(&workflow, mode.clone()).await;
-    outcome.commit();
-    assert_eq!(outcome.terminal["url"], "https://github.example/o/app/pull/7");
-    let branch = format!("agent/{}", short(workflow.id));
-    let encoded = branch.replace('/', "%2F");
-    let list = format!("GET /api/v3/repos/o/app/pulls?state=open&head=o%3A{encoded}&base=main");
-    let post = "POST /api/v3/repos/o/app/pulls";
-    assert_eq!(lines(&seen), [list.as_str(), post, post]);
-    let asked = seen.lock().unwrap()[1].clone();
-    let job = workflow.id;
-    let body = format!("It works.\n\n---\nJob [{job}](https://stack.example.org/api/jobs/{job})");
-    let wanted = json!({"title": "Fix the build", "head": branch, "base": "main", "body": body, "draft": true});
-    assert_eq!(asked.body, wanted);
-    assert_eq!(seen.lock().unwrap()[2].body["draft"], false);
-    for (name, value) in [
-        ("authorization", "Bearer t0ken-of-ours"),
-        ("accept", "application/vnd.github+json"),
-        ("x-github-api-version", "2022-11-28"),
-        ("content-type", "application/json"),
-    ] {
-        assert_eq!(asked.headers[name], value);
-    }
-    assert!(asked.headers["user-agent"].to_str().unwrap().starts_with("workflow-stack/"));
-
-    // One branch, one commit, one pull request.
-    let again = scene.deliver(&workflow, mode.clone()).await;
-    assert_eq!(again.terminal["commit"], outcome.terminal["commit"]);
-    assert_eq!(again.terminal["url"], outcome.terminal["url"]);
-    assert_eq!(lines(&seen)[3..], [list, "PATCH /api/v3/repos/o/app/pulls/7".to_owned()]);
-    assert_eq!(seen.lock().unwrap()[4].body, json!({"title": "Fix the build", "body": body}));
-
-    let other = scene.workflow(&server.url("o/app"), "", work).await;
-    let outcome = scene.deliver(&other, mode.clone()).await;
-    assert_eq!(outcome.terminal["url"], "https://github.example/o/app/pull/7");
-    let third = scene.workflow(&server.url("o/app"), "", work).await;
-    let refused = scene.deliver(&third, mode).await;
-    let sentence = refused.failed(Code::PullRequestFailed);
-    assert!(sentence.contains("is pushed") && sentence.contains("not accessible"), "{sentence}");
-    assert!(!format!("{refused:?}").contains("t0ken-of-ours"));
-    assert!(server.head("o/app", &format!("agent/{}", short(third.id))).is_some());
-}
-
-#[tokio::test]
-async fn a_pull_request_at_gitea_and_forgejo() {
-    for kind in ["gitea", "forgejo"] {
-        let pull = json!({"number": 3, "html_url": "https://gitea.example/o/app/pulls/3", "state": "open"});
-        let closed = json!({"number": 2, "html_url": "x", "state": "closed"});
-        let (server, seen) =
-            forge(vec![(200, closed), (201, pull.clone()), (200, pull.clone()), (201, pull)]).await;
-        let scene = scene_of(&server, kind);
-        let work = |checkout: &PathBuf| write(checkout, "b", "b\n");
-        let workflow = scene.workflow(&server.url("o/app"), "", work).await;
-        let mode = json!({"mode": "pull_request", "title": "Fix", "body": "Why"});
-        let outcome = scene.deliver(&workflow, mode.clone()).await;
-        assert_eq!(outcome.terminal["url"], "https://gitea.example/o/app/pulls/3");
-        scene.deliver(&workflow, mode).await.commit();
-        let branch = format!("agent/{}", short(workflow.id));
-        let get = format!("GET /api/v1/repos/o/app/pulls/main/{}", branch.replace('/', "%2F"));
-        let expected =
-            [&get, "POST /api/v1/repos/o/app/pulls", &get, "PATCH /api/v1/repos/o/app/pulls/3"];
-        assert_eq!(lines(&seen), expected);
-        let asked = seen.lock().unwrap()[1].clone();
-        assert_eq!(asked.headers["authorization"], "token t0ken-of-ours");
-        let job = workflow.id;
-        let body = format!("Why\n\n---\nJob [{job}](https://stack.example.org/api/jobs/{job})");
-        let wanted = json!({"title": "WIP: Fix", "head": branch, "base": "main", "body": body});
-        assert_eq!(asked.body, wanted);
-    }
-}
-
-#[tokio::test]
-async fn a_merge_request_at_gitlab() {
-    let (server, seen) = forge(vec![]).await;
-    let options = tempfile::tempdir().unwrap();
-    let file = options.path().join("options");
-    // As GitLab does: options in, URL out.
-    server.set_hook(
-        "o/app",
-        "post-receive",
-        &format!(
-            "n=0; while [ $n -lt $GIT_PUSH_OPTION_COUNT ]; do eval \"echo \\\"\\$GIT_PUSH_OPTION_$n\\\"\" >> {}; n=$((n+1)); done\n\
-             echo; echo 'View merge request for x:'; echo '  https://gitlab.example/o/app/-/merge_requests/1'",
-            file.display()
-        ),
-    );
-    let scene = scene_of(&server, "gitlab");
-    let work = |checkout: &PathBuf| write(checkout, "b", "b\n");
-    let workflow = scene.workflow(&server.url("o/app"), "", work).await;
-    let mode = json!({"mode": "pull_request", "title": "Fix", "body": "Why\nso"});
-    let outcome = scene.deliver(&workflow, mode).await;
-    outcome.commit();
-    assert_eq!(outcome.terminal["url"], "https://gitlab.example/o/app/-/merge_requests/1");
-    let job = workflow.id;
-    let body =
-        format!("Why<br>so<br><br>---<br>Job [{job}](https://stack.example.org/api/jobs/{job})");
-    assert_eq!(
-        fs::read_to_string(file).unwrap().lines().collect::<Vec<_>>(),
-        [
-            "merge_request.create",
-            "merge_request.target=main",
-            "merge_request.title=Fix",
-            &format!("merge_request.description={body}"),
-            "merge_request.draft",
-        ]
-    );
-    assert!(seen.lock().unwrap().is_empty(), "its API is not asked");
-}
-
-#[tokio::test]
-async fn a_host_of_unknown_software_is_named_before_anything_is_pushed() {
-    let server = GitServer::start().await;
-    server.create_repo("o/app", &[("a", "1\n")]);
-    server.allow_push("o/app");
-    let scene = Scene::new();
-    let workflow = scene.workflow(&server.url("o/app"), "", |it| write(it, "b", "b\n")).await;
-    let outcome = scene.deliver(&workflow, json!({"mode": "pull_request"})).await;
-    assert!(outcome.failed(Code::InvalidField).contains("GIT_FORGES="));
-    assert_eq!(server.head("o/app", &format!("agent/{}", short(workflow.id))), None);
 }

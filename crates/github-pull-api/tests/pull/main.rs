@@ -7,8 +7,10 @@
     reason = "tests fail loudly and run real git"
 )]
 
+mod branches;
 mod clone;
 mod deliver;
+mod forges;
 mod full;
 mod hostile;
 mod mirror;

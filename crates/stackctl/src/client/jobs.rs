@@ -171,6 +171,7 @@ fn description(api: &Api, job: &JobView, facts: &Facts, now: Timestamp) -> Strin
         ("commit", facts.commit.clone()),
         ("checkout", facts.checkout.clone()),
         ("delivered", facts.delivered.clone()),
+        ("verified", facts.verified.map(|it| if it { "yes" } else { "no" }.to_owned())),
         ("model", facts.model.clone()),
         ("session", facts.session.clone()),
         ("cost", facts.account()),
@@ -256,6 +257,7 @@ mod tests {
             result: Some("Done.".into()),
             cost_usd: Some(1.5),
             turns: Some(12),
+            verified: None,
             began: Some(Timestamp::from_millisecond(1_100_000)),
             ended: Some(Timestamp::from_millisecond(1_160_000)),
         };

@@ -119,6 +119,7 @@ Examples:
   stackctl run --repo . --prompt 'Fix the build'          needs a stack on this machine with ALLOW_FILE_REPOSITORIES=1
   stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --apply   in your clone of it
   stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --pull-request
+  stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --verify 'cargo test' --pull-request
   stackctl run --resume 7c3e91d2 --prompt 'Now add tests'  continues the session of that job
   stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --json | jq -c .type
 
@@ -185,7 +186,8 @@ pub(crate) struct DeliveryOptions {
     /// Open a pull request that is ready for review instead of a draft
     #[arg(long, requires = "pull_request")]
     pub(crate) ready: bool,
-    /// Also deliver changes to protected paths, such as .github/ and CLAUDE.md; review them first
+    /// Also deliver changes to protected paths, such as .github/ and CLAUDE.md; review them first. Needs a token with the scope
+    /// deliver:protected
     #[arg(long)]
     pub(crate) allow_protected: bool,
     /// Keep the commits that the agent made, instead of one commit with everything
@@ -280,6 +282,15 @@ pub(crate) struct AgentOptions {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) append_system_prompt: Option<String>,
+    /// A shell command that checks the result in the checkout, such as 'cargo test'; if it fails, the agent goes on. Several are
+    /// run in this order
+    #[arg(long, value_name = "COMMAND")]
+    #[serde(skip)]
+    pub(crate) verify: Vec<String>,
+    /// How often a check that failed is given back to the agent [default: 3]
+    #[arg(long, value_name = "N", requires = "verify")]
+    #[serde(skip)]
+    pub(crate) verify_attempts: Option<u32>,
 }
 
 /// How long a stack that has answered may be away.

@@ -226,6 +226,12 @@ fn body(work: &Work) -> serde_json::Result<Value> {
             body.insert(name.to_owned(), value.clone().into());
         }
     }
+    let AgentOptions { verify, verify_attempts, .. } = &work.agent;
+    if !verify.is_empty() {
+        let mut checks = Map::from_iter([("run".to_owned(), verify.clone().into())]);
+        checks.extend(verify_attempts.map(|attempts| ("attempts".to_owned(), attempts.into())));
+        body.insert("verify".to_owned(), checks.into());
+    }
     if let Some(deliver) = &work.deliver {
         body.insert("deliver".to_owned(), deliver.clone());
     }
@@ -247,7 +253,7 @@ mod tests {
     fn parse(arguments: &[&str]) -> Result<RunOptions, clap::Error> {
         let program = ["stackctl", "run"].iter().chain(arguments);
         match Cli::try_parse_from(program)?.command {
-            Command::Run(options) => Ok(options),
+            Command::Run(options) => Ok(*options),
             other => panic!("{other:?}"),
         }
     }
@@ -274,6 +280,9 @@ mod tests {
             "--timeout-seconds=60",
             "--allowed-tools=Bash,Read",
             "--append-system-prompt=- be brief",
+            "--verify=cargo test",
+            "--verify=cargo clippy",
+            "--verify-attempts=1",
             "--submodules",
             "--lfs",
             "--depth=1",
@@ -289,6 +298,7 @@ mod tests {
             json!({"prompt": "p", "repoUrl": "u", "branch": "b", "directory": "d",
                 "resumeSessionId": "s", "model": "m", "maxTurns": 3, "maxBudgetUsd": 0.5,
                 "timeoutSeconds": 60, "allowedTools": ["Bash", "Read"],
+                "verify": {"run": ["cargo test", "cargo clippy"], "attempts": 1},
                 "appendSystemPrompt": "- be brief", "submodules": true, "lfs": true, "depth": 1,
                 "filter": "blob:none", "reset": true, "update": true,
                 "deliver": {"mode": "branch", "branch": "fix/it", "title": "Fix it"}})

@@ -110,10 +110,8 @@ impl Setup {
         };
         if agent == AgentKind::Real {
             let mut settings = Settings::new(&ProcessEnv);
-            let mut config = claude_code_api::Config::read(&mut settings);
+            let config = claude_code_api::Config::read(&mut settings);
             settings.finish()?;
-            // Whether agents get a user of their own is only known when the stack runs.
-            config.isolation.user = boot::AgentUser::Own;
             let problems = config.preflight();
             anyhow::ensure!(
                 problems.is_empty(),
@@ -127,6 +125,9 @@ impl Setup {
 
     /// The environment of the stack.
     fn environment(&self, sandbox: &Sandbox) -> anyhow::Result<Vec<(OsString, OsString)>> {
+        if self.agent == AgentKind::Real && nix::unistd::geteuid().is_root() {
+            sandbox.let_through().context("cannot open the temporary directory to agents")?;
+        }
         let mut environment: Vec<(OsString, OsString)> = match self.agent {
             // Its parts get what they read of it.
             AgentKind::Real => env::vars_os().collect(),
@@ -137,6 +138,7 @@ impl Setup {
             environment.push(("CLAUDE_BIN".into(), agent.into()));
             // It writes to its own checkout only, so it may run as root.
             environment.push(("IS_SANDBOX".into(), "1".into()));
+            environment.push(("AGENT_USER".into(), "none".into()));
         }
         environment.push((ALLOW_FILES.into(), "1".into()));
         environment.push(("TMPDIR".into(), sandbox.temporary().into()));
@@ -249,6 +251,9 @@ mod tests {
         let setup = Setup::choose(&DemoOptions::default()).unwrap();
         let names: Vec<_> =
             setup.environment(&sandbox).unwrap().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["PATH", "CLAUDE_BIN", "IS_SANDBOX", ALLOW_FILES, "TMPDIR"]);
+        assert_eq!(
+            names,
+            ["PATH", "CLAUDE_BIN", "IS_SANDBOX", "AGENT_USER", ALLOW_FILES, "TMPDIR"]
+        );
     }
 }

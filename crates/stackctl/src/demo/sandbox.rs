@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -66,6 +67,13 @@ impl Sandbox {
         let sandbox = Self { directory, root, program, starting: None, stack: None, ports: None };
         fs::create_dir(sandbox.temporary()).context("cannot write to the temporary directory")?;
         Ok(sandbox)
+    }
+
+    /// Lets other users through, as agents are if root starts the stack.
+    pub(super) fn let_through(&self) -> io::Result<()> {
+        let mode = || fs::Permissions::from_mode(0o711);
+        fs::set_permissions(&self.root, mode())?;
+        fs::set_permissions(self.temporary(), mode())
     }
 
     /// Where the sample repository is.

@@ -1,12 +1,14 @@
 //! What agents need: the CLI, a credential, and a user that may run it.
 
 use std::{
+    os::unix::fs::chown,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, SystemTime},
 };
 
-use child_process::{Guest, Signal};
+use boot::SystemUser;
+use child_process::{Gid, Guest, Signal, Uid};
 use claude_code_api::{Config, Credential};
 use tokio::io::AsyncReadExt as _;
 
@@ -48,7 +50,13 @@ impl Cli {
             Ok(home) => home,
             Err(error) => return Self::Unasked(path, error.kind().to_string()),
         };
-        let asked = version(&path, &config.path, home.path());
+        let user = config.isolation.user.user();
+        if let Some(user) = user
+            && let Err(error) = chown(home.path(), Some(user.uid), Some(user.gid))
+        {
+            return Self::Unasked(path, error.kind().to_string());
+        }
+        let asked = version(&path, &config.path, home.path(), user);
         match tokio::time::timeout(ANSWER_TIME, asked).await {
             Ok(Ok(said)) => Self::Says(path, said),
             Ok(Err(why)) => Self::Broken(path, why),
@@ -59,10 +67,20 @@ impl Cli {
     }
 }
 
-/// Runs it as a replica would: with nothing of this process's environment but the `PATH`, and a home of its own.
-async fn version(program: &Path, path: &str, home: &Path) -> Result<String, String> {
+/// Runs it as a replica would: as the agents' user, with nothing of this process's environment but the `PATH`, and a home of
+/// its own.
+async fn version(
+    program: &Path,
+    path: &str,
+    home: &Path,
+    user: Option<&SystemUser>,
+) -> Result<String, String> {
     let told = |error: std::io::Error| error.to_string();
-    let mut child = Guest::new(program)
+    let guest = match user {
+        Some(user) => Guest::new(program).user(Uid::from_raw(user.uid), Gid::from_raw(user.gid)),
+        None => Guest::new(program),
+    };
+    let mut child = guest
         .args(["--version"])
         .env("PATH", path)
         .env("HOME", home)
@@ -174,15 +192,15 @@ pub(super) fn credential(
     }
 }
 
-/// As root, the CLI refuses to skip permission prompts.
+/// As root, the CLI refuses to skip permission prompts. Agents are root only if the operator wants it.
 pub(super) fn user(uid: u32, is_sandbox: bool, are_agents_root: bool) -> Finding {
     const NAME: &str = "user";
     match (uid, is_sandbox) {
-        (0, false) if !are_agents_root => Finding::ok(NAME, "root, and agents run as another user"),
+        (0, _) if !are_agents_root => Finding::ok(NAME, "root, but agents are not"),
         (0, false) => Finding::missing(
             NAME,
             "root, and the CLI refuses to skip permission prompts as root",
-            "run as another user, give agents one (AGENT_USER), or, if this machine is for agents only: export IS_SANDBOX=1",
+            "run as another user, unset AGENT_USER, or, if this machine is for agents only: export IS_SANDBOX=1",
         ),
         (0, true) => Finding::ok(NAME, "root, in a sandbox (IS_SANDBOX)"),
         _ => Finding::ok(NAME, format!("uid {uid}")),
@@ -277,7 +295,7 @@ mod tests {
     #[test]
     fn root_needs_to_say_so() {
         assert_eq!([user(0, false, true).state, user(0, true, true).state], [Missing, Fine]);
-        assert_eq!(user(0, false, false).state, Fine);
+        assert_eq!([user(0, false, false).state, user(0, true, false).state], [Fine; 2]);
         assert_eq!(user(1000, false, false), Finding::ok("user", "uid 1000"));
     }
 

@@ -48,13 +48,44 @@ pub(super) fn isolation(mode: IsolationMode, kernel: Enforcement) -> Finding {
     }
 }
 
-/// Who agents run as.
-pub(super) fn user(user: &AgentUser) -> Finding {
+/// Whether agents are refused without a user of their own, or run as that of the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Without {
+    Refused,
+    OfStack,
+}
+
+/// Whether an agent that runs as the user of the stack is root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stack {
+    Root,
+    Ordinary,
+}
+
+/// Who agents run as. `tried` is why that could not be found out.
+pub(super) fn user(
+    user: &AgentUser,
+    tried: Result<(), &str>,
+    stack: Stack,
+    without: Without,
+) -> Finding {
     const NAME: &str = "agents' user";
+    if let Err(why) = tried {
+        return Finding::missing(NAME, why, "try again when the machine is less busy or full");
+    }
     match user {
+        AgentUser::Own if stack == Stack::Root => Finding::advice(
+            NAME,
+            "root, because AGENT_USER or AGENT_ISOLATION is none",
+            "unset AGENT_USER and AGENT_ISOLATION",
+        ),
         AgentUser::Own => Finding::ok(NAME, "that of the stack"),
-        AgentUser::Unavailable { why, fix } => {
-            Finding::advice(NAME, format!("that of the stack, because {why}"), fix)
+        AgentUser::Unavailable { why, fix, .. } if without == Without::Refused => {
+            Finding::missing(NAME, format!("they must have one of their own, but {why}"), fix)
+        }
+        AgentUser::Unavailable { why, fix, .. } => {
+            let who = if stack == Stack::Root { "root (IS_SANDBOX)" } else { "that of the stack" };
+            Finding::advice(NAME, format!("{who}, because {why}"), fix)
         }
         AgentUser::Default(user) if user.name == "nobody" => Finding::advice(
             NAME,
@@ -67,15 +98,19 @@ pub(super) fn user(user: &AgentUser) -> Finding {
     }
 }
 
+/// What agents may not use although a setting names it.
+pub(super) fn closed(isolation: &Isolation) -> Option<Finding> {
+    let found = isolation.seen.closed.join("; ");
+    let fix = "chmod or chown it, or put it where the agents' user has the right to it";
+    (!found.is_empty()).then(|| Finding::advice("agents' paths", found, fix))
+}
+
 /// Whether an agent could use the sockets of other programs. `control` are those that would give it the machine.
 pub(super) fn sockets(isolation: &Isolation, control: &[PathBuf]) -> Finding {
     const NAME: &str = "Unix sockets";
     let kernel = Enforcement::of_this_kernel();
     let Some(first) = control.first().map(|path| path.display()) else {
-        return Finding::ok(
-            NAME,
-            "this user may connect to none that would give an agent the machine",
-        );
+        return Finding::ok(NAME, "agents may connect to none that would give them the machine");
     };
     if isolation.mode == IsolationMode::None {
         Finding::advice(
@@ -104,7 +139,7 @@ pub(super) fn sockets(isolation: &Isolation, control: &[PathBuf]) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use boot::SystemUser;
+    use boot::{ChosenBy, SystemUser};
 
     use super::{
         super::finding::State::{Advice, Missing, Ok as Fine},
@@ -126,15 +161,25 @@ mod tests {
     #[test]
     fn agents_have_a_user_of_their_own_or_not() {
         let of = |name: &str| SystemUser { name: name.into(), uid: 7, gid: 7 };
-        let (why, fix) = ("it may not".to_owned(), "let it".to_owned());
+        let unavailable = AgentUser::Unavailable {
+            by: ChosenBy::Stack,
+            why: "it may not".into(),
+            fix: "let it".into(),
+        };
+        let user = |it: &AgentUser, stack, without| user(it, Ok(()), stack, without).state;
+        let refused = user(&unavailable, Stack::Root, Without::Refused);
+        assert_eq!(
+            (refused, user(&AgentUser::Own, Stack::Root, Without::OfStack)),
+            (Missing, Advice)
+        );
         let all = [
             AgentUser::Own,
-            AgentUser::Unavailable { why, fix },
+            unavailable,
             AgentUser::Default(of("nobody")),
             AgentUser::Default(of("workflow-agent")),
             AgentUser::Named(of("nobody")),
         ];
-        let states = all.map(|it| user(&it).state);
+        let states = all.map(|it| user(&it, Stack::Ordinary, Without::OfStack));
         assert_eq!(states, [Fine, Advice, Advice, Fine, Fine]);
     }
 

@@ -18,13 +18,12 @@ mod volume;
 
 use std::{collections::HashMap, ffi::OsString, io, time::SystemTime};
 
-use boot::{AgentUser, ProcessEnv, Settings};
+use boot::{ProcessEnv, Settings};
 use child_process::{
     Enforcement,
     machine::{self, Capacity},
 };
 use clap::Args;
-use claude_code_api::Obstacle;
 use contract::Service;
 use nix::{
     sys::resource::{Resource, getrlimit},
@@ -95,11 +94,17 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         CREDENTIALS.into_iter().find(|name| Settings::new(&ProcessEnv).text(name).is_some());
     let counts = Counts(up.services.replicas);
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
-    if let Some(user) = config.isolation.user.user()
-        && let Some(Obstacle { why, fix }) = config.obstacle_to_user(user, &up.workspace).await
-    {
-        config.isolation.user = AgentUser::Unavailable { why, fix };
-    }
+    let tried = match config.isolation.user.user() {
+        Some(user) => config.try_user(user, &up.workspace).await.map(Some),
+        None => Ok(None),
+    };
+    let tried = tried.map(|trial| trial.into_iter().for_each(|trial| config.settle(trial)));
+    let is_root = geteuid().is_root();
+    let stack = if is_root { isolation::Stack::Root } else { isolation::Stack::Ordinary };
+    let without = match config.isolation.refusal_of_user() {
+        Some(_) => isolation::Without::Refused,
+        None => isolation::Without::OfStack,
+    };
     let agent = config.isolation.user.user().map_or_else(geteuid, |user| Uid::from_raw(user.uid));
     let control_sockets = config.isolation.control_sockets();
     let volume = Volume::look(&up.workspace);
@@ -116,8 +121,13 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
             credential_problems.first().map(|problem| problem.as_str()),
             SystemTime::now(),
         ),
-        agent::user(geteuid().as_raw(), config.is_sandbox, config.runs_agents_as_root()),
-        isolation::user(&config.isolation.user),
+        agent::user(geteuid().as_raw(), config.isolation.is_sandbox, config.runs_agents_as_root()),
+        isolation::user(
+            &config.isolation.user,
+            tried.as_ref().copied().map_err(String::as_str),
+            stack,
+            without,
+        ),
         agent::settings(&problems),
         net::ports(&Port::look(up.bind, &ports(up))),
         volume::callers(
@@ -146,6 +156,9 @@ async fn look(options: &DoctorOptions) -> Vec<Finding> {
         optional::docker(&swarm::version(docker_host).await),
         optional::ipvs(&RealFiles),
     ];
+    if let Some(closed) = isolation::closed(&config.isolation) {
+        findings.push(closed);
+    }
     if options.net {
         let hosts = pull.credential_hosts.iter().map(|host| Host::git(host));
         let api = config.base_url.clone().unwrap_or_default();
@@ -265,7 +278,7 @@ mod tests {
         let command = crate::cli::Cli::parse_from(["stackctl", "doctor", "--claude", "1"]).command;
         let crate::cli::Command::Doctor(options) = command else { panic!("{command:?}") };
         let findings = look(&options).await;
-        assert_eq!(findings.len(), 21, "{findings:#?}");
+        assert_eq!(findings.len(), 22, "{findings:#?}");
     }
 
     #[test]

@@ -64,7 +64,7 @@ struct CreateOptions {
         default_value_if("admin", "true", "admin")
     )]
     name: Option<CallerName>,
-    /// What it may do, separated by commas: submit, read, read:all, admin [default: submit,read]
+    /// What it may do, separated by commas: submit, read, read:all, deliver, deliver:protected, admin [default: submit,read]
     #[arg(long, value_name = "SCOPES", value_delimiter = ',', conflicts_with = "admin")]
     scopes: Vec<Scope>,
     /// It may do everything, also create and revoke tokens

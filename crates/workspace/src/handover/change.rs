@@ -1,6 +1,7 @@
 //! The walk through a tree.
 
 use std::{
+    collections::HashMap,
     ffi::CStr,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -8,18 +9,24 @@ use std::{
 };
 
 use nix::{
-    dir::{Dir, Type},
+    dir::{Dir, Entry, Type},
     errno::Errno,
     fcntl::{AT_FDCWD, AtFlags, OFlag, openat},
     sys::stat::{FileStat, Mode, SFlag, fstat, fstatat},
     unistd::{Gid, Uid, fchownat},
 };
 
-use super::UserIds;
+use super::{Check, UserIds};
 
-/// The deepest directory whose entries change their owner. Each level takes a file descriptor. What is deeper keeps its
+/// The deepest directory whose entries change their owner. Each level takes two file descriptors. What is deeper keeps its
 /// owner.
 const DEEPEST: usize = 256;
+
+/// How many files with several names are remembered until all names were seen. Further ones keep their owner.
+const MOST_LINKED: usize = 100_000;
+
+/// How many entries are looked at before the walk asks whether it is to end.
+const CHECKED_EVERY: u32 = 1000;
 
 /// When a directory changes its owner: before or after what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,76 +43,128 @@ pub(super) struct Change {
     pub(super) order: Order,
 }
 
-impl Change {
-    /// Changes what is at `top` and below; nothing if there is nothing.
-    pub(super) fn tree(&self, top: &Path) -> io::Result<()> {
-        match open_directory(AT_FDCWD, top) {
-            Ok(directory) => Ok(self.directory(&directory, 0)?),
-            Err(Errno::ENOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+/// Changes what is at `top` and below; nothing if there is nothing.
+pub(super) fn change(change: Change, top: &Path, check: Check<'_>) -> io::Result<()> {
+    let mut walk = Walk { change, check, looked: 0, linked: HashMap::new(), failed: None };
+    match open_directory(AT_FDCWD, top) {
+        Ok(directory) => walk.directory(&directory, 0)?,
+        Err(Errno::ENOENT) => {}
+        Err(error) => return Err(error.into()),
     }
+    walk.failed.map_or(Ok(()), |error| Err(error.into()))
+}
 
-    fn directory(&self, directory: &OwnedFd, depth: usize) -> nix::Result<()> {
-        if self.order == Order::TopFirst {
-            self.open(directory.as_fd(), &fstat(directory)?)?;
+struct Walk<'a> {
+    change: Change,
+    check: Check<'a>,
+    /// How many entries were looked at.
+    looked: u32,
+    /// How many names of a file, by its device and its number there, are still to be seen.
+    linked: HashMap<(u64, u64), u64>,
+    /// The first error: what comes after it changes all the same.
+    failed: Option<Errno>,
+}
+
+impl Walk<'_> {
+    /// Fails only if the walk is to end.
+    fn directory(&mut self, directory: &OwnedFd, depth: usize) -> io::Result<()> {
+        if self.change.order == Order::TopFirst {
+            self.note(fstat(directory).and_then(|found| self.open(directory.as_fd(), &found)));
         }
         if depth < DEEPEST {
-            let mut entries = Dir::from_fd(directory.try_clone().map_err(errno)?)?;
-            for entry in entries.iter() {
-                let entry = entry?;
-                let name = entry.file_name();
-                if matches!(name.to_bytes(), b"." | b"..") {
-                    continue;
+            match directory.try_clone().map_err(errno).and_then(Dir::from_fd) {
+                Ok(mut entries) => {
+                    for entry in entries.iter() {
+                        match entry {
+                            Ok(entry) => self.entry(directory, &entry, depth)?,
+                            Err(error) => {
+                                self.note(Err(error));
+                                break;
+                            }
+                        }
+                    }
                 }
-                let done = match entry.file_type() {
-                    Some(Type::Directory) => self.subdirectory(directory, name, depth),
-                    Some(_) => self.file(directory, name),
-                    None => match self.subdirectory(directory, name, depth) {
-                        Err(Errno::ENOTDIR | Errno::ELOOP) => self.file(directory, name),
-                        done => done,
-                    },
-                };
-                match done {
-                    // It was removed or replaced meanwhile.
-                    Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
-                    Err(error) => return Err(error),
-                }
+                Err(error) => self.note(Err(error)),
             }
         }
-        if self.order == Order::TopLast {
-            self.open(directory.as_fd(), &fstat(directory)?)?;
+        // Of a tree that is not taken back as a whole, the top still says so.
+        let is_done = depth > 0 || self.failed.is_none();
+        if self.change.order == Order::TopLast && is_done {
+            self.note(fstat(directory).and_then(|found| self.open(directory.as_fd(), &found)));
         }
         Ok(())
     }
 
-    fn subdirectory(&self, parent: &OwnedFd, name: &CStr, depth: usize) -> nix::Result<()> {
-        self.directory(&open_directory(parent, name)?, depth + 1)
+    fn entry(&mut self, parent: &OwnedFd, entry: &Entry, depth: usize) -> io::Result<()> {
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            return Ok(());
+        }
+        self.looked = self.looked.wrapping_add(1);
+        if self.looked.is_multiple_of(CHECKED_EVERY) {
+            (self.check)()?;
+        }
+        if matches!(entry.file_type(), Some(Type::Directory) | None) {
+            match open_directory(parent, name) {
+                Ok(directory) => return self.directory(&directory, depth + 1),
+                Err(Errno::ENOTDIR | Errno::ELOOP) => {}
+                Err(error) => {
+                    self.note(Err(error));
+                    return Ok(());
+                }
+            }
+        }
+        let done = self.file(parent, name);
+        self.note(done);
+        Ok(())
     }
 
-    fn file(&self, parent: &OwnedFd, name: &CStr) -> nix::Result<()> {
-        if !self.concerns(&fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?) {
+    fn note(&mut self, done: nix::Result<()>) {
+        match done {
+            // It was removed or replaced meanwhile.
+            Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
+            Err(error) => self.failed = self.failed.or(Some(error)),
+        }
+    }
+
+    fn file(&mut self, parent: &OwnedFd, name: &CStr) -> nix::Result<()> {
+        if fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?.st_uid != self.change.from.uid {
             return Ok(());
         }
         // Not opened for reading: a pipe would block, and a link is meant itself.
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(parent, name, flags, Mode::empty())?;
-        self.open(file.as_fd(), &fstat(&file)?)
+        let found = fstat(&file)?;
+        if self.has_all_names(&found) { self.open(file.as_fd(), &found) } else { Ok(()) }
+    }
+
+    /// Whether no name of a file is left to be seen after this one.
+    fn has_all_names(&mut self, found: &FileStat) -> bool {
+        let is_directory = found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+        if is_directory || found.st_nlink == 1 {
+            return true;
+        }
+        let file = (found.st_dev, found.st_ino);
+        if self.linked.len() >= MOST_LINKED && !self.linked.contains_key(&file) {
+            return false;
+        }
+        let left = self.linked.entry(file).or_insert(found.st_nlink);
+        *left = left.saturating_sub(1);
+        let is_last = *left == 0;
+        if is_last {
+            self.linked.remove(&file);
+        }
+        is_last
     }
 
     /// Changes the owner of what is open, which `found` describes.
     fn open(&self, file: BorrowedFd<'_>, found: &FileStat) -> nix::Result<()> {
-        if !self.concerns(found) {
+        let Change { from, to, .. } = self.change;
+        if found.st_uid != from.uid {
             return Ok(());
         }
-        let user = (found.st_uid == self.from.uid).then(|| Uid::from_raw(self.to.uid));
-        let group = (found.st_gid == self.from.gid).then(|| Gid::from_raw(self.to.gid));
-        fchownat(file, c"", user, group, AtFlags::AT_EMPTY_PATH)
-    }
-
-    fn concerns(&self, found: &FileStat) -> bool {
-        let is_directory = found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
-        (is_directory || found.st_nlink == 1) && found.st_uid == self.from.uid
+        let group = (found.st_gid == from.gid).then(|| Gid::from_raw(to.gid));
+        fchownat(file, c"", Some(Uid::from_raw(to.uid)), group, AtFlags::AT_EMPTY_PATH)
     }
 }
 

@@ -10,6 +10,8 @@ use crate::fixtures::workspace;
 
 const AGENT: UserIds = UserIds { uid: 65534, gid: 65534 };
 const ANOTHER: u32 = 4_294_960_000;
+/// Goes on.
+const ON: Check<'static> = &|| Ok(());
 
 /// Whether a test can run here.
 fn may_change_owners(test: &str) -> bool {
@@ -61,7 +63,7 @@ fn a_tree_changes_hands_and_nothing_beside_it() {
     ];
     let outside = ["outside", "outside/deep", "outside/file", "outside/linked"];
 
-    hand_over(&at("top"), AGENT).unwrap();
+    hand_over(&at("top"), AGENT, ON).unwrap();
     assert!(inside.iter().all(|name| ids(&at(name)) == THEIRS));
     assert!(outside.iter().all(|name| ids(&at(name)) == OURS));
     assert_eq!(ids(&at("top/a/second-name")), OURS, "it has a name outside");
@@ -74,17 +76,71 @@ fn a_tree_changes_hands_and_nothing_beside_it() {
         (found.ctime(), found.ctime_nsec())
     };
     let before = inside.map(changed);
-    hand_over(&at("top"), AGENT).unwrap();
+    hand_over(&at("top"), AGENT, ON).unwrap();
     assert_eq!(inside.map(changed), before);
 
     fs::write(at("top/a/b/new"), "x").unwrap();
     chown(at("top/a/b/new"), Some(AGENT.uid), Some(AGENT.gid)).unwrap();
-    take_back(&at("top"), AGENT).unwrap();
+    take_back(&at("top"), AGENT, ON).unwrap();
     assert!(inside.iter().chain(&["top/a/b/new"]).all(|name| ids(&at(name)) == OURS));
     assert_eq!(ids(&at("top/file")), (0, ANOTHER));
-    hand_over(&at("missing"), AGENT).unwrap();
-    assert!(hand_over(&at("top/link"), AGENT).is_err(), "a link is no tree");
+    hand_over(&at("missing"), AGENT, ON).unwrap();
+    assert!(hand_over(&at("top/link"), AGENT, ON).is_err(), "a link is no tree");
     assert_eq!(ids(&at("outside")), OURS);
+}
+
+/// Such as packs, and what build tools leave. A hostile agent can give any file of its own a second name.
+#[test]
+fn a_file_with_several_names_changes_hands_if_all_of_them_are_in_the_tree() {
+    if !may_change_owners("a_file_with_several_names_changes_hands_if_all_of_them_are_in_the_tree")
+    {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir_all(at("top/a/b")).unwrap();
+    fs::create_dir(at("cache")).unwrap();
+    for (file, names) in [
+        ("top/inside", &["top/a/2", "top/a/b/3"][..]),
+        ("cache/file", &["top/a/cached", "top/a/b/cached"]),
+    ] {
+        fs::write(at(file), "x").unwrap();
+        names.iter().for_each(|name| fs::hard_link(at(file), at(name)).unwrap());
+    }
+    for file in ["top/inside", "cache/file"] {
+        hand_over(&at("top"), AGENT, ON).unwrap();
+        assert_eq!((ids(&at("top/inside")), ids(&at("cache/file"))), (THEIRS, OURS), "{file}");
+        take_back(&at("top"), AGENT, ON).unwrap();
+        assert_eq!(ids(&at("top/inside")), OURS, "{file}");
+    }
+    chown(at("cache/file"), Some(AGENT.uid), Some(AGENT.gid)).unwrap();
+    take_back(&at("top"), AGENT, ON).unwrap();
+    assert_eq!(ids(&at("top/a/cached")), THEIRS, "what is shared stays the agents'");
+}
+
+/// A walk through millions of files must not outlive its job, and what is not taken back as a whole can be told.
+#[test]
+fn a_walk_ends_when_it_is_told_to() {
+    if !may_change_owners("a_walk_ends_when_it_is_told_to") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let top = directory.path().join("top");
+    fs::create_dir(&top).unwrap();
+    for number in 0..3000 {
+        fs::write(top.join(number.to_string()), "").unwrap();
+    }
+    hand_over(&top, AGENT, ON).unwrap();
+    let stop: Check<'_> = &|| Err(io::ErrorKind::Interrupted.into());
+    let ended = take_back_if_left(&top, AGENT, stop).unwrap_err();
+    let left = || {
+        let entries = fs::read_dir(&top).unwrap();
+        entries.filter(|it| it.as_ref().unwrap().metadata().unwrap().uid() == AGENT.uid).count()
+    };
+    assert_eq!((ended.kind(), ids(&top)), (io::ErrorKind::Interrupted, THEIRS));
+    assert!((1..3000).contains(&left()), "{}", left());
+    take_back_if_left(&top, AGENT, ON).unwrap();
+    assert_eq!((left(), ids(&top)), (0, OURS));
 }
 
 #[test]
@@ -98,12 +154,12 @@ fn what_was_left_is_told_by_its_top() {
     let file = top.join("file");
     fs::write(&file, "").unwrap();
     chown(&file, Some(AGENT.uid), Some(AGENT.gid)).unwrap();
-    take_back_if_left(&top, AGENT).unwrap();
+    take_back_if_left(&top, AGENT, ON).unwrap();
     assert_eq!(ids(&file), THEIRS, "an operator's own directory is not looked through");
     chown(&top, Some(AGENT.uid), Some(AGENT.gid)).unwrap();
-    take_back_if_left(&top, AGENT).unwrap();
+    take_back_if_left(&top, AGENT, ON).unwrap();
     assert_eq!((ids(&top), ids(&file)), (OURS, OURS));
-    take_back_if_left(&directory.path().join("missing"), AGENT).unwrap();
+    take_back_if_left(&directory.path().join("missing"), AGENT, ON).unwrap();
 }
 
 /// Who changes the tree meanwhile does not get what is outside. A walk that goes by paths is fooled by the same changes.
@@ -152,8 +208,8 @@ fn a_tree_that_changes_meanwhile_leads_nowhere() {
         let until = Instant::now() + Duration::from_millis(300);
         let mut walks = 0;
         while Instant::now() < until {
-            hand_over(&at("top"), AGENT).unwrap();
-            take_back(&at("top"), AGENT).unwrap();
+            hand_over(&at("top"), AGENT, ON).unwrap();
+            take_back(&at("top"), AGENT, ON).unwrap();
             walks += 1;
         }
         let safe = ids(&at("outside/file")) == OURS && ids(&at("outside")) == OURS;
@@ -179,9 +235,9 @@ fn a_tree_may_be_deep() {
         at.create_dir("d").unwrap();
         at = at.open_dir("d").unwrap();
     }
-    hand_over(directory.path(), AGENT).unwrap();
+    hand_over(directory.path(), AGENT, ON).unwrap();
     assert_eq!(ids(&directory.path().join("d/".repeat(250))), THEIRS);
-    take_back(directory.path(), AGENT).unwrap();
+    take_back(directory.path(), AGENT, ON).unwrap();
     crate::remove_tree(&directory.path().join("d")).unwrap();
 }
 
@@ -202,10 +258,12 @@ fn a_group_gets_through_to_what_is_its_own_and_sees_nothing_else() {
         let found = fs::metadata(at(name)).unwrap();
         (found.mode() & 0o777, found.gid())
     };
-    for _ in 0..2 {
-        workspace.open_ways(AGENT.gid).unwrap();
+    workspace.close_stack().unwrap();
+    // The agents' user may become another one.
+    for group in [ANOTHER, AGENT.gid, AGENT.gid] {
+        workspace.open_ways(group).unwrap();
         for way in ["", "jobs", ".stack", ".stack/sessions"] {
-            assert_eq!(of(way), (0o710, AGENT.gid), "{way}");
+            assert_eq!(of(way), (0o710, group), "{way}");
         }
         for entry in fs::read_dir(at(".stack")).unwrap() {
             let found = entry.unwrap();
@@ -222,7 +280,10 @@ fn a_group_gets_through_to_what_is_its_own_and_sees_nothing_else() {
     chown(at("jobs"), Some(ANOTHER), Some(0)).unwrap();
     workspace.open_ways(AGENT.gid).unwrap();
     assert_eq!((of(""), of("jobs")), ((0o750, 0), (0o710, 0)));
-    workspace.try_owner(AGENT).unwrap();
+    close_way(&at(".stack/sessions")).unwrap();
+    close_way(&at("")).unwrap();
+    assert_eq!((of("").0, of(".stack/sessions").0), (0o750, 0o700));
+    try_owner(&workspace.temporary(), AGENT).unwrap();
     assert_eq!(fs::read_dir(workspace.temporary()).unwrap().count(), 0);
 }
 
@@ -241,8 +302,8 @@ fn what_a_walk_costs() {
             walk();
             println!("{files} files, {what}: {:?}", start.elapsed());
         };
-        timed("handed over", &|| hand_over(directory.path(), AGENT).unwrap());
-        timed("handed over already", &|| hand_over(directory.path(), AGENT).unwrap());
-        timed("taken back", &|| take_back(directory.path(), AGENT).unwrap());
+        timed("handed over", &|| hand_over(directory.path(), AGENT, ON).unwrap());
+        timed("handed over already", &|| hand_over(directory.path(), AGENT, ON).unwrap());
+        timed("taken back", &|| take_back(directory.path(), AGENT, ON).unwrap());
     }
 }

@@ -56,7 +56,8 @@ impl EndedJob {
             Ok(record) => {
                 let asks = record.service.asks_for_jobs();
                 let cost = if asks { Usd::default() } else { cost_of(&outcome) };
-                let discards = record.retain == Retain::None && !keeps_undelivered(&outcome);
+                let discards =
+                    record.retain == Retain::None && !keeps_undelivered(&record, &outcome);
                 (record.parent, Some(record.caller), discards, cost)
             }
             // It cannot be shown, but it can be deleted when its time has come.

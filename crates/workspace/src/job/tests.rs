@@ -38,6 +38,8 @@ fn done() -> Ending {
         duration_ms: None,
         usage: None,
         api_usage: &contract::ApiUsage::new(),
+        verified: None,
+        verify_output: None,
     })
 }
 
@@ -275,6 +277,14 @@ fn a_child_with_an_unreadable_parent_takes_no_turns() {
     let child = JobRecord { directory: Some(app.clone()), ..record(Some(parent.job_id)) };
     let turns = child.turns(&workspace).unwrap();
     assert_eq!((turns.own, turns.parents), (vec![], vec![Turn::Directory(app)]));
+    let own = |of: &JobRecord, parent| JobRecord { own: Some(of.job_id.into()), ..record(parent) };
+    let workflow = own(&parent, None);
+    let NewJob::Created(workflow) = Job::create(&workspace, &workflow).unwrap() else { panic!() };
+    let turns = own(&parent, Some(workflow.id())).turns(&workspace).unwrap();
+    let expected = Turn::Own(parent.job_id.into());
+    assert_eq!((turns.own, turns.parents), (vec![], vec![expected.clone()]));
+    let turns = own(&parent, None).turns(&workspace).unwrap();
+    assert_eq!((turns.own, turns.parents), (vec![expected], vec![]));
     break_file(&job.record_path());
     assert!(child.turns(&workspace).is_err());
     assert!(matches!(Job::create_for(&workspace, &child), Err(CreateError::Volume(_))));

@@ -1,10 +1,13 @@
 //! What a workflow has left: where its agent worked, and from which commit.
 
-use contract::{BranchName, DeliveryView, Service, SessionId, WorkspacePath};
-use serde::Deserialize;
+use contract::{BranchName, DeliveryView, JobState, Service, SessionId, WorkspacePath};
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::Job;
 use crate::{Error, JobFilter, JobRecord, NewestFirst, Outcome, Result, Session};
+
+/// In milliseconds.
+const DAY: i64 = 24 * 60 * 60 * 1000;
 
 /// What the jobs of a workflow have left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct Work {
     pub session: Option<SessionId>,
     /// The agent's last words.
     pub result: Option<String>,
+    /// Whether the commands that check it succeeded, and what the last one printed, if there were any.
+    pub verification: Option<(bool, String)>,
     /// The request of its pull, as recorded.
     pub pull: Option<String>,
 }
@@ -32,6 +37,8 @@ struct End {
     branch: Option<String>,
     session_id: Option<SessionId>,
     result: Option<String>,
+    verified: Option<bool>,
+    verify_output: Option<String>,
     #[serde(skip)]
     request: Option<String>,
 }
@@ -60,6 +67,7 @@ impl Job {
         let path = |text: &str| WorkspacePath::parse(text, root).ok();
         let place = agent.as_ref().and_then(|agent| path(agent.place.as_deref()?));
         let end = agent.map(|agent| agent.end).unwrap_or_default();
+        let verification = end.verified.map(|it| (it, end.verify_output.unwrap_or_default()));
         let (session, result) = (end.session_id, end.result);
         let of = |pulled: &End, checkout| Work {
             checkout,
@@ -67,6 +75,7 @@ impl Job {
             branch: pulled.branch.as_deref().and_then(|name| BranchName::parse(name).ok()),
             session,
             result: result.clone(),
+            verification: verification.clone(),
             pull: pulled.request.clone(),
         };
         if let Some(pulled) = &pulled {
@@ -104,7 +113,7 @@ impl Job {
     }
 
     /// Whether a job that was created later has worked in the checkout or the session of `work` since this one ended. Blocking;
-    /// for a shared checkout, this reads every later job.
+    /// for a shared checkout, this reads every job since two days before this one.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -119,8 +128,14 @@ impl Job {
         let Some(directory) = work.checkout.directory() else { return Ok(false) };
         for id in NewestFirst::look(&self.workspace, JobFilter::default())? {
             let id = id?;
-            if id <= self.id {
+            // Callers choose IDs, with a time within a day of when the job was really created.
+            let age =
+                self.id.created().as_millisecond().saturating_sub(id.created().as_millisecond());
+            if age > 2 * DAY {
                 break;
+            }
+            if id == self.id {
+                continue;
             }
             let Some(job) = Self::open(&self.workspace, id)? else { continue };
             let record = job.record()?;
@@ -168,26 +183,40 @@ impl Job {
     }
 }
 
-/// What the terminal event of a workflow says about the delivery of its result.
-pub(super) fn delivery(outcome: &Outcome) -> Option<DeliveryView> {
-    #[derive(Deserialize)]
-    struct Delivered {
-        delivery: Option<DeliveryView>,
-    }
-    // A version that says it differently is not damage.
-    outcome.event.peek::<Delivered>().ok()?.delivery
+/// What the terminal event of a job says about its result.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Said {
+    pub(super) delivery: Option<DeliveryView>,
+    pub(super) verified: Option<bool>,
+    pub(super) verify_output: Option<String>,
 }
 
-/// The job that failed in its third step has a result that is only in its checkout.
-pub(crate) fn keeps_undelivered(outcome: &Outcome) -> bool {
+pub(super) fn said(outcome: &Outcome) -> Said {
+    // A version that says it differently is not damage.
+    outcome.event.peek().unwrap_or_default()
+}
+
+/// Whether the result of this workflow was to be delivered, and may be only in its checkout: it failed in its third step, or
+/// without saying in which, because its own replica died.
+pub(crate) fn keeps_undelivered(record: &JobRecord, outcome: &Outcome) -> bool {
     #[derive(Deserialize)]
     struct Failed {
-        #[serde(rename = "type")]
-        kind: String,
         step: Option<u8>,
     }
+    #[derive(Deserialize)]
+    struct Asked {
+        #[serde(default)]
+        deliver: Option<IgnoredAny>,
+    }
+    if record.service != Service::Workflow || outcome.state != JobState::Failed {
+        return false;
+    }
+    let asked = serde_json::from_str::<Asked>(record.request.body.get());
     let failed = outcome.event.peek::<Failed>();
-    failed.is_ok_and(|it| it.kind == Service::Workflow.spec().failure_event && it.step == Some(3))
+    // What cannot be understood is not a reason to delete anything.
+    asked.map_or(true, |it| it.deliver.is_some())
+        && failed.map_or(true, |it| it.step.is_none_or(|step| step == 3))
 }
 
 #[cfg(test)]
@@ -233,6 +262,7 @@ mod tests {
             branch: BranchName::parse("main").ok(),
             session: Some(session),
             result: Some("one".into()),
+            verification: None,
             pull: Some("{}".into()),
         };
         assert_eq!(found, expected);
@@ -254,11 +284,45 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_delivered_is_kept() {
-        let failed = |step| {
-            let ending = Ending::workflow_failure(JobId::new(), step, Code::PushRejected, "no");
-            keeps_undelivered(&Outcome::new(ending, 0))
+    fn a_later_job_whose_caller_chose_an_earlier_id_supersedes_too() {
+        let (_dir, workspace) = fixtures::workspace();
+        let (early, late) = (JobId::new(), JobId::new());
+        assert!(early < late);
+        let record = JobRecord { job_id: late, ..fixtures::record(None, &json!({})) };
+        let job = fixtures::create(&workspace, &record);
+        job.end_unclaimed("test", Ending::success(&json!({}))).unwrap().unwrap();
+        let work = Work {
+            checkout: WorkspacePath::parse("app", workspace.root_text()).unwrap(),
+            base: None,
+            branch: None,
+            session: None,
+            result: None,
+            verification: None,
+            pull: None,
         };
-        assert_eq!([Some(1), Some(2), Some(3), None].map(failed), [false, false, true, false]);
+        assert!(!job.is_superseded(&work).unwrap(), "the control");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        let directory = contract::DirectoryName::parse("app").ok();
+        let record = JobRecord { job_id: early, directory, ..record };
+        let later = fixtures::create(&workspace, &record);
+        let _claimed = later.claim("test").unwrap().unwrap();
+        assert!(job.is_superseded(&work).unwrap());
+    }
+
+    #[test]
+    fn what_was_not_delivered_is_kept() {
+        let kept = |body: Value, ending| {
+            keeps_undelivered(&fixtures::record(None, &body), &Outcome::new(ending, 0))
+        };
+        let failed = |step| Ending::workflow_failure(JobId::new(), step, Code::PushRejected, "no");
+        let lost =
+            || Ending::failure(Service::Workflow, JobId::new(), Code::ReplicaLost, "it died");
+        let asked = || json!({"deliver": {"mode": "branch"}});
+        let steps = [Some(1), Some(2), Some(3), None];
+        assert_eq!(steps.map(|it| kept(asked(), failed(it))), [false, false, true, true]);
+        assert!(kept(asked(), lost()));
+        // The controls: nothing was to be delivered, or all of it was.
+        assert!(!kept(json!({}), lost()) && !kept(json!({"deliver": null}), lost()));
+        assert!(!kept(asked(), Ending::success(&json!({"type": "workflow_complete"}))));
     }
 }

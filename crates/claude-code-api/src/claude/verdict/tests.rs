@@ -109,7 +109,7 @@ fn every_recording_gets_its_verdict() {
             continue; // // has its own test: its recording does not say how it exited
         }
         seen += 1;
-        let ending = recorded(case).ending();
+        let ending = recorded(case).verdict(None).ending();
         let verdict = VERDICTS.iter().find(|(name, ..)| *name == case);
         assert_eq!(ending.code, verdict.map(|(_, code, _)| *code), "{case}: {:?}", ending.error);
         if let (Some((.., part)), Some(error)) = (verdict, &ending.error) {
@@ -124,7 +124,7 @@ fn every_recording_gets_its_verdict() {
 fn a_success_reports_all_that_is_known() {
     let evidence = recorded("recommended-first");
     let session = evidence.session;
-    let ending = evidence.ending();
+    let ending = evidence.verdict(None).ending();
     let event: Value = ending.event.peek().unwrap();
     assert_eq!(ending.code, None);
     assert_eq!(event["type"], "completed");
@@ -137,14 +137,14 @@ fn a_success_reports_all_that_is_known() {
 
 #[test]
 fn a_failure_reports_it_too() {
-    let event: Value = recorded("max-turns").ending().event.peek().unwrap();
+    let event: Value = recorded("max-turns").verdict(None).ending().event.peek().unwrap();
     assert_eq!((&event["type"], &event["code"]), (&"error".into(), &"max_turns".into()));
     assert_eq!((&event["numTurns"], event["costUsd"].is_number()), (&4.into(), true));
 }
 
 #[test]
 fn of_several_results_the_last_counts() {
-    let event: Value = recorded("sjin-background").ending().event.peek().unwrap();
+    let event: Value = recorded("sjin-background").verdict(None).ending().event.peek().unwrap();
     assert_eq!(event["result"], "turn 2");
 }
 
@@ -157,7 +157,7 @@ fn a_truncated_line_is_not_a_result() {
     lines.buffer().extend_from_slice(&recording[..at + 200]);
     assert!(!kinds(lines).iter().any(|kind| matches!(kind, Kind::Report(_))));
     evidence.result = None;
-    assert_eq!(evidence.ending().code, Some(Code::AgentNoResult));
+    assert_eq!(evidence.verdict(None).ending().code, Some(Code::AgentNoResult));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn success_requires_both_exit_and_result() {
         let mut evidence = recorded("recommended-first");
         evidence.exit = exit;
         evidence.result.as_mut().unwrap().is_error = is_error;
-        evidence.ending().code
+        evidence.verdict(None).ending().code
     };
     let exited = |code: i32| AgentExit::Own(ExitStatus::from_raw(code << 8));
     assert_eq!(with(exited(0), Some(false)), None);
@@ -190,7 +190,7 @@ fn another_subtype_is_not_a_success_whatever_is_error_says() {
             let mut evidence = recorded("recommended-first");
             let result = evidence.result.as_mut().unwrap();
             (result.is_error, result.subtype) = (is_error, subtype.to_owned());
-            let ending = evidence.ending();
+            let ending = evidence.verdict(None).ending();
             assert_eq!(ending.code, Some(code), "{subtype} {is_error:?}");
             assert!(ending.error.as_ref().unwrap().contains(part), "{:?}", ending.error);
         }
@@ -207,7 +207,7 @@ fn a_missing_interpreter_is_reported_as_a_missing_agent() {
         exit: AgentExit::Own(ExitStatus::from_raw(127 << 8)),
         stderr: "/usr/bin/env: 'node': No such file or directory\n".into(),
     };
-    let ending = evidence.ending();
+    let ending = evidence.verdict(None).ending();
     assert_eq!(ending.code, Some(Code::AgentNotFound));
     let error = ending.error.unwrap();
     assert!(error.contains("'node'") && error.contains("npm install"), "{error}");
@@ -216,7 +216,7 @@ fn a_missing_interpreter_is_reported_as_a_missing_agent() {
 #[test]
 fn a_stopped_run_reports_why_and_what_was_known() {
     let stopped = Stopped { code: Code::Cancelled, sentence: "the job was cancelled".into() };
-    let ending = recorded("sjin-interrupt-bash").ending_of(&stopped);
+    let ending = recorded("sjin-interrupt-bash").verdict(Some(&stopped)).ending();
     let event: Value = ending.event.peek().unwrap();
     assert_eq!((&event["code"], &event["error"]), (&"cancelled".into(), &stopped.sentence.into()));
     assert!(event["costUsd"].is_number());

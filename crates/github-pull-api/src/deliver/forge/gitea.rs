@@ -4,7 +4,7 @@ use ::http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Wanted, escaped, http::Api};
+use super::{Open, Wanted, escaped, http::Api, signed};
 use crate::failure::Result;
 
 const HEADERS: [(&str, &str); 1] = [("accept", "application/json")];
@@ -15,6 +15,16 @@ struct Pull {
     html_url: String,
     #[serde(default)]
     state: String,
+    #[serde(default)]
+    body: String,
+    head: Branch,
+    base: Branch,
+}
+
+#[derive(Debug, Deserialize)]
+struct Branch {
+    #[serde(rename = "ref")]
+    name: String,
 }
 
 /// Opens the pull request, or updates the one that is open for the same branches.
@@ -29,32 +39,34 @@ pub(super) async fn open(
     let prefix = if wanted.draft { "WIP: " } else { "" };
     let title = format!("{prefix}{}", wanted.title);
     if let Some(pull) = find(api, &pulls, wanted).await? {
-        // Its title says whether it is still a draft, which people decide.
+        let Some(body) = pull.new_body(wanted) else { return Ok(pull.url) };
         let path = format!("{pulls}/{}", pull.number);
-        let answer =
-            api.ask(Method::PATCH, &path, &HEADERS, Some(&json!({"body": wanted.body}))).await?;
+        let answer = api.ask(Method::PATCH, &path, &HEADERS, Some(&json!({"body": body}))).await?;
         let ok = [StatusCode::OK, StatusCode::CREATED];
         return answer.read::<Pull>(&ok).map(|pull| pull.html_url);
     }
-    let text =
-        json!({"title": title, "head": wanted.head, "base": wanted.base, "body": wanted.body});
+    let body = signed(wanted.body);
+    let text = json!({"title": title, "head": wanted.head, "base": wanted.base, "body": body});
     let answer = api.ask(Method::POST, &pulls, &HEADERS, Some(&text)).await?;
     // Somebody else was faster.
     if answer.status == StatusCode::CONFLICT
         && let Some(pull) = find(api, &pulls, wanted).await?
     {
-        return Ok(pull.html_url);
+        return Ok(pull.url);
     }
     answer.read::<Pull>(&[StatusCode::CREATED]).map(|pull| pull.html_url)
 }
 
 /// The pull request that is open for the same branches.
-async fn find(api: &Api<'_>, pulls: &str, wanted: &Wanted<'_>) -> Result<Option<Pull>> {
+async fn find(api: &Api<'_>, pulls: &str, wanted: &Wanted<'_>) -> Result<Option<Open>> {
     let path = format!("{pulls}/{}/{}", escaped(wanted.base), escaped(wanted.head));
     let answer = api.ask(Method::GET, &path, &HEADERS, None).await?;
     if answer.status == StatusCode::NOT_FOUND {
         return Ok(None);
     }
     let pull: Pull = answer.read(&[StatusCode::OK])?;
-    Ok((pull.state == "open").then_some(pull))
+    let is_it =
+        pull.state == "open" && pull.head.name == wanted.head && pull.base.name == wanted.base;
+    let Pull { number, html_url: url, body, .. } = pull;
+    Ok(is_it.then_some(Open { number, url, body }))
 }

@@ -4,7 +4,7 @@ use ::http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Wanted, escaped, http::Api};
+use super::{Open, Wanted, escaped, http::Api, signed};
 use crate::failure::Result;
 
 const HEADERS: [(&str, &str); 2] =
@@ -14,6 +14,16 @@ const HEADERS: [(&str, &str); 2] =
 struct Pull {
     number: u64,
     html_url: String,
+    #[serde(default)]
+    body: Option<String>,
+    head: Branch,
+    base: Branch,
+}
+
+#[derive(Debug, Deserialize)]
+struct Branch {
+    #[serde(rename = "ref")]
+    name: String,
 }
 
 /// Opens the pull request, or updates the one that is open for the same branches.
@@ -25,15 +35,16 @@ pub(super) async fn open(
 ) -> Result<String> {
     let pulls = format!("/repos/{}/{}/pulls", escaped(owner), escaped(repository));
     if let Some(pull) = find(api, &pulls, owner, wanted).await? {
-        let text = json!({"title": wanted.title, "body": wanted.body});
+        let Some(body) = pull.new_body(wanted) else { return Ok(pull.url) };
         let path = format!("{pulls}/{}", pull.number);
-        let answer = api.ask(Method::PATCH, &path, &HEADERS, Some(&text)).await?;
+        let answer = api.ask(Method::PATCH, &path, &HEADERS, Some(&json!({"body": body}))).await?;
         return answer.read::<Pull>(&[StatusCode::OK]).map(|pull| pull.html_url);
     }
+    let body = signed(wanted.body);
     let mut draft = wanted.draft;
     loop {
         let text = json!({
-            "title": wanted.title, "head": wanted.head, "base": wanted.base, "body": wanted.body, "draft": draft,
+            "title": wanted.title, "head": wanted.head, "base": wanted.base, "body": body, "draft": draft,
         });
         let answer = api.ask(Method::POST, &pulls, &HEADERS, Some(&text)).await?;
         if answer.status == StatusCode::UNPROCESSABLE_ENTITY {
@@ -46,7 +57,7 @@ pub(super) async fn open(
             if answer.says("pull request already exists")
                 && let Some(pull) = find(api, &pulls, owner, wanted).await?
             {
-                return Ok(pull.html_url);
+                return Ok(pull.url);
             }
         }
         return answer.read::<Pull>(&[StatusCode::CREATED]).map(|pull| pull.html_url);
@@ -59,9 +70,16 @@ async fn find(
     pulls: &str,
     owner: &str,
     wanted: &Wanted<'_>,
-) -> Result<Option<Pull>> {
+) -> Result<Option<Open>> {
     let head = escaped(&format!("{owner}:{}", wanted.head));
     let path = format!("{pulls}?state=open&head={head}&base={}", escaped(wanted.base));
     let answer = api.ask(Method::GET, &path, &HEADERS, None).await?;
-    Ok(answer.read::<Vec<Pull>>(&[StatusCode::OK])?.into_iter().next())
+    // Not all servers filter as they are asked to.
+    let is_it = |it: &Pull| it.head.name == wanted.head && it.base.name == wanted.base;
+    let pull = answer.read::<Vec<Pull>>(&[StatusCode::OK])?.into_iter().find(is_it);
+    Ok(pull.map(|it| Open {
+        number: it.number,
+        url: it.html_url,
+        body: it.body.unwrap_or_default(),
+    }))
 }

@@ -145,11 +145,13 @@ impl Answer {
     }
 
     fn refusal(&self) -> Failure {
-        /// How GitHub, Gitea and Forgejo write errors.
+        /// How GitHub, Gitea and Forgejo write errors. GitLab has several ways.
         #[derive(Default, Deserialize)]
         struct Refused {
             #[serde(default)]
-            message: String,
+            message: Value,
+            #[serde(default)]
+            error: String,
             #[serde(default)]
             errors: Vec<Value>,
         }
@@ -157,7 +159,13 @@ impl Answer {
         let details = refused.errors.iter().filter_map(|error| {
             error.get("message").and_then(Value::as_str).or_else(|| error.as_str())
         });
-        let said: Vec<&str> = std::iter::once(refused.message.as_str())
+        let message = match &refused.message {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let said: Vec<&str> = [message.as_str(), refused.error.as_str()]
+            .into_iter()
             .chain(details)
             .filter(|it| !it.is_empty())
             .collect();
@@ -170,6 +178,11 @@ impl Answer {
             404 => (
                 Code::PullRequestFailed,
                 "check that the token may see the repository and that GIT_FORGES is right",
+            ),
+            // A redirect would take the token to wherever it says.
+            300..=399 => (
+                Code::PullRequestFailed,
+                "the repository has moved, so run the job with its new URL",
             ),
             _ => (Code::PullRequestFailed, "change what it objects to"),
         };

@@ -1,7 +1,7 @@
 //! Pull requests: which software runs on a git host, and how it is asked.
 //!
-//! GitHub, Gitea and Forgejo are asked over their REST APIs, with the credentials of the repository. GitLab takes its orders
-//! as options of the push, so that it needs no token for its API.
+//! Forges are asked over their REST APIs, with the credentials of the repository. GitLab also takes its orders as options of a
+//! push, so that it needs no token then; its API is asked if the push did not say where the merge request is.
 
 mod gitea;
 mod github;
@@ -11,6 +11,7 @@ mod http;
 use std::collections::BTreeMap;
 
 use contract::{Code, Deliver, DeliveryBranch, RepoUrl, Scheme};
+use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
 use self::http::Api;
@@ -128,79 +129,40 @@ struct Wanted<'a> {
     head: &'a str,
     base: &'a str,
     title: &'a str,
+    /// Without the mark of [`signed`].
     body: &'a str,
     draft: bool,
 }
 
-impl Forge {
-    /// What the push says about the pull request, if this forge is asked that way.
-    pub(super) fn push_options(
-        &self,
-        base: &DeliveryBranch,
-        deliver: &Deliver,
-        words: &Words,
-        source: &Source,
-        settings: &DeliverSettings,
-    ) -> Vec<String> {
-        if self.kind != Kind::GitLab {
-            return Vec::new();
-        }
-        let body = body(words, source, settings);
-        gitlab::push_options(base.as_str(), &words.title, &body, deliver.draft)
-    }
+/// A pull request that is open.
+struct Open {
+    number: u64,
+    url: String,
+    body: String,
+}
 
-    /// Opens the pull request from `head` to `base`, or updates the one that is open. Returns its URL. `said` is what the host
-    /// answered to the push, if there was one. Blocks; call it within a runtime.
+impl Open {
+    /// The new text for it, unless somebody else has changed the text that it has.
+    fn new_body(&self, wanted: &Wanted<'_>) -> Option<String> {
+        is_signed(&self.body).then(|| signed(wanted.body))
+    }
+}
+
+impl Forge {
+    /// The repository with what it takes to ask its forge.
     ///
     /// # Errors
-    /// If the forge refuses it; the branch is there all the same.
-    pub(super) fn open(
-        &self,
-        site: &Site<'_>,
-        source: &Source,
-        deliver: &Deliver,
-        (head, base): (&DeliveryBranch, &DeliveryBranch),
-        words: &Words,
-        said: Option<&str>,
-    ) -> Result<String> {
-        if self.kind == Kind::GitLab {
-            return gitlab::url_in(said.unwrap_or_default()).ok_or_else(|| {
-                Failure::told(
-                    Code::PullRequestFailed,
-                    "the branch is pushed, but the host has not said where its merge request is: look for it there",
-                )
-            });
+    /// If it takes a token, and there is none.
+    pub(super) fn connect<'a>(self, site: &'a Site<'_>, source: &Source) -> Result<Asked<'a>> {
+        let api = self.api(site, source);
+        if api.is_none() && self.kind != Kind::GitLab {
+            return refuse(Code::AuthenticationFailed, no_token(&source.repo));
         }
-        site.monitor.message("Opening the pull request");
-        let body = body(words, source, &site.config.deliver);
-        let wanted = Wanted {
-            head: head.as_str(),
-            base: base.as_str(),
-            title: &words.title,
-            body: &body,
-            draft: deliver.draft,
-        };
-        let api = self.api(site, source)?;
-        let asked = async {
-            match self.kind {
-                Kind::GitHub => github::open(&api, &self.owner, &self.repository, &wanted).await,
-                Kind::GitLab | Kind::Gitea => {
-                    gitea::open(&api, &self.owner, &self.repository, &wanted).await
-                }
-            }
-        };
-        let stop = &site.monitor.stop;
-        Handle::current().block_on(async {
-            tokio::select! {
-                biased;
-                _ = stop.requested() => Err(Failure::Stopped),
-                opened = asked => opened,
-            }
-        })
+        Ok(Asked { forge: self, api })
     }
 
-    /// The API, with the credentials that git would use.
-    fn api<'a>(&self, site: &'a Site<'_>, source: &Source) -> Result<Api<'a>> {
+    /// The API, with the credentials that git would use; `None` if there are none.
+    fn api<'a>(&self, site: &'a Site<'_>, source: &Source) -> Option<Api<'a>> {
         let repo = &source.repo;
         let token = match repo.scheme() {
             Scheme::Http | Scheme::Https => {
@@ -214,15 +176,7 @@ impl Forge {
                 let is_for_host = site.config.credential_hosts.iter().any(|it| it == host);
                 site.config.token.as_ref().filter(|_| is_for_host).map(|it| it.expose().to_owned())
             }
-        };
-        let Some(token) = token else {
-            let sentence = format!(
-                "the branch is pushed, but there is no token for the API of {}: set GITHUB_TOKEN and GIT_CREDENTIAL_HOSTS, or \
-                 give it in the URL, then deliver again",
-                without_port(repo.host())
-            );
-            return refuse(Code::AuthenticationFailed, sentence);
-        };
+        }?;
         // Plain http is for loopback only; `Logins` gives no token to others.
         let is_https = repo.scheme() != Scheme::Http;
         let authority = match repo.scheme() {
@@ -236,9 +190,11 @@ impl Forge {
                 ("api.github.com", String::new(), "Bearer")
             }
             Kind::GitHub => (authority, format!("{prefix}/api/v3"), "Bearer"),
-            Kind::GitLab | Kind::Gitea => (authority, format!("{prefix}/api/v1"), "token"),
+            // What stands before the owner are the groups above it.
+            Kind::GitLab => (authority, "/api/v4".to_owned(), "Bearer"),
+            Kind::Gitea => (authority, format!("{prefix}/api/v1"), "token"),
         };
-        Ok(Api {
+        Some(Api {
             connector: site.connector,
             authority: authority.to_owned(),
             is_https,
@@ -249,15 +205,174 @@ impl Forge {
     }
 }
 
+/// What to do without a token for the API.
+fn no_token(repo: &RepoUrl) -> String {
+    format!(
+        "there is no token for the API of {}: set GITHUB_TOKEN and GIT_CREDENTIAL_HOSTS, or give it in the URL, then deliver again",
+        without_port(repo.host())
+    )
+}
+
+/// A forge that can be asked.
+pub(super) struct Asked<'a> {
+    forge: Forge,
+    api: Option<Api<'a>>,
+}
+
+impl Asked<'_> {
+    /// What the push says about the pull request, if this forge is asked that way. A branch that is there already may have one,
+    /// whose text people may have changed.
+    pub(super) fn push_options(
+        &self,
+        base: &DeliveryBranch,
+        deliver: &Deliver,
+        words: &Words,
+        source: &Source,
+        settings: &DeliverSettings,
+        is_new: bool,
+    ) -> Vec<String> {
+        if self.forge.kind != Kind::GitLab {
+            return Vec::new();
+        }
+        let body = is_new.then(|| body(words, source, settings));
+        let text =
+            body.as_ref().map(|(text, link)| (words.title.as_str(), text.as_str(), link.as_str()));
+        gitlab::push_options(base.as_str(), text, deliver.draft)
+    }
+
+    /// Opens the pull request from `head` to `base`, or updates the one that is open. Returns its URL, if the forge has named one
+    /// that can be passed on. `said` is what the host answered to the push, if there was one. Blocks; call it within a runtime.
+    ///
+    /// # Errors
+    /// If the forge refuses it; the branch is there all the same.
+    pub(super) fn open(
+        &self,
+        site: &Site<'_>,
+        source: &Source,
+        deliver: &Deliver,
+        (head, base): (&DeliveryBranch, &DeliveryBranch),
+        words: &Words,
+        said: Option<&str>,
+    ) -> Result<Option<String>> {
+        let forge = &self.forge;
+        let secrets = Logins::secrets(&site.config, &source.repo);
+        let checked = |url: &str| {
+            let link = link(url, &source.repo, &secrets);
+            if link.is_none() {
+                let host = without_port(source.repo.host());
+                site.monitor.message(format!(
+                    "The forge has named an address for the pull request that is not on {host}: look for it there"
+                ));
+            }
+            link
+        };
+        if forge.kind == Kind::GitLab
+            && let Some(url) = gitlab::url_in(said.unwrap_or_default())
+        {
+            return Ok(checked(&url));
+        }
+        let Some(api) = &self.api else {
+            let sentence = format!(
+                "the branch is pushed, but the host has not said where its merge request is, and {}",
+                no_token(&source.repo)
+            );
+            return refuse(Code::PullRequestFailed, sentence);
+        };
+        site.monitor.message("Opening the pull request");
+        let (text, link) = body(words, source, &site.config.deliver);
+        let wanted = Wanted {
+            head: head.as_str(),
+            base: base.as_str(),
+            title: &words.title,
+            body: &format!("{text}{link}"),
+            draft: deliver.draft,
+        };
+        let (owner, repository) = (forge.owner.as_str(), forge.repository.as_str());
+        let asked = async {
+            match forge.kind {
+                Kind::GitHub => github::open(api, owner, repository, &wanted).await,
+                Kind::Gitea => gitea::open(api, owner, repository, &wanted).await,
+                Kind::GitLab => gitlab::open(api, source.repo.path(), &wanted).await,
+            }
+        };
+        let stop = &site.monitor.stop;
+        let opened = Handle::current().block_on(async {
+            tokio::select! {
+                biased;
+                _ = stop.requested() => Err(Failure::Stopped),
+                opened = asked => opened,
+            }
+        });
+        Ok(checked(&opened?))
+    }
+}
+
+/// The address of a pull request, as far as it can be believed: at the host of the repository, and without secrets, which a host
+/// might repeat there.
+fn link(url: &str, repo: &RepoUrl, secrets: &[String]) -> Option<String> {
+    const LONGEST: usize = 2048;
+    let parsed = url::Url::parse(url).ok()?;
+    let host = parsed.host_str()?;
+    let is_there = host.eq_ignore_ascii_case(without_port(repo.host()));
+    let is_plain = matches!(parsed.scheme(), "http" | "https") && parsed.username().is_empty();
+    let has_secret = secrets.iter().any(|it| url.contains(it) || parsed.as_str().contains(it));
+    let is_good = is_there && is_plain && !has_secret && parsed.as_str().len() <= LONGEST;
+    is_good.then(|| parsed.to_string())
+}
+
 /// The text of a pull request: what the request or the agent says, and a link back.
-fn body(words: &Words, source: &Source, settings: &DeliverSettings) -> String {
+fn body(words: &Words, source: &Source, settings: &DeliverSettings) -> (String, String) {
     let job = source.job;
     let link = match &settings.public_url {
         Some(url) => format!("[{job}]({url}/api/jobs/{job})"),
         None => job.to_string(),
     };
-    let text = &words.body;
-    if text.is_empty() { format!("Job {link}") } else { format!("{text}\n\n---\nJob {link}") }
+    let mut text = words.body.clone();
+    if let Some((verified, output)) = &source.verification {
+        let gap = if text.is_empty() { "" } else { "\n\n" };
+        text.push_str(&format!("{gap}{}", verification(*verified, output)));
+    }
+    let line = if text.is_empty() { "" } else { "\n\n---\n" };
+    (text, format!("{line}Job {link}"))
+}
+
+/// The outcome of the commands that checked the result, with the end of what they printed.
+fn verification(verified: bool, output: &str) -> String {
+    const LONGEST: usize = 3000;
+    let what =
+        if verified { "Verified: the checks pass." } else { "**Not verified: a check fails.**" };
+    let output: String =
+        output.chars().filter(|c| !c.is_control() || "\n\t".contains(*c)).collect();
+    let output = output.trim_end();
+    let from = output.char_indices().map(|(at, _)| at).find(|at| output.len() - at <= LONGEST);
+    let output = output.get(from.unwrap_or(0)..).unwrap_or_default();
+    if output.is_empty() {
+        return what.to_owned();
+    }
+    // Longer than any in it, so that nothing in it ends the block.
+    let longest = output.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    format!("{what}\n\n{fence}text\n{output}\n{fence}")
+}
+
+/// What stands before the digest of a text of ours.
+const MARK: &str = "\n\n<!-- workflow-stack ";
+
+/// The text with a mark by which it is known again, invisible in Markdown.
+fn signed(body: &str) -> String {
+    format!("{body}{MARK}{} -->", digest(body))
+}
+
+/// Whether a text is as [`signed`] made it, so that nobody's words are lost with it.
+fn is_signed(body: &str) -> bool {
+    let body = body.replace("\r\n", "\n");
+    let parts = body.trim_end().rsplit_once(MARK);
+    parts.is_some_and(|(text, end)| end.strip_suffix(" -->") == Some(&digest(text)))
+}
+
+/// Enough of a digest to notice changes.
+fn digest(text: &str) -> String {
+    Sha256::digest(text.trim_end()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A part of a path, with everything that means something there escaped.
@@ -304,6 +419,49 @@ mod tests {
         }
         for bad in ["git.corp", "git.corp=cvs", "=github", "https://x=github"] {
             assert!(Forges::parse(&[bad.to_owned()]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_are_passed_on() {
+        let (https, ssh) = (repo("https://git.corp:8443/o/r"), repo("ssh://git@git.corp:2222/o/r"));
+        let secrets = ["t0ken".to_owned()];
+        for good in ["https://git.corp:8443/o/r/pulls/1", "http://GIT.corp/o/r/pulls/1"] {
+            for repo in [&https, &ssh] {
+                assert!(link(good, repo, &secrets).is_some(), "{good}");
+            }
+        }
+        let long = format!("https://git.corp/{}", "x".repeat(2048));
+        for bad in [
+            "javascript:alert(1)",
+            "https://evil.example/o/r/pulls/1",
+            "https://git.corp.evil.example/1",
+            "https://git.corp/o/r/pulls/1?t0ken",
+            "https://x@git.corp/1",
+            "git.corp/1",
+            &long,
+        ] {
+            assert_eq!(link(bad, &https, &secrets), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_outcome_of_checks_stays_in_its_block() {
+        assert_eq!(verification(true, " \n"), "Verified: the checks pass.");
+        assert_eq!(
+            verification(false, "```\n# no\u{1b}[0m"),
+            "**Not verified: a check fails.**\n\n````text\n```\n# no[0m\n````"
+        );
+        let long = verification(true, &"é".repeat(4000));
+        assert!(long.len() < 3100, "{}", long.len());
+    }
+
+    #[test]
+    fn a_text_that_somebody_has_changed_is_known() {
+        let text = signed("Why\n\n---\nJob 1");
+        assert!(is_signed(&text) && is_signed(&format!("{}\r\n", text.replace('\n', "\r\n"))));
+        for changed in [text.replace("Why", "Why not"), format!("{text}\nMore"), "Why".into()] {
+            assert!(!is_signed(&changed), "{changed}");
         }
     }
 }

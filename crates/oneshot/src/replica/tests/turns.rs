@@ -27,6 +27,39 @@ async fn a_directory_in_use_is_refused_unless_its_workflow_holds_it() {
     assert!(bench.workspace.take_turn(&app, TurnUse::Lend).unwrap().is_some());
 }
 
+/// A second one once ran beside it, and took the files away from it when it ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_has_the_turn_of_its_own_directory_and_others_wait_for_it() {
+    let first = Bench::idle().await;
+    let answer = first.execute("x", &[]).await;
+    let id: JobId = answer.header("x-job-id").unwrap().parse().unwrap();
+    let own = Turn::Own(id.into());
+    assert!(first.workspace.take_turn(&own, TurnUse::Work).unwrap().is_none());
+    first.gate.send(true).unwrap();
+    assert_eq!(contents(&events(answer).await), ["x", "after", "completed"]);
+    assert!(first.workspace.take_turn(&own, TurnUse::Work).unwrap().is_some());
+
+    let bench = Bench::idle().await;
+    let earlier = record(&bench.workspace, r#"{"prompt":"x"}"#);
+    assert!(matches!(Job::create(&bench.workspace, &earlier).unwrap(), NewJob::Created(_)));
+    let place = format!("jobs/{}/work", earlier.job_id);
+    std::fs::create_dir_all(bench.workspace.root().join(&place).join("deep")).unwrap();
+    let headers = [("content-type", "application/json".to_owned())];
+    let body = |place: String| json!({"prompt": "x", "workspace": place}).to_string();
+    let turn = bench.workspace.take_turn(&Turn::Own(earlier.job_id.into()), TurnUse::Lend);
+    let turn = turn.unwrap().unwrap();
+    for there in [place.clone(), format!("{place}/deep"), format!("jobs/{}", earlier.job_id)] {
+        let answer = bench.ask(Method::POST, "/api/execute", &headers, &body(there)).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        let error: Value = serde_json::from_slice(&answer.bytes(1000).await.unwrap()).unwrap();
+        assert_eq!(error["field"], "workspace");
+    }
+    drop(turn);
+    bench.gate.send(true).unwrap();
+    let answer = bench.ask(Method::POST, "/api/execute", &headers, &body(place)).await;
+    assert_eq!(contents(&events(answer).await), ["x", "after", "completed"]);
+}
+
 /// The turn belongs to the checkout that a job really works in.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_does_not_bypass_a_turn() {
