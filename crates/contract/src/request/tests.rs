@@ -328,6 +328,14 @@ fn a_pull_keeps_its_credentials_only_in_its_body() {
     assert!(!error.message.contains("secret"), "{}", error.message);
 }
 
+/// The last digit of some was once another one for the replica.
+#[test]
+fn a_number_says_the_same_to_the_replica() {
+    let parse = |body: &[u8]| ExecuteRequest::parse(body, "/w", &Policy::default()).unwrap();
+    let request = parse(br#"{"prompt": "x", "maxBudgetUsd": 5.503236525461245e-167}"#);
+    assert_eq!(parse(&request.to_body(Secrets::Exposed)), request);
+}
+
 properties::fuzz! {
     #[test]
     fn no_body_crashes_the_parser(body in proptest::collection::vec(any::<u8>(), 0..300)) {
