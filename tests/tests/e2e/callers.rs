@@ -97,7 +97,8 @@ async fn a_closed_stack_runs_the_workflows_of_its_callers_and_shows_them_to_nobo
     let jobs = jobs["jobs"].as_array().unwrap();
     // Besides, `run` may have looked at what has changed.
     let is_look = |job: &&Value| job.get("changesOf").is_some();
-    assert_eq!(jobs.iter().filter(|job| !is_look(job)).count(), 3, "{jobs:?}");
+    let without_looks = |jobs: &[Value]| jobs.iter().filter(|job| !is_look(job)).count();
+    assert_eq!(without_looks(jobs), 3, "{jobs:?}");
     for job in jobs {
         assert_eq!((&job["caller"], &job["state"]), (&json!("ann"), &json!("succeeded")), "{job}");
     }
@@ -142,7 +143,8 @@ async fn a_closed_stack_runs_the_workflows_of_its_callers_and_shows_them_to_nobo
     // A new token of the same name continues with what is hers.
     let again = scene.client(&boss, &["token", "create", "--name", "ann"]).await;
     fs::write(&ann, &again.stdout).unwrap();
-    assert_eq!(scene.get(Some(&ann), "/api/jobs").await.1["count"], 5);
+    let (_, jobs) = scene.get(Some(&ann), "/api/jobs").await;
+    assert_eq!(without_looks(jobs["jobs"].as_array().unwrap()), 5, "{jobs}");
     // A token that the stack did not sign counts once an operator has signed it.
     let (workspace, old) = (scene.stack.workspace().to_owned(), scene.file("old"));
     let request = TokenRequest {
