@@ -94,9 +94,9 @@ impl Scene {
             let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/web/tests/tls");
             let copy = keys.join(name);
             fs::copy(fixtures.join(name), &copy).unwrap();
-            fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).unwrap();
             copy
         });
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         // Without Landlock, this keeps another user from it.
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         let mut builder = Stack::builder()
