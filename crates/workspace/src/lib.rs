@@ -56,7 +56,7 @@ pub use liveness::LivenessWatch;
 pub use off_thread::blocking;
 pub use outcome::Outcome;
 pub use probe::FreeSpace;
-pub use proof::UnprovenRecord;
+pub use proof::{Adopted, UnprovenRecord, fingerprint};
 pub use record::{JobRecord, RecordedRequest, Turns};
 pub use registry::{IdleReplicas, Registration, Registry, ReplicaEntry};
 pub use resolve::ResolveError;
