@@ -266,7 +266,7 @@ impl Workspace {
                     .map_err(Error::malformed(&path))?
                     .since
             }
-            Some(Ok(_)) | Some(Err(Error::Forged { .. })) => {
+            Some(Ok(_) | Err(Error::Forged { .. })) => {
                 return Err(self.cannot_sign(OTHER_SECRET));
             }
             Some(Err(error)) => return Err(error),
