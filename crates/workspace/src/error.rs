@@ -48,7 +48,7 @@ pub enum Error {
     /// The stack of this volume signs its records, and this process cannot do so.
     #[error("sign as the stack of {path} does: {why}", path = path.display())]
     CannotSign {
-        /// The stack's directory.
+        /// The workspace.
         path: PathBuf,
         /// What is missing, and what to do.
         why: &'static str,

@@ -277,7 +277,7 @@ impl Workspace {
     }
 
     pub(crate) fn cannot_sign(&self, why: &'static str) -> Error {
-        Error::CannotSign { path: self.stack(), why }
+        Error::CannotSign { path: self.root().to_owned(), why }
     }
 
     /// Whether this process signs what it writes, and believes only what is signed.

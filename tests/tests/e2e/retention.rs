@@ -45,7 +45,7 @@ fn set_back(secret: &str, about: &str, path: &Path, field: &str, days: i64) {
         (0..64).step_by(2).map(|at| u8::from_str_radix(&secret[at..at + 2], 16).unwrap()).collect();
     let mut mac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
     mac.update(format!("{about}\n{record}").as_bytes());
-    let proof = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}"));
+    let proof = mac.finalize().into_bytes().into_iter().map(|byte| format!("{byte:02x}"));
     let proof: String = proof.collect();
     fs::write(path, format!(r#"{{"proof":"{proof}",{}"#, &record[1..])).unwrap();
 }
