@@ -180,7 +180,8 @@ impl Scene {
         let events = pull.send().await.collect_all().await;
         assert_eq!(events.last().unwrap().json["type"], "completed", "{events:?}");
         let mirrors = fs::read_dir(self.stack.workspace().join(".stack/mirrors")).unwrap();
-        let mirror = mirrors.map(|it| it.unwrap().path()).find(|it| it.join("config").is_file());
+        let mirror =
+            mirrors.map(|it| it.unwrap().path()).find(|it| it.join("packed-refs").is_file());
         self.arguments["mirror"] = json!(mirror.expect("a mirror"));
 
         let script = AgentScript::new()

@@ -131,7 +131,7 @@ impl Command<'_> {
         git.monitor.reporter.end_stage();
         let stderr = stderr.map_err(cannot_read)?;
         let is_disk_full =
-            !status.success() && (says_disk_full(&stderr) || is_volume_full(&git.configuration));
+            !status.success() && (says_disk_full(&stderr) || is_volume_full(&git.volume));
         let output = Output { status, stdout, stderr, is_disk_full, is_cut: false };
         tracing::debug!(?status, stderr = output.stderr, "git ended");
         match output.exceeded(git) {

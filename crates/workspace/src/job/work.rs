@@ -96,7 +96,7 @@ impl Job {
     /// As [`work`](Self::work).
     pub fn checkout(&self) -> Result<Option<WorkspacePath>> {
         let root = self.workspace.root_text();
-        let record = self.record()?;
+        let record = self.shown_record()?;
         if record.service.asks_for_jobs() {
             return Ok(self.work()?.map(|work| work.checkout));
         }
@@ -138,7 +138,7 @@ impl Job {
                 continue;
             }
             let Some(job) = Self::open(&self.workspace, id)? else { continue };
-            let record = job.record()?;
+            let record = job.shown_record()?;
             // A delivery only reads.
             let works_there =
                 record.directory.as_ref() == Some(&directory) && record.path.is_none();
@@ -156,7 +156,7 @@ impl Job {
         let (mut pulled, mut agent) = (None, None);
         for id in children {
             let Some(child) = Self::open(&self.workspace, id)? else { continue };
-            let JobRecord { service, path, request, .. } = child.record()?;
+            let JobRecord { service, path, request, .. } = child.shown_record()?;
             // A delivery, or a look at a result, leaves nothing.
             if service == Service::Workflow || path.is_some() {
                 continue;
