@@ -42,7 +42,7 @@ impl<'a> Control<'a> {
         shallow: &[ObjectId],
     ) -> Result<Self> {
         let path = staging.directory(name)?;
-        for directory in ["objects/info", "objects/pack", "refs"] {
+        for directory in ["objects/info", "objects/pack", "refs", "info"] {
             let path = path.join(directory);
             fs::create_dir_all(&path).map_err(Failure::io("create", &path))?;
         }
@@ -59,7 +59,12 @@ impl<'a> Control<'a> {
         if filter.is_some() {
             config.push_str("[remote \"origin\"]\n\turl = /nowhere\n\tpromisor = true\n");
         }
-        let mut obeyed = vec![("config", config), ("HEAD", "ref: refs/heads/unborn\n".to_owned())];
+        let mut obeyed = vec![
+            ("config", config),
+            ("HEAD", "ref: refs/heads/unborn\n".to_owned()),
+            // What a text is, its content says. Otherwise an attribute in the tree would hide it from a reader.
+            ("info/attributes", "* !diff\n".to_owned()),
+        ];
         if !shallow.is_empty() {
             obeyed.push(("shallow", shallow.iter().map(|id| format!("{id}\n")).collect()));
         }
@@ -80,8 +85,10 @@ impl<'a> Control<'a> {
     /// If it cannot be made.
     pub(crate) fn make_private(&self) -> Result<PathBuf> {
         let path = self.git.private("control")?;
-        let refs = path.join("refs");
-        fs::create_dir(&refs).map_err(Failure::io("create", &refs))?;
+        for directory in ["refs", "info"] {
+            let path = path.join(directory);
+            fs::create_dir(&path).map_err(Failure::io("create", &path))?;
+        }
         for (name, text) in &self.obeyed {
             let path = path.join(name);
             fs::write(&path, text).map_err(Failure::io("write", &path))?;
