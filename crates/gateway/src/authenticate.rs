@@ -133,7 +133,8 @@ async fn owner_of(shared: &Shared, workflow: JobId) -> Result<Caller, RequestErr
     });
     let record = record.await.map_err(|error| error.refusal())?;
     let record = record.ok_or_else(|| CreateError::ParentEnded.refusal())?;
-    Ok(Caller::workflow(workflow, record.caller, record.works_anywhere))
+    let is_alone = !shared.callers.has_tokens();
+    Ok(Caller::workflow(workflow, record.caller, record.works_anywhere, is_alone))
 }
 
 impl Entry {

@@ -13,6 +13,8 @@ pub(crate) struct Caller {
     scopes: BTreeSet<Scope>,
     /// The running workflow that sends the request for one of its own jobs, which it has proved.
     pub(crate) workflow: Option<JobId>,
+    /// Whether there are no other callers, because the stack never had a token. What is nobody's belongs to such a caller.
+    is_alone: bool,
     /// Where the request comes from.
     pub(crate) address: Option<IpAddr>,
 }
@@ -37,14 +39,14 @@ pub(crate) enum Access {
 
 impl Caller {
     pub(crate) fn new(name: CallerName, token: Option<TokenId>, scopes: BTreeSet<Scope>) -> Self {
-        Self { name, token, scopes, workflow: None, address: None }
+        Self { name, token, scopes, workflow: None, is_alone: false, address: None }
     }
 
     /// A caller without a token, on a stack that has none. An agent can be such a caller too, so protected paths are not
     /// delivered for it.
     pub(crate) fn anonymous() -> Self {
         let scopes = BTreeSet::from([Scope::Submit, Scope::Read, Scope::ReadAll, Scope::Deliver]);
-        Self::new(CallerName::anonymous(), None, scopes)
+        Self { is_alone: true, ..Self::new(CallerName::anonymous(), None, scopes) }
     }
 
     /// A caller without a token, beside others that have one: what is theirs is not there for it.
@@ -54,10 +56,16 @@ impl Caller {
     }
 
     /// The workflow `id`, which belongs to `owner`. If an administrator started it, it may work in what belongs to others.
-    pub(crate) fn workflow(id: JobId, owner: CallerName, works_anywhere: bool) -> Self {
+    /// `is_alone`: whether the stack never had a token.
+    pub(crate) fn workflow(
+        id: JobId,
+        owner: CallerName,
+        works_anywhere: bool,
+        is_alone: bool,
+    ) -> Self {
         let scope = if works_anywhere { Scope::Admin } else { Scope::Submit };
         let caller = Self::new(owner, None, BTreeSet::from([scope]));
-        Self { workflow: Some(id), ..caller }
+        Self { workflow: Some(id), is_alone, ..caller }
     }
 
     /// Whether it has this scope, or one that includes it.
@@ -98,9 +106,10 @@ impl Caller {
         }
     }
 
-    /// What it may do with a thing of `owner`. Whether its scope allows the request at all was checked before.
-    pub(crate) fn access(&self, owner: &CallerName, act: Act) -> Access {
-        if *owner == self.name || self.may_all(act) {
+    /// What it may do with a thing of `owner`; `None`: of nobody, as far as can be proven. Whether its scope allows the request
+    /// at all was checked before.
+    pub(crate) fn access(&self, owner: Option<&CallerName>, act: Act) -> Access {
+        if owner.map_or(self.is_alone, |owner| *owner == self.name) || self.may_all(act) {
             Access::Granted
         } else if self.may_all(Act::Read) {
             Access::Forbidden
@@ -148,7 +157,7 @@ mod tests {
         use Access::{Forbidden, Granted, Hidden};
         let access = |scopes: &[Scope], owner: &str| {
             let (caller, owner) = (caller("a", scopes), owner.parse().unwrap());
-            (caller.access(&owner, Act::Read), caller.access(&owner, Act::Change))
+            (caller.access(Some(&owner), Act::Read), caller.access(Some(&owner), Act::Change))
         };
         let plain = [Scope::Submit, Scope::Read];
         assert_eq!(access(&plain, "a"), (Granted, Granted));
@@ -156,5 +165,13 @@ mod tests {
         assert_eq!(access(&plain, "anonymous"), (Hidden, Hidden));
         assert_eq!(access(&[Scope::Submit, Scope::ReadAll], "b"), (Granted, Forbidden));
         assert_eq!(access(&[Scope::Admin], "b"), (Granted, Granted));
+        let of_nobody = |caller: Caller| caller.access(None, Act::Change);
+        assert_eq!(of_nobody(Caller::anonymous()), Granted);
+        assert_eq!(of_nobody(Caller::anonymous_among_others()), Hidden);
+        assert_eq!(of_nobody(caller("a", &plain)), Hidden);
+        assert_eq!(of_nobody(caller("a", &[Scope::Admin])), Granted);
+        let workflow =
+            |is_alone| Caller::workflow(JobId::new(), CallerName::anonymous(), false, is_alone);
+        assert_eq!([true, false].map(|it| of_nobody(workflow(it))), [Granted, Hidden]);
     }
 }

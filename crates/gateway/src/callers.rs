@@ -110,7 +110,8 @@ impl Callers {
         self.allow_anonymous || !self.has_tokens()
     }
 
-    fn has_tokens(&self) -> bool {
+    /// Whether the stack has a token, or ever had one.
+    pub(crate) fn has_tokens(&self) -> bool {
         self.admin.is_some() || self.tokens().is_closed()
     }
 

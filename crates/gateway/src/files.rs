@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use contract::{CallerName, Code, RequestError};
+use contract::{Code, RequestError};
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
@@ -58,8 +58,7 @@ pub(crate) async fn file(
         };
         // A shared checkout may have got another owner since, and a link may lead into that of another.
         let owner = workspace.owner_of_place(&real).map_err(|error| error.refusal())?;
-        let owner = owner.unwrap_or_else(CallerName::anonymous);
-        if asks.access(&owner, Act::Read) != Access::Granted {
+        if asks.access(owner.as_ref(), Act::Read) != Access::Granted {
             return Err(gone());
         }
         workspace.open_checkout_file(&real, &name).map_err(|error| error.refusal())
@@ -157,9 +156,9 @@ pub(crate) async fn answer(
     Ok(response)
 }
 
-/// What recognizes this content of a file.
+/// What recognizes this content of a file. Whoever writes the file can set its time of modification, but not that of its change.
 fn tag(metadata: &Metadata) -> String {
-    let (size, seconds, nanoseconds) = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    let (size, seconds, nanoseconds) = (metadata.len(), metadata.ctime(), metadata.ctime_nsec());
     format!("\"{:x}-{size:x}-{seconds:x}-{nanoseconds:x}\"", metadata.ino())
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn check(
         Place::Own => {}
         Place::OfSession => {
             if let Some(id) = record.session {
-                check_place_of_session(workspace, caller, id)?;
+                check_place_of_session(workspace, caller, id, record)?;
             }
         }
         Place::Checkout(name) => {
@@ -37,8 +37,8 @@ pub(crate) fn check(
             // Its job claims it, when nothing else is in the way of the job.
             owner.map_or(Ok(()), |owner| grant_directory(caller, &owner))?;
         }
-        Place::At(path) => check_path(workspace, caller, &path)?,
-        Place::OfJob(id) => check_job(workspace, caller, id)?,
+        Place::At(path) => check_path(workspace, caller, &path, Some(record))?,
+        Place::OfJob(id) => check_job(workspace, caller, id, record)?,
     }
     Ok(())
 }
@@ -67,13 +67,13 @@ pub(crate) fn claim(
 }
 
 fn grant_directory(caller: &Caller, owner: &CallerName) -> Result<(), RequestError> {
-    grant(caller, owner, "this directory", || {
+    grant(caller, Some(owner), "this directory", || {
         let why = "you have no such checkout, and the name is taken: choose another";
         RequestError::field_code(Code::NotFound, "directory", why)
     })
 }
 
-/// Checks a directory that a caller has named. Blocking.
+/// Checks a directory that a caller has named, for the job of `record`. Blocking.
 ///
 /// # Errors
 /// As [`check`].
@@ -81,6 +81,7 @@ pub(crate) fn check_path(
     workspace: &Workspace,
     caller: &Caller,
     path: &WorkspacePath,
+    record: Option<&JobRecord>,
 ) -> Result<(), RequestError> {
     if caller.may_all(Act::Change) {
         return Ok(());
@@ -93,9 +94,14 @@ pub(crate) fn check_path(
         Err(error) => return Err(error.refusal("workspace")),
     };
     let owner = workspace.owner_of_place(&real).map_err(|error| error.refusal())?;
-    // What is left of something that was deleted belongs to nobody else.
-    let owner = owner.unwrap_or_else(CallerName::anonymous);
-    grant(caller, &owner, "this workspace", || {
+    // The session is the caller's, which was checked before.
+    if owner.is_none()
+        && let Some(record) = record
+        && workspace.continues_in(record, &real).map_err(|error| error.refusal())?
+    {
+        return Ok(());
+    }
+    grant(caller, owner.as_ref(), "this workspace", || {
         // As `Workspace::resolve` refuses one that does not exist.
         let why = format!("'{path}' does not exist in the workspace");
         RequestError::field_code(Code::NotFound, "workspace", why)
@@ -103,15 +109,21 @@ pub(crate) fn check_path(
 }
 
 /// Checks the workflow whose result is to be delivered, and its checkout. Blocking.
-fn check_job(workspace: &Workspace, caller: &Caller, id: JobId) -> Result<(), RequestError> {
+fn check_job(
+    workspace: &Workspace,
+    caller: &Caller,
+    id: JobId,
+    record: &JobRecord,
+) -> Result<(), RequestError> {
     let refuse = |code, why: &str| Err(RequestError::new(code, why));
     let unknown = || RequestError::new(Code::NotFound, "no such job: GET /api/jobs lists them");
     if caller.workflow.is_some_and(|workflow| workflow != id) {
         return refuse(Code::Forbidden, "a workflow delivers only its own result");
     }
     let job = Job::open(workspace, id).map_err(|error| error.refusal())?.ok_or_else(unknown)?;
+    let owner = job.owner().map_err(|error| error.refusal())?;
+    grant(caller, owner.as_ref(), "this job", unknown)?;
     let view = job.view().map_err(|error| error.refusal())?;
-    grant(caller, &view.caller, "this job", unknown)?;
     if view.service != Service::Workflow {
         let why = "only the result of a workflow can be delivered: this is another kind of job";
         return refuse(Code::InvalidField, why);
@@ -125,7 +137,7 @@ fn check_job(workspace: &Workspace, caller: &Caller, id: JobId) -> Result<(), Re
         return refuse(Code::NothingToDeliver, why);
     };
     match workspace.resolve(&work.checkout) {
-        Ok(real) => check_path(workspace, caller, &real),
+        Ok(real) => check_path(workspace, caller, &real, Some(record)),
         // The service itself says that it is gone, unless its result was delivered before.
         Err(ResolveError::Refused(_)) => Ok(()),
         Err(ResolveError::Volume(error)) => Err(error.refusal()),
@@ -137,6 +149,7 @@ fn check_place_of_session(
     workspace: &Workspace,
     caller: &Caller,
     id: SessionId,
+    record: &JobRecord,
 ) -> Result<(), RequestError> {
     let place = Session::open(workspace, id)
         .and_then(|session| session.map_or(Ok(None), |session| session.place()));
@@ -148,7 +161,7 @@ fn check_place_of_session(
     };
     let Some(place) = place else { return Ok(()) };
     match workspace.resolve(&place) {
-        Ok(_) => check_path(workspace, caller, &place),
+        Ok(_) => check_path(workspace, caller, &place, Some(record)),
         // The service itself says that it is gone.
         Err(ResolveError::Refused(_)) => Ok(()),
         Err(ResolveError::Volume(error)) => Err(error.refusal()),
@@ -165,26 +178,27 @@ fn check_session(
         RequestError::field_code(Code::SessionNotFound, "resumeSessionId", why)
     };
     match owner_of_session(workspace, id)? {
-        Some(owner) => grant(caller, &owner, "this session", unknown),
+        Some(owner) => grant(caller, owner.as_ref(), "this session", unknown),
         // The service itself refuses it.
         None if caller.name.is_anonymous() => Ok(()),
         None => Err(unknown()),
     }
 }
 
-/// The owner of a session; `None` if there is none. One whose record is damaged belongs to `anonymous`. Blocking.
+/// The owner of a session; `None` if there is none. One whose record is damaged, or has no proof, belongs to nobody. Blocking.
 ///
 /// # Errors
 /// If the volume cannot be read.
+#[expect(clippy::option_option, reason = "no session, one of nobody, or one of somebody")]
 pub(crate) fn owner_of_session(
     workspace: &Workspace,
     id: SessionId,
-) -> Result<Option<CallerName>, RequestError> {
+) -> Result<Option<Option<CallerName>>, RequestError> {
     let owner = Session::open(workspace, id)
         .and_then(|session| session.map_or(Ok(None), |session| session.owner()));
     match owner {
-        Err(error) if error.is_damage() => Ok(Some(CallerName::anonymous())),
-        owner => owner.map_err(|error| error.refusal()),
+        Err(error) if error.is_damage() => Ok(Some(None)),
+        owner => owner.map(|owner| owner.map(Some)).map_err(|error| error.refusal()),
     }
 }
 
@@ -192,7 +206,7 @@ pub(crate) fn owner_of_session(
 /// `hidden`, or that the thing belongs to another caller, if this one may not change it.
 fn grant(
     caller: &Caller,
-    owner: &CallerName,
+    owner: Option<&CallerName>,
     what: &str,
     hidden: impl FnOnce() -> RequestError,
 ) -> Result<(), RequestError> {

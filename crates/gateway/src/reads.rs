@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use contract::{
-    CallerName, Code, DirectoryName, Ending, JobDeleted, JobList, JobState, JobView, RepoList,
+    Code, DirectoryName, Ending, JobDeleted, JobId, JobList, JobState, JobView, RepoList,
     RequestError, Service, Timestamp,
 };
 use http::{Response, StatusCode};
@@ -137,10 +137,7 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
     let mut next = None;
     for id in NewestFirst::look(workspace, listing.filter.clone())? {
         let id = id?;
-        let view = match Job::open(workspace, id).and_then(|job| match job {
-            Some(job) => job.view().map(Some),
-            None => Ok(None),
-        }) {
+        let view = match look(workspace, id, &listing.filter) {
             Ok(Some(view)) => view,
             Ok(None) => continue,
             Err(error) => {
@@ -149,12 +146,6 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
                 continue;
             }
         };
-        let filter = &listing.filter;
-        if filter.state.is_some_and(|state| view.state != state)
-            || filter.caller.as_ref().is_some_and(|caller| view.caller != *caller)
-        {
-            continue;
-        }
         if jobs.len() == listing.limit {
             // There is one more: the page ends before it.
             next = jobs.last().map(|view: &JobView| view.job_id.to_string());
@@ -163,6 +154,25 @@ fn list(workspace: &Workspace, listing: &Listing) -> workspace::Result<JobList> 
         jobs.push(view);
     }
     Ok(JobList { count: jobs.len(), jobs, next })
+}
+
+/// The job with this ID, if it is there and wanted.
+fn look(
+    workspace: &Workspace,
+    id: JobId,
+    filter: &JobFilter,
+) -> workspace::Result<Option<JobView>> {
+    let Some(job) = Job::open(workspace, id)? else { return Ok(None) };
+    let view = job.view()?;
+    if filter.state.is_some_and(|state| view.state != state) {
+        return Ok(None);
+    }
+    // Neither the index nor a view proves whose a job is.
+    let is_of_another = match &filter.caller {
+        Some(caller) => job.owner()?.as_ref() != Some(caller),
+        None => false,
+    };
+    Ok((!is_of_another).then_some(view))
 }
 
 /// The job with this ID, if the caller may do this with it.
@@ -177,22 +187,19 @@ pub(crate) async fn find(
 ) -> Result<Job, RequestError> {
     let workspace = shared.workspace.clone();
     let id = id.parse().map_err(|_| unknown())?;
-    let needs_no_owner = caller.may_all(act);
+    // Of a job that this gateway looks after, it is known whatever has become of the record.
+    let (needs_no_owner, known) = (caller.may_all(act), shared.state().owner_of(id));
     let found = blocking(move || {
         let Some(job) = Job::open(&workspace, id)? else { return Ok(None) };
-        if needs_no_owner {
-            return Ok(Some((job, None)));
-        }
-        let owner = match job.record() {
-            Ok(record) => record.caller,
-            // Nobody else can be its owner.
-            Err(error) if error.is_damage() => CallerName::anonymous(),
-            Err(error) => return Err(error),
+        let owner = match known {
+            _ if needs_no_owner => None,
+            Some(owner) => Some(owner),
+            None => job.owner()?,
         };
-        Ok(Some((job, Some(owner))))
+        Ok::<_, workspace::Error>(Some((job, owner)))
     });
     let (job, owner) = found.await.map_err(|error| error.refusal())?.ok_or_else(unknown)?;
-    match owner.map_or(Access::Granted, |owner| caller.access(&owner, act)) {
+    match caller.access(owner.as_ref(), act) {
         Access::Granted => Ok(job),
         Access::Forbidden => Err(not_yours("this job")),
         Access::Hidden => Err(unknown()),
@@ -258,9 +265,14 @@ pub(crate) async fn delete(
 
 async fn cancel_it(shared: &Arc<Shared>, job: Job) -> Result<Response<Body>, RequestError> {
     let id = job.id();
-    let before = view(job.clone()).await?;
-    if before.state.has_ended() {
-        return Ok(web::json(StatusCode::OK, &json!({"jobId": id, "state": before.state})));
+    // Not its view: a job whose record was changed can be cancelled too.
+    let state = async |job: &Job| {
+        let job = job.clone();
+        blocking(move || job.state()).await.map_err(|error| error.refusal())
+    };
+    let before = state(&job).await?;
+    if before.has_ended() {
+        return Ok(web::json(StatusCode::OK, &json!({"jobId": id, "state": before})));
     }
     let ask = job.clone();
     blocking(move || ask.request_cancel()).await.map_err(|error| error.refusal())?;
@@ -269,11 +281,14 @@ async fn cancel_it(shared: &Arc<Shared>, job: Job) -> Result<Response<Body>, Req
     let by = shared.claimant();
     // It is in no queue if its gateway is gone.
     if shared.ticket(id).is_none() {
-        let ending = Ending::failure(before.service, id, Code::Cancelled, CANCELLED);
-        blocking(move || end.end_unclaimed(&by, ending)).await.map_err(|error| error.refusal())?;
+        let ended = blocking(move || {
+            let ending = Ending::failure(end.service()?, id, Code::Cancelled, CANCELLED);
+            end.end_unclaimed(&by, ending)
+        });
+        ended.await.map_err(|error| error.refusal())?;
     }
-    let after = view(job).await?;
-    Ok(web::json(StatusCode::ACCEPTED, &json!({"jobId": id, "state": after.state})))
+    let after = state(&job).await?;
+    Ok(web::json(StatusCode::ACCEPTED, &json!({"jobId": id, "state": after})))
 }
 
 #[cfg(test)]
@@ -291,7 +306,7 @@ mod tests {
             before: Some(id),
             state: Some(JobState::Running),
             id: Some("00ab-7".to_owned()),
-            caller: None,
+            ..JobFilter::default()
         };
         assert_eq!(listing, Listing { limit: 7, filter });
         let default = Listing { limit: 50, filter: JobFilter::default() };

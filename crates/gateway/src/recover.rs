@@ -9,7 +9,7 @@ use workspace::{Job, JobRecord, Turn, blocking};
 
 use crate::{
     lifecycle::Lifecycle,
-    shared::Shared,
+    shared::{Shared, end_of},
     state::Transition,
     ticket::{CallerState, Ticket},
 };
@@ -132,8 +132,8 @@ async fn take_over(
     wanted: impl Fn(&JobRecord) -> bool + Send + 'static,
 ) -> workspace::Result<Scan> {
     let (workspace, by) = (shared.workspace.clone(), shared.claimant());
-    let (unfinished, mut scan) = blocking(move || {
-        let (mut unfinished, mut scan) = (Vec::new(), Scan::Complete);
+    let (unfinished, forged, mut scan) = blocking(move || {
+        let (mut unfinished, mut forged, mut scan) = (Vec::new(), Vec::new(), Scan::Complete);
         for id in workspace.open_jobs()? {
             // One unreadable job must not hold up all others.
             match Job::open(&workspace, id)
@@ -147,12 +147,25 @@ async fn take_over(
                         scan = Scan::Partial;
                     }
                     workspace.report_once(id.to_string().as_ref(), &error);
+                    if error.is_forged() {
+                        forged.extend(Job::open(&workspace, id)?);
+                    }
                 }
             }
         }
-        Ok::<_, workspace::Error>((unfinished, scan))
+        Ok::<_, workspace::Error>((unfinished, forged, scan))
     })
     .await?;
+    // If a replica runs it, somebody must notice when that dies. The job's turns are not known.
+    for job in forged {
+        if shared.forged().insert(job.id()) {
+            let watching = Arc::clone(shared);
+            shared.tasks.spawn(async move {
+                end_of(&job).await;
+                watching.forged().remove(&job.id());
+            });
+        }
+    }
     let (mut running, mut waiting) = (0, 0);
     for UnfinishedJob { job, record, is_taken, turns } in unfinished {
         let id = job.id();

@@ -31,7 +31,7 @@ pub(crate) async fn known(
     let id = id.ok_or_else(unknown)?;
     let workspace = workspace.clone();
     let owner = blocking(move || places::owner_of_session(&workspace, id)).await?;
-    match caller.access(&owner.ok_or_else(unknown)?, act) {
+    match caller.access(owner.ok_or_else(unknown)?.as_ref(), act) {
         Access::Granted => Ok(id),
         Access::Forbidden => Err(not_yours("this session")),
         Access::Hidden => Err(unknown()),
@@ -77,7 +77,7 @@ fn make(
     let id = SessionId::new();
     let place = match &request.workspace {
         Some(asked) => {
-            places::check_path(workspace, caller, asked)?;
+            places::check_path(workspace, caller, asked, None)?;
             workspace.resolve(asked).map_err(|error| error.refusal("workspace"))?
         }
         None => workspace.make_session_place(id).map_err(|error| error.refusal())?,
@@ -97,7 +97,8 @@ pub(crate) async fn list(
 ) -> Response<Body> {
     let workspace = port.shared.workspace.clone();
     let sessions = blocking(move || {
-        Session::list_of(&workspace, |owner| caller.access(owner, Act::Read) == Access::Granted)
+        let is_its = |owner: &_| caller.access(Some(owner), Act::Read) == Access::Granted;
+        Session::list_of(&workspace, is_its)
     })
     .await;
     reply(

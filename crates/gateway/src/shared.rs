@@ -1,7 +1,7 @@
 //! What the gateway's tasks share, and how they end jobs that no replica has taken.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,6 +16,7 @@ use crate::{
     Config,
     audit::Audit,
     callers::Callers,
+    changes::Looks,
     health::VolumeProbe,
     lifecycle::{CurrentLifecycle, Lifecycle},
     readers::Readers,
@@ -45,8 +46,9 @@ pub(crate) struct Shared {
     /// Gateways that are gone and whose queues this one has taken over.
     pub(crate) adopted: tokio::sync::Mutex<HashMap<GatewayId, FileLock>>,
     pub(crate) readers: Arc<Readers>,
-    /// For each job whose change is being looked at, the job that does.
-    pub(crate) looks: tokio::sync::Mutex<HashMap<JobId, Job>>,
+    pub(crate) looks: Looks,
+    /// Jobs whose records are forged, and whose ends are awaited.
+    forged: Mutex<HashSet<JobId>>,
     /// Wakes the dispatchers.
     pub(crate) work: Arc<Notify>,
     /// Dispatches and watches of running jobs. They end with the process.
@@ -59,14 +61,11 @@ impl Shared {
         addresses: PerService<SocketAddr>,
     ) -> workspace::Result<Self> {
         let workspace = Workspace::open(&config.workspace)?;
-        let secret = match &config.secret_file {
-            Some(file) => workspace.stack_secret_at(file)?,
+        let secret = match workspace.sign_with(config.secret_file.as_deref())? {
+            Some(secret) => secret,
+            // There are replicas that do not know it, and sign nothing.
             None => workspace.stack_secret()?,
         };
-        // Otherwise, there are replicas that do not know the secret, and sign nothing.
-        if config.secret_file.is_some() {
-            workspace.sign_with(&secret)?;
-        }
         let callers =
             Callers::read(&workspace, config.admin_token.as_ref(), config.allow_anonymous)?;
         let id = GatewayId::new();
@@ -91,7 +90,8 @@ impl Shared {
             volume_probe: VolumeProbe::default(),
             adopted: tokio::sync::Mutex::default(),
             readers: Arc::default(),
-            looks: tokio::sync::Mutex::default(),
+            looks: Looks::default(),
+            forged: Mutex::default(),
             work,
             tasks: TaskTracker::new(),
         })
@@ -123,6 +123,10 @@ impl Shared {
     pub(crate) fn state(&self) -> MutexGuard<'_, GatewayState> {
         // Every change is a few assignments. A panic between two of them leaves nothing unusable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn forged(&self) -> MutexGuard<'_, HashSet<JobId>> {
+        self.forged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The ticket of a job that no replica has taken yet.

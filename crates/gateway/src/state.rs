@@ -149,6 +149,11 @@ impl GatewayState {
         self.queue.get(id).or_else(|| self.dispatching.get(&id))
     }
 
+    /// The owner of a job that waits or runs.
+    pub(crate) fn owner_of(&self, id: JobId) -> Option<CallerName> {
+        self.ticket(id).or_else(|| self.running.get(&id)).map(|ticket| ticket.owner.clone())
+    }
+
     pub(crate) fn is_running(&self, id: JobId) -> bool {
         self.running.contains_key(&id)
     }

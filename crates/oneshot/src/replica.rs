@@ -105,8 +105,7 @@ async fn start<S: JobService>(
     let (sender, accepted) = mpsc::unbounded_channel();
     let (id, volume, file) = (config.id, workspace.clone(), config.secret_file.clone());
     let announced = blocking(move || {
-        let secret = file.map(|file| volume.stack_secret_at(&file)).transpose()?;
-        secret.as_ref().map_or(Ok(()), |secret| volume.sign_with(secret))?;
+        let secret = volume.sign_with(file.as_deref())?;
         let registration =
             Registration::announce(&volume, S::SERVICE, id, advertised, secret.as_ref())?;
         Ok((registration, secret))

@@ -3,6 +3,9 @@
 //! The client chooses the job's ID. So it can repeat a request that was not answered, and gets the same job. Once
 //! events have arrived, it resumes the stream after the last one. A stream that ends without a terminal event was
 //! interrupted, whatever the reason.
+//!
+//! The terminal event is the last one of its stream. An event of such a type that others follow is not the end: somebody has
+//! written it into the journal. It is left out.
 
 use std::time::Duration;
 
@@ -41,9 +44,9 @@ pub struct Follow {
 /// What to do after the terminal event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterEnd {
-    /// Close the connection.
+    /// Nothing: the stream has ended with it.
     Leave,
-    /// Read the stream to its end, which must come soon and without further events.
+    /// Yield it at once, then read the stream to its end, which must come soon and without further events.
     Check,
 }
 
@@ -140,10 +143,13 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
                     let mut frames = Box::pin(answer.events_within(web::SILENCE));
                     let mut again = false;
                     let mut trouble = "it ended before the job".to_owned();
+                    let mut end = None;
                     while let Some(frame) = frames.next().await {
                         let frame = match frame {
                             Ok(frame) => frame,
                             Err(error) => {
+                                // It comes again.
+                                end = None;
                                 trouble = chain(&error);
                                 break;
                             }
@@ -157,19 +163,27 @@ pub fn follow(follow: Follow) -> impl Stream<Item = Result<FollowEvent, Error>> 
                             again = true;
                             break;
                         }
+                        // Something follows it.
+                        end = None;
+                        if event.terminal && follow.after == AfterEnd::Leave {
+                            end = Some(event);
+                            continue;
+                        }
                         if frame.id.is_some() {
                             last = frame.id;
                         }
                         let terminal = event.terminal;
                         yield Ok(FollowEvent::Event(event));
                         if terminal {
-                            if follow.after == AfterEnd::Check
-                                && let Some(what) = surplus(&follow, &mut frames).await
-                            {
+                            if let Some(what) = surplus(&follow, &mut frames).await {
                                 yield Ok(FollowEvent::Surplus(what));
                             }
                             return;
                         }
+                    }
+                    if let Some(end) = end {
+                        yield Ok(FollowEvent::Event(end));
+                        return;
                     }
                     if again {
                         // The job never started, so starting it again repeats nothing.
@@ -304,5 +318,74 @@ impl Contact {
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Answers one request after the other with these events, and cuts all connections off but the last. Returns from
+    /// which event on each one asked for them.
+    async fn serve(listener: TcpListener, answers: &[&[(u64, &str)]]) -> Vec<Option<String>> {
+        let mut asked = Vec::new();
+        for (number, events) in answers.iter().enumerate() {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+            }
+            let request = String::from_utf8(request).unwrap();
+            let last = request.lines().find_map(|line| line.strip_prefix("last-event-id: "));
+            asked.push(last.map(str::to_owned));
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+            stream.write_all(head.as_bytes()).await.unwrap();
+            for (id, kind) in *events {
+                let frame = format!("id: {id}\ndata: {{\"type\":\"{kind}\"}}\n\n");
+                let chunk = format!("{:x}\r\n{frame}\r\n", frame.len());
+                stream.write_all(chunk.as_bytes()).await.unwrap();
+            }
+            if number + 1 == answers.len() {
+                stream.write_all(b"0\r\n\r\n").await.unwrap();
+            }
+        }
+        asked
+    }
+
+    /// What is yielded for a job with these answers, without what is said about the connection.
+    async fn followed(answers: &[&[(u64, &str)]]) -> (Vec<String>, Vec<Option<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = Api::new(listener.local_addr().unwrap()).unwrap();
+        let events = follow(Follow {
+            api,
+            service: Service::Pull,
+            start: JobSource::Known(JobId::new()),
+            patience: Duration::from_secs(20),
+            after: AfterEnd::Leave,
+        });
+        let kinds = events.filter_map(async |next| match next.unwrap() {
+            FollowEvent::Event(event) => Some(event.kind),
+            _ => None,
+        });
+        let both = async { tokio::join!(kinds.collect::<Vec<_>>(), serve(listener, answers)) };
+        tokio::time::timeout(Duration::from_secs(20), both).await.expect("it ends")
+    }
+
+    #[tokio::test]
+    async fn an_event_that_looks_like_the_end_is_none_if_others_follow() {
+        let (kinds, asked) = followed(&[
+            &[(1, "connected"), (2, "completed"), (3, "message")],
+            &[(4, "message"), (5, "completed")],
+            &[(5, "completed")],
+        ])
+        .await;
+        assert_eq!(kinds, ["connected", "message", "message", "completed"]);
+        // An end whose connection breaks with it is asked for again: it may be none.
+        assert_eq!(asked, [None, Some("3".to_owned()), Some("4".to_owned())]);
     }
 }

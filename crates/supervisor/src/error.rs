@@ -19,6 +19,9 @@ pub enum Error {
     /// The workspace cannot be used.
     #[error("cannot use the workspace; choose another directory with --workspace")]
     Workspace(#[source] workspace::Error),
+    /// The parts of the stack could not sign their records.
+    #[error("cannot use the secret of the stack")]
+    Secret(#[source] workspace::Error),
     /// A system call that the supervisor needs failed.
     #[error("cannot {doing}")]
     System {

@@ -4,11 +4,12 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::TcpListener,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use boot::{ProcessEnv, Settings};
+use boot::{Env as _, ProcessEnv, Settings};
 use contract::Service;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -44,6 +45,10 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
     let grace = grace()?;
     check_ports(&plan)?;
     let workspace = Workspace::open(&plan.workspace).map_err(Error::Workspace)?;
+    let given = ProcessEnv.get("STACK_SECRET_FILE").filter(|file| !file.is_empty());
+    let secret_file = given.map_or_else(|| workspace.stack_secret_file(), PathBuf::from);
+    // No part could start, and each would be restarted again and again.
+    workspace.sign_with(Some(&secret_file)).map_err(Error::Secret)?;
     child_process::become_subreaper()
         .map_err(Error::system("adopt the processes that replicas leave behind"))?;
     boot::raise_file_limit();
@@ -63,7 +68,7 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
         output.note(&format!("failed to write logs to the workspace: {error}"));
     }
     let roster = Arc::new(Roster::new(&workspace));
-    let secret_file = workspace.stack_secret_file().to_string_lossy().into_owned();
+    let secret_file = secret_file.to_string_lossy();
     let environment = Environment::new(&plan, workspace.root_text(), &secret_file, &ProcessEnv);
     let mut slots = Slots::new(SlotContext {
         program: plan.program.clone(),

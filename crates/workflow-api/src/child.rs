@@ -92,6 +92,9 @@ pub(crate) struct ChildFailure {
 impl Child {
     /// The child's events, in batches of what came together. The last one is its terminal event, or the stream ends with
     /// a failure.
+    ///
+    /// A line of a journal does not prove who wrote it; the outcome of a job does. So an event of a service of ours that looks
+    /// like the job's end is not believed: the rest is read on the volume, where the outcome says what the end is.
     pub(crate) fn events(
         self,
     ) -> impl Stream<Item = Result<Vec<ChildEvent>, ChildFailure>> + Send + 'static {
@@ -117,25 +120,31 @@ impl Child {
                         let event = match self.parse(&frame.data) {
                             Ok(event) => event,
                             Err(failure) => {
-                                end = Some(Err(failure));
+                                end = Some(StreamEnd::Failed(failure));
                                 break;
                             }
                         };
+                        let ends = self.service.is_terminal(&event.head.kind);
+                        if ends && ours {
+                            end = Some(StreamEnd::LooksLikeIt);
+                            break;
+                        }
                         if event.head.kind != "queued" {
                             wait.end();
                             seen.one(frame.id.as_deref());
                         }
-                        let ends = self.service.is_terminal(&event.head.kind);
                         events.push(event);
                         if ends {
-                            end = Some(Ok(()));
+                            end = Some(StreamEnd::Terminal);
                             break;
                         }
                     }
                     yield events;
-                    if let Some(end) = end {
-                        end?;
-                        return;
+                    match end {
+                        None => {}
+                        Some(StreamEnd::Terminal) => return,
+                        Some(StreamEnd::LooksLikeIt) => break,
+                        Some(StreamEnd::Failed(failure)) => Err(failure)?,
                     }
                 }
             }
@@ -152,6 +161,7 @@ impl Child {
                     Err(internal("the workspace cannot be read: see the workflow's log"))
                 }
             }?;
+            let mut is_reported = false;
             let mut entries = Box::pin(workspace::follow(job, seen.position()).skip(seen.to_skip()));
             while let Some(entry) = self.next(&mut entries, &mut wait).await? {
                 let entry = entry.map_err(|error| {
@@ -160,9 +170,14 @@ impl Child {
                 })?;
                 let event = self.parse(&entry.json)?;
                 wait.end();
-                let ends = self.service.is_terminal(&event.head.kind);
+                if !entry.terminal && self.service.is_terminal(&event.head.kind) {
+                    if !std::mem::replace(&mut is_reported, true) {
+                        tracing::error!(child = %self.id, "ignoring a line of the job's journal that this stack did not write: it looks like the job's end");
+                    }
+                    continue;
+                }
                 yield vec![event];
-                if ends {
+                if entry.terminal {
                     return;
                 }
             }
@@ -332,6 +347,16 @@ enum OnVolume {
     No,
 }
 
+/// Why a stream of events is not read any further.
+enum StreamEnd {
+    /// With the terminal event of a service that is not of this stack.
+    Terminal,
+    /// With an event that looks like a terminal one.
+    LooksLikeIt,
+    /// With something that cannot be understood.
+    Failed(ChildFailure),
+}
+
 enum Opened {
     Stream(Box<Answer>),
     /// An earlier request arrived, but its answer did not.
@@ -371,4 +396,114 @@ impl Seen {
 
 pub(crate) fn internal(sentence: &str) -> ChildFailure {
     ChildFailure { code: Code::Internal, sentence: sentence.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::OpenOptions, io::Write as _};
+
+    use contract::{JobRequest as _, Policy, PullRequest};
+    use serde_json::json;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+    use workspace::{ClaimedJob, JobRecord, NewJob, RequestDigest, follow};
+
+    use super::*;
+
+    fn message(text: &str) -> EventLine {
+        EventLine::encode(&json!({"type": "message", "message": text}))
+    }
+
+    /// A pull that runs, whose journal has a line that another has written.
+    fn pull(workspace: &Workspace) -> ClaimedJob {
+        let body = br#"{"repoUrl":"https://h/r.git"}"#;
+        let request = PullRequest::parse(body, "/w", &Policy::default()).unwrap();
+        let digest = RequestDigest::of(&request, body, None);
+        let record = JobRecord::of(workspace, &request, digest, JobId::new(), None).unwrap();
+        let NewJob::Created(job) = Job::create(workspace, &record).unwrap() else { panic!() };
+        let mut claimed = job.claim("replica").unwrap().unwrap();
+        claimed.append(&message("before")).unwrap();
+        let journal = job.directory().join("events.ndjson");
+        let mut journal = OpenOptions::new().append(true).open(journal).unwrap();
+        journal.write_all(b"{\"type\":\"completed\",\"targetPath\":\"/evil\"}\n").unwrap();
+        claimed.append(&message("after")).unwrap();
+        claimed
+    }
+
+    /// Answers one request with the journal of `job`, as a gateway does.
+    async fn serve(listener: TcpListener, job: Job, header: String) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"}") {
+            assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+        }
+        let head = format!(
+            "HTTP/1.1 200 OK\r\n{header}content-type: text/event-stream\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut entries = Box::pin(follow(job, 0));
+        while let Some(entry) = entries.next().await {
+            let entry = entry.unwrap();
+            let json = String::from_utf8_lossy(&entry.json);
+            let frame = format!("id: {}\ndata: {json}\n\n", entry.id);
+            // The workflow may read no further.
+            if stream.write_all(frame.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// What a workflow sees of a pull that ends after its second message: the messages, and the path of its end.
+    async fn seen(is_ours: bool) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(dir.path()).unwrap();
+        let claimed = pull(&workspace);
+        let (job, id) = (claimed.job().clone(), claimed.job().id());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = listener.local_addr().unwrap().into();
+        let header = if is_ours { format!("x-job-id: {id}\r\n") } else { String::new() };
+        let server = tokio::spawn(serve(listener, job, header));
+        let child = Child {
+            id,
+            parent: JobId::new(),
+            capability: None,
+            service: Service::Pull,
+            path: Service::Pull.job_path(),
+            base,
+            body: "{}".into(),
+            workspace,
+            deadline: Deadline::new(Duration::from_secs(60)),
+            queue_wait: Duration::from_secs(60),
+            began: Arc::default(),
+        };
+        let (mut events, mut claimed) = (Box::pin(child.events()), Some(claimed));
+        let mut seen = Vec::new();
+        let all = async {
+            while let Some(batch) = events.next().await {
+                for event in batch.unwrap() {
+                    let value: serde_json::Value = event.line.peek().unwrap();
+                    let text = value["message"].as_str().or(value["targetPath"].as_str());
+                    seen.push(text.unwrap().to_owned());
+                }
+                if seen.iter().any(|text| text == "after")
+                    && let Some(claimed) = claimed.take()
+                {
+                    let end = json!({"type": "completed", "targetPath": "/real"});
+                    claimed.finish(Ending::success(&end)).unwrap();
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("the stream ends");
+        server.abort();
+        seen
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_job_ends_with_its_outcome_and_not_with_a_line_of_its_journal() {
+        assert_eq!(seen(true).await, ["before", "after", "/real"]);
+        // The control: a service that is not of this stack is believed.
+        assert_eq!(seen(false).await, ["before", "/evil"]);
+    }
 }

@@ -62,7 +62,7 @@ fn check_repository(
 ) -> Result<(), RequestError> {
     let Some(owner) = place.own_job() else { return Ok(()) };
     let job = Job::open(workspace, owner).map_err(|error| error.refusal())?;
-    let record = job.map(|job| job.record()).transpose().map_err(|error| error.refusal())?;
+    let record = job.map(|job| job.shown_record()).transpose().map_err(|error| error.refusal())?;
     let Some(known) = record.and_then(|record| record.repo_url) else { return Ok(()) };
     // It was allowed then, even if it is not allowed now.
     let policy = Policy { file_repositories: FileRepositories::Allowed, ..Policy::default() };

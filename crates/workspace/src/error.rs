@@ -45,6 +45,14 @@ pub enum Error {
         /// What is wrong with its proof.
         why: &'static str,
     },
+    /// The stack of this volume signs its records, and this process cannot do so.
+    #[error("sign as the stack of {path} does: {why}", path = path.display())]
+    CannotSign {
+        /// The workspace.
+        path: PathBuf,
+        /// What is missing, and what to do.
+        why: &'static str,
+    },
     /// The record of a session has invalid content.
     #[error("read session {id}")]
     SessionDamaged {
@@ -55,7 +63,7 @@ pub enum Error {
     },
     /// The user of this process is not that of the stack, which could not read what this process creates.
     #[error(
-        "create a token in {path}: the stack belongs to user {owner} and could not read the file of user {user}: run this \
+        "write to {path}: the stack belongs to user {owner} and could not read the file of user {user}: run this \
          command as user {owner}, for example with `sudo -u '#{owner}'`",
         path = path.display()
     )]
@@ -126,6 +134,13 @@ impl Error {
     pub fn refusal(&self) -> RequestError {
         tracing::error!(error = self as &dyn std::error::Error, "failed to use the workspace");
         match self {
+            Self::SessionDamaged { id, source } if source.is_forged() => RequestError::new(
+                Code::SessionDamaged,
+                format!(
+                    "nothing proves that this stack wrote the record of session {id}, perhaps because an earlier version did: \
+                     ask an operator to look at it with `stackctl adopt`"
+                ),
+            ),
             Self::SessionDamaged { id, .. } => RequestError::new(
                 Code::SessionDamaged,
                 format!(

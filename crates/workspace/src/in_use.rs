@@ -1,11 +1,14 @@
 //! What the jobs that have not ended use, so that nothing of it is deleted.
+//!
+//! What a record says counts here even if nothing proves who wrote it: it can only keep something, and a job of an earlier version
+//! may still run.
 
 use std::collections::HashSet;
 
 use contract::{JobId, SessionId, WorkspacePath};
 use serde::Deserialize;
 
-use crate::{Job, Result, Session, Workspace};
+use crate::{FileLock, Job, Result, Session, Workspace};
 
 /// The sessions, and the directories in `jobs/`, that jobs use which wait or run.
 #[derive(Debug, Default)]
@@ -53,11 +56,13 @@ impl InUse {
 
     fn add(&mut self, workspace: &Workspace, job: &Job) -> Result<()> {
         self.directories.insert(job.id().to_string());
-        let record = match job.record() {
-            // It can never be run. A gateway sets it aside.
-            Err(error) if error.is_damage() => return Ok(()),
+        let record = match job.unchecked_record() {
             // It was deleted or set aside just now.
             Err(error) if error.is_missing() => return Ok(()),
+            // If it does not run, it never will. A gateway sets it aside.
+            Err(error) if error.is_damage() && !FileLock::is_held(&job.lease_path())? => {
+                return Ok(());
+            }
             record => record?,
         };
         self.directories.extend(record.parent.map(|parent| parent.to_string()));
@@ -69,20 +74,30 @@ impl InUse {
             {
                 self.add_place(workspace, &place)?;
             }
-            let read: Option<JobId> = job_id.and_then(|id| id.parse().ok());
-            self.directories.extend(read.map(|id| id.to_string()));
+            if let Some(read) = job_id.and_then(|id| id.parse().ok()) {
+                self.add_read(workspace, read)?;
+            }
         }
         if let Some(id) = record.session {
             self.sessions.insert(id);
-            let session = Session::open(workspace, id);
-            match session.and_then(|session| session.map_or(Ok(None), |session| session.place())) {
-                Ok(Some(place)) => self.add_place(workspace, &place)?,
-                Ok(None) => {}
-                Err(error) if error.is_damage() => {}
-                Err(error) => return Err(error),
+            if let Some((Some(place), _)) = Session::last_use(workspace, id)? {
+                self.add_place(workspace, &place)?;
             }
         }
         Ok(())
+    }
+
+    /// A job whose result is read. It may be in the checkout of an earlier one.
+    fn add_read(&mut self, workspace: &Workspace, id: JobId) -> Result<()> {
+        self.directories.insert(id.to_string());
+        let Some(job) = Job::open(workspace, id)? else { return Ok(()) };
+        match job.work() {
+            Ok(Some(work)) => self.add_place(workspace, &work.checkout),
+            Ok(None) => Ok(()),
+            // What is not known cannot be read either.
+            Err(error) if error.is_damage() || error.is_missing() => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn add_place(&mut self, workspace: &Workspace, place: &WorkspacePath) -> Result<()> {

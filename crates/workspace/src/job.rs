@@ -2,6 +2,7 @@
 
 mod child;
 mod claim;
+mod comparable;
 mod create;
 mod delete;
 mod proven;
@@ -10,6 +11,7 @@ mod work;
 pub(crate) use self::work::keeps_undelivered;
 pub use self::{
     claim::{Claim, ClaimedJob},
+    comparable::Comparable,
     create::{CreateError, NewJob},
     delete::DeletedJob,
     work::Work,
@@ -25,6 +27,7 @@ use crate::{
     layout::parsed_names,
     proof::{About, Life},
     watch::Watch,
+    write::Once,
 };
 
 /// The longest record, claim or outcome that is read, in bytes: several times the longest that is written.
@@ -204,7 +207,7 @@ impl Job {
         };
         named.retain(|id| {
             let child = Self { workspace: self.workspace.clone(), id: *id };
-            match child.record() {
+            match child.shown_record() {
                 Ok(record) => record.parent == Some(self.id),
                 // It was never created, or was deleted.
                 Err(error) if error.is_missing() => false,
@@ -231,12 +234,19 @@ impl Job {
         let content = self.workspace.seal(About::Cancel(self.id, &life), &request);
         let (content, reserve) =
             (content.map_err(Error::malformed(&path))?, self.reserve().join("cancel"));
-        self.workspace.put_once_or_reserve(&path, &content, &reserve)?;
+        let put = || self.workspace.put_once_or_reserve(&path, &content, &reserve);
+        if put()? == Once::Theirs && !self.is_cancel_requested()? {
+            // What is there is no request. All who ask write the same, so it does not matter whose is moved away here.
+            match self.workspace.set_aside(&path) {
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => put()?,
+            };
+        }
         self.workspace.watcher().wake(&self.control());
         Ok(())
     }
 
-    /// Whether cancellation was requested. A request that is damaged or forged is set aside.
+    /// Whether cancellation was requested. What is damaged or forged is no request.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -245,11 +255,7 @@ impl Job {
         match self.read_own(None, |life| About::Cancel(self.id, life), &path) {
             Err(error) if error.is_damage() => {
                 self.workspace.report_once(&path, &error);
-                // Another process may have done so meanwhile.
-                match self.workspace.set_aside(&path) {
-                    Err(error) if !error.is_missing() => Err(error),
-                    _ => Ok(false),
-                }
+                Ok(false)
             }
             read => read.map(|request| request.is_some()),
         }
@@ -260,7 +266,7 @@ impl Job {
     /// # Errors
     /// If the volume cannot be read or written.
     pub fn view(&self) -> Result<JobView> {
-        let (record, life) = self.record_and_life()?;
+        let (record, life) = self.readable_record()?;
         let outcome = match self.outcome_in(Some(&life)) {
             Ok(Some(outcome)) => Some(outcome),
             _ => self.settle()?,
@@ -314,6 +320,18 @@ impl Job {
         } else {
             Err(Error::UnknownEvent(after))
         }
+    }
+
+    /// Its state, whatever its record says.
+    ///
+    /// # Errors
+    /// If the volume cannot be read or written.
+    pub fn state(&self) -> Result<JobState> {
+        Ok(match self.settle()? {
+            Some(outcome) => outcome.state,
+            None if self.claimed()?.is_some() => JobState::Running,
+            None => JobState::Queued,
+        })
     }
 
     /// Sets a job with a damaged record aside for an operator, unless a process still runs it. It can no longer be

@@ -27,6 +27,7 @@ mod liveness;
 mod off_thread;
 mod outcome;
 mod owner;
+mod private;
 mod probe;
 mod proof;
 mod record;
@@ -52,13 +53,14 @@ pub use handover::{
     Check, UserIds, close_way, hand_over, let_through, take_back, take_back_if_left, try_owner,
 };
 pub use index::{EndedJob, JobFilter, NewestFirst, Spending};
-pub use job::{Claim, ClaimedJob, CreateError, DeletedJob, Job, NewJob, Work};
+pub use job::{Claim, ClaimedJob, Comparable, CreateError, DeletedJob, Job, NewJob, Work};
 pub use layout::Workspace;
 pub use liveness::LivenessWatch;
 pub use off_thread::blocking;
 pub use outcome::Outcome;
+pub use private::PrivateDirectory;
 pub use probe::FreeSpace;
-pub use proof::UnprovenRecord;
+pub use proof::{Adopted, UnprovenRecord, fingerprint};
 pub use record::{JobRecord, RecordedRequest, Turns};
 pub use registry::{IdleReplicas, Registration, Registry, ReplicaEntry};
 pub use resolve::ResolveError;

@@ -9,7 +9,9 @@ use contract::{CallerName, DirectoryName, JobId, SessionId, Timestamp, Workspace
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, Job, Result, Session, UnprovenRecord, Workspace, layout::parsed_names, proof::About,
+    Error, Job, JobRecord, Result, Session, UnprovenRecord, Workspace,
+    layout::parsed_names,
+    proof::{About, Life},
 };
 
 /// The longest file that is read, in bytes: many times the longest that is written.
@@ -35,7 +37,8 @@ impl Workspace {
             let path = self.owners().join(name.as_str());
             let describe = |content: &[u8]| {
                 let owner: Owner = serde_json::from_slice(content).ok()?;
-                Some(format!("checkout {} of '{}'", name.as_str(), owner.caller))
+                let Owner { caller, since } = owner;
+                Some(format!("checkout {} of '{caller}', since {since}", name.as_str()))
             };
             found.extend(self.unproven(About::Owner(&name), &path, MAX_FILE, describe)?);
         }
@@ -82,13 +85,37 @@ impl Workspace {
     /// If the volume cannot be read.
     pub fn may_work_in(&self, job: JobId, place: &WorkspacePath) -> Result<bool> {
         let record = Job::open(self, job)?.map(|job| job.record()).transpose()?;
-        let (caller, anywhere) =
-            record.map_or((CallerName::anonymous(), false), |it| (it.caller, it.works_anywhere));
-        Ok(anywhere || self.owner_of_place(place)?.unwrap_or_else(CallerName::anonymous) == caller)
+        let caller = record.as_ref().map(|it| it.caller.clone()).unwrap_or_default();
+        if record.as_ref().is_some_and(|it| it.works_anywhere) {
+            return Ok(true);
+        }
+        match self.owner_of_place(place)? {
+            Some(owner) => Ok(owner == caller),
+            None if caller.is_anonymous() => Ok(true),
+            None => record.map_or(Ok(false), |record| self.continues_in(&record, place)),
+        }
+    }
+
+    /// Whether a job continues a session, its own or that of its workflow, in the checkout where that has worked. Of a place that
+    /// is nobody's any more, only the record of the session says who may work there. Blocking.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn continues_in(&self, record: &JobRecord, place: &WorkspacePath) -> Result<bool> {
+        let parent = match record.parent {
+            Some(parent) => Job::open(self, parent)?.map(|job| job.record()).transpose()?,
+            None => None,
+        };
+        let session = record.session.or(parent.and_then(|parent| parent.session));
+        let session = session.map(|id| Session::open(self, id)).transpose()?.flatten();
+        let lived = session.map(|session| session.place()).transpose()?.flatten();
+        let root = self.root_text();
+        Ok(lived.is_some_and(|lived| lived.checkout(root) == place.checkout(root)))
     }
 
     /// The owner of the place where a job works or is to work: that of the shared checkout, or of the job or session whose
-    /// own directory it is in. `None` if it belongs to nothing that is known. Blocking.
+    /// own directory it is in. `None` if it belongs to nothing that is known, or to a job of an earlier version, of which nothing
+    /// proves whose it was. Blocking.
     ///
     /// # Errors
     /// If the volume cannot be read, or what says whose it is is damaged.
@@ -101,7 +128,8 @@ impl Workspace {
         if let Ok(id) = own.parse::<JobId>()
             && let Some(job) = Job::open(self, id)?
         {
-            return job.record().map(|record| Some(record.caller));
+            let (record, life) = job.readable_record()?;
+            return Ok((life != Life::Earlier).then_some(record.caller));
         }
         let Ok(id) = own.parse::<SessionId>() else { return Ok(None) };
         Session::open(self, id)?.map_or(Ok(None), |session| session.owner())
@@ -115,7 +143,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{JobRecord, fixtures};
+    use crate::fixtures;
 
     fn name(text: &str) -> CallerName {
         text.parse().unwrap()
@@ -204,6 +232,22 @@ mod tests {
         let places = ["anns", "anns/deep/er", &own, "bobs", "bobs/x", "old"];
         assert_eq!(places.map(|path| may(ann, path)), [true, true, true, false, false, false]);
         assert_eq!(places.map(|path| may(admin, path)), [true; 6]);
+        // A session continues where it worked, whatever has become of the job that it began in.
+        let left = format!("jobs/{}/repo", JobId::new());
+        let session = SessionId::new();
+        drop(Session::create_for(&workspace, session, &place(&left), &name("ann")).unwrap());
+        let record = JobRecord { caller: name("ann"), ..fixtures::record(None, &json!({})) };
+        let resumes = JobRecord { session: Some(session), ..record };
+        let workflow = fixtures::create(&workspace, &resumes).id();
+        assert!(!may(ann, &left), "it does not continue the session");
+        let child = fixtures::record(Some(workflow), &json!({}));
+        let child = JobRecord { caller: name("ann"), ..child };
+        let child = fixtures::create(&workspace, &child).id();
+        let deep = format!("{left}/deep");
+        for place in [&left, &deep] {
+            assert!(may(workflow, place) && may(child, place), "{place}");
+        }
+        assert!(!may(child, &format!("jobs/{}/repo", JobId::new())) && !may(child, "bobs"));
         // Without callers, nobody owns anything.
         let (old, unknown) = (job_of("anonymous", false), JobId::new());
         for job in [old, unknown] {

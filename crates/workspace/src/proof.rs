@@ -6,17 +6,15 @@
 //! in another place. Without the secret, records are written without a proof, and all are believed.
 
 use std::{
-    fmt, fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
 use contract::{DirectoryName, JobId, SessionId, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use crate::{
-    Error, Result, StackSecret, Workspace, hex,
-    write::{read_at_most, write_synced},
-};
+use crate::{Error, Result, StackSecret, Turn, TurnUse, Workspace, hex, write::read_at_most};
 
 /// What stands before the digits of a proof, and after them.
 const BEFORE: &[u8] = b"{\"proof\":\"";
@@ -25,6 +23,12 @@ const AFTER: &[u8] = b"\",";
 const DIGITS: usize = 64;
 /// The longest `signed` that is read, in bytes.
 const MAX_FILE: u64 = 1024;
+/// The longest record that is adopted, in bytes.
+const MAX_ADOPTED: u64 = 64 * 1024;
+/// Why a process cannot sign as the stack of a volume does.
+const OTHER_SECRET: &str = "it signs with another secret, or `.stack/signed` is damaged: set STACK_SECRET_FILE as for all its parts";
+const NO_SECRET: &str = "set STACK_SECRET_FILE as for all its parts; without another setting, its secret is in `.stack/secret`";
+pub(crate) const LOST_SECRET: &str = "its secret, `.stack/secret`, is gone: put it back from a backup, or begin with a new one as in docs/SECURITY.md";
 
 /// What a record is about. None can be taken for one of another kind, job, life or name.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +78,7 @@ pub(crate) enum Life {
     Proven(String),
     /// Its record has none, because an earlier version wrote it.
     Earlier,
-    /// Its record is not to be believed, or this process cannot tell.
+    /// Its record is not to be believed, or this process cannot tell. Such a job does not run, but it ends.
     Unknown,
 }
 
@@ -82,7 +86,8 @@ impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Proven(proof) => f.write_str(proof),
-            Self::Earlier | Self::Unknown => f.write_str("-"),
+            Self::Earlier => f.write_str("-"),
+            Self::Unknown => f.write_str("?"),
         }
     }
 }
@@ -137,9 +142,8 @@ impl RawRecord {
 }
 
 impl StackSecret {
-    /// Puts a proof in front of the fields of a record, which is a JSON object that is not empty. `about` says what it is about.
-    #[must_use]
-    pub fn seal(&self, about: impl fmt::Display, record: &[u8]) -> Vec<u8> {
+    /// Puts a proof in front of the fields of a record, which is a JSON object that is not empty.
+    fn seal(&self, about: About<'_>, record: &[u8]) -> Vec<u8> {
         let proof = hex::encode(&self.mac_of(&message(about, record)));
         let fields = record.get(1..).unwrap_or_default();
         [BEFORE, proof.as_bytes(), AFTER, fields].concat()
@@ -155,7 +159,7 @@ impl StackSecret {
     }
 }
 
-fn message(about: impl fmt::Display, record: &[u8]) -> Vec<u8> {
+fn message(about: About<'_>, record: &[u8]) -> Vec<u8> {
     [format!("{about}\n").as_bytes(), record].concat()
 }
 
@@ -163,8 +167,8 @@ fn message(about: impl fmt::Display, record: &[u8]) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct Signing {
     secret: StackSecret,
-    /// When the stack began to sign. `None`: what says so is not to be believed.
-    since: Option<Timestamp>,
+    /// When the stack began to sign.
+    since: Timestamp,
 }
 
 /// `.stack/signed`.
@@ -173,78 +177,107 @@ struct Signed {
     since: Timestamp,
 }
 
-/// A record without a proof, which an earlier version may have written.
+/// A record that does not prove that this stack wrote it, but may be what an earlier version wrote.
 #[derive(Debug)]
 pub struct UnprovenRecord {
-    /// What it is, for an operator.
+    /// What it is, for an operator: what it says, which may be chosen by whoever wrote it.
     pub what: String,
     path: PathBuf,
+    /// What was found.
+    found: RawRecord,
+    /// The same with a proof.
     sealed: Vec<u8>,
+    /// What to hold while it is replaced.
+    turn: Option<Turn>,
+}
+
+impl UnprovenRecord {
+    /// The same for the record of something that jobs work in.
+    pub(crate) fn in_turn(self, turn: Turn) -> Self {
+        Self { turn: Some(turn), ..self }
+    }
+}
+
+/// What became of a record that an operator wants to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// It has a proof now.
+    Signed,
+    /// It is not what was found any more, or is gone.
+    Changed,
+    /// A job uses it.
+    Busy,
 }
 
 impl Workspace {
-    pub(crate) fn signed_since(&self) -> PathBuf {
+    fn signed_path(&self) -> PathBuf {
         self.stack().join("signed")
     }
 
-    /// From now on, this process signs what it writes to the volume, and believes only what the stack has signed. Blocking.
+    /// Whether the stack of this volume signs its records.
+    pub(crate) fn has_signed(&self) -> Result<bool> {
+        let path = self.signed_path();
+        path.try_exists().map_err(Error::io("check", path))
+    }
+
+    /// From now on, this process signs what it writes to the volume with the secret in `file`, and believes only what the
+    /// stack has signed. Without a file it does neither. Returns the secret. Blocking.
     ///
     /// # Errors
-    /// If the volume cannot be read or written.
-    pub fn sign_with(&self, secret: &StackSecret) -> Result<()> {
-        let path = self.signed_since();
-        let read = || RawRecord::read(&path, MAX_FILE);
-        let mut found = read()?;
-        if found.is_none() {
+    /// If the stack of this volume signs with another secret, or signs and there is no `file`: such a process would take
+    /// everything for forged, or write what the others take for forged. Also if the secret cannot be read, or the volume
+    /// cannot be used. Nothing is changed then.
+    pub fn sign_with(&self, file: Option<&Path>) -> Result<Option<StackSecret>> {
+        let Some(file) = file else {
+            return if self.has_signed()? { Err(self.cannot_sign(NO_SECRET)) } else { Ok(None) };
+        };
+        let secret = self.stack_secret_at(file)?;
+        if !self.has_signed()? {
+            let path = self.signed_path();
             let signed = serde_json::to_vec(&Signed { since: Timestamp::now() });
             let signed = signed.map_err(Error::malformed(&path))?;
+            // Another part of the stack may be faster.
             self.put_once(&path, &secret.seal(About::Since, &signed))?;
-            found = read()?;
         }
-        let since =
-            found.ok_or_else(|| Error::forged(&path, "it is gone")).and_then(|record| match secret
-                .check(
-                About::Since,
-                &path,
-                &record,
-            )? {
-                Proof::Valid(_) => serde_json::from_slice::<Signed>(&record.content)
-                    .map_err(Error::malformed(&path)),
-                Proof::Missing | Proof::Unchecked => Err(Error::forged(&path, "it has no proof")),
-            });
-        let since = match since {
-            Ok(signed) => Some(signed.since),
-            Err(error) => {
-                self.report_once(&path, &error);
-                None
+        self.begin_to_sign(&secret)?;
+        Ok(Some(secret))
+    }
+
+    /// Signs as the stack does that uses this volume, if it does: for the commands of an operator, which change nothing by
+    /// that. `file` is where its secret is; `None`: where it is by default. Blocking.
+    ///
+    /// # Errors
+    /// If the secret cannot be read, or is not the one that the stack signs with.
+    pub fn sign_like_the_stack(&self, file: Option<&Path>) -> Result<()> {
+        if !self.has_signed()? {
+            return Ok(());
+        }
+        let default = self.stack_secret_file();
+        self.begin_to_sign(&StackSecret::read(file.unwrap_or(&default))?)
+    }
+
+    fn begin_to_sign(&self, secret: &StackSecret) -> Result<()> {
+        let path = self.signed_path();
+        let found = RawRecord::read(&path, MAX_FILE)?;
+        let checked = found.map(|found| Ok((secret.check(About::Since, &path, &found)?, found)));
+        let since = match checked {
+            Some(Ok((Proof::Valid(_), found))) => {
+                serde_json::from_slice::<Signed>(&found.content)
+                    .map_err(Error::malformed(&path))?
+                    .since
             }
+            Some(Ok(_) | Err(Error::Forged { .. })) => {
+                return Err(self.cannot_sign(OTHER_SECRET));
+            }
+            Some(Err(error)) => return Err(error),
+            None => return Err(Error::io("read", path)(io::ErrorKind::NotFound.into())),
         };
         self.set_signing(Signing { secret: secret.clone(), since });
         Ok(())
     }
 
-    /// Signs as the stack does that uses this volume, if it does: for the commands of an operator. `file` is where its secret
-    /// is; `None`: where it is by default. Blocking.
-    ///
-    /// # Errors
-    /// If the secret cannot be read, or is not the one that the stack signs with.
-    pub fn sign_like_the_stack(&self, file: Option<&Path>) -> Result<()> {
-        let signed = self.signed_since();
-        let secret = match file {
-            Some(file) => self.stack_secret_at(file)?,
-            None if signed.try_exists().map_err(Error::io("check", &signed))? => {
-                StackSecret::read(&self.stack_secret_file())?
-            }
-            None => return Ok(()),
-        };
-        self.sign_with(&secret)?;
-        match self.signing() {
-            Some(Signing { since: None, .. }) => Err(Error::forged(
-                &signed,
-                "the stack signs with another secret: set STACK_SECRET_FILE as for the stack",
-            )),
-            _ => Ok(()),
-        }
+    pub(crate) fn cannot_sign(&self, why: &'static str) -> Error {
+        Error::CannotSign { path: self.root().to_owned(), why }
     }
 
     /// Whether this process signs what it writes, and believes only what is signed.
@@ -255,7 +288,7 @@ impl Workspace {
 
     /// Whether a job may have been created before the stack began to sign.
     pub(crate) fn may_be_unsigned(&self, id: JobId) -> bool {
-        self.signing().and_then(|it| it.since).is_some_and(|since| id.created() < since)
+        self.signing().is_some_and(|signing| id.created() < signing.since)
     }
 
     /// The bytes of a record to be written, with a proof if this process knows the secret.
@@ -305,7 +338,7 @@ impl Workspace {
         }
     }
 
-    /// A record that has no proof, if that is so, with a sentence about it that `describe` makes of its content.
+    /// A record that has no valid proof, if that is so, with a sentence about it that `describe` makes of its content.
     pub(crate) fn unproven(
         &self,
         about: About<'_>,
@@ -313,24 +346,28 @@ impl Workspace {
         limit: u64,
         describe: impl FnOnce(&[u8]) -> Option<String>,
     ) -> Result<Option<UnprovenRecord>> {
-        let (Some(Signing { secret, .. }), Some(record)) =
+        let (Some(Signing { secret, .. }), Some(found)) =
             (self.signing(), RawRecord::read(path, limit)?)
         else {
             return Ok(None);
         };
-        if record.proof.is_some() {
-            return Ok(None);
-        }
+        let note = match secret.check(about, path, &found) {
+            Ok(Proof::Valid(_)) => return Ok(None),
+            Err(_) => ", with a wrong proof",
+            Ok(Proof::Missing | Proof::Unchecked) => "",
+        };
         // What cannot be understood stays as it is.
-        Ok(describe(&record.content).map(|what| UnprovenRecord {
-            what,
+        Ok(describe(&found.content).map(|what| UnprovenRecord {
+            what: what + note,
             path: path.to_owned(),
-            sealed: secret.seal(about, &record.content),
+            sealed: secret.seal(about, &found.content),
+            found,
+            turn: None,
         }))
     }
 
-    /// The tokens, owners and sessions that have no proof. Nobody believes them until an operator [adopts](Self::adopt) them.
-    /// Empty if this process does not know the secret. Blocking.
+    /// The tokens, owners and sessions that have no valid proof. Nobody believes them until an operator [adopts](Self::adopt)
+    /// them. Empty if this process does not know the secret. Blocking.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -338,23 +375,42 @@ impl Workspace {
         let mut found = self.unproven_tokens()?;
         found.extend(self.unproven_owners()?);
         found.extend(self.unproven_sessions()?);
+        found.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(found)
     }
 
-    /// Signs a record as it was when it was found. Blocking.
+    /// Signs a record, if it is as it was when it was found. Blocking.
     ///
     /// # Errors
-    /// If the volume cannot be written.
-    pub fn adopt(&self, record: &UnprovenRecord) -> Result<()> {
-        let scratch = self.scratch();
-        let written = write_synced(&scratch, &record.sealed)
-            .and_then(|()| fs::set_permissions(&scratch, fs::metadata(&record.path)?.permissions()))
-            .and_then(|()| fs::rename(&scratch, &record.path));
-        if written.is_err() {
-            let _ = fs::remove_file(&scratch);
+    /// If the volume cannot be written, or this process has another user than the stack.
+    pub fn adopt(&self, record: &UnprovenRecord) -> Result<Adopted> {
+        self.check_user(nix::unistd::geteuid().as_raw())?;
+        let UnprovenRecord { path, found, sealed, turn, .. } = record;
+        // A job that has its turn writes it.
+        let held = turn.as_ref().map(|turn| self.take_turn(turn, TurnUse::Work)).transpose()?;
+        if held.is_some_and(|held| held.is_none()) {
+            return Ok(Adopted::Busy);
         }
-        written.map_err(Error::io("sign", &record.path))
+        let mode = fs::metadata(path).map(|found| found.permissions());
+        match RawRecord::read(path, MAX_ADOPTED)? {
+            Some(now) if now == *found => {}
+            _ => return Ok(Adopted::Changed),
+        }
+        self.replace(path, sealed, Some(mode.map_err(Error::io("check", path))?))?;
+        Ok(Adopted::Signed)
     }
+}
+
+/// Tells one list of unproven records from every other: what was listed is what is signed.
+#[must_use]
+pub fn fingerprint(records: &[UnprovenRecord]) -> String {
+    let mut all = Sha256::new();
+    for record in records {
+        // The length tells where each begins.
+        all.update((record.sealed.len() as u64).to_be_bytes());
+        all.update(&record.sealed);
+    }
+    hex::encode(all.finalize().get(..16).unwrap_or_default())
 }
 
 #[cfg(test)]

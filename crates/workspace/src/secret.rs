@@ -10,7 +10,7 @@ use contract::{JobId, ReplicaId, Service};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use crate::{Error, Result, Workspace, hex, write::read_at_most};
+use crate::{Error, Result, Workspace, hex, proof::LOST_SECRET, write::read_at_most};
 
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 1024;
@@ -130,15 +130,18 @@ impl fmt::Display for Challenge {
 }
 
 impl fmt::Display for Statement {
-    /// The kind comes first, so that no statement can be taken for one of another kind.
+    /// The kind comes first, so that no statement can be taken for one of another kind. Those between gateway and replicas have
+    /// a version: parts that sign their records do not work with parts that know the secret, but do not sign yet.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::JobsOf(job) => write!(f, "jobs-of-workflow {job}"),
-            Self::Replica { service, id, address } => write!(f, "replica {service} {id} {address}"),
+            Self::Replica { service, id, address } => {
+                write!(f, "replica-2 {service} {id} {address}")
+            }
             Self::Challenged { replica, challenge } => {
                 write!(f, "challenged {replica} {challenge}")
             }
-            Self::Dispatch { replica, job } => write!(f, "dispatch {replica} {job}"),
+            Self::Dispatch { replica, job } => write!(f, "dispatch-2 {replica} {job}"),
         }
     }
 }
@@ -150,22 +153,23 @@ impl Workspace {
         self.stack().join("secret")
     }
 
-    /// Reads the secret of a stack. If it is the one on this volume, the first caller creates it. Blocking.
-    ///
-    /// # Errors
-    /// If it can neither be read nor created, or is damaged.
-    pub fn stack_secret_at(&self, file: &Path) -> Result<StackSecret> {
+    /// Reads the secret of a stack. If it is the one on this volume, the first caller creates it.
+    pub(crate) fn stack_secret_at(&self, file: &Path) -> Result<StackSecret> {
         if file == self.stack_secret_file() { self.stack_secret() } else { StackSecret::read(file) }
     }
 
     /// The secret of the stack on this volume, `.stack/secret`, which the first caller creates. Blocking.
     ///
     /// # Errors
-    /// If it can neither be read nor created, or is damaged.
+    /// If it can neither be read nor created, is damaged, or is gone and the stack has signed with it.
     pub fn stack_secret(&self) -> Result<StackSecret> {
         let path = self.stack_secret_file();
         if let Some(secret) = StackSecret::find(&path)? {
             return Ok(secret);
+        }
+        if self.has_signed()? {
+            // Another gateway may have just made it, and signed with it.
+            return StackSecret::find(&path)?.ok_or_else(|| self.cannot_sign(LOST_SECRET));
         }
         let mut bytes = [0; 32];
         let filled = getrandom::fill(&mut bytes).map_err(io::Error::other);

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, FileLock, HeldTurn, Result, Turn, TurnUse, UnprovenRecord, Workspace,
-    layout::parsed_names, proof::About, write::write_synced,
+    layout::parsed_names,
+    proof::{About, RawRecord},
+    write::{modified, write_synced},
 };
 
 /// The longest `meta.json` that is read, in bytes: many times the longest path.
@@ -202,17 +204,24 @@ impl Session {
         self.directory().join("project")
     }
 
+    fn meta_path(&self) -> PathBuf {
+        self.directory().join("meta.json")
+    }
+
+    fn parse(&self, content: &[u8]) -> Result<(Meta, WorkspacePath)> {
+        let path = self.meta_path();
+        let meta: Meta = serde_json::from_slice(content).map_err(Error::malformed(&path))?;
+        let place = WorkspacePath::parse(&meta.workspace, self.workspace.root_text())
+            .map_err(Error::malformed(path))?;
+        Ok((meta, place))
+    }
+
     /// The record and the workspace in it.
     fn meta(&self) -> Result<Option<(Meta, WorkspacePath)>> {
-        let path = self.directory().join("meta.json");
         let read = || {
             let about = About::Session(self.id);
-            let content = self.workspace.read_record(about, &path, MAX_META)?;
-            let Some(content) = content else { return Ok(None) };
-            let meta: Meta = serde_json::from_slice(&content).map_err(Error::malformed(&path))?;
-            let place = WorkspacePath::parse(&meta.workspace, self.workspace.root_text())
-                .map_err(Error::malformed(&path))?;
-            Ok(Some((meta, place)))
+            let content = self.workspace.read_record(about, &self.meta_path(), MAX_META)?;
+            content.map(|content| self.parse(&content)).transpose()
         };
         read().map_err(|error: Error| match error {
             error @ (Error::Malformed { .. } | Error::Forged { .. }) => {
@@ -228,6 +237,28 @@ impl Session {
     /// [`Error::SessionDamaged`] if its record is damaged, or another if the volume cannot be read.
     pub fn place(&self) -> Result<Option<WorkspacePath>> {
         Ok(self.meta()?.map(|(_, place)| place))
+    }
+
+    /// Where it works and when it was last used, as far as its record can be understood, whoever wrote it: only for deciding what
+    /// to keep.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub(crate) fn last_use(
+        workspace: &Workspace,
+        id: SessionId,
+    ) -> Result<Option<(Option<WorkspacePath>, Timestamp)>> {
+        let session = Self { workspace: workspace.clone(), id };
+        let path = session.meta_path();
+        let read = || {
+            let found = RawRecord::read(&path, MAX_META)?;
+            found.map(|found| session.parse(found.unchecked())).transpose()
+        };
+        match read() {
+            Ok(found) => Ok(found.map(|(meta, place)| (Some(place), meta.updated))),
+            Err(error) if error.is_damage() => Ok(Some((None, modified(&path)))),
+            Err(error) => Err(error),
+        }
     }
 
     /// Like [`place`](Self::place), but if the session is damaged, returns an inner `None` instead of an error.
@@ -254,14 +285,9 @@ impl Session {
             Err(error) => return Err(error),
         };
         let meta = Meta { workspace: place.to_string(), created, updated: now, caller };
-        let (scratch, path) = (self.workspace.scratch(), self.directory().join("meta.json"));
+        let path = self.meta_path();
         let content = self.workspace.seal(About::Session(self.id), &meta);
-        let content = content.map_err(Error::malformed(&path))?;
-        let written = write_synced(&scratch, &content).and_then(|()| fs::rename(&scratch, &path));
-        if written.is_err() {
-            let _ = fs::remove_file(&scratch);
-        }
-        written.map_err(Error::io("write", path))
+        self.workspace.replace(&path, &content.map_err(Error::malformed(&path))?, None)
     }
 
     /// Whose it is; `None` if the session does not exist any more.
@@ -295,12 +321,17 @@ impl Workspace {
     pub(crate) fn unproven_sessions(&self) -> Result<Vec<UnprovenRecord>> {
         let mut found = Vec::new();
         for id in parsed_names(&self.sessions())? {
-            let path = self.session(id).join("meta.json");
+            let session = Session { workspace: self.clone(), id };
             let describe = |content: &[u8]| {
-                let meta: Meta = serde_json::from_slice(content).ok()?;
-                Some(format!("session {id} of '{}' in {}", meta.caller, meta.workspace))
+                let (meta, place) = session.parse(content).ok()?;
+                let Meta { caller, created, updated, .. } = meta;
+                Some(format!(
+                    "session {id} of '{caller}' in {place}, created {created}, used {updated}"
+                ))
             };
-            found.extend(self.unproven(About::Session(id), &path, MAX_META, describe)?);
+            let unproven =
+                self.unproven(About::Session(id), &session.meta_path(), MAX_META, describe)?;
+            found.extend(unproven.map(|it| it.in_turn(session.turn())));
         }
         Ok(found)
     }

@@ -266,9 +266,16 @@ impl Workspace {
             let describe = |content: &[u8]| {
                 let record: TokenRecord = serde_json::from_slice(content).ok()?;
                 let scopes: Vec<_> = record.scopes.iter().map(|scope| scope.as_str()).collect();
-                let is_its_own = record.id == id;
-                is_its_own
-                    .then(|| format!("token {id} of '{}' ({})", record.name, scopes.join(",")))
+                if record.id != id {
+                    return None;
+                }
+                let TokenRecord { name, limits, expires, created, .. } = &record;
+                let expires = expires.map_or_else(|| "never".to_owned(), |time| time.to_string());
+                let limits = serde_json::to_string(limits).ok()?;
+                Some(format!(
+                    "token {id} of '{name}' ({}), limits {limits}, created {created}, expires {expires}",
+                    scopes.join(",")
+                ))
             };
             let path = directory.join(&name);
             found.extend(self.unproven(About::Token(&id), &path, MAX_FILE, describe)?);
@@ -305,7 +312,7 @@ impl Workspace {
 
     /// Refuses to create files that the stack could not read. They are for their owner only, and the stack's own user is
     /// the owner of `.stack`.
-    fn check_user(&self, user: u32) -> Result<()> {
+    pub(crate) fn check_user(&self, user: u32) -> Result<()> {
         let path = self.stack();
         let owner = fs::metadata(&path).map_err(Error::io("check", &path))?.uid();
         if owner == user { Ok(()) } else { Err(Error::WrongUser { path, owner, user }) }

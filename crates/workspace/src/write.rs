@@ -5,8 +5,10 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
+use contract::Timestamp;
 use uuid::Uuid;
 
 use crate::{Error, Result, Workspace};
@@ -48,6 +50,23 @@ impl Workspace {
         // The scratch file is no longer needed in any case.
         let _ = fs::remove_file(&scratch);
         result
+    }
+
+    /// Puts `content` at `path`, flushed to disk, in the place of what is there. Readers see one or the other.
+    pub(crate) fn replace(
+        &self,
+        path: &Path,
+        content: &[u8],
+        permissions: Option<fs::Permissions>,
+    ) -> Result<()> {
+        let scratch = self.scratch();
+        let written = write_synced(&scratch, content)
+            .and_then(|()| permissions.map_or(Ok(()), |it| fs::set_permissions(&scratch, it)))
+            .and_then(|()| fs::rename(&scratch, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&scratch);
+        }
+        written.map_err(Error::io("write", path))
     }
 
     /// Like [`put_once`](Self::put_once), if the volume is full in the space reserved at `reserve`. That is for one process at a
@@ -145,6 +164,12 @@ pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let mut content = Vec::with_capacity(usize::try_from(found.len()).unwrap_or_default() + 1);
     file.take(limit).read_to_end(&mut content).map_err(error())?;
     Ok(Some(content))
+}
+
+/// When a file was last written; long ago if it is not there.
+pub(crate) fn modified(path: &Path) -> Timestamp {
+    let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
+    modified.unwrap_or(SystemTime::UNIX_EPOCH).into()
 }
 
 /// Makes opening a pipe return immediately, even if its other end is closed.

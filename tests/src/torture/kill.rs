@@ -132,7 +132,7 @@ impl Kill {
         deaths.ends.conclude(&mut report).await;
         // This is not guaranteed: a replica that is killed while it creates or removes its agent's
         // directory leaves one without a lock.
-        report.figure("directories of agents left in TMPDIR", entries(temporary.path()));
+        report.figure("directories left in TMPDIR", entries(temporary.path()));
         let state = field.stack.workspace().join(".stack");
         report.figure("files left in .stack/tmp", entries(&state.join("tmp")));
         report

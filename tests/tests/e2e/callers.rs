@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use contract::{CallerLimits, Scope, TokenRequest};
+use contract::{CallerLimits, Scope, Timestamp, TokenRequest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
@@ -97,8 +97,7 @@ async fn a_closed_stack_runs_the_workflows_of_its_callers_and_shows_them_to_nobo
     let jobs = jobs["jobs"].as_array().unwrap();
     // Besides, `run` may have looked at what has changed.
     let is_look = |job: &&Value| job.get("changesOf").is_some();
-    let without_looks = |jobs: &[Value]| jobs.iter().filter(|job| !is_look(job)).count();
-    assert_eq!(without_looks(jobs), 3, "{jobs:?}");
+    assert_eq!(jobs.iter().filter(|job| !is_look(job)).count(), 3, "{jobs:?}");
     for job in jobs {
         assert_eq!((&job["caller"], &job["state"]), (&json!("ann"), &json!("succeeded")), "{job}");
     }
@@ -144,7 +143,7 @@ async fn a_closed_stack_runs_the_workflows_of_its_callers_and_shows_them_to_nobo
     let again = scene.client(&boss, &["token", "create", "--name", "ann"]).await;
     fs::write(&ann, &again.stdout).unwrap();
     let (_, jobs) = scene.get(Some(&ann), "/api/jobs").await;
-    assert_eq!(without_looks(jobs["jobs"].as_array().unwrap()), 5, "{jobs}");
+    assert_eq!(jobs["jobs"].as_array().unwrap().iter().filter(|job| !is_look(job)).count(), 5);
     // A token that the stack did not sign counts once an operator has signed it.
     let (workspace, old) = (scene.stack.workspace().to_owned(), scene.file("old"));
     let request = TokenRequest {
@@ -159,15 +158,31 @@ async fn a_closed_stack_runs_the_workflows_of_its_callers_and_shows_them_to_nobo
     let adopt = ["adopt", "--workspace", workspace.to_str().unwrap()];
     let listed = scene.run(&adopt, &[]).await;
     assert_eq!(listed.code, 0, "{listed:?}");
-    let first = format!("token {} of 'old' (read)", record.id);
-    assert_eq!(listed.stdout.lines().next(), Some(&*first), "{listed:?}");
-    assert!(
-        listed.stdout.contains("1 without a proof") && listed.stdout.contains("--yes"),
-        "{listed:?}"
-    );
+    let first = format!("token {} of 'old' (read), limits {{}}, created 2", record.id);
+    assert!(listed.stdout.starts_with(&first), "{listed:?}");
+    let name = listed.stdout.split("adopt --yes ").nth(1).and_then(|it| it.split('`').next());
+    let name = name.unwrap().to_owned();
+    assert!(listed.stdout.contains("1 without a proof"), "{listed:?}");
     assert_eq!(scene.get(Some(&old), "/api/jobs").await.0, 401);
-    let signed = scene.run(&[&adopt[..], &["--yes"]].concat(), &[]).await;
-    assert!(signed.code == 0 && signed.stdout.ends_with("1 signed\n"), "{signed:?}");
+    // What comes after the listing is not signed with it, and a place cannot write to the terminal.
+    let sign = [&adopt[..], &["--yes", &name]].concat();
+    let id = "00000000-0000-7000-8000-000000000001";
+    let late = workspace.join(".stack/sessions").join(id);
+    fs::create_dir_all(&late).unwrap();
+    let now = Timestamp::now();
+    let place = "app/\u{202e}x";
+    let meta = json!({"workspace": place, "created": now, "updated": now, "caller": "old"});
+    fs::write(late.join("meta.json"), meta.to_string()).unwrap();
+    let refused = scene.run(&sign, &[]).await;
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""), "{refused:?}");
+    assert!(refused.stderr.contains("nothing is signed"), "{refused:?}");
+    let listed = scene.run(&adopt, &[]).await;
+    assert!(listed.stdout.contains(&format!("session {id} of 'old' in app")), "{listed:?}");
+    let is_shown = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}');
+    assert!(listed.stdout.chars().all(is_shown), "{listed:?}");
+    fs::remove_dir_all(late).unwrap();
+    let signed = scene.run(&sign, &[]).await;
+    assert!(signed.code == 0 && signed.stdout.ends_with("\n1 signed\n"), "{signed:?}");
     wait_for("the token to be known", PATIENCE, || async {
         (scene.get(Some(&old), "/api/jobs").await.0 == 200).then_some(())
     })

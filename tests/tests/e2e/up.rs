@@ -1,14 +1,20 @@
 //! `stackctl up`: how it starts and stops, and that it leaves nothing behind.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 use testkit::{
-    AgentScript, Fault, GitServer, SseResponse, Stack, descendants, processes_of_directory,
-    wait_for,
+    AgentScript, Fault, GitServer, RunningCommand, SseResponse, Stack, descendants,
+    processes_of_directory, target_binary, wait_for,
 };
+use tokio::process::Command;
+use workspace::Workspace;
 
 use crate::support::{
     Marks, PATIENCE, all_jobs, execute, post_execute, post_pull, post_workflow, registry,
@@ -271,4 +277,32 @@ async fn a_missing_cli() {
     let error = end["error"].as_str().unwrap();
     assert!(error.contains("CLAUDE_BIN") && error.contains("install"), "{error}");
     stack.wait_until_idle().await;
+}
+
+/// With another secret, everything on the volume would be taken for forged.
+#[tokio::test]
+async fn a_stack_with_another_secret_does_not_start() {
+    let dir = TempDir::new().unwrap();
+    let (root, other) = (dir.path().join("w"), dir.path().join("other"));
+    let workspace = Workspace::open(&root).unwrap();
+    fs::write(&other, "8".repeat(64)).unwrap();
+    let run = async |arguments: &[&str], secret: Option<&Path>| {
+        let mut command = Command::new(target_binary("stackctl"));
+        command.args(arguments).arg("--workspace").arg(&root).env_remove("STACK_SECRET_FILE");
+        if let Some(secret) = secret {
+            command.env("STACK_SECRET_FILE", secret);
+        }
+        RunningCommand::start(command).finish().await
+    };
+    // Whoever only looks does not decide which secret it is.
+    for look in [&["gc", "--dry-run"][..], &["token", "list"], &["adopt"]] {
+        run(look, Some(&other)).await;
+        assert!(!root.join(".stack/signed").exists(), "{look:?}");
+    }
+    workspace.sign_with(Some(&workspace.stack_secret_file())).unwrap();
+    let refused = run(&["up"], Some(&other)).await;
+    assert_eq!(refused.code, 69, "{refused:?}");
+    assert!(refused.stderr.contains("it signs with another secret"), "{refused:?}");
+    assert_eq!(run(&["gc", "--dry-run"], Some(&other)).await.code, 1);
+    assert_eq!(run(&["gc", "--dry-run"], None).await.code, 0);
 }

@@ -47,9 +47,9 @@ def claim(id):
 
 
 def admit(workflow, other):
-    service = "claude-code-api"
-    about = f"record admitted {workflow} {record_of(workflow)[0]} {service} 0"
-    put(job(workflow, f"admitted/{service}.0"), seal(about, json.dumps({"job": other})))
+    name = "claude-code-api.0"
+    about = f"record admitted {workflow} {record_of(workflow)[0]} {name}"
+    put(job(workflow, f"admitted/{name}"), seal(about, json.dumps({"job": other})))
 
 
 def token(text):

@@ -94,9 +94,9 @@ impl Scene {
             let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/web/tests/tls");
             let copy = keys.join(name);
             fs::copy(fixtures.join(name), &copy).unwrap();
-            fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).unwrap();
             copy
         });
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         // Without Landlock, this keeps another user from it.
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         let mut builder = Stack::builder()
@@ -180,7 +180,8 @@ impl Scene {
         let events = pull.send().await.collect_all().await;
         assert_eq!(events.last().unwrap().json["type"], "completed", "{events:?}");
         let mirrors = fs::read_dir(self.stack.workspace().join(".stack/mirrors")).unwrap();
-        let mirror = mirrors.map(|it| it.unwrap().path()).find(|it| it.join("config").is_file());
+        let mirror =
+            mirrors.map(|it| it.unwrap().path()).find(|it| it.join("packed-refs").is_file());
         self.arguments["mirror"] = json!(mirror.expect("a mirror"));
 
         let script = AgentScript::new()

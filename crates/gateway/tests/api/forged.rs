@@ -2,20 +2,27 @@
 
 use std::{fs, time::Duration};
 
-use contract::{Code, JobId, JobState, ReplicaId, Scope, Service};
+use contract::{
+    Code, Ending, JobId, JobState, PullRequest, ReplicaId, Scope, Service, SessionId, Timestamp,
+    WorkspacePath,
+};
 use gateway::Config;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
-use workspace::{Challenge, Job, Registration, StackSecret, Statement, Workspace};
+use workspace::{Challenge, Job, Registration, Session, StackSecret, Statement, Workspace};
 
 use crate::support::{PATIENCE, REPO, Volume, answer, ask, bearer, ended, get, parse, until};
+
+fn sign(workspace: &Workspace) -> workspace::Result<()> {
+    workspace.sign_with(Some(&workspace.stack_secret_file())).map(drop)
+}
 
 /// A volume whose stack signs.
 fn volume() -> Volume {
     let volume = Volume::new();
-    volume.workspace.sign_with(&volume.workspace.stack_secret().unwrap()).unwrap();
+    sign(&volume.workspace).unwrap();
     volume
 }
 
@@ -168,20 +175,153 @@ async fn a_forged_token_opens_nothing_and_no_lost_directory_opens_the_stack() {
     let volume = volume();
     let gateway = volume.gateway(signs(&volume)).await;
     let ours = volume.token("boss", &[Scope::Admin]);
-    // The control: the same file is a token on a stack that does not sign.
     let foreign =
         Volume { workspace: Workspace::open(volume.workspace.root()).unwrap(), ..Volume::new() };
     let forged = foreign.token("boss", &[Scope::Admin]);
-    let unsigned = volume.gateway(|_| {}).await;
-    let status =
-        async |gateway, token| ask(gateway, "GET", "/api/tokens", &bearer(token), "").await.1;
+    async fn status(gateway: &gateway::Gateway, token: &contract::BearerToken) -> u16 {
+        ask(gateway, "GET", "/api/tokens", &bearer(token), "").await.1
+    }
     until(async || status(&gateway, &ours).await == 200).await;
-    assert_eq!(status(&unsigned, &forged).await, 200);
     assert_eq!(status(&gateway, &forged).await, 401);
     fs::remove_dir_all(volume.workspace.root().join(".stack/tokens")).unwrap();
     until(async || status(&gateway, &ours).await == 401).await;
-    until(async || ask(&unsigned, "GET", "/api/jobs", "", "").await.1 == 200).await;
     assert_eq!(ask(&gateway, "GET", "/api/jobs", "", "").await.1, 401);
     gateway.stop().await;
-    unsigned.stop().await;
+    // The control: a stack that does not sign.
+    let volume = Volume::new();
+    let gateway = volume.gateway(|_| {}).await;
+    let theirs = volume.token("boss", &[Scope::Admin]);
+    until(async || status(&gateway, &theirs).await == 200).await;
+    fs::remove_dir_all(volume.workspace.root().join(".stack/tokens")).unwrap();
+    until(async || ask(&gateway, "GET", "/api/jobs", "", "").await.1 == 200).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_cannot_sign_as_its_stack_does_not_start_and_changes_nothing() {
+    let volume = volume();
+    let [queued, done] = [(); 2].map(|()| volume.pull(None, Duration::ZERO));
+    let ending = Ending::failure(Service::Pull, done.id(), Code::GitFailed, "x");
+    done.end_unclaimed("test", ending).unwrap().unwrap();
+    let other = volume.workspace.root().join("other");
+    fs::write(&other, "8".repeat(64)).unwrap();
+    for (file, why) in [(Some(other), "another secret"), (None, "STACK_SECRET_FILE")] {
+        let mut config = Config::on_loopback(volume.workspace.root());
+        config.secret_file = file;
+        let error = gateway::Gateway::start(config).await.unwrap_err();
+        let cause = error.source().unwrap().to_string();
+        assert!(cause.contains(why), "{cause}");
+        assert_eq!(queued.view().unwrap().state, JobState::Queued);
+        assert_eq!(done.view().unwrap().code, Some(Code::GitFailed));
+        assert!(!volume.workspace.damaged().exists());
+    }
+    // The control.
+    let gateway = volume.gateway(signs(&volume)).await;
+    assert_eq!(queued.view().unwrap().state, JobState::Queued);
+    gateway.stop().await;
+}
+
+/// A job that has ended and a session, of a version that does not sign, on a volume whose stack signs now.
+fn of_an_earlier_version() -> (Volume, Job, SessionId) {
+    let earlier = Volume::new();
+    let job = earlier.job_of::<PullRequest>(&format!(r#"{{"repoUrl":"{REPO}"}}"#), "ann");
+    let ending = Ending::failure(Service::Pull, job.id(), Code::GitFailed, "x");
+    job.end_unclaimed("test", ending).unwrap().unwrap();
+    let session = SessionId::new();
+    let place = WorkspacePath::parse(&format!("jobs/{}/r", job.id()), "/w").unwrap();
+    drop(Session::create(&earlier.workspace, session, &place).unwrap());
+    while Timestamp::now() <= job.id().created() {
+        std::thread::yield_now();
+    }
+    let workspace = Workspace::open(earlier.workspace.root()).unwrap();
+    sign(&workspace).unwrap();
+    (Volume { workspace, ..earlier }, job, session)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nothing_proves_the_owner_of_is_nobody_s() {
+    let (volume, job, session) = of_an_earlier_version();
+    let changed = volume.job_of::<PullRequest>(&format!(r#"{{"repoUrl":"{REPO}"}}"#), "ann");
+    let ending = Ending::failure(Service::Pull, changed.id(), Code::GitFailed, "x");
+    changed.end_unclaimed("test", ending).unwrap().unwrap();
+    tamper(&changed);
+    let admin = bearer(&volume.token("boss", &[Scope::Admin]));
+    let ann = bearer(&volume.token("ann", &[Scope::Submit, Scope::Read]));
+    let signs = signs(&volume);
+    let gateway = volume
+        .gateway(|config| {
+            signs(config);
+            config.allow_anonymous = true;
+        })
+        .await;
+    let status = async |who: &str, method, path: &str| ask(&gateway, method, path, who, "").await.1;
+    let (job, changed) = (format!("/api/jobs/{}", job.id()), format!("/api/jobs/{}", changed.id()));
+    let session = format!("/api/sessions/{session}");
+    let log = format!("{job}/events");
+    for who in ["", &ann] {
+        let (_, _, list) = ask(&gateway, "GET", "/api/jobs", who, "").await;
+        assert_eq!(list["count"], 0, "{list}");
+        for (method, path) in [
+            ("GET", &job),
+            ("GET", &log),
+            ("DELETE", &job),
+            ("GET", &changed),
+            ("DELETE", &changed),
+            ("GET", &session),
+            ("DELETE", &session),
+        ] {
+            assert_eq!(status(who, method, path).await, 404, "'{who}' {method} {path}");
+        }
+    }
+    let (_, _, list) = ask(&gateway, "GET", "/api/jobs", &admin, "").await;
+    assert_eq!(list["count"], 1, "{list}");
+    assert_eq!(status(&admin, "GET", &log).await, 200);
+    for path in [&job, &changed, &session] {
+        assert_eq!(status(&admin, "DELETE", path).await, 200, "{path}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_stack_without_callers_nobody_s_things_are_everybody_s() {
+    let (volume, job, session) = of_an_earlier_version();
+    let gateway = volume.gateway(signs(&volume)).await;
+    let status = async |method, path: &str| ask(&gateway, method, path, "", "").await.1;
+    let job = format!("/api/jobs/{}", job.id());
+    assert_eq!(status("GET", &job).await, 200);
+    assert_eq!(status("DELETE", &job).await, 200);
+    let (_, _, error) = ask(&gateway, "GET", &format!("/api/sessions/{session}"), "", "").await;
+    assert_eq!(error["code"], "session_damaged", "{error}");
+    assert!(error["error"].as_str().unwrap().contains("stackctl adopt"), "{error}");
+    assert_eq!(status("DELETE", &format!("/api/sessions/{session}")).await, 200);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_job_whose_record_is_changed_can_be_stopped_and_its_end_is_noticed() {
+    let volume = volume();
+    let [early, late] = ["a", "b"].map(|name| volume.running_workflow_of(name, "ann"));
+    let admin = bearer(&volume.token("boss", &[Scope::Admin]));
+    let [ann, bob] = ["ann", "bob"].map(|name| bearer(&volume.token(name, &[Scope::Submit])));
+    tamper(early.job());
+    let gateway = volume.gateway(signs(&volume)).await;
+    tamper(late.job());
+    let cancel = async |who: &str, job: &Job| {
+        let path = format!("/api/jobs/{}/cancel", job.id());
+        let (_, status, answer) = ask(&gateway, "POST", &path, who, "").await;
+        (status, answer["state"].clone())
+    };
+    // Nothing proves whose this one is.
+    assert_eq!(cancel(&ann, early.job()).await.0, 404);
+    assert_eq!(cancel(&bob, late.job()).await.0, 404);
+    for (who, claimed) in [(&admin, &early), (&ann, &late)] {
+        assert_eq!(cancel(who, claimed.job()).await, (202, "running".into()));
+        assert!(claimed.job().is_cancel_requested().unwrap());
+    }
+    for claimed in [early, late] {
+        let job = claimed.job().clone();
+        drop(claimed);
+        assert_eq!(ended(&job).await.code, Some(Code::RecordForged));
+    }
+    gateway.stop().await;
 }

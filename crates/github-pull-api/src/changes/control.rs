@@ -18,6 +18,8 @@ use crate::{
 pub(crate) struct Control<'a> {
     git: &'a Git,
     path: PathBuf,
+    /// The files that git obeys.
+    obeyed: Vec<(&'static str, String)>,
     /// The objects of others.
     objects: PathBuf,
     /// The files, to read.
@@ -40,7 +42,7 @@ impl<'a> Control<'a> {
         shallow: &[ObjectId],
     ) -> Result<Self> {
         let path = staging.directory(name)?;
-        for directory in ["objects/info", "objects/pack", "refs"] {
+        for directory in ["objects/info", "objects/pack", "refs", "info"] {
             let path = path.join(directory);
             fs::create_dir_all(&path).map_err(Failure::io("create", &path))?;
         }
@@ -57,24 +59,48 @@ impl<'a> Control<'a> {
         if filter.is_some() {
             config.push_str("[remote \"origin\"]\n\turl = /nowhere\n\tpromisor = true\n");
         }
-        write("config", &config)?;
-        write("HEAD", "ref: refs/heads/unborn\n")?;
+        let mut obeyed = vec![
+            ("config", config),
+            ("HEAD", "ref: refs/heads/unborn\n".to_owned()),
+            // What a text is, its content says. Otherwise an attribute in the tree would hide it from a reader.
+            ("info/attributes", "* !diff\n".to_owned()),
+        ];
         if !shallow.is_empty() {
-            let lines: String = shallow.iter().map(|id| format!("{id}\n")).collect();
-            write("shallow", &lines)?;
+            obeyed.push(("shallow", shallow.iter().map(|id| format!("{id}\n")).collect()));
         }
+        obeyed.iter().try_for_each(|(name, text)| write(name, text))?;
         let (objects, files) = (objects.to_owned(), files.to_owned());
-        Ok(Self { git, path, objects, files })
+        Ok(Self { git, path, obeyed, objects, files })
     }
 
     /// A command on it, which may read the files but not write them.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command<'a> {
-        self.place(self.git.command(arguments)).reads(&self.files).env("GIT_WORK_TREE", &self.files)
+        let command = self.git.command(arguments).git_dir(&self.path).reads(&self.objects);
+        command.reads(&self.files).env("GIT_WORK_TREE", &self.files)
     }
 
-    /// Has `command` work on it, without the files.
-    pub(crate) fn place<'c>(&self, command: Command<'c>) -> Command<'c> {
-        command.git_dir(&self.path).reads(&self.objects)
+    /// Makes a directory for a command that gets credentials. It is not on the volume, so nobody else can write what git obeys.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub(crate) fn make_private(&self) -> Result<PathBuf> {
+        let path = self.git.private("control")?;
+        for directory in ["refs", "info"] {
+            let path = path.join(directory);
+            fs::create_dir(&path).map_err(Failure::io("create", &path))?;
+        }
+        for (name, text) in &self.obeyed {
+            let path = path.join(name);
+            fs::write(&path, text).map_err(Failure::io("write", &path))?;
+        }
+        Ok(path)
+    }
+
+    /// Has `command` work in the directory that was made for it, on the objects, without the files.
+    pub(crate) fn place_in<'c>(&self, private: &Path, command: Command<'c>) -> Command<'c> {
+        let own = self.path.join("objects");
+        let command = command.git_dir(private).env("GIT_OBJECT_DIRECTORY", &own);
+        command.writes(own).reads(&self.objects)
     }
 
     /// Where it is.

@@ -4,12 +4,12 @@ use std::{fs, io, os::unix::ffi::OsStrExt as _, path::Path};
 
 use contract::CloneFilter;
 
-use super::{Done, Refusal, config_file, files::path, refs, tree::Changes};
+use super::{Done, Refusal, config_file, files::path, tree::Changes};
 use crate::{
     failure::{Failure, Result},
     git::{Command, Git},
     monitor::Monitor,
-    remote::{LFS_CONFIGURATION, Mirror, Refs, Wanted, git_format, origin},
+    remote::{LFS_CONFIGURATION, Mirror, Refs, Wanted, git_format, origin, pack_refs},
 };
 
 /// Makes a checkout in the empty directory `making`.
@@ -116,7 +116,7 @@ fn write_git_dir(
             None => (name.clone(), id.clone()),
         })
         .collect();
-    write(Path::new("packed-refs"), &refs::pack(&refs))?;
+    write(Path::new("packed-refs"), &pack_refs(&refs))?;
     if let Some(default) = mirror.default() {
         let text = [b"ref: refs/remotes/origin/", default, b"\n"].concat();
         write(Path::new("refs/remotes/origin/HEAD"), &text)?;

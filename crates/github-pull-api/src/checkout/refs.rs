@@ -14,11 +14,8 @@ use sha2::{Digest as _, Sha256};
 use super::{Refusal, config_file, files, files::path};
 use crate::{
     failure::{Failure, Result},
-    remote::{LARGEST_REFS, Mirror, ObjectId, Refs, parse_refs, read_refs},
+    remote::{LARGEST_REFS, Mirror, ObjectId, Refs, pack_refs, parse_refs, read_refs},
 };
-
-/// The first line of a `packed-refs` that is sorted and holds no peeled tags.
-pub(super) const PACKED_HEADER: &[u8] = b"# pack-refs with: sorted \n";
 
 /// Where a pull keeps a second name of each lock that it holds. So the next pull can tell the locks of a
 /// pull that was killed from those of a git that is at work.
@@ -186,7 +183,7 @@ pub(super) fn publish(
             .iter()
             .filter(|(name, _)| name.starts_with(ORIGIN) || !current.contains_key(name.as_slice()));
         packed.extend(new.map(owned));
-        lock.write(&pack(&packed))?;
+        lock.write(&pack_refs(&packed))?;
         lock.place()?;
         // A loose reference hides a packed one of its name.
         match git.remove_dir_all("refs/remotes/origin") {
@@ -207,18 +204,6 @@ pub(super) fn publish(
 
 fn owned((name, id): (&Vec<u8>, &ObjectId)) -> (Vec<u8>, ObjectId) {
     (name.clone(), id.clone())
-}
-
-/// The contents of a `packed-refs`.
-pub(super) fn pack(refs: &Refs) -> Vec<u8> {
-    let mut text = PACKED_HEADER.to_vec();
-    for (name, id) in refs {
-        text.extend_from_slice(id.as_str().as_bytes());
-        text.push(b' ');
-        text.extend_from_slice(name);
-        text.push(b'\n');
-    }
-    text
 }
 
 /// Notes in the logs of `HEAD` and of the branch where they came from.

@@ -54,8 +54,9 @@ impl Push<'_> {
         }
         let refspec = format!("{}:{name}", self.to);
         let is_file = transport.repo.scheme() == Scheme::File;
+        let private = control.make_private()?;
         let output = transport.attempt(git, &first, &[OsStr::new(&refspec)], |command| {
-            let command = control.place(command);
+            let command = control.place_in(&private, command);
             if is_file { command.writes(transport.repo.address()) } else { command }
         })?;
         if output.status.success() {

@@ -85,7 +85,7 @@ pub(super) fn find(
     let unknown =
         || Failure::told(Code::NotFound, "there is no such job: GET /api/jobs lists them");
     let job = Job::open(workspace, request.job).map_err(volume)?.ok_or_else(unknown)?;
-    let record = job.record().map_err(volume)?;
+    let record = job.shown_record().map_err(volume)?;
     let own = Job::open(workspace, context.id).map_err(volume)?;
     let own = own.map(|own| own.record()).transpose().map_err(volume)?;
     let (caller, anywhere) =

@@ -22,6 +22,7 @@ use std::{
 use child_process::{Confinement, Guest, Resource, Signal};
 use contract::Code;
 use tokio::runtime::Handle;
+use workspace::PrivateDirectory;
 
 pub(crate) use self::{output::Output, run::Work};
 use crate::{
@@ -50,6 +51,8 @@ const CONFIGURATION: &str = "\
 
 /// Processes of this user at the same time: git starts a few, a broken helper any number.
 const MOST_PROCESSES: u64 = 4096;
+/// The prefix of the names of private directories.
+const PRIVATE: &str = "pull-";
 /// What git calls itself in the reference logs of checkouts.
 const NAME: &str = "github-pull-api";
 
@@ -57,7 +60,11 @@ const NAME: &str = "github-pull-api";
 pub(crate) struct Git {
     runtime: Handle,
     pub(crate) monitor: Monitor,
+    /// What git obeys is here, and not on the volume, where others may write.
+    private: PrivateDirectory,
     configuration: PathBuf,
+    /// A directory on the volume.
+    volume: PathBuf,
     local_patience: Duration,
     memory: u64,
     file_size: u64,
@@ -80,7 +87,7 @@ pub(crate) struct Command<'a> {
 }
 
 impl Git {
-    /// Writes the configuration into `staging`. Call it within a runtime.
+    /// Writes the configuration into a private directory, for work on the volume of `staging`. Call it within a runtime.
     ///
     /// # Errors
     /// If the configuration cannot be written.
@@ -90,12 +97,16 @@ impl Git {
         staging: &Staging,
         deadline: Duration,
     ) -> Result<Self> {
-        let configuration = staging.join("gitconfig");
-        fs::write(&configuration, CONFIGURATION).map_err(Failure::io("write", &configuration))?;
+        let private = PrivateDirectory::create(&temporary_directory(), PRIVATE);
+        let private = private.map_err(cannot_write)?;
+        let configuration = private.path().join("gitconfig");
+        fs::write(&configuration, CONFIGURATION).map_err(cannot_write)?;
         Ok(Self {
             runtime: Handle::current(),
             monitor,
+            private,
             configuration,
+            volume: staging.join(""),
             local_patience: config.local_patience,
             memory: config.memory,
             file_size: config.checkout_limit,
@@ -103,11 +114,36 @@ impl Git {
         })
     }
 
+    /// Makes an empty directory `name` that is not on the volume, for what git is to obey. It should stay small: it may be in
+    /// memory.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub(crate) fn private(&self, name: &str) -> Result<PathBuf> {
+        let path = self.private.path().join(name);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(cannot_write(error));
+            }
+            _ => {}
+        }
+        fs::create_dir(&path).map_err(cannot_write)?;
+        Ok(path)
+    }
+
     /// Makes sure that files of `size` bytes together may be written.
     ///
     /// # Errors
     /// If they are too large.
     pub(crate) fn check_size(&self, size: u64) -> Result<()> {
+        self.check_size_as(Code::GitFailed, size)
+    }
+
+    /// The same, with the code of the failure.
+    ///
+    /// # Errors
+    /// If they are too large.
+    pub(crate) fn check_size_as(&self, code: Code, size: u64) -> Result<()> {
         if size <= self.file_size {
             return Ok(());
         }
@@ -115,7 +151,7 @@ impl Git {
         let sentence = format!(
             "the files are {size} MiB, and a checkout may write {most} MiB: raise GIT_CHECKOUT_LIMIT_MIB"
         );
-        Err(Failure::told(Code::GitFailed, sentence))
+        Err(Failure::told(code, sentence))
     }
 
     /// A command with these arguments, which may read and write no file of the volume yet.
@@ -137,6 +173,21 @@ impl Git {
             hosts: Hosts::Asked,
         }
     }
+}
+
+fn temporary_directory() -> PathBuf {
+    std::env::temp_dir()
+}
+
+fn cannot_write(error: io::Error) -> Failure {
+    let place = temporary_directory();
+    let place = place.display();
+    Failure::told(
+        Code::Internal,
+        format!(
+            "failed to write to {place}, where git's configuration is kept: {error}; set TMPDIR to another directory"
+        ),
+    )
 }
 
 impl<'a> Command<'a> {

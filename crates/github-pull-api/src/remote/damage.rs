@@ -1,12 +1,13 @@
-//! What killed processes and failing disks leave of a mirror.
+//! What killed processes, failing disks and others leave of a mirror.
 
 use std::{
     ffi::OsStr,
-    fs,
+    fs::{self, FileType},
     io::{self, Read as _, Seek as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
+use super::layout::UNREACHABLE;
 use crate::failure::{Failure, Result};
 
 /// Makes sure that every pack is whole, as far as its size and its ends tell: git would fetch again what it
@@ -44,36 +45,57 @@ fn end_of(path: &Path, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Removes what a killed process left in a mirror: half a pack, and locks of references.
-pub(super) fn remove_leftovers(mirror: &Path) {
-    let remove = |path: &Path| {
-        if let Err(error) = fs::remove_file(path) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove what a killed pull left");
+/// Removes from a mirror what is not its own, or only half there: what killed processes left, what earlier versions kept, and
+/// what somebody else put there. git obeys nothing of it but the objects.
+///
+/// # Errors
+/// [`Failure::Git`] if something cannot be removed.
+pub(super) fn clean(mirror: &Path) -> Result<()> {
+    let (objects, refs, lfs) = (mirror.join("objects"), mirror.join("refs"), mirror.join("lfs"));
+    let cleaned = (|| {
+        keep_only(mirror, |name, kind| match name {
+            "HEAD" | "packed-refs" | "shallow" | UNREACHABLE => kind.is_file(),
+            "objects" | "refs" | "lfs" => kind.is_dir(),
+            _ => false,
+        })?;
+        keep_only(&refs, |name, kind| kind.is_dir() && matches!(name, "heads" | "tags"))?;
+        // Other directories only lead elsewhere, or hold what git makes again.
+        keep_only(&objects, |name, kind| kind.is_dir() && (name == "pack" || name.len() == 2))?;
+        keep_only(&objects.join("pack"), |name, kind| {
+            let extension = Path::new(name).extension().and_then(OsStr::to_str);
+            kind.is_file() && matches!(extension, Some("pack" | "idx" | "promisor"))
+        })?;
+        // A link may lead out of the mirror, and a pipe nowhere.
+        let mut directories = vec![objects, refs, lfs];
+        while let Some(directory) = directories.pop() {
+            directories.extend(keep_only(&directory, |name, kind| {
+                kind.is_dir()
+                    || kind.is_file() && !name.starts_with("tmp_") && !name.ends_with(".lock")
+            })?);
         }
-    };
-    let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
-    for entry in list(&mirror.join("objects/pack")) {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("tmp_") {
-            remove(&entry.path());
-        }
-    }
-    let mut directories = vec![mirror.join("refs")];
-    for entry in list(mirror).filter(|entry| is_lock(&entry.path())) {
-        remove(&entry.path());
-    }
-    while let Some(directory) = directories.pop() {
-        for entry in list(&directory) {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => directories.push(entry.path()),
-                Ok(_) if is_lock(&entry.path()) => remove(&entry.path()),
-                _ => {}
-            }
-        }
-    }
+        Ok(())
+    })();
+    cleaned.map_err(|error: io::Error| {
+        Failure::Git(format!("{} cannot be cleaned: {error}", mirror.display()))
+    })
 }
 
-fn is_lock(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "lock")
+/// Removes from a directory what is not to be kept, and returns the directories in it.
+fn keep_only(directory: &Path, keeps: impl Fn(&str, FileType) -> bool) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut directories = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if !keeps(&entry.file_name().to_string_lossy(), kind) {
+            tracing::info!(path = %path.display(), "removing what does not belong into a mirror");
+            workspace::remove_tree(&path)?;
+        } else if kind.is_dir() {
+            directories.push(path);
+        }
+    }
+    Ok(directories)
 }

@@ -3,7 +3,10 @@
 //! git-lfs connects to loopback addresses without a proxy, whatever it is told. So it runs only where the
 //! kernel keeps it from every port but the connector's.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use contract::{Code, RepoUrl, Scheme};
 
@@ -85,10 +88,13 @@ impl Mirror<'_> {
         }
         self.git.check_size(size)?;
         let endpoint = self.lfs_endpoint(transport, id)?;
+        let storage = self.path().join("lfs");
+        fs::create_dir_all(&storage).map_err(Failure::io("create", &storage))?;
         let fetched =
             transport.run_at(self.git, &["lfs", "fetch", "origin", id], &[], None, |command| {
-                everything(command)
-                    .git_dir(self.path())
+                everything(self.place(command))
+                    .writes(&storage)
+                    .config("lfs.storage", &storage)
                     .any_host()
                     .config("lfs.url", &endpoint)
                     .config("lfs.forceprogress", "true")

@@ -1,5 +1,7 @@
-//! The mirror of a repository: bare, shared by all pulls of it, and the only thing that talks to the
-//! network.
+//! The mirror of a repository: shared by all pulls of it, and the only thing that talks to the network.
+//!
+//! A mirror on the volume is data: objects, and files with what refers to them. git works on it in a control directory of ours,
+//! which is not on the volume, and borrows its objects. So git obeys nothing that somebody puts into a mirror, whenever that is.
 
 use std::{
     collections::BTreeSet,
@@ -8,15 +10,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cap_std::{ambient_authority, fs::Dir};
 use contract::{CloneFilter, Code, RepoUrl};
 use sha2::{Digest as _, Sha256};
 use workspace::Workspace;
 
 use super::{
     Extent, Lfs, ObjectFormat, ObjectId, Refs, Transport,
-    damage::{check_packs, remove_leftovers},
-    foreign::{configuration, remove_foreign},
+    damage::{check_packs, clean},
+    layout::{UNREACHABLE, borrow_objects, read_if_there},
     refs,
 };
 use crate::{
@@ -32,8 +33,6 @@ const REFSPECS: &[u8] = b"+refs/heads/*:refs/heads/*\n+refs/tags/*:refs/tags/*\n
 const FEW: usize = 100;
 /// `HEAD` of a mirror whose repository names no branch that is there.
 const NO_HEAD: &[u8] = b"ref: refs/heads/.invalid\n";
-/// Is there if the mirror may hold objects that no reference leads to any more.
-pub(super) const UNREACHABLE: &str = "unreachable";
 /// With more packs than this, looking objects up costs more than making one pack of them.
 const MOST_PACKS: usize = 30;
 
@@ -49,11 +48,13 @@ pub(crate) enum Freshness {
 /// A mirror as of now. No other pull reads or writes it while this lives.
 pub(crate) struct Mirror<'a> {
     pub(super) git: &'a Git,
-    path: PathBuf,
-    refs: Refs,
+    pub(super) path: PathBuf,
+    /// Where git works on it.
+    pub(super) control: PathBuf,
+    pub(super) refs: Refs,
     /// The contents of `HEAD`.
     pub(super) head: Vec<u8>,
-    extent: Extent,
+    pub(super) extent: Extent,
     lfs: Option<Lfs>,
     _lock: Lock,
 }
@@ -77,15 +78,13 @@ impl<'a> Mirror<'a> {
         let lock = Lock::take(monitor, &lock, "Waiting for another pull of this repository")?;
         lock.mark_used();
         let lfs = extent.lfs.then(|| Lfs::new(&path, staging)).transpose()?;
-        let (refs, head) = (Refs::new(), Vec::new());
-        let mut mirror = Self { git, path, refs, head, extent, lfs, _lock: lock };
+        let (refs, head, control) = (Refs::new(), Vec::new(), PathBuf::new());
+        let mut mirror = Self { git, path, control, refs, head, extent, lfs, _lock: lock };
         let mut is_fresh = false;
         let is_there = fs::symlink_metadata(&mirror.path).is_ok_and(|found| found.is_dir());
         if freshness == Freshness::Update && is_there {
-            remove_foreign(&mirror.path, extent)?;
-            remove_leftovers(&mirror.path);
             monitor.message("Updating the mirror");
-            match mirror.update(transport, staging) {
+            match mirror.update(transport) {
                 Err(Failure::Git(what)) => {
                     tracing::warn!(%what, mirror = %mirror.path.display(), "a mirror is damaged");
                     monitor.message("The mirror is damaged: building it anew");
@@ -135,7 +134,7 @@ impl<'a> Mirror<'a> {
         &'s self,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Command<'s> {
-        self.git.command(arguments).git_dir(&self.path)
+        self.place(self.git.command(arguments))
     }
 
     /// Makes sure that the mirror holds what its references lead to, in few packs, and nothing else: what
@@ -155,12 +154,7 @@ impl<'a> Mirror<'a> {
         self.command(["-c", "repack.writeBitmaps=false", "repack", "-a", "-d", "-n", "-q"])
             .output()?;
         self.command(["prune", "--expire=now"]).output()?;
-        match fs::remove_file(&marker) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Failure::io("remove", &marker)(error))
-            }
-            _ => Ok(()),
-        }
+        self.unmark_unreachable()
     }
 
     /// Which objects the mirror leaves out until they are needed.
@@ -173,12 +167,8 @@ impl<'a> Mirror<'a> {
     /// # Errors
     /// If the list of them cannot be read.
     pub(crate) fn shallow(&self) -> Result<Vec<ObjectId>> {
-        let path = self.path.join("shallow");
-        match fs::read(&path) {
-            Ok(text) => Ok(text.split(|byte| *byte == b'\n').filter_map(ObjectId::parse).collect()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(Failure::io("read", &path)(error)),
-        }
+        let text = read_if_there(&self.control.join("shallow"))?.unwrap_or_default();
+        Ok(text.split(|byte| *byte == b'\n').filter_map(ObjectId::parse).collect())
     }
 
     /// What it takes to check out files in LFS, if they were asked for.
@@ -238,23 +228,34 @@ impl<'a> Mirror<'a> {
         let input = missing.join(&b'\n');
         transport
             .run_at(self.git, &first, &[], None, |command| {
-                command.git_dir(&self.path).input([input.as_slice(), b"\n"].concat())
+                self.place(command).input([input.as_slice(), b"\n"].concat())
             })
             .map(drop)
     }
 
-    fn update(&mut self, transport: &Transport<'_>, staging: &Staging) -> Result<()> {
+    fn update(&mut self, transport: &Transport<'_>) -> Result<()> {
+        clean(&self.path)?;
+        check_packs(&self.path.join("objects/pack"))?;
         let git = self.git;
-        let path = self.path.clone();
-        check_packs(&path.join("objects/pack"))?;
         let listed = transport.run(git, &["ls-remote", "--symref"], &[], |command| command)?.stdout;
         let mut wanted = refs::parse(&listed, b'\t');
         let detached = wanted.remove(b"HEAD".as_slice());
         wanted
             .retain(|name, _| name.starts_with(b"refs/heads/") || name.starts_with(b"refs/tags/"));
         let format = wanted.values().next().map_or(ObjectFormat::Sha1, ObjectId::format);
-        self.configure(transport, staging, format)?;
-        let before = self.read_refs()?;
+        let symbolic = listed.split(|byte| *byte == b'\n').find_map(|line| {
+            line.strip_prefix(b"ref: ").and_then(|line| line.strip_suffix(b"\tHEAD"))
+        });
+        self.head = match (symbolic, detached) {
+            (Some(name), _) if name.starts_with(b"refs/heads/") => [b"ref: ", name, b"\n"].concat(),
+            (_, Some(id)) => format!("{id}\n").into_bytes(),
+            (_, None) => NO_HEAD.to_vec(),
+        };
+        let before = self.read_refs(&self.path)?;
+        let shallow = read_if_there(&self.path.join("shallow"))?;
+        self.control = git.private("mirror")?;
+        self.write_control(transport, format, &before, shallow.as_deref())?;
+        self.refs = before.clone();
         if wanted != before {
             let first = [
                 "fetch",
@@ -269,59 +270,27 @@ impl<'a> Mirror<'a> {
                 "--stdin",
             ];
             let specs = refspecs(&before, &wanted);
-            transport
-                .run(git, &first, &[], |command| command.git_dir(&path).input(specs.clone()))?;
+            // What a killed pull has fetched may be taken away upstream before the next one.
+            let was_marked = self.mark_unreachable()?;
+            transport.run(git, &first, &[], |command| self.place(command).input(specs.clone()))?;
+            self.refs = self.read_refs(&self.control)?;
+            let is_marked = was_marked || self.has_lost(&before)?;
+            self.publish(&self.path)?;
+            return if is_marked { Ok(()) } else { self.unmark_unreachable() };
         }
-        self.refs = if wanted == before { before.clone() } else { self.read_refs()? };
-        self.note_unreachable(&before)?;
-        let symbolic = listed.split(|byte| *byte == b'\n').find_map(|line| {
-            line.strip_prefix(b"ref: ").and_then(|line| line.strip_suffix(b"\tHEAD"))
-        });
-        let head = match (symbolic, detached) {
-            (Some(name), _) if name.starts_with(b"refs/heads/") => [b"ref: ", name, b"\n"].concat(),
-            (_, Some(id)) => format!("{id}\n").into_bytes(),
-            (_, None) => NO_HEAD.to_vec(),
-        };
-        let file = self.path.join("HEAD");
-        self.head = fs::read(&file).map_err(Failure::io("read", &file))?;
-        if self.head != head {
-            let new = self.path.join("HEAD.lock");
-            fs::write(&new, &head).map_err(Failure::io("write", &new))?;
-            fs::rename(&new, &file).map_err(Failure::io("put in place", &file))?;
-            self.head = head;
-        }
-        Ok(())
+        self.publish(&self.path)
     }
 
-    /// Puts our configuration in the place of whatever is there.
-    fn configure(
-        &self,
-        transport: &Transport<'_>,
-        staging: &Staging,
-        format: ObjectFormat,
-    ) -> Result<()> {
-        let new = staging.join("mirror-config");
-        let text = configuration(transport.repo, format, self.extent);
-        fs::write(&new, text).map_err(Failure::io("write", &new))?;
-        let file = self.path.join("config");
-        fs::rename(&new, &file).map_err(Failure::io("put in place", &file))
-    }
-
-    /// Leaves a mark if something that the references led to before is reachable no more.
-    fn note_unreachable(&self, before: &Refs) -> Result<()> {
+    /// Whether something that the references led to `before` is reachable no more.
+    fn has_lost(&self, before: &Refs) -> Result<bool> {
         let changed = || before.iter().filter(|(name, id)| self.refs.get(*name) != Some(*id));
         let gone: BTreeSet<&ObjectId> = changed().map(|(_, id)| id).collect();
         // Most have just moved on, which is cheaper to see than what all references lead to.
         let moved: BTreeSet<&ObjectId> =
             changed().filter_map(|(name, _)| self.refs.get(name)).collect();
-        if gone.is_empty()
+        Ok(!(gone.is_empty()
             || self.lead_to(&moved, &gone)?
-            || self.lead_to(&self.refs.values().collect(), &gone)?
-        {
-            return Ok(());
-        }
-        let marker = self.path.join(UNREACHABLE);
-        fs::write(&marker, "").map_err(Failure::io("write", &marker))
+            || self.lead_to(&self.refs.values().collect(), &gone)?))
     }
 
     /// Whether `tips` lead to everything that `ids` lead to.
@@ -334,40 +303,28 @@ impl<'a> Mirror<'a> {
         Ok(output.status.success() && output.stdout.is_empty())
     }
 
-    fn read_refs(&self) -> Result<Refs> {
-        let failed = |error| Failure::io("read the references of", &self.path)(error);
-        let directory = Dir::open_ambient_dir(&self.path, ambient_authority()).map_err(failed)?;
-        let read = |name: &Path, _| match directory.read(name) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(error)),
-        };
-        // Whatever is wrong with them, a new mirror has better ones.
-        let refs = refs::read(&directory, &read);
-        let refs = refs.map_err(|failure| Failure::Git(failure.to_string()))?;
-        let is_ours =
-            |name: &Vec<u8>| name.starts_with(b"refs/heads/") || name.starts_with(b"refs/tags/");
-        match refs.keys().find(|name| !is_ours(name)) {
-            // What it leads to would be taken for the remote's.
-            Some(name) => {
-                Err(Failure::Git(format!("{} is not of a mirror", String::from_utf8_lossy(name))))
-            }
-            None => Ok(refs),
-        }
-    }
-
     /// Makes a mirror in `staging` and renames it into place, so that half a mirror is never there.
     fn create(&mut self, transport: &Transport<'_>, staging: &Staging) -> Result<()> {
         let making = staging.directory("mirror")?;
+        let objects = making.join("objects");
+        fs::create_dir(&objects).map_err(Failure::io("create", &objects))?;
+        self.control = self.git.private("mirror")?;
         let extent = self.extent.options();
         let first = ["clone", "--bare", "--no-local", "--template=", "--progress"].into_iter();
         let first: Vec<_> = first.chain(extent.iter().map(String::as_str)).chain(["--"]).collect();
-        let cloned = transport
-            .run(self.git, &first, &[making.as_os_str()], |command| command.writes(&making));
+        let cloned = transport.run(self.git, &first, &[self.control.as_os_str()], |command| {
+            borrow_objects(command.writes(&self.control), &making)
+        });
         match cloned {
             Err(Failure::Git(what)) => return Err(super::unusable(transport.repo, &what)),
             other => other?,
         };
+        self.refs = self.read_refs(&self.control)?;
+        let file = self.control.join("HEAD");
+        self.head = fs::read(&file).map_err(Failure::io("read", &file))?;
+        let format = self.refs.values().next().map_or(ObjectFormat::Sha1, ObjectId::format);
+        self.write_control(transport, format, &self.refs, None)?;
+        self.publish(&making)?;
         let old = staging.join("old-mirror");
         match fs::rename(&self.path, &old) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -375,13 +332,7 @@ impl<'a> Mirror<'a> {
             }
             _ => {}
         }
-        fs::rename(&making, &self.path).map_err(Failure::io("put in place", &self.path))?;
-        self.refs = self.read_refs()?;
-        let format = self.refs.values().next().map_or(ObjectFormat::Sha1, ObjectId::format);
-        self.configure(transport, staging, format)?;
-        let file = self.path.join("HEAD");
-        self.head = fs::read(&file).map_err(Failure::io("read", &file))?;
-        Ok(())
+        fs::rename(&making, &self.path).map_err(Failure::io("put in place", &self.path))
     }
 }
 

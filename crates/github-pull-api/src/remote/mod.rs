@@ -1,9 +1,10 @@
 //! The git host's side of a pull: the mirror of a repository, and the way to its host.
 
 mod access;
+mod configuration;
 mod damage;
 mod diagnosis;
-mod foreign;
+mod layout;
 mod lfs;
 mod mirror;
 mod refs;
@@ -12,13 +13,16 @@ mod wanted;
 
 pub(crate) use self::{
     access::{Logins, is_same_origin},
+    configuration::{git_format, origin},
     diagnosis::{http_status, stalled, unusable},
-    foreign::{git_format, origin},
     lfs::{
         CONFIGURATION as LFS_CONFIGURATION, Lfs, obstacle as lfs_obstacle, store as store_in_lfs,
     },
     mirror::{Freshness, Mirror, location as mirror_location},
-    refs::{LARGEST_REFS, ObjectFormat, ObjectId, Refs, parse as parse_refs, read as read_refs},
+    refs::{
+        LARGEST_REFS, ObjectFormat, ObjectId, Refs, pack as pack_refs, parse as parse_refs,
+        read as read_refs,
+    },
     transport::Transport,
     wanted::{Extent, Wanted},
 };

@@ -9,6 +9,9 @@ use crate::failure::{Failure, Result};
 /// The largest `packed-refs` that is read, in bytes.
 pub(crate) const LARGEST_REFS: u64 = 128 << 20;
 
+/// The first line of a `packed-refs` that is sorted and holds no peeled tags.
+const PACKED_HEADER: &[u8] = b"# pack-refs with: sorted \n";
+
 /// The id of an object, in hexadecimal: 40 digits of SHA-1 or 64 of SHA-256.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ObjectId(String);
@@ -102,4 +105,16 @@ pub(crate) fn parse(text: &[u8], separator: u8) -> Refs {
             (!name.ends_with(b"^{}")).then_some((name.to_vec(), ObjectId::parse(id)?))
         })
         .collect()
+}
+
+/// The contents of a `packed-refs`.
+pub(crate) fn pack(refs: &Refs) -> Vec<u8> {
+    let mut text = PACKED_HEADER.to_vec();
+    for (name, id) in refs {
+        text.extend_from_slice(id.as_str().as_bytes());
+        text.push(b' ');
+        text.extend_from_slice(name);
+        text.push(b'\n');
+    }
+    text
 }

@@ -131,6 +131,15 @@ async fn a_shallow_upstream() {
         up.commit_files(&[("a", "newer\n")]);
     })
     .await;
+    // What comes from the mirror that is there knows where the history ends, too.
+    let ours = kind.our_pull("third").await;
+    assert!(matches!(ours, End::Checkout(_)), "{ours:#}");
+    for (directory, commits) in [("repo", "3"), ("second", "2"), ("third", "3")] {
+        let checkout = kind.ours().with_file_name(directory);
+        let git = |arguments: &[&str]| crate::support::git(&checkout, arguments);
+        assert_eq!(git(&["rev-list", "--count", "HEAD"]), commits, "{directory}");
+        git(&["fsck", "--full", "--strict"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use contract::Code;
@@ -76,6 +77,29 @@ async fn the_configuration_of_a_checkout_is_not_obeyed() {
     left.sort();
     assert_eq!(left, [outside.path().join("included"), outside.path().join("run")]);
     assert_eq!(fs::read(target.join(".git/config")).unwrap(), config, "it is the owner's");
+}
+
+/// A copy of a file with holes would fill the volume.
+#[tokio::test]
+async fn files_that_are_too_large_are_not_copied() {
+    for name in ["index", "info/exclude", "sharedindex.x"] {
+        let (server, scene) = cloned().await;
+        server.commit("app", "main", &[("a", "2\n")]);
+        let path = scene.path("repo/.git").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .and_then(|file| file.set_len(1 << 40))
+            .unwrap();
+        let outcome = scene.pull(&server.url("app")).await;
+        let sentence = outcome.failed(Code::NotARepository);
+        assert!(sentence.contains(&format!(".git/{name} is too large")), "{name}: {sentence}");
+        assert_eq!(fs::read_to_string(scene.path("repo/a")).unwrap(), "1\n");
+        scene.assert_clean();
+    }
 }
 
 #[tokio::test]
@@ -241,7 +265,6 @@ async fn nothing_that_somebody_put_into_a_mirror_is_obeyed() {
     put("objects/info/alternates", &format!("{}/objects\n", server.path("evil").display()));
     put("objects/info/commit-graph", "CGPH nonsense");
     put("objects/pack/multi-pack-index", "MIDX nonsense");
-    put("shallow", &format!("{real}\n"));
     put("commondir", outside_path);
     put("remotes/origin", &format!("URL: {}\n", server.url("evil")));
     put("refs/evil/main", &format!("{evil}\n"));
@@ -267,24 +290,93 @@ async fn nothing_that_somebody_put_into_a_mirror_is_obeyed() {
     }
     assert_eq!(server.requests("evil"), seen, "insteadOf was obeyed");
     assert_eq!(files(outside.path()), [outside.path().join("run")], "something was executed");
-    let config = fs::read_to_string(mirror.join("config")).unwrap();
-    assert!(!config.contains("evil") && !config.contains("run"), "{config}");
     let mut left: Vec<_> =
         fs::read_dir(&mirror).unwrap().map(|it| it.unwrap().file_name()).collect();
     left.sort();
-    assert_eq!(left, ["HEAD", "config", "objects", "packed-refs", "refs"]);
+    assert_eq!(left, ["HEAD", "objects", "packed-refs", "refs"]);
 
     // References that the remote does not have, where they cannot be told by their files.
     let packed = fs::read_to_string(mirror.join("packed-refs")).unwrap();
     fs::write(mirror.join("packed-refs"), format!("{packed}{commit} refs/evil/main\n")).unwrap();
     let outcome = scene.pull(&server.url("app")).await;
     assert!(outcome.messages().contains(&"The mirror is damaged: building it anew"));
+    // More than can be looked through.
+    dig(&mirror.join("refs/heads"), &"d".repeat(200), 30);
+    assert_eq!(scene.pull(&server.url("app")).await.commit(), commit);
     // A mirror that is somewhere else.
     fs::rename(&mirror, outside.path().join("moved")).unwrap();
     symlink(outside.path().join("moved"), &mirror).unwrap();
     assert_eq!(scene.pull(&server.url("app")).await.commit(), commit);
     assert!(fs::symlink_metadata(&mirror).unwrap().is_dir());
     scene.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_puts_into_a_mirror_while_it_is_used_is_not_obeyed_either() {
+    let (server, scene) = cloned().await;
+    server.create_repo("evil", &[("a", "evil\n")]);
+    let (mirror, seen) = (scene.mirror(), server.requests("evil"));
+    let config = format!(
+        "[core]\n\tbare = true\n[url \"{}\"]\n\tinsteadOf = {}\n",
+        server.url("evil"),
+        server.url("app")
+    );
+    let is_done = AtomicBool::new(false);
+    let (commits, puts) = std::thread::scope(|scope| {
+        // All the time: before the remote is asked, in between, and before anything is fetched.
+        let attacker = scope.spawn(|| {
+            let mut puts = 0_u64;
+            while !is_done.load(Ordering::Relaxed) {
+                let new = scene.workspace.temporary().join("new");
+                let put =
+                    fs::write(&new, &config).and_then(|()| fs::rename(&new, mirror.join("config")));
+                puts += u64::from(put.is_ok());
+            }
+            puts
+        });
+        let stop = Stop(&is_done);
+        let pulls = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                let mut commits = Vec::new();
+                for content in ["2\n", "3\n", "4\n"] {
+                    let commit = server.commit("app", "main", &[("a", content)]);
+                    commits
+                        .push((commit, scene.pull(&server.url("app")).await.commit().to_owned()));
+                }
+                commits
+            })
+        });
+        drop(stop);
+        (pulls, attacker.join().unwrap())
+    });
+    for (wanted, pulled) in commits {
+        assert_eq!(wanted, pulled);
+    }
+    assert!(puts > 100, "{puts}");
+    assert_eq!(server.requests("evil"), seen, "insteadOf was obeyed");
+    // A control: git itself obeys it.
+    fs::write(mirror.join("config"), &config).unwrap();
+    git(&mirror, &["ls-remote", &server.url("app")]);
+    assert!(server.requests("evil") > seen);
+}
+
+/// Sets it on drop, also if the test has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// So many directories of this name, each in the one before.
+fn dig(top: &Path, name: &str, depth: usize) {
+    fs::create_dir_all(top).unwrap();
+    let mut at = cap_std::fs::Dir::open_ambient_dir(top, cap_std::ambient_authority()).unwrap();
+    for _ in 0..depth {
+        at.create_dir(name).unwrap();
+        at = at.open_dir(name).unwrap();
+    }
 }
 
 fn make_pipe(path: &Path) {

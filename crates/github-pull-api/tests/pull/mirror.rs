@@ -31,18 +31,13 @@ fn truncate(path: &Path) {
 #[tokio::test]
 async fn a_corrupt_mirror_is_built_anew() {
     type Corrupt = fn(&Path);
-    let kinds: [(&str, Corrupt); 6] = [
+    let kinds: [(&str, Corrupt); 4] = [
         ("half a pack", |mirror| packs(mirror, "pack").iter().for_each(|path| truncate(path))),
         ("half an index", |mirror| packs(mirror, "idx").iter().for_each(|path| truncate(path))),
         ("no pack", |mirror| {
             packs(mirror, "pack").iter().for_each(|path| fs::remove_file(path).unwrap())
         }),
         ("no objects", |mirror| fs::remove_dir_all(mirror.join("objects")).unwrap()),
-        ("no HEAD", |mirror| fs::remove_file(mirror.join("HEAD")).unwrap()),
-        ("bad references", |mirror| {
-            fs::create_dir_all(mirror.join("refs/heads")).unwrap();
-            fs::write(mirror.join("refs/heads/main"), "nonsense").unwrap();
-        }),
     ];
     for (kind, corrupt) in kinds {
         for directory in ["repo", "fresh"] {
@@ -59,6 +54,60 @@ async fn a_corrupt_mirror_is_built_anew() {
             scene.assert_clean();
         }
     }
+}
+
+#[tokio::test]
+async fn what_refers_to_the_objects_of_a_mirror_is_written_anew() {
+    type Corrupt = fn(&Path);
+    let kinds: [(&str, Corrupt); 4] = [
+        ("no HEAD", |mirror| fs::remove_file(mirror.join("HEAD")).unwrap()),
+        ("no references", |mirror| fs::remove_file(mirror.join("packed-refs")).unwrap()),
+        ("half of the references", |mirror| truncate(&mirror.join("packed-refs"))),
+        ("a bad reference", |mirror| {
+            fs::create_dir_all(mirror.join("refs/heads")).unwrap();
+            fs::write(mirror.join("refs/heads/main"), "nonsense").unwrap();
+        }),
+    ];
+    for (kind, corrupt) in kinds {
+        let (server, scene) = mirrored().await;
+        corrupt(&scene.mirror());
+        let commit = server.commit("app", "main", &[("b", "2\n")]);
+        for directory in ["repo", "fresh"] {
+            let body = json!({"repoUrl": server.url("app"), "directory": directory});
+            assert_eq!(scene.pull_with(body).await.commit(), commit, "{kind}");
+            git(&scene.path(directory), &["fsck", "--full"]);
+        }
+        assert_eq!(git(&scene.mirror(), &["rev-parse", "HEAD"]), commit, "{kind}");
+        scene.assert_clean();
+    }
+}
+
+/// The mirror of an earlier version, on which git worked itself.
+#[tokio::test]
+async fn the_mirror_of_an_earlier_version_is_taken_over() {
+    let (server, scene) = mirrored().await;
+    let mirror = scene.mirror();
+    fs::remove_dir_all(&mirror).unwrap();
+    let url = server.url("app");
+    let clone = ["clone", "-q", "--bare", "--template=", &url, mirror.to_str().unwrap()];
+    git(scene.workspace.root(), &clone);
+    server.commit("app", "topic", &[("t", "1\n")]);
+    git(&mirror, &["fetch", "-q", "origin", "+refs/heads/*:refs/heads/*"]);
+    assert!(mirror.join("refs/heads/topic").is_file() && mirror.join("config").is_file());
+    let pull = async |directory: &str| {
+        let body = json!({"repoUrl": url, "directory": directory, "branch": "topic"});
+        let outcome = scene.pull_with(body).await;
+        assert!(!outcome.messages().iter().any(|message| message.contains("damaged")));
+        outcome.commit().to_owned()
+    };
+    // What its loose references led to counts, and is not looked at again.
+    let moved = server.force_commit("app", "topic", &[("t", "2\n")]);
+    assert_eq!(pull("fresh").await, moved);
+    let moved = server.commit("app", "topic", &[("t", "3\n")]);
+    assert_eq!(pull("again").await, moved);
+    assert!(!mirror.join("refs/heads").exists() && !mirror.join("config").exists());
+    assert_eq!(git(&scene.path("again"), &["log", "--format=%s", "--all"]).lines().count(), 3);
+    git(&scene.path("again"), &["fsck", "--full", "--unreachable", "--no-reflogs"]);
 }
 
 #[tokio::test]

@@ -128,8 +128,8 @@ async fn a_replica_of_a_stack_takes_jobs_only_from_its_gateway() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_record_was_changed_is_refused_and_the_next_is_signed() {
     let bench = Bench::with_secret().await;
-    let secret = bench.workspace.stack_secret().unwrap();
-    bench.workspace.sign_with(&secret).unwrap();
+    let file = bench.workspace.stack_secret_file();
+    let secret = bench.workspace.sign_with(Some(&file)).unwrap().unwrap();
     let with = |job: &Job| {
         let proof = secret.prove(Statement::Dispatch { replica: bench.id, job: job.id() });
         let id = (web::header::JOB_ID, job.id().to_string());
@@ -260,4 +260,32 @@ async fn a_replica_that_waits_for_its_gateway_exits_when_told_to() {
     orders.send(Order::Leave).unwrap();
     assert_eq!(exit.await.unwrap(), Exit::Ok);
     assert!(!dir.path().join(".stack").exists(), "it must not touch the volume");
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_sign_as_its_stack_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = Workspace::open(dir.path()).unwrap();
+    workspace.sign_with(Some(&workspace.stack_secret_file())).unwrap();
+    let other = dir.path().join("other");
+    std::fs::write(&other, "8".repeat(64)).unwrap();
+    for secret_file in [None, Some(other)] {
+        let (_gate, gate) = watch::channel(false);
+        let (_orders, received) = mpsc::unbounded_channel();
+        let config = ReplicaConfig {
+            bind: (Ipv4Addr::LOCALHOST, 0).into(),
+            advertise: crate::Advertise::default(),
+            workspace: dir.path().to_owned(),
+            grace: None,
+            stop_budget: Duration::from_secs(15),
+            journal_limit: 1000,
+            secret_file,
+            cors: web::Cors::default(),
+            id: ReplicaId::new(),
+        };
+        let exit = serve(Gated { gate, policy: Policy::default() }, config, received);
+        let exit = tokio::time::timeout(Duration::from_secs(20), exit).await;
+        assert_eq!(exit.expect("it exits"), Exit::Unavailable);
+        assert!(Registry::new(&workspace, Service::Claude).idle().unwrap().is_empty());
+    }
 }

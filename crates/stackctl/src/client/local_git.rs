@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     io,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -13,11 +14,23 @@ use super::error::ClientError;
 
 /// The longest reason of git's that is repeated, in characters.
 const LONGEST: usize = 1000;
+/// What the user's own configuration may not do here. Hooks, the monitor of the files and submodules may be programs in the
+/// clone's files, and then git would run what an agent has just put there.
+const OVERRIDES: [&str; 6] = [
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "submodule.recurse=false",
+];
 
 /// A repository of this machine.
 #[derive(Clone, Debug)]
 pub(super) struct LocalGit {
     top: PathBuf,
+    /// Whether pointers of files in LFS stay what they are.
+    keeps_pointers: bool,
 }
 
 impl LocalGit {
@@ -33,8 +46,14 @@ impl LocalGit {
                     .into(),
             ));
         }
-        let top = String::from_utf8_lossy(&output.stdout);
-        Ok(Self { top: PathBuf::from(top.trim_end_matches('\n')) })
+        let top = output.stdout.strip_suffix(b"\n").unwrap_or(&output.stdout);
+        Ok(Self { top: PathBuf::from(OsStr::from_bytes(top)), keeps_pointers: false })
+    }
+
+    /// Leaves pointers of files in LFS as they are: git-lfs would ask the repository's server for contents that it does not
+    /// have, and fail.
+    pub(super) fn keeping_pointers(self) -> Self {
+        Self { keeps_pointers: true, ..self }
     }
 
     /// The top directory of its files.
@@ -60,7 +79,7 @@ impl LocalGit {
         arguments: &[&str],
         environment: &[(&str, &OsStr)],
     ) -> Result<String, ClientError> {
-        let output = run(&self.top, arguments, environment)?;
+        let output = self.run(arguments, environment)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
         }
@@ -77,7 +96,17 @@ impl LocalGit {
         arguments: &[&str],
         environment: &[(&str, &OsStr)],
     ) -> Result<bool, ClientError> {
-        Ok(run(&self.top, arguments, environment)?.status.success())
+        Ok(self.run(arguments, environment)?.status.success())
+    }
+
+    fn run(
+        &self,
+        arguments: &[&str],
+        environment: &[(&str, &OsStr)],
+    ) -> Result<Output, ClientError> {
+        let skip = [("GIT_LFS_SKIP_SMUDGE", OsStr::new("1"))];
+        let more = if self.keeps_pointers { &skip[..] } else { &[] };
+        run(&self.top, arguments, &[environment, more].concat())
     }
 }
 
@@ -91,7 +120,8 @@ fn run(
     environment: &[(&str, &OsStr)],
 ) -> Result<Output, ClientError> {
     let mut command = Command::new("git");
-    command.current_dir(directory).args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
+    command.current_dir(directory).args(OVERRIDES).args(arguments);
+    command.stdin(Stdio::null()).env("LC_ALL", "C");
     for (name, value) in environment {
         command.env(name, value);
     }

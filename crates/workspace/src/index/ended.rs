@@ -16,7 +16,9 @@ use memchr::memmem;
 use serde::Deserialize;
 
 use super::spending::append;
-use crate::{Error, Job, Outcome, Result, job::keeps_undelivered, write::sync_directory};
+use crate::{
+    Error, Job, Outcome, Result, job::keeps_undelivered, proof::Life, write::sync_directory,
+};
 
 /// The size of a read, in bytes. A file may be much larger than what a gateway may use.
 const BLOCK: usize = 64 * 1024;
@@ -52,13 +54,15 @@ impl EndedJob {
     /// If the volume cannot be read, or the outcome is damaged.
     pub(super) fn of(job: &Job) -> Result<Option<Self>> {
         let Some(outcome) = job.outcome()? else { return Ok(None) };
-        let (parent, caller, discards, cost) = match job.record() {
-            Ok(record) => {
+        let (parent, caller, discards, cost) = match job.readable_record() {
+            Ok((record, life)) => {
                 let asks = record.service.asks_for_jobs();
                 let cost = if asks { Usd::default() } else { cost_of(&outcome) };
                 let discards =
                     record.retain == Retain::None && !keeps_undelivered(&record, &outcome);
-                (record.parent, Some(record.caller), discards, cost)
+                // Nothing proves whose a job of an earlier version was.
+                let caller = (life != Life::Earlier).then_some(record.caller);
+                (record.parent, caller, discards, cost)
             }
             // It cannot be shown, but it can be deleted when its time has come.
             Err(error) if error.is_damage() => (None, None, false, Usd::default()),

@@ -30,7 +30,7 @@ impl Job {
     /// whatever gateways, one is admitted. Blocking.
     ///
     /// # Errors
-    /// If the volume cannot be read or written.
+    /// If the volume cannot be read or written, or an admission is damaged or forged: another job may have started already.
     pub fn admits_child(
         &self,
         asks: &[Service],
@@ -58,24 +58,13 @@ impl Job {
             let about = About::Admitted(self.id, &life, &name);
             let content = self.workspace.seal(about, &Admitted { job: child });
             let content = content.map_err(Error::malformed(&path))?;
-            let read = || {
-                let content = self.workspace.read_record(about, &path, MAX_FILE)?;
-                let content = content.unwrap_or_default();
-                serde_json::from_slice::<Admitted>(&content).map_err(Error::malformed(&path))
-            };
-            let mut once = self.workspace.put_once(&path, &content)?;
-            if once == Once::Theirs
-                && let Some(damage) = read().err().filter(Error::is_damage)
-            {
-                // It must not keep out the job that the workflow has asked for.
-                self.workspace.report_once(&path, &damage);
-                self.workspace.set_aside(&path)?;
-                once = self.workspace.put_once(&path, &content)?;
-            }
-            if once == Once::Ours {
+            if self.workspace.put_once(&path, &content)? == Once::Ours {
                 return Ok(true);
             }
-            let first = read()?.job;
+            let content = self.workspace.read_record(about, &path, MAX_FILE)?.unwrap_or_default();
+            let admitted: Admitted =
+                serde_json::from_slice(&content).map_err(Error::malformed(&path))?;
+            let first = admitted.job;
             if first == child {
                 return Ok(true);
             }

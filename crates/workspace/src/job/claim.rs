@@ -42,7 +42,7 @@ impl Job {
     /// claimed.
     ///
     /// # Errors
-    /// If the volume cannot be written. The job is then not claimed.
+    /// If the volume cannot be written, or nothing proves that this stack wrote the job's record. The job is then not claimed.
     pub fn claim(&self, by: &str) -> Result<Option<ClaimedJob>> {
         self.take(by, true)
     }
@@ -61,6 +61,10 @@ impl Job {
         let claim = Claim { by: by.to_owned(), at: Timestamp::now(), run, is_forged: false };
         let (path, reserve) = (self.claim_path(), self.reserve().join("claim"));
         let life = self.life()?.unwrap_or(Life::Unknown);
+        if run && self.workspace.signs() && !matches!(life, Life::Proven(_)) {
+            // It may have been believed when it was queued, and changed since.
+            return Err(Error::unproven(&self.record_path()));
+        }
         let content = self.workspace.seal(About::Claim(self.id, &life), &claim);
         let content = content.map_err(Error::malformed(&path))?;
         match self.workspace.put_once_or_reserve(&path, &content, &reserve)? {
@@ -68,7 +72,7 @@ impl Job {
             Once::Ours => {
                 let journal = Journal::create(self.journal_path())?;
                 self.workspace.watcher().wake(&self.directory());
-                Ok(Some(ClaimedJob { job: self.clone(), journal, _lease: lease }))
+                Ok(Some(ClaimedJob { job: self.clone(), life, journal, _lease: lease }))
             }
         }
     }
@@ -113,7 +117,8 @@ impl Job {
             return self.outcome();
         };
         tracing::warn!(job = %self.id, "the process that ran this job is dead");
-        self.close(ending, length).map(Some)
+        let life = self.life()?.unwrap_or(Life::Unknown);
+        self.close(&life, ending, length).map(Some)
     }
 
     /// Replaces a damaged outcome.
@@ -142,23 +147,28 @@ impl Job {
         };
         let ending = Ending::failure(service, self.id, code, sentence);
         let length = journal::whole_length(&self.journal_path())?;
-        self.close(ending, length).map(Some)
+        let life = self.life()?.unwrap_or(Life::Unknown);
+        self.close(&life, ending, length).map(Some)
     }
 
     /// Writes the outcome, unless one exists. Returns the one that counts. Only for the holder of the lease.
-    pub(super) fn close(&self, ending: Ending, journal_length: u64) -> Result<Outcome> {
+    pub(super) fn close(
+        &self,
+        life: &Life,
+        ending: Ending,
+        journal_length: u64,
+    ) -> Result<Outcome> {
         let mut outcome = Outcome::new(ending, journal_length);
         let path = self.outcome_path();
         let reserve = self.reserve().join("outcome");
-        let life = self.life()?.unwrap_or(Life::Unknown);
         let put = |outcome: &Outcome| {
-            let content = self.workspace.seal(About::Outcome(self.id, &life), &outcome.record());
+            let content = self.workspace.seal(About::Outcome(self.id, life), &outcome.record());
             let content = content.map_err(Error::malformed(&path))?;
             self.workspace.put_once_or_reserve(&path, &content, &reserve)
         };
         let mut once = put(&outcome);
         if matches!(once, Ok(Once::Theirs))
-            && let Some(forged) = self.outcome().err().filter(Error::is_forged)
+            && let Some(forged) = self.outcome_in(Some(life)).err().filter(Error::is_forged)
         {
             self.workspace.report_once(&path, &forged);
             self.workspace.set_aside(&path)?;
@@ -173,7 +183,7 @@ impl Job {
         }
         let outcome = match once? {
             Once::Ours => outcome,
-            Once::Theirs => self.outcome()?.unwrap_or(outcome),
+            Once::Theirs => self.outcome_in(Some(life))?.unwrap_or(outcome),
         };
         // No longer needed; harmless if it cannot be removed.
         let _ = fs::remove_dir_all(self.reserve());
@@ -204,6 +214,8 @@ impl Job {
 #[derive(Debug)]
 pub struct ClaimedJob {
     job: Job,
+    /// What its outcome belongs to, whatever becomes of the job's record.
+    life: Life,
     journal: Journal,
     _lease: FileLock,
 }
@@ -249,6 +261,6 @@ impl ClaimedJob {
         if let Err(error) = self.journal.sync() {
             tracing::warn!(job = %self.job.id, error = %error, "failed to flush the journal");
         }
-        self.job.close(ending, self.journal.length())
+        self.job.close(&self.life, ending, self.journal.length())
     }
 }

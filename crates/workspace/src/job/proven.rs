@@ -15,21 +15,39 @@ use crate::{
 impl Job {
     /// The job's request.
     ///
-    /// A job of an earlier version has no proof. If it has ended, it can still be read, and belongs to `anonymous`: it must
-    /// neither run nor belong to whoever the record names.
-    ///
     /// # Errors
-    /// If `job.json` cannot be read, is damaged, forged or missing. Every job has one from the start.
+    /// If `job.json` cannot be read, is damaged, forged or missing, or has no proof. Every job has one from the start.
     pub fn record(&self) -> Result<JobRecord> {
-        self.record_and_life().map(|(record, _)| record)
+        match self.readable_record()? {
+            (_, Life::Earlier) => Err(Error::unproven(&self.record_path())),
+            (record, _) => Ok(record),
+        }
     }
 
-    /// The same, and what the job's other records belong to.
-    pub(super) fn record_and_life(&self) -> Result<(JobRecord, Life)> {
+    /// The job's request, for whoever only shows it: also that of a job of an earlier version, which has no proof, if the job has
+    /// ended. Such a job is shown as one of `anonymous`, but belongs to nobody.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record).
+    pub fn shown_record(&self) -> Result<JobRecord> {
+        self.readable_record().map(|(record, _)| record)
+    }
+
+    /// Whose the job is; `None` if nothing proves that.
+    ///
+    /// # Errors
+    /// If the record cannot be read.
+    pub fn owner(&self) -> Result<Option<CallerName>> {
+        match self.record() {
+            Err(error) if error.is_damage() => Ok(None),
+            record => record.map(|record| Some(record.caller)),
+        }
+    }
+
+    /// The same as [`shown_record`](Self::shown_record), and what the job's other records belong to.
+    pub(crate) fn readable_record(&self) -> Result<(JobRecord, Life)> {
         let path = self.record_path();
-        let found = RawRecord::read(&path, MAX_RECORD)?
-            .ok_or_else(|| Error::io("read", &path)(std::io::ErrorKind::NotFound.into()))?;
-        let (content, proof) = self.workspace.check(About::Job(self.id), &path, found)?;
+        let (content, proof) = self.checked_record()?.ok_or_else(|| not_found(&path))?;
         let life = match proof {
             Proof::Valid(proof) => Life::Proven(proof),
             Proof::Unchecked => Life::Unknown,
@@ -46,6 +64,19 @@ impl Job {
         Ok((record, life))
     }
 
+    /// What the record says, whoever wrote it: only for deciding what to keep.
+    pub(crate) fn unchecked_record(&self) -> Result<JobRecord> {
+        let path = self.record_path();
+        let found = RawRecord::read(&path, MAX_RECORD)?.ok_or_else(|| not_found(&path))?;
+        serde_json::from_slice(found.unchecked()).map_err(Error::malformed(&path))
+    }
+
+    fn checked_record(&self) -> Result<Option<(Vec<u8>, Proof)>> {
+        let path = self.record_path();
+        let found = RawRecord::read(&path, MAX_RECORD)?;
+        found.map(|found| self.workspace.check(About::Job(self.id), &path, found)).transpose()
+    }
+
     /// The error of a job whose record is not the one that it was queued with.
     #[must_use]
     pub fn record_of_another_life(&self) -> Error {
@@ -57,11 +88,7 @@ impl Job {
         if !self.workspace.signs() {
             return Ok(Some(Life::Unknown));
         }
-        let path = self.record_path();
-        let checked = RawRecord::read(&path, MAX_RECORD).and_then(|found| {
-            found.map(|found| self.workspace.check(About::Job(self.id), &path, found)).transpose()
-        });
-        Ok(match checked {
+        Ok(match self.checked_record() {
             Ok(None) => None,
             Ok(Some((_, Proof::Valid(proof)))) => Some(Life::Proven(proof)),
             Ok(Some((_, Proof::Missing))) if self.workspace.may_be_unsigned(self.id) => {
@@ -99,12 +126,12 @@ impl Job {
     ///
     /// # Errors
     /// If the record cannot be read, or names no service.
-    pub(crate) fn service(&self) -> Result<Service> {
+    pub fn service(&self) -> Result<Service> {
         #[derive(Deserialize)]
         struct OfService {
             service: Service,
         }
-        match self.record() {
+        match self.shown_record() {
             Err(error) if error.is_forged() => {
                 let found = RawRecord::read(&self.record_path(), MAX_RECORD)?;
                 let named = found.and_then(|it| serde_json::from_slice(it.unchecked()).ok());
@@ -135,4 +162,8 @@ impl Job {
             None => self.settle(),
         }
     }
+}
+
+fn not_found(path: &Path) -> Error {
+    Error::io("read", path)(std::io::ErrorKind::NotFound.into())
 }

@@ -100,7 +100,12 @@ fn the_first_outcome_wins() {
     let (_dir, workspace) = workspace();
     let job = create(&workspace, None);
     let claimed = job.claim("replica").unwrap().unwrap();
-    job.close(Ending::failure(Service::Workflow, job.id(), Code::Cancelled, "x"), 0).unwrap();
+    job.close(
+        &Life::Unknown,
+        Ending::failure(Service::Workflow, job.id(), Code::Cancelled, "x"),
+        0,
+    )
+    .unwrap();
     let outcome = claimed.finish(done()).unwrap();
     assert_eq!(outcome.state, JobState::Cancelled);
     assert_eq!(job.view().unwrap().state, JobState::Cancelled);

@@ -16,8 +16,13 @@ use crate::{
 /// A volume whose processes sign.
 fn signing() -> (TempDir, Workspace) {
     let (dir, workspace) = fixtures::workspace();
-    workspace.sign_with(&workspace.stack_secret().unwrap()).unwrap();
+    sign(&workspace).unwrap();
     (dir, workspace)
+}
+
+/// As a part of a stack does whose secret is on the volume.
+fn sign(workspace: &Workspace) -> Result<Option<StackSecret>> {
+    workspace.sign_with(Some(&workspace.stack_secret_file()))
 }
 
 /// The same volume, for a process that does not know the secret.
@@ -55,9 +60,9 @@ fn signs_later(dir: &TempDir, workspace: &Workspace) -> Workspace {
     let later = Timestamp::from_millisecond(Timestamp::now().as_millisecond() + 3_600_000);
     let signed = serde_json::to_vec(&Signed { since: later }).unwrap();
     let secret = workspace.stack_secret().unwrap();
-    fs::write(workspace.signed_since(), secret.seal(About::Since, &signed)).unwrap();
+    fs::write(workspace.signed_path(), secret.seal(About::Since, &signed)).unwrap();
     let workspace = ignorant(dir);
-    workspace.sign_with(&secret).unwrap();
+    sign(&workspace).unwrap();
     workspace
 }
 
@@ -94,7 +99,7 @@ fn a_changed_record_of_a_job_is_not_run() {
         let outcome = job.end_forged("gateway", &damage).unwrap().unwrap();
         assert_eq!((outcome.state, outcome.code), (JobState::Failed, Some(Code::RecordForged)));
         assert_eq!(job.outcome().unwrap().unwrap().code, Some(Code::RecordForged));
-        assert!(job.claim("late").unwrap().is_none());
+        assert!(job.claim("late").unwrap_err().is_forged());
     }
 }
 
@@ -178,19 +183,24 @@ fn a_forged_claim_costs_its_own_job_and_lets_it_run_never_twice() {
 }
 
 #[test]
-fn a_forged_wish_to_cancel_is_set_aside_and_hides_no_real_one() {
+fn a_forged_wish_to_cancel_is_none_and_hides_no_real_one() {
     let (_dir, workspace) = signing();
     let (job, other) = (workflow(&workspace), workflow(&workspace));
     let path = |job: &Job| job.control().join("cancel");
     other.request_cancel().unwrap();
-    fs::write(path(&job), "").unwrap();
-    assert!(!job.is_cancel_requested().unwrap());
-    fs::copy(path(&other), path(&job)).unwrap();
-    assert!(!job.is_cancel_requested().unwrap());
-    fs::create_dir(path(&job)).unwrap();
-    job.request_cancel().unwrap();
-    assert!(job.is_cancel_requested().unwrap());
-    assert_eq!(aside(&workspace), 3);
+    let forge: [&dyn Fn(); 3] = [
+        &|| fs::write(path(&job), "").unwrap(),
+        &|| fs::copy(path(&other), path(&job)).map(drop).unwrap(),
+        &|| fs::create_dir(path(&job)).unwrap(),
+    ];
+    for (count, forge) in forge.into_iter().enumerate() {
+        forge();
+        assert!(!job.is_cancel_requested().unwrap());
+        assert_eq!(aside(&workspace), count, "whoever only looks changes nothing");
+        job.request_cancel().unwrap();
+        assert!(job.is_cancel_requested().unwrap());
+        fs::remove_file(path(&job)).unwrap();
+    }
 }
 
 #[test]
@@ -205,20 +215,20 @@ fn only_its_own_jobs_end_with_a_parent() {
 }
 
 #[test]
-fn a_forged_admission_keeps_no_job_out() {
+fn a_forged_admission_admits_nobody() {
     let (_dir, workspace) = signing();
     let (job, other) = (workflow(&workspace), workflow(&workspace));
     let (mine, theirs) = (JobId::new(), JobId::new());
-    let admits =
-        |job: &Job, id| job.admits_child(&[Service::Pull], (Service::Pull, None), id).unwrap();
-    assert!(admits(&other, theirs));
+    let admits = |job: &Job, id| job.admits_child(&[Service::Pull], (Service::Pull, None), id);
+    assert!(admits(&other, theirs).unwrap());
     let file = |job: &Job| job.directory().join("admitted/github-pull-api.0");
     fs::create_dir(job.directory().join("admitted")).unwrap();
     fs::copy(file(&other), file(&job)).unwrap();
-    assert!(admits(&job, mine) && !admits(&job, theirs));
-    fs::write(file(&job), json!({"job": theirs}).to_string()).unwrap();
-    assert!(admits(&job, mine) && !admits(&job, theirs));
-    assert_eq!(aside(&workspace), 2);
+    let forged = json!({"job": theirs}).to_string();
+    for id in [theirs, mine] {
+        assert!(admits(&job, id).unwrap_err().is_forged());
+        fs::write(file(&job), &forged).unwrap();
+    }
 }
 
 fn token_of(name: &str) -> TokenRequest {
@@ -267,23 +277,71 @@ fn tokens_owners_and_sessions_are_believed_with_a_proof_or_once_adopted() {
     let opened = |id| Session::open(&workspace, id).map(|it| it.is_some());
     assert!(opened(ids[0]).unwrap() && opened(ids[1]).unwrap_err().is_damage());
 
-    // An operator looks at them, and believes them. What has a wrong proof is not among them.
+    // An operator looks at them, and believes them.
+    fs::remove_file(workspace.owners().join("moved")).unwrap();
     let found = workspace.unproven_records().unwrap();
     let mut what: Vec<_> = found.iter().map(|it| it.what.clone()).collect();
     what.sort();
-    let expected = [
-        "checkout other of 'ann'".to_owned(),
-        format!("session {} of 'ann' in mine", ids[1]),
-        format!("token {} of 'theirs' (admin)", theirs.id),
-    ];
-    assert_eq!(what, expected);
-    found.iter().for_each(|record| workspace.adopt(record).unwrap());
+    assert!(what[0].starts_with("checkout other of 'ann', since 2"), "{what:?}");
+    assert!(
+        what[1].starts_with(&format!("session {} of 'ann' in mine, created 2", ids[1])),
+        "{what:?}"
+    );
+    let token = format!("token {} of 'theirs' (admin), limits {{}}, created 2", theirs.id);
+    assert!(what[2].starts_with(&token) && what[2].ends_with("expires never"), "{what:?}");
+    assert_eq!(what.len(), 3);
+    for record in &found {
+        assert_eq!(workspace.adopt(record).unwrap(), Adopted::Signed, "{record:?}");
+    }
     assert!(workspace.unproven_records().unwrap().is_empty());
     assert_eq!(known().len(), 2);
     assert_eq!(workspace.owner_of_directory(&other).unwrap(), Some(caller));
     assert!(opened(ids[1]).unwrap());
     use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(fs::metadata(file(&theirs.id)).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn what_has_changed_since_it_was_listed_is_not_adopted() {
+    let (dir, workspace) = signing();
+    let foreign = ignorant(&dir);
+    let place = WorkspacePath::parse("mine", "/w").unwrap();
+    let ids = [SessionId::new(), SessionId::new(), SessionId::new()];
+    let make = |id| Session::create(&foreign, id, &place).unwrap();
+    let (changed, gone, (_, _turn)) = (make(ids[0]), make(ids[1]), make(ids[2]));
+    let found = workspace.unproven_records().unwrap();
+    let listed = fingerprint(&found);
+    assert_eq!(fingerprint(&workspace.unproven_records().unwrap()), listed);
+    changed.0.touch(&WorkspacePath::parse("elsewhere", "/w").unwrap()).unwrap();
+    drop(changed);
+    assert_ne!(fingerprint(&workspace.unproven_records().unwrap()), listed);
+    assert_ne!(fingerprint(&found[..2]), listed);
+    fs::remove_dir_all(workspace.session(ids[1])).unwrap();
+    drop(gone);
+    let adopted = |id: SessionId| {
+        let of = |it: &&UnprovenRecord| it.what.contains(&id.to_string());
+        workspace.adopt(found.iter().find(of).unwrap()).unwrap()
+    };
+    assert_eq!(ids.map(adopted), [Adopted::Changed, Adopted::Changed, Adopted::Busy]);
+    assert_eq!(workspace.unproven_records().unwrap().len(), 2);
+}
+
+#[test]
+fn what_another_secret_has_signed_can_be_adopted() {
+    let (dir, workspace) = signing();
+    let caller: CallerName = "ann".parse().unwrap();
+    let app = DirectoryName::parse("app").unwrap();
+    workspace.claim_directory(&app, &caller).unwrap();
+    // The secret is changed, as docs/SECURITY.md says.
+    fs::write(workspace.stack_secret_file(), "8".repeat(64)).unwrap();
+    fs::remove_file(workspace.signed_path()).unwrap();
+    let workspace = ignorant(&dir);
+    sign(&workspace).unwrap();
+    assert!(workspace.owner_of_directory(&app).unwrap_err().is_forged());
+    let found = workspace.unproven_records().unwrap();
+    assert!(found[0].what.ends_with(", with a wrong proof"), "{found:?}");
+    assert_eq!(workspace.adopt(&found[0]).unwrap(), Adopted::Signed);
+    assert_eq!(workspace.owner_of_directory(&app).unwrap(), Some(caller));
 }
 
 #[test]
@@ -333,12 +391,22 @@ fn what_an_earlier_version_wrote_can_be_read_and_is_never_run() {
     ended.claim("r").unwrap().unwrap().finish(failure(&ended)).unwrap();
     drop(running.claim("r").unwrap().unwrap());
     let at = |workspace: &Workspace, job: &Job| Job::open(workspace, job.id()).unwrap().unwrap();
+    let late = queued.clone();
     // It came after the stack had begun to sign, so it is not of an earlier version.
     assert!(at(&workspace, &ended).record().unwrap_err().is_forged());
     let workspace = signs_later(&dir, &workspace);
     let view = at(&workspace, &ended).view().unwrap();
     assert_eq!((view.state, view.code), (JobState::Failed, Some(Code::AgentFailed)));
     assert!(view.caller.is_anonymous(), "it may have been anybody's");
+    assert_eq!(at(&workspace, &ended).owner().unwrap(), None);
+    assert!(at(&workspace, &ended).record().unwrap_err().is_forged(), "it starts nothing");
+    let place = WorkspacePath::parse(&format!("jobs/{}/r", ended.id()), "/w").unwrap();
+    assert_eq!(workspace.owner_of_place(&place).unwrap(), None);
+    // Nor does one whose outcome comes at the very moment at which it is looked at.
+    fs::copy(ended.directory().join("outcome"), late.directory().join("outcome")).unwrap();
+    assert!(at(&workspace, &late).record().unwrap_err().is_forged());
+    fs::remove_file(late.directory().join("outcome")).unwrap();
+    assert!(at(&workspace, &late).claim("replica").unwrap_err().is_forged());
     for job in [queued, running] {
         let job = at(&workspace, &job);
         let damage = job.record().unwrap_err();
@@ -354,28 +422,55 @@ fn what_an_earlier_version_wrote_can_be_read_and_is_never_run() {
 }
 
 #[test]
-fn the_beginning_of_signing_is_kept_and_cannot_be_moved() {
+fn who_cannot_sign_as_the_stack_does_neither_starts_nor_changes_anything() {
     let (dir, workspace) = signing();
-    let job = JobId::new();
-    let secret = workspace.stack_secret().unwrap();
     let again = ignorant(&dir);
-    again.sign_with(&secret).unwrap();
+    sign(&again).unwrap();
     assert_eq!(again.signing().unwrap().since, workspace.signing().unwrap().since);
+    let (secret, signed) = (workspace.stack_secret_file(), workspace.signed_path());
+    let other = dir.path().join("other");
+    fs::write(&other, "8".repeat(64)).unwrap();
+    let refused = |file: Option<&Path>| {
+        let process = ignorant(&dir);
+        let error = process.sign_with(file).unwrap_err();
+        assert!(matches!(error, Error::CannotSign { .. }), "{error}");
+        assert!(!process.signs());
+        error.to_string()
+    };
+    let good = fs::read(&signed).unwrap();
+    assert!(refused(Some(&other)).contains("another secret"));
+    assert!(refused(None).contains("STACK_SECRET_FILE"));
+    assert!(ignorant(&dir).sign_like_the_stack(Some(&other)).is_err());
+    assert_eq!(fs::read(&signed).unwrap(), good);
+    // A secret that is lost is not made again.
+    let kept = fs::read(&secret).unwrap();
+    fs::remove_file(&secret).unwrap();
+    assert!(refused(Some(&secret)).contains("is gone"));
+    assert!(ignorant(&dir).stack_secret().is_err() && !secret.exists());
+    fs::write(&secret, kept).unwrap();
+    // Nor is a beginning believed that somebody has changed.
     let later = json!({"since": "2100-01-01T00:00:00.000Z"}).to_string();
-    let path = workspace.signed_since();
-    edit(&path, "\"since\":\"20", "\"since\":\"21");
-    for content in [fs::read_to_string(&path).unwrap(), later, "{".to_owned()] {
-        fs::write(&path, content).unwrap();
-        let forged = ignorant(&dir);
-        forged.sign_with(&secret).unwrap();
-        assert!(!forged.may_be_unsigned(job));
-        // An operator's command does not sign with what may be the wrong secret.
-        assert!(ignorant(&dir).sign_like_the_stack(None).unwrap_err().is_forged());
+    for content in [String::from_utf8_lossy(&good).replacen(":\"20", ":\"21", 1), later, "{".into()]
+    {
+        fs::write(&signed, content).unwrap();
+        refused(Some(&secret));
+        assert!(ignorant(&dir).sign_like_the_stack(None).is_err());
     }
-    fs::remove_file(&path).unwrap();
-    let unsigned = ignorant(&dir);
-    unsigned.sign_like_the_stack(None).unwrap();
-    assert!(!unsigned.signs(), "the stack does not sign either");
+    fs::write(&signed, good).unwrap();
+    sign(&ignorant(&dir)).unwrap();
+}
+
+#[test]
+fn an_operator_s_command_does_not_make_a_stack_sign() {
+    let (dir, workspace) = fixtures::workspace();
+    let other = dir.path().join("other");
+    fs::write(&other, "8".repeat(64)).unwrap();
+    for file in [None, Some(&other), Some(&workspace.stack_secret_file())] {
+        let command = ignorant(&dir);
+        command.sign_like_the_stack(file.map(PathBuf::as_path)).unwrap();
+        assert!(!command.signs(), "the stack does not sign either");
+    }
+    assert!(!workspace.signed_path().exists() && !workspace.stack_secret_file().exists());
 }
 
 /// `JobId` `x` with other bits of randomness.
@@ -443,13 +538,6 @@ proptest! {
 }
 
 proptest! {
-    #[test]
-    fn no_content_is_read_as_proven_that_was_not_sealed(content in any::<Vec<u8>>()) {
-        let (path, secret) = (Path::new("x"), StackSecret::read(&secret_file()).unwrap());
-        let record = RawRecord::parse(content);
-        prop_assert!(!matches!(secret.check(About::Job(id(1)), path, &record), Ok(Proof::Valid(_))));
-    }
-
     #[test]
     fn every_change_of_a_sealed_record_is_found(
         text in ".{0,40}", bits in any::<u128>(), at in any::<proptest::sample::Index>(), bit in 0_u8..8, spaces in 0_usize..9,

@@ -4,10 +4,9 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
-use contract::{JobId, SessionId, Timestamp};
+use contract::{JobId, SessionId, Timestamp, WorkspacePath};
 
 use super::Kind;
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
     doomed::size,
     in_use::{InUse, own_directory},
     layout::parsed_names,
+    write::modified,
 };
 
 /// A thing that may be deleted.
@@ -74,7 +74,7 @@ impl Workspace {
         jobs: Option<Timestamp>,
     ) -> Result<Vec<Candidate>> {
         let mut found = Vec::new();
-        for (id, last_used) in self.sessions_by_use()? {
+        for (id, _, last_used) in self.uses_of_sessions()? {
             if !in_use.sessions.contains(&id) {
                 found.push(Candidate::new(Thing::Session(id), last_used));
             }
@@ -124,22 +124,13 @@ impl Workspace {
         Ok(name.parse::<SessionId>().is_ok().then(|| modified(path)))
     }
 
-    /// All sessions, damaged ones too, and when each was last used.
-    fn sessions_by_use(&self) -> Result<Vec<(SessionId, Timestamp)>> {
+    /// All sessions, damaged ones too: where each works, if that is known, and when it was last used. Records that prove nothing
+    /// count as well: what they say can only keep a checkout, and those of an earlier version may still be adopted.
+    fn uses_of_sessions(&self) -> Result<Vec<(SessionId, Option<WorkspacePath>, Timestamp)>> {
         let mut found = Vec::new();
         for id in parsed_names::<SessionId>(&self.sessions())? {
-            let view = match Session::open(self, id) {
-                Ok(Some(session)) => session.view(),
-                Ok(None) => continue,
-                Err(error) => Err(error),
-            };
-            match view {
-                Ok(view) => found.extend(view.map(|view| (id, view.updated))),
-                Err(error) if error.is_damage() => {
-                    found.push((id, modified(&self.session(id).join("meta.json"))));
-                }
-                Err(error) => return Err(error),
-            }
+            let last_use = Session::last_use(self, id)?;
+            found.extend(last_use.map(|(place, last_used)| (id, place, last_used)));
         }
         Ok(found)
     }
@@ -147,12 +138,9 @@ impl Workspace {
     /// Where the sessions live.
     pub(super) fn places_of_sessions(&self) -> Result<Places> {
         let mut places = Places::new();
-        for view in Session::list(self)? {
-            let place = Path::new(&view.workspace).strip_prefix(self.root());
-            let place = place.ok().and_then(Path::to_str).and_then(own_directory);
-            if let Some(name) = place {
-                let sessions = places.entry(name.to_owned()).or_default();
-                sessions.push((view.session_id, view.updated));
+        for (id, place, last_used) in self.uses_of_sessions()? {
+            if let Some(name) = place.as_ref().and_then(|place| own_directory(place.as_str())) {
+                places.entry(name.to_owned()).or_default().push((id, last_used));
             }
         }
         Ok(places)
@@ -193,10 +181,4 @@ fn names(directory: &Path) -> Result<Vec<String>> {
         names.extend(entry.map_err(error())?.file_name().into_string());
     }
     Ok(names)
-}
-
-/// When a file was last written; long ago if it is not there.
-fn modified(path: &Path) -> Timestamp {
-    let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
-    modified.unwrap_or(SystemTime::UNIX_EPOCH).into()
 }

@@ -356,3 +356,78 @@ fn names_that_are_not_ours_stay() {
     assert_eq!(volume.collect(Retention::default(), 8), [(Kind::Checkout, orphan)]);
     assert!(own.join("notes").exists() && Path::new(&own.join("file")).exists());
 }
+
+/// The volume as a stack sees it that begins to sign now.
+fn begins_to_sign(volume: &Volume) -> Volume {
+    let last = JobId::new().created();
+    while Timestamp::now() <= last {
+        std::thread::yield_now();
+    }
+    let workspace = Workspace::open(volume.workspace.root()).unwrap();
+    workspace.sign_with(Some(&workspace.stack_secret_file())).unwrap();
+    Volume { _dir: tempfile::tempdir().unwrap(), workspace }
+}
+
+/// Sets when a session was last used, as a version does that does not sign.
+fn used_in_days(volume: &Volume, session: SessionId, days: i64) {
+    let path = volume.workspace.session(session).join("meta.json");
+    let mut meta: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    meta["updated"] = json!(in_days(days));
+    fs::write(path, meta.to_string()).unwrap();
+}
+
+#[test]
+fn a_stack_that_begins_to_sign_keeps_the_checkouts_of_sessions_without_a_proof() {
+    let earlier = Volume::new();
+    let (job, other) = (earlier.job(None), earlier.job(None));
+    let session = earlier.session_in(&format!("jobs/{}/repo", job.id()));
+    let damaged = earlier.session_in(&format!("jobs/{}/repo", other.id()));
+    end(&job);
+    end(&other);
+    used_in_days(&earlier, session, 7);
+    let path = earlier.workspace.session(damaged).join("meta.json");
+    fs::write(path, "{").unwrap();
+    let volume = begins_to_sign(&earlier);
+    assert!(Session::open(&volume.workspace, session).unwrap_err().is_damage());
+    // The control: what nobody lives in, as far as is known, goes.
+    let found = volume.collect(Retention::default(), 8);
+    assert_eq!(names(&found, Kind::Checkout), [other.id().to_string()], "{found:?}");
+    assert_eq!(names(&found, Kind::Session), [damaged.to_string()]);
+    let small = Retention { limit: Some(1), checkouts: None, jobs: None, ..Retention::default() };
+    let left = names(&volume.collect(small, 8), Kind::Session).len();
+    assert_eq!(left, 1, "a limit takes the session, and then the checkout");
+}
+
+#[test]
+fn what_a_job_without_a_proof_uses_stays_while_it_runs() {
+    let earlier = Volume::new();
+    let (parent, own, lived_in) = (earlier.job(None), earlier.job(None), earlier.job(None));
+    let session = earlier.session_in(&format!("jobs/{}/repo", lived_in.id()));
+    let body = json!({"workspace": format!("jobs/{}/repo", own.id())});
+    let child = JobRecord { session: Some(session), ..record(Some(parent.id()), &body) };
+    let child = earlier.create(&child);
+    let claimed = child.claim("replica").unwrap().unwrap();
+    for job in [&parent, &own, &lived_in] {
+        end(job);
+    }
+    let volume = begins_to_sign(&earlier);
+    let checkouts = Retention { jobs: None, ..Retention::default() };
+    assert!(volume.collect(checkouts, 1000).is_empty());
+    let at = |job: &Job| Job::open(&volume.workspace, job.id()).unwrap().unwrap();
+    for job in [&parent, &own, &lived_in] {
+        assert_eq!(at(job).delete().unwrap(), DeletedJob::Running);
+        assert!(volume.has_checkout(job));
+    }
+    // What it uses is not known any more.
+    let path = child.directory().join("job.json");
+    let good = fs::read(&path).unwrap();
+    fs::write(&path, "{").unwrap();
+    let now = in_days(1000);
+    let unknown = volume.workspace.collect(&checkouts, now, Collect::Delete);
+    assert!(unknown.unwrap_err().is_damage());
+    fs::write(&path, good).unwrap();
+    let ending = Ending::failure(Service::Claude, child.id(), Code::Internal, "x");
+    claimed.finish(ending).unwrap();
+    assert!(!volume.collect(checkouts, 1000).is_empty());
+    assert!(!volume.has_checkout(&own) && !volume.has_checkout(&lived_in));
+}
