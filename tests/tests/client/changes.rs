@@ -154,3 +154,61 @@ async fn a_shared_checkout_shows_only_its_last_job() {
     assert!(said.code == 2 && said.stderr.contains("is gone"), "{said:?}");
     scene.stack.wait_until_idle().await;
 }
+
+/// A clone may have its hooks among its files, as husky has them. The agent replaces them.
+#[tokio::test]
+async fn hooks_among_the_files_are_not_run() {
+    let scene = Scene::new().await;
+    const HOOKS: [&str; 4] =
+        ["post-index-change", "post-checkout", "reference-transaction", "fsmonitor"];
+    let (mut script, mark) = (AgentScript::new().write("README.md", "agent\n"), scene.mark("ran"));
+    for hook in HOOKS {
+        let path = format!("hooks/{hook}");
+        scene.git.commit_executable("app", "main", &path, "#!/bin/sh\n");
+        script = script.write(&path, &format!("#!/bin/sh\necho {hook} >> {}\n", mark.display()));
+    }
+    let clone = async |name: &str| {
+        let path = clone(&scene, name).await;
+        git(&path, &["config", "core.hooksPath", "hooks"]).await;
+        git(&path, &["config", "core.fsmonitor", "hooks/fsmonitor"]).await;
+        git(&path, &["config", "submodule.recurse", "true"]).await;
+        path
+    };
+    let at_once = clone("at-once").await;
+    let run = with_git(scene.run(&scene.url(), &script, &["--apply"]), &at_once);
+    let said = RunningCommand::start(run).finish().await;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stderr.contains("Applied"), "{said:?}");
+    let id = id_of(&scene.workflow().await);
+    for command in ["apply", "checkout"] {
+        let said = within(&scene, &clone(command).await, &[command, &id]).await;
+        assert_eq!(said.code, 0, "{said:?}");
+    }
+    assert!(!mark.exists(), "{:?}", fs::read_to_string(&mark));
+    // The control: git itself runs them.
+    let patch = scene.mark("patch");
+    fs::write(&patch, ran(&scene.url(), &["diff", &id]).await.stdout).unwrap();
+    let control = clone("control").await;
+    git(&control, &["apply", "--3way", patch.to_str().unwrap()]).await;
+    assert!(fs::read_to_string(&mark).unwrap().contains("post-index-change"));
+}
+
+#[tokio::test]
+async fn a_change_is_not_applied_to_another_repository() {
+    let scene = Scene::new().await;
+    scene.git.create_repo("other", &[("README.md", "hello\n")]);
+    let other = scene.mark("other");
+    git(Path::new("/"), &["clone", "--quiet", &scene.git.url("other"), other.to_str().unwrap()])
+        .await;
+    // It would fit, if only the files mattered.
+    let script = AgentScript::new().write("new", "1\n");
+    let run = with_git(scene.run(&scene.url(), &script, &["--apply"]), &other);
+    let said = RunningCommand::start(run).finish().await;
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.stderr.contains(&format!("go to a clone of {}", scene.repo())), "{said:?}");
+    assert!(said.stderr.contains("the job is complete"), "{said:?}");
+    let id = id_of(&scene.workflow().await);
+    let said = within(&scene, &other, &["apply", &id]).await;
+    assert!(said.code == 2 && said.stderr.contains("git fetch"), "{said:?}");
+    assert_eq!(git(&other, &["status", "--porcelain"]).await, "");
+}

@@ -3,7 +3,8 @@
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
-use testkit::{AgentScript, PATIENCE, RunningCommand};
+use serde_json::json;
+use testkit::{AgentScript, Fault, PATIENCE, RunningCommand, SseClient, wait_for};
 
 use crate::support::{Scene, id_of, ran, stackctl};
 
@@ -67,4 +68,48 @@ async fn a_reader_who_has_seen_enough_leaves_the_job_alone() {
     assert_eq!(output.status.code(), Some(130), "{stderr}");
     assert!(stderr.contains("left the job running"), "{stderr}");
     scene.workflow_is("succeeded").await;
+}
+
+/// The job is complete, but no replica is there to look at what it has changed.
+#[tokio::test]
+async fn a_look_at_the_changes_ends_with_a_signal() {
+    let scene = Scene::new().await;
+    let url = scene.url();
+    scene.git.create_repo("slow", &[("a", "1\n")]);
+    scene.git.set_fault("slow", Fault::Stall);
+    for (more, signal, code) in [
+        (&[][..], Signal::SIGINT, 0),
+        (&["--apply"][..], Signal::SIGINT, 130),
+        (&["--apply", "--json"][..], Signal::SIGTERM, 130),
+    ] {
+        let gate = scene.mark("gate");
+        let _ = std::fs::remove_file(&gate);
+        let _ = std::fs::remove_file(scene.mark("began"));
+        let mut command = scene.run(&url, &scene.gated(), more);
+        command
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("PATH", std::env::var_os("PATH").unwrap());
+        let run = RunningCommand::start(command);
+        scene.marked("began").await;
+        let body = json!({"repoUrl": scene.git.url("slow")});
+        let pull = SseClient::post(&format!("{}/api/pull", scene.stack.pull_url()), &body);
+        let mut pull = pull.allow_cut().header("x-on-disconnect", "cancel").send().await;
+        pull.next_of_kind("connected").await;
+        scene.open("gate");
+        wait_for("the look to wait", PATIENCE, || async {
+            let jobs = scene.jobs().await;
+            jobs.iter()
+                .any(|job| job["changesOf"].is_string() && job["state"] == "queued")
+                .then_some(())
+        })
+        .await;
+        run.signal(signal);
+        let said = run.finish().await;
+        assert_eq!(said.code, code, "{said:?}");
+        assert_eq!(said.stderr.contains("Nothing was applied"), code == 130, "{said:?}");
+        let plain = !more.contains(&"--json");
+        assert_eq!(said.stdout.contains("\nNext: "), plain, "{said:?}");
+        drop(pull);
+        scene.stack.wait_until_idle().await;
+    }
 }

@@ -27,7 +27,7 @@ pub(crate) async fn deliver(options: DeliverOptions) -> anyhow::Result<u8> {
         start: JobSource::PostTo(path, body.to_string().into()),
         patience: Duration::from_secs(options.retry.retry_seconds),
         json: options.stack.json,
-        interrupts: Interrupts::listen()?,
+        interrupts: &mut Interrupts::listen()?,
     })
     .await?;
     Ok(outcome.exit_code())

@@ -8,6 +8,7 @@ use std::{
 
 use contract::{Changes, JobId};
 use stack_client::Api;
+use tokio::signal::unix::{SignalKind, signal};
 use transcript::one_line;
 
 use super::{
@@ -52,12 +53,12 @@ pub(crate) async fn diff(options: DiffOptions) -> anyhow::Result<u8> {
     Ok(exit::COMPLETE)
 }
 
-/// Shows text on a terminal, in the user's pager if there is one.
+/// Shows text on a terminal, in the user's pager if there is one, as git does.
 #[expect(clippy::disallowed_methods, reason = "a pager is the user's, and shares the terminal")]
 fn show(text: &str) -> Result<(), ClientError> {
     let pager = std::env::var("PAGER").ok().filter(|pager| !pager.trim().is_empty());
     let mut command = match &pager {
-        // As git does: it may have arguments.
+        // It may have arguments.
         Some(pager) => {
             let mut shell = Command::new("sh");
             shell.args(["-c", pager]);
@@ -72,24 +73,35 @@ fn show(text: &str) -> Result<(), ClientError> {
     let plain = || anstream::adapter::strip_str(text).to_string();
     let is_coloured = anstream::stdout().current_choice() != anstream::ColorChoice::Never;
     let shown = if is_coloured { text.to_owned() } else { plain() };
-    match command.stdin(Stdio::piped()).spawn() {
-        Ok(mut child) => {
-            if let Some(mut stdin) = child.stdin.take() {
-                // Whoever leaves the pager has seen enough.
-                let _ = stdin.write_all(shown.as_bytes());
-            }
-            child.wait().map(drop).map_err(ClientError::Output)
+    // Colours, unless the user has said otherwise.
+    for (name, value) in [("LESS", "FRX"), ("LV", "-c")] {
+        if std::env::var_os(name).is_none() {
+            command.env(name, value);
         }
-        Err(_) => print(text).map(drop),
     }
+    // What Ctrl-C means is for the pager to say: without this process, it would share the terminal with a shell.
+    let _handled = signal(SignalKind::interrupt()).map_err(ClientError::Signals)?;
+    let Ok(mut child) = command.stdin(Stdio::piped()).spawn() else {
+        return print(text).map(drop);
+    };
+    if let Some(mut stdin) = child.stdin.take() {
+        // Whoever leaves the pager has seen enough.
+        let _ = stdin.write_all(shown.as_bytes());
+    }
+    let status = child.wait().map_err(ClientError::Output)?;
+    // What a shell says of a program that it cannot start.
+    if matches!(status.code(), Some(126 | 127)) {
+        return print(text).map(drop);
+    }
+    Ok(())
 }
 
 /// `stackctl apply`.
 pub(crate) async fn apply(options: ApplyOptions) -> anyhow::Result<u8> {
     let git = LocalGit::here()?;
     let api = options.stack.api()?;
-    let id = ids::resolve(&api, &options.job.id).await?.job_id;
-    let changes = apply_to(&git, &api, id).await?;
+    let job = ids::resolve(&api, &options.job.id).await?;
+    let changes = apply_to(&git, &api, job.job_id, job.repo_url.as_deref()).await?;
     print(&if options.stack.json {
         serde_json::to_string_pretty(&changes)? + "\n"
     } else {
@@ -98,15 +110,22 @@ pub(crate) async fn apply(options: ApplyOptions) -> anyhow::Result<u8> {
     Ok(exit::COMPLETE)
 }
 
-/// Applies what the job has changed to the files and the index of a repository, or changes nothing there.
+/// Applies what the job has changed to the files and the index of a repository, or changes nothing there. `repo` is the URL that
+/// the job worked on.
 ///
 /// # Errors
-/// If the stack does not give it, or it does not apply.
-pub(super) async fn apply_to(git: &LocalGit, api: &Api, id: JobId) -> Result<Changes, ClientError> {
+/// If the stack does not give it, the repository is another one, or it does not apply.
+pub(super) async fn apply_to(
+    git: &LocalGit,
+    api: &Api,
+    id: JobId,
+    repo: Option<&str>,
+) -> Result<Changes, ClientError> {
     let Some((changes, patch)) = fetch(api, id).await? else {
         note("The job has changed nothing.");
         return Ok(Changes::default());
     };
+    check_base(git, &changes, repo)?;
     let directory = tempfile::tempdir().map_err(ClientError::Temporary)?;
     let (file, index) = (directory.path().join("patch"), directory.path().join("index"));
     std::fs::write(&file, patch).map_err(ClientError::Temporary)?;
@@ -144,17 +163,7 @@ pub(crate) async fn checkout(options: CheckoutCommand) -> anyhow::Result<u8> {
         note("The job has changed nothing, so there is no branch to make.");
         return Ok(exit::COMPLETE);
     };
-    let base = format!("{}^{{commit}}", changes.base);
-    if !is_id(&changes.base) || !git.succeeds(&["cat-file", "-e", &base], &[])? {
-        let why = format!(
-            "the commit {} that the job was given is not in this repository: run `git fetch`, or go to a clone of {}",
-            one_line(&changes.base, 64),
-            job.repo_url
-                .as_deref()
-                .map_or_else(|| "its repository".to_owned(), |url| one_line(url, 200)),
-        );
-        return Err(ClientError::Usage(why).into());
-    }
+    check_base(&git, &changes, job.repo_url.as_deref())?;
     let prompt = facts::read(&api, &job, PROMPT_TIME).await.prompt.unwrap_or_default();
     let subject = match one_line(&prompt, 72) {
         prompt if prompt.is_empty() => format!("Change of job {}", ids::short(id)),
@@ -193,6 +202,19 @@ fn commit(git: &LocalGit, base: &str, patch: &[u8], message: &str) -> Result<Str
     let tree = git.git_with("git cannot write the tree", &["write-tree"], &environment)?;
     let message = text(&path("message"));
     git.git("git cannot make a commit", &["commit-tree", &tree, "-p", base, "-F", &message])
+}
+
+/// A change fits only a repository that has the commit that it was made on.
+fn check_base(git: &LocalGit, changes: &Changes, repo: Option<&str>) -> Result<(), ClientError> {
+    let base = format!("{}^{{commit}}", changes.base);
+    if is_id(&changes.base) && git.succeeds(&["cat-file", "-e", &base], &[])? {
+        return Ok(());
+    }
+    Err(ClientError::Usage(format!(
+        "the commit {} that the job was given is not in this repository: run `git fetch`, or go to a clone of {}",
+        one_line(&changes.base, 64),
+        repo.map_or_else(|| "its repository".to_owned(), |url| one_line(url, 200)),
+    )))
 }
 
 /// The whole change; `None` if there is none.

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     io,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -13,6 +14,16 @@ use super::error::ClientError;
 
 /// The longest reason of git's that is repeated, in characters.
 const LONGEST: usize = 1000;
+/// What the user's own configuration may not do here. Hooks, the monitor of the files and submodules may be programs in the
+/// clone's files, and then git would run what an agent has just put there.
+const OVERRIDES: [&str; 6] = [
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "submodule.recurse=false",
+];
 
 /// A repository of this machine.
 #[derive(Clone, Debug)]
@@ -33,8 +44,8 @@ impl LocalGit {
                     .into(),
             ));
         }
-        let top = String::from_utf8_lossy(&output.stdout);
-        Ok(Self { top: PathBuf::from(top.trim_end_matches('\n')) })
+        let top = output.stdout.strip_suffix(b"\n").unwrap_or(&output.stdout);
+        Ok(Self { top: PathBuf::from(OsStr::from_bytes(top)) })
     }
 
     /// The top directory of its files.
@@ -91,7 +102,8 @@ fn run(
     environment: &[(&str, &OsStr)],
 ) -> Result<Output, ClientError> {
     let mut command = Command::new("git");
-    command.current_dir(directory).args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
+    command.current_dir(directory).args(OVERRIDES).args(arguments);
+    command.stdin(Stdio::null()).env("LC_ALL", "C");
     for (name, value) in environment {
         command.env(name, value);
     }

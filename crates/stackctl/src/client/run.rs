@@ -19,16 +19,19 @@ use super::{
     diffstat::diffstat,
     error::{ClientError, url_argument},
     facts, ids,
-    interrupt::Interrupts,
+    interrupt::{Interrupt, Interrupts},
     local_git::LocalGit,
     options::{AgentOptions, AttachOptions, CheckoutOptions, RunOptions},
     render::{note, print},
     watch::{End, Watch, WatchResult, watch},
 };
-use crate::program;
+use crate::{command::exit, program};
 
 /// How long to look for the session of a job.
 const SESSION_TIME: Duration = Duration::from_secs(60);
+
+/// How long the end of a run waits until it is known what was changed.
+const CHANGES_TIME: Duration = Duration::from_secs(15);
 
 /// For how many files the end of a run has a line.
 const MOST_FILES: usize = 20;
@@ -68,33 +71,74 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<u8> {
     let json = options.stack.json;
     // Before the job costs anything.
     let here = if options.apply { Some(LocalGit::here()?) } else { None };
-    let outcome = run_workflow(api.clone(), &work, patience, json, Interrupts::listen()?).await?;
+    let mut interrupts = Interrupts::listen()?;
+    let outcome = run_workflow(api.clone(), &work, patience, json, &mut interrupts).await?;
+    if outcome.end != End::Complete {
+        return Ok(outcome.exit_code());
+    }
+    let mut interrupt = None;
     if !json {
-        show_changes(&api, &outcome).await?;
+        interrupt = show_changes(&api, outcome.job, &mut interrupts).await?;
         next_step(&url, &outcome, here.is_some())?;
     }
-    if let Some(here) = here
-        && outcome.end == End::Complete
-    {
-        apply_to(&here, &api, outcome.job).await?;
-        note("Applied to the repository you are in.");
+    match here {
+        // Somebody wants this to end.
+        Some(_) if interrupt.is_some() => not_applied(&api, outcome.job),
+        Some(here) => apply_now(&here, &api, (outcome.job, &work.repo), interrupts).await,
+        None => Ok(outcome.exit_code()),
     }
-    Ok(outcome.exit_code())
 }
 
-/// Shows which files a job has changed, if it has succeeded.
-async fn show_changes(api: &Api, outcome: &WatchResult) -> Result<(), ClientError> {
-    if outcome.end != End::Complete {
-        return Ok(());
+/// Shows which files a job has changed, if that is soon known. Returns the signal that ended it, if one did.
+async fn show_changes(
+    api: &Api,
+    job: JobId,
+    interrupts: &mut Interrupts,
+) -> Result<Option<Interrupt>, ClientError> {
+    let unknown = |why: &str| {
+        note(&format!("What was changed is not known{why}"));
+        Ok(None)
+    };
+    tokio::select! {
+        changes = tokio::time::timeout(CHANGES_TIME, api.changes(job)) => match changes {
+            Ok(Ok(changes)) => print(&diffstat(&changes, MOST_FILES)).map(|_| None),
+            // The job is done all the same.
+            Ok(Err(error)) => unknown(&format!(": {}", chain(&error))),
+            Err(_) => unknown(" yet, because replicas are busy or there is much to compare: ask again"),
+        },
+        interrupt = interrupts.next() => Ok(Some(interrupt)),
     }
-    match api.changes(outcome.job).await {
-        Ok(changes) => print(&diffstat(&changes, MOST_FILES)).map(drop),
-        // The job is done all the same.
+}
+
+/// The end of `run --apply`, after its job is complete.
+async fn apply_now(
+    here: &LocalGit,
+    api: &Api,
+    (job, repo): (JobId, &str),
+    mut interrupts: Interrupts,
+) -> anyhow::Result<u8> {
+    let applied = tokio::select! {
+        applied = apply_to(here, api, job, Some(repo)) => applied,
+        _ = interrupts.next() => return not_applied(api, job),
+    };
+    match applied {
+        Ok(changes) => {
+            if !changes.files.is_empty() {
+                note("Applied to the repository you are in.");
+            }
+            Ok(exit::COMPLETE)
+        }
         Err(error) => {
-            note(&format!("What was changed is not known: {}", chain(&error)));
-            Ok(())
+            let (error, again) = (chain(&error), command_on(&api.url, "apply", job));
+            note(&format!("error: {error}; the job is complete, and `{again}` tries it again"));
+            Ok(exit::USAGE)
         }
     }
+}
+
+fn not_applied(api: &Api, job: JobId) -> anyhow::Result<u8> {
+    note(&format!("Nothing was applied: `{}` does it", command_on(&api.url, "apply", job)));
+    Ok(exit::CANCELLED)
 }
 
 /// Posts a workflow and shows it to its end.
@@ -106,7 +150,7 @@ pub(crate) async fn run_workflow(
     work: &Work,
     patience: Duration,
     json: bool,
-    interrupts: Interrupts,
+    interrupts: &mut Interrupts,
 ) -> anyhow::Result<WatchResult> {
     let start = JobSource::Post(body(work)?.to_string().into());
     let service = Service::Workflow;
@@ -118,18 +162,19 @@ pub(crate) async fn attach(options: AttachOptions) -> anyhow::Result<u8> {
     let api = options.stack.api()?;
     let url = api.url.clone();
     let job = ids::resolve(&api, &options.job.id).await?;
+    let mut interrupts = Interrupts::listen()?;
     let outcome = watch(Watch {
         api: api.clone(),
         service: job.service,
         start: JobSource::Known(job.job_id),
         patience: Duration::from_secs(options.retry.retry_seconds),
         json: options.stack.json,
-        interrupts: Interrupts::listen()?,
+        interrupts: &mut interrupts,
     })
     .await?;
-    if !options.stack.json {
+    if !options.stack.json && outcome.end == End::Complete {
         if job.service == Service::Workflow {
-            show_changes(&api, &outcome).await?;
+            show_changes(&api, outcome.job, &mut interrupts).await?;
         }
         next_step(&url, &outcome, false)?;
     }
@@ -138,9 +183,6 @@ pub(crate) async fn attach(options: AttachOptions) -> anyhow::Result<u8> {
 
 /// Says what to do after a job that has succeeded.
 fn next_step(url: &StackUrl, outcome: &WatchResult, applies: bool) -> Result<(), ClientError> {
-    if outcome.end != End::Complete {
-        return Ok(());
-    }
     let mut steps = vec![command_on(url, "diff", outcome.job)];
     if !applies {
         steps.push(command_on(url, "apply", outcome.job));

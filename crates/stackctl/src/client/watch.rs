@@ -55,21 +55,21 @@ impl WatchResult {
 }
 
 /// The job to watch, and how.
-pub(crate) struct Watch {
+pub(crate) struct Watch<'a> {
     pub(crate) api: Api,
     pub(crate) service: Service,
     pub(crate) start: JobSource,
     pub(crate) patience: Duration,
     pub(crate) json: bool,
-    pub(crate) interrupts: Interrupts,
+    pub(crate) interrupts: &'a mut Interrupts,
 }
 
 /// Watches a job to its end, or until the watcher leaves.
 ///
 /// # Errors
 /// If the stack refuses the job, or is away for too long.
-pub(crate) async fn watch(watch: Watch) -> Result<WatchResult, ClientError> {
-    let mut interrupts = watch.interrupts;
+pub(crate) async fn watch(watch: Watch<'_>) -> Result<WatchResult, ClientError> {
+    let interrupts = watch.interrupts;
     let ours = !matches!(watch.start, JobSource::Known(_));
     let mut watcher = Watcher {
         api: watch.api.clone(),
@@ -112,7 +112,7 @@ pub(crate) async fn watch(watch: Watch) -> Result<WatchResult, ClientError> {
                 if cancelled_at.is_some() {
                     return watcher.left();
                 }
-                match watcher.choice(interrupt, &mut interrupts).await {
+                match watcher.choice(interrupt, interrupts).await {
                     Choice::GoOn => watcher.renderer.resume(),
                     Choice::Leave => return watcher.left(),
                     Choice::Cancel => {

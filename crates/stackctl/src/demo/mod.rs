@@ -186,8 +186,9 @@ async fn show(sandbox: &mut Sandbox, setup: Setup) -> anyhow::Result<Option<Stac
     ));
     let patience = Duration::from_secs(RetryOptions::default().retry_seconds);
     let api = Api::new(workflow.clone())?;
+    let mut ignored = Interrupts::ignored();
     let outcome = tokio::select! {
-        outcome = run_workflow(api, &work, patience, false, Interrupts::ignored()) => outcome?,
+        outcome = run_workflow(api, &work, patience, false, &mut ignored) => outcome?,
         () = sandbox.stack_ended() => anyhow::bail!("the stack ended during the workflow"),
     };
     match outcome.end {
