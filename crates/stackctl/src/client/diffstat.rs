@@ -2,7 +2,7 @@
 
 use anstyle::{AnsiColor, Style};
 use contract::{Changes, FileChange, FileStatus, SkipReason};
-use transcript::{clean, one_line};
+use transcript::{one_line, visible};
 
 /// The longest bar, in characters.
 const BAR: u64 = 40;
@@ -29,9 +29,10 @@ pub(super) fn diffstat(changes: &Changes, most: usize) -> String {
         let bar = |sign: &str, lines: u64| sign.repeat(usize::try_from(scale(lines)).unwrap_or(0));
         let (added, removed) = (bar("+", file.additions), bar("-", file.deletions));
         let fill = " ".repeat(width - name.chars().count());
-        let line =
-            format!(" {name}{fill} | {count:>5} {green}{added}{green:#}{red}{removed}{red:#}");
-        text.push_str(line.trim_end());
+        text.push_str(&format!(" {name}{fill} | {count:>5}"));
+        if lines > 0 {
+            text.push_str(&format!(" {green}{added}{green:#}{red}{removed}{red:#}"));
+        }
         text.push('\n');
     }
     if changes.files.len() > shown.len() {
@@ -39,7 +40,8 @@ pub(super) fn diffstat(changes: &Changes, most: usize) -> String {
     }
     text.push_str(&sums(changes));
     for it in changes.skipped.iter().take(most) {
-        text.push_str(&format!(" not in it: {} ({})\n", one_line(&it.path, 200), why(it.reason)));
+        let path = one_line(&visible(it.path.as_bytes()), 200);
+        text.push_str(&format!(" not in it: {path} ({})\n", why(it.reason)));
     }
     if changes.skipped.len() > most {
         text.push_str(&format!(" not in it: {} more\n", changes.skipped.len() - most));
@@ -65,9 +67,10 @@ fn sums(changes: &Changes) -> String {
 }
 
 fn name(file: &FileChange) -> String {
-    let path = one_line(&file.path, LONGEST_PATH);
+    let shown = |path: &str| one_line(&visible(path.as_bytes()), LONGEST_PATH);
+    let path = shown(&file.path);
     match (&file.from, file.status) {
-        (Some(from), _) => format!("{} => {path}", one_line(from, LONGEST_PATH)),
+        (Some(from), _) => format!("{} => {path}", shown(from)),
         (None, FileStatus::Added) => format!("{path} (new)"),
         (None, FileStatus::Deleted) => format!("{path} (gone)"),
         (None, _) => path,
@@ -84,21 +87,28 @@ fn why(reason: SkipReason) -> &'static str {
     }
 }
 
-/// A patch for a terminal: coloured, and without what a terminal would act on.
+/// A patch for a terminal: coloured, and with what a terminal would interpret or hide made visible.
 pub(super) fn coloured(patch: &[u8]) -> String {
-    let text = String::from_utf8_lossy(patch);
-    let mut out = String::with_capacity(text.len() + text.len() / 8);
-    for line in text.split_inclusive('\n') {
-        let style = match line.as_bytes() {
-            [b'+', b'+', b'+', b' ', ..] | [b'-', b'-', b'-', b' ', ..] => Style::new().bold(),
+    let mut out = String::with_capacity(patch.len() + patch.len() / 8);
+    // Before the first part of a file, its lines begin as content does.
+    let mut is_head = true;
+    for line in patch.split_inclusive(|byte| *byte == b'\n') {
+        let style = match line {
+            // No line of a content begins like this.
+            _ if line.starts_with(b"diff --git ") => {
+                is_head = true;
+                Style::new().bold()
+            }
+            [b'@', b'@', ..] | b"GIT binary patch\n" => {
+                is_head = false;
+                AnsiColor::Cyan.on_default()
+            }
+            _ if is_head => Style::new().bold(),
             [b'+', ..] => AnsiColor::Green.on_default(),
             [b'-', ..] => AnsiColor::Red.on_default(),
-            [b'@', b'@', ..] => AnsiColor::Cyan.on_default(),
-            _ if line.starts_with("diff --git ") => Style::new().bold(),
             _ => Style::new(),
         };
-        // What would begin a line of its own stays within this one.
-        let line = clean(line.trim_end_matches('\n')).replace('\n', " ");
+        let line = visible(line.strip_suffix(b"\n").unwrap_or(line));
         out.push_str(&format!("{style}{line}{style:#}\n"));
     }
     out
@@ -133,10 +143,10 @@ mod tests {
             Changes { files, additions: 102, deletions: 1, skipped, ..Changes::default() };
         let plain = |most| anstream::adapter::strip_str(&diffstat(&changes, most)).to_string();
         insta::assert_snapshot!(plain(10), @r"
-         a/long/name |   101 +++++++++++++++++++++++++++++++++++++++-
-         b           |   Bin
-         old => new  |     1 +
-         z (new)     |     1 +
+         a/long/name      |   101 +++++++++++++++++++++++++++++++++++++++-
+         b                |   Bin
+         old => new^[[31m |     1 +
+         z (new)          |     1 +
          4 files changed, 102 insertions(+), 1 deletion(-)
          not in it: pipe (a pipe, a socket or a device)
         ");
@@ -145,9 +155,17 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_cannot_command_the_terminal() {
-        let shown = coloured(b"diff --git a/x b/x\n+\x1b[2Jred\xff\r\n-a\xe2\x80\xa8+b\n");
+    fn a_patch_neither_commands_the_terminal_nor_hides_from_it() {
+        let patch = b"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1,2 @@\n+\x1b[2Jred\xff\r\n-a\xe2\x80\xa8+b\n+++ b/y\n";
+        let shown = coloured(patch);
         let plain = anstream::adapter::strip_str(&shown).to_string();
-        assert_eq!(plain, "diff --git a/x b/x\n+red\u{fffd}\n-a +b\n");
+        assert_eq!(
+            plain,
+            "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1,2 @@\n+^[[2Jred<FF>^M\n-a<U+2028>+b\n+++ b/y\n"
+        );
+        // A line of the file is no head.
+        let (bold, green) = (Style::new().bold(), AnsiColor::Green.on_default());
+        assert!(shown.contains(&format!("{bold}+++ b/x")), "{shown:?}");
+        assert!(shown.contains(&format!("{green}+++ b/y")), "{shown:?}");
     }
 }

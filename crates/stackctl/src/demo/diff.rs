@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 use git2::{DiffFormat, DiffOptions, Repository};
+use transcript::visible;
 
 /// How many lines are shown at most.
 const MOST: usize = 200;
@@ -46,13 +47,7 @@ fn styled(sign: char, text: &str) -> String {
         _ => Style::new(),
     };
     let sign = if matches!(sign, '+' | '-' | ' ') { sign.to_string() } else { String::new() };
-    // Without what a terminal would act on.
-    let text: String = anstream::adapter::strip_str(text)
-        .to_string()
-        .chars()
-        .map(|c| if c == '\t' { ' ' } else { c })
-        .filter(|c| !c.is_control())
-        .collect();
+    let text = visible(text.as_bytes());
     format!("{style}{sign}{text}{style:#}")
 }
 
@@ -90,7 +85,7 @@ mod tests {
         --- /dev/null
         +++ b/NEW.md
         @@ -0,0 +1 @@
-        +new
+        +new^[[2J
         diff --git a/tests/test_tea.py b/tests/test_tea.py
         deleted file mode 100644
         index fdbddc9..0000000
