@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Changes {
     /// The commit that the job was given.
     pub base: String,
-    /// The files, in the order of their paths; at most 50,000.
+    /// The files, in the order of their paths; at most 50,000, and fewer if their paths are very long.
     pub files: Vec<FileChange>,
     /// The lines that were added, in all files.
     pub additions: u64,
@@ -16,7 +16,7 @@ pub struct Changes {
     pub deletions: u64,
     /// Whether files are missing in `files` or in the patch, because there are too many or they are too large.
     pub truncated: bool,
-    /// What is in the checkout but not in the patch, and was not ignored.
+    /// What is in the checkout but not in the patch, and was not ignored; at most as many as `files` may have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<SkippedFile>,
     /// The commits that the agent has made itself, newest first; at most 1,000.
@@ -45,6 +45,12 @@ pub struct FileChange {
     /// Whether git takes it for a binary file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub binary: bool,
+    /// Whether it is in Git LFS: the patch has only its pointer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lfs: bool,
+    /// Whether lines were added with characters that a terminal would interpret or not show.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
 }
 
 /// What has become of a file.
@@ -82,8 +88,10 @@ pub enum SkipReason {
     Submodule,
     /// A pipe, a socket or a device.
     Special,
-    /// The stack's user cannot read it, or its path is too long.
+    /// The stack's user cannot read it, its path is too long, or git does not take its content.
     Unreadable,
+    /// It is larger than a patch may be.
+    TooLarge,
     /// git refuses its name.
     RefusedName,
 }
@@ -93,6 +101,6 @@ pub enum SkipReason {
 pub struct AgentCommit {
     /// Its ID.
     pub commit: String,
-    /// The first line of its message.
+    /// The first line of its message, cut if it is very long.
     pub subject: String,
 }

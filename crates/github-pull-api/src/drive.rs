@@ -143,6 +143,7 @@ pub(crate) fn failed(id: JobId, why: Failure) -> Ending {
     match why {
         Failure::Told { code, sentence } => failure(id, code, &sentence),
         Failure::Stopped => failure(id, Code::Cancelled, StopReason::Cancelled.sentence()),
+        Failure::Exceeded(sentence) => failure(id, Code::GitFailed, &sentence),
         Failure::Git(said) => {
             failure(id, Code::GitFailed, &format!("git failed: {}", quote(&said, &[])))
         }

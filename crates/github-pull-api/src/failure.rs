@@ -24,6 +24,9 @@ pub(crate) enum Failure {
     /// The git host sent nothing for so long.
     #[error("the git host sent nothing for {0:?}")]
     Stalled(Duration),
+    /// git needed more memory, time or space than it is given. The caller is told so.
+    #[error("{0}")]
+    Exceeded(String),
     /// git failed, with these words; whoever started it knows what for.
     #[error("git: {0}")]
     Git(String),

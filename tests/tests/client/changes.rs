@@ -212,3 +212,31 @@ async fn a_change_is_not_applied_to_another_repository() {
     assert!(said.code == 2 && said.stderr.contains("git fetch"), "{said:?}");
     assert_eq!(git(&other, &["status", "--porcelain"]).await, "");
 }
+
+/// The server of the repository does not have what the agent has made.
+#[tokio::test]
+async fn new_files_in_lfs_get_into_a_clone_as_pointers() {
+    let scene = Scene::new().await;
+    scene.git.commit("app", "main", &[(".gitattributes", "*.bin filter=lfs diff=lfs -text\n")]);
+    let script = AgentScript::new().write("new.bin", "content\n");
+    let said = RunningCommand::start(scene.run(&scene.url(), &script, &["--lfs"])).finish().await;
+    assert_eq!(said.code, 0, "{said:?}");
+    if said.stdout.contains("stay pointers") {
+        testkit::skip(
+            "new files in LFS",
+            "git-lfs is not installed, or the kernel is too old for it",
+        );
+        return;
+    }
+    assert!(said.stdout.contains(" new.bin (new) (in LFS) |     3 +++\n"), "{said:?}");
+    let id = id_of(&scene.workflow().await);
+    for command in ["apply", "checkout"] {
+        let clone = clone(&scene, command).await;
+        git(&clone, &["lfs", "install", "--local"]).await;
+        let said = within(&scene, &clone, &[command, &id]).await;
+        assert!(said.code == 0 && said.stderr.contains("`git lfs pull`"), "{said:?}");
+        let pointer = fs::read_to_string(clone.join("new.bin")).unwrap();
+        assert!(pointer.starts_with("version https://git-lfs"), "{pointer}");
+        assert_eq!(git(&clone, &["diff", "--name-only"]).await, "");
+    }
+}

@@ -23,7 +23,7 @@ pub(crate) struct Commit {
 /// The commits that `HEAD` has and `base` has not, newest first.
 ///
 /// # Errors
-/// If git cannot be run; not if it cannot read them.
+/// If they cannot be read.
 pub(super) fn since(
     git: &Git,
     staging: &Staging,
@@ -50,12 +50,8 @@ pub(super) fn since(
         &most,
         &range,
     ];
-    let listed = theirs.command(&log).run()?;
-    if !listed.status.success() {
-        tracing::info!(stderr = listed.stderr, "the commits of an agent cannot be read");
-        return Ok(Vec::new());
-    }
-    Ok(listed.stdout.split(|byte| *byte == 0).filter_map(parse).collect())
+    let listed = theirs.command(&log).output()?;
+    Ok(listed.split(|byte| *byte == 0).filter_map(parse).collect())
 }
 
 /// Brings the agent's commits into the control directory of `taken`, under the names that their contents have. Returns their
@@ -73,7 +69,7 @@ pub(crate) fn adopt(
         return Ok(None);
     };
     let (base, head) = (&taken.base, &head.id);
-    let left = LeftGit::look(checkout)?;
+    let left = LeftGit::look(&git.monitor, checkout)?;
     let objects = left.objects();
     let places = (objects.as_path(), objects.as_path());
     let theirs = Control::make(git, staging, "theirs", base.format(), None, places, &[])?;

@@ -40,7 +40,7 @@ impl<'a> Control<'a> {
         shallow: &[ObjectId],
     ) -> Result<Self> {
         let path = staging.directory(name)?;
-        for directory in ["objects/info", "objects/pack", "refs"] {
+        for directory in ["objects/info", "objects/pack", "refs", "info"] {
             let path = path.join(directory);
             fs::create_dir_all(&path).map_err(Failure::io("create", &path))?;
         }
@@ -59,6 +59,8 @@ impl<'a> Control<'a> {
         }
         write("config", &config)?;
         write("HEAD", "ref: refs/heads/unborn\n")?;
+        // What a text is, its content says. Otherwise an attribute in the tree would hide it from a reader.
+        write("info/attributes", "* !diff\n")?;
         if !shallow.is_empty() {
             let lines: String = shallow.iter().map(|id| format!("{id}\n")).collect();
             write("shallow", &lines)?;

@@ -1,19 +1,19 @@
 //! From the files of a checkout to a tree, in an index of ours.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
 };
 
 use cap_std::{ambient_authority, fs::Dir};
-use contract::SkipReason as Reason;
+use contract::{Code, SkipReason as Reason};
 use nix::{
     fcntl::AtFlags,
     unistd::{AccessFlags, faccessat},
 };
 
 use super::{
-    Control, Skipped,
+    Control, MOST_PATCH, Skipped, list, listed,
     objects::Base,
     walk::{self, Walk},
 };
@@ -27,6 +27,12 @@ use crate::{
 
 /// The mode of a submodule.
 const SUBMODULE: &[u8] = b"160000";
+/// How many files git is given at a time, and how many bytes of them: git says nothing while it reads them, and its patience
+/// is for one command.
+const BATCH_FILES: usize = 10_000;
+const BATCH_BYTES: u64 = 256 << 20;
+/// How often files that git does not take are looked for among others.
+const MOST_REFUSALS: usize = 64;
 
 /// What a tree is taken of.
 pub(super) struct Taking<'a, 's> {
@@ -34,16 +40,24 @@ pub(super) struct Taking<'a, 's> {
     pub(super) staging: &'s Staging,
     pub(super) checkout: &'s Path,
     pub(super) base: &'s ObjectId,
-    pub(super) left: Option<&'s LeftGit>,
+    /// What the agent's own index lists.
+    pub(super) added: &'s BTreeSet<Vec<u8>>,
     /// Whether files in LFS become pointers again.
     pub(super) uses_lfs: bool,
+}
+
+/// A file that can be read.
+#[derive(Clone, Copy, Debug)]
+struct Readable<'p> {
+    path: &'p [u8],
+    size: u64,
 }
 
 impl<'a> Taking<'a, '_> {
     /// Makes the tree. What is not in it is added to `skipped`.
     ///
     /// # Errors
-    /// [`Failure::Git`] if git fails, perhaps because the base is not complete; others as [`take`](super::take).
+    /// [`Failure::Git`] if the base is not complete; others as [`take`](super::take).
     pub(super) fn tree(
         &self,
         base_objects: &Base,
@@ -54,65 +68,48 @@ impl<'a> Taking<'a, '_> {
         let places = (objects.as_path(), checkout);
         let control = Control::make(git, staging, "git", base.format(), *filter, places, shallow)?;
         let id = base.as_str();
-        // Mode, type and ID, a tab, and the path.
-        let listed = control.command(&["ls-tree", "-r", "-z", "--full-tree", id]).output()?;
-        let tracked: BTreeMap<&[u8], &[u8]> = fields(&listed)
-            .filter_map(|entry| {
-                let at = entry.iter().position(|byte| *byte == b'\t')?;
-                Some((entry.get(at + 1..)?, entry.get(..6)?))
-            })
-            .collect();
-        let known: BTreeSet<Vec<u8>> = tracked.keys().map(|path| path.to_vec()).collect();
-        // What the agent has added stays, also if it is ignored.
-        let added: BTreeSet<Vec<u8>> = self.added()?.into_iter().collect();
+        let base_files = listed(control.command(&["ls-tree", "-r", "-z", "--full-tree", id]))?;
+        let tracked = Tracked::parse(&base_files);
+        let known: BTreeSet<Vec<u8>> = tracked.0.keys().map(|path| path.to_vec()).collect();
         let files = Dir::open_ambient_dir(checkout, ambient_authority())
             .map_err(Failure::io("open", checkout))?;
-        let walk = Walk::over(&git.monitor, &files, &known, &added)?;
+        // What the agent has added stays, also if it is ignored.
+        let walk = Walk::over(&git.monitor, &files, &known, self.added)?;
 
         control.command(&["read-tree", id]).output()?;
         let others = untracked(&control, &walk)?;
-        let is_submodule = |path: &[u8]| tracked.get(path) == Some(&SUBMODULE);
         let mut removed: Vec<&[u8]> = Vec::new();
-        for path in tracked.keys().copied() {
+        for path in tracked.0.keys().copied() {
             if walk.present.contains(path) {
                 continue;
             }
-            if !is_submodule(path) || !walk.directories.contains(path) {
+            if !tracked.is_submodule(path) || !walk.directories.contains(path) {
                 removed.push(path);
             } else if walk.repositories.iter().any(|it| it == path) {
                 skipped.push(Skipped { path: path.to_vec(), reason: Reason::Submodule });
             }
         }
-        let nested = walk.repositories.iter().filter(|path| !is_submodule(path));
+        let nested = walk.repositories.iter().filter(|path| !tracked.is_submodule(path));
         skipped
             .extend(nested.map(|path| Skipped { path: path.clone(), reason: Reason::Repository }));
         let present = walk.present.iter().map(Vec::as_slice);
         let mut candidates: BTreeSet<&[u8]> = present.chain(fields(&others)).collect();
         candidates.retain(|path| !path.ends_with(b"/"));
-        let wanted = self.readable(&files, candidates, skipped)?;
+        let wanted = readable(&files, candidates, skipped);
+        let wanted = self.of_size(&control, &tracked, wanted, skipped)?;
         // An unreadable directory hides what is in it, which is not the same as its removal.
-        let hidden: Vec<&Skipped> =
-            walk.skipped.iter().filter(|it| it.reason == Reason::Unreadable).collect();
         removed.retain(|path| {
-            !hidden.iter().any(|it| {
-                path.strip_prefix(it.path.as_slice()).is_some_and(|rest| rest.starts_with(b"/"))
+            !walk.hidden.iter().any(|directory| {
+                path.strip_prefix(directory.as_slice()).is_some_and(|rest| rest.starts_with(b"/"))
             })
         });
         skipped.extend(walk.skipped.iter().cloned());
 
-        let update = |arguments: &[&str], paths: &[&[u8]]| -> Result<()> {
-            if paths.is_empty() {
-                return Ok(());
-            }
-            let arguments = [&["update-index", "-z"], arguments, &["--stdin"]].concat();
-            let input = paths.iter().flat_map(|path| [path, b"\0".as_slice()].concat()).collect();
-            self.with_lfs(&control, control.command(&arguments))?.input(input).output().map(drop)
-        };
-        update(&["--force-remove"], &removed)?;
-        update(&["--add", "--remove", "--replace"], &wanted)?;
+        self.update(&control, &["--force-remove"], &removed)?;
+        let wanted = self.add(&control, wanted, skipped)?;
         // What git has left out without an error.
-        let listed = control.command(&["ls-files", "-z"]).output()?;
-        let taken: BTreeSet<&[u8]> = fields(&listed).collect();
+        let in_index = listed(control.command(&["ls-files", "-z"]))?;
+        let taken: BTreeSet<&[u8]> = fields(&in_index).collect();
         let refused = wanted.iter().filter(|path| !taken.contains(*path));
         skipped.extend(
             refused.map(|path| Skipped { path: path.to_vec(), reason: Reason::RefusedName }),
@@ -123,45 +120,77 @@ impl<'a> Taking<'a, '_> {
         Ok((control, tree))
     }
 
-    /// What the agent's own index lists. Only the names are used.
-    fn added(&self) -> Result<Vec<Vec<u8>>> {
-        let Some(left) = self.left else { return Ok(Vec::new()) };
-        let (format, objects) = (self.base.format(), left.objects());
-        let places = (objects.as_path(), self.checkout);
-        let theirs = Control::make(self.git, self.staging, "index", format, None, places, &[])?;
-        left.copy_to(theirs.path())?;
-        // Whatever is wrong with it, the files are there.
-        let listed = theirs.command(&["ls-files", "-z"]).run()?;
-        if !listed.status.success() {
-            tracing::info!(stderr = listed.stderr, "the index of a checkout cannot be read");
-            return Ok(Vec::new());
+    /// Those of `files` that are not too large for a patch. A file of the base of the same size may be unchanged, and one in LFS
+    /// becomes a pointer.
+    fn of_size<'p>(
+        &self,
+        control: &Control<'_>,
+        tracked: &Tracked<'_>,
+        files: Vec<Readable<'p>>,
+        skipped: &mut Vec<Skipped>,
+    ) -> Result<Vec<Readable<'p>>> {
+        let large = files.iter().filter(|file| file.size > MOST_PATCH);
+        let large: Vec<&[u8]> = large.map(|file| file.path).collect();
+        let in_lfs = if self.uses_lfs { in_lfs(control, &large)? } else { BTreeSet::new() };
+        let sizes = tracked.sizes(control, &large)?;
+        let (mut fits, mut size) = (Vec::with_capacity(files.len()), 0u64);
+        for file in files {
+            let Readable { path, .. } = file;
+            if file.size > MOST_PATCH
+                && !in_lfs.contains(path)
+                && sizes.get(path) != Some(&file.size)
+            {
+                skipped.push(Skipped { path: path.to_vec(), reason: Reason::TooLarge });
+                continue;
+            }
+            size = size.saturating_add(file.size);
+            fits.push(file);
         }
-        Ok(fields(&listed.stdout).map(<[u8]>::to_vec).collect())
+        self.git.check_size_as(Code::TooLarge, size)?;
+        Ok(fits)
     }
 
-    /// Those of `paths` that can be read, if they are not too large together.
-    fn readable<'p>(
+    /// Adds files to the index. Returns the paths of those that git took.
+    fn add<'p>(
         &self,
-        files: &Dir,
-        paths: BTreeSet<&'p [u8]>,
+        control: &Control<'_>,
+        files: Vec<Readable<'p>>,
         skipped: &mut Vec<Skipped>,
     ) -> Result<Vec<&'p [u8]>> {
-        let mut size = 0u64;
-        let mut readable = Vec::with_capacity(paths.len());
-        for bytes in paths {
-            let path = walk::path(bytes);
-            let metadata = files.symlink_metadata(path).map_err(Failure::io("look at", path))?;
-            let is_readable = metadata.is_symlink()
-                || faccessat(files, path, AccessFlags::R_OK, AtFlags::AT_EACCESS).is_ok();
-            if is_readable {
-                size = size.saturating_add(metadata.len());
-                readable.push(bytes);
-            } else {
-                skipped.push(Skipped { path: bytes.to_vec(), reason: Reason::Unreadable });
+        let mut added = Vec::with_capacity(files.len());
+        let mut batches = batches(&files);
+        let mut refusals = 0;
+        while let Some(batch) = batches.pop() {
+            self.git.monitor.check_stop()?;
+            let paths: Vec<&[u8]> = batch.iter().map(|file| file.path).collect();
+            match self.update(control, &["--add", "--remove", "--replace"], &paths) {
+                Ok(()) => added.extend(paths),
+                // Among others, an encoding that is not that of the file. The others are taken without it.
+                Err(Failure::Git(said) | Failure::Exceeded(said)) => {
+                    tracing::info!(said, files = batch.len(), "git does not take files");
+                    refusals += 1;
+                    if batch.len() > 1 && refusals < MOST_REFUSALS {
+                        let (first, second) = batch.split_at(batch.len() / 2);
+                        batches.extend([second, first]);
+                        continue;
+                    }
+                    let reason = Reason::Unreadable;
+                    skipped
+                        .extend(paths.iter().map(|path| Skipped { path: path.to_vec(), reason }));
+                }
+                Err(other) => return Err(other),
             }
         }
-        self.git.check_size(size)?;
-        Ok(readable)
+        Ok(added)
+    }
+
+    fn update(&self, control: &Control<'_>, arguments: &[&str], paths: &[&[u8]]) -> Result<()> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let arguments = [&["update-index", "-z"], arguments, &["--stdin"]].concat();
+        let command = self.with_lfs(control, control.command(&arguments))?;
+        command.input(lines(paths)).output().map(drop)
     }
 
     fn with_lfs<'c>(&self, control: &Control<'_>, command: Command<'c>) -> Result<Command<'c>> {
@@ -174,6 +203,115 @@ impl<'a> Taking<'a, '_> {
     }
 }
 
+/// Those of `paths` that can be read.
+fn readable<'p>(
+    files: &Dir,
+    paths: BTreeSet<&'p [u8]>,
+    skipped: &mut Vec<Skipped>,
+) -> Vec<Readable<'p>> {
+    let mut readable = Vec::with_capacity(paths.len());
+    for bytes in paths {
+        let path = walk::path(bytes);
+        let size = files.symlink_metadata(path).ok().and_then(|metadata| {
+            let can_be_read =
+                || faccessat(files, path, AccessFlags::R_OK, AtFlags::AT_EACCESS).is_ok();
+            (metadata.is_symlink() || can_be_read()).then_some(metadata.len())
+        });
+        match size {
+            Some(size) => readable.push(Readable { path: bytes, size }),
+            None => {
+                skipped.push(Skipped { path: bytes.to_vec(), reason: Reason::Unreadable });
+            }
+        }
+    }
+    readable
+}
+
+/// The files of a base: mode and ID by path.
+struct Tracked<'t>(BTreeMap<&'t [u8], (&'t [u8], &'t [u8])>);
+
+impl<'t> Tracked<'t> {
+    /// Reads what `ls-tree` prints: mode, type and ID, a tab, and the path.
+    fn parse(printed: &'t [u8]) -> Self {
+        let entries = fields(printed).filter_map(|entry| {
+            let at = entry.iter().position(|byte| *byte == b'\t')?;
+            let mut words = entry.get(..at)?.split(|byte| *byte == b' ');
+            Some((entry.get(at + 1..)?, (words.next()?, words.next_back()?)))
+        });
+        Self(entries.collect())
+    }
+
+    fn is_submodule(&self, path: &[u8]) -> bool {
+        self.0.get(path).is_some_and(|(mode, _)| *mode == SUBMODULE)
+    }
+
+    /// The sizes that those of `paths` have in the base that are there.
+    fn sizes<'p>(
+        &self,
+        control: &Control<'_>,
+        paths: &[&'p [u8]],
+    ) -> Result<HashMap<&'p [u8], u64>> {
+        let known = paths.iter().filter_map(|path| Some((*path, self.0.get(path)?.1)));
+        let known: Vec<(&[u8], &[u8])> = known.collect();
+        let ids: Vec<&[u8]> = known.iter().map(|(_, id)| *id).collect();
+        let sizes = known.iter().zip(list::sizes(control, &ids)?);
+        Ok(sizes.filter_map(|((path, _), size)| Some((*path, size?))).collect())
+    }
+}
+
+/// What the agent's own index lists. Only the names are used. Whatever is wrong with it, the files are there.
+///
+/// # Errors
+/// If the look is to stop, or there is no room for a copy of the index.
+pub(super) fn added(
+    git: &Git,
+    staging: &Staging,
+    left: &LeftGit,
+    base: &ObjectId,
+) -> Result<BTreeSet<Vec<u8>>> {
+    let objects = left.objects();
+    let places = (objects.as_path(), objects.as_path());
+    let theirs = Control::make(git, staging, "index", base.format(), None, places, &[])?;
+    left.copy_to(theirs.path())?;
+    let listed = theirs.command(&["ls-files", "-z"]).output()?;
+    Ok(fields(&listed).map(<[u8]>::to_vec).collect())
+}
+
+/// Those of `paths` that the attributes in the tree put into LFS.
+///
+/// # Errors
+/// If git cannot be run.
+pub(super) fn in_lfs<'p>(control: &Control<'_>, paths: &[&'p [u8]]) -> Result<BTreeSet<&'p [u8]>> {
+    if paths.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let look = control.command(&["check-attr", "-z", "--stdin", "filter"]);
+    let printed = listed(look.input(lines(paths)))?;
+    // Path, attribute and value of each.
+    let values = printed.split(|byte| *byte == 0).skip(2).step_by(3);
+    let found = paths.iter().zip(values).filter(|(_, value)| *value == b"lfs");
+    Ok(found.map(|(path, _)| *path).collect())
+}
+
+/// The files in order, in parts that are not too large for one command. The last one comes first.
+fn batches<'f, 'p>(files: &'f [Readable<'p>]) -> Vec<&'f [Readable<'p>]> {
+    let mut batches = Vec::new();
+    let mut rest = files;
+    while !rest.is_empty() {
+        let mut size = 0u64;
+        let fits = rest.iter().take(BATCH_FILES).take_while(|file| {
+            size = size.saturating_add(file.size);
+            size <= BATCH_BYTES
+        });
+        // One file at least.
+        let (batch, others) = rest.split_at(fits.count().max(1));
+        batches.push(batch);
+        rest = others;
+    }
+    batches.reverse();
+    batches
+}
+
 /// The files that are not in the index and not ignored, each followed by a NUL.
 fn untracked(control: &Control<'_>, walk: &Walk) -> Result<Vec<u8>> {
     let mut command = control.command(&["ls-files", "-z", "--others", "--exclude-standard"]);
@@ -182,10 +320,33 @@ fn untracked(control: &Control<'_>, walk: &Walk) -> Result<Vec<u8>> {
         argument.push(walk::pattern(directory));
         command = command.argument(argument);
     }
-    command.output()
+    listed(command)
+}
+
+/// The paths, each followed by a NUL.
+fn lines(paths: &[&[u8]]) -> Vec<u8> {
+    paths.iter().flat_map(|path| [path, b"\0".as_slice()].concat()).collect()
 }
 
 /// What stands before each NUL.
 fn fields(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == 0).filter(|field| !field.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn git_gets_so_many_files_and_so_many_bytes_at_a_time() {
+        let of = |size, count| vec![Readable { path: b"x".as_slice(), size }; count];
+        let lengths = |files: &[Readable<'_>]| {
+            let batches = batches(files);
+            batches.iter().rev().map(|batch| batch.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(&[]), [0; 0]);
+        assert_eq!(lengths(&of(1, BATCH_FILES + 1)), [BATCH_FILES, 1]);
+        assert_eq!(lengths(&of(BATCH_BYTES / 2, 5)), [2, 2, 1]);
+        assert_eq!(lengths(&of(u64::MAX, 2)), [1, 1]);
+    }
 }

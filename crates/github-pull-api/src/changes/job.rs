@@ -14,6 +14,7 @@ use contract::{
 use futures_util::Stream;
 use oneshot::{JobContext, Step};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use serde::Serialize;
 use workspace::{Job, ResolveError};
 
 use super::{MOST_FILES, Source, Taken, take};
@@ -23,6 +24,11 @@ use crate::{
     failure::{Failure, Result},
     remote::{Extent, ObjectId},
 };
+
+/// The longest list of a summary, in bytes of JSON.
+const LONGEST_LIST: usize = 32 << 20;
+/// The longest first line of a commit's message, in characters.
+const LONGEST_SUBJECT: usize = 200;
 
 /// Looks at what the job of `request` has left, as a stream that ends with [`Step::End`].
 pub fn changes(
@@ -86,7 +92,7 @@ fn look(site: &Site<'_>, id: JobId) -> Result<Changes> {
         base: &base,
     };
     site.monitor.message("Comparing the files with the commit that was pulled");
-    let taken = take(&git, &staging, &source)?;
+    let mut taken = take(&git, &staging, &source)?;
     let directory = staging.directory("changes")?;
     let is_whole = taken.write_patch(&directory.join("patch"))?;
     let summary = summary(&taken, !is_whole);
@@ -121,42 +127,52 @@ fn place(directory: &Path, summary: &[u8], target: &Path) -> Result<()> {
 fn summary(taken: &Taken<'_>, is_cut: bool) -> Changes {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (additions, deletions) = taken.files.lines();
-    let files = &taken.files.0;
+    let all = taken.files.0.iter().map(|file| FileChange {
+        path: text(&file.path),
+        encoded_path: std::str::from_utf8(&file.path)
+            .is_err()
+            .then(|| percent_encode(&file.path, NON_ALPHANUMERIC).to_string()),
+        from: file.from.as_deref().map(text),
+        status: file.status,
+        additions: file.additions,
+        deletions: file.deletions,
+        binary: file.is_binary,
+        lfs: file.is_in_lfs,
+        hidden: file.is_hiding,
+    });
+    let files = fitting(all);
+    let skipped = taken.skipped.iter();
+    let skipped =
+        fitting(skipped.map(|it| SkippedFile { path: text(&it.path), reason: it.reason }));
+    let subject = |message: &str| {
+        let line = message.lines().next().unwrap_or_default();
+        line.chars().take(LONGEST_SUBJECT).collect()
+    };
+    let commits = taken.commits.iter().map(|commit| AgentCommit {
+        commit: commit.id.to_string(),
+        subject: subject(&commit.message),
+    });
     Changes {
         base: taken.base.to_string(),
-        files: files
-            .iter()
-            .take(MOST_FILES)
-            .map(|file| FileChange {
-                path: text(&file.path),
-                encoded_path: std::str::from_utf8(&file.path)
-                    .is_err()
-                    .then(|| percent_encode(&file.path, NON_ALPHANUMERIC).to_string()),
-                from: file.from.as_deref().map(text),
-                status: file.status,
-                additions: file.additions,
-                deletions: file.deletions,
-                binary: file.is_binary,
-            })
-            .collect(),
         additions,
         deletions,
-        truncated: is_cut || files.len() > MOST_FILES,
-        skipped: taken
-            .skipped
-            .iter()
-            .take(MOST_FILES)
-            .map(|it| SkippedFile { path: text(&it.path), reason: it.reason })
-            .collect(),
-        commits: taken
-            .commits
-            .iter()
-            .map(|commit| AgentCommit {
-                commit: commit.id.to_string(),
-                subject: commit.message.lines().next().unwrap_or_default().to_owned(),
-            })
-            .collect(),
+        truncated: is_cut || files.len() < taken.files.0.len(),
+        files,
+        skipped,
+        commits: commits.collect(),
     }
+}
+
+/// As many entries of a list as it may have, and as are not too long together.
+fn fitting<T: Serialize>(entries: impl Iterator<Item = T>) -> Vec<T> {
+    let mut left = LONGEST_LIST;
+    let fits = entries.take(MOST_FILES).take_while(|entry| {
+        let length = serde_json::to_vec(entry).map_or(usize::MAX, |json| json.len());
+        let rest = left.checked_sub(length);
+        left = rest.unwrap_or_default();
+        rest.is_some()
+    });
+    fits.collect()
 }
 
 fn deleted() -> Failure {
@@ -167,4 +183,18 @@ fn volume(error: workspace::Error) -> Failure {
     tracing::error!(error = &error as &dyn std::error::Error, "cannot read a job");
     let refusal = error.refusal();
     Failure::told(refusal.code, refusal.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_cut_by_number_and_by_length() {
+        let many = fitting(std::iter::repeat_n("x", MOST_FILES + 1));
+        assert_eq!(many.len(), MOST_FILES);
+        // A control character is six in JSON.
+        let long = "\u{1}".repeat(1 << 20);
+        assert_eq!(fitting(std::iter::repeat_n(long.as_str(), 10)).len(), 5);
+    }
 }

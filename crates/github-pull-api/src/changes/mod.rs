@@ -21,9 +21,9 @@ mod patch;
 mod tests;
 mod walk;
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
-use contract::{Code, RepoUrl, SkipReason as Reason};
+use contract::{Code, FileStatus as Status, RepoUrl, SkipReason as Reason};
 use workspace::Workspace;
 
 pub use self::job::changes;
@@ -35,13 +35,14 @@ pub(crate) use self::{
     walk::Skipped,
 };
 use self::{
-    index::Taking,
+    index::{Taking, added, in_lfs},
     objects::{Base, Origin},
+    patch::MOST_PATCH,
 };
 use crate::{
     checkout::LeftGit,
-    failure::{Failure, Result},
-    git::Git,
+    failure::{Failure, Result, quote},
+    git::{Command, Git},
     remote::{Extent, ObjectId, lfs_obstacle},
     staging::Staging,
 };
@@ -60,6 +61,24 @@ pub(crate) struct Taken<'a> {
     pub(crate) files: Files,
     /// What is in the checkout but not in the tree, and was not ignored.
     pub(crate) skipped: Vec<Skipped>,
+}
+
+impl Taken<'_> {
+    /// Refuses what lacks a file because of its size: whoever cannot look at it must not take it for the result.
+    ///
+    /// # Errors
+    /// If there is such a file.
+    pub(crate) fn check_whole(&self) -> Result<()> {
+        let Some(large) = self.skipped.iter().find(|it| it.reason == Reason::TooLarge) else {
+            return Ok(());
+        };
+        let path = quote(&String::from_utf8_lossy(&large.path), &[]);
+        let most = MOST_PATCH / 1_000_000;
+        let sentence = format!(
+            "'{path}' is larger than {most} MB: have .gitignore name it if it is no part of the result"
+        );
+        Err(Failure::told(Code::TooLarge, sentence))
+    }
 }
 
 /// What is to be taken.
@@ -94,32 +113,39 @@ pub(crate) fn take<'a>(git: &'a Git, staging: &Staging, source: &Source<'_>) -> 
         }
     }
     let mut skipped = Vec::new();
-    let left = match LeftGit::look(checkout) {
-        Ok(left) => Some(left),
-        Err(Failure::Told { code: Code::NotARepository, sentence }) => {
-            tracing::info!(%sentence, "a checkout has no .git that can be read");
-            skipped.push(Skipped { path: b".git".to_vec(), reason: Reason::Unreadable });
-            None
-        }
-        Err(other) => return Err(other),
-    };
-    let uses_lfs = source.extent.lfs && lfs_obstacle(git)?.is_none();
+    // Nothing in it is needed if the mirror has the base.
+    let left = claimed(LeftGit::look(&git.monitor, checkout).map(Some))?;
+    if left.is_none() {
+        skipped.push(Skipped { path: b".git".to_vec(), reason: Reason::Unreadable });
+    }
+    let (mut added_by_agent, mut commits) = (BTreeSet::new(), Vec::new());
+    if let Some(left) = &left {
+        added_by_agent = claimed(added(git, staging, left, base))?;
+        commits = claimed(commits::since(git, staging, left, base))?;
+    }
+    let obstacle = if source.extent.lfs { lfs_obstacle(git)? } else { None };
+    let uses_lfs = source.extent.lfs && obstacle.is_none();
+    let taking = Taking { git, staging, checkout, base, added: &added_by_agent, uses_lfs };
     let mut last = None;
     for origin in Origin::all(source, left.as_ref()) {
-        let Some(base_objects) = Base::find(git, staging, source, &origin)? else { continue };
-        let taking = Taking { git, staging, checkout, base, left: left.as_ref(), uses_lfs };
         let mut found = skipped.clone();
-        match taking.tree(&base_objects, &mut found) {
-            Ok((control, tree)) => {
-                let files = Files::between(&control, base, &tree)?;
-                let commits = match &left {
-                    Some(left) => commits::since(git, staging, left, base)?,
-                    None => Vec::new(),
-                };
+        let mut attempt = || {
+            let Some(objects) = Base::find(git, staging, source, &origin)? else { return Ok(None) };
+            let (control, tree) = taking.tree(&objects, &mut found)?;
+            // It reads whatever of the base was changed.
+            let files = Files::between(&control, base, &tree)?;
+            Ok(Some((control, tree, files)))
+        };
+        match attempt() {
+            Ok(Some((control, tree, mut files))) => {
+                if source.extent.lfs {
+                    find_lfs(&control, &mut files, obstacle)?;
+                }
                 found.sort();
                 let (base, skipped) = (base.clone(), found);
                 return Ok(Taken { control, base, tree, commits, files, skipped });
             }
+            Ok(None) => {}
             // Something of the base is missing there.
             Err(Failure::Git(said)) => last = Some(said),
             Err(other) => return Err(other),
@@ -135,4 +161,50 @@ pub(crate) fn take<'a>(git: &'a Git, staging: &Staging, source: &Source<'_>) -> 
             ),
         ),
     })
+}
+
+/// What an agent left may say anything, and may be unreadable: then it says nothing.
+fn claimed<T: Default>(result: Result<T>) -> Result<T> {
+    match result {
+        Err(Failure::Stopped) => Err(Failure::Stopped),
+        Err(Failure::Told { code: Code::DiskFull, .. }) => Err(Failure::disk_full()),
+        Err(why) => {
+            tracing::info!(%why, "something in the .git of a checkout cannot be read");
+            Ok(T::default())
+        }
+        result => result,
+    }
+}
+
+/// What a command prints that lists files.
+fn listed(command: Command<'_>) -> Result<Vec<u8>> {
+    command.output().map_err(|failure| match failure {
+        Failure::Told { code: Code::RepositoryInvalid, .. } => {
+            let sentence = "there are too many files for a diff: have .gitignore name those that do not belong in it, or look \
+                            at the checkout on the volume";
+            Failure::told(Code::TooLarge, sentence)
+        }
+        other => other,
+    })
+}
+
+/// Notes which files are in LFS. If git-lfs was there for the pull and is not any more, all that the checkout has would seem to have
+/// changed.
+fn find_lfs(control: &Control<'_>, files: &mut Files, obstacle: Option<&str>) -> Result<()> {
+    let paths: Vec<&[u8]> = files.0.iter().map(|file| file.path.as_slice()).collect();
+    let found = in_lfs(control, &paths)?;
+    let found: Vec<bool> = paths.iter().map(|path| found.contains(path)).collect();
+    for (file, is_in_lfs) in files.0.iter_mut().zip(found) {
+        file.is_in_lfs = is_in_lfs && file.status != Status::Deleted;
+        if let Some(obstacle) = obstacle
+            && is_in_lfs
+            && file.status == Status::Modified
+        {
+            let sentence = format!(
+                "files in Git LFS have changed, and cannot be compared: {obstacle}, where pulls run"
+            );
+            return Err(Failure::told(Code::GitFailed, sentence));
+        }
+    }
+    Ok(())
 }

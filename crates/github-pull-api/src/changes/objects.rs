@@ -8,7 +8,7 @@ use std::{
 
 use contract::CloneFilter;
 
-use super::{Control, Source};
+use super::{Control, Source, claimed};
 use crate::{
     checkout::LeftGit,
     failure::{Failure, Result},
@@ -116,13 +116,10 @@ impl Base {
         let places = (places.0.as_path(), places.1);
         let theirs = Control::make(git, staging, "theirs", base.format(), None, places, &[])?;
         let list = ["rev-list", "--objects", "--no-walk", "--missing=print", base.as_str()];
-        let listed = theirs.command(&list).run()?;
-        if !listed.status.success() {
-            return Ok(None);
-        }
+        let listed = claimed(theirs.command(&list).output().map(Some))?;
+        let Some(listed) = listed else { return Ok(None) };
         let is_there = |line: &&[u8]| !line.starts_with(b"?");
-        let listed: Vec<&[u8]> =
-            listed.stdout.split(|byte| *byte == b'\n').filter(is_there).collect();
+        let listed: Vec<&[u8]> = listed.split(|byte| *byte == b'\n').filter(is_there).collect();
         let objects = staging.directory("base")?;
         let packs = objects.join("pack");
         fs::create_dir(&packs).map_err(Failure::io("create", &packs))?;

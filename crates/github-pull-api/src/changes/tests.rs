@@ -2,6 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests run real git")]
 
+mod limits;
+
 use std::{
     fs,
     os::unix::{
@@ -28,6 +30,7 @@ struct Scene {
     base: String,
     /// Whether the pull asked for files in LFS.
     lfs: bool,
+    config: Config,
 }
 
 /// What was taken of it.
@@ -39,6 +42,8 @@ struct Look {
     tree: String,
     patch: Vec<u8>,
     is_whole: bool,
+    /// Why it is not delivered.
+    refused: Option<Failure>,
 }
 
 impl Scene {
@@ -65,7 +70,8 @@ impl Scene {
         let repo = RepoUrl::parse(tree.to_str().unwrap(), &policy).unwrap();
         let mirror = mirror_location(&workspace, &repo, Extent::default());
         fs::create_dir_all(mirror.parent().unwrap()).unwrap();
-        let scene = Self { root, workspace, repo, base, lfs: false };
+        let config = Config::default();
+        let scene = Self { root, workspace, repo, base, lfs: false, config };
         for (options, to) in [(&["--mirror"][..], &mirror), (&[][..], &scene.checkout())] {
             let from = tree.to_str().unwrap();
             let clone =
@@ -91,21 +97,23 @@ impl Scene {
     async fn look_with(&self, bounds: Option<(u64, usize)>) -> Result<Look> {
         let (workspace, repo) = (self.workspace.clone(), self.repo.clone());
         let (checkout, base, lfs) = (self.checkout(), self.base.clone(), self.lfs);
+        let config = self.config.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let monitor = Monitor { reporter: Reporter::default(), stop: Stop::default() };
             let staging = Staging::create(&monitor, workspace.temporary().join("job"))?;
-            let git = Git::new(&Config::default(), monitor, &staging, Duration::from_secs(60))?;
+            let git = Git::new(&config, monitor, &staging, Duration::from_secs(60))?;
             let base = ObjectId::parse(base.as_bytes()).unwrap();
             let (extent, checkout) = (Extent { lfs, ..Extent::default() }, checkout.as_path());
             let source =
                 Source { workspace: &workspace, repo: &repo, extent, checkout, base: &base };
-            let taken = take(&git, &staging, &source)?;
+            let mut taken = take(&git, &staging, &source)?;
             let patch = staging.join("patch");
             let is_whole = match bounds {
                 None => taken.write_patch(&patch)?,
                 Some((most, most_files)) => taken.write_patch_of(&patch, most, most_files)?,
             };
             Ok(Look {
+                refused: taken.check_whole().err(),
                 files: taken.files.0,
                 skipped: taken.skipped,
                 commits: taken.commits.into_iter().map(|commit| commit.message).collect(),
@@ -283,17 +291,31 @@ async fn files_in_lfs_are_their_pointers() {
         scene.write(name, content);
     }
     scene.write("changed.bin", "y\n");
+    scene.write("new.bin", "new\n");
     // The control: without git-lfs, every file in it is another one.
-    assert_eq!(scene.look().await.unwrap().files.len(), 2);
+    let look = scene.look().await.unwrap();
+    assert!(look.files.len() == 3 && look.files.iter().all(|it| !it.is_in_lfs), "{look:?}");
     scene.lfs = true;
     if lfs_is_missing().await {
         testkit::skip("files in LFS", "git-lfs is not installed, or the kernel is too old for it");
         return;
     }
     let look = scene.look().await.unwrap();
-    assert_eq!(names(&look.files), [("changed.bin".to_owned(), Status::Modified)]);
+    let expected = [("changed.bin", Status::Modified), ("new.bin", Status::Added)];
+    assert_eq!(names(&look.files), expected.map(|(name, status)| (name.to_owned(), status)));
+    assert!(look.files.iter().all(|it| it.is_in_lfs), "{look:?}");
     let patch = String::from_utf8(look.patch).unwrap();
-    assert!(patch.contains("+oid sha256:"), "{patch}");
+    assert_eq!(patch.matches("+oid sha256:").count(), 2, "{patch}");
+    // A pointer is small, however large the file.
+    let large = fs::File::create(scene.checkout().join("large.bin")).unwrap();
+    large.set_len(MOST_PATCH + 1).unwrap();
+    let look = scene.look().await.unwrap();
+    assert_eq!((look.files.len(), look.skipped), (3, vec![]));
+    // A link that git-lfs would follow.
+    mkfifo(&scene.checkout().join("pipe"), Mode::from_bits_truncate(0o644)).unwrap();
+    symlink("pipe", scene.checkout().join(".lfsconfig")).unwrap();
+    let failure = scene.look().await.unwrap_err();
+    assert!(matches!(failure, Failure::Told { code: Code::CheckoutConflict, .. }), "{failure}");
 }
 
 async fn lfs_is_missing() -> bool {

@@ -11,15 +11,21 @@ use std::{
 use cap_std::fs::{Dir, FileType};
 use contract::{Code, SkipReason as Reason};
 
+use super::MOST_FILES;
 use crate::{
     failure::{Failure, Result},
     monitor::Monitor,
 };
 
-/// The most nested repositories. Each is an argument of git's.
+/// The most nested repositories, and the most bytes of their paths. Each is an argument of git's.
 const MOST_REPOSITORIES: usize = 1000;
+const MOST_ARGUMENTS: usize = 512 << 10;
 /// The most files and directories that are looked at, ignored ones included.
 const MOST_ENTRIES: usize = 4_000_000;
+/// The most memory for paths at the same time, in bytes.
+const MOST_MEMORY: usize = 256 << 20;
+/// What a path needs beside its bytes: about as much as an entry of a list and the allocation cost.
+const OF_A_PATH: usize = 64;
 /// The files that git reads in every directory.
 const READ_BY_GIT: [&[u8]; 3] = [b".gitattributes", b".gitignore", b".lfsconfig"];
 
@@ -39,8 +45,15 @@ pub(super) struct Walk {
     pub(super) directories: BTreeSet<Vec<u8>>,
     /// Repositories of their own, without a path that was asked for in them.
     pub(super) repositories: Vec<Vec<u8>>,
+    /// What was left out; at most one more than a list of it may have.
     pub(super) skipped: Vec<Skipped>,
+    /// The directories that cannot be listed although the base has files in them.
+    pub(super) hidden: Vec<Vec<u8>>,
     entries: usize,
+    /// The bytes of memory that the paths need that are kept.
+    memory: usize,
+    /// The most bytes that they may need.
+    most_memory: usize,
 }
 
 impl Walk {
@@ -49,19 +62,29 @@ impl Walk {
     /// an agent claims to have added has no such effect.
     ///
     /// # Errors
-    /// If git would wait for something, there are too many repositories, or a directory cannot be listed for another
-    /// reason than its permissions.
+    /// If git would wait for something, there is too much, or a directory cannot be listed for another reason than its
+    /// permissions.
     pub(super) fn over(
         monitor: &Monitor,
         root: &Dir,
         base: &BTreeSet<Vec<u8>>,
         added: &BTreeSet<Vec<u8>>,
     ) -> Result<Self> {
-        let mut walk = Self::default();
+        Self::within(MOST_MEMORY, monitor, root, (base, added))
+    }
+
+    fn within(
+        most_memory: usize,
+        monitor: &Monitor,
+        root: &Dir,
+        asked: (&BTreeSet<Vec<u8>>, &BTreeSet<Vec<u8>>),
+    ) -> Result<Self> {
+        let mut walk = Self { most_memory, ..Self::default() };
         let mut open = vec![Vec::new()];
         while let Some(directory) = open.pop() {
             monitor.check_stop()?;
-            walk.list(root, (base, added), &directory, &mut open)?;
+            walk.list(root, asked, &directory, &mut open)?;
+            walk.memory = walk.memory.saturating_sub(directory.len() + OF_A_PATH);
         }
         Ok(walk)
     }
@@ -77,16 +100,23 @@ impl Walk {
         let entries = match root.read_dir(shown) {
             Ok(entries) => entries,
             Err(error) if is_unreadable(&error) => {
-                self.skip(directory, Reason::Unreadable);
+                self.skip(directory, Reason::Unreadable)?;
+                if has_beneath(base, directory) {
+                    self.hidden.push(directory.to_vec());
+                }
                 return Ok(());
             }
             Err(error) => return Err(Failure::io("list", shown)(error)),
         };
+        let mut listed = 0;
         let mut found: Vec<(Vec<u8>, FileType)> = Vec::new();
         for entry in entries {
             let entry = entry.map_err(Failure::io("list", shown))?;
             let kind = entry.file_type().map_err(Failure::io("look at", shown))?;
-            found.push((entry.file_name().into_vec(), kind));
+            let name = entry.file_name().into_vec();
+            listed += name.len() + OF_A_PATH;
+            self.check_memory(listed)?;
+            found.push((name, kind));
             self.entries += 1;
             if self.entries > MOST_ENTRIES {
                 let sentence = format!(
@@ -101,7 +131,8 @@ impl Walk {
                 self.directories.insert(directory.to_vec());
             }
             self.repositories.push(directory.to_vec());
-            if self.repositories.len() > MOST_REPOSITORIES {
+            let bytes: usize = self.repositories.iter().map(Vec::len).sum();
+            if self.repositories.len() > MOST_REPOSITORIES || bytes > MOST_ARGUMENTS {
                 let sentence = format!(
                     "there are more than {MOST_REPOSITORIES} repositories in the checkout: look at it on the volume"
                 );
@@ -122,28 +153,57 @@ impl Walk {
                 if base.contains(&path) {
                     self.directories.insert(path.clone());
                 }
+                self.hold(&path)?;
                 open.push(path);
-            } else if kind.is_file() || kind.is_symlink() {
+            } else if kind.is_file() || (kind.is_symlink() && !leads_git_astray(root, &path)) {
                 if base.contains(&path) || added.contains(&path) {
                     self.present.insert(path);
                 }
-            } else if READ_BY_GIT.contains(&name.as_slice()) {
+            } else if READ_BY_GIT.iter().any(|read| read.eq_ignore_ascii_case(&name)) {
                 let sentence = format!(
-                    "'{}' in the checkout is a pipe, a socket or a device, and git would read it: remove it on the \
-                     volume to see what else has changed",
+                    "'{}' in the checkout is no regular file, and git would read it: remove it on the volume to see what \
+                     else has changed",
                     String::from_utf8_lossy(&path)
                 );
                 return Err(Failure::told(Code::CheckoutConflict, sentence));
             } else {
-                self.skip(&path, Reason::Special);
+                self.skip(&path, Reason::Special)?;
             }
         }
         Ok(())
     }
 
-    fn skip(&mut self, path: &[u8], reason: Reason) {
-        self.skipped.push(Skipped { path: path.to_vec(), reason });
+    fn skip(&mut self, path: &[u8], reason: Reason) -> Result<()> {
+        if self.skipped.len() <= MOST_FILES {
+            self.hold(path)?;
+            self.skipped.push(Skipped { path: path.to_vec(), reason });
+        }
+        Ok(())
     }
+
+    /// Counts a path that is kept in memory.
+    fn hold(&mut self, path: &[u8]) -> Result<()> {
+        self.memory += path.len() + OF_A_PATH;
+        self.check_memory(0)
+    }
+
+    fn check_memory(&self, more: usize) -> Result<()> {
+        if self.memory + more <= self.most_memory {
+            return Ok(());
+        }
+        let sentence = "the names of the files in the checkout, ignored ones included, need more memory than a look may use: \
+                        look at it on the volume";
+        Err(Failure::told(Code::TooLarge, sentence))
+    }
+}
+
+/// git-lfs follows this link, and would wait for what it leads to.
+fn leads_git_astray(root: &Dir, path: &[u8]) -> bool {
+    path.eq_ignore_ascii_case(b".lfsconfig")
+        && match root.metadata(self::path(path)) {
+            Ok(metadata) => !metadata.is_file() && !metadata.is_dir(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
 }
 
 /// Whether one of `paths` is beneath `directory`.
@@ -173,4 +233,64 @@ pub(super) fn pattern(directory: &[u8]) -> PathBuf {
     }
     pattern.push(b'/');
     PathBuf::from(std::ffi::OsString::from_vec(pattern))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use cap_std::ambient_authority;
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+    use oneshot::Stop;
+
+    use super::*;
+    use crate::report::Reporter;
+
+    fn walk(most_memory: usize, root: &Path) -> Result<Walk> {
+        let monitor = Monitor { reporter: Reporter::default(), stop: Stop::default() };
+        let root = Dir::open_ambient_dir(root, ambient_authority()).unwrap();
+        Walk::within(most_memory, &monitor, &root, (&BTreeSet::new(), &BTreeSet::new()))
+    }
+
+    #[test]
+    fn names_need_a_bounded_amount_of_memory() {
+        let kinds: [fn(&Path); 3] = [
+            |path| fs::write(path, "").unwrap(),
+            |path| fs::create_dir(path).unwrap(),
+            |path| mkfifo(path, Mode::S_IRWXU).unwrap(),
+        ];
+        for make in kinds {
+            let root = tempfile::tempdir().unwrap();
+            for number in 0..100 {
+                make(&root.path().join(format!("{number:0200}")));
+            }
+            let needed = 100 * (200 + OF_A_PATH);
+            assert!(walk(2 * needed + OF_A_PATH, root.path()).is_ok());
+            let failure = walk(needed - 1, root.path()).unwrap_err();
+            assert!(matches!(failure, Failure::Told { code: Code::TooLarge, .. }), "{failure}");
+        }
+    }
+
+    /// What is done with is not counted.
+    #[test]
+    fn a_deep_tree_needs_no_more_than_a_shallow_one() {
+        let root = tempfile::tempdir().unwrap();
+        for number in 0..100 {
+            let directory = root.path().join(number.to_string());
+            fs::create_dir(&directory).unwrap();
+            for number in 0..100 {
+                fs::create_dir(directory.join(number.to_string())).unwrap();
+            }
+        }
+        assert!(walk(400 * (10 + OF_A_PATH), root.path()).is_ok());
+    }
+
+    #[test]
+    fn a_list_of_what_is_left_out_has_an_end() {
+        let mut walk = Walk { most_memory: usize::MAX, ..Walk::default() };
+        for _ in 0..2 * MOST_FILES {
+            walk.skip(b"x", Reason::Special).unwrap();
+        }
+        assert_eq!(walk.skipped.len(), MOST_FILES + 1);
+    }
 }

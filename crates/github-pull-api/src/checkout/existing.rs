@@ -16,6 +16,7 @@ use super::{Refusal, config_file::Values, files};
 use crate::{
     failure::{Failure, Result, quote},
     git::Git,
+    monitor::Monitor,
     remote::{Extent, ObjectId},
 };
 
@@ -99,7 +100,7 @@ pub(crate) fn look(git_program: &Git, target: &Path, repo: &RepoUrl) -> Result<F
         Some(_) => {}
     }
     check_entries(&refusal, &git)?;
-    check_objects(&refusal, &git.join("objects"))?;
+    check_objects(&refusal, &git_program.monitor, &git.join("objects"))?;
     let open = |path: &PathBuf| {
         Dir::open_ambient_dir(path, ambient_authority()).map_err(Failure::io("open", path))
     };
@@ -167,18 +168,28 @@ pub(super) fn check_entries(refusal: &Refusal<'_>, git: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Everything beneath `.git/objects` is a file or a directory.
-pub(super) fn check_objects(refusal: &Refusal<'_>, directory: &Path) -> Result<()> {
-    for entry in fs::read_dir(directory).map_err(Failure::io("list", directory))? {
-        let entry = entry.map_err(Failure::io("list", directory))?;
-        let path = entry.path();
-        match entry.file_type().map_err(Failure::io("look at", &path))? {
-            kind if kind.is_dir() => check_objects(refusal, &path)?,
-            kind if kind.is_file() => {}
-            _ => {
-                let name = path.strip_prefix(refusal.target).unwrap_or(&path).display();
-                let why = format!("its {name} is not a regular file; use another name");
-                return Err(refusal.because(&why));
+/// Everything beneath `.git/objects` that git opens is a file or a directory.
+pub(super) fn check_objects(
+    refusal: &Refusal<'_>,
+    monitor: &Monitor,
+    objects: &Path,
+) -> Result<()> {
+    /// No git looks deeper: `info/commit-graphs` is the deepest.
+    const DEEPEST: usize = 3;
+    let mut open = vec![(objects.to_owned(), 0)];
+    while let Some((directory, level)) = open.pop() {
+        for entry in fs::read_dir(&directory).map_err(Failure::io("list", &directory))? {
+            monitor.check_stop()?;
+            let entry = entry.map_err(Failure::io("list", &directory))?;
+            let path = entry.path();
+            match entry.file_type().map_err(Failure::io("look at", &path))? {
+                kind if kind.is_dir() && level < DEEPEST => open.push((path, level + 1)),
+                kind if kind.is_file() || kind.is_dir() => {}
+                _ => {
+                    let name = path.strip_prefix(refusal.target).unwrap_or(&path).display();
+                    let why = format!("its {name} is not a regular file; use another name");
+                    return Err(refusal.because(&why));
+                }
             }
         }
     }

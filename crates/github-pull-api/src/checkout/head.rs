@@ -8,7 +8,7 @@ use contract::Code;
 use super::{Refusal, files, safe_git_dir::SafeGitDir};
 use crate::{
     failure::{Failure, Result},
-    remote::{ObjectId, Refs},
+    remote::{LARGEST_REFS, ObjectId, Refs},
 };
 
 /// Where `HEAD` is.
@@ -40,6 +40,10 @@ impl Head {
 /// If it is damaged.
 pub(super) fn read(git: &Dir, refusal: &Refusal<'_>, current: &Refs) -> Result<Head> {
     let text = files::read(git, Path::new("HEAD"), 8192, refusal)?.unwrap_or_default();
+    read_text(&text, refusal, current)
+}
+
+fn read_text(text: &[u8], refusal: &Refusal<'_>, current: &Refs) -> Result<Head> {
     let text = text.trim_ascii();
     if let Some(name) = text.strip_prefix(b"ref: refs/heads/").filter(|name| is_plain(name)) {
         let commit = current.get([b"refs/heads/", name].concat().as_slice()).cloned();
@@ -47,6 +51,32 @@ pub(super) fn read(git: &Dir, refusal: &Refusal<'_>, current: &Refs) -> Result<H
     }
     let id = ObjectId::parse(text).ok_or_else(|| refusal.because("its HEAD names no branch"))?;
     Ok(Head::Detached(id))
+}
+
+/// The commit that `HEAD` leads to, if there is one, without a look at other references.
+///
+/// # Errors
+/// If it is damaged.
+pub(super) fn commit(git: &Dir, refusal: &Refusal<'_>) -> Result<Option<ObjectId>> {
+    let read = |name: &[u8], most| files::read(git, files::path(name), most, refusal);
+    let text = read(b"HEAD", 8192)?.unwrap_or_default();
+    let mut current = Refs::new();
+    if let Some(name) = text.trim_ascii().strip_prefix(b"ref: ").filter(|name| is_plain(name)) {
+        // A directory there is what is left of a branch `name/other` that was deleted.
+        let is_directory = |name| git.symlink_metadata(name).is_ok_and(|it| it.is_dir());
+        let loose = if is_directory(files::path(name)) { None } else { read(name, 1024)? };
+        let id = match loose {
+            Some(text) => ObjectId::parse(text.trim_ascii()),
+            None => {
+                let packed = read(b"packed-refs", LARGEST_REFS)?.unwrap_or_default();
+                let end = [b" ", name].concat();
+                let mut lines = packed.split(|byte| *byte == b'\n');
+                lines.find_map(|line| ObjectId::parse(line.strip_suffix(end.as_slice())?))
+            }
+        };
+        current.extend(id.map(|id| (name.to_vec(), id)));
+    }
+    Ok(read_text(&text, refusal, &current)?.commit().cloned())
 }
 
 /// A name that leads nowhere else.

@@ -7,11 +7,12 @@ use cap_std::{ambient_authority, fs::Dir};
 use super::{
     Refusal,
     existing::{check_entries, check_objects, kind},
-    head, refs,
-    safe_git_dir::copy,
+    head,
+    safe_git_dir::{LARGEST_COPY, copy},
 };
 use crate::{
     failure::{Failure, Result},
+    monitor::Monitor,
     remote::ObjectId,
 };
 
@@ -28,7 +29,7 @@ impl LeftGit {
     ///
     /// # Errors
     /// If it is missing or damaged, or has something in it that would lead git elsewhere or make it wait.
-    pub(crate) fn look(target: &Path) -> Result<Self> {
+    pub(crate) fn look(monitor: &Monitor, target: &Path) -> Result<Self> {
         let refusal = Refusal { target };
         let path = target.join(".git");
         match kind(&path)? {
@@ -37,11 +38,10 @@ impl LeftGit {
             None => return Err(refusal.because("it has no .git")),
         }
         check_entries(&refusal, &path)?;
-        check_objects(&refusal, &path.join("objects"))?;
+        check_objects(&refusal, monitor, &path.join("objects"))?;
         let git = Dir::open_ambient_dir(&path, ambient_authority())
             .map_err(Failure::io("open", &path))?;
-        let current = refs::read(&git, &refusal)?;
-        let head = head::read(&git, &refusal, &current)?.commit().cloned();
+        let head = head::commit(&git, &refusal)?;
         Ok(Self { target: target.to_owned(), git, head })
     }
 
@@ -53,11 +53,11 @@ impl LeftGit {
     /// Copies its index, and the list of commits whose parents it does not have, to a control directory of ours.
     ///
     /// # Errors
-    /// If they cannot be read.
+    /// If they cannot be read, or are too large.
     pub(crate) fn copy_to(&self, git_dir: &Path) -> Result<()> {
         let refusal = Refusal { target: &self.target };
         for name in ["index", "shallow"] {
-            copy(&self.git, &refusal, Path::new(name), git_dir)?;
+            copy(&self.git, &refusal, Path::new(name), git_dir, LARGEST_COPY)?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +23,9 @@ use crate::{
     remote::{Lfs, ObjectFormat, ObjectId, git_format},
     staging::Staging,
 };
+
+/// How much is copied of a `.git`, in bytes: an index of some two million files. An agent can make a file of any length.
+pub(super) const LARGEST_COPY: u64 = 256 << 20;
 
 /// What git works on.
 pub(super) struct SafeGitDir<'a> {
@@ -49,15 +53,16 @@ impl<'a> SafeGitDir<'a> {
             let path = path.join(directory);
             fs::create_dir_all(&path).map_err(Failure::io("create", &path))?;
         }
+        let mut left = LARGEST_COPY;
         for name in ["index", "shallow", "info/sparse-checkout", "info/attributes", "info/exclude"]
         {
-            copy(&existing.git, refusal, Path::new(name), &path)?;
+            left -= copy(&existing.git, refusal, Path::new(name), &path, left)?;
         }
         for entry in existing.git.entries().map_err(Failure::io("list", refusal.target))?.flatten()
         {
             let name = PathBuf::from(entry.file_name());
             if name.to_string_lossy().starts_with("sharedindex.") {
-                copy(&existing.git, refusal, &name, &path)?;
+                left -= copy(&existing.git, refusal, &name, &path, left)?;
             }
         }
         let write = |name: &str, text: String| {
@@ -105,14 +110,33 @@ impl<'a> SafeGitDir<'a> {
     }
 }
 
-/// Copies a regular file if it is there. Its time comes along: by it git knows which of the files in an
-/// index it must look into.
-pub(super) fn copy(git: &Dir, refusal: &Refusal<'_>, name: &Path, to: &Path) -> Result<()> {
+/// Copies a regular file of at most `most` bytes if it is there. Its time comes along: by it git knows which of the files in an
+/// index it must look into. Returns its length.
+///
+/// # Errors
+/// If it is longer, something else is there, or it cannot be copied.
+pub(super) fn copy(
+    git: &Dir,
+    refusal: &Refusal<'_>,
+    name: &Path,
+    to: &Path,
+    most: u64,
+) -> Result<u64> {
     let failed = |error| Failure::io("copy from .git", name)(error);
-    let Some(mut source) = files::open(git, name, refusal)? else { return Ok(()) };
-    let modified = source.metadata().and_then(|metadata| metadata.modified()).map_err(failed)?;
+    let Some(source) = files::open(git, name, refusal)? else { return Ok(0) };
+    let metadata = source.metadata().map_err(failed)?;
     let to = to.join(name);
     let mut copy = fs::File::create(&to).map_err(Failure::io("create", &to))?;
-    std::io::copy(&mut source, &mut copy).map_err(failed)?;
-    copy.set_modified(modified.into_std()).map_err(Failure::io("date", &to))
+    // A file with holes would be written out in full.
+    let length = match metadata.len() {
+        length if length > most => length,
+        _ => std::io::copy(&mut source.take(most.saturating_add(1)), &mut copy).map_err(failed)?,
+    };
+    if length > most {
+        let name = name.display();
+        return Err(refusal.because(&format!("its .git/{name} is too large; use another name")));
+    }
+    let modified = metadata.modified().map_err(failed)?;
+    copy.set_modified(modified.into_std()).map_err(Failure::io("date", &to))?;
+    Ok(length)
 }

@@ -148,6 +148,7 @@ impl Delivery<'_> {
         )?;
         // Its objects have second names now.
         drop(mirror);
+        taken.check_whole()?;
         self.say_skipped(&taken.skipped);
         let time = source.created.as_millisecond() / 1000;
         let committer = Committer { control: &taken.control, author, given: &taken.base, time };
@@ -270,6 +271,7 @@ impl Delivery<'_> {
             SkipReason::Special => "no regular file",
             SkipReason::Unreadable => "not readable",
             SkipReason::RefusedName => "a name that git refuses",
+            SkipReason::TooLarge => "too large",
         };
         for it in skipped.iter().take(SHOWN) {
             let path = crate::failure::quote(&rules::shown(&it.path), &[]);

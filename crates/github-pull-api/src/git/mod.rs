@@ -108,6 +108,14 @@ impl Git {
     /// # Errors
     /// If they are too large.
     pub(crate) fn check_size(&self, size: u64) -> Result<()> {
+        self.check_size_as(Code::GitFailed, size)
+    }
+
+    /// The same, with the code of the failure.
+    ///
+    /// # Errors
+    /// If they are too large.
+    pub(crate) fn check_size_as(&self, code: Code, size: u64) -> Result<()> {
         if size <= self.file_size {
             return Ok(());
         }
@@ -115,7 +123,7 @@ impl Git {
         let sentence = format!(
             "the files are {size} MiB, and a checkout may write {most} MiB: raise GIT_CHECKOUT_LIMIT_MIB"
         );
-        Err(Failure::told(Code::GitFailed, sentence))
+        Err(Failure::told(code, sentence))
     }
 
     /// A command with these arguments, which may read and write no file of the volume yet.

@@ -45,8 +45,8 @@ impl Output {
             let most = git.processor_time;
             format!("git was stopped: it computed for {most} s; raise JOB_TIMEOUT_SECONDS")
         } else if is(Signal::SIGKILL) {
-            "git was killed, perhaps because the machine has no memory left: see the kernel's log, then send the job again"
-                .to_owned()
+            let sentence = "git was killed, perhaps because the machine has no memory left: see the kernel's log, then send the job again";
+            return Some(Failure::told(Code::GitFailed, sentence));
         } else if !self.status.success()
             && ["Out of memory", "out of memory", "Cannot allocate memory", "mmap failed"]
                 .iter()
@@ -57,6 +57,6 @@ impl Output {
         } else {
             return None;
         };
-        Some(Failure::told(Code::GitFailed, sentence))
+        Some(Failure::Exceeded(sentence))
     }
 }

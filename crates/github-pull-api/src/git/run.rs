@@ -43,14 +43,20 @@ impl Command<'_> {
     }
 
     /// Runs a command that is to succeed, and writes what it prints into `file`, but no more than `most` bytes.
-    /// Whether that was all.
+    /// Whether that was all: it is not if there is more, or git would need more memory for it than it is given.
     ///
     /// # Errors
     /// As [`output`](Self::output), or if `file` cannot be written.
     pub(crate) fn output_to(mut self, file: File, most: u64) -> Result<bool> {
         self.git.monitor.check_stop()?;
         self.sink = Some((file, most));
-        let output = self.git.runtime.clone().block_on(self.drive())?;
+        let output = match self.git.runtime.clone().block_on(self.drive()) {
+            Err(Failure::Exceeded(why)) => {
+                tracing::info!(why, "what git prints is cut");
+                return Ok(false);
+            }
+            output => output?,
+        };
         if output.is_cut || output.status.success() {
             Ok(!output.is_cut)
         } else {
@@ -80,7 +86,13 @@ impl Command<'_> {
             let read = async {
                 match sink {
                     None => read_all(stdout, MOST_OUTPUT).await,
-                    Some((file, most)) => write_all(stdout, file, most).await,
+                    // It gets on as long as it prints.
+                    Some((file, most)) => {
+                        let printed = || {
+                            let _ = signs.send(Work::Local);
+                        };
+                        write_all(stdout, file, most, printed).await
+                    }
                 }
             };
             let watch = async {
@@ -209,15 +221,17 @@ async fn read_all(from: impl AsyncRead + Unpin, most: usize) -> io::Result<Optio
     Ok((bytes.len() <= most).then_some(bytes))
 }
 
-/// Writes everything `from` holds into `file`; `None` if that is more than `most` bytes.
+/// Writes everything `from` holds into `file`, and calls `printed` for each part; `None` if that is more than `most` bytes.
 async fn write_all(
     mut from: impl AsyncRead + Unpin,
     mut file: File,
     most: u64,
+    printed: impl Fn(),
 ) -> io::Result<Option<Vec<u8>>> {
     let (mut left, mut buffer) = (most, vec![0; 1 << 16]);
     loop {
         let read = from.read(&mut buffer).await?;
+        printed();
         let bytes = buffer.get(..read).unwrap_or_default();
         let fits = usize::try_from(left).map_or(bytes, |left| bytes.get(..left).unwrap_or(bytes));
         // This thread may block.
@@ -240,4 +254,34 @@ fn cannot_start(error: io::Error) -> Failure {
 
 fn cannot_read(error: io::Error) -> Failure {
     Failure::told(Code::GitFailed, format!("git's answer cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use oneshot::Stop;
+
+    use super::*;
+    use crate::{Config, git::Git, monitor::Monitor, report::Reporter, staging::Staging};
+
+    /// It prints for longer than it may go on without progress.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_prints_gets_on() {
+        let printed = tokio::task::spawn_blocking(|| {
+            let root = tempfile::tempdir().unwrap();
+            let monitor = Monitor { reporter: Reporter::default(), stop: Stop::default() };
+            let staging = Staging::create(&monitor, root.path().join("job")).unwrap();
+            let config = Config { local_patience: Duration::from_secs(2), ..Config::default() };
+            let git = Git::new(&config, monitor, &staging, Duration::from_secs(60)).unwrap();
+            let slow = "!for i in 1 2 3 4 5 6; do echo $i; sleep 0.5; done";
+            let command = || git.command(["slow"]).config("alias.slow", slow);
+            let path = staging.join("printed");
+            let whole = command().output_to(File::create(&path).unwrap(), 100).unwrap();
+            // The control: what is only looked at in the end has to end in time.
+            let failure = command().output().unwrap_err();
+            (whole, std::fs::read_to_string(path).unwrap(), failure)
+        });
+        let (whole, text, failure) = printed.await.unwrap();
+        assert_eq!((whole, text.as_str()), (true, "1\n2\n3\n4\n5\n6\n"));
+        assert!(failure.to_string().contains("GIT_LOCAL_SECONDS"), "{failure}");
+    }
 }

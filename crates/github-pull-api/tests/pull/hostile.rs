@@ -78,6 +78,29 @@ async fn the_configuration_of_a_checkout_is_not_obeyed() {
     assert_eq!(fs::read(target.join(".git/config")).unwrap(), config, "it is the owner's");
 }
 
+/// A copy of a file with holes would fill the volume.
+#[tokio::test]
+async fn files_that_are_too_large_are_not_copied() {
+    for name in ["index", "info/exclude", "sharedindex.x"] {
+        let (server, scene) = cloned().await;
+        server.commit("app", "main", &[("a", "2\n")]);
+        let path = scene.path("repo/.git").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .and_then(|file| file.set_len(1 << 40))
+            .unwrap();
+        let outcome = scene.pull(&server.url("app")).await;
+        let sentence = outcome.failed(Code::NotARepository);
+        assert!(sentence.contains(&format!(".git/{name} is too large")), "{name}: {sentence}");
+        assert_eq!(fs::read_to_string(scene.path("repo/a")).unwrap(), "1\n");
+        scene.assert_clean();
+    }
+}
+
 #[tokio::test]
 async fn what_leads_git_elsewhere_makes_it_no_clone_of_ours() {
     type Tamper = fn(&Path, &Path);

@@ -126,6 +126,7 @@ pub(super) async fn apply_to(
         return Ok(Changes::default());
     };
     check_base(git, &changes, repo)?;
+    let git = &for_lfs(git, &changes);
     let directory = tempfile::tempdir().map_err(ClientError::Temporary)?;
     let (file, index) = (directory.path().join("patch"), directory.path().join("index"));
     std::fs::write(&file, patch).map_err(ClientError::Temporary)?;
@@ -164,6 +165,7 @@ pub(crate) async fn checkout(options: CheckoutCommand) -> anyhow::Result<u8> {
         return Ok(exit::COMPLETE);
     };
     check_base(&git, &changes, job.repo_url.as_deref())?;
+    let git = for_lfs(&git, &changes);
     let prompt = facts::read(&api, &job, PROMPT_TIME).await.prompt.unwrap_or_default();
     let subject = match one_line(&prompt, 72) {
         prompt if prompt.is_empty() => format!("Change of job {}", ids::short(id)),
@@ -202,6 +204,18 @@ fn commit(git: &LocalGit, base: &str, patch: &[u8], message: &str) -> Result<Str
     let tree = git.git_with("git cannot write the tree", &["write-tree"], &environment)?;
     let message = text(&path("message"));
     git.git("git cannot make a commit", &["commit-tree", &tree, "-p", base, "-F", &message])
+}
+
+/// The repository, for a change that may have files in LFS.
+fn for_lfs(git: &LocalGit, changes: &Changes) -> LocalGit {
+    if !changes.files.iter().any(|file| file.lfs) {
+        return git.clone();
+    }
+    note(
+        "Files in Git LFS become pointers here. Get the contents of new ones with GET /api/jobs/<id>/files/<path>; \
+         `git lfs pull` gets the others.",
+    );
+    git.clone().keeping_pointers()
 }
 
 /// A change fits only a repository that has the commit that it was made on.

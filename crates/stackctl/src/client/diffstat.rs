@@ -69,12 +69,15 @@ fn sums(changes: &Changes) -> String {
 fn name(file: &FileChange) -> String {
     let shown = |path: &str| one_line(&visible(path.as_bytes()), LONGEST_PATH);
     let path = shown(&file.path);
-    match (&file.from, file.status) {
+    let mut name = match (&file.from, file.status) {
         (Some(from), _) => format!("{} => {path}", shown(from)),
         (None, FileStatus::Added) => format!("{path} (new)"),
         (None, FileStatus::Deleted) => format!("{path} (gone)"),
         (None, _) => path,
-    }
+    };
+    let marks = [(file.lfs, " (in LFS)"), (file.hidden, " (hidden characters)")];
+    name.extend(marks.iter().filter(|(is_marked, _)| *is_marked).map(|(_, mark)| *mark));
+    name
 }
 
 fn why(reason: SkipReason) -> &'static str {
@@ -84,6 +87,7 @@ fn why(reason: SkipReason) -> &'static str {
         SkipReason::Special => "a pipe, a socket or a device",
         SkipReason::Unreadable => "cannot be read",
         SkipReason::RefusedName => "git refuses the name",
+        SkipReason::TooLarge => "too large for a diff",
     }
 }
 
@@ -122,7 +126,8 @@ mod tests {
 
     fn file(path: &str, status: FileStatus, additions: u64, deletions: u64) -> FileChange {
         let (path, binary) = (path.to_owned(), false);
-        FileChange { path, encoded_path: None, from: None, status, additions, deletions, binary }
+        let (encoded_path, from, lfs, hidden) = (None, None, false, false);
+        FileChange { path, encoded_path, from, status, additions, deletions, binary, lfs, hidden }
     }
 
     #[test]
@@ -137,16 +142,16 @@ mod tests {
             file("a/long/name", FileStatus::Modified, 100, 1),
             binary,
             renamed,
-            file("z", FileStatus::Added, 1, 0),
+            FileChange { hidden: true, lfs: true, ..file("z", FileStatus::Added, 1, 0) },
         ];
         let changes =
             Changes { files, additions: 102, deletions: 1, skipped, ..Changes::default() };
         let plain = |most| anstream::adapter::strip_str(&diffstat(&changes, most)).to_string();
         insta::assert_snapshot!(plain(10), @r"
-         a/long/name      |   101 +++++++++++++++++++++++++++++++++++++++-
-         b                |   Bin
-         old => new^[[31m |     1 +
-         z (new)          |     1 +
+         a/long/name                          |   101 +++++++++++++++++++++++++++++++++++++++-
+         b                                    |   Bin
+         old => new^[[31m                     |     1 +
+         z (new) (in LFS) (hidden characters) |     1 +
          4 files changed, 102 insertions(+), 1 deletion(-)
          not in it: pipe (a pipe, a socket or a device)
         ");

@@ -29,6 +29,8 @@ const OVERRIDES: [&str; 6] = [
 #[derive(Clone, Debug)]
 pub(super) struct LocalGit {
     top: PathBuf,
+    /// Whether pointers of files in LFS stay what they are.
+    keeps_pointers: bool,
 }
 
 impl LocalGit {
@@ -45,7 +47,13 @@ impl LocalGit {
             ));
         }
         let top = output.stdout.strip_suffix(b"\n").unwrap_or(&output.stdout);
-        Ok(Self { top: PathBuf::from(OsStr::from_bytes(top)) })
+        Ok(Self { top: PathBuf::from(OsStr::from_bytes(top)), keeps_pointers: false })
+    }
+
+    /// Leaves pointers of files in LFS as they are: git-lfs would ask the repository's server for contents that it does not
+    /// have, and fail.
+    pub(super) fn keeping_pointers(self) -> Self {
+        Self { keeps_pointers: true, ..self }
     }
 
     /// The top directory of its files.
@@ -71,7 +79,7 @@ impl LocalGit {
         arguments: &[&str],
         environment: &[(&str, &OsStr)],
     ) -> Result<String, ClientError> {
-        let output = run(&self.top, arguments, environment)?;
+        let output = self.run(arguments, environment)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
         }
@@ -88,7 +96,17 @@ impl LocalGit {
         arguments: &[&str],
         environment: &[(&str, &OsStr)],
     ) -> Result<bool, ClientError> {
-        Ok(run(&self.top, arguments, environment)?.status.success())
+        Ok(self.run(arguments, environment)?.status.success())
+    }
+
+    fn run(
+        &self,
+        arguments: &[&str],
+        environment: &[(&str, &OsStr)],
+    ) -> Result<Output, ClientError> {
+        let skip = [("GIT_LFS_SKIP_SMUDGE", OsStr::new("1"))];
+        let more = if self.keeps_pointers { &skip[..] } else { &[] };
+        run(&self.top, arguments, &[environment, more].concat())
     }
 }
 
