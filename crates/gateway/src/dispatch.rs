@@ -299,6 +299,10 @@ async fn interpret(ticket: &Ticket, status: StatusCode, body: Vec<u8>) -> Dispat
         StatusCode::MISDIRECTED_REQUEST | StatusCode::SERVICE_UNAVAILABLE => {
             DispatchResult::TryAnother
         }
+        // One of a version that does not know this path. Its job paths are all that a replica has.
+        _ if matches!(code, Some(Code::NotFound | Code::MethodNotAllowed)) => {
+            DispatchResult::TryAnother
+        }
         _ => match error {
             Some(Error { error, .. }) => {
                 let code = code.unwrap_or(Code::Internal);

@@ -157,9 +157,9 @@ pub(crate) async fn answer(
     Ok(response)
 }
 
-/// What recognizes this content of a file.
+/// What recognizes this content of a file. Whoever writes the file can set its time of modification, but not that of its change.
 fn tag(metadata: &Metadata) -> String {
-    let (size, seconds, nanoseconds) = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    let (size, seconds, nanoseconds) = (metadata.len(), metadata.ctime(), metadata.ctime_nsec());
     format!("\"{:x}-{size:x}-{seconds:x}-{nanoseconds:x}\"", metadata.ino())
 }
 

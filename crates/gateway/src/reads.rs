@@ -291,7 +291,7 @@ mod tests {
             before: Some(id),
             state: Some(JobState::Running),
             id: Some("00ab-7".to_owned()),
-            caller: None,
+            ..JobFilter::default()
         };
         assert_eq!(listing, Listing { limit: 7, filter });
         let default = Listing { limit: 50, filter: JobFilter::default() };

@@ -16,6 +16,7 @@ use crate::{
     Config,
     audit::Audit,
     callers::Callers,
+    changes::Looks,
     health::VolumeProbe,
     lifecycle::{CurrentLifecycle, Lifecycle},
     readers::Readers,
@@ -45,8 +46,7 @@ pub(crate) struct Shared {
     /// Gateways that are gone and whose queues this one has taken over.
     pub(crate) adopted: tokio::sync::Mutex<HashMap<GatewayId, FileLock>>,
     pub(crate) readers: Arc<Readers>,
-    /// For each job whose change is being looked at, the job that does.
-    pub(crate) looks: tokio::sync::Mutex<HashMap<JobId, Job>>,
+    pub(crate) looks: Looks,
     /// Wakes the dispatchers.
     pub(crate) work: Arc<Notify>,
     /// Dispatches and watches of running jobs. They end with the process.
@@ -91,7 +91,7 @@ impl Shared {
             volume_probe: VolumeProbe::default(),
             adopted: tokio::sync::Mutex::default(),
             readers: Arc::default(),
-            looks: tokio::sync::Mutex::default(),
+            looks: Looks::default(),
             work,
             tasks: TaskTracker::new(),
         })

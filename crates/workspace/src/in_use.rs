@@ -69,8 +69,9 @@ impl InUse {
             {
                 self.add_place(workspace, &place)?;
             }
-            let read: Option<JobId> = job_id.and_then(|id| id.parse().ok());
-            self.directories.extend(read.map(|id| id.to_string()));
+            if let Some(read) = job_id.and_then(|id| id.parse().ok()) {
+                self.add_read(workspace, read)?;
+            }
         }
         if let Some(id) = record.session {
             self.sessions.insert(id);
@@ -83,6 +84,19 @@ impl InUse {
             }
         }
         Ok(())
+    }
+
+    /// A job whose result is read. It may be in the checkout of an earlier one.
+    fn add_read(&mut self, workspace: &Workspace, id: JobId) -> Result<()> {
+        self.directories.insert(id.to_string());
+        let Some(job) = Job::open(workspace, id)? else { return Ok(()) };
+        match job.work() {
+            Ok(Some(work)) => self.add_place(workspace, &work.checkout),
+            Ok(None) => Ok(()),
+            // What is not known cannot be read either.
+            Err(error) if error.is_damage() || error.is_missing() => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn add_place(&mut self, workspace: &Workspace, place: &WorkspacePath) -> Result<()> {

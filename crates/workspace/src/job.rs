@@ -2,6 +2,7 @@
 
 mod child;
 mod claim;
+mod comparable;
 mod create;
 mod delete;
 mod proven;
@@ -10,6 +11,7 @@ mod work;
 pub(crate) use self::work::keeps_undelivered;
 pub use self::{
     claim::{Claim, ClaimedJob},
+    comparable::Comparable,
     create::{CreateError, NewJob},
     delete::DeletedJob,
     work::Work,

@@ -97,6 +97,21 @@ pub(crate) fn whole_length(path: &Path) -> Result<u64> {
     Ok(0)
 }
 
+/// The first event of the journal at `path`, if it has one that is whole and not longer than 64 KiB.
+pub(crate) fn first_event(path: &Path) -> Result<Option<Vec<u8>>> {
+    const LONGEST: u64 = 64 * 1024;
+    let mut line = Vec::new();
+    let read = open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut line));
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(Error::io("read the journal", path))?,
+    };
+    Ok(memchr::memchr(b'\n', &line).map(|at| {
+        line.truncate(at);
+        line
+    }))
+}
+
 /// Whether `position` is the end of an event, or the start of the journal.
 pub(crate) fn is_boundary(path: &Path, position: u64) -> Result<bool> {
     if position == 0 {
@@ -123,6 +138,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.ndjson");
         assert_eq!(whole_length(&path).unwrap(), 0);
+        assert_eq!(first_event(&path).unwrap(), None);
         let mut journal = Journal::create(path.clone()).unwrap();
         let line = EventLine::encode(&serde_json::json!({"type": "message"}));
         journal.append(std::slice::from_ref(&line)).unwrap();
@@ -137,6 +153,7 @@ mod tests {
             .write_all(&vec![b'x'; 200_000])
             .unwrap();
         assert_eq!(whole_length(&path).unwrap(), second);
+        assert_eq!(first_event(&path).unwrap().unwrap(), br#"{"type":"message"}"#);
         assert!(is_boundary(&path, 0).unwrap() && is_boundary(&path, first).unwrap());
         assert!(!is_boundary(&path, first - 1).unwrap() && !is_boundary(&path, 1 << 40).unwrap());
     }

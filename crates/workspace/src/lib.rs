@@ -52,7 +52,7 @@ pub use handover::{
     Check, UserIds, close_way, hand_over, let_through, take_back, take_back_if_left, try_owner,
 };
 pub use index::{EndedJob, JobFilter, NewestFirst, Spending};
-pub use job::{Claim, ClaimedJob, CreateError, DeletedJob, Job, NewJob, Work};
+pub use job::{Claim, ClaimedJob, Comparable, CreateError, DeletedJob, Job, NewJob, Work};
 pub use layout::Workspace;
 pub use liveness::LivenessWatch;
 pub use off_thread::blocking;

@@ -107,11 +107,13 @@ impl Job {
     pub fn open_changes(&self, name: &str) -> Result<Option<File>> {
         let path = self.changes().join(name);
         let mut options = std::fs::OpenOptions::new();
-        match options.read(true).custom_flags(O_NOFOLLOW).open(&path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("open", path)(error)),
-        }
+        let file = match options.read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("open", path)(error)),
+        };
+        let is_file = file.metadata().map_err(Error::io("look at", &path))?.is_file();
+        if is_file { Ok(Some(file)) } else { Err(Error::malformed(path)("it is no regular file")) }
     }
 }
 
@@ -121,6 +123,16 @@ mod tests {
 
     use super::*;
     use crate::fixtures;
+
+    #[test]
+    fn an_answer_that_is_no_file_makes_nobody_wait() {
+        let (_dir, workspace) = fixtures::workspace();
+        let job = fixtures::job(&workspace);
+        assert!(job.open_changes("patch").unwrap().is_none());
+        fs::create_dir(job.changes()).unwrap();
+        nix::unistd::mkfifo(&job.changes().join("patch"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(job.open_changes("patch").unwrap_err().is_damage());
+    }
 
     #[test]
     fn only_regular_files_of_the_checkout_are_opened() {

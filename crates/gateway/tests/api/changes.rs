@@ -2,16 +2,21 @@
 
 use std::{fs, os::unix::fs::symlink, time::Duration};
 
-use contract::{Code, Ending, JobId, Scope, Service, Timestamp, WorkflowEvent};
+use contract::{Code, Ending, ExecuteRequest, JobId, Scope, Service, Timestamp, WorkflowEvent};
 use serde_json::json;
 use workspace::Job;
 
 use crate::support::{Volume, ask, bearer, until};
 
-/// A workflow of `caller` that has succeeded.
+/// A workflow of `caller` that has succeeded, with a checkout.
 fn done(volume: &Volume, caller: &str) -> Job {
     let running = volume.running_workflow_of("app", caller);
     let job = running.job().clone();
+    let target = volume.workspace.root().join("app");
+    fs::create_dir_all(&target).unwrap();
+    let pulled = json!({"type": "completed", "targetPath": target, "commit": "c"});
+    let pull = volume.pull(Some(job.id()), Duration::ZERO);
+    pull.end_unclaimed("test", Ending::success(&pulled)).unwrap().unwrap();
     let event = WorkflowEvent::WorkflowComplete {
         workflow_id: job.id(),
         delivery: None,
@@ -74,10 +79,21 @@ async fn jobs_without_a_diff_are_refused_at_once() {
     let gateway = volume.gateway(|_| {}).await;
     let running = volume.running_workflow("app");
     let pull = volume.pull(None, Duration::ZERO);
+    // Its pull is unknown, its checkout was deleted, another job has worked there.
+    let unknown = done(&volume, "anonymous");
+    let its_pull = unknown.children().unwrap().remove(0);
+    fs::remove_dir_all(volume.workspace.root().join(".stack/jobs").join(its_pull.to_string()))
+        .unwrap();
+    let superseded = done(&volume, "anonymous");
+    let gone = done(&volume, "anonymous");
+    fs::remove_dir(volume.workspace.root().join("app")).unwrap();
     for (id, status, code) in [
         (running.job().id(), 409, Code::Running),
         (pull.id(), 409, Code::NoBase),
         (JobId::new(), 404, Code::NotFound),
+        (unknown.id(), 409, Code::NoBase),
+        (superseded.id(), 409, Code::Superseded),
+        (gone.id(), 410, Code::WorkspaceGone),
     ] {
         let answer = ask(&gateway, "GET", &format!("/api/jobs/{id}/diff"), "", "").await;
         assert_eq!((answer.1, &answer.2["code"]), (status, &json!(code.as_str())), "{answer:?}");
@@ -99,22 +115,14 @@ async fn the_first_who_asks_starts_a_job() {
     let fail = async {
         until(async || looks(&volume).len() == 1).await;
         let look = looks(&volume).remove(0);
-        let ending = Ending::pull_failure(Code::Superseded, "a later job");
+        let ending = Ending::pull_failure(Code::ReplicaLost, "it died");
         look.end_unclaimed("test", ending).unwrap().unwrap();
     };
     let (answer, ()) = tokio::join!(get(), fail);
-    assert_eq!((answer.1, &answer.2["code"]), (409, &json!("superseded")), "{answer:?}");
-    // What is gone is gone.
-    let gone = async {
-        until(async || looks(&volume).len() == 2).await;
-        let look = looks(&volume).pop().unwrap();
-        look.end_unclaimed("test", Ending::pull_failure(Code::WorkspaceGone, "gone")).unwrap();
-    };
-    let (answer, ()) = tokio::join!(get(), gone);
-    assert_eq!((answer.1, &answer.2["code"]), (410, &json!("workspace_gone")), "{answer:?}");
+    assert_eq!(answer.2["code"], json!("replica_lost"), "{answer:?}");
     // One that succeeds has left its answer.
     let succeed = async {
-        until(async || looks(&volume).len() == 3).await;
+        until(async || looks(&volume).len() == 2).await;
         let look = looks(&volume).pop().unwrap();
         leave(&job);
         let event = json!({"type": "completed"});
@@ -123,7 +131,40 @@ async fn the_first_who_asks_starts_a_job() {
     let (answer, ()) = tokio::join!(get(), succeed);
     assert_eq!(answer.1, 200, "{answer:?}");
     let record = looks(&volume).pop().unwrap().record().unwrap();
-    assert_eq!((record.service, record.directory), (Service::Pull, None));
+    let directory = record.directory.map(|it| it.to_string());
+    assert_eq!((record.service, directory.as_deref()), (Service::Pull, Some("app")));
+    // What would fail again is not tried again at once.
+    let job = done(&volume, "anonymous");
+    let path = format!("/api/jobs/{}/diff", job.id());
+    let get = || ask(&gateway, "GET", &path, "", "");
+    let gone = async {
+        until(async || looks(&volume).len() == 3).await;
+        let look = looks(&volume).pop().unwrap();
+        look.end_unclaimed("test", Ending::pull_failure(Code::WorkspaceGone, "gone")).unwrap();
+    };
+    let (answer, ()) = tokio::join!(get(), gone);
+    assert_eq!((answer.1, &answer.2["code"]), (410, &json!("workspace_gone")), "{answer:?}");
+    let answer = get().await;
+    assert_eq!((answer.1, &answer.2["code"]), (410, &json!("workspace_gone")), "{answer:?}");
+    assert_eq!(looks(&volume).len(), 3);
+}
+
+/// A job in a session works where the session does, and says so in its first event.
+#[tokio::test]
+async fn files_of_a_job_in_a_session() {
+    let volume = Volume::new();
+    let gateway = volume.gateway(|_| {}).await;
+    let root = volume.workspace.root();
+    fs::create_dir(root.join("app")).unwrap();
+    fs::write(root.join("app/a"), "1").unwrap();
+    let job = volume.job_of::<ExecuteRequest>(r#"{"prompt":"x"}"#, "anonymous");
+    let claimed = job.claim("test").unwrap().unwrap();
+    let path = format!("/api/jobs/{}/files/a", job.id());
+    assert_eq!(ask(&gateway, "GET", &path, "", "").await.1, 410);
+    let connected = json!({"type": "connected", "workspace": root.join("app")});
+    fs::write(job.directory().join("events.ndjson"), format!("{connected}\n")).unwrap();
+    assert_eq!(ask(&gateway, "GET", &path, "", "").await.1, 200);
+    drop(claimed);
 }
 
 #[tokio::test]

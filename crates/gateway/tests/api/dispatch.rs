@@ -92,3 +92,23 @@ async fn a_replica_that_claims_a_job_and_does_not_answer_has_it() {
     assert_eq!(ended(&job).await.state, JobState::Succeeded);
     gateway.stop().await;
 }
+
+/// During an update, a replica may be of a version that does not know the path of a job.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_does_not_know_the_path_loses_the_job_to_another() {
+    let volume = Volume::new();
+    let workflow = volume.running_workflow("app");
+    let job = volume.pull(Some(workflow.job().id()), Duration::ZERO);
+    let old = Replica::announce(&volume).await;
+    let _gateway = volume.gateway(|_| {}).await;
+    let mut connection = old.is_asked().await;
+    let body = r#"{"error":"no such path","code":"not_found"}"#;
+    let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    connection.write_all(answer.as_bytes()).await.unwrap();
+    let new = Replica::announce(&volume).await;
+    let mut connection = new.is_asked().await;
+    let claimed = claim(&job);
+    connection.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+    complete(claimed);
+    assert_eq!(ended(&job).await.state, JobState::Succeeded);
+}

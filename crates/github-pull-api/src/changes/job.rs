@@ -9,13 +9,13 @@ use std::{
 
 use contract::{
     AgentCommit, Changes, ChangesEvent, ChangesRequest, Code, Ending, FileChange, FileRepositories,
-    JobId, JobRequest as _, Policy, PullRequest, SkippedFile, Timestamp,
+    JobId, JobRequest as _, Policy, PullRequest, RequestError, SkippedFile, Timestamp,
 };
 use futures_util::Stream;
 use oneshot::{JobContext, Step};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use serde::Serialize;
-use workspace::{Job, ResolveError};
+use workspace::{Comparable, Job};
 
 use super::{MOST_FILES, Source, Taken, take};
 use crate::{
@@ -23,8 +23,11 @@ use crate::{
     drive::{self, Site},
     failure::{Failure, Result},
     remote::{Extent, ObjectId},
+    staging::Staging,
 };
 
+/// The file that is written last.
+const SUMMARY: &str = "summary.json";
 /// The longest list of a summary, in bytes of JSON.
 const LONGEST_LIST: usize = 32 << 20;
 /// The longest first line of a commit's message, in characters.
@@ -55,32 +58,14 @@ pub fn changes(
 fn look(site: &Site<'_>, id: JobId) -> Result<Changes> {
     let workspace = site.workspace();
     let job = Job::open(workspace, id).map_err(volume)?.ok_or_else(deleted)?;
-    let work = job.work().map_err(volume)?;
-    let Some((work, base, pull)) = work.and_then(|work| {
-        let base = ObjectId::parse(work.base.as_deref()?.as_bytes())?;
-        let pull = work.pull.clone()?;
-        Some((work, base, pull))
-    }) else {
-        let sentence = "there is nothing to compare with: the job's pull did not succeed, or is no longer known";
-        return Err(Failure::told(Code::NoBase, sentence));
-    };
-    if job.is_superseded(&work).map_err(volume)? {
-        let sentence = "a later job has worked in this checkout since, so what this job has changed is not known any \
-                        more: ask for the diff of the later job, or before the next one starts";
-        return Err(Failure::told(Code::Superseded, sentence));
-    }
+    let Comparable { base, pull, checkout } = job.comparable().map_err(refused)?;
+    let base = ObjectId::parse(base.as_bytes()).ok_or_else(|| {
+        Failure::told(Code::NoBase, "the job's pull names no commit that can be compared with")
+    })?;
     // It was accepted once, whatever is accepted now.
     let policy = Policy { file_repositories: FileRepositories::Allowed, ..Policy::default() };
     let pull = PullRequest::parse(pull.as_bytes(), workspace.root_text(), &policy)
         .map_err(|error| Failure::told(Code::NoBase, error.message))?;
-    let real = match workspace.resolve(&work.checkout) {
-        Ok(real) => real,
-        Err(ResolveError::Refused(why)) => {
-            let sentence = format!("the checkout of this job is gone: {why}");
-            return Err(Failure::told(Code::WorkspaceGone, sentence));
-        }
-        Err(ResolveError::Volume(error)) => return Err(volume(error)),
-    };
     let options = &pull.options;
     let staging = site.staging()?;
     let git = site.git(&staging)?;
@@ -88,7 +73,7 @@ fn look(site: &Site<'_>, id: JobId) -> Result<Changes> {
         workspace,
         repo: &pull.repo_url,
         extent: Extent { depth: options.depth, filter: options.filter, lfs: options.lfs },
-        checkout: &workspace.root().join(real.as_str()),
+        checkout: &workspace.root().join(checkout.as_str()),
         base: &base,
     };
     site.monitor.message("Comparing the files with the commit that was pulled");
@@ -97,31 +82,41 @@ fn look(site: &Site<'_>, id: JobId) -> Result<Changes> {
     let is_whole = taken.write_patch(&directory.join("patch"))?;
     let summary = summary(&taken, !is_whole);
     let json = serde_json::to_vec(&summary).map_err(|error| Failure::Git(error.to_string()))?;
-    place(&directory, &json, &job.changes())?;
+    place(&staging, &directory, &json, &job.changes())?;
     Ok(summary)
 }
 
 /// Puts patch and summary in place, together. If another look was faster, its answer stays.
-fn place(directory: &Path, summary: &[u8], target: &Path) -> Result<()> {
-    let path = directory.join("summary.json");
+fn place(staging: &Staging, directory: &Path, summary: &[u8], target: &Path) -> Result<()> {
+    let path = directory.join(SUMMARY);
     let written = File::create_new(&path).and_then(|mut file| {
         file.write_all(summary)?;
         file.sync_all()?;
-        File::open(directory.join("patch"))?.sync_all()
+        File::open(directory.join("patch"))?.sync_all()?;
+        File::open(directory)?.sync_all()
     });
     written.map_err(Failure::io("write", &path))?;
+    let failed = Failure::io("put in place", target);
     match fs::rename(directory, target) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(deleted()),
-        Err(error)
-            if !matches!(
-                error.kind(),
-                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
-            ) =>
-        {
-            Err(Failure::io("put in place", target)(error))
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(deleted()),
+        Err(error) if !is_taken(&error) => return Err(failed(error)),
+        Err(_) if target.join(SUMMARY).is_file() => return Ok(()),
+        // What a loss of power has left of an answer.
+        Err(_) => {
+            let moved = fs::rename(target, staging.join("half"));
+            moved.and_then(|()| fs::rename(directory, target)).map_err(failed)?;
         }
+    }
+    match target.parent().map(|parent| File::open(parent)?.sync_all()) {
+        Some(Err(error)) => Err(Failure::io("write", target)(error)),
         _ => Ok(()),
     }
+}
+
+/// Whether something is in the place of a directory.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
 }
 
 fn summary(taken: &Taken<'_>, is_cut: bool) -> Changes {
@@ -180,14 +175,38 @@ fn deleted() -> Failure {
 }
 
 fn volume(error: workspace::Error) -> Failure {
-    tracing::error!(error = &error as &dyn std::error::Error, "cannot read a job");
-    let refusal = error.refusal();
+    refused(error.refusal())
+}
+
+fn refused(refusal: RequestError) -> Failure {
     Failure::told(refusal.code, refusal.message)
 }
 
 #[cfg(test)]
 mod tests {
+    use oneshot::Stop;
+
     use super::*;
+    use crate::{monitor::Monitor, report::Reporter};
+
+    #[test]
+    fn an_answer_takes_the_place_of_half_of_one() {
+        let root = tempfile::tempdir().unwrap();
+        let monitor = Monitor { reporter: Reporter::default(), stop: Stop::default() };
+        let staging = Staging::create(&monitor, root.path().join("staging")).unwrap();
+        let target = root.path().join("changes");
+        let answer = |text: &str| {
+            let directory = staging.directory("answer").unwrap();
+            fs::write(directory.join("patch"), text).unwrap();
+            place(&staging, &directory, b"{}", &target).unwrap();
+            fs::read_to_string(target.join("patch")).unwrap()
+        };
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("patch"), "half").unwrap();
+        assert_eq!(answer("one"), "one");
+        // Another one comes too late.
+        assert_eq!(answer("two"), "one");
+    }
 
     #[test]
     fn a_list_is_cut_by_number_and_by_length() {

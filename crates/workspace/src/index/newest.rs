@@ -2,9 +2,9 @@
 
 use std::{collections::VecDeque, iter::Peekable, vec};
 
-use contract::{CallerName, JobId, JobState};
+use contract::{CallerName, JobId, JobState, Timestamp};
 
-use super::ended::caller_in;
+use super::ended::{EndedJob, caller_in};
 use crate::{Job, Result, Workspace};
 
 /// How many ended jobs are looked for at once: as many as the largest page has.
@@ -21,6 +21,8 @@ pub struct JobFilter {
     pub id: Option<String>,
     /// Only jobs of this caller. The index does not know the caller of all jobs, so whoever shows a job checks it again.
     pub caller: Option<CallerName>,
+    /// Only jobs that ended later, and those of which the index does not know that they have ended.
+    pub ended_after: Option<Timestamp>,
 }
 
 impl JobFilter {
@@ -86,8 +88,16 @@ impl NewestFirst {
         let is_callers = |line: &[u8]| {
             caller.is_none_or(|caller| caller_in(line).is_none_or(|found| found == caller))
         };
+        let is_late = |line: &[u8]| {
+            filter
+                .ended_after
+                .is_none_or(|time| EndedJob::parse(line).is_none_or(|ended| ended.ended > time))
+        };
         let wanted = |id: &str, found: &[u8], line: &[u8]| {
-            state.is_none_or(|state| state == found) && filter.matches_id(id) && is_callers(line)
+            state.is_none_or(|state| state == found)
+                && filter.matches_id(id)
+                && is_callers(line)
+                && is_late(line)
         };
         // Whatever else is in a line that contains it, `wanted` tells.
         let needle = filter.id.as_deref().or(filter.state.map(JobState::as_str));

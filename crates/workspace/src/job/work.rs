@@ -4,7 +4,7 @@ use contract::{BranchName, DeliveryView, JobState, Service, SessionId, Workspace
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::Job;
-use crate::{Error, JobFilter, JobRecord, NewestFirst, Outcome, Result, Session};
+use crate::{Error, JobFilter, JobRecord, NewestFirst, Outcome, Result, Session, journal};
 
 /// In milliseconds.
 const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -49,8 +49,8 @@ struct AgentRun {
     end: End,
 }
 
-/// The field of an agent's request that says where it worked.
-#[derive(Debug, Deserialize)]
+/// The field that says where an agent worked, in its request and its first event.
+#[derive(Debug, Default, Deserialize)]
 struct Execute {
     workspace: Option<String>,
 }
@@ -103,7 +103,11 @@ impl Job {
         let place = if record.service == Service::Claude {
             let asked = serde_json::from_str::<Execute>(record.request.body.get());
             let asked = asked.map_err(Error::malformed(self.record_path()))?.workspace;
-            Some(asked.unwrap_or_else(|| format!("jobs/{}/work", self.id)))
+            // One that is in a session goes where that is, and says so in its first event.
+            let first = journal::first_event(&self.journal_path())?.unwrap_or_default();
+            let connected = serde_json::from_slice::<Execute>(&first).unwrap_or_default().workspace;
+            let own = || format!("jobs/{}/work", self.id);
+            Some(asked.or(connected).unwrap_or_else(own))
         } else {
             let end = self.outcome()?.and_then(|outcome| outcome.event.peek::<End>().ok());
             end.and_then(|end| end.target_path)
@@ -112,8 +116,8 @@ impl Job {
         Ok(path.map(|path| path.checkout(root)))
     }
 
-    /// Whether a job that was created later has worked in the checkout or the session of `work` since this one ended. Blocking;
-    /// for a shared checkout, this reads every job since two days before this one.
+    /// Whether another job has worked in the checkout or the session of `work` since this one ended. Blocking; this reads every
+    /// job that has ended since, or not yet.
     ///
     /// # Errors
     /// If the volume cannot be read.
@@ -125,12 +129,12 @@ impl Job {
         {
             return Ok(true);
         }
-        let Some(directory) = work.checkout.directory() else { return Ok(false) };
-        for id in NewestFirst::look(&self.workspace, JobFilter::default())? {
+        let (directory, own) = (work.checkout.directory(), work.checkout.own_id());
+        let filter = JobFilter { ended_after: Some(ended), ..JobFilter::default() };
+        for id in NewestFirst::look(&self.workspace, filter)? {
             let id = id?;
-            // Callers choose IDs, with a time within a day of when the job was really created.
-            let age =
-                self.id.created().as_millisecond().saturating_sub(id.created().as_millisecond());
+            // Callers choose IDs, with a time within a day of when the job was really created, and jobs wait.
+            let age = ended.as_millisecond().saturating_sub(id.created().as_millisecond());
             if age > 2 * DAY {
                 break;
             }
@@ -138,10 +142,14 @@ impl Job {
                 continue;
             }
             let Some(job) = Self::open(&self.workspace, id)? else { continue };
-            let record = job.record()?;
+            let record = match job.record() {
+                // It can never run, or was deleted just now.
+                Err(error) if error.is_damage() || error.is_missing() => continue,
+                record => record?,
+            };
             // A delivery only reads.
             let works_there =
-                record.directory.as_ref() == Some(&directory) && record.path.is_none();
+                (&record.directory, record.own) == (&directory, own) && record.path.is_none();
             if works_there && job.claimed()?.is_some_and(|claim| claim.run && claim.at > ended) {
                 return Ok(true);
             }
