@@ -209,12 +209,14 @@ fn is_lasting(code: Code) -> bool {
     )
 }
 
-/// The status of an error of this route: what is gone stays gone.
+/// The status of an error of this route: what is gone stays gone, and what an agent left is no fault of this software.
 pub(crate) fn refuse(error: &RequestError) -> Response<Body> {
     let mut response = web::error(error);
-    if error.code == Code::WorkspaceGone {
-        *response.status_mut() = StatusCode::GONE;
-    }
+    *response.status_mut() = match error.code {
+        Code::WorkspaceGone => StatusCode::GONE,
+        Code::TooLarge | Code::CheckoutConflict => StatusCode::CONFLICT,
+        _ => response.status(),
+    };
     response
 }
 

@@ -147,6 +147,16 @@ async fn the_first_who_asks_starts_a_job() {
     let answer = get().await;
     assert_eq!((answer.1, &answer.2["code"]), (410, &json!("workspace_gone")), "{answer:?}");
     assert_eq!(looks(&volume).len(), 3);
+    // What is too large is nobody's fault.
+    let job = done(&volume, "anonymous");
+    let path = format!("/api/jobs/{}/diff", job.id());
+    let large = async {
+        until(async || looks(&volume).len() == 4).await;
+        let look = looks(&volume).pop().unwrap();
+        look.end_unclaimed("test", Ending::pull_failure(Code::TooLarge, "large")).unwrap();
+    };
+    let (answer, ()) = tokio::join!(ask(&gateway, "GET", &path, "", ""), large);
+    assert_eq!((answer.1, &answer.2["code"]), (409, &json!("too_large")), "{answer:?}");
 }
 
 /// A job in a session works where the session does, and says so in its first event.

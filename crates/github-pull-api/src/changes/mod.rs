@@ -94,7 +94,7 @@ pub(crate) struct Source<'a> {
     pub(crate) base: &'a ObjectId,
 }
 
-/// Takes the tree. Nobody may work in the checkout meanwhile. Blocks; call it within a runtime.
+/// Takes the tree. Nobody may work in the checkout meanwhile: the job has its turn. Blocks; call it within a runtime.
 ///
 /// # Errors
 /// If the checkout or the base is gone, something in the checkout would make git wait, or git fails.

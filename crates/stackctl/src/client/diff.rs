@@ -98,8 +98,8 @@ fn show(text: &str) -> Result<(), ClientError> {
 
 /// `stackctl apply`.
 pub(crate) async fn apply(options: ApplyOptions) -> anyhow::Result<u8> {
-    let git = LocalGit::here()?;
     let api = options.stack.api()?;
+    let git = LocalGit::here()?;
     let job = ids::resolve(&api, &options.job.id).await?;
     let changes = apply_to(&git, &api, job.job_id, job.repo_url.as_deref()).await?;
     print(&if options.stack.json {
@@ -149,8 +149,8 @@ pub(super) async fn apply_to(
 
 /// `stackctl checkout`.
 pub(crate) async fn checkout(options: CheckoutCommand) -> anyhow::Result<u8> {
-    let git = LocalGit::here()?;
     let api = options.stack.api()?;
+    let git = LocalGit::here()?;
     let job = ids::resolve(&api, &options.job.id).await?;
     let id = job.job_id;
     let branch = options.branch.clone().unwrap_or_else(|| format!("agent/{}", ids::short(id)));

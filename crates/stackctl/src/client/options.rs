@@ -123,8 +123,8 @@ Examples:
   stackctl run --resume 7c3e91d2 --prompt 'Now add tests'  continues the session of that job
   stackctl run --repo https://github.com/user/repo.git --prompt 'Fix the build' --json | jq -c .type
 
-Exit codes: 0 complete, 1 failed, 2 wrong usage or a refused request, 3 the stack cannot be reached or takes no
-job now, 130 cancelled or left with Ctrl-C.")]
+Exit codes: 0 complete, 1 failed, 2 wrong usage, a refused request or a change that --apply cannot apply, 3 the
+stack cannot be reached or takes no job now, 130 cancelled or left with Ctrl-C.")]
 pub(crate) struct RunOptions {
     /// The repository: https, ssh, git@host:path, or a directory on this machine [default with --resume JOB: that job's]
     #[arg(long, value_name = "URL", required_unless_present = "resume")]
@@ -345,8 +345,8 @@ pub(crate) struct ShowOptions {
 /// Show what a job has changed
 ///
 /// Compares the files that the agent left with the commit that it was given: what it committed, what it did not, and new files.
-/// Ignored files are left out. On a terminal, the diff is coloured and shown in $PAGER or less; elsewhere, it is printed as it
-/// is, so that `git apply` can read it.
+/// Ignored files are left out. On a terminal, the diff is coloured and shown in $PAGER or less, with characters that would be
+/// hidden made visible; elsewhere, it is printed as it is, so that `git apply` can read it.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -366,7 +366,8 @@ pub(crate) struct DiffOptions {
 
 /// Apply what a job has changed to the repository you are in
 ///
-/// Changes the files and the index, as `git apply --3way` does. If the change does not apply cleanly, nothing is touched.
+/// Changes the files and the index, as `git apply --3way` does, but without hooks. If the change does not apply cleanly, nothing
+/// is touched. Your clone must have the commit that the job was given: run `git fetch` first.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -382,8 +383,8 @@ pub(crate) struct ApplyOptions {
 
 /// Check out what a job has changed, as a branch with one commit
 ///
-/// Makes a branch at the commit that the job was given, commits the change there in your name, and switches to it. Your clone
-/// must have that commit: run `git fetch` first.
+/// Makes a branch at the commit that the job was given, commits the change there in your name, and switches to it, without
+/// hooks. Your clone must have that commit: run `git fetch` first.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
