@@ -37,6 +37,9 @@ const COMMANDS: &[(&str, Does)] = &[
         "cargo stack run --repo https://github.com/user/repo.git --prompt 'Add a README file'",
         Shows("Done after "),
     ),
+    ("cargo stack diff 7c3e91d2", Shows("diff --git ")),
+    ("cd my-clone && stackctl apply 7c3e91d2", Shows(" changed, ")),
+    ("cd my-clone && stackctl checkout 7c3e91d2", Shows("You are on the branch 'agent/")),
     ("cargo stack jobs", Shows("succeeded")),
     ("cargo stack show 7c3e91d2", Shows("succeeded")),
     ("cargo stack attach 7c3e91d2", Shows("Done after ")),
@@ -51,6 +54,11 @@ const COMMANDS: &[(&str, Does)] = &[
         Nothing("it needs a forge; the tests of the pull service open pull requests"),
     ),
     ("cargo stack deliver 7c3e91d2", Shows("on the branch agent/")),
+    (
+        "stackctl run --resume 7c3e91d2 --prompt '…' --pull-request",
+        Nothing("it needs a forge; the tests of the client go on after a review"),
+    ),
+    ("stackctl run", Nothing("it is the name of a command")),
     ("cargo stack gc --dry-run", Shows("are free")),
     ("cargo stack gc", Shows("nothing is too old")),
     ("cargo stack ps", Shows("RESTARTS/H")),
@@ -81,6 +89,10 @@ const COMMANDS: &[(&str, Does)] = &[
         "curl -N localhost:5000/api/jobs/$ID/events -H \"Last-Event-ID: $LAST\"",
         Shows(r#""type":"workflow_complete""#),
     ),
+    ("curl localhost:5000/api/jobs/$ID/diff", Shows("diff --git ")),
+    ("curl localhost:5000/api/jobs/$ID/diff -H 'Accept: application/json'", Shows(r#""files":[{"#)),
+    ("curl localhost:5000/api/jobs/$ID/files/src/main.rs", Shows("fn main")),
+    ("git diff --binary", Nothing("it is what a diff is compared with")),
     ("curl -X POST localhost:5000/api/jobs/$ID/cancel", Cancels),
     ("curl -X DELETE localhost:5000/api/jobs/$ID", Deletes),
     ("curl -X POST localhost:3000/api/sessions", Shows(r#""sessionId":"#)),
@@ -174,6 +186,9 @@ async fn run(scene: &Scene, command: &str, job: &str, session: &str) -> CommandO
         // On the page, no other stack is named.
         shell.env_remove("STACK_URL");
     }
+    if command.contains("my-clone") {
+        scene.make_clone("my-clone").await;
+    }
     if command.contains("$LAST") {
         // The second to last event, so that there is at least one event before and one after it.
         let events = scene.events(job).await;
@@ -220,8 +235,8 @@ async fn every_flag_exists() {
     let scene = Scene::new().await;
     let mut help = String::new();
     for command in [
-        "up", "run", "jobs", "show", "attach", "cancel", "delete", "deliver", "ps", "scale",
-        "logs", "gc", "load", "bench", "demo", "doctor",
+        "up", "run", "jobs", "show", "attach", "cancel", "delete", "diff", "apply", "checkout",
+        "deliver", "ps", "scale", "logs", "gc", "load", "bench", "demo", "doctor",
     ] {
         let shell = scene.program("stackctl", &[command, "--help"]);
         help.push_str(&RunningCommand::start(shell).finish().await.stdout);

@@ -44,7 +44,7 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) async fn new() -> Self {
         let git = GitServer::start().await;
-        git.create_repo("repo", &[("README.md", "hello\n")]);
+        git.create_repo("repo", &[("README.md", "hello\n"), ("src/main.rs", "fn main() {}\n")]);
         git.allow_push("repo");
         // A pull of this repository does not end until somebody ends it.
         git.create_repo("slow", &[("README.md", "hello\n")]);
@@ -64,6 +64,15 @@ impl Scene {
 
     pub(crate) fn workspace(&self) -> &std::path::Path {
         self.stack.workspace()
+    }
+
+    /// Makes a clone of the repository in the home directory, in place of an earlier one.
+    pub(crate) async fn make_clone(&self, name: &str) {
+        let _ = fs::remove_dir_all(self.home.path().join(name));
+        let identity = "[user]\n\tname = Somebody\n\temail = somebody@example.org\n";
+        fs::write(self.home.path().join(".gitconfig"), identity).unwrap();
+        let mut clone = self.program("git", &["clone", "-q", &self.git.url("repo.git"), name]);
+        assert!(clone.status().await.unwrap().success());
     }
 
     /// A text from the page, with its names replaced by those of the test.
