@@ -142,7 +142,8 @@ async fn a_closed_stack_runs_the_workflows_of_its_callers_and_shows_them_to_nobo
     // A new token of the same name continues with what is hers.
     let again = scene.client(&boss, &["token", "create", "--name", "ann"]).await;
     fs::write(&ann, &again.stdout).unwrap();
-    assert_eq!(scene.get(Some(&ann), "/api/jobs").await.1["count"], 5);
+    let (_, jobs) = scene.get(Some(&ann), "/api/jobs").await;
+    assert_eq!(jobs["jobs"].as_array().unwrap().iter().filter(|job| !is_look(job)).count(), 5);
     // A token that the stack did not sign counts once an operator has signed it.
     let (workspace, old) = (scene.stack.workspace().to_owned(), scene.file("old"));
     let request = TokenRequest {

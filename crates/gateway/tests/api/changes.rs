@@ -85,6 +85,8 @@ async fn jobs_without_a_diff_are_refused_at_once() {
     fs::remove_dir_all(volume.workspace.root().join(".stack/jobs").join(its_pull.to_string()))
         .unwrap();
     let superseded = done(&volume, "anonymous");
+    let ended = superseded.outcome().unwrap().unwrap().ended;
+    until(async || Timestamp::now() > ended).await;
     let gone = done(&volume, "anonymous");
     fs::remove_dir(volume.workspace.root().join("app")).unwrap();
     for (id, status, code) in [
