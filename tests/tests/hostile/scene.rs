@@ -96,7 +96,6 @@ impl Scene {
             fs::copy(fixtures.join(name), &copy).unwrap();
             copy
         });
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         // Without Landlock, this keeps another user from it.
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         let mut builder = Stack::builder()
