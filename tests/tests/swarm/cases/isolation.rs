@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, sync::Arc};
 
-use contract::Service;
+use contract::{JobId, ReplicaId, Service};
 use serde_json::{Value, json};
 use testkit::{AgentScript, SseClient, SseResponse, http_json, wait_for};
+use workspace::{StackSecret, Statement};
 
 use crate::{
     bench::{Bench, PATIENCE, STACK, url_of},
@@ -17,24 +18,36 @@ const OWNERS: [u32; 2] = [1001, 1002];
 /// The port of the control.
 const CONTROL: u16 = 13_999;
 
-async fn execute(url: &str, script: &AgentScript, workspace: Option<&str>) -> (SseResponse, Value) {
+async fn execute(
+    url: &str,
+    script: &AgentScript,
+    workspace: Option<&str>,
+    headers: &[(&str, String)],
+) -> (SseResponse, Value) {
     let body = match workspace {
         Some(workspace) => json!({"prompt": script.prompt(), "workspace": workspace}),
         None => json!({"prompt": script.prompt()}),
     };
     let request = SseClient::post(&format!("{url}/api/execute"), &body).patience(PATIENCE);
+    let request =
+        headers.iter().fold(request, |request, (name, value)| request.header(name, value));
     let mut response = request.send().await;
     let connected = response.next_of_kind("connected").await.json;
     (response, connected)
 }
 
 /// What became of each attack on the job `victim` by an agent that runs at `url`.
-async fn attack(bench: &Bench, url: &str, victim: &str) -> (Value, BTreeMap<String, String>) {
+async fn attack(
+    bench: &Bench,
+    url: &str,
+    victim: &str,
+    headers: &[(&str, String)],
+) -> (Value, BTreeMap<String, String>) {
     let script = AgentScript::new()
         .write("attacks.sh", include_str!("attacks.sh"))
         .spawn(&["bash", "-c", &format!("bash attacks.sh {victim} > part; mv part results")])
         .wait_file("results");
-    let (mut response, connected) = execute(url, &script, None).await;
+    let (mut response, connected) = execute(url, &script, None, headers).await;
     assert_eq!(response.collect_all().await.last().unwrap().kind(), "completed");
     let job = connected["jobId"].as_str().unwrap();
     let results = bench.volume().join("jobs").join(job).join("work/results");
@@ -52,21 +65,24 @@ pub(crate) async fn an_agent_does_not_reach_the_stack(bench: Arc<Bench>) {
         .write("secret", "of the victim")
         .spawn(&["sh", "-c", "chmod 755 . && touch began"])
         .wait_file("end");
-    let (mut response, connected) = execute(&url, &script, None).await;
+    let (mut response, connected) = execute(&url, &script, None, &[]).await;
     let victim = connected["jobId"].as_str().unwrap();
     let place = bench.volume().join("jobs").join(victim).join("work");
     wait_for("the attacked job", PATIENCE, || async { place.join("began").exists().then_some(()) })
         .await;
 
-    let (isolation, results) = attack(&bench, &url, victim).await;
+    let (isolation, results) = attack(&bench, &url, victim, &[]).await;
     assert_eq!(isolation["uid"], true, "{isolation}");
     assert!(results.len() > 10 && results.values().all(|it| it == "failed"), "{results:#?}");
 
     let volume = format!("{STACK}_workspace:/workspace");
     let port = format!("{ENGINE}:{CONTROL}:3000");
     let run = ["run", "--detach", "--volume", &volume, "--publish", &port, "--user", "1001:1001"];
-    let image = ["--env", "AGENT_ISOLATION=none", images::AGENT];
-    let control = bench.engine.docker(&[&run[..], &image].concat());
+    // A part without the secret does not start on a volume whose stack signs.
+    let (replica, secret) = (ReplicaId::new(), "STACK_SECRET_FILE=/workspace/.stack/secret");
+    let id = format!("REPLICA_ID={replica}");
+    let settings = ["--env", "AGENT_ISOLATION=none", "--env", secret, "--env", &id, images::AGENT];
+    let control = bench.engine.docker(&[&run[..], &settings].concat());
     let url = format!("http://{ENGINE}:{CONTROL}");
     wait_for("the control", PATIENCE, || async {
         let url = format!("{url}/health");
@@ -74,7 +90,12 @@ pub(crate) async fn an_agent_does_not_reach_the_stack(bench: Arc<Bench>) {
         tokio::spawn(async move { http_json("GET", &url, None, &[]).await }).await.ok()
     })
     .await;
-    let (isolation, results) = attack(&bench, &url, victim).await;
+    // As the gateway does.
+    let secret = StackSecret::read(&bench.volume().join(".stack/secret")).unwrap();
+    let job = JobId::new();
+    let proof = secret.prove(Statement::Dispatch { replica, job });
+    let headers = [("x-job-id", job.to_string()), ("x-dispatch-proof", proof)];
+    let (isolation, results) = attack(&bench, &url, victim, &headers).await;
     assert_eq!(isolation["uid"], false, "{isolation}");
     assert!(results.len() > 10 && results.values().all(|it| it == "worked"), "{results:#?}");
     bench.engine.docker(&["rm", "--force", &control]);
@@ -100,8 +121,8 @@ pub(crate) async fn what_a_killed_container_has_left_is_used_again(bench: Arc<Be
     let script = AgentScript::new().write("closed/file", "x").spawn(&["chmod", "0", "closed"]);
     let script = script.touch("began").hang();
     let url = url_of(Service::Claude);
-    let (mut named, _) = execute(&url, &script, Some("handed")).await;
-    let (mut own, connected) = execute(&url, &script, None).await;
+    let (mut named, _) = execute(&url, &script, Some("handed"), &[]).await;
+    let (mut own, connected) = execute(&url, &script, None, &[]).await;
     let job = connected["jobId"].as_str().unwrap();
     let place = format!("jobs/{job}/work");
     for place in ["handed", &place] {
