@@ -90,7 +90,7 @@ pub struct Isolation {
 /// What a child of the agents' user has found, if they have one of their own.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// What it may not use of [`read`](Isolation::read) and [`write`](Isolation::write), each as a sentence.
+    /// What it may not use of [`read`](field@Isolation::read) and [`write`](field@Isolation::write), each as a sentence.
     pub closed: Vec<String>,
     /// The control sockets that it may connect to.
     pub control_sockets: Option<Vec<PathBuf>>,

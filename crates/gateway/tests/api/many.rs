@@ -65,7 +65,8 @@ async fn a_look_costs_what_it_shows_however_many_jobs_have_ended() {
     for target in ["/api/jobs", "/api/jobs?state=failed", "/api/jobs?state=running"] {
         let ((quick, few), (slow, many)) = (time(few, target).await, time(many, target).await);
         assert_eq!(few["count"], many["count"], "{target}");
-        assert!(slow <= quick * 3, "{target}: {slow:?} with 20,000 jobs, {quick:?} with 100");
+        // A busy machine takes its share; a look at every job would take a hundred times as long.
+        assert!(slow <= quick * 6, "{target}: {slow:?} with 20,000 jobs, {quick:?} with 100");
     }
     let (page, largest) = time(many, "/api/jobs?limit=1000").await;
     assert_eq!(largest["count"], 1000);
