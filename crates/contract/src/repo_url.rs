@@ -2,10 +2,15 @@
 
 use std::fmt;
 
+use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 use serde::{Serialize, Serializer};
 use url::Url;
 
 use crate::{Code, DirectoryName, Policy, policy::FileRepositories};
+
+/// What is escaped in a user or a password: all but RFC 3986's unreserved characters.
+const ESCAPED: &AsciiSet =
+    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The protocol of a repository URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,8 +98,9 @@ impl RepoUrl {
             .filter(|host| !host.is_empty())
             .ok_or_else(|| invalid("the URL has no host"))?;
         // ssh would parse a host that begins with '-' as an option.
-        if host.starts_with('-') || url.username().starts_with('-') {
-            return Err(invalid("a host or user must not begin with '-'"));
+        const DASH: &str = "a host or user must not begin with '-'";
+        if host.starts_with('-') {
+            return Err(invalid(DASH));
         }
         // For these schemes, the parser accepts almost any byte in a host, and ssh passes it to a shell.
         if matches!(scheme, Scheme::Ssh | Scheme::Git) && !is_plain_host(host) {
@@ -120,22 +126,23 @@ impl RepoUrl {
             Some(port) if port != default_port => format!("{}:{port}", host.to_ascii_lowercase()),
             _ => host.to_ascii_lowercase(),
         };
-        let decode = |part: &str| {
-            let decoded = percent_encoding::percent_decode_str(part).decode_utf8_lossy();
-            (!decoded.is_empty()).then(|| decoded.into_owned())
+        let decode = |part: &str| match percent_decode_str(part).decode_utf8() {
+            Ok(decoded) => Ok((!decoded.is_empty()).then(|| decoded.into_owned())),
+            Err(_) => Err(invalid("credentials must be UTF-8")),
         };
-        let user = decode(url.username());
-        let password = url.password().and_then(decode);
+        let user = decode(url.username())?;
+        let password = decode(url.password().unwrap_or_default())?;
+        if user.as_ref().is_some_and(|user| user.starts_with('-')) {
+            return Err(invalid(DASH));
+        }
         if user.iter().chain(&password).any(|part| part.contains(|c: char| c.is_control())) {
             return Err(invalid("credentials must not contain control characters"));
         }
         let mut bare = url.clone();
         bare.set_fragment(None);
-        // Both setters fail only for URLs without a host, which were rejected above.
-        let _ = bare.set_password(None);
-        if scheme != Scheme::Ssh {
-            let _ = bare.set_username("");
-        }
+        // An ssh user is spelled in one way, because the address is what is compared.
+        let shown = if scheme == Scheme::Ssh { user.as_deref() } else { None };
+        set_credentials(&mut bare, shown, None);
         Ok(Self { scheme, address: bare.to_string(), host, path, user, password })
     }
 
@@ -238,9 +245,22 @@ impl RepoUrl {
             return self.address.clone();
         }
         let Ok(mut url) = Url::parse(&self.address) else { return self.address.clone() };
-        let _ = url.set_username(self.user.as_deref().unwrap_or_default());
-        let _ = url.set_password(self.password.as_deref());
+        set_credentials(&mut url, self.user.as_deref(), self.password.as_deref());
         url.to_string()
+    }
+
+    /// This URL with the user and password of another, which must be of the same host.
+    #[must_use]
+    pub fn with_credentials_of(mut self, other: &Self) -> Self {
+        if self.scheme == Scheme::Ssh
+            && let Ok(mut url) = Url::parse(&self.address)
+        {
+            set_credentials(&mut url, other.user.as_deref(), None);
+            self.address = url.to_string();
+        }
+        self.user.clone_from(&other.user);
+        self.password.clone_from(&other.password);
+        self
     }
 
     /// The name of this repository's mirror. The scheme is part of the name: plain HTTP can be tampered with, and
@@ -269,6 +289,15 @@ impl RepoUrl {
     pub fn directory_name(&self) -> DirectoryName {
         DirectoryName::from_repository(self.path.rsplit('/').next().unwrap_or_default())
     }
+}
+
+/// Sets or removes a URL's user and password.
+fn set_credentials(url: &mut Url, user: Option<&str>, password: Option<&str>) {
+    // The setters take a '%' for the beginning of an escape.
+    let encode = |part| utf8_percent_encode(part, ESCAPED).to_string();
+    // They fail only for URLs without a host, and every URL that is parsed here has one.
+    let _ = url.set_username(&user.map(encode).unwrap_or_default());
+    let _ = url.set_password(password.map(encode).as_deref());
 }
 
 fn not_allowed(scheme: &str) -> (Code, String) {

@@ -95,6 +95,35 @@ fn credentials_are_used_and_never_shown() {
 }
 
 #[test]
+fn credentials_arrive_unchanged() {
+    for (text, credentials) in [
+        // A password that looks like an escape.
+        ("https://u:a%2541@host/r", (Some("u"), Some("a%41"))),
+        ("https://u:%25@host/r", (Some("u"), Some("%"))),
+        ("https://a%3Ab:c%3Ad%40e@host/r", (Some("a:b"), Some("c:d@e"))),
+        ("https://%C3%A9@host/r", (Some("é"), None)),
+        ("https://:p@host/r", (None, Some("p"))),
+        ("ssh://%2e%2eu:p@host/r", (Some("..u"), Some("p"))),
+        ("ssh://u%2525@host/r", (Some("u%25"), None)),
+    ] {
+        let url = parse(text).unwrap();
+        assert_eq!(url.credentials(), credentials, "{text}");
+        assert_eq!(parse(&url.expose()).unwrap(), url, "{text}");
+        let other = parse("https://x:y@host/other").unwrap().with_credentials_of(&url);
+        assert_eq!(other.credentials(), credentials, "{text}");
+        assert_eq!(parse(&other.expose()).unwrap(), other, "{text}");
+    }
+    // The user is a part of an ssh address, which is the same however it is spelled.
+    assert_eq!(parse("ssh://%67it@host/r").unwrap(), parse("ssh://git@host/r").unwrap());
+    for (text, why) in [
+        ("https://u:%ff@host/r", "credentials must be UTF-8"),
+        ("ssh://%2dx@host/r", "a host or user must not begin with '-'"),
+    ] {
+        assert_eq!(parse(text), Err((Code::InvalidField, why.to_owned())), "{text}");
+    }
+}
+
+#[test]
 fn the_same_repository_by_another_protocol() {
     let https = parse("https://github.com/u/r.git").unwrap();
     let ssh = parse("git@github.com:u/r").unwrap();
@@ -118,6 +147,7 @@ fn nearly_a_url() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
         "(https?|ssh|git|file|ext|-)(://|:|::)([a-z0-9:%@._-]{0,12}@)?\\[?[a-zA-Z0-9.:%-]{0,16}\\]?(:[0-9]{0,6})?[/:]?[ -~]{0,24}",
+        "(https|ssh)://([a-z%.]|%[0-9a-fA-F]{2}){0,6}(:([a-z:%]|%[2-7][0-9a-f]){0,6})?@h/r",
         "[-a-z]{1,5}@[a-z.-]{1,9}:[ -~]{0,20}",
     ]
 }

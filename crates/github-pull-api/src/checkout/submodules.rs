@@ -7,7 +7,6 @@ use std::{
 };
 
 use contract::{Code, Policy, RepoUrl};
-use url::Url;
 
 use super::{Existing, Refusal, config_file::Values, files::path, safe_git_dir::SafeGitDir};
 use crate::{
@@ -86,15 +85,9 @@ fn resolve(parent: &RepoUrl, url: &str, policy: &Policy) -> std::result::Result<
     } else {
         url.to_owned()
     };
-    let with_credentials = || {
-        let (user, password) = parent.credentials();
-        let mut with = Url::parse(&url).ok().filter(|_| is_same_origin(&url, parent.address()))?;
-        with.set_username(user.unwrap_or_default()).ok()?;
-        with.set_password(password).ok()?;
-        Some(with.to_string())
-    };
-    let given = if parent.has_secret() { with_credentials() } else { None };
-    RepoUrl::parse(&given.unwrap_or(url), policy).map_err(|(_, why)| why)
+    let repo = RepoUrl::parse(&url, policy).map_err(|(_, why)| why)?;
+    let is_same_host = parent.has_secret() && is_same_origin(&url, parent.address());
+    Ok(if is_same_host { repo.with_credentials_of(parent) } else { repo })
 }
 
 /// As git resolves it: `../` takes one part of the base away, `./` none.
