@@ -1,6 +1,6 @@
 //! Reads the fields of a JSON body one by one, so that an error can name the field.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use serde_json::{Map, Value};
 
@@ -89,6 +89,17 @@ impl Fields {
     pub(crate) fn strings(&self, name: &'static str) -> Result<Option<Vec<&str>>, RequestError> {
         self.typed(name, "a list of strings", |value| {
             value.as_array()?.iter().map(Value::as_str).collect()
+        })
+    }
+
+    /// An object whose values are strings.
+    pub(crate) fn strings_by_name(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<BTreeMap<String, String>>, RequestError> {
+        self.typed(name, "an object of strings", |value| {
+            let entries = value.as_object()?.iter();
+            entries.map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
         })
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CallerName, Code, DeliveryView, JobId, Service, Timestamp};
+use crate::{CallerName, Code, DeliveryView, JobId, Labels, Service, Timestamp};
 
 /// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,6 +61,9 @@ pub struct JobView {
     /// Whose it is.
     #[serde(default)]
     pub caller: CallerName,
+    /// What its caller calls it by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// The workflow that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<JobId>,

@@ -42,9 +42,10 @@ pub use part::EventPart;
 pub use policy::{FileRepositories, Limits, Policy, UnknownFields};
 pub use repo_url::{RepoUrl, Scheme};
 pub use request::{
-    ChangesRequest, CloneFilter, Commits, Deliver, DeliverMode, DeliverRequest, ErrorBody,
-    ExecuteOptions, ExecuteRequest, JobRequest, Place, PullJob, PullOptions, PullRequest,
-    RawRequest, RequestError, Requester, Retain, Secrets, Verify, WorkflowRequest,
+    CallbackUrl, ChangesRequest, CloneFilter, Commits, CommonOptions, Deliver, DeliverMode,
+    DeliverRequest, ErrorBody, ExecuteOptions, ExecuteRequest, JobRequest, Labels, Place, PullJob,
+    PullOptions, PullRequest, RawRequest, RequestError, Requester, Retain, Secrets, Verify,
+    WorkflowRequest, check_label,
 };
 pub use service::{PerService, Service, ServiceSpec};
 pub use session::{SessionDeleted, SessionList, SessionRequest, SessionView};

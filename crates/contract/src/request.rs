@@ -1,6 +1,7 @@
 //! The requests of callers.
 
 mod changes;
+mod common;
 mod deliver;
 mod execute;
 mod options;
@@ -10,6 +11,7 @@ mod workflow;
 
 pub use self::{
     changes::{ChangesRequest, PullJob},
+    common::{CallbackUrl, CommonOptions, Labels, check_label},
     deliver::{Commits, Deliver, DeliverMode, DeliverRequest},
     execute::ExecuteRequest,
     options::{CloneFilter, ExecuteOptions, PullOptions},
@@ -171,6 +173,11 @@ pub trait JobRequest: Send + 'static {
     /// that the request names.
     fn retain(&self) -> Retain {
         Retain::Default
+    }
+
+    /// What is about the job itself. Requests of the stack's own parts have none.
+    fn common(&self) -> CommonOptions {
+        CommonOptions::default()
     }
 
     /// The deadline it requests, in seconds.

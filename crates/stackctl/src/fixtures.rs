@@ -10,6 +10,7 @@ pub(crate) fn workflow(id: &str, state: JobState) -> JobView {
         state,
         caller: CallerName::anonymous(),
         parent: None,
+        labels: contract::Labels::new(),
         repo_url: None,
         created: Timestamp::from_millisecond(1000),
         started: None,

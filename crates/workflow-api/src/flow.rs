@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use contract::{
-    Code, Deliver, DeliverRequest, DeliveryStatus, DeliveryView, Ending, EventLine, ExecuteRequest,
-    JobId, JobRequest, PullRequest, RepoUrl, Secrets, Service, Timestamp, WorkflowEvent,
-    WorkflowRequest, WorkspacePath,
+    Code, CommonOptions, Deliver, DeliverRequest, DeliveryStatus, DeliveryView, Ending, EventLine,
+    ExecuteRequest, JobId, JobRequest, PullRequest, RepoUrl, Secrets, Service, Timestamp,
+    WorkflowEvent, WorkflowRequest, WorkspacePath,
 };
 use futures_util::{Stream, StreamExt};
 use oneshot::{JobContext, Step};
@@ -122,7 +122,7 @@ pub(crate) fn run(
             timestamp: Timestamp::now(),
         });
         yield message("Running Claude Code");
-        let execute = ExecuteRequest { prompt: request.prompt.clone(), workspace: Some(workspace), options: request.execute_options, retain: contract::Retain::Default };
+        let execute = ExecuteRequest { prompt: request.prompt.clone(), workspace: Some(workspace), options: request.execute_options, retain: contract::Retain::Default, common: CommonOptions::default() };
         let mut result = Err(internal("the agent ended without a terminal event"));
         let mut verification = (None, None);
         let mut events =
@@ -245,7 +245,12 @@ impl Asked {
 
 /// The request for the delivery of this workflow's own result. The URL has the credentials.
 fn delivery_of(id: JobId, deliver: Deliver, repo_url: &RepoUrl) -> Asked {
-    Asked::new(&DeliverRequest { job: id, repo_url: Some(repo_url.clone()), deliver })
+    Asked::new(&DeliverRequest {
+        job: id,
+        repo_url: Some(repo_url.clone()),
+        deliver,
+        common: CommonOptions::default(),
+    })
 }
 
 /// A failed delivery loses nothing, and can be repeated.

@@ -26,6 +26,8 @@ pub(crate) fn record(parent: Option<JobId>, body: &Value) -> JobRecord {
         repo_url: None,
         works_anywhere: false,
         retain: Retain::Default,
+        labels: contract::Labels::new(),
+        callback_url: None,
         created: Timestamp::now(),
         gateway: None,
         request: RecordedRequest {

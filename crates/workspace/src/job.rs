@@ -288,6 +288,7 @@ impl Job {
             service: record.service,
             state,
             caller: record.caller,
+            labels: record.labels,
             parent: record.parent,
             repo_url: record.repo_url,
             created: record.created,

@@ -1,8 +1,9 @@
 //! `job.json`: the request of a job.
 
 use contract::{
-    CallerName, ChangesRequest, DirectoryName, GatewayId, JobId, JobRequest, OwnId, Place, Policy,
-    RepoUrl, Requester, Retain, Secrets, Service, SessionId, Timestamp, WorkspacePath,
+    CallbackUrl, CallerName, ChangesRequest, CommonOptions, DirectoryName, GatewayId, JobId,
+    JobRequest, Labels, OwnId, Place, Policy, RepoUrl, Requester, Retain, Secrets, Service,
+    SessionId, Timestamp, WorkspacePath,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -65,6 +66,12 @@ pub struct JobRecord {
     /// What happens to its own directory after its end.
     #[serde(default, skip_serializing_if = "Retain::is_default")]
     pub retain: Retain,
+    /// What its caller calls it by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// Where its end is announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<CallbackUrl>,
     /// When the job was created.
     pub created: Timestamp,
     /// The gateway in whose queue it waits, if a gateway created it.
@@ -132,6 +139,7 @@ impl JobRecord {
             Place::OfJob(_) => work.map_or((None, None), |work| at(work.checkout)),
         };
         let path = request.path();
+        let CommonOptions { labels, callback_url } = request.common();
         Ok(Self {
             job_id,
             service: request.service(),
@@ -145,6 +153,8 @@ impl JobRecord {
             repo_url: request.repo_url().map(ToString::to_string),
             works_anywhere: false,
             retain: request.retain(),
+            labels,
+            callback_url,
             created: Timestamp::now(),
             gateway: None,
             request: RecordedRequest {
@@ -237,7 +247,7 @@ mod tests {
         fn a_damaged_record_is_refused_or_round_trips(
             field in prop::sample::select(vec![
                 "jobId", "service", "caller", "parent", "directory", "own", "session", "repoUrl", "worksAnywhere", "retain",
-                "created", "gateway", "request", "unknown",
+                "labels", "callbackUrl", "created", "gateway", "request", "unknown",
             ]),
             value in prop_oneof![
                 any::<String>().prop_map(Value::from),

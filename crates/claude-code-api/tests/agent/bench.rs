@@ -87,6 +87,7 @@ impl Bench {
             prompt: Prompt::parse(&self.prompt).unwrap(),
             workspace,
             options: self.options.clone(),
+            common: contract::CommonOptions::default(),
         };
         let context = JobContext {
             id: JobId::new(),

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    JobRequest, Place, RawRequest, RequestError, Requester, Secrets, encode, options_map, repo_url,
+    CommonOptions, JobRequest, Place, RawRequest, RequestError, Requester, Secrets, encode,
+    options_map, repo_url,
 };
 use crate::{DeliveryBranch, JobId, Policy, RepoUrl, Service, fields::Fields};
 
@@ -159,6 +160,8 @@ pub struct DeliverRequest {
     pub repo_url: Option<RepoUrl>,
     /// How and where to.
     pub deliver: Deliver,
+    /// What is about the job itself. The delivery of a workflow has none.
+    pub common: CommonOptions,
 }
 
 impl DeliverRequest {
@@ -187,8 +190,9 @@ impl DeliverRequest {
         };
         let deliver = Deliver::read(&fields)?
             .ok_or_else(|| RequestError::field("mode", "must be \"branch\" or \"pull_request\""))?;
+        let common = CommonOptions::read(&fields)?;
         fields.finish(policy.unknown_fields)?;
-        Ok(Self { job, repo_url: url, deliver })
+        Ok(Self { job, repo_url: url, deliver, common })
     }
 }
 
@@ -211,6 +215,7 @@ impl JobRequest for DeliverRequest {
 
     fn to_body(&self, secrets: Secrets) -> Vec<u8> {
         let mut body = options_map(&self.deliver);
+        self.common.write(&mut body, secrets);
         body.insert("jobId".into(), self.job.to_string().into());
         if let Some(url) = &self.repo_url {
             let url = match secrets {
@@ -232,6 +237,10 @@ impl JobRequest for DeliverRequest {
 
     fn repo_url(&self) -> Option<&RepoUrl> {
         self.repo_url.as_ref()
+    }
+
+    fn common(&self) -> CommonOptions {
+        self.common.clone()
     }
 
     fn timeout_seconds(&self) -> Option<u64> {

@@ -1,8 +1,8 @@
 //! `POST /api/execute`, and `POST /api/stream/:id`.
 
 use super::{
-    ExecuteOptions, JobRequest, Place, RequestError, Requester, Retain, Secrets, encode,
-    options_map,
+    CommonOptions, ExecuteOptions, JobRequest, Place, RequestError, Requester, Retain, Secrets,
+    encode, options_map,
 };
 use crate::{Policy, Prompt, RepoUrl, Service, SessionId, WorkspacePath, fields::Fields};
 
@@ -17,6 +17,8 @@ pub struct ExecuteRequest {
     pub options: ExecuteOptions,
     /// Whether its own directory outlives it.
     pub retain: Retain,
+    /// What is about the job itself.
+    pub common: CommonOptions,
 }
 
 impl JobRequest for ExecuteRequest {
@@ -31,15 +33,17 @@ impl JobRequest for ExecuteRequest {
             workspace: fields.optional("workspace", |text| WorkspacePath::parse(text, root))?,
             options: ExecuteOptions::parse(&fields, policy)?,
             retain: Retain::read(&fields)?,
+            common: CommonOptions::read(&fields)?,
         };
         fields.finish(policy.unknown_fields)?;
         Ok(request)
     }
 
-    fn to_body(&self, _: Secrets) -> Vec<u8> {
+    fn to_body(&self, secrets: Secrets) -> Vec<u8> {
         let mut body = options_map(&self.options);
         body.insert("prompt".into(), self.prompt.as_str().into());
         self.retain.write(&mut body);
+        self.common.write(&mut body, secrets);
         if let Some(workspace) = &self.workspace {
             body.insert("workspace".into(), workspace.as_str().into());
         }
@@ -73,6 +77,10 @@ impl JobRequest for ExecuteRequest {
 
     fn retain(&self) -> Retain {
         self.retain
+    }
+
+    fn common(&self) -> CommonOptions {
+        self.common.clone()
     }
 
     fn timeout_seconds(&self) -> Option<u64> {

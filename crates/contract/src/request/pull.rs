@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    JobRequest, Place, PullOptions, RequestError, Requester, Secrets, encode, options_map, repo_url,
+    CommonOptions, JobRequest, Place, PullOptions, RequestError, Requester, Secrets, encode,
+    options_map, repo_url,
 };
 use crate::{BranchName, DirectoryName, Policy, RepoUrl, Service, WorkspacePath, fields::Fields};
 
@@ -22,6 +23,8 @@ pub struct PullRequest {
     pub workspace: Option<WorkspacePath>,
     /// How to pull.
     pub options: PullOptions,
+    /// What is about the job itself. The pull of a workflow has none.
+    pub common: CommonOptions,
 }
 
 impl PullRequest {
@@ -33,6 +36,7 @@ impl PullRequest {
             directory: fields.optional("directory", DirectoryName::parse)?,
             workspace: None,
             options: PullOptions::parse(fields)?,
+            common: CommonOptions::default(),
         })
     }
 
@@ -62,7 +66,8 @@ impl JobRequest for PullRequest {
     fn parse(body: &[u8], root: &str, policy: &Policy) -> Result<Self, RequestError> {
         let fields = Fields::parse(body)?;
         let workspace = fields.optional("workspace", |text| WorkspacePath::parse(text, root))?;
-        let request = Self { workspace, ..Self::read(&fields, policy)? };
+        let common = CommonOptions::read(&fields)?;
+        let request = Self { workspace, common, ..Self::read(&fields, policy)? };
         if request.directory.is_some() && request.workspace.is_some() {
             return Err(RequestError::field("workspace", "leave it out, or leave out 'directory'"));
         }
@@ -72,6 +77,7 @@ impl JobRequest for PullRequest {
 
     fn to_body(&self, secrets: Secrets) -> Vec<u8> {
         let mut body = self.to_map(secrets);
+        self.common.write(&mut body, secrets);
         if let Some(workspace) = &self.workspace {
             body.insert("workspace".into(), workspace.as_str().into());
         }
@@ -89,6 +95,10 @@ impl JobRequest for PullRequest {
 
     fn repo_url(&self) -> Option<&RepoUrl> {
         Some(&self.repo_url)
+    }
+
+    fn common(&self) -> CommonOptions {
+        self.common.clone()
     }
 
     fn timeout_seconds(&self) -> Option<u64> {

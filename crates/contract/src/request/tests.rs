@@ -22,6 +22,7 @@ fn the_minimal_and_the_maximal_request() {
         "allowedTools": ["Bash", "Read"], "timeoutSeconds": 60, "workspace": null,
         "verify": {"run": ["cargo test", "cargo clippy"], "attempts": 0},
         "update": true, "reset": true, "submodules": true, "lfs": true, "depth": 7, "filter": "blob:none", "retain": "none",
+        "labels": {"team": "payments"}, "callbackUrl": "https://hooks.example/x",
         "deliver": {"mode": "pull_request", "branch": "a/b", "base": "main", "title": " Fix it ", "body": "Why", "draft": false,
             "allowProtected": true, "commits": "keep"},
     }))
@@ -46,6 +47,7 @@ fn the_minimal_and_the_maximal_request() {
         workspace: None,
         options: largest.execute_options,
         retain: largest.retain,
+        common: largest.common,
     };
     let again = ExecuteRequest::parse(&execute.to_body(Secrets::Exposed), "/w", &Policy::default())
         .unwrap();

@@ -1,8 +1,8 @@
 //! `POST /api/workflow`.
 
 use super::{
-    Deliver, ExecuteOptions, JobRequest, Place, PullRequest, RequestError, Requester, Retain,
-    Secrets, encode, options_map,
+    CommonOptions, Deliver, ExecuteOptions, JobRequest, Place, PullRequest, RequestError,
+    Requester, Retain, Secrets, encode, options_map,
 };
 use crate::{Policy, Prompt, RepoUrl, Service, SessionId, fields::Fields};
 
@@ -23,6 +23,8 @@ pub struct WorkflowRequest {
     pub retain: Retain,
     /// Where its result goes. `None`: it stays in the checkout.
     pub deliver: Option<Deliver>,
+    /// What is about the job itself.
+    pub common: CommonOptions,
 }
 
 impl JobRequest for WorkflowRequest {
@@ -39,6 +41,7 @@ impl JobRequest for WorkflowRequest {
             execute_options: ExecuteOptions::parse(&fields, policy)?,
             retain: Retain::read(&fields)?,
             deliver: Deliver::read_object(&fields, policy)?,
+            common: CommonOptions::read(&fields)?,
         };
         fields.finish(policy.unknown_fields)?;
         Ok(request)
@@ -49,6 +52,7 @@ impl JobRequest for WorkflowRequest {
         body.append(&mut self.pull.to_map(secrets));
         body.insert("prompt".into(), self.prompt.as_str().into());
         self.retain.write(&mut body);
+        self.common.write(&mut body, secrets);
         if let Some(deliver) = &self.deliver {
             body.insert("deliver".into(), options_map(deliver).into());
         }
@@ -80,6 +84,10 @@ impl JobRequest for WorkflowRequest {
 
     fn retain(&self) -> Retain {
         self.retain
+    }
+
+    fn common(&self) -> CommonOptions {
+        self.common.clone()
     }
 
     fn timeout_seconds(&self) -> Option<u64> {
