@@ -198,13 +198,9 @@ impl GitServer {
 
     /// Installs a hook of the repository, a shell script.
     pub fn set_hook(&self, name: &str, hook: &str, script: &str) {
-        use std::os::unix::fs::PermissionsExt as _;
         let hooks = self.path(name).join("hooks");
         std::fs::create_dir_all(&hooks).expect("failed to create the directory of hooks");
-        let path = hooks.join(hook);
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("failed to write a hook");
-        let mode = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(&path, mode).expect("failed to make a hook executable");
+        crate::write_program(&hooks.join(hook), &format!("#!/bin/sh\n{script}\n"));
     }
 
     /// Runs git in the repository, and returns what it prints.

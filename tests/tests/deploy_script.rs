@@ -57,8 +57,7 @@ impl Machine {
             log.display(),
             log.display()
         );
-        fs::write(&docker, script).unwrap();
-        fs::set_permissions(&docker, fs::Permissions::from_mode(0o755)).unwrap();
+        testkit::write_program(&docker, &script);
         machine
     }
 

@@ -80,9 +80,12 @@ impl History {
         Self { lines: Mutex::new(lines), followers: broadcast::Sender::new(BEHIND) }
     }
 
-    pub(crate) fn add(&self, entry: Arc<Entry>) {
+    /// Adds a line. `also` gets it too, and sees the lines in the order of the history.
+    pub(crate) fn add(&self, entry: Entry, also: impl FnOnce(Arc<Entry>)) {
+        let entry = Arc::new(entry);
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.push(Arc::clone(&entry));
+        also(Arc::clone(&entry));
         // Sent under the lock, so that every follower gets each line once. Fails if there is no follower.
         let _ = self.followers.send(entry);
     }
@@ -116,13 +119,13 @@ mod tests {
         let long = "é".repeat(LINE);
         let most = BYTES / (LINE + OVERHEAD);
         for _ in 0..most + 5 {
-            history.add(Arc::new(entry(&long)));
+            history.add(entry(&long), drop);
         }
         let (past, mut future) = history.look();
         assert_eq!(past.len(), most);
         assert_eq!(past[most - 1].text.len(), LINE);
         assert!(future.try_recv().is_err());
-        history.add(Arc::new(entry("next")));
+        history.add(entry("next"), drop);
         assert_eq!(future.try_recv().unwrap().text, "next");
     }
 }

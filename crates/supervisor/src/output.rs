@@ -55,12 +55,16 @@ impl Output {
 
     /// Adds a line that a part has logged.
     pub(crate) async fn line(&self, slot: SlotId, text: String) {
-        let entry = Arc::new(Entry::new(slot, &text));
-        self.history.add(Arc::clone(&entry));
         // These fail only when this process is about to exit.
-        if let Some(kept) = &self.kept {
-            let _ = kept.send(Kept::Entry(entry)).await;
-        }
+        let place = match &self.kept {
+            Some(kept) => kept.reserve().await.ok(),
+            None => None,
+        };
+        self.history.add(Entry::new(slot, &text), |entry| {
+            if let Some(place) = place {
+                place.send(Kept::Entry(entry));
+            }
+        });
         let _ = self.lines.send(Line::Part(slot, text)).await;
     }
 

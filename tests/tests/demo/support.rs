@@ -1,6 +1,6 @@
 //! `stackctl` with an environment of nothing but a home and a place for temporary files.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use tempfile::TempDir;
 use testkit::{CommandOutput, ProcInfo, RunningCommand, processes_of_directory, target_binary};
@@ -26,8 +26,7 @@ impl Home {
     /// A shell script, by its path.
     pub(crate) fn program(&self, name: &str, script: &str) -> String {
         let path = self.directory.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        testkit::write_program(&path, &format!("#!/bin/sh\n{script}\n"));
         path.to_str().unwrap().to_owned()
     }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::fs::chown,
     path::Path,
     sync::{
         Arc,
@@ -15,8 +15,8 @@ use std::{
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 use testkit::{
-    AgentScript, GitServer, PATIENCE, Stack, descendants, memory, scripted_agent, skip,
-    target_binary, wait_for,
+    AgentScript, GitServer, PATIENCE, Stack, copy_program, descendants, memory, scripted_agent,
+    skip, target_binary, wait_for, write_program,
 };
 use tokio::process::Command;
 
@@ -35,7 +35,7 @@ async fn no_process_shows_secrets_to_the_agent() {
     let (workspace, seen) = (place.path().join("workspace"), place.path().join("seen"));
     fs::create_dir(&workspace).unwrap();
     for (binary, name) in [(target_binary("stackctl"), "binary"), (scripted_agent(), "agent")] {
-        fs::copy(binary, place.path().join(name)).unwrap();
+        copy_program(&binary, &place.path().join(name));
     }
     let binary = place.path().join("binary").display().to_string();
     let mut command = format!("exec {binary} \"$@\"");
@@ -198,7 +198,6 @@ async fn canaries_are_in_no_process_file_or_log() {
 /// A shell script that everybody may execute.
 fn script(directory: &Path, name: &str, text: &str) -> std::path::PathBuf {
     let path = directory.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, &format!("#!/bin/sh\n{text}\n"));
     path
 }

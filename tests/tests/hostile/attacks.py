@@ -232,7 +232,8 @@ def set_an_attribute_of_the_stacks_files():
 
 
 def change_the_priority_of_another_process():
-    os.setpriority(os.PRIO_PROCESS, A["outsider"], 1)
+    now = os.getpriority(os.PRIO_PROCESS, A["outsider"])
+    os.setpriority(os.PRIO_PROCESS, A["outsider"], min(now + 1, 19))
 
 
 def use_the_memory_of_the_user():

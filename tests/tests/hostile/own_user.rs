@@ -14,8 +14,8 @@ use nix::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    AgentScript, GitServer, PATIENCE, SseClient, Stack, free_port, http_json, scratch,
-    scripted_agent, skip, target_binary, wait_for,
+    AgentScript, GitServer, PATIENCE, SseClient, Stack, copy_program, free_port, http_json,
+    scratch, scripted_agent, skip, target_binary, wait_for,
 };
 
 use crate::scene::separate;
@@ -205,7 +205,7 @@ async fn replicas_that_are_not_root_need_a_few_capabilities() {
     let (place, workspace) = (place.path(), place.path().join("workspace"));
     fs::create_dir(&workspace).unwrap();
     chown(&workspace, Some(STACK), Some(STACK)).unwrap();
-    fs::copy(scripted_agent(), place.join("agent")).unwrap();
+    copy_program(&scripted_agent(), &place.join("agent"));
     for (path, mode) in [(place, 0o755), (&workspace, 0o700), (marks.path(), 0o777)] {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }

@@ -20,8 +20,8 @@ use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    AgentScript, GitServer, PATIENCE, SseClient, SseResponse, Stack, StackBuilder, http_json,
-    scratch, scripted_agent, target_binary, wait_for,
+    AgentScript, GitServer, PATIENCE, SseClient, SseResponse, Stack, StackBuilder, copy_program,
+    http_json, scratch, scripted_agent, target_binary, wait_for, write_program,
 };
 
 /// Who runs the stack.
@@ -113,7 +113,7 @@ impl Scene {
         let agent = place.path().join("agent");
         if user != User::Own {
             fs::create_dir(&agent).unwrap();
-            fs::copy(scripted_agent(), agent.join("agent")).unwrap();
+            copy_program(&scripted_agent(), &agent.join("agent"));
             builder = builder.env("CLAUDE_BIN", agent.join("agent"));
         }
         if user == User::Separate {
@@ -124,15 +124,14 @@ impl Scene {
         }
         if user == User::Nobody {
             let stackctl = place.path().join("stackctl");
-            fs::copy(target_binary("stackctl"), &stackctl).unwrap();
+            copy_program(&target_binary("stackctl"), &stackctl);
             let program = place.path().join("program");
             let line = format!(
                 "#!/bin/sh\nexec {} {} \"$@\"\n",
                 become_nobody().join(" "),
                 stackctl.display()
             );
-            fs::write(&program, line).unwrap();
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            write_program(&program, &line);
             let private = home.join("private");
             for path in [place.path(), &workspace, &home, &private, &key, marks.path()] {
                 chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
@@ -304,8 +303,7 @@ pub(crate) fn without_landlock(directory: &Path) -> PathBuf {
     fs::write(&script, include_str!("old_kernel.py")).unwrap();
     let (script, stackctl) = (script.display(), target_binary("stackctl"));
     let line = format!("#!/bin/sh\nexec {PYTHON} {script} {} \"$@\"\n", stackctl.display());
-    fs::write(&program, line).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, &line);
     program
 }
 

@@ -1,17 +1,13 @@
 //! A stack, and a shell in which the page's commands reach it.
 
-use std::{
-    fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
-    process::Stdio,
-};
+use std::{fs, os::unix::fs::symlink, process::Stdio};
 
 use contract::Service;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
     Fault, GitServer, PATIENCE, SseClient, SseEvent, Stack, free_ports, http_json, target_binary,
-    wait_for,
+    wait_for, write_program,
 };
 use tokio::process::Command;
 
@@ -55,8 +51,7 @@ impl Scene {
         let bin = home.path().join("bin");
         fs::create_dir(&bin).unwrap();
         for name in ["cargo", "stackctl"] {
-            fs::write(bin.join(name), SHIM).unwrap();
-            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+            write_program(&bin.join(name), SHIM);
         }
         let stack = Stack::builder().env("CLAUDE_BIN", agent).start().await;
         Self { stack, git, home }

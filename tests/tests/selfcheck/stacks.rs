@@ -1,15 +1,14 @@
 //! What a stack does about a `stackctl` that fails, and about processes that it leaves behind.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use tempfile::TempDir;
-use testkit::{Stack, processes_of_directory};
+use testkit::{Stack, processes_of_directory, write_program};
 
 /// A shell script in place of `stackctl`.
 fn stand_in(directory: &TempDir, script: &str) -> PathBuf {
     let path = directory.path().join("stackctl");
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, &format!("#!/bin/sh\n{script}\n"));
     path
 }
 

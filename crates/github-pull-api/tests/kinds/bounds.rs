@@ -30,8 +30,7 @@ fn sabotage(kind: &mut Kind, command: &str, script: &str, environment: &[(&'stat
     let git = git.unwrap().display().to_string();
     let text =
         format!("#!/bin/bash\nif [[ $1 == {command} ]]; then\n{script}\nfi\nexec {git} \"$@\"\n");
-    fs::write(programs.join("git"), text).unwrap();
-    fs::set_permissions(programs.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
+    testkit::write_program(&programs.join("git"), &text);
     let own = [
         ("PATH", format!("{}:{path}", programs.display())),
         ("GIT_ALLOWED_HOSTS", "127.0.0.1".to_owned()),

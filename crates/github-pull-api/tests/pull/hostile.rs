@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::symlink,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -29,8 +29,7 @@ async fn the_configuration_of_a_checkout_is_not_obeyed() {
     let outside_path = outside.path().to_str().unwrap();
     let target = scene.path("repo");
     let script = outside.path().join("run");
-    fs::write(&script, format!("#!/bin/sh\ntouch {outside_path}/executed\ncat\n")).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    testkit::write_program(&script, &format!("#!/bin/sh\ntouch {outside_path}/executed\ncat\n"));
     let script = script.to_str().unwrap();
     fs::write(outside.path().join("included"), "[core]\n\tbare = true\n").unwrap();
     for (key, value) in [
@@ -227,8 +226,7 @@ async fn nothing_that_somebody_put_into_a_mirror_is_obeyed() {
     let outside = tempfile::tempdir().unwrap();
     let outside_path = outside.path().to_str().unwrap();
     let script = outside.path().join("run");
-    fs::write(&script, format!("#!/bin/sh\ntouch {outside_path}/executed\n")).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    testkit::write_program(&script, &format!("#!/bin/sh\ntouch {outside_path}/executed\n"));
     let script = script.to_str().unwrap();
     for (key, value) in [
         (&*format!("url.{}.insteadOf", server.url("evil")), &*server.url("app")),
