@@ -1,6 +1,6 @@
 //! What is deleted because it is old, or because the volume has a limit.
 //!
-//! Nothing that a waiting or running job uses is deleted. A checkout lives at least as long as the sessions in it, and
+//! Nothing that a waiting or running job uses is deleted, and no job with the label `keep`. A checkout lives at least as long as the sessions in it, and
 //! the jobs that a workflow started are deleted with the workflow. Each deletion takes the lock that a user of the thing
 //! would take, and begins with a rename to the staging directory.
 
@@ -15,11 +15,14 @@ use self::candidates::{Candidate, Places, Thing};
 use crate::{
     DeletedJob, Error, FileLock, Job, Result, Session, Workspace,
     doomed::{Doomed, size},
-    in_use::InUse,
+    in_use::{InUse, own_directory},
     session::Deleted,
 };
 
 const DAY: u64 = 24 * 60 * 60;
+
+/// The label of a job that is kept with its checkout and its session until somebody deletes it.
+const KEEP: &str = "keep";
 
 /// How long to keep what is no longer in use, and how large the volume may become. `None` means without a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +185,15 @@ impl Workspace {
 
     /// Deletes one thing. Returns whether it is gone.
     fn collect_one(&self, found: &Candidate, pass: &mut Pass) -> bool {
+        match self.is_pinned(&found.thing) {
+            Ok(false) => {}
+            Ok(true) => return false,
+            // It may be.
+            Err(error) => {
+                self.report_once(&self.path_of(&found.thing), &error);
+                return false;
+            }
+        }
         // Measured only for people who want to know: it takes longer than the deletion.
         let bytes = (pass.collect == Collect::Find).then(|| self.size_of(&found.thing));
         let removed = match (pass.collect, &found.thing) {
@@ -206,6 +218,25 @@ impl Workspace {
         });
         pass.gone.insert(found.thing.clone());
         true
+    }
+
+    /// Whether a job that is to be kept needs it.
+    fn is_pinned(&self, thing: &Thing) -> Result<bool> {
+        let id = match thing {
+            Thing::Job(id) => Some(*id),
+            Thing::Checkout(name) => name.parse().ok(),
+            Thing::Session(id) => {
+                let place = Session::last_use(self, *id)?.and_then(|(place, _)| place);
+                place.and_then(|place| own_directory(place.as_str())?.parse().ok())
+            }
+            Thing::Mirror(_) => None,
+        };
+        let Some(id) = id else { return Ok(false) };
+        match (Job { workspace: self.clone(), id }).unchecked_record() {
+            Ok(record) => Ok(record.labels.contains_key(KEEP)),
+            Err(error) if error.is_missing() || error.is_damage() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns whether it was deleted; not, if somebody uses it.

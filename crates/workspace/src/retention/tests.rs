@@ -107,6 +107,28 @@ fn checkouts_go_before_records_and_what_runs_stays() {
 }
 
 #[test]
+fn what_is_labelled_is_kept_until_somebody_deletes_it() {
+    let volume = Volume::new();
+    let plain = volume.job(None);
+    let labels = [("keep".to_owned(), String::new())].into();
+    let kept = volume.create(&JobRecord { labels, ..record(None, &json!({"prompt": "x"})) });
+    volume.checkout(&kept);
+    let session = volume.session_in(&format!("jobs/{}/repo", kept.id()));
+    for job in [&plain, &kept] {
+        end(job);
+    }
+    let little = Retention { limit: Some(1), ..Retention::default() };
+    for retention in [Retention::default(), little] {
+        let found = volume.collect(retention, 1000);
+        assert!(found.iter().all(|(_, name)| *name == plain.id().to_string()), "{found:?}");
+    }
+    assert!(!volume.has_job(&plain) && volume.has_job(&kept) && volume.has_checkout(&kept));
+    assert!(Session::open(&volume.workspace, session).unwrap().is_some());
+    assert_eq!(kept.delete().unwrap(), DeletedJob::Done);
+    assert!(!volume.has_job(&kept));
+}
+
+#[test]
 fn a_look_deletes_nothing_and_measures() {
     let volume = Volume::new();
     let job = volume.job(None);
