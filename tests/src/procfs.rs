@@ -94,6 +94,29 @@ pub(crate) fn peak_kb(pid: u32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
+/// The threads of a process and of all its descendants, one a line: what they are, in which state, and where in the kernel
+/// they wait. It is for a test that waits in vain. Reads nothing that could wait for the process.
+#[must_use]
+pub(crate) fn threads_of_tree(pid: u32) -> String {
+    let mut lines = vec!["    pid    ppid     tid state  name             waits in".to_owned()];
+    let found = read(pid).into_iter().chain(descendants(pid));
+    for ProcInfo { pid, ppid, .. } in found {
+        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for thread in threads.filter_map(Result::ok) {
+            let tid = thread.file_name();
+            let Some(it) = read_stat(&thread.path().join("stat")) else { continue };
+            let wchan = fs::read_to_string(thread.path().join("wchan")).unwrap_or_default();
+            lines.push(format!(
+                "{pid:>7} {ppid:>7} {:>7} {:>5}  {:<16} {wchan}",
+                tid.to_string_lossy(),
+                it.state,
+                it.name
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
 /// Every process, except this one, that works in `directory` or below it, or has its path in its
 /// arguments or its environment. A stack on that workspace may have left such processes behind,
 /// whatever their parent is now.
@@ -136,9 +159,16 @@ fn processes() -> Vec<ProcInfo> {
 
 /// A process that exits meanwhile is simply skipped.
 fn read(pid: u32) -> Option<ProcInfo> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    read_stat(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+/// Of a process, or of one of its threads.
+fn read_stat(file: &Path) -> Option<ProcInfo> {
+    let stat = fs::read_to_string(file).ok()?;
     // The name is in parentheses and may contain any character, even parentheses.
-    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    let (pid, rest) = stat.split_once(" (")?;
+    let (name, rest) = rest.rsplit_once(')')?;
+    let pid = pid.parse().ok()?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?.chars().next()?;
     let ppid = fields.next()?.parse().ok()?;
@@ -169,6 +199,13 @@ mod tests {
         let sleep = descendants(shell.id());
         let [sleep] = &*sleep else { panic!("{sleep:?}") };
         assert_eq!(sleep.ppid, shell.id());
+        let tree = threads_of_tree(shell.id());
+        let line = |name: &str| {
+            let found = tree.lines().find(|line| line.split_whitespace().nth(4) == Some(name));
+            found.unwrap_or_else(|| panic!("{tree}")).to_owned()
+        };
+        assert!(line("sh").split_whitespace().next() == Some(&*shell.id().to_string()), "{tree}");
+        assert!(line("sleep").contains(" S "), "{tree}");
         let there = processes_of_directory(directory.path());
         assert_eq!(there.len(), 2, "{there:?}");
 

@@ -25,7 +25,7 @@ use web::ReservedPort;
 use crate::{
     binaries::{scripted_agent, target_binary},
     http_client::exchange,
-    procfs::{ProcInfo, cmdline, descendants, is_alive, processes_of_directory},
+    procfs::{ProcInfo, cmdline, descendants, is_alive, processes_of_directory, threads_of_tree},
     scratch::scratch_root,
     wait::wait_for,
 };
@@ -306,7 +306,11 @@ impl Stack {
     pub async fn ended(&mut self) -> i32 {
         let status = tokio::time::timeout(STOP_DEADLINE, self.child.wait())
             .await
-            .unwrap_or_else(|_| panic!("stackctl did not stop in {STOP_DEADLINE:?}"))
+            // The log is printed when this is dropped.
+            .unwrap_or_else(|_| {
+                let tree = threads_of_tree(self.pid);
+                panic!("stackctl did not stop in {STOP_DEADLINE:?}; what runs:\n{tree}")
+            })
             .expect("failed to wait for stackctl");
         let left = processes_of_directory(&self.workspace);
         assert!(left.is_empty(), "stackctl left processes behind: {left:#?}");

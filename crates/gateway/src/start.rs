@@ -2,9 +2,8 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use boot::{Exit, Logging, ProcessEnv, Settings};
+use boot::{Exit, Logging, ProcessEnv, Settings, Signal, SignalListener};
 use contract::{PerService, Service};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 use web::Server;
 
@@ -170,29 +169,29 @@ pub fn main() -> Exit {
 
 struct Signals {
     /// SIGUSR1.
-    drain: Signal,
+    drain: SignalListener,
     /// SIGTERM, SIGINT, SIGHUP.
-    stop: [Signal; 3],
+    stop: [SignalListener; 3],
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
         let stop = [
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::hangup())?,
+            SignalListener::new(Signal::SIGTERM)?,
+            SignalListener::new(Signal::SIGINT)?,
+            SignalListener::new(Signal::SIGHUP)?,
         ];
-        Ok(Self { drain: signal(SignalKind::user_defined1())?, stop })
+        Ok(Self { drain: SignalListener::new(Signal::SIGUSR1)?, stop })
     }
 
     /// What the next signal asks for.
     async fn next(&mut self) -> Lifecycle {
         let [terminate, interrupt, hangup] = &mut self.stop;
         tokio::select! {
-            _ = terminate.recv() => Lifecycle::Stopping,
-            _ = interrupt.recv() => Lifecycle::Stopping,
-            _ = hangup.recv() => Lifecycle::Stopping,
-            _ = self.drain.recv() => Lifecycle::Draining,
+            () = terminate.recv() => Lifecycle::Stopping,
+            () = interrupt.recv() => Lifecycle::Stopping,
+            () = hangup.recv() => Lifecycle::Stopping,
+            () = self.drain.recv() => Lifecycle::Draining,
         }
     }
 }

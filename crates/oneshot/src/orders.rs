@@ -2,10 +2,8 @@
 
 use std::io;
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use boot::{Signal, SignalListener};
+use tokio::sync::mpsc;
 
 /// An order to a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,16 +23,21 @@ pub type Orders = mpsc::UnboundedReceiver<Order>;
 /// If the handlers cannot be installed.
 pub(crate) fn from_signals() -> io::Result<Orders> {
     let (sender, orders) = mpsc::unbounded_channel();
-    for (kind, order) in [
-        (SignalKind::terminate(), Order::Leave),
-        (SignalKind::interrupt(), Order::Leave),
-        (SignalKind::hangup(), Order::HangUp),
+    for (signal, order) in [
+        (Signal::SIGTERM, Order::Leave),
+        (Signal::SIGINT, Order::Leave),
+        (Signal::SIGHUP, Order::HangUp),
     ] {
-        let mut signals = signal(kind)?;
+        let mut signals = SignalListener::new(signal)?;
         let sender = sender.clone();
         // Runs as long as the process: a replica always listens to signals.
         tokio::spawn(async move {
-            while signals.recv().await.is_some() && sender.send(order).is_ok() {}
+            loop {
+                signals.recv().await;
+                if sender.send(order).is_err() {
+                    return;
+                }
+            }
         });
     }
     Ok(orders)

@@ -9,13 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boot::{Env as _, ProcessEnv, Settings};
+use boot::{Env as _, ProcessEnv, Settings, Signal, SignalListener};
 use contract::Service;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use workspace::Workspace;
 
 use crate::{
@@ -120,8 +116,7 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
                     continue;
                 }
                 // A slot that ends by itself cannot be restarted; most likely the program is gone.
-                slots.tell(StackPhase::Kill);
-                slots.all_ended().await;
+                kill(&mut slots).await;
                 return ended.result.and(Err(Error::Task));
             }
         }
@@ -149,8 +144,7 @@ async fn stop(slots: &mut Slots, grace: Duration, interrupts: &mut Interrupts, o
         output.note("ending the jobs that are still running");
         slots.end_jobs();
         if tokio::time::timeout(END_TIME, slots.drain()).await.is_err() {
-            slots.tell(StackPhase::Kill);
-            slots.all_ended().await;
+            kill(slots).await;
         }
     };
     let killed = tokio::select! {
@@ -159,9 +153,14 @@ async fn stop(slots: &mut Slots, grace: Duration, interrupts: &mut Interrupts, o
     };
     if killed {
         output.note("killing all jobs");
-        slots.tell(StackPhase::Kill);
-        slots.all_ended().await;
+        kill(slots).await;
     }
+}
+
+/// Kills all parts. Only those that the kernel cannot end yet remain after it.
+async fn kill(slots: &mut Slots) {
+    slots.tell(StackPhase::Kill);
+    let _ = tokio::time::timeout(KILL_TIME, slots.all_ended()).await;
 }
 
 /// How long running jobs may take to finish when the stack is stopped: `GRACE_SECONDS`, or else the maximum duration
@@ -184,11 +183,17 @@ impl Interrupts {
     fn listen() -> Result<Self, Error> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut listeners = JoinSet::new();
-        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-            let mut stream = signal(kind).map_err(Error::system("install signal handlers"))?;
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            let listener = SignalListener::new(signal);
+            let mut listener = listener.map_err(Error::system("install signal handlers"))?;
             let sender = sender.clone();
             listeners.spawn(async move {
-                while stream.recv().await.is_some() && sender.send(()).is_ok() {}
+                loop {
+                    listener.recv().await;
+                    if sender.send(()).is_err() {
+                        return;
+                    }
+                }
             });
         }
         Ok(Self { receiver, _listeners: listeners })

@@ -28,6 +28,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const LONG_LIFE: Duration = Duration::from_secs(30);
 /// A part that is killed within this time has not started properly.
 const START_TIME: Duration = Duration::from_secs(1);
+/// How long a part without a job may take to exit. A gateway and a replica finish their responses in 10 s.
+const EXIT_TIME: Duration = Duration::from_secs(15);
 /// How long the orphans of a dead part may take to disappear.
 const SWEEP_TIME: Duration = Duration::from_secs(2);
 
@@ -84,7 +86,7 @@ impl Slot {
             };
             first_start = FirstStart::MayFail;
             self.roster.started(self.id, child.id().as_raw(), replica);
-            let status = self.supervise(&mut child, phase).await;
+            let status = self.supervise(&mut child, replica, phase).await;
             drop(child);
             let failed = status.is_none_or(|status| !status.success());
             let told = *self.phases.borrow() >= self.leaves_at();
@@ -148,7 +150,15 @@ impl Slot {
     }
 
     /// Forwards the part's log lines and the stack's phases until it exits. `told` is the phase when it was started.
-    async fn supervise(&mut self, child: &mut Child, mut told: StackPhase) -> Option<ExitStatus> {
+    ///
+    /// Once it is told to exit, it is killed unless it has a job: it may hang while it starts, or be stopped, and the
+    /// grace period is for jobs.
+    async fn supervise(
+        &mut self,
+        child: &mut Child,
+        replica: ReplicaId,
+        mut told: StackPhase,
+    ) -> Option<ExitStatus> {
         let mut logs = JoinSet::new();
         if let Some(stderr) = child.take_stderr() {
             let (output, id) = (self.output.clone(), self.id);
@@ -160,6 +170,7 @@ impl Slot {
             });
         }
         let leaves_at = self.leaves_at();
+        let mut overdue = None;
         let status = loop {
             let phase = *self.phases.borrow_and_update();
             if phase > told {
@@ -175,18 +186,41 @@ impl Slot {
                 told = phase;
                 // Fails only if it has already exited.
                 let _ = signal.map(|signal| child.signal(signal));
+                if phase >= leaves_at {
+                    overdue.get_or_insert_with(|| Instant::now() + EXIT_TIME);
+                }
             }
+            let late = async {
+                match overdue {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 status = child.wait() => break status.ok(),
                 changed = self.phases.changed() => if changed.is_err() {
                     // The stack is gone, so only wait.
                     break child.wait().await.ok();
                 },
+                () = late => {
+                    overdue = Some(Instant::now() + EXIT_TIME);
+                    if !self.may_have_job(replica) {
+                        let seconds = EXIT_TIME.as_secs();
+                        self.log(format!("{} has no job and did not exit within {seconds} s: killing it", self.id)).await;
+                        let _ = child.signal(Signal::SIGKILL);
+                    }
+                }
             }
         };
         // Its last log lines. An orphan may hold the pipe and is not waited for.
         let _ = tokio::time::timeout(Duration::from_millis(500), logs.join_next()).await;
         status
+    }
+
+    /// Whether the part has a job, or that is not known.
+    fn may_have_job(&self, id: ReplicaId) -> bool {
+        let service = self.id.part.service();
+        service.is_some_and(|it| Registry::new(&self.workspace, it).is_busy(id).unwrap_or(true))
     }
 
     /// Whether the part died without a job: its entry is still announced, or was never announced.

@@ -208,9 +208,21 @@ impl Registry {
     /// # Errors
     /// If the volume cannot be read.
     pub fn contains(&self, id: ReplicaId) -> Result<bool> {
-        let path = self.workspace.replicas(self.service).join(format!("{id}.json"));
-        path.try_exists().map_err(Error::io("check", path))
+        is_in(&self.workspace.replicas(self.service), id)
     }
+
+    /// Whether this replica is announced as busy.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn is_busy(&self, id: ReplicaId) -> Result<bool> {
+        is_in(&self.workspace.busy_replicas(self.service), id)
+    }
+}
+
+fn is_in(directory: &Path, id: ReplicaId) -> Result<bool> {
+    let path = directory.join(format!("{id}.json"));
+    path.try_exists().map_err(Error::io("check", path))
 }
 
 /// The idle replicas of one service, as a dispatcher knows them. A look costs one listing, and a few system calls for each

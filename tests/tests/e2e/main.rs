@@ -22,6 +22,7 @@ mod refusals;
 mod retention;
 mod secrets;
 mod sessions;
+mod signals;
 mod support;
 mod turns;
 mod up;

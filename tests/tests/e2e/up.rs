@@ -98,6 +98,34 @@ async fn ctrl_c_while_replicas_are_starting() {
     }
 }
 
+/// The grace period, an hour here, is for jobs. A part without one that does not react is killed; a job may finish.
+#[tokio::test]
+async fn a_part_without_a_job_that_does_not_react_is_killed() {
+    let marks = Marks::new();
+    let mut stack = Stack::builder().replicas(1, 1, 2).start().await;
+    let script = AgentScript::new().touch(marks.path("began")).wait_file(marks.path("gate"));
+    let mut response = post_execute(&stack, &execute(&script)).allow_cut().send().await;
+    response.next_of_kind("connected").await;
+    marks.wait("began").await;
+    let idle = registry(&stack, "claude-code-api");
+    let idle = idle.values().map(|entry| u32::try_from(entry["pid"].as_u64().unwrap()).unwrap());
+    let stuck: Vec<u32> = idle.chain(stack.processes_of("gateway")).collect();
+    assert_eq!(stuck.len(), 2, "{stuck:?}");
+    for pid in stuck {
+        send_signal(pid, Signal::SIGSTOP);
+    }
+    stack.signal(Signal::SIGINT);
+    let killed = || stack.log().matches("has no job and did not exit").count();
+    wait_for("the idle replica to be killed", PATIENCE, || async { (killed() == 1).then_some(()) })
+        .await;
+    marks.open("gate");
+    assert_eq!(stack.ended().await, 0, "{}", stack.log());
+    assert_eq!(stack.log().matches("has no job and did not exit").count(), 2, "{}", stack.log());
+    let job = format!(".stack/jobs/{}/outcome", response.job_id());
+    let outcome = fs::read_to_string(stack.workspace().join(job)).unwrap();
+    assert!(outcome.contains("completed"), "{outcome}");
+}
+
 /// A workflow's deadline is suspended while its job waits, here for an agent replica that does not exist.
 #[tokio::test]
 async fn the_first_ctrl_c_ends_within_the_grace_period_although_a_job_waits() {

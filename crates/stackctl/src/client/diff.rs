@@ -6,9 +6,9 @@ use std::{
     process::{Command, Stdio},
 };
 
+use boot::{Signal, SignalListener};
 use contract::{Changes, JobId};
 use stack_client::Api;
-use tokio::signal::unix::{SignalKind, signal};
 use transcript::one_line;
 
 use super::{
@@ -80,7 +80,7 @@ fn show(text: &str) -> Result<(), ClientError> {
         }
     }
     // What Ctrl-C means is for the pager to say: without this process, it would share the terminal with a shell.
-    let _handled = signal(SignalKind::interrupt()).map_err(ClientError::Signals)?;
+    let _handled = SignalListener::new(Signal::SIGINT).map_err(ClientError::Signals)?;
     let Ok(mut child) = command.stdin(Stdio::piped()).spawn() else {
         return print(text).map(drop);
     };

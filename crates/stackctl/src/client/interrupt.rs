@@ -2,10 +2,8 @@
 
 use std::io::{self, BufRead, IsTerminal, Write as _};
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
-};
+use boot::{Signal, SignalListener};
+use tokio::sync::oneshot;
 
 use super::error::ClientError;
 
@@ -16,9 +14,9 @@ pub(crate) struct Interrupts {
 }
 
 struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
+    interrupt: SignalListener,
+    terminate: SignalListener,
+    hangup: SignalListener,
 }
 
 /// What came.
@@ -43,11 +41,11 @@ pub(crate) enum Choice {
 
 impl Interrupts {
     pub(crate) fn listen() -> Result<Self, ClientError> {
-        let listen = |kind| signal(kind).map_err(ClientError::Signals);
+        let listen = |signal| SignalListener::new(signal).map_err(ClientError::Signals);
         let signals = Signals {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
+            interrupt: listen(Signal::SIGINT)?,
+            terminate: listen(Signal::SIGTERM)?,
+            hangup: listen(Signal::SIGHUP)?,
         };
         Ok(Self { signals: Some(signals) })
     }
@@ -63,9 +61,9 @@ impl Interrupts {
             return std::future::pending().await;
         };
         tokio::select! {
-            _ = interrupt.recv() => Interrupt::Keyboard,
-            _ = terminate.recv() => Interrupt::Order,
-            _ = hangup.recv() => Interrupt::Order,
+            () = interrupt.recv() => Interrupt::Keyboard,
+            () = terminate.recv() => Interrupt::Order,
+            () = hangup.recv() => Interrupt::Order,
         }
     }
 
