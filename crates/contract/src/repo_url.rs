@@ -75,6 +75,10 @@ impl RepoUrl {
         } else {
             Self::from_scp(text)?
         };
+        // As it is passed on: with everything escaped that has to be.
+        if url.expose().len() > Self::MAX_BYTES {
+            return invalid(&format!("use at most {} bytes", Self::MAX_BYTES));
+        }
         if url.scheme == Scheme::File && policy.file_repositories == FileRepositories::Refused {
             return Err(not_allowed("file"));
         }

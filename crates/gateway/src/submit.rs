@@ -10,7 +10,7 @@ use contract::{
 };
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Response};
-use web::{BODY_LIMIT, Body, Ids, OnDisconnect, Peer};
+use web::{BODY_LIMIT, Body, Ids, OnDisconnect, PASSED_LIMIT, Peer};
 use workspace::{
     CancelOnDisconnect, CreateError, Job, JobRecord, NewJob, RequestDigest, Workspace, blocking,
 };
@@ -57,7 +57,8 @@ pub(crate) async fn submit(
     let id = web::job_id(&headers, web::header::JOB_ID).map_err(refuse)?;
     let parent = caller.workflow;
     let on_disconnect = OnDisconnect::read(&headers).map_err(refuse)?;
-    let body = web::read_json_body(request, BODY_LIMIT).await.map_err(refuse)?;
+    let limit = if parent.is_some() { PASSED_LIMIT } else { BODY_LIMIT };
+    let body = web::read_json_body(request, limit).await.map_err(refuse)?;
     let (id, chosen) = (id.unwrap_or_else(JobId::new), id);
     let workspace = shared.workspace.clone();
     let mut policy = shared.config.policy.clone();

@@ -6,7 +6,7 @@ use contract::{Code, JobRequest, RawRequest, RequestError, Timestamp};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
-use web::{BODY_LIMIT, Body, OnDisconnect, Peer};
+use web::{Body, OnDisconnect, PASSED_LIMIT, Peer};
 use workspace::{CancelOnDisconnect, RequestDigest};
 
 use crate::{JobService, replica::Replica};
@@ -81,7 +81,7 @@ impl<S: JobService> Replica<S> {
         if !self.is_idle().await {
             return Err(refuse(busy()));
         }
-        let body = web::read_json_body(request, BODY_LIMIT).await.map_err(refuse)?;
+        let body = web::read_json_body(request, PASSED_LIMIT).await.map_err(refuse)?;
         let on_disconnect = OnDisconnect::read(&headers).map_err(refuse)?;
         let root = self.workspace.root_text();
         let policy = self.service.policy();

@@ -10,6 +10,9 @@ use tokio::sync::Semaphore;
 
 /// The default limit for a body, in bytes.
 pub const BODY_LIMIT: usize = 1 << 20;
+/// The limit for a body that a part of a stack passes on, in bytes. It is that of the caller, encoded again: with defaults, and
+/// with escapes in URLs. A workflow's job is passed on three times.
+pub const PASSED_LIMIT: usize = BODY_LIMIT + (64 << 10);
 /// How much memory the bodies that are arriving may take together, in KiB: 64 MiB. Otherwise callers that send slowly could
 /// take all of it.
 const ARRIVING_KIB: usize = 64 * 1024;

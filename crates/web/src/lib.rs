@@ -14,7 +14,7 @@ mod tls;
 pub use ask::{Answer, AskError, BaseUrl, Connection, ask, ask_on};
 pub use cors::Cors;
 pub use intake::{
-    BODY_LIMIT, Ids, OnDisconnect, ids_wanted, job_id, last_event_id, read_json_body,
+    BODY_LIMIT, Ids, OnDisconnect, PASSED_LIMIT, ids_wanted, job_id, last_event_id, read_json_body,
     read_optional_json_body,
 };
 pub use limits::ConnectionLimits;

@@ -247,13 +247,16 @@ mod tests {
         fn a_damaged_record_is_refused_or_round_trips(
             field in prop::sample::select(vec![
                 "jobId", "service", "caller", "parent", "directory", "own", "session", "repoUrl", "worksAnywhere", "retain",
-                "labels", "callbackUrl", "created", "gateway", "request", "unknown",
+                "labels", "callbackUrl", "created", "gateway", "request", "unknown", "path", "labels", "callbackUrl",
             ]),
             value in prop_oneof![
                 any::<String>().prop_map(Value::from),
                 prop::sample::select(vec!["..", ".stack", "a/b", "-x", "jobs", "none", "/"]).prop_map(Value::from),
                 any::<i64>().prop_map(Value::from),
                 Just(json!({"body": {}, "digest": "x"})),
+                proptest::collection::btree_map(".{0,3}", any::<String>(), 0..3).prop_map(|labels| json!(labels)),
+                "https?://[ -~é]{0,20}".prop_map(Value::from),
+                (0..2000_usize).prop_map(|times| format!("https://h/{}", "é".repeat(times)).into()),
                 Just(Value::Null),
             ],
         ) {

@@ -10,6 +10,21 @@ use crate::support::{
     without_waits, workflow,
 };
 
+/// What is passed on is a little longer than what the caller sent: defaults are written out, and escapes in URLs.
+#[tokio::test]
+async fn a_request_of_the_longest_body_is_passed_on() {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "a")]);
+    let stack = Stack::builder().start().await;
+    let mut body = workflow(&git.url("app"), &AgentScript::new());
+    let prompt = body["prompt"].as_str().unwrap().to_owned();
+    let room = web::BODY_LIMIT - body.to_string().len();
+    body["prompt"] = format!("{}{prompt}", "x".repeat(room)).into();
+    assert_eq!(body.to_string().len(), web::BODY_LIMIT);
+    let events = { post_workflow(&stack, &body).send().await }.collect_all().await;
+    assert_eq!(terminal(&events)["type"], "workflow_complete", "{}", terminal(&events));
+}
+
 #[tokio::test]
 async fn a_job_past_its_deadline_and_a_silent_one_are_ended() {
     let stack = Stack::builder().env("SILENCE_TIMEOUT_SECONDS", "2").start().await;

@@ -216,6 +216,43 @@ mod tests {
     }
 
     properties::fuzz! {
+        /// Whatever a result says, what can be read of it is read, and it is passed on as it is.
+        #[test]
+        fn a_field_of_a_result_does_not_affect_the_others(
+            name in proptest::sample::select(vec![
+                "is_error", "api_error_status", "errors", "session_id", "result", "total_cost_usd", "num_turns",
+                "duration_ms", "usage", "other\u{0}\"",
+            ]),
+            value in prop_oneof![
+                any::<String>().prop_map(serde_json::Value::from),
+                any::<i64>().prop_map(serde_json::Value::from),
+                any::<f64>().prop_map(serde_json::Value::from),
+                any::<bool>().prop_map(serde_json::Value::from),
+                proptest::collection::vec(any::<String>(), 0..3).prop_map(serde_json::Value::from),
+                Just(json!({"input_tokens": -1, "a": [1e300]})),
+                Just(serde_json::Value::Null),
+            ],
+        ) {
+            let mut line = json!({
+                "type": "result", "subtype": "success", "is_error": false, "result": "done", "total_cost_usd": 0.25,
+                "num_turns": 2, "duration_ms": 5, "usage": {"input_tokens": 1},
+            });
+            line[name] = value;
+            let message = read(line.to_string().as_bytes());
+            prop_assert_eq!(&message.content.peek::<serde_json::Value>().unwrap(), &line);
+            let Kind::Report(result) = &message.kind else { panic!("{line}") };
+            let summary = &result.summary;
+            prop_assert_eq!(&result.subtype, "success");
+            prop_assert!(name == "is_error" || result.is_error == Some(false));
+            prop_assert!(name == "result" || summary.result.as_deref() == Some("done"));
+            prop_assert!(name == "total_cost_usd" || summary.cost_usd == Some(0.25));
+            prop_assert!(name == "num_turns" || summary.num_turns == Some(2));
+            prop_assert!(name == "duration_ms" || summary.duration_ms == Some(5));
+            let usage = summary.usage.as_ref().map(|usage| usage.get());
+            let is_same = name == "usage" || usage == Some(r#"{"input_tokens":1}"#);
+            prop_assert!(is_same, "{usage:?}");
+        }
+
         /// Half of the characters are JSON syntax, so that some lines parse.
         #[test]
         fn any_line_becomes_an_object_on_one_line(

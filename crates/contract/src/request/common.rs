@@ -93,14 +93,15 @@ impl CallbackUrl {
     /// # Errors
     /// A sentence for the caller.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text.len() > Self::MAX_BYTES {
-            return Err(format!("use at most {} bytes", Self::MAX_BYTES));
-        }
         // The parser would remove some of them.
         if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
             return Err("a URL must not contain spaces or control characters".into());
         }
         let url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
+        // As it is passed on: with everything escaped that has to be.
+        if text.len().max(url.as_str().len()) > Self::MAX_BYTES {
+            return Err(format!("use at most {} bytes", Self::MAX_BYTES));
+        }
         if !matches!(url.scheme(), "http" | "https") {
             return Err("must begin with https:// or http://".into());
         }
@@ -196,6 +197,8 @@ mod tests {
             "https://h/\n",
             "javascript:alert(1)",
             &format!("https://h/{}", "s3cret".repeat(400)),
+            // It is three times as long with its escapes.
+            &format!("https://h/{}", "é".repeat(500)),
         ] {
             let error = CallbackUrl::parse(bad).unwrap_err();
             assert!(!error.contains("s3cret"), "{error}");

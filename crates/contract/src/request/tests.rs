@@ -1,4 +1,6 @@
-use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestCaseError};
 use serde_json::json;
 
 use super::*;
@@ -349,43 +351,21 @@ properties::fuzz! {
 
     /// Whatever a request says, it says the same to the replica that gets its body.
     #[test]
-    fn what_is_accepted_round_trips(
-        fields in proptest::collection::btree_map(
-            prop::sample::select(vec![
-                "prompt", "repoUrl", "branch", "directory", "workspace", "model", "maxTurns", "maxBudgetUsd",
-                "appendSystemPrompt", "allowedTools", "timeoutSeconds", "resumeSessionId", "dangerouslySkipPermissions",
-                "reset", "submodules", "lfs", "depth", "filter", "retain", "update", "brnach",
-            ]),
-            prop_oneof![
-                4 => hostile().prop_map(Value::from),
-                2 => prop::sample::select(vec!["x", "https://h/r", "main", "app", "none", "blob:none"]).prop_map(Value::from),
-                1 => any::<u32>().prop_map(Value::from),
-                1 => any::<f64>().prop_map(Value::from),
-                1 => any::<bool>().prop_map(Value::from),
-                1 => proptest::collection::vec(hostile(), 0..3).prop_map(Value::from),
-            ],
-            0..6,
-        ),
-    ) {
+    fn what_is_accepted_round_trips(fields in fields()) {
         let mut fields = fields;
         fields.entry("prompt").or_insert_with(|| "x".into());
-        let policy = Policy::default();
-        let body = serde_json::to_vec(&fields).unwrap();
-        if let Ok(request) = ExecuteRequest::parse(&body, "/w", &policy) {
-            let again = ExecuteRequest::parse(&request.to_body(Secrets::Exposed), "/w", &policy);
-            prop_assert_eq!(again.unwrap(), request);
-        }
+        round_trips::<ExecuteRequest>(&fields)?;
         fields.entry("repoUrl").or_insert_with(|| "https://h/r".into());
-        let body = serde_json::to_vec(&fields).unwrap();
-        if let Ok(request) = WorkflowRequest::parse(&body, "/w", &policy) {
-            let again = WorkflowRequest::parse(&request.to_body(Secrets::Exposed), "/w", &policy);
-            prop_assert_eq!(again.unwrap(), request);
-        }
+        round_trips::<WorkflowRequest>(&fields)?;
         fields.remove("prompt");
-        let body = serde_json::to_vec(&fields).unwrap();
-        if let Ok(request) = PullRequest::parse(&body, "/w", &policy) {
-            let again = PullRequest::parse(&request.to_body(Secrets::Exposed), "/w", &policy);
-            prop_assert_eq!(again.unwrap(), request);
+        round_trips::<PullRequest>(&fields)?;
+        if let Some(Value::Object(deliver)) = fields.get("deliver") {
+            let mut deliver: BTreeMap<&str, Value> = deliver.iter().map(|(name, value)| (&**name, value.clone())).collect();
+            deliver.insert("jobId", JOB.into());
+            deliver.extend(fields.get("repoUrl").map(|url| ("repoUrl", url.clone())));
+            round_trips::<DeliverRequest>(&deliver)?;
+            round_trips::<PullJob>(&deliver)?;
+            round_trips::<ChangesRequest>(&deliver)?;
         }
     }
 
@@ -412,6 +392,198 @@ properties::fuzz! {
             let safe = |part: &str| !matches!(part, "" | "." | ".." | ".git" | ".stack");
             prop_assert!(path.as_str().split('/').all(safe), "{path}");
         }
+    }
+}
+
+const JOB: &str = "0199f3a0-0000-7000-8000-000000000000";
+
+/// Whether what is accepted is the same after it was passed on, and the body is not much longer: each part limits what it
+/// reads.
+fn round_trips<R: JobRequest + PartialEq + std::fmt::Debug>(
+    fields: &BTreeMap<&str, Value>,
+) -> Result<bool, TestCaseError> {
+    let policy = Policy::default();
+    let body = serde_json::to_vec(fields).unwrap();
+    let Ok(request) = R::parse(&body, "/w", &policy) else { return Ok(false) };
+    let passed = request.to_body(Secrets::Exposed);
+    prop_assert!(
+        passed.len() < body.len() + 16 * 1024,
+        "{} bytes from {}",
+        passed.len(),
+        body.len()
+    );
+    match R::parse(&passed, "/w", &policy) {
+        Ok(again) => prop_assert_eq!(again, request),
+        Err(error) => prop_assert!(false, "{}: {}", error, String::from_utf8_lossy(&passed)),
+    }
+    Ok(true)
+}
+
+/// What a test of random requests is worth, if most of them are refused.
+#[test]
+fn random_requests_are_often_accepted() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut accepted: BTreeMap<&str, usize> = BTreeMap::new();
+    for _ in 0..3000 {
+        let mut fields = fields().new_tree(&mut runner).unwrap().current();
+        fields.entry("prompt").or_insert_with(|| "x".into());
+        fields.entry("repoUrl").or_insert_with(|| "https://h/r".into());
+        if round_trips::<WorkflowRequest>(&fields).unwrap() {
+            let deliver = fields.get("deliver").and_then(Value::as_object);
+            let inner = deliver.into_iter().flatten().map(|(name, _)| name.as_str());
+            for name in fields.keys().copied().chain(inner) {
+                *accepted
+                    .entry(NAMES.iter().find(|known| **known == name).unwrap())
+                    .or_default() += 1;
+            }
+        }
+    }
+    for name in NAMES {
+        assert!(accepted.get(name).is_some_and(|count| *count >= 10), "{name}: {accepted:?}");
+    }
+}
+
+/// The fields of a workflow and those of its delivery.
+const NAMES: [&str; 32] = [
+    "prompt",
+    "repoUrl",
+    "branch",
+    "directory",
+    "workspace",
+    "model",
+    "maxTurns",
+    "maxBudgetUsd",
+    "appendSystemPrompt",
+    "allowedTools",
+    "timeoutSeconds",
+    "resumeSessionId",
+    "dangerouslySkipPermissions",
+    "reset",
+    "submodules",
+    "lfs",
+    "depth",
+    "filter",
+    "retain",
+    "update",
+    "brnach",
+    "verify",
+    "deliver",
+    "labels",
+    "callbackUrl",
+    "mode",
+    "base",
+    "title",
+    "body",
+    "draft",
+    "allowProtected",
+    "commits",
+];
+
+/// Some fields of requests, most of them nearly as they should be.
+fn fields() -> impl Strategy<Value = BTreeMap<&'static str, Value>> {
+    let top = prop::sample::select(NAMES[..25].to_vec());
+    let field =
+        top.prop_flat_map(|name| (Just(name), prop_oneof![4 => likely(name), 1 => anything()]));
+    proptest::collection::vec(field, 0..6).prop_map(|fields| fields.into_iter().collect())
+}
+
+fn anything() -> BoxedStrategy<Value> {
+    prop_oneof![
+        2 => text(),
+        1 => any::<u64>().prop_map(Value::from),
+        1 => any::<f64>().prop_map(Value::from),
+        1 => any::<bool>().prop_map(Value::from),
+        1 => proptest::collection::vec(text(), 0..3).prop_map(Value::from),
+        1 => Just(Value::Null),
+    ]
+    .boxed()
+}
+
+/// Any text: from hostile pieces, of any characters, or longer than most limits.
+fn text() -> BoxedStrategy<Value> {
+    let long = (any::<char>(), prop::sample::select(vec![64, 255, 600, 1400, 2048, 4096, 20_000]));
+    prop_oneof![
+        hostile(),
+        any::<String>(),
+        long.prop_map(|(character, times)| character.to_string().repeat(times)),
+    ]
+    .prop_map(Value::from)
+    .boxed()
+}
+
+/// A value that the field `name` might have.
+fn likely(name: &'static str) -> BoxedStrategy<Value> {
+    let one_of = |values: &[&'static str]| {
+        prop::sample::select(values.to_vec()).prop_map(Value::from).boxed()
+    };
+    let object = |names: &[&'static str]| {
+        let name = prop::sample::select(names.to_vec());
+        let field = name.prop_flat_map(|name| (Just(name.to_owned()), likely(name)));
+        proptest::collection::vec(field, 0..5)
+            .prop_map(|fields| fields.into_iter().collect::<serde_json::Map<_, _>>())
+    };
+    match name {
+        "dangerouslySkipPermissions"
+        | "reset"
+        | "submodules"
+        | "lfs"
+        | "update"
+        | "draft"
+        | "allowProtected" => any::<bool>().prop_map(Value::from).boxed(),
+        "maxTurns" | "timeoutSeconds" | "depth" | "attempts" => {
+            (0..20_u32).prop_map(Value::from).boxed()
+        }
+        "maxBudgetUsd" => prop_oneof![0.0..1e6_f64, any::<f64>()].prop_map(Value::from).boxed(),
+        "repoUrl" | "callbackUrl" => prop_oneof![
+            "(https?|ssh)://([a-z%:]{0,5}@)?[a-zA-Z0-9.:-]{1,9}/[ -~é]{1,24}".prop_map(Value::from),
+            ("[é/a%]{1,2}", 0..2000_usize).prop_map(|(part, times)| format!(
+                "https://h/{}",
+                part.repeat(times)
+            )
+            .into()),
+            ("[é/a%:@]{1,2}", 0..1500_usize).prop_map(|(part, times)| format!(
+                "https://u:{}@h/r",
+                part.repeat(times)
+            )
+            .into()),
+        ]
+        .boxed(),
+        "branch" | "base" => prop_oneof![
+            one_of(&["main", "a/b", "é", "refs/x"]),
+            "[-a-z./@]{1,9}".prop_map(Value::from)
+        ]
+        .boxed(),
+        "directory" | "workspace" => prop_oneof![
+            one_of(&["app", "/w/app", "jobs/x", "a/./b"]),
+            "[a-z./]{1,9}".prop_map(Value::from)
+        ]
+        .boxed(),
+        "model" => "[a-z][a-z0-9.\\[\\]/@:-]{0,12}".prop_map(Value::from).boxed(),
+        "allowedTools" => {
+            proptest::collection::vec("[A-Z][a-z_]{0,8}", 1..4).prop_map(Value::from).boxed()
+        }
+        "resumeSessionId" => one_of(&[JOB, "0199F3A0-0000-7000-8000-00000000000F"]),
+        "filter" => one_of(&["blob:none"]),
+        "retain" => one_of(&["none", "all"]),
+        "mode" => one_of(&["branch", "pull_request", "none"]),
+        "commits" => one_of(&["squash", "keep"]),
+        "labels" => proptest::collection::btree_map("[^:\\p{Cc}]{1,8}", "\\PC{0,70}", 0..4)
+            .prop_map(|labels| json!(labels))
+            .boxed(),
+        "verify" => (proptest::collection::vec(text(), 1..3), proptest::option::of(0..12_u32))
+            .prop_map(|(run, attempts)| json!({"run": run, "attempts": attempts}))
+            .boxed(),
+        "deliver" => {
+            object(&["branch", "base", "title", "body", "draft", "allowProtected", "commits"])
+                .prop_flat_map(|fields| (Just(fields), likely("mode")))
+                .prop_map(|(mut fields, mode)| {
+                    fields.insert("mode".into(), mode);
+                    fields.into()
+                })
+                .boxed()
+        }
+        // Most of the rest are free text.
+        _ => text(),
     }
 }
 

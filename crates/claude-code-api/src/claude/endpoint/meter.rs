@@ -72,7 +72,8 @@ struct Counts {
 }
 
 impl Counts {
-    /// Later reports of an answer contain what earlier ones said, and may leave fields out.
+    /// Later reports of an answer contain what earlier ones said, and may leave fields out. One that says less would count
+    /// twice when it says more again.
     fn update(&mut self, newer: Self) {
         for (count, newer) in [
             (&mut self.input_tokens, newer.input_tokens),
@@ -80,7 +81,7 @@ impl Counts {
             (&mut self.cache_creation_input_tokens, newer.cache_creation_input_tokens),
             (&mut self.cache_read_input_tokens, newer.cache_read_input_tokens),
         ] {
-            *count = newer.or(*count);
+            *count = newer.max(*count);
         }
     }
 
@@ -160,7 +161,7 @@ impl Reader {
             && let Ok(object) = serde_json::from_slice::<Object>(text)
         {
             let message = object.message.unwrap_or(object.itself);
-            self.model = message.model.or(self.model.take());
+            self.model = self.model.take().or(message.model);
             if let Some(newer) = message.usage {
                 self.counts.get_or_insert_default().update(newer);
             }
@@ -298,6 +299,42 @@ mod tests {
         totals.get()
     }
 
+    /// An event of a stream, with or without counts, or something like it.
+    fn event() -> impl Strategy<Value = String> {
+        use serde_json::{Value, json};
+        let count = prop_oneof![
+            any::<u64>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            Just(Value::Null),
+        ];
+        let names = proptest::sample::select(vec![
+            "input_tokens",
+            "output_tokens",
+            "cache_read_input_tokens",
+            "cache_creation_input_tokens",
+            "other",
+        ]);
+        let counts = proptest::collection::btree_map(names, count, 0..4);
+        let kind =
+            proptest::sample::select(vec!["message_start", "message_delta", "message", "ping"]);
+        (
+            kind,
+            "[a-z\"\\\\é]{0,3}",
+            counts,
+            proptest::sample::select(vec!["data: ", "data:", " ", ""]),
+        )
+            .prop_map(|(kind, model, counts, field)| {
+                let event = match kind {
+                    "message_start" => {
+                        json!({"type": kind, "message": {"model": model, "usage": counts}})
+                    }
+                    _ => json!({"type": kind, "model": model, "usage": counts}),
+                };
+                format!("event: {kind}\n{field}{event}")
+            })
+    }
+
     fn usage(input: u64, output: u64, read: u64, write: u64) -> ModelUsage {
         ModelUsage {
             requests: 1,
@@ -316,6 +353,22 @@ mod tests {
             let pieces = [&bytes[..first], &bytes[first..second], &bytes[second..]];
             let counted = counted(true, &pieces);
             prop_assert_eq!(counted, ApiUsage::from([("m".to_owned(), usage(8, 50, 3, 2))]));
+        }
+
+        /// Whatever the numbers are, and whatever is beside them.
+        #[test]
+        fn any_answer_counts_the_same_wherever_it_is_cut(
+            events in proptest::collection::vec(event(), 0..6),
+            end in proptest::sample::select(vec!["\n\n", "\r\n\r\n", "\n", ""]),
+            cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..6),
+            is_stream in any::<bool>(),
+        ) {
+            let bytes: Vec<u8> = events.iter().flat_map(|event| [event.as_bytes(), end.as_bytes()].concat()).collect();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(counted(is_stream, &pieces), counted(is_stream, &[&bytes]));
         }
 
         #[test]
