@@ -42,6 +42,14 @@ pub(crate) enum FirstStart {
     MayFail,
 }
 
+/// When to look next at a part that was told to exit, and what the last look has found.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    at: Instant,
+    /// Whether it has a job, or that is not known.
+    has_job: bool,
+}
+
 pub(crate) struct Slot {
     pub(crate) id: SlotId,
     pub(crate) first_start: FirstStart,
@@ -187,12 +195,12 @@ impl Slot {
                 // Fails only if it has already exited.
                 let _ = signal.map(|signal| child.signal(signal));
                 if phase >= leaves_at {
-                    overdue.get_or_insert_with(|| Instant::now() + EXIT_TIME);
+                    overdue.get_or_insert_with(|| self.next_look(replica));
                 }
             }
             let late = async {
                 match overdue {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    Some(Look { at, .. }) => tokio::time::sleep_until(at.into()).await,
                     None => std::future::pending().await,
                 }
             };
@@ -203,8 +211,10 @@ impl Slot {
                     break child.wait().await.ok();
                 },
                 () = late => {
-                    overdue = Some(Instant::now() + EXIT_TIME);
-                    if !self.may_have_job(replica) {
+                    let next = self.next_look(replica);
+                    let had_job = overdue.replace(next).is_none_or(|last| last.has_job);
+                    // Nor at the last look: a job that has just ended is still being written.
+                    if !had_job && !next.has_job {
                         let seconds = EXIT_TIME.as_secs();
                         self.log(format!("{} has no job and did not exit within {seconds} s: killing it", self.id)).await;
                         let _ = child.signal(Signal::SIGKILL);
@@ -217,10 +227,11 @@ impl Slot {
         status
     }
 
-    /// Whether the part has a job, or that is not known.
-    fn may_have_job(&self, id: ReplicaId) -> bool {
-        let service = self.id.part.service();
-        service.is_some_and(|it| Registry::new(&self.workspace, it).is_busy(id).unwrap_or(true))
+    /// Looks whether the part has a job.
+    fn next_look(&self, id: ReplicaId) -> Look {
+        let is_busy = |service| Registry::new(&self.workspace, service).is_busy(id).unwrap_or(true);
+        let has_job = self.id.part.service().is_some_and(is_busy);
+        Look { at: Instant::now() + EXIT_TIME, has_job }
     }
 
     /// Whether the part died without a job: its entry is still announced, or was never announced.

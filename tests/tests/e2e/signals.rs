@@ -73,6 +73,7 @@ impl Drop for Held {
 
 /// Starts a part of a stack, which is traced and has not done anything yet.
 #[expect(unsafe_code, reason = "a process can only say itself that its parent traces it")]
+#[expect(clippy::zombie_processes, reason = "whoever gets its pid waits for it")]
 fn start(part: &str, workspace: &Path) -> Pid {
     use std::os::unix::process::CommandExt as _;
     let mut command = Command::new(target_binary("stackctl"));
