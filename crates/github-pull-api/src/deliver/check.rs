@@ -16,7 +16,7 @@ use crate::{
     changes::{self, Control},
     drive::Site,
     failure::{Failure, Result, quote},
-    remote::{Logins, ObjectId},
+    remote::ObjectId,
     staging::Staging,
 };
 
@@ -92,19 +92,26 @@ pub(super) fn check_words(site: &Site<'_>, source: &Source, words: &Words) -> Re
     Ok(())
 }
 
-/// The credentials that may be sent to the repository, and the lines of the ssh key.
+/// The credentials that may be sent to the repository, and the lines of the private keys.
 fn secrets(site: &Site<'_>, source: &Source) -> Result<Vec<String>> {
-    let mut secrets = Logins::secrets(&site.config, &source.repo);
+    let mut secrets = site.access.secrets(&source.repo);
+    if let Some(app) = &site.config.app {
+        secrets.extend(key_lines(app.key()));
+    }
     if let Some(path) = &site.config.ssh_key_file {
         let key = std::fs::read(path).map_err(Failure::io("read", path))?;
-        let key = String::from_utf8_lossy(&key);
-        let lines: Vec<_> = key.lines().map(str::trim).filter(|it| !it.contains("-----")).collect();
-        // Keys of the same kind begin alike.
-        let own = lines.get(1..).filter(|rest| !rest.is_empty()).unwrap_or(&lines);
-        let own = own.iter().filter(|line| line.len() >= SHORTEST_KEY_LINE);
-        secrets.extend(own.map(|line| (*line).to_owned()));
+        secrets.extend(key_lines(&String::from_utf8_lossy(&key)));
     }
     Ok(secrets)
+}
+
+/// The lines of a private key that are its own.
+fn key_lines(key: &str) -> Vec<String> {
+    let lines: Vec<_> = key.lines().map(str::trim).filter(|it| !it.contains("-----")).collect();
+    // Keys of the same kind begin alike.
+    let own = lines.get(1..).filter(|rest| !rest.is_empty()).unwrap_or(&lines);
+    let own = own.iter().filter(|line| line.len() >= SHORTEST_KEY_LINE);
+    own.map(|line| (*line).to_owned()).collect()
 }
 
 /// An entry of a tree.

@@ -24,14 +24,17 @@ mod work;
 use std::sync::Arc;
 
 use contract::{
-    Code, DeliverEvent, DeliverRequest, DeliveryBranch, Ending, EventLine, JobId, Timestamp,
+    Code, DeliverEvent, DeliverMode, DeliverRequest, DeliveryBranch, Ending, EventLine, JobId,
+    Timestamp,
 };
 use futures_util::Stream;
 use oneshot::{JobContext, Step};
 
 pub use self::settings::DeliverSettings;
 use crate::{
-    Config, drive,
+    Config,
+    app::Need,
+    drive,
     failure::{Failure, Result},
 };
 
@@ -83,8 +86,12 @@ pub fn deliver(
             repo_url: source.repo.address(),
         }));
         let deliver = request.deliver;
+        let need = Need::Write {
+            pull_requests: deliver.mode == DeliverMode::PullRequest,
+            workflows: deliver.allow_protected,
+        };
         let work = move |site: &drive::Site<'_>| work::run(site, &source, &deliver);
-        let steps = drive::drive(config, context, work, move |done: Delivered| done.ending(id));
+        let steps = drive::drive(config, context, need, work, move |done: Delivered| done.ending(id));
         for await step in steps {
             yield step;
         }

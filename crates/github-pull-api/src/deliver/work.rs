@@ -32,6 +32,7 @@ const TRIES: usize = 3;
 /// Why nothing was pushed, or why there is no pull request for what was pushed.
 pub(super) fn run(site: &Site<'_>, source: &Source, deliver: &Deliver) -> Result<Delivered> {
     push::check_scheme(source)?;
+    site.access.check_push(&source.repo)?;
     let settings = &site.config.deliver;
     // Before anything is pushed: a host that cannot be asked is no surprise afterwards.
     let forge = match deliver.mode {
@@ -42,7 +43,7 @@ pub(super) fn run(site: &Site<'_>, source: &Source, deliver: &Deliver) -> Result
     check::check_words(site, source, &words)?;
     let staging = site.staging()?;
     let git = site.git(&staging)?;
-    let transport = Transport::new(&site.config, &source.repo, site.connector);
+    let transport = Transport::new(&site.access, &source.repo);
     let delivery = Delivery {
         site,
         source,

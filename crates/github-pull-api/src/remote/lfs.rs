@@ -121,7 +121,7 @@ impl Mirror<'_> {
         if given.trim().is_empty() {
             return Ok(endpoint_of(transport.repo));
         }
-        let url = RepoUrl::parse(given.trim(), &transport.config.policy);
+        let url = RepoUrl::parse(given.trim(), &transport.access.config.policy);
         url.map(|url| url.address().to_owned()).map_err(|(_, why)| {
             let why = quote(&why, &[]);
             let sentence = format!("{} has an LFS server that is refused: {why}", transport.repo);

@@ -12,7 +12,7 @@ mod transport;
 mod wanted;
 
 pub(crate) use self::{
-    access::{Logins, is_same_origin},
+    access::{Access, is_same_origin, without_port},
     configuration::{git_format, origin},
     diagnosis::{http_status, stalled, unusable},
     lfs::{

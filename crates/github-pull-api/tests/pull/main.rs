@@ -7,6 +7,7 @@
     reason = "tests fail loudly and run real git"
 )]
 
+mod app;
 mod branches;
 mod clone;
 mod deliver;
