@@ -277,6 +277,17 @@ impl GitServer {
         });
     }
 
+    /// The contents of a file in the repository's LFS server.
+    #[must_use]
+    pub fn lfs_content(&self, name: &str, id: &str) -> Option<Bytes> {
+        self.shared.with_record(name, |record| record.lfs.contents.get(id).cloned())
+    }
+
+    /// From now on, the LFS server refuses uploads or takes them.
+    pub fn fill_lfs(&self, name: &str, is_full: bool) {
+        self.shared.with_record(name, |record| record.lfs.is_full = is_full);
+    }
+
     /// From now on, the LFS server says that its files are below the URL `elsewhere`.
     pub fn move_lfs(&self, name: &str, elsewhere: &str) {
         self.shared.with_record(name, |record| record.lfs.elsewhere = Some(elsewhere.to_owned()));
@@ -323,7 +334,9 @@ impl Shared {
             record.clone()
         });
         let query = request.uri().query().unwrap_or_default();
-        let writes = suffix == "/git-receive-pack" || query == "service=git-receive-pack";
+        let writes = suffix == "/git-receive-pack"
+            || query == "service=git-receive-pack"
+            || request.method() == http::Method::PUT;
         let verdict = match &record.judge {
             Some(Judge(judge)) => judge(authorization.as_deref(), writes),
             None => Verdict::Accepted,
@@ -357,6 +370,14 @@ impl Shared {
         if suffix.starts_with(lfs::PATH) {
             let (parts, body) = request.into_parts();
             let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            if parts.method == http::Method::PUT {
+                let id = suffix.rsplit('/').next().unwrap_or_default().to_owned();
+                if !lfs::is_object(&id, &body) {
+                    return respond(StatusCode::UNPROCESSABLE_ENTITY, "text/plain", "not it\n");
+                }
+                self.with_record(&name, |record| record.lfs.contents.insert(id, body));
+                return respond(StatusCode::OK, "text/plain", "");
+            }
             return record.lfs.answer((&name, &suffix), &parts.headers, &body);
         }
         self.run_backend(&name, &suffix, request, cut, record.old_protocol).await.unwrap_or_else(

@@ -74,6 +74,7 @@ fn look(site: &Site<'_>, id: JobId) -> Result<Changes> {
         workspace,
         repo: &pull.repo_url,
         extent: Extent { depth: options.depth, filter: options.filter, lfs: options.lfs },
+        uses_lfs: options.lfs,
         checkout: &workspace.root().join(checkout.as_str()),
         base: &base,
     };

@@ -2,7 +2,7 @@
 //!
 //! [`deliver()`] is the job. `source` finds on the volume what is to be delivered, `work` has the steps, `branch` recognizes
 //! commits of ours at the host, `placement` decides what the result is put on, `commit` makes commits, `check` looks by the
-//! `rules` at what would be pushed, and `push` is the git host's side. `forge` asks for pull requests.
+//! `rules` at what would be pushed, `lfs` uploads what files in Git LFS contain, and `push` is the git host's side. `forge` asks for pull requests.
 //!
 //! *Architecture invariants:*
 //! * A commit is made in a control directory of ours, of a tree that was read and not obeyed.
@@ -13,12 +13,12 @@ mod branch;
 mod check;
 mod commit;
 mod forge;
+mod lfs;
 mod placement;
 mod push;
 mod rules;
 mod settings;
 mod source;
-
 mod work;
 
 use std::sync::Arc;

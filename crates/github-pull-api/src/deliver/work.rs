@@ -143,6 +143,7 @@ impl Delivery<'_> {
                 workspace,
                 repo: &source.repo,
                 extent: source.extent,
+                uses_lfs: true,
                 checkout,
                 base: &source.base,
             },
@@ -178,8 +179,10 @@ impl Delivery<'_> {
             Some(line) => line,
             None => placement.squash(&parent, &tree, words)?,
         };
-        let what = (*source, &taken.control);
-        check::check(site, staging, what, &line, deliver.allow_protected)?;
+        let what = (*git, *source, &taken.control);
+        let uploads = check::check(site, staging, what, &line, deliver.allow_protected)?;
+        // A pointer is nothing without what it points to.
+        uploads.run(git, monitor, transport, &taken.control, &taken.base)?;
         monitor.message(format!("Pushing {} to {branch}", line.end.short()));
         let is_new = upstream.tip.is_none();
         let options = match (&self.forge, &upstream.base) {

@@ -17,6 +17,7 @@ pub(crate) use self::{
     diagnosis::{http_status, stalled, unusable},
     lfs::{
         CONFIGURATION as LFS_CONFIGURATION, Lfs, obstacle as lfs_obstacle, store as store_in_lfs,
+        upload as upload_to_lfs,
     },
     mirror::{Freshness, Mirror, location as mirror_location},
     refs::{

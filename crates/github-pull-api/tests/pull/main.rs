@@ -14,6 +14,7 @@ mod deliver;
 mod forges;
 mod full;
 mod hostile;
+mod lfs;
 mod mirror;
 mod remote;
 mod stop;
