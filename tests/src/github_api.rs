@@ -83,6 +83,8 @@ pub struct OpenPull {
     pub head: String,
     /// The branch that it goes to.
     pub base: String,
+    /// Its title.
+    pub title: String,
     /// Its text.
     pub body: String,
     /// Whether it is a draft.
@@ -495,7 +497,7 @@ impl State {
         let pull = &self.pulls[index];
         let number = index + 1;
         let url = format!("http://{}/{}/pull/{number}", self.authority, pull.repository);
-        json!({"number": number, "html_url": url, "state": "open", "draft": pull.draft, "body": pull.body,
+        json!({"number": number, "html_url": url, "state": "open", "draft": pull.draft, "title": pull.title, "body": pull.body,
             "head": {"ref": pull.head}, "base": {"ref": pull.base}})
     }
 
@@ -536,7 +538,14 @@ impl State {
             let error = json!({"resource": "PullRequest", "code": "custom", "message": text});
             return (422, json!({"message": "Validation Failed", "errors": [error]}));
         }
-        self.pulls.push(OpenPull { repository: repository.to_owned(), head, base, body, draft });
+        self.pulls.push(OpenPull {
+            repository: repository.to_owned(),
+            head,
+            base,
+            title,
+            body,
+            draft,
+        });
         (201, self.pull_json(self.pulls.len() - 1))
     }
 

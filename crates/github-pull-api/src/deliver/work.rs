@@ -1,6 +1,6 @@
 //! The steps of a delivery.
 
-use contract::{Code, Commits, Deliver, DeliverMode, DeliveryBranch, SkipReason};
+use contract::{Code, Commits, Deliver, DeliverMode, DeliveryBranch};
 
 use super::{
     Delivered,
@@ -269,17 +269,9 @@ impl Delivery<'_> {
     }
 
     fn say_skipped(&self, skipped: &[Skipped]) {
-        let what = |reason| match reason {
-            SkipReason::Repository => "a repository of its own",
-            SkipReason::Submodule => "a submodule",
-            SkipReason::Special => "no regular file",
-            SkipReason::Unreadable => "not readable",
-            SkipReason::RefusedName => "a name that git refuses",
-            SkipReason::TooLarge => "too large",
-        };
         for it in skipped.iter().take(SHOWN) {
             let path = crate::failure::quote(&rules::shown(&it.path), &[]);
-            self.site.monitor.message(format!("Left out: {path} ({})", what(it.reason)));
+            self.site.monitor.message(format!("Left out: {path} ({})", it.reason.words()));
         }
         if let more @ 1.. = skipped.len().saturating_sub(SHOWN) {
             self.site.monitor.message(format!("Left out: {more} more"));

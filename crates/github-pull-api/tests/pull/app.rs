@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use boot::Secret;
 use contract::Code;
 use github_pull_api::GitHubApp;
@@ -10,7 +11,7 @@ use testkit::{GitHubApi, GitServer};
 
 use crate::{
     deliver::{settings, short, write},
-    support::{Scene, files_with},
+    support::{Scene, files_with, git},
 };
 
 const APP: &str = "123456";
@@ -111,8 +112,7 @@ async fn the_app_comes_after_the_url_and_before_the_token() {
     scene.pull(&url).await.commit();
     let [token] = api.issued().try_into().unwrap();
     let login = format!("x-access-token:{}", token.token);
-    let login =
-        format!("Basic {}", base64::Engine::encode(&base64::prelude::BASE64_STANDARD, login));
+    let login = format!("Basic {}", BASE64_STANDARD.encode(login));
     let seen = server.seen_authorization("o/app");
     assert!(seen[before..].iter().all(|it| *it == login), "{:?}", &seen[before..]);
     // With credentials in the URL, it is not asked, unless they are refused.
@@ -129,6 +129,30 @@ async fn the_app_comes_after_the_url_and_before_the_token() {
     scene.config.deliver = settings(&[]);
     scene.pull(&url).await.commit();
     assert_eq!(api.issued().len(), 2, "the token of the settings was taken");
+    api.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_submodule_gets_a_token_of_its_own() {
+    let Some((server, api, scene)) = github("submodules with a GitHub App").await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let clone = directory.path().join("clone");
+    let bare = server.path("o/app").display().to_string();
+    git(directory.path(), &["clone", "-q", &bare, "clone"]);
+    write(&clone, ".gitmodules", "[submodule \"lib\"]\n\tpath = lib\n\turl = ../other.git\n");
+    let id = server.head("o/other", "main").unwrap();
+    git(&clone, &["update-index", "--add", "--cacheinfo", &format!("160000,{id},lib")]);
+    git(&clone, &["add", ".gitmodules"]);
+    git(&clone, &["commit", "-q", "-m", "A submodule"]);
+    git(&clone, &["push", "-q", "origin", "HEAD:main"]);
+    api.install("o/app", &ALL);
+    api.install("o/other", &ALL);
+    let body = json!({"repoUrl": server.url("o/app"), "directory": "repo", "submodules": true});
+    scene.pull_with(body).await.commit();
+    let issued = api.issued();
+    let repositories: Vec<_> = issued.iter().map(|it| it.repository.as_str()).collect();
+    assert_eq!(repositories, ["o/app", "o/other"]);
+    assert!(issued.iter().all(|it| it.is_revoked), "{issued:?}");
     api.assert_valid();
 }
 
