@@ -75,7 +75,9 @@ pub enum Verdict {
 
 /// Decides about the value of an `Authorization` header, and whether it may write if that is asked.
 #[derive(Clone)]
-struct Judge(Arc<dyn Fn(Option<&str>, bool) -> Verdict + Send + Sync>);
+struct Judge(Arc<Judging>);
+
+type Judging = dyn Fn(Option<&str>, bool) -> Verdict + Send + Sync;
 
 impl std::fmt::Debug for Judge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

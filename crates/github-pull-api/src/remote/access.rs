@@ -21,6 +21,8 @@ use crate::{
 const TOKEN_USER: &str = "x-access-token";
 /// Tokens of a GitHub App are valid for an hour.
 const RENEW_AFTER: Duration = Duration::from_secs(50 * 60);
+/// How long a job that is stopped waits for an answer that is on its way.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// How long the end of a job may wait until its tokens are revoked.
 const REVOKE_WITHIN: Duration = Duration::from_secs(3);
 
@@ -175,9 +177,13 @@ impl<'a> Access<'a> {
             return Ok(known);
         }
         let token = self.make_token(app, repo, &repository)?;
+        self.remember(repository, &token);
+        Ok(token)
+    }
+
+    fn remember(&self, repository: AppRepository, token: &Option<String>) {
         let made = Made { repository, token: token.clone(), at: Instant::now() };
         lock(&self.made).push(made);
-        Ok(token)
     }
 
     fn make_token(
@@ -187,13 +193,20 @@ impl<'a> Access<'a> {
         repository: &AppRepository,
     ) -> Result<Option<String>> {
         self.monitor.check_stop()?;
-        let asked = app::make(app, self.connector, repo, repository, self.need);
         let stop = &self.monitor.stop;
         Handle::current().block_on(async {
+            let asked = app::make(app, self.connector, repo, repository, self.need);
+            let mut asked = std::pin::pin!(asked);
             tokio::select! {
                 biased;
-                _ = stop.requested() => Err(Failure::Stopped),
-                made = asked => made,
+                made = &mut asked => made,
+                _ = stop.requested() => {
+                    // One that is on its way is there already, and has to be revoked.
+                    if let Ok(Ok(token)) = timeout(ANSWER_WITHIN, asked).await {
+                        self.remember(repository.clone(), &token);
+                    }
+                    Err(Failure::Stopped)
+                }
             }
         })
     }

@@ -1,17 +1,18 @@
 //! A GitHub App: a token for each job, for one repository, with the permissions that the job needs.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use boot::Secret;
 use contract::Code;
 use github_pull_api::GitHubApp;
+use oneshot::{Stop, StopReason};
 use serde_json::json;
-use testkit::{GitHubApi, GitServer};
+use testkit::{Fault, GitHubApi, GitServer, PATIENCE, wait_for};
 
 use crate::{
     deliver::{settings, short, write},
-    support::{Scene, files_with, git},
+    support::{Scene, files_with, git, run},
 };
 
 const APP: &str = "123456";
@@ -130,6 +131,35 @@ async fn the_app_comes_after_the_url_and_before_the_token() {
     scene.pull(&url).await.commit();
     assert_eq!(api.issued().len(), 2, "the token of the settings was taken");
     api.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_stopped_leaves_no_token() {
+    let Some((server, api, scene)) = github("a stop with a GitHub App").await else { return };
+    api.install("o/app", &ALL);
+    server.set_fault("o/app", Fault::Stall);
+    let stop = Stop::default();
+    let request = scene.request(&json!({"repoUrl": server.url("o/app"), "directory": "repo"}));
+    let config = Arc::new(scene.config.clone());
+    let asked =
+        || async { (!api.issued().is_empty()).then(|| stop.request(StopReason::Cancelled)) };
+    let (outcome, _) = tokio::join!(
+        run(config, scene.context(&stop), request, |_| {}),
+        wait_for("the token", PATIENCE, asked)
+    );
+    outcome.failed(Code::Cancelled);
+    assert!(matches!(api.issued().as_slice(), [it] if it.is_revoked), "{:?}", api.issued());
+    // That it cannot be revoked is no failure of the job.
+    server.clear_fault("o/app");
+    let token = api.issue("o/app", &ALL);
+    let made = token.clone();
+    server.serve_api(move |request| match request.method.as_str() {
+        "GET" => (200, json!({"id": 1, "permissions": {"contents": "read", "metadata": "read"}})),
+        "POST" => (201, json!({"token": made, "expires_at": "2099-01-01T00:00:00Z"})),
+        _ => (500, json!({"message": "Server Error"})),
+    });
+    scene.pull(&server.url("o/app")).await.commit();
+    assert!(api.issued().iter().any(|it| it.token == token && !it.is_revoked));
 }
 
 #[tokio::test(flavor = "multi_thread")]

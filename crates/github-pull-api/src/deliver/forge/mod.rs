@@ -452,6 +452,23 @@ mod tests {
             let found = (forge.kind, forge.prefix.as_str(), forge.owner.as_str());
             assert_eq!((found, forge.repository.as_str()), ((kind, prefix, owner), "r"), "{url}");
         }
+        for (url, api) in [
+            ("https://github.com/o/r.git", Some("https api.github.com ")),
+            ("git@github.com:o/r", Some("https api.github.com ")),
+            ("https://ghe.corp/o/r", Some("https ghe.corp /api/v3")),
+            ("https://ghe.corp/sub/o/r", Some("https ghe.corp /sub/api/v3")),
+            ("http://ghe.corp/o/r", Some("http ghe.corp /api/v3")),
+            ("https://gitlab.com/o/r", None),
+            ("https://github.com.evil.example/o/r", None),
+            ("https://github.com/r", None),
+        ] {
+            let found = forges.github(&repo(url)).map(|it| {
+                assert_eq!((it.owner.as_str(), it.name.as_str()), ("o", "r"));
+                let scheme = if it.is_https { "https" } else { "http" };
+                format!("{scheme} {} {}", it.authority, it.prefix)
+            });
+            assert_eq!(found.as_deref(), api, "{url}");
+        }
         for url in ["https://example.org/o/r", "https://github.com:444/o/r", "https://github.com/r"]
         {
             let Failure::Told { code, sentence } = forges.of(&repo(url)).unwrap_err() else {
