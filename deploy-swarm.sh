@@ -51,7 +51,8 @@ Credentials: set one of these in .env or in the environment. The first one that 
   CLAUDE_CODE_CREDENTIALS_SECRET   a file with {"apiKey": "sk-ant-..."} or {"claudeAiOauth": {...}}
   CLAUDE_CODE_CREDENTIALS_JSON     the same JSON itself
   ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN
-For private repositories, set GITHUB_TOKEN_SECRET (a file) or GITHUB_TOKEN. Credentials become Docker secrets.
+For private repositories, set GITHUB_TOKEN_SECRET (a file) or GITHUB_TOKEN, or, for a GitHub App, GITHUB_APP_ID and
+GITHUB_APP_PRIVATE_KEY_SECRET (a file with its key, in PEM). Credentials become Docker secrets.
 To let in only callers with a token, use --with-tokens, or set ADMIN_TOKEN_SECRET (a file that contains the token of an
 administrator). For https, set TLS_CERT and TLS_KEY (files in PEM: the certificate with its chain, and its key).
 
@@ -116,7 +117,7 @@ parse_options() {
 }
 
 readonly CREDENTIALS=(CLAUDE_CODE_CREDENTIALS_SECRET CLAUDE_CODE_CREDENTIALS_JSON ANTHROPIC_API_KEY
-    CLAUDE_CODE_OAUTH_TOKEN GITHUB_TOKEN_SECRET GITHUB_TOKEN ADMIN_TOKEN_SECRET TLS_CERT TLS_KEY)
+    CLAUDE_CODE_OAUTH_TOKEN GITHUB_TOKEN_SECRET GITHUB_TOKEN GITHUB_APP_PRIVATE_KEY_SECRET ADMIN_TOKEN_SECRET TLS_CERT TLS_KEY)
 readonly OWN_SETTINGS=(BUILD_IMAGE NODE_IMAGE RUNTIME_IMAGE)
 
 # Every setting that has an effect: those in the stack's files, and those of this script.
@@ -234,6 +235,17 @@ git_token() {
     else
         printf '%s' "${FROM_FILE[GITHUB_TOKEN]}"
     fi
+}
+
+# Prints the private key of the GitHub App, if there is one.
+github_app_key() {
+    local text id=${GITHUB_APP_ID-}
+    [[ -n $id || -n ${FROM_FILE[GITHUB_APP_PRIVATE_KEY_SECRET]} ]] || return 0
+    [[ $id =~ ^[A-Za-z0-9.]{1,64}$ ]] || die "$USAGE" "GITHUB_APP_ID: must be the ID or the client ID of a GitHub App, such as 123456"
+    [[ -n ${FROM_FILE[GITHUB_APP_PRIVATE_KEY_SECRET]} ]] || die "$USAGE" "GITHUB_APP_PRIVATE_KEY_SECRET is not set: GITHUB_APP_ID needs the file of the App's private key"
+    text=$(secret_file GITHUB_APP_PRIVATE_KEY_SECRET) || exit
+    [[ $text == *'PRIVATE KEY-----'* ]] || die "$USAGE" "GITHUB_APP_PRIVATE_KEY_SECRET: the file does not contain a PRIVATE KEY in PEM"
+    printf '%s' "$text"
 }
 
 admin_token() {
@@ -461,6 +473,7 @@ remove_old_secrets() {
     local name
     while read -r name; do
         [[ $name == "${CLAUDE_CREDENTIALS_NAME-}" || $name == "${GIT_TOKEN_NAME-}" || $name == "${ADMIN_TOKEN_NAME-}" ]] && continue
+        [[ $name == "${GITHUB_APP_KEY_NAME-}" ]] && continue
         [[ $name == "${TLS_CERT_NAME-}" || $name == "${TLS_KEY_NAME-}" ]] && continue
         docker secret rm "$name" >/dev/null 2>&1 && say "removed the old secret $name"
     done < <(docker secret ls --filter "label=workflow-stack.stack=$STACK" --format '{{.Name}}')
@@ -537,6 +550,7 @@ print_sizes() {
 files() {
     printf '%s\n' --compose-file "$ROOT/swarm.yml"
     [[ -z ${GIT_TOKEN_NAME-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.git-token.yml"
+    [[ -z ${GITHUB_APP_KEY_NAME-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.github-app.yml"
     [[ -z ${ADMIN_TOKEN_NAME-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.admin-token.yml"
     [[ -z ${TLS_CERT_NAME-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.tls.yml"
     [[ -z ${NFS_SERVER-} ]] || printf '%s\n' --compose-file "$ROOT/docker/swarm.nfs.yml"
@@ -672,12 +686,13 @@ print_open() { # BASE
 }
 
 deploy() {
-    local credentials token admin certificate key
+    local credentials token app admin certificate key
     # Check all settings first. Nothing may change while one of them is wrong.
     load_settings
     derive_grace
     credentials=$(claude_credentials) || exit
     token=$(git_token) || exit
+    app=$(github_app_key) || exit
     admin=$(admin_token) || exit
     certificate=$(tls_file TLS_CERT CERTIFICATE) || exit
     key=$(tls_file TLS_KEY 'PRIVATE KEY') || exit
@@ -698,6 +713,12 @@ deploy() {
         GIT_TOKEN_NAME=$(ensure_secret git_token "$token") || exit
         export GIT_TOKEN_NAME
         say "$GIT_TOKEN_NAME (github-pull-api)"
+    fi
+    unset GITHUB_APP_KEY_NAME
+    if [[ -n $app ]]; then
+        GITHUB_APP_KEY_NAME=$(ensure_secret github_app_key "$app") || exit
+        export GITHUB_APP_KEY_NAME
+        say "$GITHUB_APP_KEY_NAME (github-pull-api)"
     fi
     admin_token_secret "$admin"
     unset TLS_CERT_NAME TLS_KEY_NAME

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{Request, Response, StatusCode, header};
@@ -61,6 +62,29 @@ pub struct ApiRequest {
     pub body: serde_json::Value,
 }
 
+/// What a server says to a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may do that.
+    Accepted,
+    /// Nobody has it: 401.
+    Unknown,
+    /// It may do less: 403.
+    Forbidden,
+}
+
+/// Decides about the value of an `Authorization` header, and whether it may write if that is asked.
+#[derive(Clone)]
+struct Judge(Arc<Judging>);
+
+type Judging = dyn Fn(Option<&str>, bool) -> Verdict + Send + Sync;
+
+impl std::fmt::Debug for Judge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Judge")
+    }
+}
+
 type Api = dyn Fn(&ApiRequest) -> (u16, serde_json::Value) + Send + Sync;
 
 /// A git server on a free loopback port. When dropped, it stops and deletes its repositories.
@@ -87,7 +111,7 @@ impl std::fmt::Debug for Shared {
 struct Record {
     requests: usize,
     authorization: Vec<String>,
-    credentials: Option<String>,
+    judge: Option<Judge>,
     fault: Option<Fault>,
     old_protocol: bool,
     lfs: LfsFiles,
@@ -181,8 +205,20 @@ impl GitServer {
     /// From now on, answers 401 to every request for the repository without this user and password.
     /// This comes before any fault.
     pub fn set_auth(&self, name: &str, user: &str, password: &str) {
-        let expected = format!("Basic {}", base64(format!("{user}:{password}").as_bytes()));
-        self.shared.with_record(name, |record| record.credentials = Some(expected));
+        let expected = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
+        self.authorize(name, move |login, _| {
+            if login == Some(&expected) { Verdict::Accepted } else { Verdict::Unknown }
+        });
+    }
+
+    /// From now on, `judge` decides about each request for the repository: by the `Authorization` header, and whether the request
+    /// writes. This comes before any fault.
+    pub fn authorize(
+        &self,
+        name: &str,
+        judge: impl Fn(Option<&str>, bool) -> Verdict + Send + Sync + 'static,
+    ) {
+        self.shared.with_record(name, |record| record.judge = Some(Judge(Arc::new(judge))));
     }
 
     /// From now on, accepts pushes to the repository; before, they are answered with 403.
@@ -239,6 +275,17 @@ impl GitServer {
         });
     }
 
+    /// The contents of a file in the repository's LFS server.
+    #[must_use]
+    pub fn lfs_content(&self, name: &str, id: &str) -> Option<Bytes> {
+        self.shared.with_record(name, |record| record.lfs.contents.get(id).cloned())
+    }
+
+    /// From now on, the LFS server refuses uploads or takes them.
+    pub fn fill_lfs(&self, name: &str, is_full: bool) {
+        self.shared.with_record(name, |record| record.lfs.is_full = is_full);
+    }
+
     /// From now on, the LFS server says that its files are below the URL `elsewhere`.
     pub fn move_lfs(&self, name: &str, elsewhere: &str) {
         self.shared.with_record(name, |record| record.lfs.elsewhere = Some(elsewhere.to_owned()));
@@ -284,7 +331,19 @@ impl Shared {
             record.authorization.extend(authorization.clone());
             record.clone()
         });
-        if record.credentials.is_some() && record.credentials != authorization {
+        let query = request.uri().query().unwrap_or_default();
+        let writes = suffix == "/git-receive-pack"
+            || query == "service=git-receive-pack"
+            || request.method() == http::Method::PUT;
+        let verdict = match &record.judge {
+            Some(Judge(judge)) => judge(authorization.as_deref(), writes),
+            None => Verdict::Accepted,
+        };
+        if verdict == Verdict::Forbidden {
+            let words = "Write access to repository not granted.\n";
+            return respond(StatusCode::FORBIDDEN, "text/plain", words);
+        }
+        if verdict == Verdict::Unknown {
             let mut refusal =
                 respond(StatusCode::UNAUTHORIZED, "text/plain", "authentication required\n");
             let challenge = header::HeaderValue::from_static("Basic realm=\"testkit\"");
@@ -309,6 +368,14 @@ impl Shared {
         if suffix.starts_with(lfs::PATH) {
             let (parts, body) = request.into_parts();
             let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            if parts.method == http::Method::PUT {
+                let id = suffix.rsplit('/').next().unwrap_or_default().to_owned();
+                if !lfs::is_object(&id, &body) {
+                    return respond(StatusCode::UNPROCESSABLE_ENTITY, "text/plain", "not it\n");
+                }
+                self.with_record(&name, |record| record.lfs.contents.insert(id, body));
+                return respond(StatusCode::OK, "text/plain", "");
+            }
             return record.lfs.answer((&name, &suffix), &parts.headers, &body);
         }
         self.run_backend(&name, &suffix, request, cut, record.old_protocol).await.unwrap_or_else(
@@ -468,30 +535,9 @@ fn split_path(path: &str) -> Option<(&str, &str)> {
         .filter(|(name, _)| !name.is_empty())
 }
 
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0_u32, |group, &byte| group << 8 | u32::from(byte));
-        let group = group << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let letter = ALPHABET[(group >> (18 - 6 * place) & 63) as usize];
-            text.push(if place <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_as_in_rfc_4648() {
-        let encoded =
-            ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|s| base64(s.as_bytes()));
-        assert_eq!(encoded, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
-    }
 
     #[test]
     fn paths_are_split_into_repository_and_git_request() {

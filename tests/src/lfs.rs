@@ -1,10 +1,12 @@
-//! An LFS server beside a repository: the part of the batch API that a download needs, and the files.
+//! An LFS server beside a repository: the part of the batch API that downloads and uploads need, and the files.
+//! <https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md>
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::host::{Body, respond};
 
@@ -19,6 +21,14 @@ pub(crate) struct LfsFiles {
     pub(crate) contents: HashMap<String, Bytes>,
     /// The URL that batch answers give as the place of the files, if it is not this server.
     pub(crate) elsewhere: Option<String>,
+    /// Whether it refuses uploads, as one whose quota is used up.
+    pub(crate) is_full: bool,
+}
+
+/// Whether `content` may be stored as `id`.
+pub(crate) fn is_object(id: &str, content: &[u8]) -> bool {
+    let digest = Sha256::digest(content);
+    id == digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
 }
 
 impl LfsFiles {
@@ -49,14 +59,27 @@ impl LfsFiles {
             None => json!({}),
         };
         let request: Value = serde_json::from_slice(body).unwrap_or_default();
+        let uploads = request["operation"] == "upload";
+        if uploads && self.is_full {
+            let text = r#"{"message": "This repository is over its data quota."}"#;
+            return respond(StatusCode::FORBIDDEN, JSON, text);
+        }
         let objects = request["objects"].as_array().cloned().unwrap_or_default();
         let answers: Vec<Value> = objects
             .iter()
             .map(|object| {
                 let (id, size) = (&object["oid"], &object["size"]);
                 let href = format!("{base}/{}", id.as_str().unwrap_or_default());
-                let download = json!({"download": {"href": href, "header": login}});
-                json!({"oid": id, "size": size, "authenticated": true, "actions": download})
+                let mut answer = json!({"oid": id, "size": size, "authenticated": true});
+                let action = json!({"href": href, "header": login});
+                let is_here = self.contents.contains_key(id.as_str().unwrap_or_default());
+                match (uploads, is_here) {
+                    // What is there already needs nothing to be done.
+                    (true, true) => {}
+                    (true, false) => answer["actions"] = json!({"upload": action}),
+                    (false, _) => answer["actions"] = json!({"download": action}),
+                }
+                answer
             })
             .collect();
         let answer = json!({"transfer": "basic", "objects": answers});

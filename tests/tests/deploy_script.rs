@@ -333,6 +333,44 @@ fn secrets_are_passed_on_standard_input_and_named_after_their_content() {
     assert!(names.first().unwrap().starts_with("workflow-stack_claude_credentials_"), "{names:?}");
 }
 
+#[test]
+fn the_key_of_a_github_app_becomes_a_secret_of_the_pulls() {
+    let cases = format!(
+        "{}\n'image inspect --format {{{{.Id}}}}'*) echo sha256:0;;\n'image inspect'*) echo 1000000;;\n\
+         'secret inspect'*) exit 1;;\n'secret ls'*) ;;\n'secret create'*) cat >> \"$(dirname \"$0\")/../secrets\";;\n\
+         'stack deploy'*) exit 1;;",
+        manager(1)
+    );
+    let run = |lines: &str, key: &str| {
+        let machine = Machine::with_docker(&cases);
+        let path = machine.path("app.pem");
+        fs::write(&path, key).unwrap();
+        let lines = lines.replace("PATH", path.to_str().unwrap());
+        let machine = machine.settings(&format!("ANTHROPIC_API_KEY='{KEY}'\n{lines}"));
+        let end = machine.run(&["--no-build"]);
+        (end, fs::read_to_string(machine.path("secrets")).unwrap_or_default())
+    };
+    let (both, pem) = (
+        "GITHUB_APP_ID=123\nGITHUB_APP_PRIVATE_KEY_SECRET=PATH\n",
+        "-----BEGIN RSA PRIVATE KEY-----\ns3cret\n-----END RSA PRIVATE KEY-----",
+    );
+    let (end, secrets) = run(both, pem);
+    end.is(1, &["workflow-stack_github_app_key_", "(github-pull-api)"]);
+    assert!(secrets.ends_with(pem), "{secrets}");
+    let deployed = end.docker.lines().find(|line| line.starts_with("stack deploy")).unwrap();
+    assert!(deployed.contains("swarm.github-app.yml"), "{deployed}");
+    assert!(!end.docker.contains("s3cret"), "{}", end.docker);
+    for (lines, key, expected) in [
+        ("GITHUB_APP_ID=123\n", pem, "GITHUB_APP_PRIVATE_KEY_SECRET is not set"),
+        ("GITHUB_APP_PRIVATE_KEY_SECRET=PATH\n", pem, "GITHUB_APP_ID: must be"),
+        (both, "s3cret", "does not contain a PRIVATE KEY"),
+    ] {
+        let (end, secrets) = run(lines, key);
+        end.is(2, &[expected]);
+        assert_eq!(secrets, "");
+    }
+}
+
 /// The first run makes a token and prints it once; the next ones keep it, although they cannot print it.
 #[test]
 fn a_token_for_an_administrator_is_made_once() {

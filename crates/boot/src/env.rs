@@ -228,20 +228,26 @@ impl<'a> Settings<'a> {
 
     /// A secret: the content of the file that `file` names, or else the value of `value`.
     pub fn secret(&mut self, file: &str, value: &str) -> Option<Secret> {
-        if let Some(path) = self.text(file) {
-            return match std::fs::read_to_string(&path) {
-                Ok(text) if !text.trim().is_empty() => Some(Secret::new(text.trim().to_owned())),
-                Ok(_) => {
-                    self.problem(file, &format!("{path} is empty"));
-                    None
-                }
-                Err(error) => {
-                    self.problem(file, &format!("cannot read {path}: {error}"));
-                    None
-                }
-            };
+        if self.text(file).is_some() {
+            return self.secret_file(file);
         }
         self.text(value).map(|text| Secret::new(text.trim().to_owned()))
+    }
+
+    /// A secret: the content of the file that `name` names.
+    pub fn secret_file(&mut self, name: &str) -> Option<Secret> {
+        let path = self.text(name)?;
+        match std::fs::read_to_string(&path) {
+            Ok(text) if !text.trim().is_empty() => Some(Secret::new(text.trim().to_owned())),
+            Ok(_) => {
+                self.problem(name, &format!("{path} is empty"));
+                None
+            }
+            Err(error) => {
+                self.problem(name, &format!("cannot read {path}: {error}"));
+                None
+            }
+        }
     }
 
     /// Records that `name` is invalid. `why` must not repeat the value of a secret.

@@ -39,10 +39,11 @@ const OF_SYSTEMS: [&str; 2] = ["/var/lib/ca-certificates", "/var/lib/gems"];
 
 /// Settings that name a file with a secret of the stack. Those of other parts are known if this one has them too, as
 /// with `up`.
-const SECRET_FILES: [&str; 6] = [
+const SECRET_FILES: [&str; 7] = [
     "CLAUDE_CODE_CREDENTIALS_SECRET",
     "STACK_SECRET_FILE",
     "GITHUB_TOKEN_SECRET",
+    "GITHUB_APP_PRIVATE_KEY_SECRET",
     "SSH_KEY_FILE",
     "ADMIN_TOKEN_SECRET",
     "TLS_KEY",
@@ -382,8 +383,14 @@ fn paths(settings: &mut Settings<'_>, name: &str) -> Vec<PathBuf> {
 
 /// Whether an agent may get the variable: it is neither a secret of this stack nor one that the stack decides.
 fn is_passable(name: &str) -> bool {
-    const SECRETS: [&str; 5] =
-        ["ADMIN_TOKEN_SECRET", "GITHUB_TOKEN", "GITHUB_TOKEN_SECRET", "SSH_KEY_FILE", "TLS_KEY"];
+    const SECRETS: [&str; 6] = [
+        "ADMIN_TOKEN_SECRET",
+        "GITHUB_APP_PRIVATE_KEY_SECRET",
+        "GITHUB_TOKEN",
+        "GITHUB_TOKEN_SECRET",
+        "SSH_KEY_FILE",
+        "TLS_KEY",
+    ];
     const DECIDED: [&str; 4] = ["HOME", "PATH", "TMPDIR", "IS_SANDBOX"];
     const PREFIXES: [&str; 4] = ["ANTHROPIC_", "CLAUDE_", "STACK_", "AGENT_"];
     !SECRETS.contains(&name)

@@ -96,6 +96,21 @@ pub enum SkipReason {
     RefusedName,
 }
 
+impl SkipReason {
+    /// The reason in a few words, for people.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Repository => "a repository of its own",
+            Self::Submodule => "a submodule: what is in it is not looked at",
+            Self::Special => "a pipe, a socket or a device",
+            Self::Unreadable => "cannot be read",
+            Self::TooLarge => "too large for a diff",
+            Self::RefusedName => "git refuses the name",
+        }
+    }
+}
+
 /// A commit that an agent has made itself. Nothing in it is more than a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentCommit {

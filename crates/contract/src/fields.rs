@@ -109,6 +109,18 @@ impl Fields {
         Ok(map.map(|map| Self { map: map.clone(), known: RefCell::default() }))
     }
 
+    /// What `read` makes of the object in this field. Its own fields must all be known, and errors name them within it.
+    pub(crate) fn nested<T>(
+        &self,
+        name: &'static str,
+        unknown: UnknownFields,
+        read: impl FnOnce(&Self) -> Result<T, RequestError>,
+    ) -> Result<Option<T>, RequestError> {
+        let Some(inner) = self.object(name)? else { return Ok(None) };
+        let value = read(&inner).and_then(|value| inner.finish(unknown).map(|()| value));
+        value.map(Some).map_err(|error| error.within(name))
+    }
+
     fn typed<'a, T>(
         &'a self,
         name: &'static str,

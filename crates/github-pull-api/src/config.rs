@@ -3,9 +3,14 @@
 use std::{path::PathBuf, time::Duration};
 
 use boot::{Secret, Settings, SystemUser};
-use contract::Policy;
+use contract::{Policy, RepoUrl, Scheme};
 
-use crate::{connector::ConnectorSettings, deliver::DeliverSettings};
+use crate::{
+    app::{AppRepository, GitHubApp},
+    connector::ConnectorSettings,
+    deliver::DeliverSettings,
+    remote::without_port,
+};
 
 /// The settings of a pull.
 #[derive(Clone, Debug)]
@@ -14,7 +19,9 @@ pub struct Config {
     pub policy: Policy,
     /// For the hosts of [`credential_hosts`](Self::credential_hosts), where a URL has no credentials.
     pub token: Option<Secret>,
-    /// The hosts the token is for, each with its port if that is not the scheme's own.
+    /// For repositories at those of the hosts of [`credential_hosts`](Self::credential_hosts) where GitHub runs, before the token.
+    pub app: Option<GitHubApp>,
+    /// The hosts the token and the GitHub App are for, each with its port if that is not the scheme's own.
     pub credential_hosts: Vec<String>,
     /// The private key for ssh. Without it there is no ssh.
     pub ssh_key_file: Option<PathBuf>,
@@ -41,6 +48,7 @@ impl Default for Config {
         Self {
             policy: Policy::default(),
             token: None,
+            app: None,
             credential_hosts: vec!["github.com".into()],
             ssh_key_file: None,
             ssh_known_hosts_file: None,
@@ -60,6 +68,7 @@ impl Config {
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let mut config = Self { policy: boot::read_policy(settings), ..Self::default() };
         config.token = settings.secret("GITHUB_TOKEN_SECRET", "GITHUB_TOKEN");
+        config.app = GitHubApp::read(settings);
         if let Some(hosts) = settings.list("GIT_CREDENTIAL_HOSTS") {
             config.credential_hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         }
@@ -81,6 +90,23 @@ impl Config {
         config.deliver = DeliverSettings::read(settings);
         config.agent_user = boot::read_owner_of_leftovers(settings);
         config
+    }
+
+    /// Whether credentials of ours are for this host, which has its port if that is not the scheme's own.
+    pub(crate) fn is_credential_host(&self, host: &str) -> bool {
+        self.credential_hosts.iter().any(|it| it == host)
+    }
+
+    /// The GitHub App, and what `repo` is called at its host, if it is one of its hosts.
+    pub(crate) fn app_for(&self, repo: &RepoUrl) -> Option<(&GitHubApp, AppRepository)> {
+        let app = self.app.as_ref()?;
+        let host = match repo.scheme() {
+            Scheme::Http | Scheme::Https => repo.host(),
+            Scheme::Ssh => without_port(repo.host()),
+            Scheme::Git | Scheme::File => return None,
+        };
+        let repository = self.deliver.forges.github(repo)?;
+        self.is_credential_host(host).then_some((app, repository))
     }
 }
 

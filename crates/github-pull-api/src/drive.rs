@@ -10,10 +10,12 @@ use workspace::Workspace;
 
 use crate::{
     Config,
+    app::Need,
     connector::Connector,
     failure::{Failure, Result, quote},
     git::Git,
     monitor::Monitor,
+    remote::Access,
     report::Reporter,
     staging::Staging,
 };
@@ -25,7 +27,8 @@ const RESERVE: Duration = Duration::from_millis(500);
 pub(crate) struct Site<'a> {
     pub(crate) config: Arc<Config>,
     pub(crate) monitor: Monitor,
-    pub(crate) connector: &'a Connector,
+    /// The way to git hosts.
+    pub(crate) access: Access<'a>,
     context: JobContext,
 }
 
@@ -53,11 +56,12 @@ impl Site<'_> {
     }
 }
 
-/// Runs `work`, as a stream that ends with [`Step::End`]. A job that is asked to stop ends as soon as the work does, at the
+/// Runs `work`, which does no more to repositories than it `need`s to, as a stream that ends with [`Step::End`]. A job that is asked to stop ends as soon as the work does, at the
 /// latest within the stop budget of its context.
 pub(crate) fn drive<T: Send + 'static>(
     config: Arc<Config>,
     context: JobContext,
+    need: Need,
     work: impl FnOnce(&Site<'_>) -> Result<T> + Send + 'static,
     ending_of: impl Fn(T) -> Ending + Send + Sync + 'static,
 ) -> impl Stream<Item = Step> + Send + 'static {
@@ -76,7 +80,11 @@ pub(crate) fn drive<T: Send + 'static>(
         let monitor = Monitor { reporter: reporter.clone(), stop: context.stop.clone() };
         let site_context = context.clone();
         let mut work = tokio::task::spawn_blocking(move || {
-            work(&Site { config, monitor, connector: &connector, context: site_context })
+            let access = Access::new(Arc::clone(&config), &connector, monitor.clone(), need);
+            let site = Site { config, monitor, access, context: site_context };
+            let result = work(&site);
+            site.access.revoke();
+            result
         });
         let ending = loop {
             tokio::select! {

@@ -2,7 +2,8 @@
 //!
 //! [`pull()`] is a job, and [`deliver()`] another: each is a stream of steps that ends once. `work` has the steps of a pull, which run on a
 //! thread of the blocking pool; `remote` is the git host's side of it, `checkout` the caller's; `git` is
-//! the one place that starts git, and `connector` its one way to the network. What a caller reads is made
+//! the one place that starts git, and `connector` its one way to the network. `app` makes tokens for one job, and `api` asks
+//! forges. What a caller reads is made
 //! in `report` and `failure`.
 //!
 //! *Architecture invariants:*
@@ -15,6 +16,8 @@
 //!
 //! Hooks are never run, and of filters only that of git-lfs, if it is asked for.
 
+mod api;
+mod app;
 mod changes;
 mod checkout;
 mod config;
@@ -33,6 +36,7 @@ mod service;
 mod staging;
 mod work;
 
+pub use app::GitHubApp;
 pub use changes::changes;
 pub use config::Config;
 pub use connector::{

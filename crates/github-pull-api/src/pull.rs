@@ -8,6 +8,7 @@ use oneshot::{JobContext, Step};
 
 use crate::{
     Config,
+    app::Need,
     checkout::Done,
     drive::{self, Site},
     failure::Failure,
@@ -46,7 +47,7 @@ pub fn pull(
         let (workspace, deadline) = (context.workspace.clone(), context.deadline.limit());
         let work = move |site: &Site<'_>| {
             let (config, monitor) = (Arc::clone(&site.config), site.monitor.clone());
-            work::run(&Work { config, id, workspace, request, target, monitor, deadline }, site.connector)
+            work::run(&Work { config, id, workspace, request, target, monitor, deadline }, &site.access)
         };
         let ending = move |done: Done| Ending::success(&PullEvent::Completed {
             job_id: id,
@@ -55,7 +56,7 @@ pub fn pull(
             branch: done.branch.as_ref(),
             commit: Some(&done.commit),
         });
-        for await step in drive::drive(config, context, work, ending) {
+        for await step in drive::drive(config, context, Need::Read, work, ending) {
             yield step;
         }
     }

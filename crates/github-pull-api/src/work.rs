@@ -15,12 +15,11 @@ use workspace::{UserIds, Workspace, take_back_if_left};
 use crate::{
     Config,
     checkout::{self, Done, Found, Submodule, Update},
-    connector::Connector,
     failure::{Failure, Result, quote},
     git::Git,
     lock::Lock,
     monitor::Monitor,
-    remote::{self, Extent, Freshness, Mirror, ObjectId, Transport},
+    remote::{self, Access, Extent, Freshness, Mirror, ObjectId, Transport},
     staging::Staging,
 };
 
@@ -44,7 +43,7 @@ const MOST_SUBMODULES: usize = 200;
 ///
 /// # Errors
 /// Why there is no checkout; the target is as it was, but for submodules that came before.
-pub(crate) fn run(work: &Work, connector: &Connector) -> Result<Done> {
+pub(crate) fn run(work: &Work, access: &Access<'_>) -> Result<Done> {
     let Work { config, request, target, monitor, workspace, .. } = work;
     let repo = &request.repo_url;
     if repo.scheme() == Scheme::File && config.policy.file_repositories == FileRepositories::Refused
@@ -62,13 +61,13 @@ pub(crate) fn run(work: &Work, connector: &Connector) -> Result<Done> {
         monitor.message(format!("Files in Git LFS stay pointers: {obstacle}"));
         lfs = false;
     }
-    Site { work, connector, git, staging, lfs }.pull(repo, request.branch.as_ref(), target, 0)
+    Site { work, access, git, staging, lfs }.pull(repo, request.branch.as_ref(), target, 0)
 }
 
 /// Where a pull works.
 struct Site<'a> {
     work: &'a Work,
-    connector: &'a Connector,
+    access: &'a Access<'a>,
     git: Git,
     staging: Staging,
     /// Whether files in LFS are fetched.
@@ -86,7 +85,7 @@ impl Site<'_> {
     ) -> Result<Done> {
         let Self { work, git, staging, .. } = self;
         let monitor = &work.monitor;
-        let transport = Transport::new(&work.config, repo, self.connector);
+        let transport = Transport::new(self.access, repo);
         let options = &work.request.options;
         // A submodule's commit need not be among the last ones.
         let depth = options.depth.filter(|_| level == 0);

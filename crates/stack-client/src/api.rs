@@ -134,15 +134,8 @@ impl Api {
         headers: &[(&'static str, String)],
         body: Bytes,
     ) -> Result<Answer, AskError> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.url.prefix))
-            .header(header::HOST, self.url.authority())
-            .body(Full::new(body))?;
-        for (name, value) in headers {
-            let value = HeaderValue::from_str(value).map_err(http::Error::from)?;
-            request.headers_mut().insert(*name, value);
-        }
+        let uri = format!("{}{path}", self.url.prefix);
+        let mut request = web::request_to(&self.url.authority(), method, uri, headers, body)?;
         if let Some(token) = &self.token {
             let bearer = format!("Bearer {}", token.expose());
             let mut bearer = HeaderValue::from_str(&bearer).map_err(http::Error::from)?;

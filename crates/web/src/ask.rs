@@ -160,6 +160,26 @@ pub async fn ask(
     Connection::open(base, connect_within).await?.ask(method, path, headers, body).await
 }
 
+/// A request to `host`, which may have a port.
+///
+/// # Errors
+/// If a header cannot be sent.
+pub fn request_to(
+    host: &str,
+    method: Method,
+    uri: String,
+    headers: &[(&'static str, String)],
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, AskError> {
+    let request = Request::builder().method(method).uri(uri).header(header::HOST, host);
+    let mut request = request.body(Full::new(body))?;
+    for (name, value) in headers {
+        let value = HeaderValue::from_str(value).map_err(http::Error::from)?;
+        request.headers_mut().insert(HeaderName::from_static(name), value);
+    }
+    Ok(request)
+}
+
 /// Sends a request on a new connection to `target`, which may be encrypted, and waits for the head of the response.
 ///
 /// # Errors
@@ -215,15 +235,8 @@ impl Connection {
         headers: &[(&'static str, String)],
         body: Bytes,
     ) -> Result<Answer, AskError> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.prefix))
-            .header(header::HOST, &self.target)
-            .body(Full::new(body))?;
-        for (name, value) in headers {
-            let value = HeaderValue::from_str(value).map_err(http::Error::from)?;
-            request.headers_mut().insert(HeaderName::from_static(name), value);
-        }
+        let uri = format!("{}{path}", self.prefix);
+        let request = request_to(&self.target, method, uri, headers, body)?;
         self.send(request).await
     }
 

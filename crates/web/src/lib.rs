@@ -11,7 +11,7 @@ mod serve;
 mod sse;
 mod tls;
 
-pub use ask::{Answer, AskError, BaseUrl, Connection, ask, ask_on};
+pub use ask::{Answer, AskError, BaseUrl, Connection, ask, ask_on, request_to};
 pub use cors::Cors;
 pub use intake::{
     BODY_LIMIT, Ids, OnDisconnect, PASSED_LIMIT, ids_wanted, job_id, last_event_id, read_json_body,

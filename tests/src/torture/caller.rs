@@ -33,6 +33,8 @@ impl Urls {
 pub(crate) struct Caller {
     urls: Urls,
     service: Service,
+    /// Where the request goes.
+    url: String,
     body: Value,
     /// The job's ID, which the caller has chosen.
     pub(crate) id: String,
@@ -63,8 +65,20 @@ impl Caller {
         Self::new(stack, Service::Claude, json!({"prompt": script.prompt()}))
     }
 
+    /// A delivery of what the workflow `id` has left.
+    pub(crate) fn deliver(stack: &Stack, id: &str, deliver: &Value) -> Self {
+        let url = format!("{}/api/jobs/{id}/deliver", stack.workflow_url());
+        Self { url, ..Self::new(stack, Service::Pull, deliver.clone()) }
+    }
+
     fn new(stack: &Stack, service: Service, body: Value) -> Self {
-        Self { urls: Urls::of(stack), service, body, id: uuid::Uuid::now_v7().to_string() }
+        let urls = Urls::of(stack);
+        let url = match service {
+            Service::Workflow => format!("{}/api/workflow", urls.workflow),
+            Service::Pull => format!("{}/api/pull", urls.pull),
+            Service::Claude => format!("{}/api/execute", urls.claude),
+        };
+        Self { urls, service, url, body, id: uuid::Uuid::now_v7().to_string() }
     }
 
     /// The same with one more field.
@@ -107,14 +121,10 @@ impl Caller {
 
     async fn live(&self) -> (Vec<SseEvent>, usize) {
         let (mut seen, mut cuts) = (Vec::<SseEvent>::new(), 0);
-        let base = match self.service {
-            Service::Workflow => format!("{}/api/workflow", self.urls.workflow),
-            Service::Pull => format!("{}/api/pull", self.urls.pull),
-            Service::Claude => format!("{}/api/execute", self.urls.claude),
-        };
         loop {
             let request = match seen.last().and_then(|event| event.id.as_deref()) {
-                None => SseClient::post(&base, &self.body)
+                None => SseClient::post(&self.url, &self.body)
+                    .service(self.service)
                     .header("x-job-id", &self.id)
                     .accept_event_stream(),
                 Some(last) => self.events().last_event_id(last),

@@ -1,7 +1,7 @@
 //! Many short jobs while processes are killed all the time: every job still ends exactly once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::PathBuf,
     sync::{
         Arc,
@@ -22,7 +22,7 @@ use super::{
     caller::Caller,
     outcomes::{check_volume, entries, runs},
     report::{Report, count, seconds},
-    strike::Death,
+    strike::{Deaths, Of},
 };
 use crate::{AgentScript, GitServer, Stack, wait_for};
 
@@ -125,11 +125,10 @@ impl Kill {
         for _ in 0..field.options.callers {
             callers.spawn(Arc::clone(&field).call());
         }
-        let deaths = field.strike_until_done(&mut callers, &mut report).await;
+        let (done, deaths) = field.strike_until_done(&mut callers, &mut report).await;
         report.figure("seconds", seconds(started.elapsed()));
-        let done = deaths.done;
         field.conclude(&mut report, &done).await;
-        deaths.ends.conclude(&mut report).await;
+        deaths.conclude(&mut report).await;
         // This is not guaranteed: a replica that is killed while it creates or removes its agent's
         // directory leaves one without a lock.
         report.figure("directories left in TMPDIR", entries(temporary.path()));
@@ -141,36 +140,6 @@ impl Kill {
 
 fn repository(number: usize) -> String {
     format!("repository-{number}")
-}
-
-/// What the campaign has done, and the tasks that check it.
-struct Deaths {
-    done: Vec<Done>,
-    ends: Ends,
-}
-
-/// The tasks that wait for the jobs of dead processes to end.
-#[derive(Default)]
-struct Ends {
-    tasks: JoinSet<Result<Vec<Duration>, String>>,
-    killed: BTreeMap<String, usize>,
-    at_work: usize,
-}
-
-impl Ends {
-    async fn conclude(mut self, report: &mut Report) {
-        let mut times = Vec::new();
-        while let Some(settled) = self.tasks.join_next().await {
-            match settled.map_err(sentence) {
-                Ok(Ok(some)) => times.extend(some),
-                Ok(Err(late)) | Err(late) => report.violate(late),
-            }
-        }
-        report.figure("processes killed", self.killed.values().sum::<usize>());
-        report.figure("by service", serde_json::json!(self.killed));
-        report.figure("of these, with a job", self.at_work);
-        report.times("from a kill to the end of the job", &mut times);
-    }
 }
 
 impl Field {
@@ -223,52 +192,34 @@ impl Field {
         self: &Arc<Self>,
         callers: &mut JoinSet<Vec<Result<Done, String>>>,
         report: &mut Report,
-    ) -> Deaths {
+    ) -> (Vec<Done>, Deaths) {
         let mut rng = Rng::with_seed(self.options.seed);
         let mut ticks = tokio::time::interval(self.options.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut deaths = Deaths { done: Vec::new(), ends: Ends::default() };
+        let (mut all, mut deaths) = (Vec::new(), Deaths::default());
         let mut told = Instant::now();
         loop {
             tokio::select! {
                 one = callers.join_next() => {
-                    let Some(one) = one else { return deaths };
+                    let Some(one) = one else { return (all, deaths) };
                     for done in one.unwrap() {
                         match done {
-                            Ok(done) => deaths.done.push(done),
+                            Ok(done) => all.push(done),
                             Err(broken) => report.violate(broken),
                         }
                     }
                 }
-                _ = ticks.tick() => self.strike(&mut rng, &mut deaths.ends),
+                _ = ticks.tick() => {
+                    let parts = self.options.target.parts();
+                    deaths.strike(&self.stack, parts, Of::All, &mut rng);
+                }
             }
             if told.elapsed() > Duration::from_secs(10) {
                 told = Instant::now();
-                let (sent, killed) = (self.next.load(Ordering::Relaxed), &deaths.ends.killed);
+                let (sent, killed) = (self.next.load(Ordering::Relaxed), &deaths.killed);
                 eprintln!("{sent} of {} jobs sent, killed: {killed:?}", self.options.jobs);
             }
         }
-    }
-
-    fn strike(&self, rng: &mut Rng, ends: &mut Ends) {
-        let parts = self.options.target.parts();
-        let victims: Vec<_> = self
-            .stack
-            .descendants()
-            .into_iter()
-            .filter_map(|process| {
-                // The child of a replica looks like the replica until it becomes git or the agent.
-                let is_replica = process.state != 'Z' && process.ppid == self.stack.pid();
-                let cmdline = is_replica.then(|| process.cmdline())?;
-                let part = parts.iter().find(|part| is_part(&cmdline, part))?;
-                Some((process.pid, *part))
-            })
-            .collect();
-        let Some(&(pid, part)) = rng.choice(&victims) else { return };
-        let Some(death) = Death::of(self.stack.workspace(), pid) else { return };
-        *ends.killed.entry(part.to_owned()).or_default() += 1;
-        ends.at_work += usize::from(!death.jobs.is_empty());
-        ends.tasks.spawn(death.settled());
     }
 
     async fn conclude(&self, report: &mut Report, done: &[Done]) {
@@ -310,10 +261,6 @@ fn keep_log(stack: &Stack) {
     let path = stack.workspace().join("stack.log");
     let kept = std::fs::write(&path, stack.log());
     eprintln!("the stack's log is in {} ({kept:?})", path.display());
-}
-
-fn is_part(cmdline: &str, part: &str) -> bool {
-    cmdline.strip_suffix(part).is_some_and(|rest| rest.ends_with(" serve "))
 }
 
 fn is_expected(end: &str) -> bool {

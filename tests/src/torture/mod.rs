@@ -7,6 +7,7 @@
 
 mod caller;
 mod census;
+mod deliveries;
 mod flood;
 mod kill;
 mod leaks;
@@ -20,6 +21,7 @@ mod strike;
 mod sweep;
 mod volume;
 
+pub use deliveries::Deliveries;
 pub use flood::Flooded;
 pub use kill::{Kill, Target};
 pub use leaks::Leaks;

@@ -1,6 +1,7 @@
 //! Kills a process and checks that its jobs end.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     time::{Duration, Instant},
@@ -11,8 +12,12 @@ use nix::{
     unistd::Pid,
 };
 
-use super::volume::JobDirectory;
-use crate::procfs;
+use contract::DeliverRequest;
+use fastrand::Rng;
+use tokio::task::JoinSet;
+
+use super::{kill::sentence, report::Report, volume::JobDirectory};
+use crate::{Stack, procfs};
 
 /// How soon a job must have ended after its process died.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
@@ -71,6 +76,68 @@ impl Death {
         }
         Ok(times)
     }
+}
+
+/// The deaths of a campaign: what was killed, and the tasks that wait for the jobs of dead processes to end.
+#[derive(Default)]
+pub(crate) struct Deaths {
+    tasks: JoinSet<Result<Vec<Duration>, String>>,
+    pub(crate) killed: BTreeMap<String, usize>,
+    at_work: usize,
+    pub(crate) delivering: usize,
+}
+
+impl Deaths {
+    /// Kills a replica or a gateway of one of these parts, and `of` its processes.
+    pub(crate) fn strike(&mut self, stack: &Stack, parts: &[&'static str], of: Of, rng: &mut Rng) {
+        let victims = stack.descendants().into_iter().filter_map(|process| {
+            // The child of a replica looks like the replica until it becomes git or the agent.
+            let is_replica = process.state != 'Z' && process.ppid == stack.pid();
+            let cmdline = is_replica.then(|| process.cmdline())?;
+            let part = parts.iter().find(|part| is_part(&cmdline, part))?;
+            Some((process.pid, *part))
+        });
+        let mut victims: Vec<_> = victims.collect();
+        if of == Of::AtWork {
+            victims.retain(|(pid, _)| has_job(stack.workspace(), *pid));
+        }
+        let Some(&(pid, part)) = rng.choice(&victims) else { return };
+        let Some(death) = Death::of(stack.workspace(), pid) else { return };
+        *self.killed.entry(part.to_owned()).or_default() += 1;
+        self.at_work += usize::from(!death.jobs.is_empty());
+        let delivers =
+            |job: &JobDirectory| job.record().is_some_and(|it| it["path"] == DeliverRequest::PATH);
+        self.delivering += usize::from(death.jobs.iter().any(delivers));
+        self.tasks.spawn(death.settled());
+    }
+
+    /// Waits for the jobs of all of them, and reports.
+    pub(crate) async fn conclude(mut self, report: &mut Report) {
+        let mut times = Vec::new();
+        while let Some(settled) = self.tasks.join_next().await {
+            match settled.map_err(sentence) {
+                Ok(Ok(some)) => times.extend(some),
+                Ok(Err(late)) | Err(late) => report.violate(late),
+            }
+        }
+        report.figure("processes killed", self.killed.values().sum::<usize>());
+        report.figure("by service", serde_json::json!(self.killed));
+        report.figure("of these, with a job", self.at_work);
+        report.times("from a kill to the end of the job", &mut times);
+    }
+}
+
+/// Which processes are killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// Any of them.
+    All,
+    /// Those that have a job.
+    AtWork,
+}
+
+fn is_part(cmdline: &str, part: &str) -> bool {
+    cmdline.strip_suffix(part).is_some_and(|rest| rest.ends_with(" serve "))
 }
 
 async fn ended(job: &JobDirectory, since: Instant, limit: Duration) -> Result<Duration, String> {

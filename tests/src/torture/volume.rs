@@ -40,6 +40,12 @@ impl JobDirectory {
         fs::metadata(self.0.join(file)).is_ok_and(|file| file.len() > 0)
     }
 
+    /// Whether the words are in its journal.
+    pub(crate) fn says(&self, words: &str) -> bool {
+        fs::read_to_string(self.0.join("events.ndjson"))
+            .is_ok_and(|journal| journal.contains(words))
+    }
+
     /// The request, the service and the parent, or `None` if the job was still being created.
     pub(crate) fn record(&self) -> Option<Value> {
         serde_json::from_slice(&fs::read(self.0.join("job.json")).ok()?).ok()

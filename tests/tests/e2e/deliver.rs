@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use testkit::{AgentScript, GitServer, SseClient, SseEvent, SseRequest, Stack};
 
 use crate::support::{
-    Marks, get, job, post_workflow, process_of, send_signal, terminal, without_waits, workflow,
+    Marks, get, job, post_workflow, process_of, send_signal, stack_and_repository, terminal,
+    without_waits, workflow,
 };
 
 /// The body of a workflow whose result becomes a branch.
@@ -42,10 +43,8 @@ fn between(from: &Value, to: &Value) -> i64 {
 
 #[tokio::test]
 async fn a_result_becomes_a_branch() {
-    let git = GitServer::start().await;
-    let base = git.create_repo("app", &[("a", "1\n")]);
-    git.allow_push("app");
-    let stack = Stack::builder().start().await;
+    let (git, stack) = stack_and_repository().await;
+    let base = git.head("app", "main").unwrap();
     let url = git.url("app");
 
     let script = AgentScript::new().write("b", "new\n").write("a", "2\n");
@@ -162,10 +161,7 @@ async fn a_result_is_at_the_host_soon_after_the_agent_has_ended() {
 
 #[tokio::test]
 async fn a_delivery_whose_replica_dies_after_the_push_is_found_again() {
-    let git = GitServer::start().await;
-    git.create_repo("app", &[("a", "1\n")]);
-    git.allow_push("app");
-    let stack = Stack::builder().start().await;
+    let (git, stack) = stack_and_repository().await;
     let marks = Marks::new();
     // The branch is there, and the host does not say so until the gate opens.
     git.set_hook(
@@ -213,10 +209,7 @@ async fn a_delivery_whose_replica_dies_after_the_push_is_found_again() {
 /// The host goes on taking the push of the replica that was killed, while the next one pushes the same again.
 #[tokio::test]
 async fn a_delivery_whose_replica_dies_during_the_push_is_made_once() {
-    let git = GitServer::start().await;
-    git.create_repo("app", &[("a", "1\n")]);
-    git.allow_push("app");
-    let stack = Stack::builder().start().await;
+    let (git, stack) = stack_and_repository().await;
     let marks = Marks::new();
     git.set_hook(
         "app",

@@ -16,10 +16,19 @@ use nix::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    AgentScript, SseClient, SseEvent, SseRequest, Stack, http_json, is_alive, scratch, wait_for,
+    AgentScript, GitServer, SseClient, SseEvent, SseRequest, Stack, http_json, is_alive, scratch,
+    wait_for,
 };
 
 pub(crate) use testkit::PATIENCE;
+
+/// A server with the repository `app`, which takes pushes, and a stack.
+pub(crate) async fn stack_and_repository() -> (GitServer, Stack) {
+    let git = GitServer::start().await;
+    git.create_repo("app", &[("a", "1\n")]);
+    git.allow_push("app");
+    (git, Stack::builder().start().await)
+}
 
 /// The body of a workflow request.
 pub(crate) fn workflow(repo_url: &str, script: &AgentScript) -> Value {

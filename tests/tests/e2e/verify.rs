@@ -5,7 +5,9 @@ use std::fs;
 use serde_json::{Value, json};
 use testkit::{AgentScript, GitServer, SseEvent, Stack};
 
-use crate::support::{Marks, get, job, post_workflow, terminal, without_waits, workflow};
+use crate::support::{
+    Marks, get, job, post_workflow, stack_and_repository, terminal, without_waits, workflow,
+};
 
 /// A check that passes when `name` is there, and otherwise prints what makes the agent create it.
 fn wants(name: &str, script: &AgentScript) -> String {
@@ -24,10 +26,7 @@ fn results(events: &[SseEvent]) -> Vec<(u64, bool)> {
 
 #[tokio::test]
 async fn what_fails_is_given_back_to_the_same_session() {
-    let git = GitServer::start().await;
-    git.create_repo("app", &[("a", "1\n")]);
-    git.allow_push("app");
-    let stack = Stack::builder().start().await;
+    let (git, stack) = stack_and_repository().await;
     let marks = Marks::new();
     let runs = marks.path("runs");
     let first = AgentScript::new().log_run(&runs).write("b", "b\n").say("First.");

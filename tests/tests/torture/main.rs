@@ -11,7 +11,8 @@ use nix::{
 use testkit::{
     processes_of_directory, target_binary,
     torture::{
-        Flooded, Kill, Leaks, Readers, Report, SideBySide, Stops, Storms, Sweep, Target, Victim,
+        Deliveries, Flooded, Kill, Leaks, Readers, Report, SideBySide, Stops, Storms, Sweep,
+        Target, Victim,
     },
     wait_for,
 };
@@ -49,6 +50,18 @@ async fn replicas_are_killed_continuously() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_gateway_is_killed_too() {
     alone(killing(60, 300, Target::All).run()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_are_killed_continuously() {
+    for pull_requests in [false, true] {
+        let every = Duration::from_millis(700);
+        let deliveries =
+            Deliveries { results: 30, callers: 6, every, pulls: 4, pull_requests, seed: 1 };
+        let report = alone(deliveries.run()).await;
+        let killed = report.get("killed while delivering").and_then(serde_json::Value::as_u64);
+        assert!(killed > Some(1), "too few replicas were killed while they delivered: {report}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

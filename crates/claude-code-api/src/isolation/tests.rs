@@ -149,7 +149,7 @@ fn secrets_and_a_linked_workspace_stay_closed() {
     for name in ["srv/tools", "srv/workspace/app", "srv/tmp"] {
         fs::create_dir_all(root.join(name)).unwrap();
     }
-    for name in ["srv/key", "srv/tls.key", "srv/public"] {
+    for name in ["srv/key", "srv/app.pem", "srv/tls.key", "srv/public"] {
         fs::write(root.join(name), "s3cret").unwrap();
     }
     symlink("srv", root.join("linked")).unwrap();
@@ -157,6 +157,7 @@ fn secrets_and_a_linked_workspace_stay_closed() {
     let (isolation, problems) = read(&[
         ("AGENT_READ_PATHS", &text("srv")),
         ("GITHUB_TOKEN_SECRET", &text("linked/key")),
+        ("GITHUB_APP_PRIVATE_KEY_SECRET", &text("srv/app.pem")),
         ("SSH_KEY_FILE", "/nonexistent/key"),
         ("TLS_KEY", &text("srv/tls.key")),
     ]);
@@ -176,7 +177,7 @@ fn secrets_and_a_linked_workspace_stay_closed() {
     let shown = format!("{confinement:?}");
     let has = |name: &str| shown.contains(&format!("{:?}", root.join(name)));
     assert!(has("srv/tools") && has("srv/public") && has("srv/workspace/app"), "{shown}");
-    for closed in ["srv", "srv/key", "srv/tls.key", "srv/workspace"] {
+    for closed in ["srv", "srv/key", "srv/app.pem", "srv/tls.key", "srv/workspace"] {
         assert!(!has(closed), "{closed}: {shown}");
     }
     let said = isolation.preflight();

@@ -89,13 +89,7 @@ impl Deliver {
         fields: &Fields,
         policy: &Policy,
     ) -> Result<Option<Self>, RequestError> {
-        let Some(inner) = fields.object("deliver")? else { return Ok(None) };
-        let read = || {
-            let deliver = Self::read(&inner)?;
-            inner.finish(policy.unknown_fields)?;
-            Ok(deliver)
-        };
-        read().map_err(|error: RequestError| error.within("deliver"))
+        fields.nested("deliver", policy.unknown_fields, Self::read).map(Option::flatten)
     }
 
     /// Reads the fields of the object itself.

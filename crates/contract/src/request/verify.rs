@@ -29,13 +29,7 @@ impl Verify {
         fields: &Fields,
         policy: &Policy,
     ) -> Result<Option<Self>, RequestError> {
-        let Some(inner) = fields.object("verify")? else { return Ok(None) };
-        let read = || {
-            let verify = Self::read(&inner)?;
-            inner.finish(policy.unknown_fields)?;
-            Ok(verify)
-        };
-        read().map(Some).map_err(|error: RequestError| error.within("verify"))
+        fields.nested("verify", policy.unknown_fields, Self::read)
     }
 
     fn read(fields: &Fields) -> Result<Self, RequestError> {

@@ -103,6 +103,11 @@ impl<'a> Control<'a> {
         command.writes(own).reads(&self.objects)
     }
 
+    /// Where the contents of files in LFS are that became pointers. It need not be there.
+    pub(crate) fn lfs_storage(&self) -> PathBuf {
+        self.path.join("lfs")
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -197,7 +197,7 @@ impl<'a> Taking<'a, '_> {
         if !self.uses_lfs {
             return Ok(command);
         }
-        let storage = control.path().join("lfs");
+        let storage = control.lfs_storage();
         std::fs::create_dir_all(&storage).map_err(Failure::io("create", &storage))?;
         Ok(store_in_lfs(command, &storage))
     }
@@ -282,10 +282,27 @@ pub(super) fn added(
 /// # Errors
 /// If git cannot be run.
 pub(super) fn in_lfs<'p>(control: &Control<'_>, paths: &[&'p [u8]]) -> Result<BTreeSet<&'p [u8]>> {
+    in_lfs_by(control.command(&CHECK_FILTER), paths)
+}
+
+/// Those of `paths` that the attributes in the commit `id` put into LFS.
+///
+/// # Errors
+/// If git cannot be run.
+pub(crate) fn in_lfs_at<'p>(
+    control: &Control<'_>,
+    id: &ObjectId,
+    paths: &[&'p [u8]],
+) -> Result<BTreeSet<&'p [u8]>> {
+    in_lfs_by(control.command(&CHECK_FILTER).env("GIT_ATTR_SOURCE", id.as_str()), paths)
+}
+
+const CHECK_FILTER: [&str; 4] = ["check-attr", "-z", "--stdin", "filter"];
+
+fn in_lfs_by<'p>(look: Command<'_>, paths: &[&'p [u8]]) -> Result<BTreeSet<&'p [u8]>> {
     if paths.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let look = control.command(&["check-attr", "-z", "--stdin", "filter"]);
     let printed = listed(look.input(lines(paths)))?;
     // Path, attribute and value of each.
     let values = printed.split(|byte| *byte == 0).skip(2).step_by(3);

@@ -20,6 +20,7 @@ use workspace::{Comparable, Job};
 use super::{MOST_FILES, Source, Taken, take};
 use crate::{
     Config,
+    app::Need,
     drive::{self, Site},
     failure::{Failure, Result},
     remote::{Extent, ObjectId},
@@ -52,7 +53,7 @@ pub fn changes(
             timestamp: Timestamp::now(),
         })
     };
-    drive::drive(config, context, work, ending)
+    drive::drive(config, context, Need::Read, work, ending)
 }
 
 fn look(site: &Site<'_>, id: JobId) -> Result<Changes> {
@@ -73,6 +74,7 @@ fn look(site: &Site<'_>, id: JobId) -> Result<Changes> {
         workspace,
         repo: &pull.repo_url,
         extent: Extent { depth: options.depth, filter: options.filter, lfs: options.lfs },
+        uses_lfs: options.lfs,
         checkout: &workspace.root().join(checkout.as_str()),
         base: &base,
     };

@@ -30,6 +30,7 @@ pub use self::job::changes;
 pub(crate) use self::{
     commits::{Commit, adopt},
     control::Control,
+    index::in_lfs_at,
     list::Files,
     patch::{MOST_FILES, write_diff},
     walk::Skipped,
@@ -88,6 +89,8 @@ pub(crate) struct Source<'a> {
     pub(crate) repo: &'a RepoUrl,
     /// What the pull asked for.
     pub(crate) extent: Extent,
+    /// Whether files that belong in LFS become pointers, as in a commit. A pull that left pointers need not be followed by that.
+    pub(crate) uses_lfs: bool,
     /// The top directory of the checkout.
     pub(crate) checkout: &'a Path,
     /// The commit that the pull checked out.
@@ -123,8 +126,8 @@ pub(crate) fn take<'a>(git: &'a Git, staging: &Staging, source: &Source<'_>) -> 
         added_by_agent = claimed(added(git, staging, left, base))?;
         commits = claimed(commits::since(git, staging, left, base))?;
     }
-    let obstacle = if source.extent.lfs { lfs_obstacle(git)? } else { None };
-    let uses_lfs = source.extent.lfs && obstacle.is_none();
+    let obstacle = if source.uses_lfs { lfs_obstacle(git)? } else { None };
+    let uses_lfs = source.uses_lfs && obstacle.is_none();
     let taking = Taking { git, staging, checkout, base, added: &added_by_agent, uses_lfs };
     let mut last = None;
     for origin in Origin::all(source, left.as_ref()) {
@@ -138,7 +141,7 @@ pub(crate) fn take<'a>(git: &'a Git, staging: &Staging, source: &Source<'_>) -> 
         };
         match attempt() {
             Ok(Some((control, tree, mut files))) => {
-                if source.extent.lfs {
+                if source.uses_lfs {
                     find_lfs(&control, &mut files, obstacle)?;
                 }
                 found.sort();

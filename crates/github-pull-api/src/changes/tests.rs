@@ -105,8 +105,8 @@ impl Scene {
             let git = Git::new(&config, monitor, &staging, Duration::from_secs(60))?;
             let base = ObjectId::parse(base.as_bytes()).unwrap();
             let (extent, checkout) = (Extent { lfs, ..Extent::default() }, checkout.as_path());
-            let source =
-                Source { workspace: &workspace, repo: &repo, extent, checkout, base: &base };
+            let (workspace, repo, base) = (&workspace, &repo, &base);
+            let source = Source { workspace, repo, extent, uses_lfs: lfs, checkout, base };
             let mut taken = take(&git, &staging, &source)?;
             let patch = staging.join("patch");
             let is_whole = match bounds {

@@ -8,36 +8,37 @@ use std::{
 
 use super::{
     commit::Words,
+    lfs::{Candidates, Uploads},
     placement::Line,
-    rules::{self, Links, SHOWN},
+    rules::{self, Links},
     source::Source,
 };
 use crate::{
     changes::{self, Control},
     drive::Site,
-    failure::{Failure, Result, quote},
-    remote::{Logins, ObjectId},
+    failure::{Failure, Result},
+    git::Git,
+    remote::ObjectId,
     staging::Staging,
 };
 
-/// What a file in Git LFS begins with.
-const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\n";
 /// The shortest line of a private key that is looked for, in characters.
 const SHORTEST_KEY_LINE: usize = 40;
 
 /// Refuses commits that must not leave the stack. Each of them is looked at: what one adds and the next one removes leaves it too.
+/// Returns what has to be uploaded before they are pushed.
 ///
 /// # Errors
 /// What is in them that is not to be delivered.
 pub(super) fn check(
     site: &Site<'_>,
     staging: &Staging,
-    (source, control): (&Source, &Control<'_>),
+    (git, source, control): (&Git, &Source, &Control<'_>),
     line: &Line,
     allow_protected: bool,
-) -> Result<()> {
+) -> Result<Uploads> {
     let settings = &site.config.deliver;
-    let mut files = BTreeMap::new();
+    let (mut files, mut in_lfs) = (BTreeSet::new(), Candidates::default());
     for (parent, made) in &line.steps {
         let changed = changes::Files::between(control, parent, made)?;
         let tree = Tree::list(control, made)?;
@@ -46,10 +47,9 @@ pub(super) fn check(
             let paths = changed.0.iter().flat_map(|file| [Some(&file.path), file.from.as_ref()]);
             settings.protected.check(paths.flatten().map(Vec::as_slice), &links)?;
         }
-        for file in changed.0 {
-            let id = tree.files.get(&file.path).map(|entry| entry.id.clone());
-            files.insert(file.path, id);
-        }
+        let paths: Vec<&[u8]> = changed.0.iter().map(|file| file.path.as_slice()).collect();
+        in_lfs.add(control, (made, &tree), &paths)?;
+        files.extend(changed.0.into_iter().map(|file| file.path));
     }
     let (mut size, mut is_whole) = (0, true);
     let patch = staging.join("delivery.patch");
@@ -59,24 +59,10 @@ pub(super) fn check(
     }
     rules::check_size(settings, files.len(), (size, is_whole))?;
     let secrets = secrets(site, source)?;
-    let pointers = scan(staging, control, line, &secrets, site.config.checkout_limit)?;
-    let mut without: Vec<_> = files
-        .iter()
-        .filter(|(_, id)| id.as_ref().is_some_and(|id| pointers.contains(id)))
-        .map(|(path, _)| quote(&rules::shown(path), &[]))
-        .collect();
-    if !without.is_empty() {
-        let more = without.len().saturating_sub(SHOWN);
-        without.truncate(SHOWN);
-        if more > 0 {
-            without.push(format!("{more} more"));
-        }
-        site.monitor.message(format!(
-            "These files are in Git LFS, and only their pointers are delivered: push their contents from the checkout ({})",
-            without.join(", ")
-        ));
-    }
-    Ok(())
+    scan(staging, control, line, &secrets, site.config.checkout_limit)?;
+    let uploads = in_lfs.uploads(git, control, line)?;
+    uploads.check(control, &secrets)?;
+    Ok(uploads)
 }
 
 /// Refuses words that contain a secret. They need not be in a commit.
@@ -92,19 +78,26 @@ pub(super) fn check_words(site: &Site<'_>, source: &Source, words: &Words) -> Re
     Ok(())
 }
 
-/// The credentials that may be sent to the repository, and the lines of the ssh key.
+/// The credentials that may be sent to the repository, and the lines of the private keys.
 fn secrets(site: &Site<'_>, source: &Source) -> Result<Vec<String>> {
-    let mut secrets = Logins::secrets(&site.config, &source.repo);
+    let mut secrets = site.access.secrets(&source.repo);
+    if let Some(app) = &site.config.app {
+        secrets.extend(key_lines(app.key()));
+    }
     if let Some(path) = &site.config.ssh_key_file {
         let key = std::fs::read(path).map_err(Failure::io("read", path))?;
-        let key = String::from_utf8_lossy(&key);
-        let lines: Vec<_> = key.lines().map(str::trim).filter(|it| !it.contains("-----")).collect();
-        // Keys of the same kind begin alike.
-        let own = lines.get(1..).filter(|rest| !rest.is_empty()).unwrap_or(&lines);
-        let own = own.iter().filter(|line| line.len() >= SHORTEST_KEY_LINE);
-        secrets.extend(own.map(|line| (*line).to_owned()));
+        secrets.extend(key_lines(&String::from_utf8_lossy(&key)));
     }
     Ok(secrets)
+}
+
+/// The lines of a private key that are its own.
+fn key_lines(key: &str) -> Vec<String> {
+    let lines: Vec<_> = key.lines().map(str::trim).filter(|it| !it.contains("-----")).collect();
+    // Keys of the same kind begin alike.
+    let own = lines.get(1..).filter(|rest| !rest.is_empty()).unwrap_or(&lines);
+    let own = own.iter().filter(|line| line.len() >= SHORTEST_KEY_LINE);
+    own.map(|line| (*line).to_owned()).collect()
 }
 
 /// An entry of a tree.
@@ -114,12 +107,14 @@ struct Entry {
 }
 
 /// All files of a commit.
-struct Tree {
+pub(super) struct Tree {
     files: BTreeMap<Vec<u8>, Entry>,
 }
 
 impl Tree {
-    fn list(control: &Control<'_>, commit: &ObjectId) -> Result<Self> {
+    /// # Errors
+    /// If git cannot list them.
+    pub(super) fn list(control: &Control<'_>, commit: &ObjectId) -> Result<Self> {
         let printed = control.command(&["ls-tree", "-r", "-z", commit.as_str()]).output()?;
         // `MODE TYPE ID`, a tab, and the path.
         let parse = |line: &[u8]| {
@@ -131,6 +126,16 @@ impl Tree {
         Ok(Self { files: printed.split(|byte| *byte == 0).filter_map(parse).collect() })
     }
 
+    /// The blob of a file that is no link.
+    pub(super) fn file(&self, path: &[u8]) -> Option<&ObjectId> {
+        self.files.get(path).filter(|entry| !entry.is_link).map(|entry| &entry.id)
+    }
+
+    /// What it consists of.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &ObjectId> {
+        self.files.values().map(|entry| &entry.id)
+    }
+
     /// Its links, if some of them are protected.
     fn links(&self, control: &Control<'_>, protected: &rules::Protected) -> Result<Links> {
         let links: Vec<_> = self.files.iter().filter(|(_, entry)| entry.is_link).collect();
@@ -140,7 +145,7 @@ impl Tree {
         let ids: Vec<u8> =
             links.iter().flat_map(|(_, entry)| format!("{}\n", entry.id).into_bytes()).collect();
         let printed = control.command(&["cat-file", "--batch"]).input(ids).output()?;
-        let targets = contents(printed.as_slice())
+        let targets = contents(&printed)
             .map_err(|_| Failure::Git("the links of a tree cannot be read".into()))?;
         let target = |entry: &Entry| targets.get(&entry.id).map(Vec::as_slice);
         let links = links.into_iter();
@@ -149,7 +154,10 @@ impl Tree {
 }
 
 /// The small objects that `git cat-file --batch` has printed.
-fn contents(mut objects: &[u8]) -> io::Result<BTreeMap<ObjectId, Vec<u8>>> {
+///
+/// # Errors
+/// If that is incomplete.
+pub(super) fn contents(mut objects: &[u8]) -> io::Result<BTreeMap<ObjectId, Vec<u8>>> {
     let mut found = BTreeMap::new();
     while let Some((id, size)) = object_head(&mut objects)? {
         let mut content = Vec::new();
@@ -160,7 +168,7 @@ fn contents(mut objects: &[u8]) -> io::Result<BTreeMap<ObjectId, Vec<u8>>> {
     Ok(found)
 }
 
-/// Searches everything that a push of `line` sends. Returns the files that only stand for one in Git LFS.
+/// Searches everything that a push of `line` sends.
 ///
 /// # Errors
 /// If there is a secret in it.
@@ -170,7 +178,7 @@ fn scan(
     line: &Line,
     secrets: &[String],
     most: u64,
-) -> Result<BTreeSet<ObjectId>> {
+) -> Result<()> {
     let not = line.steps.first().map(|(parent, _)| format!("^{parent}"));
     let list = ["rev-list", "--objects", line.end.as_str()];
     let list: Vec<_> = list.into_iter().chain(not.as_deref()).collect();
@@ -194,45 +202,54 @@ fn scan(
         return super::refuse(contract::Code::TooLarge, sentence);
     }
     let read = File::open(&path).map(BufReader::new).and_then(|file| search(file, secrets));
-    match read.map_err(Failure::io("read", &path))? {
-        Some(pointers) => Ok(pointers),
-        None => rules::secret_found(),
-    }
+    if read.map_err(Failure::io("read", &path))? { rules::secret_found() } else { Ok(()) }
 }
 
-/// Searches what `git cat-file --batch` has printed; `None` if a secret is in it.
-fn search(
-    mut objects: impl io::BufRead,
-    secrets: &[String],
-) -> io::Result<Option<BTreeSet<ObjectId>>> {
-    const BLOCK: u64 = 1 << 20;
-    let longest = secrets.iter().map(String::len).max().unwrap_or(0);
-    let mut pointers = BTreeSet::new();
-    while let Some((id, size)) = object_head(&mut objects)? {
-        let (mut left, mut is_first) = (size, true);
-        let mut bytes = Vec::new();
-        while left > 0 {
-            // A secret may begin in one block and end in the next.
-            bytes.drain(..bytes.len().saturating_sub(longest));
-            let read = (&mut objects).take(left.min(BLOCK)).read_to_end(&mut bytes)?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            left -= read as u64;
-            if rules::holds_secret(&bytes, secrets) {
-                return Ok(None);
-            }
-            if std::mem::take(&mut is_first) && bytes.starts_with(POINTER) {
-                pointers.insert(id.clone());
-            }
+/// Whether a secret is in what `git cat-file --batch` has printed.
+fn search(mut objects: impl io::BufRead, secrets: &[String]) -> io::Result<bool> {
+    while let Some((_, size)) = object_head(&mut objects)? {
+        if search_part(&mut objects, size, secrets)? {
+            return Ok(true);
         }
         objects.read_exact(&mut [0])?;
     }
-    Ok(Some(pointers))
+    Ok(false)
+}
+
+/// Whether a secret is in a file.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn search_file(file: File, secrets: &[String]) -> io::Result<bool> {
+    let size = file.metadata()?.len();
+    search_part(&mut BufReader::new(file), size, secrets)
+}
+
+/// Whether a secret is in the next `left` bytes. If not, all of them have been read.
+fn search_part(from: &mut impl io::BufRead, mut left: u64, secrets: &[String]) -> io::Result<bool> {
+    const BLOCK: u64 = 1 << 20;
+    let longest = secrets.iter().map(String::len).max().unwrap_or(0);
+    let mut bytes = Vec::new();
+    while left > 0 {
+        // A secret may begin in one block and end in the next.
+        bytes.drain(..bytes.len().saturating_sub(longest));
+        let read = from.take(left.min(BLOCK)).read_to_end(&mut bytes)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        left -= read as u64;
+        if rules::holds_secret(&bytes, secrets) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The ID and the size in the next line `ID TYPE SIZE`. Objects that a partial clone does not have are skipped: their line says so.
-fn object_head(objects: &mut impl io::BufRead) -> io::Result<Option<(ObjectId, u64)>> {
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn object_head(objects: &mut impl io::BufRead) -> io::Result<Option<(ObjectId, u64)>> {
     loop {
         let mut line = Vec::new();
         if objects.read_until(b'\n', &mut line)? == 0 {
@@ -252,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_found_across_blocks_and_pointers_by_their_beginning() {
+    fn secrets_are_found_across_blocks() {
         let id = "0123456789012345678901234567890123456789";
         let object = |bytes: &[u8]| {
             [format!("{id} blob {}\n", bytes.len()).as_bytes(), bytes, b"\n"].concat()
@@ -260,12 +277,15 @@ mod tests {
         let secrets = ["s3cret".to_owned(), "much-longer-s3cret".to_owned()];
         let mut large = vec![b'x'; (1 << 20) - 3];
         large.extend(b"s3cret and more");
-        assert_eq!(search(object(&large).as_slice(), &secrets).unwrap(), None);
-        let control = [object(b""), object(&large)].concat();
-        assert_eq!(search(control.as_slice(), &[]).unwrap(), Some(BTreeSet::new()));
-        let pointer = [POINTER, b"oid sha256:00\nsize 1\n"].concat();
-        let objects = [format!("{id} missing\n").into_bytes(), object(&pointer)].concat();
-        let found = search(objects.as_slice(), &secrets).unwrap().unwrap();
-        assert_eq!(found.len(), 1);
+        let missing = format!("{id} missing\n").into_bytes();
+        let objects = [missing, object(b""), object(&large)].concat();
+        assert!(search(objects.as_slice(), &secrets).unwrap());
+        assert!(!search(objects.as_slice(), &[]).unwrap());
+        assert!(!search(object(b"none").as_slice(), &secrets).unwrap());
+        let cut = objects.len() - 20;
+        assert!(search(&objects[..cut], &[]).is_err());
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        io::Write::write_all(&mut file, &large).unwrap();
+        assert!(search_file(file.reopen().unwrap(), &secrets).unwrap());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`deliver()`] is the job. `source` finds on the volume what is to be delivered, `work` has the steps, `branch` recognizes
 //! commits of ours at the host, `placement` decides what the result is put on, `commit` makes commits, `check` looks by the
-//! `rules` at what would be pushed, and `push` is the git host's side. `forge` asks for pull requests.
+//! `rules` at what would be pushed, `lfs` uploads what files in Git LFS contain, and `push` is the git host's side. `forge` asks for pull requests.
 //!
 //! *Architecture invariants:*
 //! * A commit is made in a control directory of ours, of a tree that was read and not obeyed.
@@ -13,25 +13,28 @@ mod branch;
 mod check;
 mod commit;
 mod forge;
+mod lfs;
 mod placement;
 mod push;
 mod rules;
 mod settings;
 mod source;
-
 mod work;
 
 use std::sync::Arc;
 
 use contract::{
-    Code, DeliverEvent, DeliverRequest, DeliveryBranch, Ending, EventLine, JobId, Timestamp,
+    Code, DeliverEvent, DeliverMode, DeliverRequest, DeliveryBranch, Ending, EventLine, JobId,
+    Timestamp,
 };
 use futures_util::Stream;
 use oneshot::{JobContext, Step};
 
 pub use self::settings::DeliverSettings;
 use crate::{
-    Config, drive,
+    Config,
+    app::Need,
+    drive,
     failure::{Failure, Result},
 };
 
@@ -83,8 +86,12 @@ pub fn deliver(
             repo_url: source.repo.address(),
         }));
         let deliver = request.deliver;
+        let need = Need::Write {
+            pull_requests: deliver.mode == DeliverMode::PullRequest,
+            workflows: deliver.allow_protected,
+        };
         let work = move |site: &drive::Site<'_>| work::run(site, &source, &deliver);
-        let steps = drive::drive(config, context, work, move |done: Delivered| done.ending(id));
+        let steps = drive::drive(config, context, need, work, move |done: Delivered| done.ending(id));
         for await step in steps {
             yield step;
         }

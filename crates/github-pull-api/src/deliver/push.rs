@@ -9,7 +9,7 @@ use crate::{
     changes::Control,
     failure::{Failure, Result, quote},
     git::{Git, Output},
-    remote::{Logins, ObjectId, Transport, http_status},
+    remote::{ObjectId, Transport, http_status},
 };
 
 /// What became of a push.
@@ -102,7 +102,7 @@ fn said_by_host(output: &Output) -> String {
 }
 
 fn refused(transport: &Transport<'_>, reason: &str, output: &Output) -> Failure {
-    let secrets = Logins::secrets(transport.config, transport.repo);
+    let secrets = transport.access.secrets(transport.repo);
     let reason = quote(
         reason.trim_start_matches("[remote rejected]").trim_start_matches("[rejected]"),
         &secrets,
@@ -119,7 +119,7 @@ fn refused(transport: &Transport<'_>, reason: &str, output: &Output) -> Failure 
 /// The failure of a push that did not get as far as the references. The repository could be read a moment ago.
 fn explain(transport: &Transport<'_>, output: &Output) -> Failure {
     let repo = transport.repo;
-    let secrets = Logins::secrets(transport.config, repo);
+    let secrets = transport.access.secrets(repo);
     let said = quote(&said_by_host(output), &secrets);
     let said = if said.is_empty() { said } else { format!(" ({said})") };
     let words = [
@@ -138,10 +138,9 @@ fn explain(transport: &Transport<'_>, output: &Output) -> Failure {
         return Failure::told(Code::PushRejected, sentence);
     }
     if http_status(&output.stderr) == Some(401) || asks_for_login(output) {
-        let sentence = format!(
-            "{repo} refuses the push without credentials that may write to it: give them in the URL, or set GITHUB_TOKEN and \
-             GIT_CREDENTIAL_HOSTS"
-        );
+        let how = transport.access.how_to_give_credentials(repo);
+        let sentence =
+            format!("{repo} refuses the push without credentials that may write to it: {how}");
         return Failure::told(Code::AuthenticationFailed, sentence);
     }
     match transport.explain(output) {

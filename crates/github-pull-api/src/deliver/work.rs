@@ -1,6 +1,6 @@
 //! The steps of a delivery.
 
-use contract::{Code, Commits, Deliver, DeliverMode, DeliveryBranch, SkipReason};
+use contract::{Code, Commits, Deliver, DeliverMode, DeliveryBranch};
 
 use super::{
     Delivered,
@@ -32,6 +32,7 @@ const TRIES: usize = 3;
 /// Why nothing was pushed, or why there is no pull request for what was pushed.
 pub(super) fn run(site: &Site<'_>, source: &Source, deliver: &Deliver) -> Result<Delivered> {
     push::check_scheme(source)?;
+    site.access.check_push(&source.repo)?;
     let settings = &site.config.deliver;
     // Before anything is pushed: a host that cannot be asked is no surprise afterwards.
     let forge = match deliver.mode {
@@ -42,7 +43,7 @@ pub(super) fn run(site: &Site<'_>, source: &Source, deliver: &Deliver) -> Result
     check::check_words(site, source, &words)?;
     let staging = site.staging()?;
     let git = site.git(&staging)?;
-    let transport = Transport::new(&site.config, &source.repo, site.connector);
+    let transport = Transport::new(&site.access, &source.repo);
     let delivery = Delivery {
         site,
         source,
@@ -142,6 +143,7 @@ impl Delivery<'_> {
                 workspace,
                 repo: &source.repo,
                 extent: source.extent,
+                uses_lfs: true,
                 checkout,
                 base: &source.base,
             },
@@ -177,8 +179,10 @@ impl Delivery<'_> {
             Some(line) => line,
             None => placement.squash(&parent, &tree, words)?,
         };
-        let what = (*source, &taken.control);
-        check::check(site, staging, what, &line, deliver.allow_protected)?;
+        let what = (*git, *source, &taken.control);
+        let uploads = check::check(site, staging, what, &line, deliver.allow_protected)?;
+        // A pointer is nothing without what it points to.
+        uploads.run(git, monitor, transport, &taken.control, &taken.base)?;
         monitor.message(format!("Pushing {} to {branch}", line.end.short()));
         let is_new = upstream.tip.is_none();
         let options = match (&self.forge, &upstream.base) {
@@ -265,17 +269,9 @@ impl Delivery<'_> {
     }
 
     fn say_skipped(&self, skipped: &[Skipped]) {
-        let what = |reason| match reason {
-            SkipReason::Repository => "a repository of its own",
-            SkipReason::Submodule => "a submodule",
-            SkipReason::Special => "no regular file",
-            SkipReason::Unreadable => "not readable",
-            SkipReason::RefusedName => "a name that git refuses",
-            SkipReason::TooLarge => "too large",
-        };
         for it in skipped.iter().take(SHOWN) {
             let path = crate::failure::quote(&rules::shown(&it.path), &[]);
-            self.site.monitor.message(format!("Left out: {path} ({})", what(it.reason)));
+            self.site.monitor.message(format!("Left out: {path} ({})", it.reason.words()));
         }
         if let more @ 1.. = skipped.len().saturating_sub(SHOWN) {
             self.site.monitor.message(format!("Left out: {more} more"));

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use contract::{Code, RepoUrl};
 
-use super::{Logins, access::is_same_origin};
+use super::{Access, access::is_same_origin};
 use crate::{
-    Config,
     connector::Refusal,
     failure::{Failure, quote},
     git::Output,
@@ -14,7 +13,7 @@ use crate::{
 
 /// What is known about a command that failed at the host's side.
 pub(super) struct Diagnosis<'a> {
-    pub(super) config: &'a Config,
+    pub(super) access: &'a Access<'a>,
     pub(super) repo: &'a RepoUrl,
     /// Why the connector gave no connection.
     pub(super) refusal: Option<Refusal>,
@@ -157,10 +156,8 @@ impl Diagnosis<'_> {
             } else if self.withheld {
                 format!("{repo} wants credentials, which do not go over plain http: use https")
             } else {
-                format!(
-                    "{repo} wants credentials, or does not exist: give them in the URL, or set GITHUB_TOKEN \
-                     and GIT_CREDENTIAL_HOSTS"
-                )
+                let how = self.access.how_to_give_credentials(repo);
+                format!("{repo} wants credentials, or does not exist: {how}")
             });
         }
         if text.contains("could not read Password for '") {
@@ -175,7 +172,7 @@ impl Diagnosis<'_> {
             return denied(self.host_key("is not in SSH_KNOWN_HOSTS_FILE"));
         }
         if text.contains("Permission denied (") {
-            return denied(match self.config.ssh_key_file {
+            return denied(match self.access.config.ssh_key_file {
                 None => format!("{repo} wants an ssh key: set SSH_KEY_FILE, or use https"),
                 Some(_) => format!(
                     "{repo} refuses the ssh key: add its public half as a deploy key of the repository"
@@ -206,10 +203,10 @@ impl Diagnosis<'_> {
                     "{repo} refuses access (HTTP {status}): check that the credentials may read it"
                 ),
             ),
-            404 | 410 => self.unreachable(
-                "was not found: check the URL; if it is private, give credentials in the URL, or set \
-                 GITHUB_TOKEN and GIT_CREDENTIAL_HOSTS",
-            ),
+            404 | 410 => {
+                let how = self.access.how_to_give_credentials(repo);
+                self.unreachable(&format!("was not found: check the URL; if it is private, {how}"))
+            }
             300..=399 => {
                 self.unreachable("redirects to something else: use the URL that it leads to")
             }
@@ -222,7 +219,7 @@ impl Diagnosis<'_> {
     }
 
     fn quoted(&self, text: &str) -> String {
-        quote(text, &Logins::secrets(self.config, self.repo))
+        quote(text, &self.access.secrets(self.repo))
     }
 }
 

@@ -12,6 +12,7 @@ use contract::{Code, RepoUrl, Scheme};
 
 use super::{Mirror, ObjectId, Transport};
 use crate::{
+    changes::Control,
     failure::{Failure, Result, quote},
     git::{Command, Git},
     staging::Staging,
@@ -21,6 +22,9 @@ use crate::{
 /// the files themselves.
 pub(crate) const CONFIGURATION: &str = "[filter \"lfs\"]\n\tclean = git-lfs clean -- %f\n\
     \tsmudge = git-lfs smudge -- %f\n\tprocess = git-lfs filter-process\n\trequired = true\n";
+
+/// So many objects are uploaded with one command.
+const MOST_OBJECTS: usize = 500;
 
 /// What a checkout needs to have the files of a mirror written into it.
 #[derive(Clone, Debug)]
@@ -87,7 +91,7 @@ impl Mirror<'_> {
             return Ok(());
         }
         self.git.check_size(size)?;
-        let endpoint = self.lfs_endpoint(transport, id)?;
+        let endpoint = endpoint(transport, id, |arguments| self.command(arguments))?;
         let storage = self.path().join("lfs");
         fs::create_dir_all(&storage).map_err(Failure::io("create", &storage))?;
         let fetched =
@@ -112,22 +116,69 @@ impl Mirror<'_> {
             Err(other) => Err(other),
         }
     }
+}
 
-    /// The URL of the LFS server: what `.lfsconfig` says, if that is allowed, or the usual one.
-    fn lfs_endpoint(&self, transport: &Transport<'_>, id: &str) -> Result<String> {
-        let blob = format!("{id}:.lfsconfig");
-        let given = self.command(["config", "--blob", &blob, "--get", "lfs.url"]).run()?;
-        let given = String::from_utf8_lossy(&given.stdout);
-        if given.trim().is_empty() {
-            return Ok(endpoint_of(transport.repo));
-        }
-        let url = RepoUrl::parse(given.trim(), &transport.config.policy);
-        url.map(|url| url.address().to_owned()).map_err(|(_, why)| {
-            let why = quote(&why, &[]);
-            let sentence = format!("{} has an LFS server that is refused: {why}", transport.repo);
-            Failure::told(Code::RepositoryInvalid, sentence)
-        })
+/// The URL of the LFS server: what `.lfsconfig` in the commit `id` says, if that is allowed, or the usual one. `command` has the
+/// commit.
+fn endpoint<'g>(
+    transport: &Transport<'_>,
+    id: &str,
+    command: impl Fn([&str; 5]) -> Command<'g>,
+) -> Result<String> {
+    let blob = format!("{id}:.lfsconfig");
+    let given = command(["config", "--blob", &blob, "--get", "lfs.url"]).run()?;
+    let given = String::from_utf8_lossy(&given.stdout);
+    if given.trim().is_empty() {
+        return Ok(endpoint_of(transport.repo));
     }
+    let url = RepoUrl::parse(given.trim(), &transport.access.config.policy);
+    url.map(|url| url.address().to_owned()).map_err(|(_, why)| {
+        let why = quote(&why, &[]);
+        let sentence = format!("{} has an LFS server that is refused: {why}", transport.repo);
+        Failure::told(Code::RepositoryInvalid, sentence)
+    })
+}
+
+/// Uploads objects to the LFS server that the commit `at` names.
+///
+/// # Errors
+/// If the server does not take them, with its words.
+pub(crate) fn upload(
+    git: &Git,
+    transport: &Transport<'_>,
+    control: &Control<'_>,
+    at: &ObjectId,
+    objects: &[&str],
+) -> Result<()> {
+    let repo = transport.repo;
+    let endpoint = endpoint(transport, at.as_str(), |arguments| control.command(&arguments))?;
+    let (storage, private) = (control.lfs_storage(), control.make_private()?);
+    for part in objects.chunks(MOST_OBJECTS) {
+        let first = [&["lfs", "push", "--object-id", "origin"], part].concat();
+        let pushed = transport.run_at(git, &first, &[], None, |command| {
+            let command = everything(control.place_in(&private, command))
+                .writes(&storage)
+                .config("lfs.storage", &storage)
+                .any_host()
+                .config("lfs.url", &endpoint)
+                .config("lfs.locksverify", "false")
+                .config("lfs.forceprogress", "true")
+                .config("lfs.transfer.maxretries", "3")
+                .config("remote.origin.url", repo.address());
+            if repo.scheme() == Scheme::File { command.writes(repo.address()) } else { command }
+        });
+        match pushed {
+            Ok(_) => {}
+            Err(Failure::Git(said)) => {
+                let sentence = format!(
+                    "the LFS server of {repo} does not take the files: {said}; nothing was pushed, so deliver again when it does"
+                );
+                return Err(Failure::told(Code::PushRejected, sentence));
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(())
 }
 
 /// Leaves out no file, whatever the repository's `.lfsconfig` says.

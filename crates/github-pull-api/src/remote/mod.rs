@@ -12,11 +12,12 @@ mod transport;
 mod wanted;
 
 pub(crate) use self::{
-    access::{Logins, is_same_origin},
+    access::{Access, is_same_origin, without_port},
     configuration::{git_format, origin},
     diagnosis::{http_status, stalled, unusable},
     lfs::{
         CONFIGURATION as LFS_CONFIGURATION, Lfs, obstacle as lfs_obstacle, store as store_in_lfs,
+        upload as upload_to_lfs,
     },
     mirror::{Freshness, Mirror, location as mirror_location},
     refs::{

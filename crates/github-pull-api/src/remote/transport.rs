@@ -5,11 +5,10 @@ use std::{ffi::OsStr, path::Path};
 use contract::{RepoUrl, Scheme};
 
 use super::{
-    access::{Login, Logins},
+    access::{Access, Login, Logins},
     diagnosis::{Diagnosis, is_login_refused},
 };
 use crate::{
-    Config,
     connector::Connector,
     failure::{Failure, Result},
     git::{Command, Git, Output},
@@ -21,16 +20,15 @@ const HELPER: &str = r#"!f() { test "$1" = get && cat "/proc/self/fd/$PULL_SECRE
 
 /// How a pull reaches the host of its repository.
 pub(crate) struct Transport<'a> {
-    pub(crate) config: &'a Config,
+    pub(crate) access: &'a Access<'a>,
     pub(crate) repo: &'a RepoUrl,
-    connector: &'a Connector,
 }
 
 impl<'a> Transport<'a> {
-    /// Lets git connect to the host of `repo` by `connector`.
-    pub(crate) fn new(config: &'a Config, repo: &'a RepoUrl, connector: &'a Connector) -> Self {
-        connector.permit(repo);
-        Self { config, repo, connector }
+    /// Lets git connect to the host of `repo`.
+    pub(crate) fn new(access: &'a Access<'a>, repo: &'a RepoUrl) -> Self {
+        access.connector.permit(repo);
+        Self { access, repo }
     }
 
     /// Runs a command that talks to the host: `git FIRST… ADDRESS LAST…`, with one login after the other
@@ -86,13 +84,13 @@ impl<'a> Transport<'a> {
         address: Option<&str>,
         place: impl Fn(Command<'_>) -> Command<'_>,
     ) -> Result<Output> {
-        let logins = Logins::new(self.config, self.repo);
-        let mut left = logins.list.iter();
-        let mut login = left.next();
+        let Self { access, repo } = self;
+        let mut left = Logins::new(&access.config, repo).list.into_iter();
+        let mut login = access.next_login(repo, &mut left)?;
         loop {
             let arguments = first.iter().map(OsStr::new).chain(address.map(OsStr::new));
             let arguments = arguments.chain(last.iter().copied());
-            let command = place(self.prepare(git.command(arguments), login));
+            let command = place(self.prepare(git.command(arguments), login.as_ref()));
             let output = match command.run() {
                 Err(Failure::Stalled(stall)) => return Err(super::stalled(self.repo, stall)),
                 other => other?,
@@ -101,8 +99,11 @@ impl<'a> Transport<'a> {
                 return Ok(output);
             }
             tracing::info!(repo = %self.repo, said = output.stderr, "git failed at its host");
-            login = left.next();
-            if login.is_none() || !is_login_refused(&output) {
+            if !is_login_refused(&output) {
+                return Ok(output);
+            }
+            login = access.next_login(repo, &mut left)?;
+            if login.is_none() {
                 return Ok(output);
             }
         }
@@ -111,10 +112,10 @@ impl<'a> Transport<'a> {
     /// The failure that the output of a command that failed tells of; [`Failure::Git`] if it may be this machine's.
     pub(crate) fn explain(&self, output: &Output) -> Failure {
         let diagnosis = Diagnosis {
-            config: self.config,
+            access: self.access,
             repo: self.repo,
-            refusal: self.connector.refusal(),
-            withheld: Logins::new(self.config, self.repo).withheld,
+            refusal: self.access.connector.refusal(),
+            withheld: Logins::new(&self.access.config, self.repo).withheld,
         };
         diagnosis.explain(output)
     }
@@ -132,7 +133,7 @@ impl<'a> Transport<'a> {
         if self.repo.scheme() == Scheme::File {
             return command.reads(self.repo.address());
         }
-        command = command.network(self.connector, self.config.stall);
+        command = command.network(self.access.connector, self.access.config.stall);
         if self.repo.scheme() == Scheme::Ssh {
             return self.prepare_ssh(command);
         }
@@ -160,10 +161,10 @@ impl<'a> Transport<'a> {
             ssh.push_str(" -o ");
             ssh.push_str(&quote(option));
         };
-        let known = self.config.ssh_known_hosts_file.as_deref();
+        let known = self.access.config.ssh_known_hosts_file.as_deref();
         let known = known.unwrap_or(Path::new("/dev/null"));
         add(&format!("UserKnownHostsFile=\"{}\"", known.display()));
-        let key = self.config.ssh_key_file.as_deref().unwrap_or(Path::new("/dev/null"));
+        let key = self.access.config.ssh_key_file.as_deref().unwrap_or(Path::new("/dev/null"));
         add(&format!("IdentityFile=\"{}\"", key.display()));
         add(&Connector::ssh_option());
         for path in [known, key] {

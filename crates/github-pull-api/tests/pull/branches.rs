@@ -252,15 +252,3 @@ async fn attributes_of_the_agent_decide_nothing() {
     assert_eq!(server.git("app", &["rev-parse", &format!("{commit}^")]), moved);
     assert!(server.git("app", &["show", &format!("{commit}:b")]).contains("agent"));
 }
-
-#[tokio::test]
-async fn files_in_lfs_are_named() {
-    let (_server, url) = server().await;
-    let scene = Scene::new();
-    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
-    let workflow = scene.workflow(&url, "", move |it| write(it, "large.bin", pointer)).await;
-    let outcome = scene.deliver(&workflow, json!({})).await;
-    outcome.commit();
-    let said = outcome.messages().into_iter().find(|it| it.contains("Git LFS"));
-    assert!(said.is_some_and(|it| it.contains("large.bin")), "{:?}", outcome.messages());
-}

@@ -7,12 +7,14 @@
     reason = "tests fail loudly and run real git"
 )]
 
+mod app;
 mod branches;
 mod clone;
 mod deliver;
 mod forges;
 mod full;
 mod hostile;
+mod lfs;
 mod mirror;
 mod remote;
 mod stop;

@@ -1,7 +1,7 @@
 //! What a job has changed, as text for a person.
 
 use anstyle::{AnsiColor, Style};
-use contract::{Changes, FileChange, FileStatus, SkipReason};
+use contract::{Changes, FileChange, FileStatus};
 use transcript::{one_line, visible};
 
 /// The longest bar, in characters.
@@ -41,7 +41,7 @@ pub(super) fn diffstat(changes: &Changes, most: usize) -> String {
     text.push_str(&sums(changes));
     for it in changes.skipped.iter().take(most) {
         let path = one_line(&visible(it.path.as_bytes()), 200);
-        text.push_str(&format!(" not in it: {path} ({})\n", why(it.reason)));
+        text.push_str(&format!(" not in it: {path} ({})\n", it.reason.words()));
     }
     if changes.skipped.len() > most {
         text.push_str(&format!(" not in it: {} more\n", changes.skipped.len() - most));
@@ -80,17 +80,6 @@ fn name(file: &FileChange) -> String {
     name
 }
 
-fn why(reason: SkipReason) -> &'static str {
-    match reason {
-        SkipReason::Repository => "a repository of its own",
-        SkipReason::Submodule => "a submodule: what is in it is not looked at",
-        SkipReason::Special => "a pipe, a socket or a device",
-        SkipReason::Unreadable => "cannot be read",
-        SkipReason::RefusedName => "git refuses the name",
-        SkipReason::TooLarge => "too large for a diff",
-    }
-}
-
 /// A patch for a terminal: coloured, and with what a terminal would interpret or hide made visible.
 pub(super) fn coloured(patch: &[u8]) -> String {
     let mut out = String::with_capacity(patch.len() + patch.len() / 8);
@@ -120,7 +109,7 @@ pub(super) fn coloured(patch: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use contract::SkippedFile;
+    use contract::{SkipReason, SkippedFile};
 
     use super::*;
 

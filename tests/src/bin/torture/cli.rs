@@ -5,7 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use contract::{PerService, Service};
 use jiff::SignedDuration;
-use testkit::torture::{Flooded, Kill, Leaks, Readers, SideBySide, Storms, Sweep, Target, Victim};
+use testkit::torture::{
+    Deliveries, Flooded, Kill, Leaks, Readers, SideBySide, Storms, Sweep, Target, Victim,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,6 +42,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Campaign {
     Kill(KillOptions),
+    Deliveries(DeliveriesOptions),
     Sweep(SweepOptions),
     Readers(ReadersOptions),
     SideBySide(SideBySideOptions),
@@ -133,6 +136,45 @@ impl KillOptions {
             replicas: self.replicas.unwrap_or_else(default_replicas),
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
             workspace: self.workspace.clone(),
+        }
+    }
+}
+
+/// Have many results delivered and keep killing the replicas that do it: each result has one branch with one commit
+///
+/// A caller asks again for a delivery that was lost, and sends a workflow again only if its agent did not start. In the end, the host
+/// has as many branches as there are results, and no others, each with one commit that names its job.
+#[derive(Debug, Args)]
+pub(crate) struct DeliveriesOptions {
+    /// Number of results
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    results: usize,
+    /// Number of callers at once
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100))]
+    callers: usize,
+    /// Time between two kills
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = time)]
+    every: Duration,
+    /// Number of pull replicas
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100))]
+    pulls: usize,
+    /// Open a pull request for each result too, at a stand-in of GitHub's API
+    #[arg(long)]
+    pull_requests: bool,
+    /// Seed for the kills
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+impl DeliveriesOptions {
+    pub(crate) fn campaign(&self) -> Deliveries {
+        Deliveries {
+            results: self.results,
+            callers: self.callers,
+            every: self.every,
+            pulls: self.pulls,
+            pull_requests: self.pull_requests,
+            seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
         }
     }
 }

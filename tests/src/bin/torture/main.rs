@@ -49,6 +49,7 @@ fn run(campaign: &Campaign) -> std::io::Result<Option<Report>> {
 async fn perform(campaign: &Campaign) -> Report {
     match campaign {
         Campaign::Kill(options) => options.campaign().run().await,
+        Campaign::Deliveries(options) => options.campaign().run().await,
         Campaign::Sweep(options) => options.campaign().run().await,
         Campaign::Readers(options) => options.campaign().run().await,
         Campaign::SideBySide(options) => options.campaign().run().await,

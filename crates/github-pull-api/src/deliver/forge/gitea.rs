@@ -1,31 +1,12 @@
 //! Gitea and Forgejo: <https://docs.gitea.com/api/>, <https://codeberg.org/api/swagger>.
 
 use ::http::{Method, StatusCode};
-use serde::Deserialize;
 use serde_json::json;
 
-use super::{Open, Wanted, escaped, http::Api, signed};
+use super::{Open, Pull, Wanted, escaped, http::Api, signed};
 use crate::failure::Result;
 
 const HEADERS: [(&str, &str); 1] = [("accept", "application/json")];
-
-#[derive(Debug, Deserialize)]
-struct Pull {
-    number: u64,
-    html_url: String,
-    #[serde(default)]
-    state: String,
-    #[serde(default)]
-    body: String,
-    head: Branch,
-    base: Branch,
-}
-
-#[derive(Debug, Deserialize)]
-struct Branch {
-    #[serde(rename = "ref")]
-    name: String,
-}
 
 /// Opens the pull request, or updates the one that is open for the same branches.
 pub(super) async fn open(
@@ -65,8 +46,5 @@ async fn find(api: &Api<'_>, pulls: &str, wanted: &Wanted<'_>) -> Result<Option<
         return Ok(None);
     }
     let pull: Pull = answer.read(&[StatusCode::OK])?;
-    let is_it =
-        pull.state == "open" && pull.head.name == wanted.head && pull.base.name == wanted.base;
-    let Pull { number, html_url: url, body, .. } = pull;
-    Ok(is_it.then_some(Open { number, url, body }))
+    Ok((pull.state == "open" && pull.is_for(wanted)).then(|| pull.into()))
 }

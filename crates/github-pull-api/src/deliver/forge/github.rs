@@ -1,30 +1,10 @@
 //! GitHub, and GitHub Enterprise: <https://docs.github.com/rest/pulls/pulls>.
 
 use ::http::{Method, StatusCode};
-use serde::Deserialize;
 use serde_json::json;
 
-use super::{Open, Wanted, escaped, http::Api, signed};
-use crate::failure::Result;
-
-const HEADERS: [(&str, &str); 2] =
-    [("accept", "application/vnd.github+json"), ("x-github-api-version", "2022-11-28")];
-
-#[derive(Debug, Deserialize)]
-struct Pull {
-    number: u64,
-    html_url: String,
-    #[serde(default)]
-    body: Option<String>,
-    head: Branch,
-    base: Branch,
-}
-
-#[derive(Debug, Deserialize)]
-struct Branch {
-    #[serde(rename = "ref")]
-    name: String,
-}
+use super::{Open, Pull, Wanted, escaped, http::Api, signed};
+use crate::{app::HEADERS, failure::Result};
 
 /// Opens the pull request, or updates the one that is open for the same branches.
 pub(super) async fn open(
@@ -75,11 +55,6 @@ async fn find(
     let path = format!("{pulls}?state=open&head={head}&base={}", escaped(wanted.base));
     let answer = api.ask(Method::GET, &path, &HEADERS, None).await?;
     // Not all servers filter as they are asked to.
-    let is_it = |it: &Pull| it.head.name == wanted.head && it.base.name == wanted.base;
-    let pull = answer.read::<Vec<Pull>>(&[StatusCode::OK])?.into_iter().find(is_it);
-    Ok(pull.map(|it| Open {
-        number: it.number,
-        url: it.html_url,
-        body: it.body.unwrap_or_default(),
-    }))
+    let pulls = answer.read::<Vec<Pull>>(&[StatusCode::OK])?;
+    Ok(pulls.into_iter().find(|it| it.is_for(wanted)).map(Open::from))
 }

@@ -11,15 +11,18 @@ mod http;
 use std::collections::BTreeMap;
 
 use contract::{Code, Deliver, DeliveryBranch, RepoUrl, Scheme};
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
 use self::http::Api;
 use super::{commit::Words, refuse, settings::DeliverSettings, source::Source};
 use crate::{
+    api::{self, escaped},
+    app::AppRepository,
     drive::Site,
     failure::{Failure, Result},
-    remote::Logins,
+    remote::without_port,
 };
 
 /// The software of a git host.
@@ -78,11 +81,8 @@ impl Forges {
     /// # Errors
     /// If it is not known what runs there, or the URL has no owner and name.
     pub(super) fn of(&self, repo: &RepoUrl) -> Result<Forge> {
-        let host = repo.host();
-        let name = without_port(host);
-        let kind =
-            self.0.get(host).or_else(|| self.0.get(name).filter(|_| repo.scheme() == Scheme::Ssh));
-        let Some(&kind) = kind else {
+        let Some(kind) = self.kind_of(repo) else {
+            let host = repo.host();
             let host = if host.is_empty() { "this machine" } else { host };
             return refuse(
                 Code::InvalidField,
@@ -92,25 +92,43 @@ impl Forges {
                 ),
             );
         };
-        let path = repo.path();
-        let (above, repository) = path.rsplit_once('/').unwrap_or(("", path));
-        let (prefix, owner) = above.rsplit_once('/').unwrap_or(("", above));
-        if owner.is_empty() || repository.is_empty() {
+        Forge::at(kind, repo.path()).ok_or_else(|| {
             let sentence =
                 format!("'mode': {repo} has no owner and name that a pull request could be for");
-            return refuse(Code::InvalidField, sentence);
-        }
-        let own = |text: &str| text.to_owned();
-        let (prefix, owner, repository) = (own(prefix), own(owner), own(repository));
-        Ok(Forge { kind, prefix, owner, repository })
+            Failure::told(Code::InvalidField, sentence)
+        })
+    }
+
+    /// The repository as its GitHub knows it; `None` if it is not known that GitHub runs on the host.
+    pub(crate) fn github(&self, repo: &RepoUrl) -> Option<AppRepository> {
+        let kind = self.kind_of(repo).filter(|kind| *kind == Kind::GitHub)?;
+        let Forge { prefix, owner, repository: name, .. } = Forge::at(kind, repo.path())?;
+        let (authority, prefix) = github_api(authority_of(repo), &prefix);
+        let is_https = repo.scheme() != Scheme::Http;
+        Some(AppRepository { authority, is_https, prefix, owner, name })
+    }
+
+    fn kind_of(&self, repo: &RepoUrl) -> Option<Kind> {
+        let host = repo.host();
+        let over_ssh = || self.0.get(without_port(host)).filter(|_| repo.scheme() == Scheme::Ssh);
+        self.0.get(host).or_else(over_ssh).copied()
     }
 }
 
-/// The host without its port.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, _)) if !name.contains(':') || name.ends_with(']') => name,
-        _ => host,
+/// The host of an API, which is where that of https is.
+fn authority_of(repo: &RepoUrl) -> &str {
+    match repo.scheme() {
+        Scheme::Http | Scheme::Https => repo.host(),
+        _ => without_port(repo.host()),
+    }
+}
+
+/// The host of GitHub's API, and what stands before its paths.
+fn github_api(authority: &str, prefix: &str) -> (String, String) {
+    match (authority, prefix) {
+        ("github.com", _) => ("api.github.com".to_owned(), String::new()),
+        (_, "") => (authority.to_owned(), "/api/v3".to_owned()),
+        _ => (authority.to_owned(), format!("/{prefix}/api/v3")),
     }
 }
 
@@ -141,6 +159,38 @@ struct Open {
     body: String,
 }
 
+/// A pull request, as GitHub and Gitea describe it.
+#[derive(Debug, Deserialize)]
+struct Pull {
+    number: u64,
+    html_url: String,
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    body: Option<String>,
+    head: Branch,
+    base: Branch,
+}
+
+#[derive(Debug, Deserialize)]
+struct Branch {
+    #[serde(rename = "ref")]
+    name: String,
+}
+
+impl Pull {
+    /// Whether it is for the same branches.
+    fn is_for(&self, wanted: &Wanted<'_>) -> bool {
+        self.head.name == wanted.head && self.base.name == wanted.base
+    }
+}
+
+impl From<Pull> for Open {
+    fn from(pull: Pull) -> Self {
+        Self { number: pull.number, url: pull.html_url, body: pull.body.unwrap_or_default() }
+    }
+}
+
 impl Open {
     /// The new text for it, unless somebody else has changed the text that it has.
     fn new_body(&self, wanted: &Wanted<'_>) -> Option<String> {
@@ -149,68 +199,66 @@ impl Open {
 }
 
 impl Forge {
+    /// The repository at this path; `None` if it has no owner or no name.
+    fn at(kind: Kind, path: &str) -> Option<Self> {
+        let (above, repository) = path.rsplit_once('/').unwrap_or(("", path));
+        let (prefix, owner) = above.rsplit_once('/').unwrap_or(("", above));
+        let own = |text: &str| text.to_owned();
+        let (prefix, owner, repository) = (own(prefix), own(owner), own(repository));
+        (!owner.is_empty() && !repository.is_empty()).then_some(Self {
+            kind,
+            prefix,
+            owner,
+            repository,
+        })
+    }
+
     /// The repository with what it takes to ask its forge.
     ///
     /// # Errors
     /// If it takes a token, and there is none.
     pub(super) fn connect<'a>(self, site: &'a Site<'_>, source: &Source) -> Result<Asked<'a>> {
-        let api = self.api(site, source);
+        let api = self.api(site, source)?;
         if api.is_none() && self.kind != Kind::GitLab {
-            return refuse(Code::AuthenticationFailed, no_token(&source.repo));
+            return refuse(Code::AuthenticationFailed, no_token(site, &source.repo));
         }
         Ok(Asked { forge: self, api })
     }
 
     /// The API, with the credentials that git would use; `None` if there are none.
-    fn api<'a>(&self, site: &'a Site<'_>, source: &Source) -> Option<Api<'a>> {
+    fn api<'a>(&self, site: &'a Site<'_>, source: &Source) -> Result<Option<Api<'a>>> {
         let repo = &source.repo;
-        let token = match repo.scheme() {
-            Scheme::Http | Scheme::Https => {
-                Logins::new(&site.config, repo).list.into_iter().next().map(|login| {
-                    if login.password.is_empty() { login.user } else { login.password }
-                })
-            }
-            // The key is for ssh; the API takes the token, if it is for this host.
-            _ => {
-                let host = without_port(repo.host());
-                let is_for_host = site.config.credential_hosts.iter().any(|it| it == host);
-                site.config.token.as_ref().filter(|_| is_for_host).map(|it| it.expose().to_owned())
-            }
-        }?;
-        // Plain http is for loopback only; `Logins` gives no token to others.
+        let Some(token) = site.access.api_token(repo)? else { return Ok(None) };
+        // Plain http is for loopback only; there is no token for others.
         let is_https = repo.scheme() != Scheme::Http;
-        let authority = match repo.scheme() {
-            Scheme::Http | Scheme::Https => repo.host(),
-            _ => without_port(repo.host()),
-        };
-        let prefix =
-            if self.prefix.is_empty() { String::new() } else { format!("/{}", self.prefix) };
-        let (authority, path, scheme) = match self.kind {
-            Kind::GitHub if authority == "github.com" => {
-                ("api.github.com", String::new(), "Bearer")
+        let authority = authority_of(repo);
+        let (authority, prefix, scheme) = match self.kind {
+            Kind::GitHub => {
+                let (authority, prefix) = github_api(authority, &self.prefix);
+                (authority, prefix, "Bearer")
             }
-            Kind::GitHub => (authority, format!("{prefix}/api/v3"), "Bearer"),
             // What stands before the owner are the groups above it.
-            Kind::GitLab => (authority, "/api/v4".to_owned(), "Bearer"),
-            Kind::Gitea => (authority, format!("{prefix}/api/v1"), "token"),
+            Kind::GitLab => (authority.to_owned(), "/api/v4".to_owned(), "Bearer"),
+            Kind::Gitea if self.prefix.is_empty() => {
+                (authority.to_owned(), "/api/v1".to_owned(), "token")
+            }
+            Kind::Gitea => (authority.to_owned(), format!("/{}/api/v1", self.prefix), "token"),
         };
-        Some(Api {
-            connector: site.connector,
-            authority: authority.to_owned(),
+        Ok(Some(Api(api::Api {
+            connector: site.access.connector,
+            authority,
             is_https,
-            prefix: path,
+            prefix,
             authorization: format!("{scheme} {token}"),
-            secrets: Logins::secrets(&site.config, repo),
-        })
+            secrets: site.access.secrets(repo),
+        })))
     }
 }
 
 /// What to do without a token for the API.
-fn no_token(repo: &RepoUrl) -> String {
-    format!(
-        "there is no token for the API of {}: set GITHUB_TOKEN and GIT_CREDENTIAL_HOSTS, or give it in the URL, then deliver again",
-        without_port(repo.host())
-    )
+fn no_token(site: &Site<'_>, repo: &RepoUrl) -> String {
+    let (host, how) = (without_port(repo.host()), site.access.how_to_give_credentials(repo));
+    format!("there is no token for the API of {host}: {how}, then deliver again")
 }
 
 /// A forge that can be asked.
@@ -255,7 +303,7 @@ impl Asked<'_> {
         said: Option<&str>,
     ) -> Result<Option<String>> {
         let forge = &self.forge;
-        let secrets = Logins::secrets(&site.config, &source.repo);
+        let secrets = site.access.secrets(&source.repo);
         let checked = |url: &str| {
             let link = link(url, &source.repo, &secrets);
             if link.is_none() {
@@ -274,7 +322,7 @@ impl Asked<'_> {
         let Some(api) = &self.api else {
             let sentence = format!(
                 "the branch is pushed, but the host has not said where its merge request is, and {}",
-                no_token(&source.repo)
+                no_token(site, &source.repo)
             );
             return refuse(Code::PullRequestFailed, sentence);
         };
@@ -375,11 +423,6 @@ fn digest(text: &str) -> String {
     Sha256::digest(text.trim_end()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A part of a path, with everything that means something there escaped.
-fn escaped(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use contract::Policy;
@@ -408,6 +451,23 @@ mod tests {
             let forge = forges.of(&repo(url)).unwrap();
             let found = (forge.kind, forge.prefix.as_str(), forge.owner.as_str());
             assert_eq!((found, forge.repository.as_str()), ((kind, prefix, owner), "r"), "{url}");
+        }
+        for (url, api) in [
+            ("https://github.com/o/r.git", Some("https api.github.com ")),
+            ("git@github.com:o/r", Some("https api.github.com ")),
+            ("https://ghe.corp/o/r", Some("https ghe.corp /api/v3")),
+            ("https://ghe.corp/sub/o/r", Some("https ghe.corp /sub/api/v3")),
+            ("http://ghe.corp/o/r", Some("http ghe.corp /api/v3")),
+            ("https://gitlab.com/o/r", None),
+            ("https://github.com.evil.example/o/r", None),
+            ("https://github.com/r", None),
+        ] {
+            let found = forges.github(&repo(url)).map(|it| {
+                assert_eq!((it.owner.as_str(), it.name.as_str()), ("o", "r"));
+                let scheme = if it.is_https { "https" } else { "http" };
+                format!("{scheme} {} {}", it.authority, it.prefix)
+            });
+            assert_eq!(found.as_deref(), api, "{url}");
         }
         for url in ["https://example.org/o/r", "https://github.com:444/o/r", "https://github.com/r"]
         {
