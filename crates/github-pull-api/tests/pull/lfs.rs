@@ -170,6 +170,26 @@ async fn what_must_not_get_into_lfs_or_past_it() {
     // The control: as one commit, it goes into LFS.
     let outcome = deliver(&past, json!({})).await;
     assert_eq!(at(&server, &outcome, "new.bin"), pointer_to(b"as it is\n").1);
+    // What got past LFS before, as in many repositories, and is not the agent's business.
+    let id = {
+        let directory = tempfile::tempdir().unwrap();
+        let clone = directory.path().join("clone");
+        git(directory.path(), &["clone", "-q", &server.path("app").display().to_string(), "clone"]);
+        fs::write(clone.join("old.bin"), "raw\n").unwrap();
+        let id = git(&clone, &["hash-object", "-w", "--no-filters", "old.bin"]);
+        git(&clone, &["update-index", "--add", "--cacheinfo", &format!("100644,{id},old.bin")]);
+        git(&clone, &["commit", "-q", "-m", "Past LFS"]);
+        git(&clone, &["push", "-q", "origin", "HEAD:main"]);
+        id
+    };
+    for lfs in [true, false] {
+        let work = |checkout: &PathBuf| write(checkout, "b", "b\n");
+        let workflow = scene.workflow_of(json!({"repoUrl": url, "lfs": lfs}), "", work).await;
+        let outcome = scene.deliver(&workflow, json!({})).await;
+        let changed = ["diff-tree", "-r", "--name-only", "main", outcome.commit()];
+        assert_eq!(server.git("app", &changed), "b");
+        assert_eq!(server.git("app", &["rev-parse", &format!("{}:old.bin", outcome.commit())]), id);
+    }
     // What only looks like a pointer elsewhere is a text.
     let text = |checkout: &PathBuf| write(checkout, "text", &pointer);
     assert_eq!(at(&server, &deliver(&text, json!({})).await, "text"), pointer);
