@@ -3,8 +3,9 @@
 use std::{fs, path::PathBuf};
 
 use contract::Code;
+use github_pull_api::GitHubApp;
 use serde_json::json;
-use testkit::GitServer;
+use testkit::{GitHubApi, GitServer};
 
 use crate::{
     deliver::{settings, short, write},
@@ -133,6 +134,42 @@ async fn with_a_login_and_the_commits_of_the_agent() {
     assert!(!format!("{outcome:?}").contains("pa55word"));
     let left = crate::support::files_with(scene.workspace.root(), "pa55word");
     assert_eq!(left, [] as [PathBuf; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_token_of_a_github_app() {
+    let Some((server, url)) = server("deliveries with Git LFS and a GitHub App").await else {
+        return;
+    };
+    let api = GitHubApi::start(&server);
+    if !api.register_app("123456") {
+        return testkit::skip("deliveries with Git LFS and a GitHub App", "there is no openssl");
+    }
+    // The same repository with an owner, as GitHub has it.
+    let pointer = pointer_to(b"one\n").1;
+    server.create_repo("o/app", &[(".gitattributes", ATTRIBUTES), ("a.bin", &pointer)]);
+    server.allow_push("o/app");
+    server.put_lfs("o/app", &pointer_to(b"one\n").0, "one\n");
+    api.protect(&server, "o/app");
+    api.install("o/app", &[("metadata", "read"), ("contents", "write")]);
+    let host = format!("localhost.:{}", server.address().port());
+    let mut scene = Scene::new();
+    scene.config.app = Some(GitHubApp::new("123456", &api.key()).unwrap());
+    scene.config.credential_hosts = vec![host.clone()];
+    scene.config.deliver = settings(&[("GIT_FORGES", &format!("{host}=github"))]);
+    let work = |checkout: &PathBuf| write(checkout, "a.bin", "two\n");
+    let url = url.replace("/app", "/o/app");
+    let workflow = scene.workflow_of(json!({"repoUrl": url, "lfs": true}), "", work).await;
+    let outcome = scene.deliver(&workflow, json!({})).await;
+    let id = pointer_to(b"two\n").0;
+    assert_eq!(
+        server.git("o/app", &["ls-tree", "--name-only", outcome.commit(), "a.bin"]),
+        "a.bin"
+    );
+    assert_eq!(server.lfs_content("o/app", &id).as_deref(), Some(b"two\n".as_slice()));
+    let issued = api.issued();
+    assert!(issued.len() == 2 && issued.iter().all(|it| it.is_revoked), "{issued:?}");
+    api.assert_valid();
 }
 
 #[tokio::test(flavor = "multi_thread")]
