@@ -11,6 +11,7 @@ mod failures;
 mod full;
 mod gateway;
 mod gateways;
+mod github_app;
 mod limits;
 mod lost;
 mod main_path;

@@ -5,7 +5,10 @@ use std::{
     path::Path,
 };
 
-use cap_std::{ambient_authority, fs::Dir};
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, PermissionsExt as _},
+};
 use contract::{Code, SkipReason as Reason};
 use nix::{
     fcntl::AtFlags,
@@ -25,6 +28,9 @@ use crate::{
     staging::Staging,
 };
 
+/// The modes of files that are no links.
+const FILE: &[u8] = b"100644";
+const PROGRAM: &[u8] = b"100755";
 /// The mode of a submodule.
 const SUBMODULE: &[u8] = b"160000";
 /// How many files git is given at a time, and how many bytes of them: git says nothing while it reads them, and its patience
@@ -97,6 +103,7 @@ impl<'a> Taking<'a, '_> {
         candidates.retain(|path| !path.ends_with(b"/"));
         let wanted = readable(&files, candidates, skipped);
         let wanted = self.of_size(&control, &tracked, wanted, skipped)?;
+        let wanted = self.without_raw(&control, &files, &tracked, wanted)?;
         // An unreadable directory hides what is in it, which is not the same as its removal.
         removed.retain(|path| {
             !walk.hidden.iter().any(|directory| {
@@ -148,6 +155,53 @@ impl<'a> Taking<'a, '_> {
         }
         self.git.check_size_as(Code::TooLarge, size)?;
         Ok(fits)
+    }
+
+    /// Leaves out files that belong in LFS and are, byte for byte, what the base has: pointers that nobody has followed, and files
+    /// that got past LFS before. The filter would make pointers of the latter, which the agent has not changed.
+    fn without_raw<'p>(
+        &self,
+        control: &Control<'_>,
+        files: &Dir,
+        tracked: &Tracked<'_>,
+        mut wanted: Vec<Readable<'p>>,
+    ) -> Result<Vec<Readable<'p>>> {
+        if !self.uses_lfs {
+            return Ok(wanted);
+        }
+        let known: Vec<&[u8]> = wanted
+            .iter()
+            .map(|file| file.path)
+            // git takes one path a line here.
+            .filter(|path| tracked.0.contains_key(path) && !path.contains(&b'\n'))
+            .collect();
+        let in_lfs: Vec<&[u8]> = in_lfs(control, &known)?.into_iter().collect();
+        let sizes = tracked.sizes(control, &in_lfs)?;
+        let same_size = |path: &&[u8]| {
+            // git follows links here.
+            let found = files.symlink_metadata(walk::path(path)).ok().filter(|it| it.is_file());
+            found.is_some_and(|it| {
+                let mode = if it.permissions().mode() & 0o100 == 0 { FILE } else { PROGRAM };
+                let is_mode = tracked.0.get(*path).is_some_and(|(known, _)| *known == mode);
+                is_mode && sizes.get(*path) == Some(&it.len())
+            })
+        };
+        let candidates: Vec<&[u8]> = in_lfs.into_iter().filter(same_size).collect();
+        if candidates.is_empty() {
+            return Ok(wanted);
+        }
+        let root = self.checkout.as_os_str().as_encoded_bytes();
+        let input = candidates.iter().flat_map(|path| [root, b"/", path, b"\n"].concat()).collect();
+        let look = control.command(&["hash-object", "--no-filters", "--stdin-paths"]).input(input);
+        let hashed = look.output()?;
+        let ids = hashed.split(|byte| *byte == b'\n');
+        let raw = candidates
+            .iter()
+            .zip(ids)
+            .filter(|(path, id)| tracked.0.get(**path).is_some_and(|(_, known)| known == id));
+        let raw: BTreeSet<&[u8]> = raw.map(|(path, _)| *path).collect();
+        wanted.retain(|file| !raw.contains(file.path));
+        Ok(wanted)
     }
 
     /// Adds files to the index. Returns the paths of those that git took.

@@ -3,8 +3,9 @@
 use std::{fs, path::PathBuf};
 
 use contract::Code;
+use github_pull_api::GitHubApp;
 use serde_json::json;
-use testkit::GitServer;
+use testkit::{GitHubApi, GitServer};
 
 use crate::{
     deliver::{settings, short, write},
@@ -136,6 +137,42 @@ async fn with_a_login_and_the_commits_of_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_a_token_of_a_github_app() {
+    let Some((server, url)) = server("deliveries with Git LFS and a GitHub App").await else {
+        return;
+    };
+    let api = GitHubApi::start(&server);
+    if !api.register_app("123456") {
+        return testkit::skip("deliveries with Git LFS and a GitHub App", "there is no openssl");
+    }
+    // The same repository with an owner, as GitHub has it.
+    let pointer = pointer_to(b"one\n").1;
+    server.create_repo("o/app", &[(".gitattributes", ATTRIBUTES), ("a.bin", &pointer)]);
+    server.allow_push("o/app");
+    server.put_lfs("o/app", &pointer_to(b"one\n").0, "one\n");
+    api.protect(&server, "o/app");
+    api.install("o/app", &[("metadata", "read"), ("contents", "write")]);
+    let host = format!("localhost.:{}", server.address().port());
+    let mut scene = Scene::new();
+    scene.config.app = Some(GitHubApp::new("123456", &api.key()).unwrap());
+    scene.config.credential_hosts = vec![host.clone()];
+    scene.config.deliver = settings(&[("GIT_FORGES", &format!("{host}=github"))]);
+    let work = |checkout: &PathBuf| write(checkout, "a.bin", "two\n");
+    let url = url.replace("/app", "/o/app");
+    let workflow = scene.workflow_of(json!({"repoUrl": url, "lfs": true}), "", work).await;
+    let outcome = scene.deliver(&workflow, json!({})).await;
+    let id = pointer_to(b"two\n").0;
+    assert_eq!(
+        server.git("o/app", &["ls-tree", "--name-only", outcome.commit(), "a.bin"]),
+        "a.bin"
+    );
+    assert_eq!(server.lfs_content("o/app", &id).as_deref(), Some(b"two\n".as_slice()));
+    let issued = api.issued();
+    assert!(issued.len() == 2 && issued.iter().all(|it| it.is_revoked), "{issued:?}");
+    api.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_must_not_get_into_lfs_or_past_it() {
     let Some((server, url)) = server("refusals with Git LFS").await else { return };
     let scene = Scene::new().with_token("t0ken-of-ours", "git.invalid");
@@ -170,6 +207,26 @@ async fn what_must_not_get_into_lfs_or_past_it() {
     // The control: as one commit, it goes into LFS.
     let outcome = deliver(&past, json!({})).await;
     assert_eq!(at(&server, &outcome, "new.bin"), pointer_to(b"as it is\n").1);
+    // What got past LFS before, as in many repositories, and is not the agent's business.
+    let id = {
+        let directory = tempfile::tempdir().unwrap();
+        let clone = directory.path().join("clone");
+        git(directory.path(), &["clone", "-q", &server.path("app").display().to_string(), "clone"]);
+        fs::write(clone.join("old.bin"), "raw\n").unwrap();
+        let id = git(&clone, &["hash-object", "-w", "--no-filters", "old.bin"]);
+        git(&clone, &["update-index", "--add", "--cacheinfo", &format!("100644,{id},old.bin")]);
+        git(&clone, &["commit", "-q", "-m", "Past LFS"]);
+        git(&clone, &["push", "-q", "origin", "HEAD:main"]);
+        id
+    };
+    for lfs in [true, false] {
+        let work = |checkout: &PathBuf| write(checkout, "b", "b\n");
+        let workflow = scene.workflow_of(json!({"repoUrl": url, "lfs": lfs}), "", work).await;
+        let outcome = scene.deliver(&workflow, json!({})).await;
+        let changed = ["diff-tree", "-r", "--name-only", "main", outcome.commit()];
+        assert_eq!(server.git("app", &changed), "b");
+        assert_eq!(server.git("app", &["rev-parse", &format!("{}:old.bin", outcome.commit())]), id);
+    }
     // What only looks like a pointer elsewhere is a text.
     let text = |checkout: &PathBuf| write(checkout, "text", &pointer);
     assert_eq!(at(&server, &deliver(&text, json!({})).await, "text"), pointer);
